@@ -1,0 +1,186 @@
+"""IKL loss, forward and backward: the closed form against the plain pairwise sum, on CPU.
+
+With the project installed:
+
+    python benchmarks/ikl_loss.py [--json]
+
+Prediction, written down before the first measurement: at B=128, C=1000 the plain sum moves some
+ten tensors of 488 MiB and takes seconds, the closed form some tens of 0.5 MiB and takes about a
+millisecond, hence a ratio well over 1000; at C=21,841 the closed form needs about 0.2 GB extra.
+
+Both run in one process on the same inputs, in turns, and must agree before they are timed. A
+ratio below 500 or extra memory of 1 GB or more exits with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from plain import ikl_loss_pairwise
+from torch import Tensor
+
+from methods.losses.divergence import ikl_loss
+
+WMSE_WEIGHT, CE_WEIGHT = 20.0, 3.0
+RATIO_WANTED, EXTRA_BYTES_ALLOWED = 500.0, 10**9
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def make_inputs(batch: int, classes: int) -> Inputs:
+    """Two sets of logits that ask for gradients, and class weights, in float32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        return torch.randn(batch, classes, generator=generator)
+
+    return draw().mul_(3).requires_grad_(), draw().mul_(3).requires_grad_(), draw().softmax(-1)
+
+
+def closed_form(inputs: Inputs) -> Tensor:
+    """The loss as methods compute it."""
+    return ikl_loss(*inputs).weighted(WMSE_WEIGHT, CE_WEIGHT)
+
+
+def pairwise(inputs: Inputs) -> Tensor:
+    """The loss as it is printed."""
+    return ikl_loss_pairwise(*inputs, WMSE_WEIGHT, CE_WEIGHT)
+
+
+def forward_backward(loss: Callable[[Inputs], Tensor], inputs: Inputs) -> tuple[Tensor, ...]:
+    """The loss's value and its two gradients."""
+    value = loss(inputs)
+    return (value.detach(), *torch.autograd.grad(value, inputs[:2]))
+
+
+def seconds(loss: Callable[[Inputs], Tensor], inputs: Inputs, calls: int) -> float:
+    """Wall time of one forward and backward pass, the mean of ``calls`` in a row."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        forward_backward(loss, inputs)
+    return (time.perf_counter() - started) / calls
+
+
+def worst_relative_difference(inputs: Inputs) -> float:
+    """How far values and gradients of the two forms are apart, relative to the largest entry."""
+    pairs = zip(
+        forward_backward(closed_form, inputs), forward_backward(pairwise, inputs), strict=True
+    )
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def measure_ratio(batch: int, classes: int, repeats: int) -> dict[str, Any]:
+    """Medians and extremes of both forms, timed in turns."""
+    inputs = make_inputs(batch, classes)
+    difference = worst_relative_difference(inputs)
+    if difference > 1e-3:
+        raise SystemExit(f"the two forms differ by {difference:.1e}: nothing was timed")
+    closed, plain = [], []
+    for _ in range(repeats):
+        plain.append(seconds(pairwise, inputs, calls=1))
+        closed.append(seconds(closed_form, inputs, calls=20))
+    return {
+        "batch": batch,
+        "classes": classes,
+        "repeats": repeats,
+        "difference": difference,
+        "closed_form_ms": spread([1e3 * value for value in closed]),
+        "pairwise_ms": spread([1e3 * value for value in plain]),
+        "ratio": spread([slow / fast for slow, fast in zip(plain, closed, strict=True)]),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def extra_peak_bytes(batch: int, classes: int) -> int:
+    """How much the closed form, with its inputs, raises this process's peak."""
+    forward_backward(closed_form, make_inputs(2, 10))
+    before = peak_bytes()
+    forward_backward(closed_form, make_inputs(batch, classes))
+    return peak_bytes() - before
+
+
+def measure_memory(batch: int, classes: int) -> dict[str, Any]:
+    """``extra_peak_bytes`` in a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", str(batch), str(classes)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {"batch": batch, "classes": classes, "extra_bytes": int(answer)}
+
+
+def show(result: dict[str, Any]) -> str:
+    """The result as a few lines of text."""
+    ratio, memory = result["ratio"], result["memory"]
+
+    def cells(name: str, unit: str) -> str:
+        values = ratio[name]
+        return f"{values['median']:.3g} {unit} [{values['min']:.3g}, {values['max']:.3g}]"
+
+    return "\n".join(
+        [
+            f"IKL loss, forward and backward, B={ratio['batch']}, C={ratio['classes']}, float32, "
+            f"{result['threads']} threads, torch {result['torch']}, {result['machine']}",
+            f"  closed form    {cells('closed_form_ms', 'ms')}",
+            f"  pairwise sum   {cells('pairwise_ms', 'ms')}",
+            f"  ratio          {cells('ratio', 'times')}, wanted {RATIO_WANTED:.0f}; "
+            f"median [least, greatest] of {ratio['repeats']}",
+            f"  apart by       {ratio['difference']:.1e} of the largest entry",
+            f"closed form, B={memory['batch']}, C={memory['classes']}: "
+            f"{memory['extra_bytes'] / 1e9:.3f} GB extra at peak, inputs included, "
+            f"allowed {EXTRA_BYTES_ALLOWED / 1e9:.0f}",
+        ]
+    )
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether both marks were met."""
+    parser = argparse.ArgumentParser(description="IKL loss: closed form against pairwise sum.")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--memory-classes", type=int, default=21841)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--memory-of", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(extra_peak_bytes(*options.memory_of))
+        return 0
+    # Memory first: a child process inherits its parent's peak.
+    memory = measure_memory(options.batch, options.memory_classes)
+    result = {
+        "memory": memory,
+        "ratio": measure_ratio(options.batch, options.classes, options.repeats),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    print(json.dumps(result) if options.json else show(result))
+    met = (
+        result["ratio"]["ratio"]["median"] >= RATIO_WANTED
+        and memory["extra_bytes"] < EXTRA_BYTES_ALLOWED
+    )
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The command line: one short function a verb.
+
+Exit status: 0 done, 1 regression, 2 the user's mistake, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness import listing, resolve, runner
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.progress import Reporter
+from harness.registry import METHODS, REPORTS
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory, find_run
+
+app = typer.Typer(
+    help="Train, evaluate and rank models of adversarial robustness and knowledge distillation.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+db = typer.Typer(help="The results database.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+INTERRUPTED = 130
+
+Results = Annotated[Path, typer.Option(help="Folder of run directories and database.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: a.b=c. Repeatable.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the images.", envvar="HARNESS_DATA")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Eps = Annotated[str | None, typer.Option(help="Radius of the threat model, such as 8/255.")]
+Norm = Annotated[str | None, typer.Option(help="Linf or L2.")]
+Attacks = Annotated[
+    str | None, typer.Option(help="Stages in order, such as apgd-ce,apgd-t; default: all four.")
+]
+EvalLimit = Annotated[
+    int | None, typer.Option(help="Evaluate so many test images; the result is marked partial.")
+]
+Workers = Annotated[int | None, typer.Option(help="Processes that share the evaluation.")]
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Option(help="A method; see `list methods`.")],
+    recipe: Annotated[str | None, typer.Option(help="One of its recipes.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
+    arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    train_limit: Annotated[
+        int | None, typer.Option(help="Train on so many images; the run is marked partial.")
+    ] = None,
+    eval_limit: EvalLimit = None,
+    attacks: Attacks = None,
+    norm: Norm = None,
+    eps: Eps = None,
+    workers: Workers = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    set_: Set = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the configuration and what is done; run nothing."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
+    options = {
+        "model.arch": arch,
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "training.optimizer.lr": lr,
+        "seed": seed,
+        "data.train_limit": train_limit,
+        "data.root": data_root,
+        "device": device,
+        "results": results,
+        **{f"evaluation.{name}": value for name, value in _protocol(locals()).items()},
+    }
+    config = resolve.resolve(
+        method, recipe=recipe, dataset=dataset, options=options, assignments=set_ or ()
+    )
+    if dry_run:
+        _print_plan(config, as_json)
+        return
+    reporter = Reporter(quiet=as_json)
+    _announce(config, reporter)
+    outcome = runner.run(config, reporter, passed={"argv": sys.argv[1:]})
+    _print_outcome(outcome, results, as_json)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run, a checkpoint file, robustbench:NAME, timm:NAME, torchvision:NAME or "
+            "package.module:function."
+        ),
+    ],
+    dataset: Annotated[str | None, typer.Option(help="Needed unless SOURCE is a run.")] = None,
+    arch: Annotated[str | None, typer.Option(help="For a bare state dict.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Local weights of a zoo model.")] = None,
+    eval_limit: EvalLimit = None,
+    attacks: Attacks = None,
+    norm: Norm = None,
+    eps: Eps = None,
+    workers: Workers = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a stored run or a model from elsewhere."""
+    reporter = Reporter(quiet=as_json)
+    overrides = _protocol(locals())
+    directory = _as_run(results, source)
+    if directory is not None:
+        config = directory.record.get("config") or {}
+        protocol = resolve.evaluation(config.get("evaluation", {}), overrides, set_ or ())
+        outcome = runner.evaluate_run(directory, protocol, data_root, device, reporter)
+    else:
+        if dataset is None:
+            raise UserError(
+                f"{source!r} is no stored run: for a model from elsewhere give --dataset"
+            )
+        defaults = {"eps": listing.default_eps(dataset)}
+        outcome = runner.evaluate_external(
+            source,
+            dataset,
+            resolve.evaluation(defaults, overrides, set_ or ()),
+            results=results,
+            reporter=reporter,
+            root=data_root,
+            device=device,
+            arch=arch,
+            weights=weights,
+        )
+    _print_outcome(outcome, results, as_json)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, recipes, datasets, models or runs.")],
+    table: Annotated[int | None, typer.Option(help="Recipes of one table of the paper.")] = None,
+    method: Annotated[str | None, typer.Option(help="Recipes or runs of one method.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List what there is."""
+    rows = listing.rows(kind, results=results, table=table, method=method)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        listing.print_rows(kind, rows, Console())
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A run, or a method.")],
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Show one run with its table, or a method's card."""
+    if name in METHODS:
+        listing.show_method(name, as_json=as_json, console=Console())
+    else:
+        listing.show(find_run(results, name), results, as_json=as_json, console=Console())
+
+
+@db.command()
+def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
+    """Make the database anew from the run directories."""
+    outcome = Database(results).rebuild(reported=REPORTS.get("reported"))
+    listing.print_rebuild(outcome, as_json=as_json, console=Console())
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and status 2."""
+    try:
+        app(prog_name="harness")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            print("interrupted: the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def _protocol(given: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation settings among a command's options, under their configuration names."""
+    attacks = given["attacks"]
+    return {
+        "norm": given["norm"],
+        "eps": given["eps"],
+        "attacks": attacks and tuple(name.strip() for name in attacks.split(",")),
+        "limit": given["eval_limit"],
+        "workers": given["workers"],
+    }
+
+
+def _as_run(results: Path, source: str) -> RunDirectory | None:
+    """The stored run that ``source`` names, if it is no file and no prefixed or dotted name."""
+    if ":" in source or Path(source).is_file():
+        return None
+    return find_run(results, source)
+
+
+def _announce(config: RunConfig, reporter: Reporter) -> None:
+    changes = resolve.recipe_changes(config)
+    changed = "".join(f", {path}={value}" for path, value in changes.items())
+    reporter.line(
+        f"{config.run_id}: {config.method} on {config.data.name}, recipe {config.recipe}{changed}, "
+        f"seed {config.seed}"
+    )
+
+
+def _print_plan(config: RunConfig, as_json: bool) -> None:
+    plan = listing.plan(config)
+    print(json.dumps(plan, indent=2) if as_json else listing.plan_text(plan))
+
+
+def _print_outcome(outcome: runner.Outcome, results: Path, as_json: bool) -> None:
+    summary = REPORTS.get("run")(results, outcome.run_id)
+    if as_json:
+        print(json.dumps(summary.to_json(), indent=2))
+        return
+    console = Console()
+    summary.render(console)
+    console.print(f"stored in {outcome.directory}", highlight=False, soft_wrap=True)
+    again = f"python -m harness show {outcome.run_id}"
+    if results != Path("results"):
+        again += f" --results {results}"
+    console.print(f"see it again: {again}", highlight=False, soft_wrap=True)

@@ -1,0 +1,163 @@
+"""Work-arounds for broken releases of dependencies.
+
+Each is applied only where the release at hand needs it, so a fixed release makes it vanish, and
+``active_shims`` says which were applied, for a result's provenance. When the reason given for one
+no longer holds for any supported release, it can be deleted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_active: dict[str, Any] = {}
+
+
+def active_shims() -> list[str]:
+    """The names of the work-arounds applied in this process, sorted."""
+    return sorted(_active)
+
+
+def import_torchvision() -> ModuleType:
+    """``torchvision``, also where its compiled operators do not fit the installed torch.
+
+    torchvision 0.28.0 built for CUDA cannot load its library beside a CPU torch, and then fails at
+    import because it registers shapes for its operators ``nms`` and ``qnms``, which do not exist.
+    Declared without an implementation they let it import; networks for classification call
+    neither. Can go when torchvision imports beside every torch, or publishes CPU builds to where
+    pip finds them.
+
+    Raises:
+        ImportError: torchvision is not installed, or broken in another way.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)
+    _active["torchvision-operators"] = library  # the declarations die with the library
+    return importlib.import_module("torchvision")
+
+
+def import_timm() -> ModuleType:
+    """``timm``, which imports torchvision.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import_torchvision()
+    return importlib.import_module("timm")
+
+
+def import_robustbench() -> ModuleType:
+    """``robustbench``, also where two modules that release 1.1.1 imports do not exist.
+
+    It imports ``pkg_resources``, which setuptools 82 removed, for one function, and ``autoattack``,
+    which is published as ``pyautoattack`` with another signature. Stand-ins take their places for
+    the time of the import. Can go when robustbench no longer imports ``pkg_resources``
+    (RobustBench issues 211 and 212, pull request 214) and names ``pyautoattack`` in its imports as
+    it does in its requirements.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if "robustbench" in sys.modules:
+        return sys.modules["robustbench"]
+    import_timm()
+    stand_ins = _robustbench_stand_ins()
+    sys.modules.update(stand_ins)
+    try:
+        module = importlib.import_module("robustbench")
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+    _active.update(
+        {f"robustbench-{name}": stand_ins[name] for name in stand_ins if "." not in name}
+    )
+    return module
+
+
+def _robustbench_stand_ins() -> dict[str, ModuleType]:
+    """Modules by name, for those that robustbench imports and that are not installed."""
+    stand_ins = {}
+    if importlib.util.find_spec("pkg_resources") is None:
+        stand_ins["pkg_resources"] = _module("pkg_resources", resource_filename=_resource_filename)
+    if importlib.util.find_spec("autoattack") is None:
+        state = importlib.import_module("pyautoattack.state").EvaluationState
+        stand_ins["autoattack"] = _module("autoattack", AutoAttack=_AutoAttack)
+        stand_ins["autoattack.state"] = _module("autoattack.state", EvaluationState=state)
+    return stand_ins
+
+
+def _module(name: str, **attributes: Any) -> ModuleType:
+    module = ModuleType(name)
+    vars(module).update(attributes)
+    return module
+
+
+def _resource_filename(module: str, resource: str) -> str:
+    """The path of a file beside a module, as ``pkg_resources.resource_filename`` gives it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.parent:
+        raise ModuleNotFoundError(f"no package holds {module}")
+    return str(importlib.resources.files(spec.parent) / resource)
+
+
+class _AutoAttack:
+    """``autoattack.AutoAttack`` as robustbench calls it, by ``pyautoattack``.
+
+    The latter renames ``attacks_to_run`` and ``bs``, has no log file, and always returns labels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        norm: str = "Linf",
+        eps: float = 0.3,
+        seed: int | None = None,
+        attacks_to_run: list[str] | None = None,
+        version: str = "standard",
+        device: torch.device | str = "cuda",
+        log_path: str | Path | None = None,
+    ) -> None:
+        self._attack = importlib.import_module("pyautoattack").AutoAttack(
+            model,
+            norm=norm,
+            eps=eps,
+            seed=seed,
+            attacks=attacks_to_run,
+            version=version,
+            device=device,
+        )
+        if log_path is not None:
+            self._attack.logger.addHandler(logging.FileHandler(log_path))
+            self._attack.logger.setLevel(logging.DEBUG)
+
+    def run_standard_evaluation(
+        self,
+        x_orig: Tensor,
+        y_orig: Tensor,
+        bs: int = 250,
+        return_labels: bool = False,
+        state_path: Path | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        adversarial, labels = self._attack.run_standard_evaluation(
+            x_orig, y_orig, batch_size=bs, state_path=state_path
+        )
+        return (adversarial, labels) if return_labels else adversarial

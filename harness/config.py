@@ -1,0 +1,267 @@
+"""The configuration of a run, and the run's identity.
+
+Every field is either part of the run's identity (it changes the answer) or a cost (it changes only
+where, how fast or how verbosely the answer is found). ``identity(...)`` and ``cost(...)`` say
+which; a test fails while a field says neither. Two runs with equal identities are the same run,
+and the second one finishes or returns the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
+Norm = Literal["Linf", "L2"]
+
+
+def identity(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes the answer."""
+    return Field(default, json_schema_extra={"identity": True}, **constraints)
+
+
+def cost(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes only the cost of the answer."""
+    return Field(default, json_schema_extra={"identity": False}, **constraints)
+
+
+def parse_fraction(value: Any) -> Any:
+    """Accept ``"8/255"`` wherever a number is expected."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
+    return value
+
+
+Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all parts of the configuration: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The fields that change the answer, nested, ready for JSON."""
+        payload: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            if not isinstance(info.json_schema_extra, dict):
+                raise TypeError(f"{type(self).__name__}.{name} is neither identity nor cost")
+            if not info.json_schema_extra["identity"]:
+                continue
+            value = getattr(self, name)
+            payload[name] = (
+                value.identity_payload()
+                if isinstance(value, Section)
+                else self.model_dump(mode="json", include={name})[name]
+            )
+        return payload
+
+
+class DataConfig(Section):
+    """Which images."""
+
+    name: str = identity("digits")
+    root: Path | None = cost(None)
+    train_limit: int | None = identity(None, ge=1)
+    val_size: int = identity(0, ge=0)
+    crop_padding: int = identity(4, ge=0)
+    flip: bool = identity(True)
+    workers: int = cost(2, ge=0)
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    arch: str = identity("resnet8")
+    normalize: bool = identity(False)
+
+
+class InnerAttackConfig(Section):
+    """The inner maximisation of adversarial training.
+
+    ``step_rule`` names how the radius eps_e of epoch e is walked: ``fixed`` takes ``steps`` steps
+    of ``step_size``; ``five-halves`` five steps of eps_e/2; ``two-full`` two steps of eps_e;
+    ``staged`` 2, 3, 4, 5 steps of eps_e, 2 eps_e/3, eps_e/2, eps_e/2 over the four quarters of
+    training.
+    ``ramp`` is how eps_e grows: ``none`` (eps_e = eps) or ``linear`` (eps_e = eps e / E).
+    ``start`` is the first point: ``gaussian`` x + 0.001 N(0, 1), ``uniform`` in the ball, or
+    ``clean``.
+    ``model_mode`` is the network's mode in the attack; ``train-frozen`` uses batch statistics
+    without moving the running ones.
+    """
+
+    norm: Literal["Linf"] = identity("Linf")
+    eps: Radius = identity(8 / 255, le=1)
+    ramp: Literal["none", "linear"] = identity("none")
+    step_rule: Literal["fixed", "five-halves", "two-full", "staged"] = identity("fixed")
+    steps: int = identity(10, ge=1)
+    step_size: Radius = identity(2 / 255)
+    start: Literal["gaussian", "uniform", "clean"] = identity("gaussian")
+    model_mode: Literal["eval", "train", "train-frozen"] = identity("eval")
+
+
+class WeightPerturbationConfig(Section):
+    """Adversarial weight perturbation (Wu et al., 2020): off where gamma is 0."""
+
+    gamma: float = identity(0.0, ge=0)
+    start_epoch: int = identity(10, ge=1)
+
+
+class OptimizerConfig(Section):
+    """Stochastic gradient descent and its learning-rate schedule.
+
+    Schedules give the rate of epoch e in 1..E from the base rate: ``cosine`` is
+    lr (1 + cos(pi (e-1)/E)) / 2, ``cosine-inclusive`` the same with e/(E+1), ``steps`` multiplies
+    by ``gamma`` after each epoch in ``milestones``, ``constant`` leaves it.
+    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height.
+    """
+
+    lr: float = identity(0.1, gt=0)
+    momentum: float = identity(0.9, ge=0, lt=1)
+    nesterov: bool = identity(False)
+    weight_decay: float = identity(5e-4, ge=0)
+    schedule: Literal["cosine", "cosine-inclusive", "steps", "constant"] = identity("cosine")
+    milestones: tuple[int, ...] = identity(())
+    gamma: float = identity(0.1, gt=0)
+    warmup_epochs: int = identity(0, ge=0)
+
+
+class AveragingConfig(Section):
+    """Exponential moving average of the weights; the average is the model that is evaluated.
+
+    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step.
+    """
+
+    kind: Literal["none", "epoch", "step"] = identity("none")
+    decay: float = identity(0.9, ge=0, lt=1)
+    start_epoch: int = identity(1, ge=1)
+
+
+class MonitorConfig(Section):
+    """Per-epoch clean and PGD accuracy on images held out of training, for watching a run."""
+
+    every: int = cost(1, ge=0)
+    images: int = cost(256, ge=1)
+    pgd_steps: int = cost(10, ge=0)
+
+
+class SelectionConfig(Section):
+    """Which epoch's weights are the result.
+
+    ``last`` is the last epoch's. ``best-on-val`` is the epoch of highest PGD accuracy (clean
+    accuracy where the run has no attack) on images held out of training; ``best-on-test`` takes the
+    test images, as parts of the literature do, and is marked wherever it is shown.
+    """
+
+    rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
+    pgd_steps: int = identity(10, ge=1)
+
+
+class TrainConfig(Section):
+    """How the network is trained."""
+
+    epochs: int = identity(200, ge=1)
+    batch_size: int = identity(128, ge=1)
+    drop_last: bool = identity(False)
+    optimizer: OptimizerConfig = identity(OptimizerConfig())
+    attack: InnerAttackConfig | None = identity(None)
+    weight_perturbation: WeightPerturbationConfig = identity(WeightPerturbationConfig())
+    averaging: AveragingConfig = identity(AveragingConfig())
+    batchnorm_replicas: int = identity(1, ge=1)
+    selection: SelectionConfig = identity(SelectionConfig())
+    precision: Literal["float32", "bf16"] = identity("float32")
+    channels_last: bool = identity(False)
+    compile: bool = identity(False)
+    monitor: MonitorConfig = cost(MonitorConfig())
+    checkpoint_every: int = cost(1, ge=1)
+
+
+class EvalConfig(Section):
+    """The evaluation protocol.
+
+    Attributes:
+        norm: the threat model's norm.
+        eps: its radius in pixel space, images being in [0, 1].
+        attacks: stages in order; each attacks only what survived the ones before it.
+        limit: evaluate the first so many test images; such a result is marked partial.
+        chunk_size: images per unit of work; part of the protocol, as each chunk has its own seed.
+        seed: from it and the chunk's number each chunk's seed is derived.
+        accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
+        precision: ``bf16`` is not the standard protocol and never ranks with it.
+        device_batch: images per forward pass; None is the whole chunk.
+        workers: processes that share the chunks.
+        save_adversarial: keep the adversarial images.
+    """
+
+    norm: Norm = identity("Linf")
+    eps: Radius = identity(8 / 255, le=1)
+    attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
+    limit: int | None = identity(None, ge=1)
+    chunk_size: int = identity(250, ge=1)
+    seed: int = identity(0, ge=0)
+    accelerate: bool = identity(True)
+    precision: Literal["float32", "bf16"] = identity("float32")
+    device_batch: int | None = cost(None, ge=1)
+    workers: int = cost(1, ge=1)
+    save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
+
+    @model_validator(mode="after")
+    def _attacks_once(self) -> Self:
+        if len(set(self.attacks)) != len(self.attacks):
+            raise ValueError(f"an attack is named twice in {', '.join(self.attacks)}")
+        return self
+
+
+class RunConfig(Section):
+    """One run: train by a method, then evaluate by a protocol."""
+
+    method: str = identity()
+    recipe: str = cost("custom")
+    params: dict[str, JsonValue] = identity({})
+    data: DataConfig = identity(DataConfig())
+    model: ModelConfig = identity(ModelConfig())
+    training: TrainConfig = identity(TrainConfig())
+    seed: int = identity(0, ge=0)
+    evaluation: EvalConfig = cost(EvalConfig())
+    device: str = cost("auto")
+    results: Path = cost(Path("results"))
+
+    @property
+    def run_id(self) -> str:
+        """Names the trained model: equal for equal training, whatever the evaluation."""
+        return f"{self.method}-{fingerprint(self.identity_payload())}"
+
+
+def fingerprint(payload: Any) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of the canonical JSON of the payload."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on it, section by section; neither is changed.
+
+    ``params`` merges like a section. A None in ``over`` replaces a section.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def assign(path: str, value: Any) -> dict[str, Any]:
+    """``assign("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    head, _, rest = path.partition(".")
+    return {head: assign(rest, value) if rest else value}

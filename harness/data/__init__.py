@@ -1,0 +1,77 @@
+"""Data sets, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.data.base import (
+    Dataset,
+    DatasetInfo,
+    DatasetSource,
+    ImageSet,
+    ImageSource,
+    OfficialSplit,
+    limit_train,
+)
+from harness.errors import UserError
+from harness.registry import Registry
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetInfo",
+    "DatasetSource",
+    "ImageSet",
+    "ImageSource",
+    "dataset_info",
+    "load_dataset",
+]
+
+DATASETS: Registry[DatasetSource] = Registry(
+    "data set",
+    targets={
+        "digits": "harness.data.digits:DIGITS",
+        "cifar10": "harness.data.cifar:CIFAR10",
+        "cifar100": "harness.data.cifar:CIFAR100",
+        "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
+        "imagenet": "harness.data.imagenet:IMAGENET",
+    },
+)
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The description of a data set, without reading any of it; ``UserError`` if not known."""
+    return DATASETS.get(name).info
+
+
+def load_dataset(
+    name: str,
+    root: Path | str | None = None,
+    train_limit: int | None = None,
+    splits: Sequence[OfficialSplit] = ("train", "test"),
+) -> Dataset:
+    """Load splits of a data set.
+
+    Args:
+        name: a name in ``DATASETS``.
+        root: the data folder; default the environment's ``HARNESS_DATA``, else ``./data``.
+        train_limit: train on so many images only, the same ones each time; see ``limit_train``.
+        splits: which splits to load.
+
+    Raises:
+        UserError: the name is not known, the data is missing or damaged, or its splits do not fit.
+    """
+    source = DATASETS.get(name)
+    folder = None if root is None else Path(root)
+    loaded = {split: source.load(folder, split) for split in splits}
+    train = loaded.get("train")
+    if train is not None and train_limit is not None:
+        train = limit_train(train, train_limit)
+    infos = {part.info for part in loaded.values()}
+    if len(infos) > 1:
+        raise UserError(
+            f"the training and test folders of {name} have different class folders: make them the "
+            "same, since labels are counted over them"
+        )
+    return Dataset(infos.pop(), train, loaded.get("test"))

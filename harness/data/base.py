@@ -1,0 +1,254 @@
+"""What a data set is to the engine: its description, its splits, and how a split is checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+
+OfficialSplit = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before any of it is read.
+
+    Attributes:
+        name: the name under which it is registered.
+        num_classes: C; labels are in [0, C).
+        channels: K, 1 or 3.
+        image_size: height and width in pixels; images are square.
+        class_names: C names in label order; empty where only the files tell them.
+        mean: per channel, of the training images in [0, 1].
+        std: per channel, of the training images in [0, 1].
+        default_eps: a customary Linf radius for images in [0, 1].
+        max_train_size: images of the official training split.
+        max_test_size: images of the official test split.
+        small_scale: accuracies on it cannot stand beside those that the literature reports.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    default_eps: float
+    max_train_size: int
+    max_test_size: int
+    small_scale: bool = False
+
+    def official_size(self, split: OfficialSplit) -> int:
+        """Images of an official split."""
+        return self.max_train_size if split == "train" else self.max_test_size
+
+
+class ImageSource(Protocol):
+    """One split, in memory (``ImageSet``) or on disk (``FolderSet``).
+
+    ``labels`` is int64 [N]. ``rows`` is int64 [N]: where each image stands in the split as it was
+    found. ``complete`` is whether every image of the official split was found and none was dropped
+    by a limit; holding out validation images does not make a split incomplete.
+    """
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The data set's description."""
+
+    @property
+    def split(self) -> Split:
+        """Which split it is."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels [N], int64 in [0, C)."""
+
+    @property
+    def rows(self) -> Tensor:
+        """Positions [N] in the split as found, int64."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the official split is missing."""
+
+    @property
+    def sha256(self) -> str:
+        """A hash that changes with the images, their order or their labels."""
+
+    def __len__(self) -> int:
+        """N, the number of images."""
+
+    def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """Images at positions [B] without augmentation: float32 [B, K, H, W] in [0, 1]."""
+
+    def subset(self, n: int) -> Self:
+        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
+
+    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
+        """The images at those positions, in that order."""
+
+
+class ImageSet:
+    """One split in memory, checked when it is made.
+
+    Args:
+        images: uint8 [N, K, H, W] on the CPU.
+        labels: int64 [N] in [0, C).
+        info: the data set's description, to which both must fit.
+        split: which split it is.
+        rows: positions [N] in the split as found; default 0..N-1.
+        complete: see ``ImageSource``.
+
+    Raises:
+        UserError: an array's type, shape, length or range does not fit.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        info: DatasetInfo,
+        split: Split,
+        rows: Tensor | None = None,
+        complete: bool = True,
+    ) -> None:
+        """See the class."""
+        where = f"{info.name} {split}"
+        check_images(images, info, where)
+        check_labels(labels, len(images), info, where)
+        self.images = images
+        self.labels = labels
+        self.info = info
+        self.split = split
+        self.rows = torch.arange(len(images)) if rows is None else rows
+        self.complete = complete
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over the shape, the pixel bytes and the labels as little-endian int64."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """Images at positions [B] (default all): float32 [B, K, H, W], exactly pixel/255."""
+        return self.images[indices].float() / 255
+
+    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> ImageSet:
+        """The images at those positions, in that order."""
+        return ImageSet(
+            self.images[positions],
+            self.labels[positions],
+            self.info,
+            split or self.split,
+            self.rows[positions],
+            complete,
+        )
+
+    def subset(self, n: int) -> ImageSet:
+        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
+        if n >= len(self):
+            return self
+        return self.take(torch.arange(n), complete=False)
+
+
+class Dataset:
+    """The splits of a data set that were loaded.
+
+    Asking for a split that was not loaded is a ``RuntimeError``.
+    """
+
+    def __init__(
+        self, info: DatasetInfo, train: ImageSource | None = None, test: ImageSource | None = None
+    ) -> None:
+        """Hold the given splits."""
+        self.info = info
+        self._train = train
+        self._test = test
+
+    @property
+    def train(self) -> ImageSource:
+        """The training split."""
+        return self._loaded(self._train, "train")
+
+    @property
+    def test(self) -> ImageSource:
+        """The test split."""
+        return self._loaded(self._test, "test")
+
+    def _loaded(self, source: ImageSource | None, split: OfficialSplit) -> ImageSource:
+        if source is None:
+            raise RuntimeError(f"the {split} split of {self.info.name} was not loaded")
+        return source
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A registered data set: its description, and how a split of it is loaded from a root folder.
+
+    ``load`` takes None for the default root; see ``harness.data.files.find_root``.
+    """
+
+    info: DatasetInfo
+    load: Callable[[Path | None, OfficialSplit], ImageSource]
+
+
+def check_images(images: Tensor, info: DatasetInfo, where: str) -> None:
+    """Raise ``UserError`` unless the images are uint8 [N, K, H, W] as the description says."""
+    if images.dtype != torch.uint8:
+        raise UserError(
+            f"{where}: images are {images.dtype}; give them as uint8 in 0..255 "
+            "(images in [0, 1] times 255, rounded)"
+        )
+    wanted = (info.channels, info.image_size, info.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise UserError(
+            f"{where}: images have shape {list(images.shape)}; "
+            f"give them as [N, {', '.join(map(str, wanted))}]"
+        )
+
+
+def check_labels(labels: Tensor, count: int, info: DatasetInfo, where: str) -> None:
+    """Raise ``UserError`` unless the labels are int64 [count] in [0, C)."""
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise UserError(
+            f"{where}: labels are {labels.dtype} of shape {list(labels.shape)}; "
+            f"give int64 of shape [{count}], one for each image"
+        )
+    outside = (labels < 0) | (labels >= info.num_classes)
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise UserError(
+            f"{where}: label {int(labels[row])} at row {row} is outside "
+            f"0..{info.num_classes - 1}; check that the file belongs to {info.name}"
+        )
+
+
+S = TypeVar("S", bound=ImageSource)
+
+
+def limit_train(train: S, limit: int) -> S:
+    """``limit`` images of a training split, the same ones each time.
+
+    They are the first of a permutation with seed 0, so that a smaller limit's images are among a
+    larger one's; classes are as balanced as a random draw leaves them.
+    """
+    if limit >= len(train):
+        return train
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train.take(order[:limit], complete=False)

@@ -1,0 +1,100 @@
+"""Where image files lie, and loading a split from whichever known layout is found there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.data.base import DatasetInfo, ImageSet, OfficialSplit
+from harness.data.parquet import find_shards, read_shards
+from harness.errors import UserError
+
+ROOT_VARIABLE = "HARNESS_DATA"
+
+
+@dataclass(frozen=True)
+class TorchvisionLayout:
+    """Where torchvision keeps a data set.
+
+    Attributes:
+        class_name: the class in ``torchvision.datasets``.
+        folder: what it reads, relative to the root.
+    """
+
+    class_name: str
+    folder: str
+
+
+def find_root(root: Path | None) -> Path:
+    """The data folder: ``root``, else the environment's ``HARNESS_DATA``, else ``./data``.
+
+    Raises:
+        UserError: a folder that was named does not exist.
+    """
+    if root is not None:
+        if not root.is_dir():
+            raise UserError(f"the data root {root} is not a folder: create it or name another one")
+        return root
+    named = os.environ.get(ROOT_VARIABLE)
+    if named and not Path(named).is_dir():
+        raise UserError(f"{ROOT_VARIABLE}={named} is not a folder: create it or name another one")
+    return Path(named or "data")
+
+
+def load_files(
+    info: DatasetInfo, layout: TorchvisionLayout, root: Path | None, split: OfficialSplit
+) -> ImageSet:
+    """A split from Parquet shards in ``root/<name>`` or ``root``, else from torchvision's layout.
+
+    Where neither is found, torchvision downloads the set into the root.
+
+    Raises:
+        UserError: nothing is found and the download fails, or what is found is damaged.
+    """
+    base = find_root(root)
+    for folder in (base / info.name, base):
+        if shards := find_shards(folder):
+            if split not in shards:
+                raise UserError(
+                    f"{folder} holds Parquet shards of {info.name} but none named "
+                    f"{split}-*-of-*.parquet: add them"
+                )
+            return read_shards(shards[split], info, split)
+    return _read_torchvision(info, layout, base, split)
+
+
+def _read_torchvision(
+    info: DatasetInfo, layout: TorchvisionLayout, root: Path, split: OfficialSplit
+) -> ImageSet:
+    from harness.compat import import_torchvision
+
+    import_torchvision()
+    dataset_class = getattr(importlib.import_module("torchvision.datasets"), layout.class_name)
+    found = (root / layout.folder).is_dir()
+    try:
+        stored = dataset_class(root=root, train=split == "train", download=not found)
+    except (OSError, RuntimeError, ValueError, EOFError, AssertionError) as error:
+        if found:
+            raise UserError(
+                f"{root / layout.folder} is damaged or incomplete ({error}): delete it to have "
+                f"{info.name} downloaded again"
+            ) from error
+        raise UserError(
+            f"{info.name} is not in {root} and cannot be downloaded ({error}): put its Parquet "
+            f"shards in {root / info.name} or torchvision's {layout.folder} in {root}, or name "
+            f"another data root, for example by {ROOT_VARIABLE}"
+        ) from error
+    pixels = np.asarray(stored.data)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    return ImageSet(
+        torch.from_numpy(np.ascontiguousarray(pixels)),
+        torch.as_tensor(stored.targets, dtype=torch.int64),
+        info,
+        split,
+        complete=len(pixels) == info.official_size(split),
+    )

@@ -1,0 +1,218 @@
+"""Images in class folders, decoded on demand, and ImageNet in that layout."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from harness.data.base import DatasetInfo, DatasetSource, OfficialSplit, Split
+from harness.data.files import find_root
+from harness.errors import UserError
+
+INFO = DatasetInfo(
+    name="imagenet",
+    num_classes=1000,
+    channels=3,
+    image_size=224,
+    class_names=(),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    default_eps=4 / 255,
+    max_train_size=1_281_167,
+    max_test_size=50_000,
+)
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+class FolderSet:
+    """One split as a folder with one folder of images for each class; labels follow their names.
+
+    It has what ``ImageSource`` asks for, and ``training_image`` for the loader. Its description's
+    class names are the folders' names.
+
+    Args:
+        folder: holds the class folders.
+        info: the data set's description.
+        split: which split it is.
+        files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
+        labels: int64 [N].
+        rows: positions [N] in the sorted list of all files.
+        complete: see ``ImageSource``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        info: DatasetInfo,
+        split: Split,
+        files: NDArray[np.bytes_],
+        labels: Tensor,
+        rows: Tensor,
+        complete: bool,
+    ) -> None:
+        """See the class; ``open_folder`` makes one from a folder."""
+        self.folder = folder
+        self.info = info
+        self.split = split
+        self.files = files
+        self.labels = labels
+        self.rows = rows
+        self.complete = complete
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over each file's relative path and size, in order; the files are not read."""
+        digest = hashlib.sha256()
+        for name in self.files:
+            path = os.fsdecode(name)
+            digest.update(f"{path}\0{(self.folder / path).stat().st_size}\0".encode())
+        return digest.hexdigest()
+
+    def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """Images at positions [B] (default all), resized and cropped at the centre, in [0, 1]."""
+        if isinstance(indices, slice):
+            indices = torch.arange(len(self))[indices]
+        prepare = central_crop(self.info.image_size)
+        # Pillow decodes and resizes photographs outside Python's global lock.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = pool.map(lambda position: prepare(self.open_image(position)), indices.tolist())
+            return torch.stack(list(images)).float() / 255
+
+    def training_image(self, position: int, flip: bool, seed: int) -> Tensor:
+        """A random crop of one image, perhaps mirrored, drawn from the seed: uint8 [3, S, S]."""
+        # The transforms draw from torch's global CPU generator, which must stay as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return random_crop_resized(self.info.image_size, flip)(self.open_image(position))
+
+    def open_image(self, position: int) -> Image.Image:
+        """One image as RGB.
+
+        Raises:
+            UserError: the file cannot be decoded; the message names it.
+        """
+        path = self.folder / os.fsdecode(self.files[position])
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{path} is not a readable image ({error}): replace it") from error
+
+    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> FolderSet:
+        """The images at those positions, in that order."""
+        return FolderSet(
+            self.folder,
+            self.info,
+            split or self.split,
+            self.files[positions.numpy()],
+            self.labels[positions],
+            self.rows[positions],
+            complete,
+        )
+
+    def subset(self, n: int) -> FolderSet:
+        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
+        if n >= len(self):
+            return self
+        return self.take(torch.arange(n), complete=False)
+
+
+def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> FolderSet:
+    """The images under ``folder``, which must have as many class folders as there are classes.
+
+    Raises:
+        UserError: class folders are missing or empty, which would shift the labels.
+    """
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if len(names) != info.num_classes:
+        raise UserError(
+            f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
+            "since labels are counted over them"
+        )
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        images = sorted(f for f in os.listdir(folder / name) if f.lower().endswith(SUFFIXES))
+        if not images:
+            raise UserError(
+                f"{folder / name} has no images ({', '.join(SUFFIXES)}): add that class's images"
+            )
+        files += (f"{name}/{image}" for image in images)
+        labels += [label] * len(images)
+    return FolderSet(
+        folder,
+        replace(info, class_names=tuple(names)),
+        split,
+        np.array([os.fsencode(file) for file in files]),
+        torch.tensor(labels),
+        torch.arange(len(files)),
+        complete=len(files) == info.official_size(split),
+    )
+
+
+def load(root: Path | None, split: OfficialSplit) -> FolderSet:
+    """A split from ``root/imagenet/{train,val}`` or ``root/{train,val}``, one folder a class.
+
+    Raises:
+        UserError: neither folder exists, or its class folders are not the thousand.
+    """
+    base = find_root(root)
+    part = "train" if split == "train" else "val"
+    for folder in (base / INFO.name / part, base / part):
+        if folder.is_dir():
+            return open_folder(folder, INFO, split)
+    raise UserError(
+        f"{INFO.name} is not in {base}: put its class folders in {base / INFO.name / part} "
+        "or name another data root"
+    )
+
+
+Prepare = Callable[[Image.Image], Tensor]
+
+
+@lru_cache
+def central_crop(size: int) -> Prepare:
+    """Resize the shorter side to 8/7 of ``size`` (256 for 224) and crop the centre."""
+    v2 = _transforms()
+    return _compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
+
+
+@lru_cache
+def random_crop_resized(size: int, flip: bool) -> Prepare:
+    """A random 8 to 100 percent of the area, resized to ``size``, mirrored half of the time."""
+    v2 = _transforms()
+    return _compose([v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if flip else [])])
+
+
+def _compose(steps: Sequence[object]) -> Prepare:
+    v2 = _transforms()
+    return cast(Prepare, v2.Compose([*steps, v2.PILToTensor()]))
+
+
+def _transforms() -> ModuleType:
+    from harness.compat import import_torchvision
+
+    import_torchvision()
+    return importlib.import_module("torchvision.transforms.v2")
+
+
+IMAGENET = DatasetSource(INFO, load)

@@ -1,0 +1,255 @@
+"""Training batches. Sets in memory live on the device and are augmented there in whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.data.base import ImageSet, ImageSource
+from harness.data.imagenet import FolderSet
+from harness.errors import UserError
+from harness.method import Batch
+from harness.seeding import derive_seed, seeded_generator
+
+CPU = torch.device("cpu")
+S = TypeVar("S", bound=ImageSource)
+
+
+class Loader(Protocol):
+    """Serves a training split, each image once an epoch.
+
+    An epoch's batches depend only on the split, the batch size and ``(seed, epoch)``: not on the
+    device, the number of workers, or the epochs served before.
+    """
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (counted from 1), images float32 in [0, 1] on the device."""
+
+
+def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Cut a window of the images' own size out of each image bordered with zeros.
+
+    Args:
+        images: [B, K, H, W].
+        offsets: int64 [B, 2], the top and left of each window in the bordered image, in
+            0..2*padding; ``padding`` in both leaves the image as it is.
+        padding: width of the border in pixels.
+    """
+    height, width = images.shape[2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    each = torch.arange(len(images), device=images.device)
+    return windows[each, :, offsets[:, 0], offsets[:, 1]]
+
+
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror left and right the images [B, K, H, W] for which ``mirrored`` (bool [B]) is true."""
+    columns = torch.arange(images.shape[3], device=images.device)
+    source = torch.where(mirrored[:, None], columns.flip(0), columns)
+    return images.gather(3, source[:, None, None, :].expand(images.shape))
+
+
+def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """``crop`` with offsets drawn for each image, uniform on all windows.
+
+    The generator may be on another device than the images.
+    """
+    offsets = torch.randint(
+        2 * padding + 1, (len(images), 2), generator=generator, device=generator.device
+    )
+    return crop(images, offsets.to(images.device, non_blocking=True), padding)
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """``flip`` with a fair coin thrown for each image; the generator may be on another device."""
+    coins = torch.randint(2, (len(images),), generator=generator, device=generator.device)
+    return flip(images, coins.to(images.device, non_blocking=True).bool())
+
+
+class DeviceLoader:
+    """A ``Loader`` that keeps the whole set on the device as uint8.
+
+    Order, crops and flips come from one CPU generator, so that they are the same on every device.
+
+    Args:
+        split: the training images.
+        batch_size: B; the last batch may be smaller.
+        device: where the images are kept.
+        crop_padding: zero border of the random crop in pixels; 0 is no crop.
+        flip: mirror half of the images.
+        drop_last: leave out a last batch that is not full.
+    """
+
+    def __init__(
+        self,
+        split: ImageSet,
+        batch_size: int,
+        device: torch.device,
+        crop_padding: int = 0,
+        flip: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        """See the class."""
+        self.steps_per_epoch = count_steps(split, batch_size, drop_last)
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+        self.crop_padding = crop_padding
+        self.flip = flip
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """See ``Loader``."""
+        generator = seeded_generator(CPU, seed, "loader", epoch)
+        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        for step in range(self.steps_per_epoch):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            images = self.images[index]
+            if self.crop_padding:
+                images = random_crop(images, self.crop_padding, generator)
+            if self.flip:
+                images = random_flip(images, generator)
+            yield Batch(x=images.float() / 255, y=self.labels[index], index=index, epoch=epoch)
+
+
+class StreamLoader:
+    """A ``Loader`` that decodes images from folders in worker processes.
+
+    Each image is cropped by a random size and ratio and mirrored half of the time, drawn from a
+    seed of its own, so that workers do not matter.
+
+    Args:
+        split: the training images.
+        batch_size: B; the last batch may be smaller.
+        device: where batches are moved.
+        flip: mirror half of the images.
+        drop_last: leave out a last batch that is not full.
+        workers: processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(
+        self,
+        split: FolderSet,
+        batch_size: int,
+        device: torch.device,
+        flip: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        """See the class."""
+        self.steps_per_epoch = count_steps(split, batch_size, drop_last)
+        self.split = split
+        self.batch_size = batch_size
+        self.device = device
+        self.flip = flip
+        self.drop_last = drop_last
+        self.workers = workers
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """See ``Loader``."""
+        generator = seeded_generator(CPU, seed, "loader", epoch)
+        batches = DataLoader(
+            _TrainingImages(self.split, self.flip, seed, epoch),
+            batch_size=self.batch_size,
+            sampler=torch.randperm(len(self.split), generator=generator).tolist(),
+            drop_last=self.drop_last,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=generator,
+        )
+        try:
+            for images, index in batches:
+                yield Batch(
+                    x=images.to(self.device, non_blocking=True).float() / 255,
+                    y=self.split.labels[index].to(self.device),
+                    index=index.to(self.device),
+                    epoch=epoch,
+                )
+        except UserError as error:
+            # A worker's error arrives with its traceback as text; the sentence is what follows.
+            sentence = str(error).rpartition("UserError: ")[2].strip()
+            # The error's traceback is a cycle that holds the workers' queues; if they are left to
+            # the garbage collector, it closes them first and then waits for the workers in vain.
+            error.with_traceback(None)
+            raise UserError(sentence) from None
+
+
+class _TrainingImages(Dataset[tuple[Tensor, int]]):
+    """The random crop of each image in one epoch, with its position."""
+
+    def __init__(self, split: FolderSet, flip: bool, seed: int, epoch: int) -> None:
+        self.split = split
+        self.flip = flip
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        seed = derive_seed(self.seed, "loader", self.epoch, position)
+        return self.split.training_image(position, self.flip, seed), position
+
+
+def count_steps(split: ImageSource, batch_size: int, drop_last: bool) -> int:
+    """Batches in an epoch.
+
+    Raises:
+        UserError: there would be none.
+    """
+    steps = len(split) // batch_size if drop_last else -(-len(split) // batch_size)
+    if steps == 0:
+        raise UserError(
+            f"{split.info.name} has {len(split)} training images, no full batch of {batch_size}: "
+            "give a smaller batch size"
+        )
+    return steps
+
+
+def make_loader(
+    split: ImageSource,
+    batch_size: int,
+    device: torch.device,
+    crop_padding: int = 0,
+    flip: bool = False,
+    drop_last: bool = False,
+    workers: int = 0,
+) -> Loader:
+    """The loader for a training split, wherever it is kept.
+
+    ``crop_padding`` is for sets in memory and ``workers`` for folders, whose random crop draws its
+    own size.
+    """
+    if isinstance(split, ImageSet):
+        return DeviceLoader(split, batch_size, device, crop_padding, flip, drop_last)
+    if isinstance(split, FolderSet):
+        return StreamLoader(split, batch_size, device, flip, drop_last, workers)
+    raise TypeError(f"no loader serves a {type(split).__name__}")
+
+
+def split_validation(train: S, size: int, seed: int) -> tuple[S, S]:
+    """Hold ``size`` images out of a training split: (the rest, the held-out ones).
+
+    The choice is by a permutation seeded from ``seed``; both parts keep the split's own order.
+
+    Raises:
+        UserError: ``size`` leaves one of the parts empty.
+    """
+    if not 0 < size < len(train):
+        raise UserError(
+            f"cannot hold {size} of the {len(train)} training images of {train.info.name} out for "
+            f"validation: give a validation size in 1..{len(train) - 1}"
+        )
+    order = torch.randperm(len(train), generator=seeded_generator(CPU, seed, "validation"))
+    held, kept = order[:size].sort().values, order[size:].sort().values
+    return (
+        train.take(kept, complete=train.complete),
+        train.take(held, complete=train.complete, split="val"),
+    )

@@ -1,0 +1,63 @@
+"""How many images go through the network in one piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Matrix products of fewer rows take other kernels, whose last bits differ.
+GRAIN = 16
+
+
+@dataclass
+class Batching:
+    """How a batch is cut into pieces so that logits and gradients do not depend on the cut.
+
+    Convolution kernels treat each image alike whatever the batch; matrix products do so from
+    ``GRAIN`` rows on. So pieces start at multiples of ``grain``, and a shorter tail joins the piece
+    before it, or, where ``tile`` is set, is padded to a multiple of ``grain``.
+
+    Attributes:
+        limit: images whose activations are held at once, rounded up to a multiple of ``grain``;
+            None is the whole batch.
+        tile: images in one piece, None for as many as ``limit`` allows.
+        grain: see above.
+    """
+
+    limit: int | None = None
+    tile: int | None = None
+    grain: int = GRAIN
+
+    def pieces(self, count: int) -> list[tuple[int, int]]:
+        """Start and stop of each piece of a batch of ``count`` images, ``count`` > 0."""
+        size = self._rounded(min(self.tile or count, self.limit or count))
+        if self.tile is not None:
+            return [(start, min(start + size, count)) for start in range(0, count, size)]
+        starts = list(range(0, count, size))
+        if len(starts) > 1 and count - starts[-1] < self.grain:
+            starts.pop()
+        return list(zip(starts, [*starts[1:], count], strict=True))
+
+    def padded(self, count: int) -> int:
+        """Images to run for a piece of ``count``."""
+        return count if self.tile is None else self._rounded(count)
+
+    def graphs_kept(self, count: int) -> int:
+        """How many pieces of a batch of ``count`` may keep what their backward pass needs."""
+        pieces = self.pieces(count)
+        if self.limit is None:
+            return len(pieces)
+        size = pieces[0][1] - pieces[0][0]
+        return max(1, self._rounded(self.limit) // size)
+
+    def halve(self, count: int) -> bool:
+        """Hold half as many images of a batch of ``count``; False if it was one already."""
+        held = min(self.limit or count, count)
+        if held <= 1:
+            return False
+        self.limit = held // 2
+        # Memory goes before the last bit: below the grain, logits may differ by rounding.
+        self.grain = min(self.grain, self.limit)
+        return True
+
+    def _rounded(self, count: int) -> int:
+        return -(-count // self.grain) * self.grain

@@ -1,0 +1,71 @@
+"""Arithmetic pinned: which shortcuts kernels may take, and what was set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+# As torch has them by default, which is how the reference numbers were computed: TensorFloat-32
+# in convolutions where the GPU has it, and full float32 in matrix products.
+Mode = Literal["reference", "strict"]
+
+_CONVOLUTIONS = ("cudnn.conv", "cudnn.rnn")
+_PRODUCTS = ("cuda.matmul", "mkldnn.conv", "mkldnn.matmul", "mkldnn.rnn")
+
+
+@contextmanager
+def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
+    """Pin how float32 is computed, and deterministic kernels; then set all back.
+
+    Args:
+        mode: ``strict`` is IEEE float32 everywhere; ``reference`` allows TensorFloat-32 in cuDNN
+            convolutions.
+
+    Yields:
+        What was set, for the record.
+    """
+    convolutions = "tf32" if mode == "reference" else "ieee"
+    wanted = dict.fromkeys(_CONVOLUTIONS, convolutions) | dict.fromkeys(_PRODUCTS, "ieee")
+    cudnn = torch.backends.cudnn
+    before = _precisions()
+    choice = cudnn.benchmark, cudnn.deterministic
+    _set_precisions(wanted)
+    # Autotuning picks kernels by the clock, and the fastest ones may add in any order.
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield {"mode": mode, **_precisions(), "cudnn.benchmark": False, "cudnn.deterministic": True}
+    finally:
+        _set_precisions(before)
+        cudnn.benchmark, cudnn.deterministic = choice
+
+
+def _operation(path: str) -> Any:
+    backend, _, operation = path.partition(".")
+    return getattr(getattr(torch.backends, backend), operation)
+
+
+def _per_operation() -> bool:
+    """Whether torch has one setting per operation (2.9 on); the older flags clash with them."""
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
+def _precisions() -> dict[str, str]:
+    if _per_operation():
+        return {path: _operation(path).fp32_precision for path in (*_CONVOLUTIONS, *_PRODUCTS)}
+    return {
+        "cudnn.conv": "tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
+        "cuda.matmul": torch.get_float32_matmul_precision(),
+    }
+
+
+def _set_precisions(wanted: dict[str, str]) -> None:
+    if _per_operation():
+        for path, value in wanted.items():
+            _operation(path).fp32_precision = value
+        return
+    torch.backends.cudnn.allow_tf32 = wanted["cudnn.conv"] == "tf32"
+    products = wanted["cuda.matmul"]
+    torch.set_float32_matmul_precision("highest" if products == "ieee" else products)

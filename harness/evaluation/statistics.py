@@ -1,0 +1,201 @@
+"""Intervals and tests for accuracies, all on counts of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, norm, t
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the interval around it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        """The fields by name, as records store them."""
+        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a binomial proportion, without continuity correction.
+
+    Source: E. B. Wilson, JASA 22 (1927) 209-212.
+
+    Args:
+        successes: in 0..n.
+        n: observations, at least 1.
+        confidence: in (0, 1).
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}")
+    z = float(norm.ppf(0.5 + confidence / 2))
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At the ends the formula is 0 or 1 exactly; rounding must not leave [0, 1].
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == n else (centre + half) / scale
+    return low, high
+
+
+def accuracy(successes: int, n: int) -> Estimate:
+    """An accuracy with its 95% Wilson interval."""
+    return Estimate(successes / n, *wilson_interval(successes, n), n)
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact p-value that two classifiers are equally often right.
+
+    It is the binomial test of the images on which exactly one of them is right, against a fair
+    coin. Without such images it is 1.
+
+    Source: Q. McNemar, Psychometrika 12 (1947) 153-157, in its exact form.
+    """
+    if not only_a + only_b:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the same images.
+
+    Attributes:
+        both: images on which both are right.
+        only_a: on which only the first is.
+        only_b: on which only the second is.
+        neither: on which none is.
+        difference: accuracy of the first minus that of the second.
+        low: lower end of its 95% interval.
+        high: upper end of its 95% interval.
+        p_value: exact McNemar.
+        agreement: share of images on which both are right or both wrong.
+    """
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    agreement: float
+
+    @property
+    def n(self) -> int:
+        """The images compared."""
+        return self.both + self.only_a + self.only_b + self.neither
+
+
+def compare_paired(
+    correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95
+) -> PairedComparison:
+    """Compare two models image by image.
+
+    Args:
+        correct_a: bool [N], whether the first is right.
+        correct_b: bool [N], whether the second is, image for image.
+        confidence: of the difference's interval.
+
+    Raises:
+        UserError: the lengths differ, or there is no image.
+    """
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape or not a.size:
+        raise UserError(
+            f"{a.size} and {b.size} images cannot be compared in pairs: choose two evaluations "
+            "that share images"
+        )
+    both, only_a = int((a & b).sum()), int((a & ~b).sum())
+    only_b, neither = int((~a & b).sum()), int((~a & ~b).sum())
+    low, high = newcombe_paired(both, only_a, only_b, neither, confidence)
+    return PairedComparison(
+        both=both,
+        only_a=only_a,
+        only_b=only_b,
+        neither=neither,
+        difference=(only_a - only_b) / a.size,
+        low=low,
+        high=high,
+        p_value=mcnemar_exact(only_a, only_b),
+        agreement=(both + neither) / a.size,
+    )
+
+
+def newcombe_paired(
+    both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a difference of two paired proportions: square-and-add of Wilson intervals.
+
+    Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10.
+    """
+    n = both + only_a + only_b + neither
+    share_a, share_b = (both + only_a) / n, (both + only_b) / n
+    low_a, high_a = wilson_interval(both + only_a, n, confidence)
+    low_b, high_b = wilson_interval(both + only_b, n, confidence)
+    phi = _corrected_phi(both, only_a, only_b, neither)
+    down_a, up_a = share_a - low_a, high_a - share_a
+    down_b, up_b = share_b - low_b, high_b - share_b
+    below = math.sqrt(max(0.0, down_a**2 - 2 * phi * down_a * up_b + up_b**2))
+    above = math.sqrt(max(0.0, up_a**2 - 2 * phi * up_a * down_b + down_b**2))
+    difference = (only_a - only_b) / n
+    return difference - below, difference + above
+
+
+def _corrected_phi(both: int, only_a: int, only_b: int, neither: int) -> float:
+    """Correlation of the two answers, moved towards 0 by n/2 where it is positive."""
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    if not margins:
+        return 0.0
+    excess = both * neither - only_a * only_b
+    n = both + only_a + only_b + neither
+    corrected = max(excess - n / 2, 0.0) if excess > 0 else float(excess)
+    return corrected / math.sqrt(margins)
+
+
+@dataclass(frozen=True)
+class SeedsSummary:
+    """A number over seeds.
+
+    Attributes:
+        mean: over seeds.
+        std: sample standard deviation (ddof 1); NaN for one seed.
+        low: lower end of the mean's t interval; NaN for one seed.
+        high: its upper end.
+        n: seeds.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    n: int
+
+
+def seeds_summary(values: Sequence[float], confidence: float = 0.95) -> SeedsSummary:
+    """Mean, sample standard deviation and Student's t interval of one value a seed.
+
+    Raises:
+        UserError: there is no value.
+    """
+    if not values:
+        raise UserError("there are no runs to average: choose at least one seed")
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return SeedsSummary(mean, math.nan, math.nan, math.nan, 1)
+    std = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+    return SeedsSummary(mean, std, mean - half, mean + half, n)

@@ -1,0 +1,112 @@
+"""Seconds per iteration: a median after warm-up, taken without stalling the device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from scipy.stats import binom
+
+Events = tuple[torch.cuda.Event, torch.cuda.Event]
+
+
+class StepTimer:
+    """Times repeated steps.
+
+    On CUDA a step lies between two events on the current stream, which are read when they are due,
+    so that no step waits for the device. Elsewhere it is wall-clock time.
+
+    Args:
+        device: where the steps compute.
+        warmup: steps at the beginning (and after each ``load_state``) that do not count, unless
+            there are no others.
+    """
+
+    def __init__(self, device: torch.device, warmup: int = 5) -> None:
+        """See the class."""
+        self._cuda = device.type == "cuda"
+        self._warmup = warmup
+        self._seen = 0
+        self._early: list[float] = []
+        self._seconds: list[float] = []
+        self._pending: list[tuple[bool, Events]] = []
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Time one step; one that raises is not counted."""
+        if self._cuda:
+            start = torch.cuda.Event(enable_timing=True)
+            stop = torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            stop.record()
+            self._pending.append((self._warm(), (start, stop)))
+            self._collect(wait=False)
+        else:
+            began = time.perf_counter()
+            yield
+            self._add(self._warm(), time.perf_counter() - began)
+
+    @property
+    def n(self) -> int:
+        """Steps that count."""
+        return len(self._values())
+
+    def median(self) -> float:
+        """The median in seconds; NaN before the first step."""
+        values = self._values()
+        return statistics.median(values) if values else float("nan")
+
+    def spread(self) -> float:
+        """The interquartile range in seconds; NaN for fewer than two steps."""
+        values = self._values()
+        if len(values) < 2:
+            return float("nan")
+        first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+        return third - first
+
+    def summary(self) -> dict[str, float]:
+        """The median with its number of steps and, from six steps on, its 95% interval.
+
+        The interval is between order statistics, which needs no distribution: its ends are the
+        values below which lie too few, and too many, of n steps for a fair coin.
+        """
+        values = sorted(self._values())
+        summary: dict[str, float] = {"value": self.median(), "n": len(values)}
+        rank = int(binom.ppf(0.025, len(values), 0.5)) if values else 0
+        if rank:
+            summary |= {"low": values[rank - 1], "high": values[-rank]}
+        return summary
+
+    def state(self) -> list[float]:
+        """The seconds that count, for a checkpoint."""
+        return list(self._values())
+
+    def load_state(self, seconds: list[float]) -> None:
+        """Go on after those; what warms up now does not count."""
+        self._values()
+        self._seconds, self._early, self._seen = list(seconds), [], 0
+
+    def _warm(self) -> bool:
+        self._seen += 1
+        return self._seen > self._warmup
+
+    def _add(self, warm: bool, seconds: float) -> None:
+        (self._seconds if warm else self._early).append(seconds)
+
+    def _collect(self, wait: bool) -> None:
+        while self._pending:
+            warm, (start, stop) = self._pending[0]
+            if wait:
+                stop.synchronize()
+            elif not stop.query():
+                return
+            self._add(warm, start.elapsed_time(stop) / 1000)
+            self._pending.pop(0)
+
+    def _values(self) -> list[float]:
+        self._collect(wait=True)
+        return self._seconds or self._early

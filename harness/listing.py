@@ -1,0 +1,258 @@
+"""What ``list``, ``show`` and ``run --dry-run`` print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.config import RunConfig
+from harness.data import DATASETS, dataset_info
+from harness.errors import UserError
+from harness.method import MethodCard
+from harness.models import ARCHITECTURES
+from harness.registry import METHODS, REPORTS, unknown_name
+from harness.resolve import recipe_changes, resolve
+from harness.store.database import Rebuilt
+from harness.store.rundir import RunDirectory, list_runs
+
+Row = dict[str, Any]
+
+
+def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> list[Row]:
+    """The rows of one kind of listing.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    kinds: dict[str, Callable[[], list[Row]]] = {
+        "methods": _methods,
+        "recipes": lambda: _recipes(table, method),
+        "datasets": _datasets,
+        "models": lambda: [{"model": name} for name in ARCHITECTURES.names()],
+        "runs": lambda: _runs(results, method),
+    }
+    if kind not in kinds:
+        raise UserError(unknown_name("listing", kind, sorted(kinds)))
+    return kinds[kind]()
+
+
+def print_rows(kind: str, listed: list[Row], console: Console) -> None:
+    """The rows as a table as wide as the terminal."""
+    if not listed:
+        console.print(f"no {kind}")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(listed[0]):
+        table.add_column(name.replace("_", " "), no_wrap=number == 0, overflow="fold")
+    for row in listed:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+
+
+def _methods() -> list[Row]:
+    listed = []
+    for name in METHODS.names():
+        card = METHODS.get(name).card
+        listed.append(
+            {
+                "method": name,
+                "family": card.family,
+                "tables": " ".join(map(str, card.tables)),
+                "summary": card.summary,
+            }
+        )
+    return listed
+
+
+def _recipes(table: int | None, method: str | None) -> list[Row]:
+    names = [method] if method else METHODS.names()
+    listed = []
+    for name in names:
+        for recipe in sorted(METHODS.get(name).recipes):
+            if table is None or recipe.startswith(f"table{table}/"):
+                config = resolve(name, recipe=recipe)
+                listed.append(
+                    {
+                        "recipe": recipe,
+                        "method": name,
+                        "dataset": config.data.name,
+                        "model": config.model.arch,
+                        "epochs": config.training.epochs,
+                        "batch": config.training.batch_size,
+                    }
+                )
+    return sorted(listed, key=lambda row: (str(row["recipe"]), str(row["method"])))
+
+
+def _datasets() -> list[Row]:
+    listed = []
+    for name in DATASETS.names():
+        info = dataset_info(name)
+        listed.append(
+            {
+                "dataset": name,
+                "classes": info.num_classes,
+                "image": f"{info.channels}x{info.image_size}x{info.image_size}",
+                "default_eps": f"{info.default_eps:.4g}",
+            }
+        )
+    return listed
+
+
+def _runs(results: Path, method: str | None) -> list[Row]:
+    listed = []
+    for run in list_runs(results):
+        record = run.record
+        if method and record.get("method") != method:
+            continue
+        listed.append(
+            {
+                "run": run.run_id,
+                "status": record["status"],
+                "dataset": record["dataset"],
+                "model": record.get("arch"),
+                "recipe": record.get("recipe"),
+                "seed": record.get("seed"),
+                "partial": "partial" if record.get("partial") else None,
+                "started": record["started_at"],
+            }
+        )
+    return sorted(listed, key=lambda row: str(row["started"]))
+
+
+def default_eps(dataset: str) -> float:
+    """The radius at which a data set is usually attacked."""
+    return dataset_info(dataset).default_eps
+
+
+def plan(config: RunConfig) -> Row:
+    """What a run would do, and how much of it is already done."""
+    directory = RunDirectory(config.results, config.run_id)
+    if directory.model_path.exists():
+        training = "done"
+    elif directory.checkpoint_path.exists():
+        training = f"partial ({len(directory.epochs())} of {config.training.epochs} epochs)"
+    else:
+        training = "missing"
+    return {
+        "run_id": config.run_id,
+        "training": training,
+        "recipe_changes": recipe_changes(config),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def plan_text(plan: Row) -> str:
+    """A plan for reading: one setting a line."""
+    changed = plan["recipe_changes"]
+    lines = [f"run {plan['run_id']}, training {plan['training']}"]
+    for path, value in _flat(plan["config"]):
+        mark = "*" if path in changed else " "
+        lines.append(f"{mark} {path} = {json.dumps(value)}")
+    return "\n".join([*lines, "* differs from the recipe"] if changed else lines)
+
+
+def _flat(values: Row, prefix: str = "") -> list[tuple[str, Any]]:
+    flat = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat += _flat(value, f"{prefix}{name}.")
+        else:
+            flat.append((prefix + name, value))
+    return flat
+
+
+def show(run: RunDirectory, results: Path, *, as_json: bool, console: Console) -> None:
+    """One stored run: what it is, and its table."""
+    record = run.record
+    if as_json:
+        evaluations = [evaluation.record for evaluation in run.evaluations()]
+        print(json.dumps({**record, "evaluations": evaluations}, indent=2))
+        return
+    facts = {
+        "status": record["status"] + (f": {record['error']}" if record.get("error") else ""),
+        "method": record.get("method_title") or record["source"]["source"],
+        "dataset": record["dataset"],
+        "model": record.get("arch"),
+        "recipe": _recipe_text(record),
+        "seed": record.get("seed"),
+        "device": record["provenance"].get("device"),
+        "commit": _commit_text(record["provenance"]),
+        "started": record["started_at"],
+        "stored in": str(run.path),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value not in (None, ""):
+            table.add_row(name, str(value))
+    console.print(table)
+    if any(evaluation.record["status"] == "success" for evaluation in run.evaluations()):
+        REPORTS.get("run")(results, run.run_id).render(console)
+
+
+def _recipe_text(record: Row) -> str | None:
+    if not record.get("recipe"):
+        return None
+    changes = record.get("recipe_changes") or {}
+    return ", ".join([record["recipe"], *(f"{path}={value}" for path, value in changes.items())])
+
+
+def _commit_text(provenance: Row) -> str | None:
+    git = provenance.get("git")
+    return git and f"{git['commit']}{' (dirty)' if git['dirty'] else ''}"
+
+
+def print_rebuild(outcome: Rebuilt, *, as_json: bool, console: Console) -> None:
+    """What a rebuilt database holds, and which run directories could not be read."""
+    if as_json:
+        print(json.dumps({"rows": outcome.counts, "unreadable": outcome.unreadable}, indent=2))
+        return
+    held = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
+    console.print(f"rebuilt: {held}", highlight=False)
+    for reason in outcome.unreadable:
+        console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
+
+
+def show_method(name: str, *, as_json: bool, console: Console) -> None:
+    """A method's card, its parameters and its recipes."""
+    method = METHODS.get(name)
+    card = method.card
+    params = method.params().model_dump(mode="json")
+    if as_json:
+        described = {"method": name, **_card_dict(card), "params": params}
+        print(json.dumps({**described, "recipes": sorted(method.recipes)}, indent=2))
+        return
+    console.print(f"{card.title} ({name}, {card.family})", style="bold")
+    console.print(card.summary)
+    console.print(f"\nloss     {card.formula}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"paper    {card.paper}", highlight=False)
+    console.print(f"         {card.url}", highlight=False)
+    for parameter, value in params.items():
+        released = card.released_names.get(parameter)
+        note = f" (released code: {released})" if released else ""
+        console.print(f"param    {parameter} = {value}{note}", highlight=False)
+    for note in card.notes:
+        console.print(f"note     {note}", highlight=False)
+    console.print(f"recipes  {', '.join(sorted(method.recipes))}", highlight=False)
+
+
+def _card_dict(card: MethodCard) -> Row:
+    return {
+        "title": card.title,
+        "family": card.family,
+        "summary": card.summary,
+        "formula": card.formula,
+        "paper": card.paper,
+        "url": card.url,
+        "tables": list(card.tables),
+        "notes": list(card.notes),
+        "needs_teacher": card.needs_teacher,
+        "released_names": dict(card.released_names),
+    }

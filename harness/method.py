@@ -1,0 +1,162 @@
+"""What a method is to the engine: a card, its parameters, its training task and its recipes.
+
+A method is one file that defines ``METHOD = Method(...)``. The engine never asks which method it
+runs; it asks the task for an attack objective and for a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+Objective = Callable[[Tensor], Tensor]
+
+
+class Params(BaseModel):
+    """Base of a method's parameters: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What a reader is told of a method.
+
+    Attributes:
+        title: the name as papers print it, for example "IKL-AT".
+        family: what it trains for.
+        summary: the idea in one sentence.
+        formula: the training loss in LaTeX, with parameters under their names here.
+        paper: authors, title, venue, year.
+        url: where the paper is.
+        tables: tables of the reference paper that hold a row of it.
+        notes: where released code and paper differ, and what was chosen.
+        bibtex: the entry to cite.
+        needs_teacher: whether a trained teacher network must be given.
+        released_names: our parameter name to the name in the authors' released code.
+    """
+
+    title: str
+    family: Literal["natural", "adversarial", "distillation"]
+    summary: str
+    formula: str
+    paper: str
+    url: str = ""
+    tables: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    bibtex: str = ""
+    needs_teacher: bool = False
+    released_names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """One training batch on the device.
+
+    Attributes:
+        x: images [B, K, H, W] in [0, 1], augmented.
+        y: labels [B], int64 in [0, C).
+        index: rows of the training set [B], int64.
+        epoch: the current epoch, from 1.
+        x_adv: adversarial images like ``x``; set by the engine when the task attacks.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    epoch: int
+    x_adv: Tensor | None = None
+
+    @property
+    def adversarial(self) -> Tensor:
+        """``x_adv``, which must have been made: a task without an attack has none."""
+        if self.x_adv is None:
+            raise RuntimeError("this batch holds no adversarial images: the run has no attack")
+        return self.x_adv
+
+
+@dataclass
+class StepOutput:
+    """What a task's loss returns.
+
+    Attributes:
+        loss: scalar to minimise.
+        parts: named scalars of which the loss is made, for the log.
+        extras: detached tensors that ``observe`` needs (for example clean logits).
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What the engine tells a task at its making."""
+
+    num_classes: int
+    epochs: int
+    train_size: int
+    device: torch.device
+    teacher: nn.Module | None = None
+
+
+class Task(nn.Module):
+    """A method's part of a training step.
+
+    Buffers and parameters of the task belong to the run: they are checkpointed, and parameters are
+    optimised together with the model's. ``loss`` may be called more than once per step (adversarial
+    weight perturbation does), so state changes belong in ``observe`` and ``end_epoch``.
+    """
+
+    def __init__(self, params: Any, context: TaskContext) -> None:
+        """Keep the method's validated parameters and the run's context."""
+        super().__init__()
+        self.params = params
+        self.context = context
+
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective | None:
+        """The scalar function of adversarial logits [B, C] that the inner attack maximises.
+
+        None where the method trains without an attack. It is called once per batch without
+        gradients, with the model in the attack's mode, so clean logits are computed here, once,
+        and closed over.
+        """
+        return None
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The training loss of one batch, with the model in training mode."""
+        raise NotImplementedError
+
+    def observe(self, batch: Batch, output: StepOutput) -> None:
+        """Called once per optimiser step with the output of the real forward pass."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Called after the last step of each epoch (counted from 1)."""
+
+
+Recipe = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    Attributes:
+        card: what readers are told.
+        params: the class of its parameters, with defaults.
+        task: makes its task from (params, context).
+        recipes: recipe name to a function that returns overrides of the run configuration, nested
+            as the configuration is. The recipe named like a data set is that set's default.
+    """
+
+    card: MethodCard
+    params: type[Params]
+    task: Callable[[Any, TaskContext], Task]
+    recipes: Mapping[str, Recipe]

@@ -1,0 +1,186 @@
+"""Reading weights from files without running what a file may contain."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+State = dict[str, Tensor]
+Statistics = tuple[Sequence[float], Sequence[float]]
+WRAPPERS = ("module.", "model.", "_orig_mod.")
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What the file holds, on the CPU, by ``torch.load(weights_only=True)``.
+
+    Raises:
+        UserError: there is no such file, it is a web page, damaged, or holds objects other than
+            tensors and plain containers, which could run code; such code is not run.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint file at {path}: check the path")
+    if looks_like_html(path):
+        raise UserError(
+            f"{path} is a web page, not a checkpoint (a download that needs confirmation saves "
+            "one): delete it and download the file with a browser"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can make the reader raise anything
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if blocked:
+            raise UserError(
+                f"{path} holds a Python object, {blocked[1]}, which could run code, and was not "
+                "loaded: save the state dict alone, torch.save(model.state_dict(), path)"
+            ) from error
+        raise UserError(
+            f"{path} is damaged or no checkpoint of plain weights ({type(error).__name__}): get it "
+            "again, or save it anew with torch.save(model.state_dict(), path)"
+        ) from error
+
+
+def looks_like_html(path: Path) -> bool:
+    """Whether the file's first character that is no blank is ``<``."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    return start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Every ``torch.load`` inside, in whatever library, refuses to run code."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(names[0])
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def read_state(path: Path) -> State:
+    """The state dict in a checkpoint file; see ``read_checkpoint`` and ``find_state``."""
+    return find_state(read_checkpoint(path), str(path))
+
+
+def find_state(content: Any, source: str) -> State:
+    """The state dict in a checkpoint: its content, or its entry ``state_dict`` or ``model``.
+
+    Raises:
+        UserError: there is none.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = isinstance(content, Mapping) and {
+        str(name): value for name, value in content.items() if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise UserError(
+            f"{source} holds no state dict, neither by itself nor under 'state_dict' or 'model': "
+            "save one with torch.save(model.state_dict(), path)"
+        )
+    return tensors
+
+
+def adapt_names(state: State, network: nn.Module) -> State:
+    """The state under the network's own names where a wrapper or another release named it.
+
+    Wrappers (data parallelism, compilation, normalisation) prefix names; a ``FeatureNetwork``
+    knows the names of published releases. A name that the network has is left as it is.
+    """
+    expected = network.state_dict().keys()
+    published = getattr(network, "published_names", {})
+
+    def adapt(name: str) -> str:
+        while name not in expected and name.startswith(WRAPPERS):
+            name = name.partition(".")[2]
+        for pattern, replacement in published.items():
+            if name not in expected:
+                name = re.sub(pattern, replacement, name)
+        return name
+
+    return {adapt(name): tensor for name, tensor in state.items()}
+
+
+def load_weights(network: nn.Module, state: State, source: str) -> Statistics | None:
+    """Load a state dict that must fit the network exactly once its names are adapted.
+
+    Counters of BatchNorm batches may be missing, as they are from files of early PyTorch.
+
+    Args:
+        network: takes the weights.
+        state: parameter and buffer names to tensors.
+        source: where the state is from, for messages.
+
+    Returns:
+        Mean and standard deviation per channel if the state holds them beside the network's
+        weights, as that of a ``Normalized`` network does.
+
+    Raises:
+        UserError: names or shapes differ; the message names the first few.
+    """
+    state = adapt_names(state, network)
+    expected = network.state_dict()
+    statistics = None
+    if {"mean", "std"} <= state.keys() - expected.keys():
+        statistics = (state.pop("mean").flatten().tolist(), state.pop("std").flatten().tolist())
+    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in expected]
+    reshaped = [
+        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "differently shaped": reshaped}
+    differences = "; ".join(f"{kind} {some(names)}" for kind, names in kinds.items() if names)
+    if differences:
+        raise UserError(
+            f"the weights in {source} are those of another network ({differences}): choose the "
+            "network that they were saved from"
+        )
+    network.load_state_dict(state, strict=False)
+    return statistics
+
+
+def some(names: list[str]) -> str:
+    """The first three names and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_dict_sha256(module: nn.Module) -> str:
+    """The SHA-256 of a module's parameters and buffers, in hexadecimal.
+
+    It covers names, dtypes, shapes and bytes, and depends neither on the order in which the module
+    defines them nor on their device or memory layout.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

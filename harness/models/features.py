@@ -1,0 +1,98 @@
+"""What a network shows of itself beyond its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Features:
+    """All that a network computes on the way to its logits, from one forward pass.
+
+    ``stages``, ``preacts``, the network's ``feature_channels`` and its ``batchnorm_before_relu()``
+    have one entry for the stem and one for each stage, in the order of the forward pass.
+
+    Attributes:
+        stages: feature maps [B, K, H, W]. Of a network with activations at the end of its blocks:
+            after the stage's last ReLU. Of a pre-activation network: the residual sum, before the
+            BatchNorm and activation that follow.
+        preacts: the values [B, K, H, W] that enter the activation next to ``stages``. Of a
+            pre-activation network: ``stages`` after the next BatchNorm. Of a stage without an
+            activation at its end: ``stages``.
+        pooled: the final feature map averaged over space [B, D], which the classifier reads.
+        logits: class scores [B, C].
+    """
+
+    stages: tuple[Tensor, ...]
+    preacts: tuple[Tensor, ...]
+    pooled: Tensor
+    logits: Tensor
+
+
+class FeatureNetwork(nn.Module):
+    """Base of the networks for square images with values in [0, 1].
+
+    The network itself does not normalise its input; see ``harness.models.normalize``.
+
+    Attributes:
+        image_sizes: the smallest and the largest height and width that it is made for, in pixels.
+        feature_channels: channels of the stem's and each stage's feature map.
+        published_names: patterns that turn the parameter names of widely used releases of the same
+            network into the names here, as for ``re.sub``, applied in order.
+    """
+
+    image_sizes: ClassVar[tuple[int, int]] = (8, 64)
+    published_names: ClassVar[Mapping[str, str]] = {}
+    feature_channels: tuple[int, ...]
+
+    def __init__(self, image_size: int) -> None:
+        """Check that images of ``image_size`` pixels square survive the network's strides.
+
+        Raises:
+            UserError: they are outside ``image_sizes``.
+        """
+        super().__init__()
+        smallest, largest = self.image_sizes
+        if not smallest <= image_size <= largest:
+            raise UserError(
+                f"images of {image_size}x{image_size} pixels do not suit this network, which is "
+                f"made for {smallest} to {largest}: choose another data set or load a network "
+                "with timm:NAME"
+            )
+
+    def features(self, x: Tensor) -> Features:
+        """Logits and everything before them, of images [B, K, H, W] in [0, 1].
+
+        Costs what ``forward`` costs: every layer runs once, so that in training mode the running
+        statistics of each BatchNorm move once, as in ``forward``.
+        """
+        raise NotImplementedError
+
+    def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
+        """The BatchNorm whose output enters the activation next to each of ``Features.stages``.
+
+        Where a shortcut is added between the two, it is the last BatchNorm of the residual branch.
+        Of a stage without an activation at its end it is the stage's last BatchNorm.
+        """
+        raise NotImplementedError
+
+
+def global_average(x: Tensor) -> Tensor:
+    """The mean over space: [B, K, H, W] to [B, K]."""
+    return nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def initialize_convolutions(network: nn.Module) -> None:
+    """He initialisation by fan-out: N(0, 2 / (k^2 out)) for k x k kernels; BatchNorm is identity.
+
+    Source: He et al., "Delving deep into rectifiers", ICCV 2015.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,196 @@
+"""Models from elsewhere: checkpoint files, model zoos, and Python functions."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.models import build_model
+from harness.models.checkpoint import (
+    adapt_names,
+    file_sha256,
+    find_state,
+    first_line,
+    load_weights,
+    read_checkpoint,
+    read_state,
+    state_dict_sha256,
+    weights_only,
+)
+from harness.models.normalize import Normalized
+from harness.models.zoos import ZOOS, Loaded
+
+if TYPE_CHECKING:
+    from harness.data.base import DatasetInfo
+
+MODEL_FORMAT = "divergence-bench model"
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def load_external(
+    spec: str,
+    *,
+    dataset_info: DatasetInfo,
+    arch: str | None = None,
+    weights: Path | None = None,
+    threat: str = "Linf",
+    normalize: bool | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained model of images in [0, 1], in eval mode, and what is known of it.
+
+    Weights are read without running code that a file may contain. A ``spec`` is one of
+
+    * ``path/to/file.pt``: a model that a run saved, or a state dict of the network ``arch``;
+    * ``robustbench:NAME``: an entry of RobustBench's model zoo for the data set and ``threat``;
+    * ``timm:NAME``: with its default pretrained weights;
+    * ``torchvision:NAME``: with its weights ``IMAGENET1K_V1``, which the literature compares with;
+    * ``package.module:function``: a function without arguments that returns the network.
+
+    Args:
+        spec: the source.
+        dataset_info: the data set that the model classifies.
+        arch: a name in ``ARCHITECTURES``, for a checkpoint file that does not name its own.
+        weights: a file of weights, for the other sources, instead of a download.
+        threat: RobustBench's threat model: Linf, L2 or corruptions.
+        normalize: whether images are normalised by the data set's mean and standard deviation
+            before they enter the network; None is what the source says, for a bare state dict no.
+
+    Returns:
+        The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
+        and ``sha256`` of the file of weights, or of the state dict where there is no single file.
+
+    Raises:
+        UserError: the model cannot be had, or does not fit the data set.
+    """
+    scheme, _, name = spec.partition(":")
+    is_function = FUNCTION.fullmatch(spec) and not Path(spec).exists()
+    is_file = scheme not in ZOOS and not is_function
+    if arch and not is_file:
+        raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
+    if weights and is_file:
+        raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
+    with weights_only():
+        if scheme in ZOOS:
+            loaded = ZOOS[scheme](name, dataset_info, threat, weights)
+        elif is_file:
+            loaded = from_checkpoint(Path(spec), dataset_info, arch)
+        else:
+            loaded = from_function(spec, weights)
+    statistics = loaded.statistics
+    if normalize is not None:
+        statistics = (dataset_info.mean, dataset_info.std) if normalize else None
+    model = (Normalized(loaded.network, *statistics) if statistics else loaded.network).eval()
+    check_answers(model, dataset_info, spec)
+    facts = {
+        "source": spec,
+        "sha256": loaded.sha256 or state_dict_sha256(model),
+        "arch": loaded.arch,
+        "model_name": loaded.name,
+        "normalize": statistics and {"mean": list(statistics[0]), "std": list(statistics[1])},
+    }
+    return model, facts
+
+
+def load_model_file(path: Path) -> nn.Module:
+    """The model that a run saved, in eval mode.
+
+    Raises:
+        UserError: the file cannot be read or is no such model.
+    """
+    content = read_checkpoint(path)
+    if not is_own(content):
+        raise UserError(f"{path} is not a model that a run saved: load it as an external model")
+    loaded = from_own(content, path)
+    model = loaded.network
+    return (Normalized(model, *loaded.statistics) if loaded.statistics else model).eval()
+
+
+def is_own(content: Any) -> bool:
+    """Whether the content of a checkpoint is a model that a run saved."""
+    return isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT
+
+
+def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
+    """The network in a model that a run saved."""
+    arch = content["arch"]
+    network = build_model(
+        arch, content["num_classes"], content["in_channels"], content["image_size"]
+    )
+    statistics = load_weights(network, find_state(content, str(path)), str(path))
+    if content["normalize"]:
+        statistics = (content["normalize"]["mean"], content["normalize"]["std"])
+    return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+def from_checkpoint(path: Path, info: DatasetInfo, arch: str | None) -> Loaded:
+    """The network in a checkpoint file."""
+    content = read_checkpoint(path)
+    if is_own(content):
+        if arch not in (None, content["arch"]):
+            raise UserError(
+                f"{path} holds a {content['arch']}, but {arch} was asked for: leave out --arch"
+            )
+        check_classes(content["num_classes"], info, str(path))
+        return from_own(content, path)
+    state = find_state(content, str(path))
+    if arch is None:
+        raise UserError(
+            f"{path} holds a state dict but not the network that it belongs to: name its "
+            "architecture with --arch (`list models` shows them)"
+        )
+    network = build_model(arch, info.num_classes, info.channels, info.image_size)
+    classifier = adapt_names(state, network).get("fc.weight")
+    if classifier is not None:
+        check_classes(len(classifier), info, str(path))
+    statistics = load_weights(network, state, str(path))
+    return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+def from_function(spec: str, weights: Path | None) -> Loaded:
+    """The network that a Python function ``package.module:function`` returns."""
+    module_name, _, function = spec.partition(":")
+    try:
+        make = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{spec} cannot be imported ({first_line(error)}): check the name and PYTHONPATH"
+        ) from error
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{spec} returned a {type(network).__name__}: it must return an nn.Module")
+    if weights is None:
+        return Loaded(network, type(network).__name__, spec)
+    statistics = load_weights(network, read_state(weights), str(weights))
+    return Loaded(network, type(network).__name__, spec, statistics, file_sha256(weights))
+
+
+def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
+    """A model must tell apart as many classes as the data set has."""
+    if num_classes != info.num_classes:
+        raise UserError(
+            f"{source} tells {num_classes} classes apart, but {info.name} has {info.num_classes}: "
+            "choose the data set that it was trained on"
+        )
+
+
+def check_answers(model: nn.Module, info: DatasetInfo, source: str) -> None:
+    """A model must map the data set's images to one logit per class."""
+    size = info.image_size
+    try:
+        with torch.no_grad():
+            answer = model(torch.full((2, info.channels, size, size), 0.5))
+    except Exception as error:  # whatever a foreign network raises at a wrong shape
+        raise UserError(
+            f"{source} cannot take {info.name} images of {info.channels}x{size}x{size} "
+            f"({first_line(error)}): choose the data set that it was trained on"
+        ) from error
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2:
+        raise UserError(f"{source} does not answer with logits [B, C]: wrap it so that it does")
+    check_classes(answer.shape[1], info, source)

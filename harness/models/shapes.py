@@ -1,0 +1,25 @@
+"""What a network's features look like, without computing them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from harness.models.features import FeatureNetwork, Features
+from harness.models.normalize import Normalized
+
+
+def feature_shapes(
+    network: FeatureNetwork | Normalized, in_channels: int, image_size: int
+) -> Features:
+    """The features of one image as tensors that have a shape and no values (device ``meta``).
+
+    Args:
+        network: stays as it is.
+        in_channels: channels of the images.
+        image_size: height and width of the images in pixels.
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    with torch.no_grad():
+        return shadow.features(torch.empty(1, in_channels, image_size, image_size, device="meta"))

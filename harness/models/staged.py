@@ -1,0 +1,89 @@
+"""The frame of networks of blocks: a stem, stages of blocks, and a linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from harness.models.features import FeatureNetwork, Features, global_average
+
+
+class Block(nn.Module):
+    """A part of a stage that can stop before its last activation."""
+
+    def preact(self, x: Tensor) -> Tensor:
+        """The block's output before its last activation."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        return relu(self.preact(x))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The last BatchNorm on the way to ``preact``, shortcuts left aside."""
+        raise NotImplementedError
+
+
+class StagedNetwork(FeatureNetwork):
+    """fc(mean(after_stages(stages(before_stages(relu(bn1(conv1(x)))))))).
+
+    A subclass sets the modules in its ``__init__``. Each stage is an ``nn.Sequential`` of blocks.
+    """
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    stages: nn.Sequential
+    fc: nn.Linear
+
+    def before_stages(self, x: Tensor) -> Tensor:
+        """What happens to the stem's map before the first stage: nothing."""
+        return x
+
+    def activate_stage(self, preact: Tensor) -> Tensor:
+        """The activation at the end of the blocks: ReLU."""
+        return relu(preact)
+
+    def after_stages(self, x: Tensor) -> Tensor:
+        """What happens to the last stage's map before it is averaged: nothing."""
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, K, H, W] in [0, 1]."""
+        x = self.stages(self.before_stages(relu(self.bn1(self.conv1(x)))))
+        logits: Tensor = self.fc(global_average(self.after_stages(x)))
+        return logits
+
+    def features(self, x: Tensor) -> Features:
+        """See ``FeatureNetwork``; the stem is shown before ``before_stages``."""
+        preacts: list[Tensor] = [self.bn1(self.conv1(x))]
+        stages = [relu(preacts[0])]
+        x = self.before_stages(stages[0])
+        for *blocks, last in self._blocks():
+            for block in blocks:
+                x = block(x)
+            preacts.append(last.preact(x))
+            x = self.activate_stage(preacts[-1])
+            stages.append(x)
+        pooled = global_average(self.after_stages(x))
+        return Features(tuple(stages), tuple(preacts), pooled, self.fc(pooled))
+
+    def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
+        """See ``FeatureNetwork``."""
+        return [self.bn1, *(blocks[-1].last_norm for blocks in self._blocks())]
+
+    # Any, because one family's blocks are those of another module with ``last_norm`` added.
+    def _blocks(self) -> list[list[Any]]:
+        return [list(stage) for stage in cast("Iterable[Iterable[nn.Module]]", self.stages)]
+
+
+def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A 1x1 convolution without bias, BatchNorm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )

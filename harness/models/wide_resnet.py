@@ -1,0 +1,97 @@
+"""Wide residual networks, ``wrn-DEPTH-WIDTH``.
+
+Source: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, without dropout, as the
+literature on distillation and on adversarial training has it.
+
+``-silu`` is the variant of Gowal et al., "Uncovering the limits of adversarial training against
+norm-bounded adversarial examples", 2020, which work with generated data builds on. It differs in:
+
+* the activation: SiLU, which is smooth;
+* the zeros around a 3x3 convolution of stride 2: at the end of each side only, the rule "SAME" of
+  the framework that the first such networks were trained in, which their weights need;
+* BatchNorm's momentum: 0.01 instead of 0.1, as in the released training code. (That code also sets
+  it to 1 for the very first step; here the initial statistics fade instead.)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+from torch import nn
+from torch.nn.functional import relu, silu
+
+from harness.models.features import initialize_convolutions
+from harness.models.preact_resnet import Activation, Norm, PreActResNet
+
+
+class WideResNet(PreActResNet):
+    """A stem of 16 channels and three pre-activation stages of 16k, 32k and 64k channels."""
+
+    published_names: ClassVar = {
+        r"^block1\.layer\.": "stages.0.",
+        r"^block2\.layer\.": "stages.1.",
+        r"^block3\.layer\.": "stages.2.",
+        r"\.convShortcut\.": ".shortcut.",
+        r"^bn1\.": "bn.",
+        r"^layer\.(\d)\.block\.": r"stages.\1.",
+        r"\.batchnorm_0\.": ".bn1.",
+        r"\.batchnorm_1\.": ".bn2.",
+        r"\.conv_0\.": ".conv1.",
+        r"\.conv_1\.": ".conv2.",
+        r"^init_conv\.": "conv1.",
+        r"^batchnorm\.": "bn.",
+        r"^logits\.": "fc.",
+    }
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        *,
+        depth: int,
+        width: int,
+        activation: Activation = relu,
+        norm: Norm = nn.BatchNorm2d,
+        same_padding: bool = False,
+    ) -> None:
+        """Build and initialise; see ``PreActResNet`` for the other arguments.
+
+        Args:
+            num_classes: number of logits C.
+            in_channels: channels of the images.
+            image_size: height and width of the images in pixels, 8 to 64.
+            depth: number of weighted layers, 6n + 4 with n blocks a stage.
+            width: the factor k of the stages' channels.
+            activation: the nonlinearity.
+            norm: makes the normalisation of so many channels.
+            same_padding: pad the convolutions of stride 2 as ``SamePad`` does.
+        """
+        super().__init__(
+            num_classes,
+            in_channels,
+            image_size,
+            blocks=(depth - 4) // 6,
+            channels=(16, 16 * width, 32 * width, 64 * width),
+            activation=activation,
+            norm=norm,
+            same_padding=same_padding,
+        )
+        initialize_convolutions(self)
+        nn.init.zeros_(self.fc.bias)
+
+
+silu_wide_resnet = partial(
+    WideResNet, activation=silu, norm=partial(nn.BatchNorm2d, momentum=0.01), same_padding=True
+)
+
+wrn_16_1 = partial(WideResNet, depth=16, width=1)
+wrn_16_2 = partial(WideResNet, depth=16, width=2)
+wrn_16_4 = partial(WideResNet, depth=16, width=4)
+wrn_40_1 = partial(WideResNet, depth=40, width=1)
+wrn_40_2 = partial(WideResNet, depth=40, width=2)
+wrn_28_10 = partial(WideResNet, depth=28, width=10)
+wrn_34_10 = partial(WideResNet, depth=34, width=10)
+wrn_34_20 = partial(WideResNet, depth=34, width=20)
+wrn_28_10_silu = partial(silu_wide_resnet, depth=28, width=10)

@@ -1,0 +1,207 @@
+"""Networks of public model zoos: RobustBench, timm and torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from harness.compat import import_robustbench, import_timm, import_torchvision
+from harness.errors import UserError
+from harness.models.checkpoint import (
+    Statistics,
+    file_sha256,
+    first_line,
+    load_weights,
+    read_checkpoint,
+    read_state,
+)
+from harness.registry import unknown_name
+
+if TYPE_CHECKING:
+    from harness.data.base import DatasetInfo
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network as its source gives it.
+
+    Attributes:
+        network: sees images normalised by ``statistics``.
+        arch: its architecture.
+        name: what the source calls it.
+        statistics: mean and standard deviation per channel, None for images in [0, 1].
+        sha256: of the file that holds its weights, None where there is not just one.
+    """
+
+    network: nn.Module
+    arch: str
+    name: str
+    statistics: Statistics | None = None
+    sha256: str | None = None
+
+
+def from_timm(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+    """A timm network with its pretrained weights or those of a file."""
+    timm = installed("timm", import_timm)
+    if not timm.is_model(name):
+        raise UserError(unknown_name("timm model", name, timm.list_models()))
+    if weights:
+        network = timm.create_model(name, num_classes=info.num_classes, in_chans=info.channels)
+    else:
+        network = fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
+    config = network.pretrained_cfg
+    return with_weights(network, name, (config["mean"], config["std"]), weights)
+
+
+def from_torchvision(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+    """A torchvision classifier with its weights IMAGENET1K_V1 or those of a file."""
+    models = installed("torchvision", import_torchvision).models
+    if name not in models.list_models(module=models):
+        raise UserError(unknown_name("torchvision model", name, models.list_models(module=models)))
+    published = models.get_model_weights(name)
+    chosen = published.__members__.get("IMAGENET1K_V1")
+    if weights:
+        network = models.get_model(name, weights=None, num_classes=info.num_classes)
+    elif chosen is None:
+        raise UserError(
+            f"torchvision publishes no IMAGENET1K_V1 weights of {name}: give a file with --weights"
+        )
+    else:
+        network = fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
+    transforms = (chosen or next(iter(published))).transforms()
+    return with_weights(network, name, (transforms.mean, transforms.std), weights)
+
+
+def with_weights(
+    network: nn.Module, name: str, statistics: Statistics, weights: Path | None
+) -> Loaded:
+    """The network as it is, or with the weights of a file."""
+    if weights is None:
+        return Loaded(network, name, name, statistics)
+    found = load_weights(network, read_state(weights), str(weights))
+    return Loaded(network, name, name, found or statistics, file_sha256(weights))
+
+
+def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+    """An entry of RobustBench's zoo, which normalises images itself where it needs to.
+
+    Without ``weights`` its file is taken from, or downloaded to, ``robustbench`` in torch's hub
+    directory (``torch.hub.get_dir()``).
+    """
+    installed("robustbench", import_robustbench)
+    entry = robustbench_entry(name, info.name, threat)
+    file_id = entry["gdrive_id"]
+    cache = Path(torch.hub.get_dir()) / "robustbench"
+    if isinstance(file_id, str) and file_id:
+        path = weights or cache / info.name / threat / f"{name}.pt"
+        if not weights and not path.exists():
+            download(file_id, path)
+        network = robustbench_network(name, info.name, threat, path)
+        return Loaded(network, type(network).__name__, name, sha256=file_sha256(path))
+    if weights:
+        raise UserError(
+            f"robustbench:{name} is not loaded from one file: leave out the weights {weights}"
+        )
+    network = fetched(f"robustbench:{name}", lambda: load(name, info.name, threat, cache))
+    return Loaded(network, type(network).__name__, name)
+
+
+def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
+    """The entry of that name in RobustBench's table of models for a data set and threat model."""
+    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
+    tables = {
+        (key.value, kind.value): entries
+        for key, kinds in zoo.items()
+        for kind, entries in kinds.items()
+    }
+    if (dataset, threat) not in tables:
+        known = ", ".join(f"{key} {kind}" for key, kind in tables)
+        raise UserError(f"RobustBench has no models for {dataset} {threat}: it has {known}")
+    entries: dict[str, dict[str, Any]] = tables[dataset, threat]
+    if name not in entries:
+        kind = f"RobustBench {dataset} {threat} model"
+        raise UserError(unknown_name(kind, name, list(entries)))
+    return entries[name]
+
+
+def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.Module:
+    """An entry with the weights of a file, which RobustBench finds only in a folder of its own."""
+    read_checkpoint(path)  # says clearly what is wrong with a file that cannot be used
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, dataset, threat, f"{name}.pt")
+        place.parent.mkdir(parents=True)
+        place.symlink_to(path.resolve())
+        try:
+            return load(name, dataset, threat, Path(folder))
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"the weights in {path} are not those of robustbench:{name} "
+                f"({first_line(error)}): choose the entry that they belong to"
+            ) from error
+
+
+def load(name: str, dataset: str, threat: str, folder: Path) -> nn.Module:
+    """RobustBench's own loading, whose messages go to standard error."""
+    utils = importlib.import_module("robustbench.utils")
+    with contextlib.redirect_stdout(sys.stderr):
+        network: nn.Module = utils.load_model(name, str(folder), dataset, threat)
+    return network
+
+
+def download(file_id: str, path: Path) -> None:
+    """RobustBench's own download; only a file that can be read comes to lie at ``path``."""
+    utils = importlib.import_module("robustbench.utils")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with contextlib.redirect_stdout(sys.stderr):
+        fetched(
+            f"robustbench:{path.stem}", lambda: utils.download_gdrive_new(file_id, str(partial))
+        )
+    read_checkpoint(partial)
+    os.replace(partial, path)
+
+
+def installed(package: str, load_module: Callable[[], ModuleType]) -> ModuleType:
+    """An optional package.
+
+    Raises:
+        UserError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return load_module()
+    except ImportError as error:
+        raise UserError(
+            f"{package} cannot be imported ({first_line(error)}): "
+            'install it with pip install "divergence-bench[zoo]"'
+        ) from error
+
+
+def fetched(source: str, fetch: Callable[[], T]) -> T:
+    """The result of a call that needs the network."""
+    try:
+        return fetch()
+    except Exception as error:  # each zoo raises its own kinds when it cannot download
+        raise UserError(
+            f"the weights of {source} cannot be downloaded ({first_line(error)}): connect to the "
+            "network or give a file with --weights"
+        ) from error
+
+
+ZOOS: dict[str, Callable[[str, DatasetInfo, str, Path | None], Loaded]] = {
+    "robustbench": from_robustbench,
+    "timm": from_timm,
+    "torchvision": from_torchvision,
+}

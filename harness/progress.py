@@ -1,0 +1,117 @@
+"""How a run tells what it does: bars with an estimate on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_LINE_EVERY_S = 20.0
+
+
+class Reporter:
+    """Prints what a run does. ``quiet`` (for ``--json``) prints nothing but errors."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Bars appear only where standard error is a terminal."""
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def line(self, text: str) -> None:
+        """One line of news."""
+        self.console.print(text)
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Stage]:
+        """A piece of work of ``total`` steps."""
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=self.console, transient=True) as bar:
+                yield Stage(self, title, total, bar)
+        else:
+            yield Stage(self, title, total, None)
+
+
+class Stage:
+    """Progress of one piece of work."""
+
+    def __init__(self, reporter: Reporter, title: str, total: int, bar: Progress | None) -> None:
+        """Made by ``Reporter.stage``."""
+        self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
+        self._task: TaskID | None = bar.add_task(title, total=total) if bar else None
+        self._began = self._last_line = time.monotonic()
+        self._start = 0
+
+    def start_at(self, done: int) -> None:
+        """Work that an earlier process finished; it does not count for the estimate."""
+        self._start = done
+        self.update(done)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say how many steps are done."""
+        title = f"{self._title} {note}" if note else self._title
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description=title)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_LINE_EVERY_S and done > self._start:
+            self._last_line = now
+            left = (now - self._began) / (done - self._start) * (self._total - done)
+            self._reporter.line(f"{title}: {done} of {self._total}, about {duration(left)} left")
+
+
+class TrainingProgress:
+    """What the training loop reports to: a bar over all steps, one line per epoch."""
+
+    def __init__(self, reporter: Reporter, stage: Stage, epochs: int) -> None:
+        """Report to ``stage``, whose total is epochs x steps."""
+        self._reporter, self._stage, self._epochs = reporter, stage, epochs
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """After each optimiser step."""
+        self._stage.update((epoch - 1) * steps + step, f"epoch {epoch}/{self._epochs}")
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After each epoch."""
+        self._reporter.line(epoch_line(record, self._epochs))
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """One epoch in one line of at most some 110 characters."""
+    fields = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {record['loss']:.4f}"]
+    fields += [f"{name} {value:.4f}" for name, value in record["parts"].items()]
+    fields.append(f"lr {record['lr']:.4g}")
+    if record.get("eps") is not None:
+        fields.append(f"eps {record['eps']:.4f}")
+    for name, label in (("clean_val", "clean"), ("pgd_val", "pgd")):
+        if record.get(name) is not None:
+            fields.append(f"{label} {100 * record[name]:.1f}%")
+    fields.append(f"{record['sec_per_iter']:.3f} s/iter")
+    return "  ".join(fields)
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1 min 15 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

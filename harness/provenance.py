@@ -1,0 +1,164 @@
+"""Where a number comes from: code, packages, machine, numeric flags and command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.compat import active_shims
+
+PACKAGES = (
+    "divergence-bench",
+    "torch",
+    "torchvision",
+    "pyautoattack",
+    "duckdb",
+    "numpy",
+    "robustbench",
+    "timm",
+)
+CHECKOUT = Path(__file__).resolve().parents[1]
+MASK = "***"
+
+_SECRET_WORD = r"(?:token|secret|password|passwd|pwd|api[-_]?key|access[-_]?key|credentials?|auth)"
+_SECRET_NAME = re.compile(rf"(?i)(?:^|[-_.]){_SECRET_WORD}(?:$|[-_.])")
+_SECRET_QUERY = re.compile(rf"(?i)([?&][^=&#]*(?:{_SECRET_WORD}|sig|signature|key)[^=&#]*=)[^&#]+")
+_URL_USER = re.compile(r"(://)[^/@\s]+@")
+_SECRET_VALUE = re.compile(
+    r"\b(?:hf_|gh[opsur]_|github_pat_|glpat-|sk-|xox[abpr]-|AKIA|pypi-)[\w-]{12,}"
+)
+
+
+def collect(device: torch.device | str) -> dict[str, Any]:
+    """All that a number's reader may want to know of its making, ready for JSON.
+
+    Args:
+        device: the device that computes.
+
+    Returns:
+        ``git`` (None outside a checkout of this project), ``packages`` (None where not installed),
+        ``python``, ``platform``, ``cpu``, ``device``, ``num_threads``, ``precision``, ``shims``,
+        ``command`` without credentials, and ``collected_at`` (UTC).
+    """
+    return {
+        "git": git_state(CHECKOUT),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "device": _device_name(torch.device(device)),
+        "num_threads": torch.get_num_threads(),
+        "precision": _precision(),
+        "shims": active_shims(),
+        "command": without_credentials(sys.argv),
+        "collected_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit checked out in ``folder``, and whether files differ from it or are new.
+
+    None where ``folder`` is not the top of a checkout: a package installed into an environment that
+    lies inside another project's checkout has nothing to do with that project's commit.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve():
+        return None
+    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+
+
+def without_credentials(argv: Sequence[str]) -> list[str]:
+    """A command line in which ``***`` stands for whatever looks like a credential."""
+    shown = []
+    mask_next = False
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        secret = bool(_SECRET_NAME.search(name.lstrip("-")))
+        if mask_next and not word.startswith("--"):
+            shown.append(MASK)
+        elif secret and equals:
+            shown.append(f"{name}={MASK}")
+        else:
+            word = _URL_USER.sub(rf"\1{MASK}@", word)
+            shown.append(_SECRET_VALUE.sub(MASK, _SECRET_QUERY.sub(rf"\1{MASK}", word)))
+        mask_next = secret and not equals and word.startswith("-")
+    return shown
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None if there is no git or it fails."""
+    # Reading the state must not wait for, or hinder, a git command that the user runs meanwhile.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=environment,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        named = re.search(r"^model name\s*:\s*(.+)$", facts.read_text(), re.MULTILINE)
+        if named:
+            return named[1]
+    return platform.processor() or platform.machine()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({_cpu_model()})" if device.type == "cpu" else str(device)
+
+
+def _precision() -> dict[str, Any]:
+    """Flags that change the last bits of a result; on an accelerator tf32 rounds to 10 bits."""
+    cudnn = torch.backends.cudnn
+    return {
+        **_float32_flags(),
+        "cudnn_version": cudnn.version(),
+        "cudnn_enabled": cudnn.enabled,
+        "cudnn_benchmark": cudnn.benchmark,
+        "cudnn_deterministic": cudnn.deterministic,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _float32_flags() -> dict[str, Any]:
+    """How float32 products are computed, each tf32, ieee, or none (the backend's default)."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        # Releases that have this refuse the older getters once it has been set anywhere.
+        return {
+            "matmul": matmul.fp32_precision,
+            "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        }
+    return {
+        "matmul": "tf32" if matmul.allow_tf32 else "ieee",
+        "convolution": "tf32" if cudnn.allow_tf32 else "ieee",
+    }

@@ -1,0 +1,125 @@
+"""Typed registries whose entries are imported only when they are asked for.
+
+An entry is a lazy target, ``"module:attribute"``. A registry may also discover one entry per file
+in given packages (file ``my_loss.py`` is entry ``my-loss``), and entries that other distributions
+declare under an entry-point group. Listing names imports no entry.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.method import Method
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names mapped to lazily imported objects of one kind.
+
+    Args:
+        kind: what an entry is, in the singular, for messages ("method").
+        targets: entries known from the start, name to ``"module:attribute"``.
+        packages: packages in which every module not starting with ``_`` is an entry.
+        attribute: the attribute of a discovered module that holds its entry.
+        entry_points: entry-point group through which other distributions add entries.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        targets: Mapping[str, str] | None = None,
+        packages: Sequence[str] = (),
+        attribute: str = "",
+        entry_points: str | None = None,
+    ) -> None:
+        """See the class."""
+        self.kind = kind
+        self._registered: dict[str, str] = dict(targets or {})
+        self._packages = tuple(packages)
+        self._attribute = attribute
+        self._entry_points = entry_points
+
+    def register(self, name: str, target: str) -> None:
+        """Add an entry; ``ValueError`` if the name is taken."""
+        if name in self._targets:
+            raise ValueError(f"{self.kind} {name!r} is already registered as {self._targets[name]}")
+        self._registered[name] = target
+        del self._targets
+
+    def names(self) -> list[str]:
+        """All names, sorted, without importing any entry."""
+        return sorted(self._targets)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the name is registered."""
+        return name in self._targets
+
+    def get(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            UserError: no entry has the name; the message names the nearest ones.
+        """
+        target = self._targets.get(name)
+        if target is None:
+            raise UserError(unknown_name(self.kind, name, self.names()))
+        module_name, _, attribute = target.partition(":")
+        return cast(T, getattr(importlib.import_module(module_name), attribute))
+
+    @cached_property
+    def _targets(self) -> dict[str, str]:
+        targets = dict(self._registered)
+
+        def add(name: str, target: str) -> None:
+            if name in targets:
+                raise ValueError(
+                    f"{self.kind} {name!r} is defined twice: {targets[name]} and {target}"
+                )
+            targets[name] = target
+
+        for package in self._packages:
+            spec = importlib.util.find_spec(package)
+            locations = spec.submodule_search_locations if spec else None
+            for module in pkgutil.iter_modules(list(locations or [])):
+                if not module.ispkg and not module.name.startswith("_"):
+                    target = f"{package}.{module.name}:{self._attribute}"
+                    add(module.name.replace("_", "-"), target)
+        if self._entry_points:
+            for point in importlib.metadata.entry_points(group=self._entry_points):
+                add(point.name, point.value)
+        return targets
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """One sentence for a name that is not known, with the nearest known names."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+METHODS: Registry[Method] = Registry(
+    "method",
+    packages=("methods", "methods.adversarial", "methods.distillation"),
+    attribute="METHOD",
+    entry_points="harness.methods",
+)
+
+REPORTS: Registry[Any] = Registry(
+    "report",
+    targets={
+        "run": "leaderboards.summary:run_summary",
+        "reported": "leaderboards.reported:REPORTED_CSV",
+    },
+)

@@ -1,0 +1,144 @@
+"""From what the user typed to a complete run configuration.
+
+Layers, each over the one before: the configuration's defaults, the method's recipe, named options,
+``--set`` assignments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.config import EvalConfig, RunConfig, assign, merge
+from harness.data import DATASETS
+from harness.errors import UserError
+from harness.method import Method
+from harness.registry import METHODS, unknown_name
+
+DEFAULT_DATASET = "digits"
+
+
+def resolve(
+    method_name: str,
+    *,
+    recipe: str | None = None,
+    dataset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+) -> RunConfig:
+    """The configuration of a run of ``method_name``.
+
+    Args:
+        method_name: a registered method.
+        recipe: one of the method's recipes; by default the one named like the data set.
+        dataset: a registered data set; by default the recipe's, else digits.
+        options: dotted path to value, for values that are not None.
+        assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
+
+    Raises:
+        UserError: an unknown name, or a value that the configuration refuses.
+    """
+    method = METHODS.get(method_name)
+    if dataset is not None:
+        DATASETS.get(dataset)
+    name = recipe or dataset or DEFAULT_DATASET
+    layers = merge({"method": method_name, "recipe": name}, _recipe(method_name, method, name))
+    if dataset is not None:
+        layers = merge(layers, {"data": {"name": dataset}})
+    for path, value in (options or {}).items():
+        if value is not None:
+            layers = merge(layers, assign(path, value))
+    for text in assignments:
+        path, value = parse_assignment(text)
+        layers = merge(layers, assign(path, value))
+    params = _validated(method.params, layers.get("params", {}), "params.")
+    config: RunConfig = _validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
+    DATASETS.get(config.data.name)
+    return config
+
+
+def evaluation(
+    stored: Mapping[str, Any], overrides: Mapping[str, Any], assignments: Iterable[str]
+) -> EvalConfig:
+    """An evaluation protocol: ``stored`` with the overrides that are not None laid on it."""
+    layers = merge(dict(stored), {k: v for k, v in overrides.items() if v is not None})
+    for text in assignments:
+        path, value = parse_assignment(text)
+        layers = merge(layers, assign(path.removeprefix("evaluation."), value))
+    config: EvalConfig = _validated(EvalConfig, layers, "evaluation.")
+    return config
+
+
+def recipe_changes(config: RunConfig) -> dict[str, Any]:
+    """What the run changes of its recipe, dotted path to value; the seed is not a change."""
+    recipe = resolve(config.method, recipe=config.recipe)
+    ours, theirs = _flat(config.identity_payload()), _flat(recipe.identity_payload())
+    absent = object()
+    return {
+        path: value
+        for path, value in ours.items()
+        if path != "seed" and theirs.get(path, absent) != value
+    }
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``"a.b=1"`` as ``("a.b", 1)``."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f"--set {text!r} is not of the form name=value, such as training.epochs=10")
+    try:
+        return path.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return path.strip(), value.strip()
+
+
+def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
+    if name not in method.recipes:
+        kind = f"recipe of method {method_name!r}"
+        raise UserError(unknown_name(kind, name, sorted(method.recipes)))
+    return method.recipes[name]()
+
+
+def _validated(model: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(_unknown_field(model, prefix, path)) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{prefix}{path} = {first['input']!r} is refused: {message[0].lower()}{message[1:]}"
+        ) from error
+
+
+def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
+    known = [prefix + name for name in _field_paths(model)]
+    near = difflib.get_close_matches(prefix + path, known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+    return f"unknown setting {prefix + path!r}: {hint}"
+
+
+def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, info in model.model_fields.items():
+        kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
+        sections = [
+            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
+    return paths
+
+
+def _flat(payload: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in payload.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat

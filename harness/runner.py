@@ -1,0 +1,336 @@
+"""A run from its configuration to its stored result."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import provenance
+from harness.config import EvalConfig, RunConfig, fingerprint
+from harness.data import load_dataset
+from harness.data.base import Dataset, DatasetInfo, ImageSource
+from harness.data.loader import make_loader, split_validation
+from harness.errors import UserError
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.method import Method, TaskContext
+from harness.models import build_model
+from harness.models.loading import load_external, load_model_file
+from harness.models.normalize import Normalized
+from harness.progress import Reporter, TrainingProgress
+from harness.registry import METHODS, REPORTS
+from harness.resolve import recipe_changes
+from harness.seeding import derive_seed
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from harness.training.checkpoint import save_model
+from harness.training.loop import Selected, Trainer
+
+# Data sets that no table of the literature ranks: their results are small-scale by any recipe.
+SMALL_SCALE = frozenset({"digits", "fashion-mnist"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a finished run is, and what its evaluation found."""
+
+    run_id: str
+    directory: Path
+    evaluation: EvaluationResult
+
+
+def run(config: RunConfig, reporter: Reporter, passed: dict[str, Any] | None = None) -> Outcome:
+    """Train by the configured method, evaluate by the configured protocol, store both.
+
+    Work that an earlier call of the same run finished is taken up, not repeated.
+
+    Args:
+        config: the whole run.
+        reporter: where progress is shown.
+        passed: what the user typed, kept beside the resolved configuration.
+
+    Raises:
+        UserError: the configuration or the data cannot be used, or training diverged.
+    """
+    method = METHODS.get(config.method)
+    device = choose_device(config.device)
+    data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+    check_limit(config.evaluation, data.test)
+    directory = RunDirectory.create(config.results, config.run_id)
+    with directory.lock(), recorded(directory, header(config, method, data, device, passed)):
+        model = trained_model(config, method, data, directory, reporter, device)
+        evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
+    return Outcome(config.run_id, directory.path, evaluation)
+
+
+def evaluate_run(
+    directory: RunDirectory,
+    evaluation: EvalConfig,
+    root: Path | None,
+    device: str,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
+    record = directory.record
+    if not directory.model_path.exists():
+        raise UserError(f"run {directory.run_id} has no trained model yet: finish it with `run`")
+    where = choose_device(device)
+    data = load_dataset(record["dataset"], root)
+    check_limit(evaluation, data.test)
+    with directory.lock(), recorded(directory, {}):
+        model = load_model_file(directory.model_path)
+        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
+    return Outcome(directory.run_id, directory.path, result)
+
+
+def evaluate_external(
+    source: str,
+    dataset: str,
+    evaluation: EvalConfig,
+    *,
+    results: Path,
+    reporter: Reporter,
+    root: Path | None = None,
+    device: str = "auto",
+    arch: str | None = None,
+    weights: Path | None = None,
+) -> Outcome:
+    """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
+    where = choose_device(device)
+    data = load_dataset(dataset, root)
+    check_limit(evaluation, data.test)
+    model, facts = load_external(
+        source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
+    )
+    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": dataset}
+    directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
+    described = {
+        "kind": "loaded",
+        "dataset": dataset,
+        "arch": facts.get("arch"),
+        "source": facts,
+        "scale": "paper" if is_full_protocol(evaluation, data) else "small",
+        "partial": not data.test.complete,
+        "provenance": provenance.collect(where),
+    }
+    with directory.lock(), recorded(directory, described):
+        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
+    return Outcome(directory.run_id, directory.path, result)
+
+
+def trained_model(
+    config: RunConfig,
+    method: Method,
+    data: Dataset,
+    directory: RunDirectory,
+    reporter: Reporter,
+    device: torch.device,
+) -> nn.Module:
+    """The run's model: from its file if training is finished, else trained to the end now."""
+    if not directory.model_path.exists():
+        selected = train(config, method, data, directory, reporter, device)
+        save_model(
+            directory.model_path,
+            selected.model,
+            arch=config.model.arch,
+            num_classes=data.info.num_classes,
+            in_channels=data.info.channels,
+            image_size=data.info.image_size,
+            normalize=normalisation(config, data.info),
+            dataset=data.info.name,
+            method=config.method,
+            epoch=selected.epoch,
+        )
+        directory.update(
+            selection=config.training.selection.rule,
+            selected_epoch=selected.epoch,
+            metrics=training_metrics(selected, directory),
+        )
+    return load_model_file(directory.model_path)
+
+
+def train(
+    config: RunConfig,
+    method: Method,
+    data: Dataset,
+    directory: RunDirectory,
+    reporter: Reporter,
+    device: torch.device,
+) -> Selected:
+    """Train the configured network by the method's task."""
+    train_set, watched = data.train, data.test
+    if config.data.val_size:
+        train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
+        watched = validation if config.training.selection.rule != "best-on-test" else watched
+    elif config.training.selection.rule == "best-on-val":
+        raise UserError("selection best-on-val needs held-out images: set data.val_size")
+    loader = make_loader(
+        train_set,
+        config.training.batch_size,
+        device,
+        crop_padding=config.data.crop_padding,
+        flip=config.data.flip,
+        drop_last=config.training.drop_last,
+        workers=config.data.workers,
+    )
+    model = new_model(config, data.info)
+    params = method.params.model_validate(config.params)
+    task = method.task(
+        params,
+        TaskContext(
+            num_classes=data.info.num_classes,
+            epochs=config.training.epochs,
+            train_size=len(train_set),
+            device=device,
+        ),
+    )
+    epochs, steps = config.training.epochs, loader.steps_per_epoch
+    with reporter.stage(f"train {method.card.title}", epochs * steps) as stage:
+        trainer = Trainer(
+            config,
+            task,
+            model,
+            loader,
+            watched=watched,
+            run=directory,
+            reporter=TrainingProgress(reporter, stage, epochs),
+            device=device,
+        )
+        stage.start_at(trainer.finished_epochs * steps)
+        return trainer.fit()
+
+
+def training_metrics(selected: Selected, directory: RunDirectory) -> dict[str, dict[str, float]]:
+    """What the training itself cost, over all processes that had a part in it."""
+    epochs = directory.epochs()
+    metrics = {
+        "sec_per_iter": selected.sec_per_iter,
+        "train_seconds": {"value": sum(record["seconds"] for record in epochs)},
+    }
+    peaks = [record["peak_memory_mb"] for record in epochs if record["peak_memory_mb"] is not None]
+    return metrics | ({"peak_memory_mb": {"value": max(peaks)}} if peaks else {})
+
+
+def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
+    """A freshly initialised network, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
+    return Normalized(model, info.mean, info.std) if config.model.normalize else model
+
+
+def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
+    """Mean and standard deviation that the saved model applies to its images, if any."""
+    if not config.model.normalize:
+        return None
+    return {"mean": list(info.mean), "std": list(info.std)}
+
+
+def evaluate_into(
+    directory: RunDirectory,
+    model: nn.Module,
+    images: ImageSource,
+    config: EvalConfig,
+    reporter: Reporter,
+    device: torch.device,
+) -> EvaluationResult:
+    """Evaluate into the run's directory, with progress."""
+    with reporter.stage("evaluate", 1000) as stage:
+
+        def say(share: float, note: str) -> None:
+            stage.update(round(1000 * share), note)
+
+        return evaluate(model, images, config, directory, device=device, say=say)
+
+
+@contextmanager
+def recorded(directory: RunDirectory, described: dict[str, Any]) -> Iterator[None]:
+    """The run's status follows what happens inside, in its directory and in the database."""
+    database = Database(directory.results)
+    directory.update(**described, status="started", started_at=now(), finished_at=None, error=None)
+    database.load_reported(REPORTS.get("reported"))
+    database.record(directory)
+    try:
+        yield
+    except KeyboardInterrupt:
+        directory.update(status="cancelled", finished_at=now())
+        raise
+    except Exception as error:
+        directory.update(
+            status="error", finished_at=now(), error=f"{type(error).__name__}: {error}"
+        )
+        directory.log(traceback.format_exc())
+        raise
+    else:
+        directory.update(status="success", finished_at=now())
+    finally:
+        database.record(directory)
+
+
+def header(
+    config: RunConfig,
+    method: Method,
+    data: Dataset,
+    device: torch.device,
+    passed: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What run.json says of a trained run before it is trained."""
+    changes = recipe_changes(config)
+    full = is_full_protocol(config.evaluation, data)
+    return {
+        "kind": "trained",
+        "method": config.method,
+        "method_title": method.card.title,
+        "task": method.card.family,
+        "dataset": config.data.name,
+        "arch": config.model.arch,
+        "recipe": config.recipe,
+        "recipe_changes": changes,
+        "scale": "paper" if full and not changes else "small",
+        "partial": config.data.train_limit is not None or not data.train.complete,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "config_passed": passed or {},
+        "train_sha256": data.train.sha256,
+        "test_sha256": data.test.sha256,
+        "provenance": provenance.collect(device),
+    }
+
+
+def is_full_protocol(evaluation: EvalConfig, data: Dataset) -> bool:
+    """Whether the evaluation is of the size the literature reports: all of a standard test set."""
+    return evaluation.limit is None and data.test.complete and data.info.name not in SMALL_SCALE
+
+
+def check_limit(config: EvalConfig, images: ImageSource) -> None:
+    """More images than there are cannot be evaluated."""
+    if config.limit is not None and config.limit > len(images):
+        raise UserError(
+            f"evaluation.limit is {config.limit}, but {images.info.name} has {len(images)} test "
+            f"images: ask for at most {len(images)}"
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the accelerator if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
+    return device
+
+
+def now() -> str:
+    """The current time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

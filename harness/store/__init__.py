@@ -1,0 +1,1 @@
+"""Run directories, which are the durable log, and the DuckDB database made from them."""

@@ -1,0 +1,123 @@
+"""Short connections to one DuckDB file that many processes share.
+
+DuckDB lets one process write or many read, never both. So every connection lives for one query or
+one transaction. Writers queue behind one file lock. A second one, the gate, keeps new readers out
+while a writer waits for the present ones to leave: without it a stream of readers could keep the
+writer waiting for ever. A reader that nonetheless meets another program's lock tries again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from harness.errors import UserError
+from harness.store.files import file_lock, make_folder
+from harness.store.schema import migrate, newest_version, version_of
+
+# A query reads the database and nothing else: no files, no Python variables, no extensions.
+_READER_CONFIG = {"enable_external_access": "false", "python_enable_replacements": "false"}
+
+# The last is a thread of this process that is just closing the file.
+_HELD_ELSEWHERE = re.compile(
+    "Could not set lock on file|with a different configuration|is already attached"
+)
+
+
+@contextmanager
+def writing(path: Path, wait_s: float) -> Iterator[None]:
+    """Be the only writer: readers go on, other writers wait.
+
+    Raises:
+        UserError: another writer does not finish within ``wait_s`` seconds.
+    """
+    make_folder(path.parent)
+    with file_lock(Path(f"{path}.lock"), wait_s=wait_s, busy=_busy(path, wait_s)):
+        yield
+
+
+@contextmanager
+def write_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-write connection, migrated to the newest schema; only inside ``writing``.
+
+    Raises:
+        UserError: readers do not leave within ``wait_s`` seconds, or the file cannot be used.
+    """
+    with _gate(path, wait_s):
+        connection = _open(path, wait_s, read_only=False)
+        try:
+            migrate(connection)
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection to a database of the newest schema, which is migrated if need be.
+
+    Raises:
+        UserError: there is no database, a writer does not leave within ``wait_s`` seconds, or the
+            file cannot be used.
+    """
+    if not path.exists():
+        raise UserError(
+            f"there is no results database {path}: run an experiment, or rebuild the database from "
+            "the run directories"
+        )
+    connection = _open(path, wait_s, read_only=True)
+    try:
+        if version_of(connection) < newest_version():
+            connection.close()
+            with writing(path, wait_s), write_connection(path, wait_s):
+                pass
+            connection = _open(path, wait_s, read_only=True)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _open(path: Path, wait_s: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + wait_s
+    while True:
+        if read_only:
+            with _gate(path, wait_s):
+                pass
+        try:
+            config = _READER_CONFIG if read_only else {}
+            return duckdb.connect(path, read_only=read_only, config=config)  # type: ignore[arg-type]
+        except duckdb.Error as error:
+            if not _HELD_ELSEWHERE.search(str(error)):
+                raise UserError(
+                    f"the results database {path} cannot be opened "
+                    f"({str(error).splitlines()[0]}): rebuild it from the run directories"
+                ) from error
+            if time.monotonic() > deadline:
+                raise UserError(_busy(path, wait_s, str(error))) from error
+        time.sleep(random.uniform(0.002, 0.02))
+
+
+@contextmanager
+def _gate(path: Path, wait_s: float) -> Iterator[None]:
+    if os.access(path.parent, os.W_OK):
+        with file_lock(Path(f"{path}.gate"), wait_s=wait_s, busy=_busy(path, wait_s)):
+            yield
+    else:
+        # Nobody can write there, so there is no writer to make way for.
+        yield
+
+
+def _busy(path: Path, wait_s: float, message: str = "") -> str:
+    holder = re.search(r"PID \d+", message)
+    who = f"another program ({holder[0]})" if holder else "another program"
+    return (
+        f"{who} has held the results database {path} for more than {wait_s:g} s: close it and "
+        "repeat the command; what runs have written to their directories is safe"
+    )

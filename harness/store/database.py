@@ -1,0 +1,226 @@
+"""The results database: what run directories hold, in tables for SQL."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from harness.errors import UserError
+from harness.store.connection import read_connection, write_connection, writing
+from harness.store.files import file_sha256, sync_folder
+from harness.store.ingest import KnownHashes, Snapshot, snapshot
+from harness.store.rundir import RunDirectory, run_folders
+from harness.store.schema import META, REPORTED, TABLES, arrow_schema
+from harness.store.verdicts import read_verdicts
+
+DATABASE_NAME = "harness.duckdb"
+WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a rebuild found.
+
+    Attributes:
+        counts: table name to its number of rows.
+        unreadable: folders that could not be used, with the reason; the others are in the database.
+    """
+
+    counts: dict[str, int]
+    unreadable: list[tuple[Path, str]]
+
+
+class Database:
+    """The database of a results folder, open only while a call runs.
+
+    Args:
+        results: the results folder.
+        wait_s: how long a call waits for other processes before it gives up.
+    """
+
+    def __init__(self, results: Path, wait_s: float = WAIT_S) -> None:
+        """Nothing is opened or written."""
+        self.results = results
+        self.path = results / DATABASE_NAME
+        self._wait_s = wait_s
+
+    def query(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
+        """The rows of a query, which can read this database and nothing else.
+
+        Raises:
+            UserError: there is no database, it is held for too long, or it refuses the query.
+        """
+        with read_connection(self.path, self._wait_s) as connection:
+            try:
+                return connection.execute(sql, params or None).df()
+            except duckdb.Error as error:
+                raise UserError(f"the database refuses the query: {error}") from error
+
+    def record(self, run: RunDirectory) -> None:
+        """Bring the database's rows of one run to what its directory holds, in one transaction.
+
+        Verdicts are read only where the verdict file is not the one the database has.
+
+        Raises:
+            UserError: a file of the directory is damaged, or the database is held for too long.
+        """
+        with self._writer() as connection:
+            _store(connection, snapshot(run, _known_hashes(connection, run.run_id)))
+
+    def load_reported(self, csv: Path) -> None:
+        """Make ``reported`` hold the printed numbers of a CSV file; a no-op if it does already.
+
+        Raises:
+            UserError: the file is missing or is no such file.
+        """
+        sha256 = file_sha256(csv)
+        if self.path.exists():
+            stored = self.query("SELECT value FROM meta WHERE name = 'reported_sha256'")
+            if stored["value"].tolist() == [sha256]:
+                return
+        printed = _read_reported(csv)
+        with self._writer() as connection:
+            _store_reported(connection, printed, sha256)
+
+    def rebuild(self, reported: Path | None = None) -> Rebuilt:
+        """Make the database anew from the run directories; the old one serves until it is done.
+
+        Args:
+            reported: the CSV file of printed numbers; None leaves ``reported`` empty.
+
+        Raises:
+            UserError: the folder cannot be written, or another writer does not finish in time.
+        """
+        unreadable: list[tuple[Path, str]] = []
+        with writing(self.path, self._wait_s), self._replacement() as temporary:
+            with write_connection(temporary, self._wait_s) as connection:
+                for run in run_folders(self.results):
+                    try:
+                        _store(connection, snapshot(run))
+                    except UserError as error:
+                        unreadable.append((run.path, str(error)))
+                if reported is not None:
+                    _store_reported(connection, _read_reported(reported), file_sha256(reported))
+                counts = {name: _count(connection, name) for name in TABLES if name != META.name}
+        return Rebuilt(counts, unreadable)
+
+    @contextmanager
+    def _writer(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with (
+            writing(self.path, self._wait_s),
+            write_connection(self.path, self._wait_s) as connection,
+        ):
+            yield connection
+
+    @contextmanager
+    def _replacement(self) -> Iterator[Path]:
+        """A path for a new database, which takes the old one's place if the block succeeds."""
+        for leftover in self.results.glob(f".{DATABASE_NAME}.*"):
+            leftover.unlink()
+        temporary = self.results / f".{DATABASE_NAME}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        try:
+            yield temporary
+            # A write-ahead log that a killed writer left belongs to the old database.
+            Path(f"{self.path}.wal").unlink(missing_ok=True)
+            os.replace(temporary, self.path)
+            sync_folder(self.results)
+        finally:
+            for ending in ("", ".wal", ".gate"):
+                Path(f"{temporary}{ending}").unlink(missing_ok=True)
+
+
+def _known_hashes(connection: duckdb.DuckDBPyConnection, run_id: str) -> KnownHashes:
+    sql = "SELECT path, bytes, modified_ns, sha256 FROM artifacts WHERE run_id = ?"
+    rows = connection.execute(sql, [run_id]).fetchall()
+    return {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
+
+
+def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
+    """Replace a run's rows in one transaction."""
+    stored = connection.execute(
+        "SELECT evaluation_id, verdicts_sha256 FROM evaluations WHERE run_id = ?", [rows.run_id]
+    ).fetchall()
+    unchanged = {
+        evaluation_id
+        for evaluation_id, sha256 in stored
+        if evaluation_id in rows.verdict_files and rows.verdict_files[evaluation_id][1] == sha256
+    }
+    verdicts = {
+        evaluation_id: read_verdicts(path)
+        for evaluation_id, (path, _) in rows.verdict_files.items()
+        if evaluation_id not in unchanged
+    }
+    with _transaction(connection):
+        for evaluation_id, _ in stored:
+            if evaluation_id not in unchanged:
+                connection.execute(
+                    "DELETE FROM verdicts WHERE run_id = ? AND evaluation_id = ?",
+                    [rows.run_id, evaluation_id],
+                )
+        for name, table in rows.rows.items():
+            connection.execute(f"DELETE FROM {name} WHERE run_id = ?", [rows.run_id])
+            _insert(connection, name, table)
+        for evaluation_id, table in verdicts.items():
+            keys = {"run_id": rows.run_id, "evaluation_id": evaluation_id}
+            for position, (name, value) in enumerate(keys.items()):
+                column = pa.array([value] * len(table), pa.string())
+                table = table.add_column(position, name, column)
+            _insert(connection, "verdicts", table)
+
+
+def _store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sha256: str) -> None:
+    with _transaction(connection):
+        connection.execute("DELETE FROM reported")
+        _insert(connection, "reported", printed)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('reported_sha256', ?)", [sha256])
+
+
+def _read_reported(csv: Path) -> pa.Table:
+    """The file's rows as ``reported`` holds them: its column ``table`` is ``table_number``."""
+    schema = arrow_schema(REPORTED)
+    types = pacsv.ConvertOptions(
+        column_types={**{field.name: field.type for field in schema}, "table": pa.int32()},
+        strings_can_be_null=False,
+    )
+    try:
+        printed = pacsv.read_csv(csv, convert_options=types)
+        printed = printed.rename_columns({"table": "table_number"})
+        numbers = pa.array(range(1, len(printed) + 1), pa.int32())
+        printed = printed.append_column("row_number", numbers)
+        if "page" not in printed.column_names:
+            printed = printed.append_column("page", pa.nulls(len(printed), pa.int32()))
+        return printed.select(schema.names).cast(schema)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"{csv} is no file of printed numbers ({error}): restore it") from error
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.begin()
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    connection.register("incoming", rows)
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+    connection.unregister("incoming")
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row else 0

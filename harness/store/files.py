@@ -1,0 +1,227 @@
+"""Files that are whole or absent: atomic writes, append-only logs, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from harness.errors import UserError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A writable file that takes the place of ``path`` when the block ends without an exception.
+
+    Until then, and for ever if the block fails or the process dies, readers see the old file. The
+    temporary file's name starts with a dot and ends in ``.tmp``, so that no reader's glob finds it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    )
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_bytes_atomic(data: bytes, path: Path) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def write_json_atomic(value: Any, path: Path) -> None:
+    """Write indented JSON. NaN and infinities are written as ``json`` does and read back alike."""
+    write_bytes_atomic((json.dumps(value, indent=2) + "\n").encode(), path)
+
+
+def write_torch_atomic(obj: Any, path: Path) -> None:
+    """Write by ``torch.save``."""
+    # Imported here so that readers of results start without torch.
+    import torch
+
+    with replacing(path) as handle:
+        torch.save(obj, handle)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}): restore it, or move its folder away"
+        ) from error
+
+
+def append_jsonl(record: Any, path: Path) -> None:
+    """Add one line and wait until it is on disk; a line that a crash tore is cut off first."""
+    line = (json.dumps(record) + "\n").encode()
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with open(path, "ab+") as handle:
+            _cut_torn_line(handle)
+            handle.write(line)
+            handle.flush()
+            os.fsync(handle.fileno())
+        if new:
+            sync_folder(path.parent)
+
+
+def append_text(text: str, path: Path) -> None:
+    """Add text at a file's end, without waiting for the disk."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(text)
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The records of a JSON-lines file; empty where there is no file.
+
+    A last line without its newline was being written when its process died, and is dropped.
+
+    Raises:
+        UserError: a whole line is not JSON.
+    """
+    if not path.exists():
+        return []
+    whole, newline, _torn = _read(path).rpartition(b"\n")
+    if not newline:
+        return []
+    records = []
+    for number, line in enumerate(whole.split(b"\n"), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of {path} is not valid JSON ({error}): mend or remove that line"
+            ) from error
+    return records
+
+
+def write_jsonl_atomic(records: list[Any], path: Path) -> None:
+    """Write a whole JSON-lines file anew."""
+    write_bytes_atomic("".join(json.dumps(record) + "\n" for record in records).encode(), path)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of dead processes, at any depth; only for a folder's sole writer."""
+    for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
+    """Hold the lock file ``path``; the lock is free again when the block ends or the process dies.
+
+    Args:
+        path: the lock file, made if need be.
+        wait_s: how long to wait for another holder; negative is for ever.
+        busy: the sentence of the error if that was not long enough.
+
+    Raises:
+        UserError: another process holds the lock, or the file cannot be made.
+    """
+    lock = FileLock(path, poll_interval=0.01)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=wait_s)
+        except Timeout as error:
+            raise UserError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): make its folder writable, free "
+            "space, or choose another results folder"
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot read {path} ({error.strerror or error}): check the path and its permissions"
+    )
+
+
+def _cut_torn_line(handle: BinaryIO) -> None:
+    size = handle.seek(0, os.SEEK_END)
+    if not size:
+        return
+    handle.seek(size - 1)
+    if handle.read(1) != b"\n":
+        handle.seek(0)
+        handle.truncate(handle.read().rfind(b"\n") + 1)

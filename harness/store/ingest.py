@@ -1,0 +1,211 @@
+"""From a run directory to rows of the database's tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from harness.config import RunConfig, fingerprint
+from harness.errors import UserError
+from harness.store.files import file_sha256
+from harness.store.rundir import RunDirectory
+from harness.store.schema import (
+    ARTIFACTS,
+    EPOCHS,
+    EVALUATIONS,
+    METRICS,
+    RUNS,
+    Column,
+    Table,
+    arrow_schema,
+)
+
+ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
+
+# (path, bytes, modified_ns) of a file to its SHA-256
+KnownHashes = Mapping[tuple[str, int, int], str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run directory as rows.
+
+    Attributes:
+        run_id: the run.
+        rows: table name to its rows; ``verdicts`` is not among them.
+        verdict_files: of each finished evaluation its verdict file and that file's SHA-256.
+    """
+
+    run_id: str
+    rows: dict[str, pa.Table]
+    verdict_files: dict[str, tuple[Path, str]]
+
+
+def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
+    """Read a run directory.
+
+    Args:
+        run: the directory.
+        known: hashes found earlier, so that an unchanged file is not read again.
+
+    Raises:
+        UserError: a file of it is missing or damaged; the message names the file.
+    """
+    record = run.record
+    evaluations = {evaluation: evaluation.record for evaluation in run.evaluations()}
+    artifacts = _artifacts(run, known or {})
+    hashes = {row["path"]: row["sha256"] for row in artifacts}
+    verdict_files = {}
+    for evaluation, facts in evaluations.items():
+        if facts.get("status") == "success":
+            path = evaluation.verdicts_path
+            relative = str(path.relative_to(run.results))
+            if relative not in hashes:
+                raise UserError(
+                    f"{evaluation.record_path} says success, but {path} is missing: restore it, or "
+                    "delete the evaluation's folder and evaluate again"
+                )
+            verdict_files[evaluation.evaluation_id] = (path, hashes[relative])
+    metrics = _metric_rows(run.record_path, record, run.run_id, None)
+    for evaluation, facts in evaluations.items():
+        metrics += _metric_rows(evaluation.record_path, facts, run.run_id, evaluation.evaluation_id)
+    rows = {
+        "runs": _typed(RUNS, [_run_row(record)], run.record_path),
+        "evaluations": _typed(
+            EVALUATIONS,
+            [_evaluation_row(facts, verdict_files) for facts in evaluations.values()],
+            run.evaluations_path,
+        ),
+        "metrics": _typed(METRICS, metrics, run.path),
+        "epochs": _typed(EPOCHS, _epoch_rows(run), run.epochs_path),
+        "artifacts": _typed(ARTIFACTS, artifacts, run.path),
+    }
+    return Snapshot(run.run_id, rows, verdict_files)
+
+
+def _run_row(record: dict[str, Any]) -> dict[str, Any]:
+    config = record.get("config") or {}
+    return record | {
+        "seed_group": seed_group(config or record.get("source") or record["run_id"]),
+        "train_limit": _dig(config, "data", "train_limit"),
+        "epochs_planned": _dig(config, "training", "epochs"),
+        "git_commit": _dig(record, "provenance", "git", "commit"),
+        "git_dirty": _dig(record, "provenance", "git", "dirty"),
+        "device": _dig(record, "provenance", "device"),
+    }
+
+
+def seed_group(config: Any) -> str:
+    """A hash that is equal for configurations that differ in the seed or in cost only.
+
+    What is no configuration of this release (a loaded model's source, a run of a release with other
+    settings) is hashed whole, seed aside: then too much may be told apart, but never too little.
+    """
+    try:
+        payload = RunConfig.model_validate(config).identity_payload()
+    except ValidationError:
+        payload = config
+    if isinstance(payload, dict):
+        payload = {name: value for name, value in payload.items() if name != "seed"}
+    return fingerprint(payload)
+
+
+def _evaluation_row(
+    facts: dict[str, Any], verdict_files: dict[str, tuple[Path, str]]
+) -> dict[str, Any]:
+    protocol = facts.get("protocol") or {}
+    _, verdicts_sha256 = verdict_files.get(facts["evaluation_id"], (None, None))
+    return (
+        protocol
+        | facts
+        | {
+            "attacks": ",".join(protocol.get("attacks") or ()),
+            "image_limit": protocol.get("limit"),
+            "verdicts_sha256": verdicts_sha256,
+        }
+    )
+
+
+def _metric_rows(
+    source: Path, record: dict[str, Any], run_id: str, evaluation_id: str | None
+) -> list[dict[str, Any]]:
+    """A metric is a number, or an object with ``value`` and perhaps ``n``, ``low``, ``high``."""
+    metrics = record.get("metrics") or {}
+    if not isinstance(metrics, dict):
+        raise UserError(f"metrics in {source} is no object: restore the file")
+    return [
+        (metric if isinstance(metric, dict) else {"value": metric})
+        | {"run_id": run_id, "evaluation_id": evaluation_id, "name": name}
+        for name, metric in metrics.items()
+    ]
+
+
+def _epoch_rows(run: RunDirectory) -> list[dict[str, Any]]:
+    epochs = run.epochs()
+    numbers = [record.get("epoch") for record in epochs if isinstance(record, dict)]
+    if len(set(numbers)) < len(epochs):
+        raise UserError(f"{run.epochs_path} holds an epoch twice or a line that is none: mend it")
+    return [record | {"run_id": run.run_id} for record in epochs]
+
+
+def _artifacts(run: RunDirectory, known: KnownHashes) -> list[dict[str, Any]]:
+    """The files that lie in the run's folder and in its evaluations' folders."""
+    rows = []
+    for path in sorted([*run.path.glob("[!.]*"), *run.evaluations_path.glob("*/[!.]*")]):
+        if path.suffix in ARTIFACT_ENDINGS and path.is_file():
+            facts = path.stat()
+            relative = str(path.relative_to(run.results))
+            key = (relative, facts.st_size, facts.st_mtime_ns)
+            rows.append(
+                {
+                    "run_id": run.run_id,
+                    "kind": path.stem,
+                    "path": relative,
+                    "bytes": facts.st_size,
+                    "modified_ns": facts.st_mtime_ns,
+                    "sha256": known.get(key) or file_sha256(path),
+                }
+            )
+    return rows
+
+
+def _typed(table: Table, rows: list[dict[str, Any]], source: Path) -> pa.Table:
+    """Rows with the table's types; fields that the table lacks are left in their file."""
+    try:
+        values = [{c.name: _sql_value(row.get(c.name), c) for c in table.columns} for row in rows]
+        return pa.Table.from_pylist(values, schema=arrow_schema(table))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UserError(f"a value in {source} has a wrong type ({error}): restore it") from error
+
+
+def _sql_value(value: Any, column: Column) -> Any:
+    if value is None:
+        return None
+    if column.kind == "JSON":
+        return json.dumps(_without_nan(value), sort_keys=True)
+    if column.kind == "TIMESTAMP":
+        return datetime.fromisoformat(value).astimezone(UTC).replace(tzinfo=None)
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them in JSON columns."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
+
+
+def _dig(record: Any, *names: str) -> Any:
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record

@@ -1,0 +1,229 @@
+"""Run directories: one folder a run, from which everything else can be made again."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from harness.errors import UserError
+from harness.store.files import (
+    append_jsonl,
+    append_text,
+    file_lock,
+    make_folder,
+    read_json,
+    read_jsonl,
+    remove_leftovers,
+    write_json_atomic,
+    write_jsonl_atomic,
+)
+from harness.store.verdicts import read_verdicts
+
+RECORD_VERSION = 1
+RUNS_FOLDER = "runs"
+
+
+class _Record:
+    """A folder described by one JSON file, which is replaced as a whole at each update."""
+
+    def __init__(self, path: Path, record_path: Path, identity: dict[str, str]) -> None:
+        self.path = path
+        self.record_path = record_path
+        self._identity = identity
+
+    @property
+    def exists(self) -> bool:
+        """Whether the JSON file has been written."""
+        return self.record_path.exists()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The JSON file's content.
+
+        Raises:
+            UserError: it is missing, is not valid, is of a later release, or belongs elsewhere.
+        """
+        record = read_json(self.record_path)
+        if not isinstance(record, dict):
+            raise UserError(f"{self.record_path} holds no JSON object: restore it or move it away")
+        if record.get("schema_version") != RECORD_VERSION:
+            raise UserError(
+                f"{self.record_path} has schema_version {record.get('schema_version')!r}, but this "
+                f"release reads {RECORD_VERSION}: update divergence-bench"
+            )
+        for name, value in self._identity.items():
+            if record.get(name) != value:
+                raise UserError(
+                    f"{self.record_path} says {name} {record.get(name)!r} but lies in the folder "
+                    f"of {value!r}: give the folder its name back"
+                )
+        return record
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of the record, which is made with status ``started`` if there is none yet."""
+        new = {"schema_version": RECORD_VERSION, **self._identity, "status": "started"}
+        record = self.record if self.exists else new
+        write_json_atomic(record | fields, self.record_path)
+
+
+class EvaluationDirectory(_Record):
+    """One evaluation of a run: its record, its finished chunks and all verdicts."""
+
+    def __init__(self, run: RunDirectory, evaluation_id: str) -> None:
+        """The evaluation of that name; nothing is written."""
+        path = run.evaluations_path / _checked_name(evaluation_id, "evaluation")
+        identity = {"evaluation_id": evaluation_id, "run_id": run.run_id}
+        super().__init__(path, path / "evaluation.json", identity)
+        self.evaluation_id = evaluation_id
+        self.chunks_path = path / "chunks"
+        self.verdicts_path = path / "verdicts.parquet"
+
+    def chunk_path(self, number: int) -> Path:
+        """Where the verdicts of a chunk (from 0) belong."""
+        return self.chunks_path / f"{number:05d}.parquet"
+
+    def finished_chunks(self) -> list[int]:
+        """Numbers of the chunks whose verdicts are on disk, ascending."""
+        return sorted(int(path.stem) for path in self.chunks_path.glob("[0-9]*.parquet"))
+
+    def verdicts(self) -> pa.Table:
+        """The verdicts of the finished evaluation."""
+        return read_verdicts(self.verdicts_path)
+
+
+class RunDirectory(_Record):
+    """The folder of one run.
+
+    Args:
+        results: the results folder; runs lie in its folder ``runs``.
+        run_id: the run's name.
+    """
+
+    def __init__(self, results: Path, run_id: str) -> None:
+        """The directory of that name; nothing is written."""
+        path = results / RUNS_FOLDER / _checked_name(run_id, "run")
+        super().__init__(path, path / "run.json", {"run_id": run_id})
+        self.results = results
+        self.run_id = run_id
+        self.epochs_path = path / "epochs.jsonl"
+        self.log_path = path / "log.txt"
+        self.checkpoint_path = path / "checkpoints" / "last.pt"
+        self.model_path = path / "model.pt"
+        self.evaluations_path = path / "evaluations"
+
+    @classmethod
+    def create(cls, results: Path, run_id: str) -> RunDirectory:
+        """Make the folder, or take up the one that is there; ``update`` writes its record."""
+        directory = cls(results, run_id)
+        make_folder(directory.path)
+        return directory
+
+    @classmethod
+    def open(cls, results: Path, run_id: str) -> RunDirectory:
+        """The directory of a run that has a record.
+
+        Raises:
+            UserError: there is none.
+        """
+        directory = cls(results, run_id)
+        if not directory.exists:
+            raise UserError(_no_such_run(results, run_id))
+        return directory
+
+    @contextmanager
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
+        """Be the only process that works on the run; leftovers of dead ones are removed.
+
+        Args:
+            wait: wait for another process to finish instead of raising.
+
+        Raises:
+            UserError: another process works on the run.
+        """
+        busy = (
+            f"another process is working on run {self.run_id}: wait until it has finished, or stop "
+            "it, and repeat the command"
+        )
+        with file_lock(self.path / "run.lock", wait_s=-1 if wait else 0, busy=busy):
+            remove_leftovers(self.path)
+            yield
+
+    def append_epoch(self, record: dict[str, Any]) -> None:
+        """Add the record of a finished epoch, which has its number under ``epoch``."""
+        append_jsonl(record, self.epochs_path)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of the finished epochs, in order."""
+        return read_jsonl(self.epochs_path)
+
+    def truncate_epochs(self, after: int) -> None:
+        """Drop the records of epochs later than ``after``: they will be trained again."""
+        records = self.epochs()
+        kept = [record for record in records if record["epoch"] <= after]
+        if len(kept) < len(records):
+            write_jsonl_atomic(kept, self.epochs_path)
+
+    def log(self, text: str) -> None:
+        """Add a line or lines to the run's log, under the current time (UTC)."""
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        append_text(f"{stamp} {text.rstrip()}\n", self.log_path)
+
+    def evaluation(self, evaluation_id: str) -> EvaluationDirectory:
+        """The evaluation of that name, which need not exist yet."""
+        return EvaluationDirectory(self, evaluation_id)
+
+    def evaluations(self) -> list[EvaluationDirectory]:
+        """The evaluations that have a record, by name."""
+        records = sorted(self.evaluations_path.glob("*/evaluation.json"))
+        return [EvaluationDirectory(self, record.parent.name) for record in records]
+
+
+def run_folders(results: Path) -> list[RunDirectory]:
+    """Every folder under ``runs``, readable or not, by name."""
+    folders = sorted((results / RUNS_FOLDER).glob("[!.]*"))
+    return [RunDirectory(results, folder.name) for folder in folders if folder.is_dir()]
+
+
+def list_runs(results: Path) -> list[RunDirectory]:
+    """The runs that have a record, by name."""
+    return [directory for directory in run_folders(results) if directory.exists]
+
+
+def find_run(results: Path, name: str) -> RunDirectory:
+    """The run of a name, of a prefix that only one run's name has, or of a folder.
+
+    Raises:
+        UserError: none or several runs fit; the message names the nearest ones.
+    """
+    folder = Path(name).resolve()
+    if (folder / "run.json").exists() and folder.parent.name == RUNS_FOLDER:
+        return RunDirectory(folder.parent.parent, folder.name)
+    runs = {directory.run_id: directory for directory in list_runs(results)}
+    if name in runs:
+        return runs[name]
+    fitting = [run_id for run_id in runs if run_id.startswith(name)]
+    if len(fitting) == 1:
+        return runs[fitting[0]]
+    if fitting:
+        shown = ", ".join(fitting[:5]) + (", ..." if len(fitting) > 5 else "")
+        raise UserError(f"{name!r} fits {len(fitting)} runs: {shown}: give more of the name")
+    raise UserError(_no_such_run(results, name))
+
+
+def _no_such_run(results: Path, name: str) -> str:
+    known = [directory.run_id for directory in list_runs(results)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {len(known)} other runs."
+    return f"there is no run {name!r} in {results}: {hint}"
+
+
+def _checked_name(name: str, kind: str) -> str:
+    if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
+        raise UserError(f"{name!r} cannot be the name of {kind} folder: use letters and digits")
+    return name

@@ -1,0 +1,331 @@
+"""The database's tables: every column with its type and its meaning, and the way from old to new.
+
+A column's meaning is written into the database as its comment, so ``describe`` needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, SQL type and meaning, and the schema version that brought it.
+
+    A later version adds columns at a table's end or adds tables, and removes or alters none; a
+    column added to a table that older databases have can be neither a key nor NOT NULL.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    since: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its name, what one row is, and its columns."""
+
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+
+
+RUN_KEY = Column("run_id", "VARCHAR NOT NULL", "the run, as in runs")
+EVALUATION_KEY = Column("evaluation_id", "VARCHAR NOT NULL", "the evaluation, as in evaluations")
+
+RUNS = Table(
+    "runs",
+    "one model, trained here or loaded from elsewhere",
+    (
+        Column(
+            "run_id",
+            "VARCHAR PRIMARY KEY",
+            "method and hash of the configuration; a folder of runs/",
+        ),
+        Column("kind", "VARCHAR", "trained or loaded"),
+        Column("status", "VARCHAR NOT NULL", "started, success, error or cancelled"),
+        Column("method", "VARCHAR", "registered name of the method; null for a loaded model"),
+        Column("method_title", "VARCHAR", "name of the method as papers print it"),
+        Column("task", "VARCHAR", "natural, adversarial or distillation"),
+        Column("dataset", "VARCHAR", "registered name of the data set"),
+        Column("arch", "VARCHAR", "registered name of the network"),
+        Column("teacher", "VARCHAR", "the teacher network of a distilled run"),
+        Column("recipe", "VARCHAR", "recipe the configuration started from"),
+        Column("recipe_changes", "JSON", "settings that differ from the recipe's, seed aside"),
+        Column(
+            "scale", "VARCHAR", "paper, or small where not comparable in size with the literature"
+        ),
+        Column("seed", "BIGINT", "seed of everything random in training"),
+        Column("seed_group", "VARCHAR", "equal for runs that differ in nothing but the seed"),
+        Column(
+            "selection",
+            "VARCHAR",
+            "last, best-on-val or best-on-test: whose weights are the result",
+        ),
+        Column("selected_epoch", "INTEGER", "the epoch whose weights are the result, from 1"),
+        Column("partial", "BOOLEAN", "trained on a part of the training set, or data incomplete"),
+        Column("train_limit", "INTEGER", "images of the training set used; null is all"),
+        Column("epochs_planned", "INTEGER", "epochs of the whole training"),
+        Column("config", "JSON", "the whole resolved configuration"),
+        Column("config_passed", "JSON", "what the user typed"),
+        Column("source", "JSON", "where a loaded model came from"),
+        Column("provenance", "JSON", "commit, packages, device and flags of the training process"),
+        Column("git_commit", "VARCHAR", "commit of the code; null outside a checkout"),
+        Column("git_dirty", "BOOLEAN", "whether the code differed from that commit"),
+        Column("device", "VARCHAR", "the device trained on, with its name"),
+        Column("started_at", "TIMESTAMP", "UTC"),
+        Column("finished_at", "TIMESTAMP", "UTC; null while running"),
+        Column("wall_s", "DOUBLE", "wall-clock seconds"),
+        Column("error", "VARCHAR", "why a run with status error ended"),
+        Column("train_sha256", "VARCHAR", "hash of the training images and labels"),
+        Column("test_sha256", "VARCHAR", "hash of the test images and labels"),
+        Column("model_sha256", "VARCHAR", "hash of the model's weights"),
+    ),
+)
+
+EVALUATIONS = Table(
+    "evaluations",
+    "one run measured by one protocol",
+    (
+        RUN_KEY,
+        EVALUATION_KEY,
+        Column("status", "VARCHAR NOT NULL", "started, success, error or cancelled"),
+        Column("norm", "VARCHAR", "norm of the threat model: Linf or L2"),
+        Column("eps", "DOUBLE", "radius of the threat model, images being in [0, 1]"),
+        Column(
+            "attacks", "VARCHAR", "stages in order, joined by commas; empty is clean accuracy only"
+        ),
+        Column("attack_version", "VARCHAR", "package and version of the attacks"),
+        Column("n", "INTEGER", "images evaluated"),
+        Column("image_limit", "INTEGER", "the limit asked for; null is the whole test set"),
+        Column("index_sha256", "VARCHAR", "hash of the evaluated rows of the test set"),
+        Column("data_sha256", "VARCHAR", "hash of the test images and labels"),
+        Column("model_sha256", "VARCHAR", "hash of the evaluated weights"),
+        Column("chunk_size", "INTEGER", "images per seeded unit of work"),
+        Column("seed", "BIGINT", "seed of the attacks"),
+        Column("precision", "VARCHAR", "float32 or bf16"),
+        Column(
+            "accelerate", "BOOLEAN", "attacked an accelerated copy; verdicts are the model's own"
+        ),
+        Column("partial", "BOOLEAN", "not the whole test set; never ranked"),
+        Column("protocol", "JSON", "the whole protocol"),
+        Column("flags", "JSON", "warnings that belong beside the number"),
+        Column(
+            "provenance", "JSON", "commit, packages, device and flags of the evaluating process"
+        ),
+        Column("started_at", "TIMESTAMP", "UTC"),
+        Column("finished_at", "TIMESTAMP", "UTC"),
+        Column("wall_s", "DOUBLE", "wall-clock seconds"),
+        Column("error", "VARCHAR", "why an evaluation with status error ended"),
+        Column("verdicts_sha256", "VARCHAR", "hash of the verdict file whose rows are in verdicts"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one measured number of a run or of an evaluation",
+    (
+        RUN_KEY,
+        Column("evaluation_id", "VARCHAR", "the evaluation; null for a number of the training"),
+        Column(
+            "name",
+            "VARCHAR NOT NULL",
+            "clean, aa, an attack stage (accuracy after it), sec_per_iter ...",
+        ),
+        Column("value", "DOUBLE", "accuracies are fractions in [0, 1]"),
+        Column("n", "BIGINT", "how many observations the value is from"),
+        Column("low", "DOUBLE", "lower end of the 95% interval"),
+        Column("high", "DOUBLE", "upper end of the 95% interval"),
+    ),
+)
+
+EPOCHS = Table(
+    "epochs",
+    "one epoch of training",
+    (
+        RUN_KEY,
+        Column("epoch", "INTEGER NOT NULL", "from 1"),
+        Column("lr", "DOUBLE", "learning rate"),
+        Column("eps", "DOUBLE", "radius of the training attack; null without one"),
+        Column("loss", "DOUBLE", "mean training loss"),
+        Column("parts", "JSON", "mean of each named part of the loss"),
+        Column("clean_val", "DOUBLE", "accuracy on the watched images, in [0, 1]"),
+        Column("pgd_val", "DOUBLE", "accuracy on the watched images under PGD, in [0, 1]"),
+        Column("sec_per_iter", "DOUBLE", "median seconds of an optimiser step"),
+        Column("seconds", "DOUBLE", "seconds of the epoch's training"),
+        Column("peak_memory_mb", "DOUBLE", "peak memory of the device in MiB; null on a CPU"),
+    ),
+)
+
+VERDICTS = Table(
+    "verdicts",
+    "one test image under one evaluation",
+    (
+        RUN_KEY,
+        EVALUATION_KEY,
+        Column("index", "BIGINT NOT NULL", "row of the test set, from 0"),
+        Column("label", "INTEGER NOT NULL", "true class"),
+        Column("clean_pred", "INTEGER", "class predicted for the clean image"),
+        Column(
+            "broken_by", "VARCHAR", "clean (misclassified unattacked), a stage, or null if robust"
+        ),
+        Column("target", "INTEGER", "class that a targeted stage aimed at; null otherwise"),
+        Column("adv_pred", "INTEGER", "class predicted for the adversarial image"),
+        Column("distance", "DOUBLE", "norm of the perturbation; 0 if robust"),
+        Column("margin", "DOUBLE", "true logit minus the largest other, of the image judged last"),
+    ),
+)
+
+REPORTED = Table(
+    "reported",
+    "one printed number; never measured here",
+    (
+        Column("row_number", "INTEGER NOT NULL", "place in the file of printed numbers, from 1"),
+        Column("table_number", "INTEGER NOT NULL", "the table it is printed in"),
+        Column("page", "INTEGER", "the page it is printed on, where known"),
+        Column("dataset", "VARCHAR", "as printed"),
+        Column("task", "VARCHAR", "at, kd or ablation"),
+        Column("method", "VARCHAR", "as printed"),
+        Column("citation", "VARCHAR", "reference numbers as printed"),
+        Column("teacher", "VARCHAR", "teacher network as printed"),
+        Column("student_or_arch", "VARCHAR", "network as printed"),
+        Column("augmentation", "VARCHAR", "training data as printed"),
+        Column("setting", "VARCHAR", "further name=value pairs joined by semicolons"),
+        Column(
+            "metric",
+            "VARCHAR NOT NULL",
+            "clean, aa, apgd_ce, apgd_t, top1 (percent), sec_per_iter ...",
+        ),
+        Column("value", "DOUBLE NOT NULL", "the printed number"),
+        Column("std", "DOUBLE", "the printed deviation, if any"),
+        Column("bold", "BOOLEAN", "printed in bold"),
+        Column("underlined", "BOOLEAN", "printed underlined"),
+        Column("note", "VARCHAR", "damage, corrections and contradictions, with their evidence"),
+    ),
+)
+
+ARTIFACTS = Table(
+    "artifacts",
+    "one file that a run left",
+    (
+        RUN_KEY,
+        Column(
+            "kind", "VARCHAR NOT NULL", "model, verdicts ...: the file's name without its ending"
+        ),
+        Column("path", "VARCHAR NOT NULL", "relative to the results folder"),
+        Column("bytes", "BIGINT", "its size"),
+        Column("modified_ns", "BIGINT", "its modification time, nanoseconds since 1970"),
+        Column("sha256", "VARCHAR", "hash of its bytes"),
+    ),
+)
+
+META = Table(
+    "meta",
+    "facts about this database",
+    (
+        Column("name", "VARCHAR PRIMARY KEY", "schema_version, or reported_sha256"),
+        Column("value", "VARCHAR NOT NULL", "its value"),
+    ),
+)
+
+TABLES = {
+    table.name: table
+    for table in (META, RUNS, EVALUATIONS, METRICS, EPOCHS, VERDICTS, REPORTED, ARTIFACTS)
+}
+
+_ARROW_TYPES = {
+    "VARCHAR": pa.string(),
+    "JSON": pa.string(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+}
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The Arrow types of a table's columns."""
+    return pa.schema(
+        [(column.name, _ARROW_TYPES[column.kind.split()[0]]) for column in table.columns]
+    )
+
+
+def version_of(connection: duckdb.DuckDBPyConnection) -> int:
+    """The schema version of an open database; 0 for an empty one.
+
+    Raises:
+        UserError: a newer release of this program wrote the database.
+    """
+    try:
+        row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+    except duckdb.CatalogException:
+        return 0
+    version = int(row[0]) if row else 0
+    if version > newest_version():
+        raise UserError(
+            f"the results database has schema {version}, but this release knows schemas up to "
+            f"{newest_version()}: update divergence-bench, or choose another results folder"
+        )
+    return version
+
+
+def newest_version(tables: Iterable[Table] = TABLES.values()) -> int:
+    """The schema version that this release writes."""
+    return max(column.since for table in tables for column in table.columns)
+
+
+def migration(version: int, tables: Iterable[Table]) -> list[str]:
+    """The SQL that leads from ``version - 1`` to ``version``: its new tables and new columns."""
+    sql = []
+    for table in tables:
+        new = [column for column in table.columns if column.since == version]
+        if version == min(column.since for column in table.columns):
+            columns = ", ".join(f'"{column.name}" {column.kind}' for column in new)
+            sql.append(f"CREATE TABLE {table.name} ({columns})")
+            sql.append(f"COMMENT ON TABLE {table.name} IS {_quoted(table.doc)}")
+        else:
+            sql += [f'ALTER TABLE {table.name} ADD COLUMN "{c.name}" {c.kind}' for c in new]
+        sql += [f'COMMENT ON COLUMN {table.name}."{c.name}" IS {_quoted(c.doc)}' for c in new]
+    return sql
+
+
+def migrate(
+    connection: duckdb.DuckDBPyConnection, tables: Collection[Table] = TABLES.values()
+) -> None:
+    """Bring an open database forward to the newest schema; each version is one transaction."""
+    for version in range(version_of(connection) + 1, newest_version(tables) + 1):
+        connection.begin()
+        for sql in migration(version, tables):
+            connection.execute(sql)
+        connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", [str(version)]
+        )
+        connection.commit()
+
+
+def describe() -> pd.DataFrame:
+    """Every column of the schema: table_name, table_comment, column_name, data_type, comment."""
+    with duckdb.connect(":memory:") as connection:
+        migrate(connection)
+        return connection.execute(
+            """
+            SELECT table_name, tables.comment AS table_comment, column_name, data_type,
+                   columns.comment AS comment
+            FROM duckdb_columns() AS columns JOIN duckdb_tables() AS tables USING (table_name)
+            WHERE NOT columns.internal
+            ORDER BY tables.table_oid, column_index
+            """
+        ).df()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,51 @@
+"""Checkpoints: all that a killed training needs to go on as if nothing had happened.
+
+No random state is kept: every epoch draws from generators seeded by (run seed, epoch), so an epoch
+is the same whether or not the process was restarted before it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.errors import UserError
+from harness.models.loading import MODEL_FORMAT
+from harness.store.files import write_torch_atomic
+
+TRAINING_FORMAT = "divergence-bench training state"
+
+
+def save_training(path: Path, **state: Any) -> None:
+    """Write a training checkpoint, whole or not at all."""
+    write_torch_atomic({"format": TRAINING_FORMAT, **state}, path)
+
+
+def load_training(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The training checkpoint at ``path``, or None where there is none.
+
+    Raises:
+        UserError: the file is no training checkpoint.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise UserError(
+            f"the training checkpoint {path} cannot be read ({type(error).__name__}): delete it to "
+            "train that run from the start"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
+        raise UserError(f"{path} is not a training checkpoint: delete it or choose another folder")
+    return state
+
+
+def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
+    """Write a model's weights with what is needed to build it again."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)

@@ -1,0 +1,292 @@
+"""The training loop: one step, one epoch, one run, resumable after each checkpoint."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.config import RunConfig
+from harness.data.base import ImageSource
+from harness.data.loader import Loader
+from harness.errors import UserError
+from harness.evaluation.timing import StepTimer
+from harness.method import Batch, StepOutput, Task
+from harness.seeding import derive_seed, seeded_generator
+from harness.store.rundir import RunDirectory
+from harness.training.averaging import WeightAverage
+from harness.training.checkpoint import load_training, save_training
+from harness.training.inner import maximise
+from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters
+from harness.training.monitor import monitor_accuracy
+from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate
+from harness.training.weight_perturbation import perturbation, perturbed
+
+# On an accelerator reading the loss back stalls the device, so it is read only this often; the
+# first bad step is remembered on the device and named exactly.
+FINITE_CHECK_EVERY = 50
+
+
+class TrainingReporter(Protocol):
+    """Where the loop tells how far it is."""
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """After each optimiser step."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After each epoch, with its record."""
+
+
+@dataclass
+class Selected:
+    """The model that is the run's result, and the epoch whose weights it holds."""
+
+    model: nn.Module
+    epoch: int
+    sec_per_iter: dict[str, float]
+
+
+class Trainer:
+    """Trains one model by one task and keeps the run directory true to it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Task,
+        model: nn.Module,
+        loader: Loader,
+        *,
+        watched: ImageSource,
+        run: RunDirectory,
+        reporter: TrainingReporter,
+        device: torch.device,
+    ) -> None:
+        """Build optimiser and averages, and take up the last checkpoint if there is one.
+
+        ``watched`` are the images for the per-epoch accuracies and for selection.
+        """
+        self.config, self.training = config, config.training
+        self.device, self.run, self.reporter = device, run, reporter
+        self.task, self.loader, self.watched = task.to(device), loader, watched
+        self.model = model.to(device)
+        if self.training.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
+        self.forward: nn.Module = torch.compile(forward) if self.training.compile else forward  # type: ignore[assignment]
+        optimizer = self.training.optimizer
+        self.optimizer = torch.optim.SGD(
+            [*self.model.parameters(), *self.task.parameters()],
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov,
+            weight_decay=optimizer.weight_decay,
+        )
+        self.average = WeightAverage(self.model, self.training.averaging)
+        self.timer = StepTimer(device)
+        self.best: dict[str, Any] | None = None
+        self.finished_epochs = self._resume()
+
+    def fit(self) -> Selected:
+        """Train to the last epoch and return the selected model."""
+        for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
+            record = self._train_epoch(epoch)
+            record |= self._watch(epoch)
+            self.run.append_epoch(record)
+            last = epoch == self.training.epochs
+            if last or epoch % self.training.checkpoint_every == 0:
+                self._checkpoint(epoch)
+            self.reporter.epoch(record)
+        return self._select()
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        training, attack = self.training, self.training.attack
+        rate = learning_rate(training.optimizer, epoch, training.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
+        # Layers that draw from the global generator (dropout) must draw alike after a restart.
+        torch.manual_seed(derive_seed(self.config.seed, "global", epoch))
+        generator = seeded_generator(self.device, self.config.seed, "attack", epoch)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        sums: dict[str, Tensor] = {}
+        watch = FiniteWatch(self.device, epoch)
+        steps, images = self.loader.steps_per_epoch, 0
+        started = time.perf_counter()
+        for step, batch in enumerate(self.loader.epoch(self.config.seed, epoch), 1):
+            with self.timer.step():
+                output = self._step(batch, schedule, generator)
+            watch.see(step, output.loss)
+            images += len(batch.y)
+            for name, value in {"loss": output.loss.detach(), **output.parts}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.y)
+            self.reporter.step(epoch, step, steps)
+        watch.check_now(self.model)
+        self.task.end_epoch(epoch)
+        self.average.after_epoch(epoch)
+        means = {name: float(total) / images for name, total in sums.items()}
+        return {
+            "epoch": epoch,
+            "lr": rate,
+            "eps": schedule.eps if schedule else None,
+            "loss": means.pop("loss"),
+            "parts": means,
+            "sec_per_iter": self.timer.median(),
+            "seconds": time.perf_counter() - started,
+            "peak_memory_mb": self._peak_memory_mb(),
+        }
+
+    def _step(
+        self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
+    ) -> StepOutput:
+        """Attack, perturb the weights, descend, restore."""
+        if self.training.channels_last:
+            batch.x = batch.x.contiguous(memory_format=torch.channels_last)
+        if schedule is not None:
+            self._attack(batch, schedule, generator)
+        self.model.train()
+        self.task.train()
+        offsets: list[Tensor] = []
+        gamma = self.training.weight_perturbation.gamma
+        if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
+            offsets = perturbation(self.model, lambda: self._loss(batch).loss, gamma)
+        with perturbed(self.model, offsets):
+            output = self._loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            output.loss.backward()
+            self.optimizer.step()
+        with torch.no_grad():
+            self.task.observe(batch, output)
+        self.average.after_step(batch.epoch)
+        return output
+
+    def _loss(self, batch: Batch) -> StepOutput:
+        with self._precision():
+            return self.task.loss(self.forward, batch)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.training.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _attack(self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator) -> None:
+        attack = self.training.attack
+        assert attack is not None
+        mode = attack_mode(self.model, attack.model_mode)
+        with mode, frozen_parameters(self.model), self._precision():
+            with torch.no_grad():
+                objective = self.task.attack_objective(self.forward, batch)
+            if objective is not None:
+                batch.x_adv = maximise(
+                    self.forward, objective, batch.x, schedule, attack, generator
+                )
+
+    def _watch(self, epoch: int) -> dict[str, Any]:
+        """Accuracies on the watched images; remembers the best epoch if selection asks for it."""
+        selection, monitor = self.training.selection, self.training.monitor
+        selecting = selection.rule != "last"
+        due = monitor.every and (epoch % monitor.every == 0 or epoch == self.training.epochs)
+        if not (selecting or due):
+            return {}
+        steps = selection.pgd_steps if selecting else monitor.pgd_steps
+        if self.training.attack is None:
+            steps = 0
+        eps = self.config.evaluation.eps
+        accuracy = monitor_accuracy(
+            self.average.model,
+            self.watched,
+            self.device,
+            limit=None if selecting else monitor.images,
+            eps=eps,
+            pgd_steps=steps,
+        )
+        score = accuracy.get("pgd", accuracy["clean"])
+        if selecting and (self.best is None or score > self.best["accuracy"]):
+            weights = {k: v.detach().clone() for k, v in self.average.model.state_dict().items()}
+            self.best = {"epoch": epoch, "accuracy": score, "weights": weights}
+        return {"clean_val": accuracy["clean"], "pgd_val": accuracy.get("pgd")}
+
+    def _select(self) -> Selected:
+        model, epoch = self.average.model, self.training.epochs
+        if self.best is not None:
+            model.load_state_dict(self.best["weights"])
+            epoch = self.best["epoch"]
+        return Selected(model.eval(), epoch, self.timer.summary())
+
+    def _checkpoint(self, epoch: int) -> None:
+        save_training(
+            self.run.checkpoint_path,
+            epoch=epoch,
+            model=self.model.state_dict(),
+            task=self.task.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            average=self.average.state_dict(),
+            best=self.best,
+            step_seconds=self.timer.state(),
+        )
+
+    def _resume(self) -> int:
+        """Take up the last checkpoint; the number of epochs it has finished."""
+        state = load_training(self.run.checkpoint_path, self.device)
+        if state is None:
+            self.run.truncate_epochs(0)
+            return 0
+        self.model.load_state_dict(state["model"])
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.best = state["best"]
+        self.timer.load_state(state["step_seconds"])
+        self.run.truncate_epochs(state["epoch"])
+        return int(state["epoch"])
+
+    def _peak_memory_mb(self) -> float | None:
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.max_memory_allocated(self.device) / 2**20
+
+
+class FiniteWatch:
+    """Remembers, on the device, the first step whose loss was not finite."""
+
+    def __init__(self, device: torch.device, epoch: int) -> None:
+        """Watch one epoch."""
+        self._epoch = epoch
+        self._every = FINITE_CHECK_EVERY if device.type == "cuda" else 1
+        self._first_bad = torch.zeros((), dtype=torch.int64, device=device)
+
+    def see(self, step: int, loss: Tensor) -> None:
+        """Note a step's loss."""
+        bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
+        self._first_bad = torch.where(bad, step, self._first_bad)
+        if step % self._every == 0:
+            self._raise_if_bad()
+
+    def check_now(self, model: nn.Module) -> None:
+        """Before an epoch's weights are kept: all losses and all weights must be finite."""
+        self._raise_if_bad()
+        for name, tensor in model.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingDivergedError(f"{name} is not finite after epoch {self._epoch}")
+
+    def _raise_if_bad(self) -> None:
+        step = int(self._first_bad)
+        if step:
+            raise TrainingDivergedError(
+                f"the loss is not finite at epoch {self._epoch}, step {step}"
+            )
+
+
+class TrainingDivergedError(UserError):
+    """Training ran into NaN or infinity; the last checkpoint before it is kept."""
+
+    def __init__(self, what: str) -> None:
+        """Say what was not finite, and what to do."""
+        super().__init__(
+            f"training diverged: {what}; the checkpoint of the epoch before is kept: try a lower "
+            "training.optimizer.lr"
+        )

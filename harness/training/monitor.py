@@ -1,0 +1,59 @@
+"""Accuracy while a run trains: on a subset for watching, on a whole split for selecting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from harness.config import InnerAttackConfig
+from harness.data.base import ImageSource
+from harness.seeding import seeded_generator
+from harness.training.inner import maximise
+from harness.training.modes import attack_mode, frozen_parameters
+from harness.training.schedules import InnerSchedule
+
+
+def monitor_accuracy(
+    model: nn.Module,
+    images: ImageSource,
+    device: torch.device,
+    *,
+    limit: int | None = None,
+    eps: float,
+    pgd_steps: int,
+    batch_size: int = 250,
+) -> dict[str, float]:
+    """Clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD with a uniform start.
+
+    The first ``limit`` images are taken, or all. The step is 2.5 eps / steps. PGD here watches
+    training; it is no evaluation.
+
+    Returns:
+        ``{"clean": fraction}`` and, where attacked, ``"pgd"``.
+    """
+    schedule = InnerSchedule(eps, 2.5 * eps / max(1, pgd_steps), pgd_steps)
+    config = InnerAttackConfig(start="uniform")
+    generator = seeded_generator(device, "monitor")
+    right = torch.zeros(2, device=device)
+    count = len(images) if limit is None else min(limit, len(images))
+    with attack_mode(model, "eval"), frozen_parameters(model), torch.no_grad():
+        for rows in torch.arange(count).split(batch_size):
+            x, y = images.images_float(rows).to(device), images.labels[rows].to(device)
+            right[0] += (model(x).argmax(1) == y).sum()
+            if pgd_steps:
+
+                def objective(logits: Tensor, y: Tensor = y) -> Tensor:
+                    return cross_entropy(logits, y, reduction="sum")
+
+                x_adv = maximise(
+                    model,
+                    objective,
+                    x,
+                    schedule,
+                    config,
+                    generator,
+                )
+                right[1] += (model(x_adv).argmax(1) == y).sum()
+    clean, pgd = (right / count).tolist()
+    return {"clean": clean, "pgd": pgd} if pgd_steps else {"clean": clean}

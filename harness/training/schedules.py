@@ -1,0 +1,49 @@
+"""Schedules as pure functions of the epoch, counted from 1 to E."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.config import InnerAttackConfig, OptimizerConfig
+
+
+@dataclass(frozen=True)
+class InnerSchedule:
+    """The inner attack of one epoch: radius, step size (both in pixel space) and step count."""
+
+    eps: float
+    step_size: float
+    steps: int
+
+
+def inner_schedule(config: InnerAttackConfig, epoch: int, epochs: int) -> InnerSchedule:
+    """The inner attack in force in ``epoch`` of ``epochs``; see ``InnerAttackConfig``."""
+    eps = config.eps * epoch / epochs if config.ramp == "linear" else config.eps
+    match config.step_rule:
+        case "fixed":
+            return InnerSchedule(eps, config.step_size, config.steps)
+        case "five-halves":
+            return InnerSchedule(eps, eps / 2, 5)
+        case "two-full":
+            return InnerSchedule(eps, eps, 2)
+        case "staged":
+            # A quarter's last epoch belongs to it: e = E/4 still takes two steps.
+            quarter = min(3, (4 * epoch - 1) // epochs)
+            steps, fraction = ((2, 1.0), (3, 2 / 3), (4, 0.5), (5, 0.5))[quarter]
+            return InnerSchedule(eps, fraction * eps, steps)
+
+
+def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
+    """The learning rate of ``epoch`` in 1..``epochs``; see ``OptimizerConfig``."""
+    match config.schedule:
+        case "constant":
+            factor = 1.0
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+        case "cosine-inclusive":
+            factor = 0.5 * (1 + math.cos(math.pi * epoch / (epochs + 1)))
+        case "steps":
+            factor = config.gamma ** sum(epoch > milestone for milestone in config.milestones)
+    warmup = min(1.0, epoch / (config.warmup_epochs + 1))
+    return config.lr * factor * warmup

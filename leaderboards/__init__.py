@@ -1,0 +1,1 @@
+"""The reference paper's tables, with printed numbers and ours side by side."""

@@ -1,0 +1,1 @@
+"""Methods, one a file: pure losses, parameters, a card, a training task, recipes."""

@@ -1,0 +1,175 @@
+"""Recipes that methods share: what a run overrides of the configuration's defaults.
+
+Each function returns nested overrides of ``harness.config.RunConfig``. The first ones say which
+images, which network and how long; the others lay a way of training on that. Recipes for ``digits``
+and ``fashion-mnist`` are small-scale settings of this project; those for CIFAR follow the released
+training of the method they are named after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from harness.config import merge
+from harness.method import Recipe
+
+Overrides = dict[str, Any]
+
+CIFAR_EPS = 8 / 255
+
+
+def digits() -> Overrides:
+    """Natural training of a small network on 8 x 8 digits, which must not be flipped."""
+    return {
+        "data": {"name": "digits", "crop_padding": 1, "flip": False},
+        "model": {"arch": "resnet8"},
+        "training": {"epochs": 30, "batch_size": 64, "optimizer": {"lr": 0.1}},
+        "evaluation": {"eps": 0.15},
+    }
+
+
+def fashion_mnist() -> Overrides:
+    """Natural training of a small network on Fashion-MNIST."""
+    return {
+        "data": {"name": "fashion-mnist", "crop_padding": 2, "flip": True},
+        "model": {"arch": "resnet20"},
+        "training": {"epochs": 30, "batch_size": 128, "optimizer": {"lr": 0.1}},
+        "evaluation": {"eps": 0.1},
+    }
+
+
+def cifar10() -> Overrides:
+    """Natural training of the paper's network: SGD from 0.1, cosine, 200 epochs."""
+    return {
+        "data": {"name": "cifar10", "crop_padding": 4, "flip": True},
+        "model": {"arch": "wrn-34-10"},
+        "training": {
+            "epochs": 200,
+            "batch_size": 128,
+            "optimizer": {"lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine"},
+        },
+        "evaluation": {"eps": CIFAR_EPS},
+    }
+
+
+def cifar100() -> Overrides:
+    """As CIFAR-10."""
+    return merge(cifar10(), {"data": {"name": "cifar100"}})
+
+
+DATASETS: Mapping[str, Callable[[], Overrides]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+}
+
+Training = Callable[[str], Overrides]
+
+
+def natural(dataset: str) -> Overrides:
+    """Training without an attack."""
+    return DATASETS[dataset]()
+
+
+def adversarial(dataset: str) -> Overrides:
+    """A fixed attack at the evaluation's radius: ten steps of a quarter of it."""
+    base = natural(dataset)
+    eps = base["evaluation"]["eps"]
+    attack = {"eps": eps, "step_rule": "fixed", "steps": 10, "step_size": eps / 4}
+    return merge(base, {"training": {"attack": attack}})
+
+
+def growing_epsilon(dataset: str) -> Overrides:
+    """The training of the paper's own rows, as its released scripts execute it.
+
+    The radius grows over the epochs, each walked in five steps of half of it; adversarial weight
+    perturbation joins in; the weights are averaged over epochs; the released scripts' four devices
+    make BatchNorm see 32 images at a time.
+    """
+    base = merge(
+        adversarial(dataset),
+        {
+            "training": {
+                "optimizer": {"lr": 0.2, "weight_decay": 5e-4, "schedule": "cosine-inclusive"},
+                "attack": {"ramp": "linear", "step_rule": "five-halves"},
+                "weight_perturbation": {"gamma": 0.005, "start_epoch": 10},
+                "averaging": {"kind": "epoch", "decay": 0.9, "start_epoch": 1},
+                "batchnorm_replicas": 4,
+            }
+        },
+    )
+    small: Overrides = {
+        "optimizer": {"lr": 0.1},
+        "weight_perturbation": {"start_epoch": 5},
+        "averaging": {"decay": 0.5},
+        "batchnorm_replicas": 1,
+    }
+    return merge(base, {"training": small}) if dataset in SMALL else base
+
+
+def trades_training(dataset: str) -> Overrides:
+    """The training released with TRADES: 76 epochs at radius 0.031, which is just under 8/255."""
+    return _cifar_only(
+        adversarial(dataset),
+        {
+            "epochs": 76,
+            "optimizer": {"weight_decay": 2e-4, "schedule": "steps", "milestones": (74,)},
+            "attack": {"eps": 0.031, "step_size": 0.007},
+        },
+    )
+
+
+def piecewise(dataset: str) -> Overrides:
+    """200 epochs at radius 8/255 in steps of 2/255; the rate falls tenfold at 50 % and at 75 %."""
+    return _cifar_only(
+        adversarial(dataset),
+        {
+            "optimizer": {"schedule": "steps", "milestones": (100, 150)},
+            "attack": {"eps": CIFAR_EPS, "step_size": 2 / 255},
+        },
+    )
+
+
+def uniform_start(dataset: str) -> Overrides:
+    """``piecewise`` as PGD adversarial training is released.
+
+    The attack starts anywhere in the ball and meets the network in training mode; the input is
+    standardised; the epoch that is most robust on held-out training images is kept.
+    """
+    base = merge(
+        piecewise(dataset),
+        {"training": {"attack": {"start": "uniform", "model_mode": "train"}}},
+    )
+    if dataset in SMALL:
+        return base
+    held_out: Overrides = {
+        "data": {"val_size": 1000},
+        "model": {"normalize": True},
+        "training": {"selection": {"rule": "best-on-val", "pgd_steps": 10}},
+    }
+    return merge(base, held_out)
+
+
+SMALL = frozenset({"digits", "fashion-mnist"})
+
+
+def _cifar_only(base: Overrides, training: Overrides) -> Overrides:
+    """``training`` is laid on the CIFAR recipes; small-scale ones keep their own budget."""
+    return base if base["data"]["name"] in SMALL else merge(base, {"training": training})
+
+
+def by_dataset(
+    training: Training, changes: Mapping[str, Overrides] | None = None
+) -> dict[str, Recipe]:
+    """One recipe a data set, of its name: ``training`` with the data set's ``changes`` laid on."""
+    return {
+        dataset: partial(_recipe, training, dataset, (changes or {}).get(dataset, {}))
+        for dataset in DATASETS
+    }
+
+
+def _recipe(training: Training, dataset: str, changes: Overrides) -> Overrides:
+    return merge(training(dataset), changes)

@@ -1,0 +1,52 @@
+"""Papers that several cards cite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A citation: the line that a card prints, where the paper is, and its BibTeX entry."""
+
+    line: str
+    url: str
+    bibtex: str
+
+
+DKL = Paper(
+    line="Cui, Tian, Zhong, Qi, Yu, Zhang: Decoupled Kullback-Leibler Divergence Loss, NeurIPS "
+    "2024",
+    url="https://arxiv.org/abs/2305.13948",
+    bibtex="""@inproceedings{cui2024decoupled,
+  title = {Decoupled {Kullback-Leibler} Divergence Loss},
+  author = {Cui, Jiequan and Tian, Zhuotao and Zhong, Zhisheng and Qi, Xiaojuan and Yu, Bei and
+            Zhang, Hanwang},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024}
+}""",
+)
+
+TRADES = Paper(
+    line="Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between "
+    "Robustness and Accuracy, ICML 2019",
+    url="https://arxiv.org/abs/1901.08573",
+    bibtex="""@inproceedings{zhang2019theoretically,
+  title = {Theoretically Principled Trade-off between Robustness and Accuracy},
+  author = {Zhang, Hongyang and Yu, Yaodong and Jiao, Jiantao and Xing, Eric and El Ghaoui, Laurent
+            and Jordan, Michael},
+  booktitle = {International Conference on Machine Learning},
+  year = {2019}
+}""",
+)
+
+AWP = Paper(
+    line="Wu, Xia, Wang: Adversarial Weight Perturbation Helps Robust Generalization, NeurIPS 2020",
+    url="https://arxiv.org/abs/2004.05884",
+    bibtex="""@inproceedings{wu2020adversarial,
+  title = {Adversarial Weight Perturbation Helps Robust Generalization},
+  author = {Wu, Dongxian and Xia, Shu-Tao and Wang, Yisen},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020}
+}""",
+)

@@ -1,0 +1,45 @@
+"""TRADES with adversarial weight perturbation (Wu et al., 2020)."""
+
+from __future__ import annotations
+
+from harness.config import merge
+from harness.method import Method, MethodCard
+from methods._recipes import SMALL, Overrides, by_dataset, piecewise
+from methods.adversarial._papers import AWP
+from methods.adversarial.trades import TradesParams, TradesTask
+
+
+def _training(dataset: str) -> Overrides:
+    base = merge(piecewise(dataset), {"training": {"weight_perturbation": {"gamma": 0.005}}})
+    if dataset in SMALL:
+        return merge(base, {"training": {"weight_perturbation": {"start_epoch": 5}}})
+    # The release lowers the rate from epochs 100 and 150 on, hence after 99 and 149.
+    return merge(base, {"training": {"optimizer": {"milestones": (99, 149)}}})
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="TRADES-AWP",
+        family="adversarial",
+        summary="TRADES at weights that are themselves perturbed to raise its loss, which flattens "
+        "the loss around them.",
+        formula=(
+            r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, "
+            r"D_{\mathrm{KL}}(s_m \,\|\, s_n) \quad \text{at weights } w + v"
+        ),
+        paper=AWP.line,
+        url=AWP.url,
+        tables=(4,),
+        notes=(
+            "Row AWP of Table 4 (CIFAR-10) is this method; row AWP of Table 2 (CIFAR-100) is "
+            "adversarial training with weight perturbation, method at-awp.",
+            "gamma is a setting of the training (training.weight_perturbation.gamma), 0.005 from "
+            "epoch 10 on as released.",
+        ),
+        bibtex=AWP.bibtex,
+        released_names={"kl_weight": "beta"},
+    ),
+    params=TradesParams,
+    task=TradesTask,
+    recipes=by_dataset(_training),
+)

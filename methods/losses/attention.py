@@ -1,0 +1,40 @@
+"""Attention transfer: where the student's maps are active imitates where the teacher's are.
+
+Source: Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017, with p = 2; the
+mean over elements as released with Tian et al., "Contrastive representation distillation",
+ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from methods.losses.divergence import float32_or_wider
+from methods.losses.stages import matched_stages, pooled_to
+
+
+def attention_map(map_BKHW: Tensor) -> Tensor:
+    """Q = a / ||a||_2 with a = mean_k f_k^2 over channels, flattened to [B, H W]."""
+    return normalize(float32_or_wider(map_BKHW).square().mean(dim=1).flatten(1), dim=1)
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """sum_l mean (Q(s_l) - Q(t_l))^2 over matched stages; the larger map is averaged down.
+
+    Args:
+        student: feature maps [B, K, H, W] of the stem and of each stage.
+        teacher: the same of the teacher; they take no gradient.
+
+    Returns:
+        A scalar >= 0.
+    """
+    terms = []
+    for s_BKHW, t_BKHW in matched_stages(student, teacher):
+        q_s = attention_map(pooled_to(s_BKHW, t_BKHW))
+        q_t = attention_map(pooled_to(t_BKHW.detach(), s_BKHW))
+        terms.append((q_s - q_t).square().mean())
+    return torch.stack(terms).sum()

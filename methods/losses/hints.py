@@ -1,0 +1,62 @@
+"""FitNet: the student's middle map, translated by a small network, imitates the teacher's.
+
+Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the translation as released
+with Tian et al., "Contrastive representation distillation", ICLR 2020. There it is trained together
+with the student in one stage, and its kernel follows from the two sizes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss, relu
+
+from harness.errors import UserError
+from methods.losses.divergence import float32_or_wider
+
+
+class HintRegressor(nn.Module):
+    """relu(bn(conv(x))) from the student's shape of a map to the teacher's."""
+
+    def __init__(self, student_shape: tuple[int, int], teacher_shape: tuple[int, int]) -> None:
+        """Choose the convolution.
+
+        Args:
+            student_shape: channels and side in pixels of the student's map.
+            teacher_shape: those of the teacher's map.
+
+        Raises:
+            UserError: the teacher's map is larger by another factor than 2.
+        """
+        super().__init__()
+        inputs, side = student_shape
+        outputs, goal = teacher_shape
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
+        if side == 2 * goal:
+            self.conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        elif goal == 2 * side:
+            self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        elif side >= goal:
+            self.conv = nn.Conv2d(inputs, outputs, 1 + side - goal)
+        else:
+            raise UserError(
+                f"a hint of {goal}x{goal} pixels cannot be reached from the student's "
+                f"{side}x{side}: choose another stage for the hint"
+            )
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, student_BKHW: Tensor) -> Tensor:
+        """The student's map in the teacher's shape."""
+        return relu(self.bn(self.conv(student_BKHW)))
+
+
+def hint_loss(regressed_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
+    """The mean square of the difference, over all elements.
+
+    Args:
+        regressed_BKHW: the regressor's output.
+        teacher_BKHW: the teacher's map of the same shape; it takes no gradient.
+
+    Returns:
+        A scalar >= 0.
+    """
+    return mse_loss(float32_or_wider(regressed_BKHW), float32_or_wider(teacher_BKHW.detach()))

@@ -1,0 +1,68 @@
+"""Relational distillation: distances and angles between a batch's embeddings.
+
+Source: Park et al., "Relational knowledge distillation", CVPR 2019, Eqs. 6-10; Huber's loss and the
+means over all entries, also the zero ones of a point with itself, as released with it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
+
+from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import exact_matmul
+
+# Below it two embeddings count as one point, and their distance has no gradient.
+SMALLEST_SQUARE = 1e-12
+
+
+class RelationalParts(NamedTuple):
+    """The two parts of relational distillation, unweighted scalars >= 0.
+
+    Attributes:
+        distance: mean_ij huber(d_ij(s) - d_ij(t)), d in units of the batch's mean distance.
+        angle: mean_ijk huber(a_ijk(s) - a_ijk(t)), a the cosine of the angle at i between j and k.
+    """
+
+    distance: Tensor
+    angle: Tensor
+
+    def weighted(self, distance_weight: float, angle_weight: float) -> Tensor:
+        """The loss with its two weights."""
+        return distance_weight * self.distance + angle_weight * self.angle
+
+
+def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
+    """Compare the relations in a batch; it needs memory for B x B x (B + D + E) numbers.
+
+    Args:
+        student_BD: embeddings [B, D].
+        teacher_BE: embeddings [B, E]; they take no gradient.
+
+    Returns:
+        The unweighted parts.
+    """
+    distances_s, cosines_s = _relations(student_BD)
+    distances_t, cosines_t = _relations(teacher_BE.detach())
+    return RelationalParts(
+        distance=smooth_l1_loss(distances_s, distances_t),
+        angle=smooth_l1_loss(cosines_s, cosines_t),
+    )
+
+
+def _relations(points_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances [B, B] in units of their mean, and cosines [B, B, B]."""
+    points_BD = float32_or_wider(points_BD)
+    # Not from inner products: close points would lose their distance to rounding.
+    arms_BBD = points_BD.unsqueeze(0) - points_BD.unsqueeze(1)
+    lengths_BB = arms_BBD.square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
+    units_BBD = arms_BBD / lengths_BB.unsqueeze(-1)
+    cosines_BBB = exact_matmul(units_BBD, units_BBD.transpose(1, 2))
+
+    distances_BB = lengths_BB - lengths_BB.diagonal().diag_embed()
+    pairs = len(points_BD) * (len(points_BD) - 1)
+    # The floor only meets a batch of one, which has no distances and a loss of zero.
+    scale = pairs / distances_BB.sum().clamp_min(SMALLEST_SQUARE)
+    return distances_BB * scale, cosines_BBB

@@ -1,0 +1,47 @@
+"""Natural training: cross-entropy on clean images, the yardstick without any defence."""
+
+from __future__ import annotations
+
+from torch.nn.functional import cross_entropy
+
+from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
+from methods._recipes import by_dataset, natural
+from methods.losses.divergence import float32_or_wider
+
+
+class VanillaParams(Params):
+    """Natural training has no parameters."""
+
+
+class VanillaTask(Task):
+    """Cross-entropy on clean images."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o, y), a mean over the batch."""
+        loss = cross_entropy(float32_or_wider(model(batch.x)), batch.y)
+        return StepOutput(loss, {"ce": loss.detach()})
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="Natural training",
+        family="natural",
+        summary="Cross-entropy on clean images: high clean accuracy and no robustness to attacks.",
+        formula=r"\mathrm{CE}(o, y) = -\log s^y",
+        paper="Zagoruyko, Komodakis: Wide Residual Networks, BMVC 2016",
+        url="https://arxiv.org/abs/1605.07146",
+        notes=(
+            "Cited for the network and its natural training. The schedule here is the cosine, over "
+            "200 epochs, so that it compares with the adversarial rows.",
+        ),
+        bibtex="""@inproceedings{zagoruyko2016wide,
+  title = {Wide Residual Networks},
+  author = {Zagoruyko, Sergey and Komodakis, Nikos},
+  booktitle = {British Machine Vision Conference},
+  year = {2016}
+}""",
+    ),
+    params=VanillaParams,
+    task=VanillaTask,
+    recipes=by_dataset(natural),
+)

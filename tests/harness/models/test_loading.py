@@ -1,0 +1,207 @@
+"""Loading models from files and functions: every source, and planted faults."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import UserError
+from harness.models import build_model
+from harness.models.checkpoint import file_sha256, state_dict_sha256
+from harness.models.loading import MODEL_FORMAT, load_external, load_model_file
+from harness.models.normalize import Normalized
+
+INFO = SimpleNamespace(
+    name="tiny", num_classes=4, channels=3, image_size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+)
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 3, 8, 8)
+
+
+def network():
+    model = build_model("resnet8", 4, 3, 8)
+    model(torch.rand(8, 3, 8, 8))  # moves the running statistics
+    return model.eval()
+
+
+def saved(path, model, normalize=None, num_classes=4, arch="resnet8"):
+    """A file as a finished run writes it."""
+    content = {
+        "format": MODEL_FORMAT,
+        "arch": arch,
+        "num_classes": num_classes,
+        "in_channels": 3,
+        "image_size": 8,
+        "normalize": normalize,
+        "state_dict": model.state_dict(),
+    }
+    torch.save(content, path)
+    return path
+
+
+def load(path, **options):
+    return load_external(str(path), dataset_info=INFO, **options)
+
+
+def test_model_of_a_run(tmp_path, x):
+    model = network()
+    path = saved(tmp_path / "model.pt", model)
+    loaded, facts = load(path)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    assert not loaded.training
+    assert facts == {
+        "source": str(path),
+        "sha256": file_sha256(path),
+        "arch": "resnet8",
+        "model_name": "model.pt",
+        "normalize": None,
+    }
+    torch.testing.assert_close(load_model_file(path)(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_model_of_a_run_that_normalises(tmp_path, x, wrapped):
+    model = Normalized(network(), INFO.mean, INFO.std).eval()
+    normalize = {"mean": list(INFO.mean), "std": list(INFO.std)}
+    path = saved(tmp_path / "model.pt", model if wrapped else model.model, normalize)
+    loaded, facts = load(path)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    torch.testing.assert_close(load_model_file(path)(x), model(x), rtol=0, atol=0)
+    assert facts["normalize"] == normalize
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+def test_bare_state_dict(tmp_path, x, key):
+    model = network()
+    state = nn.DataParallel(model).state_dict() if key else model.state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save(state if key is None else {key: state, "epoch": 240}, path)
+    loaded, facts = load(path, arch="resnet8")
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    assert facts["arch"] == "resnet8"
+    assert facts["sha256"] == file_sha256(path)
+
+
+def test_normalisation_of_a_bare_state_dict_can_be_chosen(tmp_path, x):
+    model = Normalized(network(), INFO.mean, INFO.std).eval()
+    bare, whole = tmp_path / "bare.pt", tmp_path / "whole.pt"
+    torch.save(model.model.state_dict(), bare)
+    torch.save(model.state_dict(), whole)
+    for path, choice in [(bare, True), (whole, None), (whole, True)]:
+        torch.testing.assert_close(load(path, arch="resnet8", normalize=choice)[0](x), model(x))
+    for path, choice in [(bare, None), (bare, False), (whole, False)]:
+        loaded, _ = load(path, arch="resnet8", normalize=choice)
+        torch.testing.assert_close(loaded(x), model.model(x))
+
+
+def test_published_names_of_a_teacher(tmp_path, x):
+    model = build_model("wrn-16-1", 4, 3, 8).eval()
+
+    def released(name):
+        name = re.sub(r"^stages\.(\d)\.", lambda stage: f"block{int(stage[1]) + 1}.layer.", name)
+        return re.sub(r"^bn\.", "bn1.", name.replace("shortcut", "convShortcut"))
+
+    state = {released(name): tensor for name, tensor in model.state_dict().items()}
+    assert {"bn1.weight", "block2.layer.0.convShortcut.weight"} <= set(state)
+    torch.save({"model": state}, tmp_path / "teacher.pth")
+    loaded, _ = load(tmp_path / "teacher.pth", arch="wrn-16-1")
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+
+
+def test_state_dict_without_its_architecture(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(UserError, match=r"bare\.pt holds a state dict but not .* --arch"):
+        load(tmp_path / "bare.pt")
+
+
+def test_state_dict_of_another_architecture(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(UserError, match=r"another network \(missing stages\.0\.1\.conv1\.weight"):
+        load(tmp_path / "bare.pt", arch="resnet14")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_model_of_other_classes(tmp_path, own):
+    model, path = build_model("resnet8", 10, 3, 8), tmp_path / "ten.pt"
+    saved(path, model, num_classes=10) if own else torch.save(model.state_dict(), path)
+    with pytest.raises(UserError, match=r"ten\.pt tells 10 classes apart, but tiny has 4: choose"):
+        load(path, arch=None if own else "resnet8")
+
+
+def test_model_of_other_channels(tmp_path):
+    gray = SimpleNamespace(**{**vars(INFO), "channels": 1})
+    path = saved(tmp_path / "model.pt", network())
+    with pytest.raises(UserError, match="cannot take tiny images of 1x8x8"):
+        load_external(str(path), dataset_info=gray)
+
+
+def test_contradictions(tmp_path):
+    path = saved(tmp_path / "model.pt", network())
+    with pytest.raises(UserError, match="holds a resnet8, but resnet14 was asked for: leave out"):
+        load(path, arch="resnet14")
+    with pytest.raises(UserError, match="is itself a file of weights"):
+        load(path, weights=path)
+    with pytest.raises(UserError, match="architecture resnet8 was given, but timm:x has its own"):
+        load("timm:x", arch="resnet8")
+
+
+def test_missing_file():
+    with pytest.raises(UserError, match=r"no checkpoint file at results/absent\.pt"):
+        load("results/absent.pt")
+
+
+def test_file_that_no_run_saved(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(UserError, match="not a model that a run saved"):
+        load_model_file(tmp_path / "bare.pt")
+
+
+class TestFunctions:
+    """Specs of the kind package.module:function."""
+
+    @pytest.fixture(autouse=True)
+    def _module(self, tmp_path, monkeypatch):
+        (tmp_path / "my_networks.py").write_text(
+            "from torch import nn\n"
+            "def linear(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))\n"
+            "def pair(): return nn.Sequential(nn.Flatten(), nn.LSTM(192, 4))\n"
+            "def maps(): return nn.Conv2d(3, 4, 3)\n"
+            "def number(): return 3\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        yield
+        sys.modules.pop("my_networks", None)
+
+    def test_network(self, x):
+        loaded, facts = load("my_networks:linear")
+        assert loaded(x).shape == (3, 4)
+        assert facts["sha256"] == state_dict_sha256(loaded)
+        assert facts["model_name"] == "my_networks:linear"
+
+    def test_network_with_weights(self, x, tmp_path):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+        torch.save({"state_dict": model.state_dict()}, tmp_path / "linear.pt")
+        loaded, facts = load("my_networks:linear", weights=tmp_path / "linear.pt", normalize=True)
+        torch.testing.assert_close(loaded.model(x), model(x), rtol=0, atol=0)
+        torch.testing.assert_close(loaded.mean.flatten(), torch.tensor(INFO.mean))
+        assert facts["sha256"] == file_sha256(tmp_path / "linear.pt")
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("my_networks:absent", "cannot be imported .*AttributeError.* check the name"),
+            ("no_such_module:f", "cannot be imported .*ModuleNotFoundError.* check the name"),
+            ("my_networks:number", "returned a int: it must return an nn.Module"),
+            ("my_networks:pair", "does not answer with logits"),
+            ("my_networks:maps", "does not answer with logits"),
+        ],
+    )
+    def test_faults(self, spec, message):
+        with pytest.raises(UserError, match=message):
+            load(spec)

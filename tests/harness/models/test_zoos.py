@@ -1,0 +1,187 @@
+"""Networks of RobustBench, timm and torchvision, without the network."""
+
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import pytest
+import torch
+
+from harness.compat import import_robustbench, import_timm, import_torchvision
+from harness.errors import UserError
+from harness.models import zoos
+from harness.models.checkpoint import file_sha256, state_dict_sha256
+from harness.models.loading import load_external
+
+pytest.importorskip("gdown", reason="RobustBench is not installed")
+
+CIFAR = SimpleNamespace(
+    name="cifar10", num_classes=10, channels=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3
+)
+X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406))
+
+
+@pytest.fixture(scope="module")
+def rice(tmp_path_factory):
+    """A file of weights for RobustBench's small entry Rice2020Overfitting (L2), and its answers."""
+    import_robustbench()
+    from robustbench.model_zoo.cifar10 import Rice2020OverfittingNetL2
+
+    torch.manual_seed(0)
+    network = Rice2020OverfittingNetL2().eval()
+    path = tmp_path_factory.mktemp("zoo") / "rice.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, path)
+    with torch.no_grad():
+        return path, network(X)
+
+
+def test_robustbench_entry_from_a_local_file(rice):
+    path, expected = rice
+    model, facts = load_external(
+        "robustbench:Rice2020Overfitting", dataset_info=CIFAR, threat="L2", weights=path
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), expected, rtol=0, atol=0)
+    assert not model.training
+    assert facts["sha256"] == file_sha256(path)
+    assert facts["model_name"] == "Rice2020Overfitting"
+    assert facts["arch"] == "Rice2020OverfittingNetL2"
+
+
+def test_robustbench_download_is_kept_and_only_if_it_can_be_read(rice, tmp_path, monkeypatch):
+    path, expected = rice
+    contents = iter([b"<html>confirm</html>", path.read_bytes()])
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        import_robustbench().utils,
+        "download_gdrive_new",
+        lambda file_id, name: open(name, "wb").write(next(contents)),
+    )
+
+    def load():
+        return load_external("robustbench:Rice2020Overfitting", dataset_info=CIFAR, threat="L2")
+
+    with pytest.raises(UserError, match="is a web page"):
+        load()
+    for _ in range(2):  # downloaded, then found
+        torch.testing.assert_close(load()[0](X).detach(), expected, rtol=0, atol=0)
+    assert [file.name for file in tmp_path.rglob("*.*")] == ["Rice2020Overfitting.pt"]
+
+
+def test_every_robustbench_name_resolves():
+    import_robustbench()
+    from robustbench.model_zoo import model_dicts
+
+    found = {"cifar10": 0, "cifar100": 0, "imagenet": 0}
+    for dataset, threats in model_dicts.items():
+        for threat, entries in threats.items():
+            for name in entries:
+                entry = zoos.robustbench_entry(name, dataset.value, threat.value)
+                assert callable(entry["model"])
+                assert "gdrive_id" in entry
+                found[dataset.value] += 1
+    assert min(found.values()) > 30, found
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "threat", "message"),
+    [
+        ("Rice2020Overfiting", "cifar10", "Linf", "did you mean Rice2020Overfitting"),
+        ("Rice2020Overfitting", "digits", "Linf", "no models for digits Linf: it has cifar10 Linf"),
+        ("Rice2020Overfitting", "cifar100", "L2", "no models for cifar100 L2"),
+        ("Rice2020Overfitting", "cifar10", "L9", "no models for cifar10 L9"),
+    ],
+)
+def test_robustbench_names_that_are_not(name, dataset, threat, message):
+    info = SimpleNamespace(**{**vars(CIFAR), "name": dataset})
+    with pytest.raises(UserError, match=message):
+        load_external(f"robustbench:{name}", dataset_info=info, threat=threat)
+
+
+def test_robustbench_weights_of_another_entry(rice):
+    with pytest.raises(UserError, match="not those of robustbench:Sehwag2021Proxy_R18 "):
+        zoos.robustbench_network("Sehwag2021Proxy_R18", "cifar10", "Linf", rice[0])
+
+
+def test_robustbench_ensemble_has_no_single_file(rice):
+    with pytest.raises(UserError, match="Chen2020Adversarial is not loaded from one file"):
+        load_external("robustbench:Chen2020Adversarial", dataset_info=CIFAR, weights=rice[0])
+
+
+def test_timm_network_with_weights(tmp_path):
+    timm = import_timm()
+    network = timm.create_model("test_byobnet", num_classes=10).eval()
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    model, facts = load_external("timm:test_byobnet", dataset_info=CIFAR, weights=path)
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), network((X - mean) / std))
+    assert facts["arch"] == facts["model_name"] == "test_byobnet"
+    assert facts["sha256"] == file_sha256(path)
+
+
+def test_timm_network_with_published_weights(monkeypatch):
+    timm = import_timm()
+    network = timm.create_model("test_byobnet", num_classes=10)
+    asked = {}
+    monkeypatch.setattr(timm, "create_model", lambda name, **kw: asked.update(kw) or network)
+    model, facts = load_external("timm:test_byobnet", dataset_info=CIFAR)
+    assert asked == {"pretrained": True}
+    assert facts["sha256"] == state_dict_sha256(model)
+
+
+def test_timm_faults(monkeypatch):
+    timm = import_timm()
+    with pytest.raises(UserError, match="unknown timm model 'resnet19': did you mean resnet18"):
+        load_external("timm:resnet19", dataset_info=CIFAR)
+
+    def offline(name, **_):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        UserError, match=r"timm:resnet18 cannot be downloaded .*no route\): connect"
+    ):
+        load_external("timm:resnet18", dataset_info=CIFAR)
+
+
+def test_torchvision_network(tmp_path, monkeypatch):
+    models = import_torchvision().models
+    network = models.squeezenet1_1(num_classes=10).eval()
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    model, facts = load_external("torchvision:squeezenet1_1", dataset_info=CIFAR, weights=path)
+    torch.testing.assert_close(model.mean.flatten(), IMAGENET_MEAN)
+    torch.testing.assert_close(model.model(X), network(X), rtol=0, atol=0)
+    assert facts["sha256"] == file_sha256(path)
+
+    asked = []
+    monkeypatch.setattr(models, "get_model", lambda name, weights: asked.append(weights) or network)
+    load_external("torchvision:squeezenet1_1", dataset_info=CIFAR)
+    assert [weights.name for weights in asked] == ["IMAGENET1K_V1"]
+
+
+def test_torchvision_faults(monkeypatch):
+    models = import_torchvision().models
+    with pytest.raises(UserError, match="unknown torchvision model 'resnet19'"):
+        load_external("torchvision:resnet19", dataset_info=CIFAR)
+    with pytest.raises(UserError, match=r"no IMAGENET1K_V1 weights of vit_h_14: give a file"):
+        load_external("torchvision:vit_h_14", dataset_info=CIFAR)
+
+    def offline(name, **_):
+        raise URLError("offline")
+
+    monkeypatch.setattr(models, "get_model", offline)
+    with pytest.raises(UserError, match="torchvision:resnet18 cannot be downloaded"):
+        load_external("torchvision:resnet18", dataset_info=CIFAR)
+
+
+@pytest.mark.parametrize("zoo", ["robustbench", "timm", "torchvision"])
+def test_package_that_is_not_installed(zoo, monkeypatch):
+    def absent():
+        raise ModuleNotFoundError(f"No module named '{zoo}'")
+
+    monkeypatch.setattr(zoos, f"import_{zoo}", absent)
+    with pytest.raises(UserError, match=rf'{zoo} cannot be imported .*"divergence-bench\[zoo\]"'):
+        load_external(f"{zoo}:x", dataset_info=CIFAR)

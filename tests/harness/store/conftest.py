@@ -1,0 +1,105 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from scipy.stats import binomtest
+
+from harness.config import RunConfig
+from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
+
+MakeRun = Callable[..., RunDirectory]
+
+
+def verdict_table(n: int, *, wrong: int = 2, broken: int = 3) -> pa.Table:
+    """``wrong`` images misclassified clean, then ``broken`` by a stage, the rest robust."""
+    broken_by = ["clean"] * wrong + ["apgd-t"] * broken + [None] * (n - wrong - broken)
+    columns = {
+        "index": list(range(n)),
+        "label": [i % 10 for i in range(n)],
+        "clean_pred": [(i + (i < wrong)) % 10 for i in range(n)],
+        "broken_by": broken_by,
+        "target": [(i + 1) % 10 if by == "apgd-t" else None for i, by in enumerate(broken_by)],
+        "adv_pred": [(i + (by is not None)) % 10 for i, by in enumerate(broken_by)],
+        "distance": [0.1 if by == "apgd-t" else 0.0 for by in broken_by],
+        "margin": [1.0 if by is None else -1.0 for by in broken_by],
+    }
+    return pa.table(columns, schema=VERDICT_SCHEMA)
+
+
+def accuracy(correct: int, n: int) -> dict[str, Any]:
+    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    return {"value": correct / n, "n": n, "low": interval.low, "high": interval.high}
+
+
+def add_evaluation(run: RunDirectory, name: str = "e1", n: int = 20) -> EvaluationDirectory:
+    evaluation = run.evaluation(name)
+    evaluation.update(
+        protocol={
+            "norm": "Linf",
+            "eps": 8 / 255,
+            "attacks": ["apgd-ce", "apgd-t"],
+            "n": n,
+            "limit": n,
+            "chunk_size": 10,
+            "seed": 0,
+            "attack_version": "pyautoattack 0.2.0",
+            "precision": "float32",
+            "accelerate": True,
+            "index_sha256": "1" * 64,
+            "data_sha256": "2" * 64,
+            "model_sha256": "3" * 64,
+            "partial": True,
+        },
+        flags=["a warning"],
+    )
+    write_verdicts(verdict_table(n), evaluation.verdicts_path)
+    evaluation.update(
+        status="success",
+        metrics={"clean": accuracy(n - 2, n), "aa": accuracy(n - 5, n)},
+        started_at="2026-01-02T03:04:05+00:00",
+        finished_at="2026-01-02T05:04:05+02:00",
+    )
+    return evaluation
+
+
+@pytest.fixture(name="verdict_table")
+def _verdict_table() -> Callable[..., pa.Table]:
+    return verdict_table
+
+
+@pytest.fixture(name="add_evaluation")
+def _add_evaluation() -> Callable[..., EvaluationDirectory]:
+    return add_evaluation
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes finished run directories under ``tmp_path``."""
+
+    def make(run_id: str = "some-000000000000", epochs: int = 3, **fields: Any) -> RunDirectory:
+        run = RunDirectory.create(tmp_path, run_id)
+        config = RunConfig(method="some", seed=fields.get("seed", 0)).model_dump(mode="json")
+        described = {
+            "kind": "trained",
+            "method": "some",
+            "dataset": "digits",
+            "arch": "resnet8",
+            "config": config,
+            "provenance": {"git": {"commit": "abc", "dirty": True}, "device": "cpu"},
+            "started_at": "2026-01-02T03:04:05+00:00",
+            "metrics": {"sec_per_iter": {"value": 0.5, "n": 9}, "train_seconds": 12},
+        }
+        run.update(**described | fields)
+        for epoch in range(1, epochs + 1):
+            loss = 1 / epoch if epoch > 1 else math.nan
+            run.append_epoch({"epoch": epoch, "loss": loss, "lr": 0.1, "parts": {"ce": loss}})
+        run.model_path.write_bytes(b"weights of " + run_id.encode())
+        add_evaluation(run)
+        run.update(status="success")
+        return run
+
+    return make

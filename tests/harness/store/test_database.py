@@ -1,0 +1,350 @@
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.store import database as database_module
+from harness.store.database import Database
+from harness.store.ingest import seed_group
+from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.schema import TABLES
+
+MakeRun = Callable[..., RunDirectory]
+
+REPORTED = """\
+table,dataset,task,method,citation,teacher,student_or_arch,augmentation,setting,metric,value,std,bold,underlined,note
+2,CIFAR-100,at,"One, of many",[1],,WRN-34-10,Basic,,aa,31.45,,1,0,
+7,CIFAR-100,kd,Two,,WRN-40-2,VGG8,,manner=Logits,top1,77.19,0.01,0,1,"a note"
+"""
+
+
+def contents(database: Database) -> dict[str, pd.DataFrame]:
+    return {
+        name: database.query(f"SELECT * FROM {name} ORDER BY ALL").convert_dtypes()
+        for name in TABLES
+    }
+
+
+def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    assert one.keys() == other.keys()
+    for name, frame in one.items():
+        pd.testing.assert_frame_equal(frame, other[name], obj=name)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path, wait_s=5)
+
+
+def test_a_run_becomes_rows(database: Database, make_run: MakeRun) -> None:
+    database.record(make_run(seed=3))
+    run = database.query("SELECT * FROM runs").iloc[0]
+    assert run["run_id"] == "some-000000000000"
+    assert run["status"] == "success"
+    assert run["seed"] == 3
+    assert run["epochs_planned"] == RunConfig(method="some").training.epochs
+    assert run["git_commit"] == "abc"
+    assert run["git_dirty"]
+    assert json.loads(run["config"])["method"] == "some"
+    assert run["started_at"] == pd.Timestamp("2026-01-02T03:04:05")
+    evaluation = database.query("SELECT * FROM evaluations").iloc[0]
+    assert evaluation["attacks"] == "apgd-ce,apgd-t"
+    assert evaluation["image_limit"] == evaluation["n"] == 20
+    assert evaluation["eps"] == 8 / 255
+    assert evaluation["finished_at"] == pd.Timestamp("2026-01-02T03:04:05")
+    assert json.loads(evaluation["flags"]) == ["a warning"]
+    metrics = database.query("SELECT name, evaluation_id, value, n FROM metrics ORDER BY name")
+    assert metrics["name"].tolist() == ["aa", "clean", "sec_per_iter", "train_seconds"]
+    assert metrics["value"].tolist() == [0.75, 0.9, 0.5, 12]
+    assert metrics["evaluation_id"].isna().tolist() == [False, False, True, True]
+
+
+def test_epochs_keep_nan_and_their_parts_are_json(database: Database, make_run: MakeRun) -> None:
+    database.record(make_run())
+    rows = database.query(
+        "SELECT epoch, isnan(loss) AS is_nan, parts->>'ce' AS ce FROM epochs ORDER BY epoch"
+    )
+    assert rows["epoch"].tolist() == [1, 2, 3]
+    assert rows["is_nan"].tolist() == [True, False, False]
+    assert rows["ce"].isna().tolist() == [True, False, False]
+
+
+def test_verdicts_are_counted(database: Database, make_run: MakeRun) -> None:
+    database.record(make_run())
+    counts = database.query(
+        "SELECT broken_by, count(*) AS n FROM verdicts WHERE run_id = ? GROUP BY ALL ORDER BY ALL",
+        ["some-000000000000"],
+    )
+    counted = {None if pd.isna(k) else k: n for k, n in counts.itertuples(index=False)}
+    assert counted == {"apgd-t": 3, "clean": 2, None: 15}
+    aa = database.query(
+        "SELECT avg((broken_by IS NULL)::INT) - any_value(value) AS gap FROM verdicts "
+        "JOIN metrics USING (run_id, evaluation_id) WHERE name = $name",
+        {"name": "aa"},
+    )
+    assert aa["gap"].item() == pytest.approx(0, abs=1e-12)
+
+
+def test_recording_twice_changes_nothing(database: Database, make_run: MakeRun) -> None:
+    run = make_run()
+    database.record(run)
+    once = contents(database)
+    database.record(run)
+    assert_same(once, contents(database))
+
+
+def test_a_grown_run_replaces_its_rows_only(
+    database: Database,
+    make_run: MakeRun,
+    add_evaluation: Callable[..., EvaluationDirectory],
+) -> None:
+    run, other = make_run("a-1"), make_run("b-2")
+    database.record(run)
+    database.record(other)
+    run.append_epoch({"epoch": 4, "loss": 0.1})
+    run.update(status="error", error="out of patience")
+    add_evaluation(run, "e2", n=10)
+    database.record(run)
+    counts = database.query(
+        "SELECT run_id, (SELECT count(*) FROM epochs e WHERE e.run_id = r.run_id) AS epochs, "
+        "(SELECT count(*) FROM verdicts v WHERE v.run_id = r.run_id) AS verdicts, status "
+        "FROM runs r ORDER BY run_id"
+    )
+    assert counts.values.tolist() == [["a-1", 4, 30, "error"], ["b-2", 3, 20, "success"]]
+
+
+def test_verdicts_are_read_again_only_if_their_file_changed(
+    database: Database,
+    make_run: MakeRun,
+    add_evaluation: Callable[..., EvaluationDirectory],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run()
+    read: list[str] = []
+    real = database_module.read_verdicts
+
+    def counting(path: Path) -> object:
+        read.append(path.parent.name)
+        return real(path)
+
+    monkeypatch.setattr(database_module, "read_verdicts", counting)
+    database.record(run)
+    database.record(run)
+    assert read == ["e1"]
+    add_evaluation(run, "e1", n=10)
+    database.record(run)
+    assert read == ["e1", "e1"]
+    assert database.query("SELECT count(*) AS n FROM verdicts")["n"].item() == 10
+    run.evaluation("e1").update(status="started")
+    database.record(run)
+    assert database.query("SELECT count(*) AS n FROM verdicts")["n"].item() == 0
+    assert read == ["e1", "e1"]
+
+
+def test_an_unchanged_artifact_is_not_hashed_again(
+    database: Database, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    database.record(run)
+    hashed: list[str] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return "0" * 64
+
+    monkeypatch.setattr("harness.store.ingest.file_sha256", counting)
+    run.update(status="success")
+    database.record(run)
+    assert hashed == []
+    run.model_path.write_bytes(b"other weights")
+    database.record(run)
+    assert hashed == ["model.pt"]
+    rows = database.query("SELECT kind, path FROM artifacts ORDER BY kind")
+    assert rows.values.tolist() == [
+        ["model", "runs/some-000000000000/model.pt"],
+        ["verdicts", "runs/some-000000000000/evaluations/e1/verdicts.parquet"],
+    ]
+
+
+def test_rebuilding_gives_what_recording_gave(
+    database: Database, make_run: MakeRun, tmp_path: Path
+) -> None:
+    csv = tmp_path / "reported.csv"
+    csv.write_text(REPORTED)
+    database.load_reported(csv)
+    for number in range(3):
+        run = make_run(f"r-{number}", epochs=number)
+        run.update(status="started")
+        database.record(run)
+        run.append_epoch({"epoch": number + 1, "loss": 0.5, "parts": {}})
+        run.update(status="success")
+        database.record(run)
+    recorded = contents(database)
+    rebuilt = database.rebuild(csv)
+    assert rebuilt.unreadable == []
+    assert_same(recorded, contents(database))
+    del recorded["meta"]
+    assert rebuilt.counts == {name: len(frame) for name, frame in recorded.items()}
+    assert rebuilt.counts["runs"] == 3
+    assert rebuilt.counts["verdicts"] == 60
+    assert not list(tmp_path.glob(".harness*"))
+
+
+DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
+    "run.json is not valid JSON": lambda run: run.record_path.write_text("{"),
+    "run.json": lambda run: run.record_path.unlink(),
+    "evaluation.json is not valid": lambda run: run.evaluation("e1").record_path.write_text("x"),
+    "line 1 of": lambda run: run.epochs_path.write_text("{\n{}\n"),
+    "an epoch twice": lambda run: run.append_epoch({"epoch": 1}),
+    "verdicts.parquet cannot be": lambda run: run.evaluation("e1").verdicts_path.write_text("x"),
+    "verdicts.parquet is missing": lambda run: run.evaluation("e1").verdicts_path.unlink(),
+    "a value in .* has a wrong type": lambda run: run.update(seed="three"),
+    "wrong type": lambda run: run.update(started_at="yesterday"),
+    "metrics in": lambda run: run.update(metrics=[1]),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGE)
+def test_a_damaged_run_is_named_and_the_others_survive(
+    database: Database, make_run: MakeRun, reason: str
+) -> None:
+    runs = {run_id: make_run(run_id) for run_id in ("a", "b", "c")}
+    DAMAGE[reason](runs["b"])
+    rebuilt = database.rebuild()
+    assert [path.name for path, _ in rebuilt.unreadable] == ["b"]
+    assert re.search(reason, rebuilt.unreadable[0][1])
+    for table in ("runs", "verdicts", "epochs", "metrics", "artifacts", "evaluations"):
+        found = database.query(f"SELECT DISTINCT run_id FROM {table} ORDER BY run_id")
+        assert found["run_id"].tolist() == ["a", "c"], table
+
+
+def test_a_damaged_run_cannot_spoil_the_rows_it_had(database: Database, make_run: MakeRun) -> None:
+    run = make_run()
+    database.record(run)
+    before = contents(database)
+    run.append_epoch({"epoch": 4, "loss": 0.1})
+    run.evaluation("e1").verdicts_path.write_text("x")
+    with pytest.raises(UserError, match="cannot be read"):
+        database.record(run)
+    assert_same(before, contents(database))
+
+
+def test_a_failing_rebuild_leaves_the_old_database(
+    database: Database, make_run: MakeRun, tmp_path: Path
+) -> None:
+    database.record(make_run())
+    before = contents(database)
+    make_run("another")
+    with pytest.raises(UserError, match="no file of printed numbers"):
+        database.rebuild(tmp_path / "none.csv")
+    assert_same(before, contents(database))
+    assert not list(tmp_path.glob(".harness*"))
+
+
+def test_a_damaged_database_says_how_to_mend_it_and_is_mended(
+    database: Database, make_run: MakeRun
+) -> None:
+    run = make_run()
+    database.path.write_bytes(b"garbage" * 1000)
+    for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):
+        with pytest.raises(UserError, match="rebuild it from the run directories"):
+            call()
+    database.rebuild()
+    assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
+
+
+def test_a_newer_schema_is_refused_and_left_alone(database: Database, make_run: MakeRun) -> None:
+    run = make_run()
+    database.record(run)
+    with duckdb.connect(str(database.path)) as connection:
+        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'")
+    before = database.path.read_bytes()
+    for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):
+        with pytest.raises(UserError, match="update divergence-bench"):
+            call()
+    assert database.path.read_bytes() == before
+
+
+def test_an_older_schema_is_migrated_by_its_first_reader(
+    database: Database, make_run: MakeRun
+) -> None:
+    run = make_run()
+    with duckdb.connect(str(database.path)) as connection:
+        connection.execute("CREATE TABLE unrelated (x INTEGER)")
+    assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 0
+    database.record(run)
+    assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
+
+
+def test_reported_numbers_are_loaded_once(database: Database, tmp_path: Path) -> None:
+    csv = tmp_path / "reported.csv"
+    csv.write_text(REPORTED)
+    database.load_reported(csv)
+    rows = database.query("SELECT * FROM reported ORDER BY row_number")
+    assert rows["table_number"].tolist() == [2, 7]
+    assert rows["method"].tolist() == ["One, of many", "Two"]
+    assert rows["bold"].tolist() == [True, False]
+    assert rows["std"].isna().tolist() == [True, False]
+    assert rows["teacher"].tolist() == ["", "WRN-40-2"]
+    assert rows["page"].isna().all()
+    written = database.path.stat().st_mtime_ns
+    database.load_reported(csv)
+    assert database.path.stat().st_mtime_ns == written
+    csv.write_text(REPORTED.replace("31.45", "31.46"))
+    database.load_reported(csv)
+    values = database.query("SELECT value FROM reported ORDER BY row_number")["value"]
+    assert values.tolist() == [31.46, 77.19]
+
+
+def test_a_file_of_other_columns_is_refused(database: Database, tmp_path: Path) -> None:
+    csv = tmp_path / "reported.csv"
+    for text in ("a,b\n1,2\n", REPORTED.replace("31.45", "much"), ""):
+        csv.write_text(text)
+        with pytest.raises(UserError, match="no file of printed numbers"):
+            database.load_reported(csv)
+
+
+def test_a_query_can_read_the_database_and_nothing_else(
+    database: Database, make_run: MakeRun, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="there is no results database"):
+        database.query("SELECT 1")
+    database.record(make_run())
+    frame = pd.DataFrame({"x": [1]})
+    assert len(frame) == 1
+    for sql in (
+        "DELETE FROM runs",
+        "SELECT * FROM frame",
+        f"COPY runs TO '{tmp_path / 'out.csv'}'",
+        f"SELECT * FROM read_text('{__file__}')",
+        "SELEC 1",
+    ):
+        with pytest.raises(UserError, match="refuses the query"):
+            database.query(sql)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_seed_group_is_the_configuration_without_seed_and_cost() -> None:
+    config = RunConfig(method="some")
+    same = config.model_copy(update={"seed": 7, "device": "cuda", "results": Path("other")})
+    other = config.model_copy(update={"params": {"weight": 2}})
+    groups = [seed_group(c.model_dump(mode="json")) for c in (config, same, other)]
+    assert groups[0] == groups[1] != groups[2]
+    assert seed_group({"old": 1, "seed": 1}) == seed_group({"old": 1, "seed": 2})
+    assert seed_group({"old": 1}) != seed_group({"old": 2})
+
+
+def test_200_epochs_cost_little_space(database: Database, make_run: MakeRun) -> None:
+    run = make_run(epochs=200)
+    database.record(run)
+    once = os.path.getsize(database.path)
+    for _ in range(10):
+        database.record(run)
+    assert os.path.getsize(database.path) < 2 * once

@@ -1,0 +1,83 @@
+import dataclasses
+
+import duckdb
+import pytest
+
+from harness.errors import UserError
+from harness.store.schema import (
+    EPOCHS,
+    TABLES,
+    Column,
+    Table,
+    arrow_schema,
+    describe,
+    migrate,
+    newest_version,
+    version_of,
+)
+
+# What a later release might do: one more column, one more table.
+LATER = {
+    **TABLES,
+    "epochs": dataclasses.replace(
+        EPOCHS, columns=(*EPOCHS.columns, Column("grad_norm", "DOUBLE", "its 'size'", since=2))
+    ),
+    "notes": Table("notes", "a remark", (Column("text", "VARCHAR", "what was said", since=2),)),
+}
+
+
+def version(connection: duckdb.DuckDBPyConnection) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def columns(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, ...]]:
+    return connection.execute(
+        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
+        "WHERE NOT internal ORDER BY table_name, column_index"
+    ).fetchall()
+
+
+def test_a_new_database_has_every_table_and_every_column_explained() -> None:
+    described = describe()
+    assert set(described["table_name"]) == set(TABLES)
+    assert described["comment"].notna().all()
+    assert described["table_comment"].notna().all()
+    for name, table in TABLES.items():
+        found = described[described["table_name"] == name]
+        assert found["column_name"].tolist() == [column.name for column in table.columns]
+
+
+def test_the_arrow_types_are_the_sql_types() -> None:
+    with duckdb.connect(":memory:") as connection:
+        migrate(connection)
+        for name, table in TABLES.items():
+            empty = arrow_schema(table).empty_table()
+            connection.register("incoming", empty)
+            connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
+
+
+def test_migrating_forward_keeps_rows_and_gives_what_a_new_database_has() -> None:
+    assert newest_version() == 1
+    with duckdb.connect(":memory:") as old, duckdb.connect(":memory:") as new:
+        migrate(old)
+        old.execute("INSERT INTO epochs (run_id, epoch, loss) VALUES ('r', 1, 0.5)")
+        assert version_of(old) == 1
+        migrate(old, LATER.values())
+        migrate(new, LATER.values())
+        assert version(old) == version(new) == 2
+        assert columns(old) == columns(new)
+        assert old.execute("SELECT run_id, loss, grad_norm FROM epochs").fetchall() == [
+            ("r", 0.5, None)
+        ]
+
+
+def test_a_newer_database_is_refused() -> None:
+    with duckdb.connect(":memory:") as connection:
+        assert version_of(connection) == 0
+        migrate(connection)
+        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'")
+        for call in (version_of, migrate):
+            with pytest.raises(UserError, match="schema 2, but this release knows schemas up to 1"):
+                call(connection)

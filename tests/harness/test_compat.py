@@ -1,0 +1,126 @@
+"""Work-arounds for broken releases: they work, and vanish where nothing is broken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from harness import compat
+
+FAKES = {
+    "torchvision/__init__.py": "",
+    "timm/__init__.py": "",
+    "pkg_resources.py": "def resource_filename(name, resource): return 'theirs'\n",
+    "autoattack/__init__.py": "AutoAttack = 'theirs'\n",
+    "autoattack/state.py": "EvaluationState = 'theirs'\n",
+    "robustbench/__init__.py": (
+        "import pkg_resources\n"
+        "from autoattack import AutoAttack\n"
+        "from autoattack.state import EvaluationState\n"
+    ),
+}
+
+
+def python(code, *path):
+    """What a fresh interpreter prints."""
+    root = str(Path(compat.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), root])}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_torchvision_imports_and_classifies():
+    torchvision = compat.import_torchvision()
+    assert torchvision is compat.import_torchvision()
+    network = torchvision.models.squeezenet1_1(num_classes=5).eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_torchvision_shim_is_active_exactly_where_the_plain_import_fails():
+    plain, active = python(
+        "try: import torchvision; plain = 'works'\n"
+        "except RuntimeError: plain = 'fails'\n"
+        "from harness.compat import active_shims, import_torchvision\n"
+        "import_torchvision().models\n"
+        "print(plain, 'torchvision-operators' in active_shims())"
+    )
+    assert active == str(plain == "fails")
+
+
+def test_an_unrelated_failure_of_torchvision_is_not_hidden(monkeypatch):
+    def broken(name):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(compat.importlib, "import_module", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        compat.import_torchvision()
+
+
+def test_no_shim_where_releases_are_sound(tmp_path):
+    for name, text in FAKES.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    printed = python(
+        "from harness.compat import active_shims, import_robustbench\n"
+        "found = import_robustbench()\n"
+        "print(found.AutoAttack, found.EvaluationState, len(active_shims()))",
+        tmp_path,
+    )
+    assert printed == ["theirs", "theirs", "0"]
+
+
+class TestRobustBench:
+    """The installed release."""
+
+    @pytest.fixture(autouse=True)
+    def _installed(self):
+        pytest.importorskip("gdown", reason="RobustBench is not installed")
+        self.robustbench = compat.import_robustbench()
+
+    def test_import(self):
+        assert callable(self.robustbench.load_model)
+        assert callable(self.robustbench.benchmark)
+        assert compat.import_robustbench() is self.robustbench
+
+    def test_shims_are_named_and_leave_no_modules_behind(self):
+        assert compat.active_shims() == sorted(compat.active_shims())
+        for module in ("pkg_resources", "autoattack"):
+            if f"robustbench-{module}" in compat.active_shims():
+                assert module not in sys.modules
+
+    def test_files_beside_robustbench_are_found(self):
+        loaders = sys.modules["robustbench.loaders"]
+        found = loaders.pkg_resources.resource_filename(loaders.__name__, "loaders.py")
+        assert Path(found).samefile(loaders.__file__)
+
+    @pytest.mark.parametrize("return_labels", [True, False])
+    def test_autoattack_as_robustbench_calls_it(self, return_labels, tmp_path):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval()
+        x = torch.rand(6, 3, 4, 4)
+        y = model(x).argmax(dim=1)
+        attack = sys.modules["robustbench.eval"].AutoAttack(
+            model, norm="Linf", eps=0.5, version="standard", device="cpu", log_path=tmp_path / "log"
+        )
+        options = {"return_labels": True} if return_labels else {}
+        found = attack.run_standard_evaluation(x, y, bs=4, state_path=None, **options)
+        adversarial = found[0] if return_labels else found
+        assert adversarial.shape == x.shape
+        assert float((adversarial - x).abs().max()) <= 0.5 + 1e-6
+        assert not bool((model(adversarial).argmax(dim=1) == y).any())
+        if return_labels:
+            assert torch.equal(found[1], model(adversarial).argmax(dim=1))
+        assert "robust accuracy" in (tmp_path / "log").read_text()

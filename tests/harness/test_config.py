@@ -1,0 +1,90 @@
+"""The run's identity: what changes the answer changes the run id, and nothing else does."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from harness.config import EvalConfig, RunConfig, Section, assign, merge
+
+
+def sections(model: type[BaseModel] = RunConfig) -> list[type[BaseModel]]:
+    found = [model]
+    for info in model.model_fields.values():
+        for kind in (info.annotation, *getattr(info.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += sections(kind)
+    return found
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_field_is_classified(section: type[BaseModel]) -> None:
+    assert issubclass(section, Section)
+    for name, info in section.model_fields.items():
+        assert isinstance(info.json_schema_extra, dict), f"{section.__name__}.{name}"
+        assert isinstance(info.json_schema_extra["identity"], bool)
+    section.model_construct()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", 1),
+        ("method", "other"),
+        ("params.weight", 2),
+        ("data.train_limit", 10),
+        ("model.arch", "resnet20"),
+        ("training.epochs", 7),
+        ("training.attack.eps", 0.2),
+        ("training.optimizer.nesterov", True),
+        ("training.weight_perturbation.gamma", 0.1),
+    ],
+)
+def test_what_changes_the_answer_changes_the_id(path: str, value: Any) -> None:
+    base = {"method": "some", "training": {"attack": {"eps": 0.1}}}
+    changed = RunConfig.model_validate(merge(base, assign(path, value)))
+    assert changed.run_id != RunConfig.model_validate(base).run_id
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("device", "cuda:1"),
+        ("results", "elsewhere"),
+        ("data.root", "/images"),
+        ("evaluation.eps", 0.5),
+        ("training.monitor.every", 5),
+        ("recipe", "same-by-another-name"),
+    ],
+)
+def test_what_changes_only_the_cost_keeps_the_id(path: str, value: Any) -> None:
+    base = {"method": "some"}
+    changed = RunConfig.model_validate(merge(base, assign(path, value)))
+    assert changed.run_id == RunConfig.model_validate(base).run_id
+
+
+def test_a_dumped_configuration_is_the_same_run() -> None:
+    config = RunConfig.model_validate(
+        {"method": "some", "training": {"attack": {"eps": "8/255"}}, "evaluation": {"eps": "1/3"}}
+    )
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    assert config.training.attack is not None
+    assert config.training.attack.eps == 8 / 255
+
+
+@pytest.mark.parametrize("eps", [0, -0.1, 1.5, "1/0", "x/255"])
+def test_a_radius_outside_0_1_is_refused(eps: Any) -> None:
+    with pytest.raises(ValidationError):
+        EvalConfig(eps=eps)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        RunConfig.model_validate({"method": "some", "epoch": 3})
+
+
+def test_merge_lays_sections_on_sections_and_changes_neither() -> None:
+    base = {"a": {"b": 1, "c": 2}, "d": 3}
+    over = {"a": {"b": 5}, "e": None}
+    assert merge(base, over) == {"a": {"b": 5, "c": 2}, "d": 3, "e": None}
+    assert base == {"a": {"b": 1, "c": 2}, "d": 3}

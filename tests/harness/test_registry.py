@@ -1,0 +1,60 @@
+"""Registries: lazy, collision-free, and helpful with a misspelt name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.registry import Registry
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
+    package = tmp_path / "plugins_for_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "first_one.py").write_text("ENTRY = 1\n")
+    (package / "broken.py").write_text("raise RuntimeError('imported')\n")
+    (package / "_helper.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    return Registry("plugin", packages=["plugins_for_test"], attribute="ENTRY")
+
+
+def test_every_file_of_a_package_is_an_entry_and_none_is_imported(plugins: Registry[int]) -> None:
+    assert plugins.names() == ["broken", "first-one"]
+    assert "plugins_for_test.broken" not in sys.modules
+    assert plugins.get("first-one") == 1
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest(plugins: Registry[int]) -> None:
+    with pytest.raises(UserError, match="unknown plugin 'first_on': did you mean first-one"):
+        plugins.get("first_on")
+    with pytest.raises(UserError, match="known: broken, first-one"):
+        plugins.get("qqq")
+
+
+def test_a_second_entry_of_one_name_is_refused(plugins: Registry[int]) -> None:
+    with pytest.raises(ValueError, match="already registered"):
+        plugins.register("broken", "math:pi")
+    plugins.register("pi", "math:pi")
+    assert plugins.get("pi") == pytest.approx(3.14159, abs=1e-5)
+
+
+def test_two_packages_with_one_name_are_refused(plugins: Registry[int]) -> None:
+    twice = Registry[int]("plugin", packages=["plugins_for_test"] * 2, attribute="ENTRY")
+    with pytest.raises(ValueError, match="defined twice"):
+        twice.names()
+
+
+def test_listing_methods_imports_none_of_them() -> None:
+    code = (
+        "import sys; from harness.registry import METHODS; names = METHODS.names(); "
+        "assert {'kl', 'dkl', 'ikl', 'trades', 'vanilla'} <= set(names), names; "
+        "print([m for m in sys.modules if m.startswith('methods.adversarial.')])"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert listed.stdout.strip() == "[]"

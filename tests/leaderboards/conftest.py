@@ -1,0 +1,86 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from harness.config import RunConfig
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+
+
+def accuracy(correct: int, n: int) -> dict[str, Any]:
+    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    return {"value": correct / n, "n": n, "low": interval.low, "high": interval.high}
+
+
+@pytest.fixture
+def add_run(tmp_path: Path) -> Callable[..., str]:
+    """Stores a finished run; ``correct`` are the images left by clean and by each stage."""
+
+    def add(
+        title: str,
+        correct: tuple[int, ...],
+        *,
+        n: int = 360,
+        seed: int = 0,
+        dataset: str = "digits",
+        arch: str = "resnet8",
+        params: dict[str, Any] | None = None,
+        attacks: tuple[str, ...] = STANDARD,
+        protocol: dict[str, Any] | None = None,
+        evaluation_id: str = "e1",
+        sec_per_iter: float = 0.0321,
+        **fields: Any,
+    ) -> str:
+        config = RunConfig(method=title.lower(), seed=seed, params=params or {})
+        run = RunDirectory.create(tmp_path, config.run_id)
+        described = {
+            "kind": "trained",
+            "method": title.lower(),
+            "method_title": title,
+            "task": "adversarial",
+            "dataset": dataset,
+            "arch": arch,
+            "recipe": dataset,
+            "recipe_changes": {},
+            "scale": "small",
+            "partial": False,
+            "seed": seed,
+            "selection": "last",
+            "config": config.model_dump(mode="json"),
+            "metrics": {"sec_per_iter": {"value": sec_per_iter, "n": 50}},
+        }
+        run.update(**described | {"status": "success"} | fields)
+        kind = "standard" if attacks == STANDARD else f"custom({','.join(attacks)})"
+        names = ("clean", *attacks)
+        metrics = {name: accuracy(left, n) for name, left in zip(names, correct, strict=True)}
+        if len(attacks) == 4:
+            metrics["aa"] = metrics["square"]
+        evaluation = run.evaluation(evaluation_id)
+        write_verdicts(VERDICT_SCHEMA.empty_table(), evaluation.verdicts_path)
+        evaluation.update(
+            status="success",
+            metrics=metrics,
+            finished_at=f"2026-01-01T00:{len(evaluation_id):02d}:00+00:00",
+            protocol={
+                "norm": "Linf",
+                "eps": 0.15,
+                "attacks": attacks,
+                "attack_version": f"{kind} pyautoattack-0.2.0",
+                "n": n,
+                "index_sha256": "1" * 64,
+                "data_sha256": "2" * 64,
+                "precision": "float32",
+                "partial": False,
+            }
+            | (protocol or {}),
+        )
+        Database(tmp_path).record(run)
+        return config.run_id
+
+    return add

@@ -1,0 +1,272 @@
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.errors import UserError
+from harness.evaluation.statistics import wilson_interval
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from leaderboards.standing import Entry, Score, ranked
+from leaderboards.summary import RunSummary, run_summary
+
+AddRun = Callable[..., str]
+PAPER = {
+    "n": 10000,
+    "dataset": "cifar100",
+    "arch": "wrn-34-10",
+    "scale": "paper",
+    "protocol": {"eps": 8 / 255},
+}
+
+
+def printed(summary: RunSummary, width: int = 80, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    summary.render(Console(file=file, width=width))
+    file.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def row_of(summary: RunSummary, method: str) -> dict[str, str]:
+    rows = [row for row in summary.table.to_dict("records") if row["Method"] == method]
+    assert len(rows) == 1, summary.table
+    return rows[0]
+
+
+def test_one_run_has_its_wilson_interval(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340, 280, 270, 268, 262))
+    summary = run_summary(tmp_path, run_id)
+    low, high = wilson_interval(262, 360)
+    assert row_of(summary, "A") == {
+        "#": "1",
+        "Method": "A",
+        "Architecture": "resnet8",
+        "Seeds": "1",
+        "Clean": "94.44",
+        "APGD-CE": "77.78",
+        "APGD-T": "75.00",
+        "FAB-T": "74.44",
+        "AA [95%]": f"72.78 [{100 * low:.1f}, {100 * high:.1f}]",
+        "n": "360",
+        "s/iter": "0.0321",
+        "Src": "S",
+    }
+    assert summary.title == "digits | Linf 0.15 | AutoAttack (pyautoattack-0.2.0) | n = 360"
+
+
+def test_seeds_share_a_row_with_mean_and_sample_deviation(add_run: AddRun, tmp_path: Path) -> None:
+    left = (262, 265, 259)
+    ids = [add_run("A", (340, 280, 270, 268, aa), seed=seed) for seed, aa in enumerate(left)]
+    summary = run_summary(tmp_path, ids[1])
+    fractions = [aa / 360 for aa in left]
+    cell = f"{100 * statistics.fmean(fractions):.2f} ± {100 * statistics.stdev(fractions):.2f}"
+    row = row_of(summary, "A")
+    assert (row["Seeds"], row["AA [95%]"]) == ("3", cell)
+    (entry,) = summary.to_json()["rows"]
+    assert entry["scores"]["aa"]["std"] == pytest.approx(3 / 360)
+    assert entry["scores"]["aa"]["low"] is None
+    assert sorted(entry["run_ids"]) == sorted(ids)
+
+
+def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340, 280, 270, 268, 262))
+    add_run("A", (340, 280, 270, 268, 200), params={"w": 2}, recipe_changes={"params.w": 2})
+    assert run_summary(tmp_path, run_id).table["Method"].tolist() == ["A", "A, w=2"]
+
+
+def test_training_set_size_and_selection_on_test_are_told(add_run: AddRun, tmp_path: Path) -> None:
+    config = {"data": {"train_limit": 96}}
+    run_id = add_run("A", (340, 280, 270, 268, 262), selection="best-on-test", config=config)
+    names = run_summary(tmp_path, run_id).table["Method"].tolist()
+    assert names == ["A, 96 training images, best on test"]
+
+
+def test_the_best_is_first_and_overlaps_are_ties(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("Low", (340, 200, 150, 110, 100))
+    add_run("High", (340, 290, 280, 272, 270))
+    run_id = add_run("Near", (340, 290, 280, 265, 262))
+    summary = run_summary(tmp_path, run_id)
+    ranks = summary.table[["#", "Method"]].values.tolist()
+    assert ranks == [["1", "High"], ["1=", "Near"], ["3", "Low"]]
+    assert [row["own"] for row in summary.to_json()["rows"]] == [False, True, False]
+
+
+UNLIKE = {
+    "eps": {"protocol": {"eps": 8 / 255}},
+    "norm": {"protocol": {"norm": "L2"}},
+    "attack version": {"protocol": {"attack_version": "standard pyautoattack-9"}},
+    "images": {"protocol": {"index_sha256": "f" * 64}},
+    "data": {"protocol": {"data_sha256": "f" * 64}},
+    "precision": {"protocol": {"precision": "bf16"}},
+    "attacks": {"attacks": ("apgd-ce", "apgd-t", "fab-t"), "correct": (340, 290, 280, 270)},
+    "number": {"n": 361},
+    "data set": {"dataset": "fashion-mnist"},
+    "scale": {"scale": "paper"},
+    "unfinished run": {"status": "error"},
+    "part of the training set": {"partial": True},
+    "part of the test set": {"protocol": {"partial": True}},
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_only_like_stands_with_like(add_run: AddRun, tmp_path: Path, what: str) -> None:
+    run_id = add_run("A", (340, 280, 270, 268, 262))
+    other = {"correct": (340, 290, 280, 272, 270), **UNLIKE[what]}
+    add_run("B", **other)
+    assert run_summary(tmp_path, run_id).table["Method"].tolist() == ["A"]
+
+
+def test_without_attack_the_threat_model_divides_nothing(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340,), attacks=())
+    add_run("B", (341,), attacks=(), protocol={"eps": 0.5, "norm": "L2"})
+    summary = run_summary(tmp_path, run_id)
+    assert summary.title == "digits | without attack | n = 360"
+    assert summary.table["Method"].tolist() == ["B", "A"]
+    assert "Clean [95%]" in summary.table
+    assert "AA [95%]" not in summary.table
+
+
+def test_other_attacks_name_the_last_one(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340, 280, 270), attacks=("apgd-ce", "apgd-t"))
+    summary = run_summary(tmp_path, run_id)
+    assert "APGD-CE + APGD-T (pyautoattack-0.2.0)" in summary.title
+    assert row_of(summary, "A")["APGD-T [95%]"].startswith("75.00 [")
+
+
+def test_a_partial_run_sees_all_and_ranks_with_none(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("Full", (340, 280, 270, 268, 250))
+    run_id = add_run("Part", (340, 290, 280, 272, 270), partial=True)
+    summary = run_summary(tmp_path, run_id)
+    assert summary.table[["#", "Method"]].values.tolist() == [["1", "Full"], ["partial", "Part"]]
+    assert [row["partial"] for row in summary.to_json()["rows"]] == [False, True]
+
+
+def test_a_run_counts_once_by_its_newest_evaluation(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340, 280, 270, 268, 262))
+    add_run("A", (341, 281, 271, 269, 263), evaluation_id="later")
+    (row,) = run_summary(tmp_path, run_id).to_json()["rows"]
+    assert row["seeds"] == 1
+    assert row["scores"]["clean"]["value"] == 341 / 360
+    (row,) = run_summary(tmp_path, run_id, "e1").to_json()["rows"]
+    assert row["scores"]["clean"]["value"] == 340 / 360
+
+
+def test_a_run_without_evaluation_is_a_sentence(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (340, 280, 270, 268, 262))
+    with pytest.raises(UserError, match="no finished evaluation of run nothing"):
+        run_summary(tmp_path, "nothing")
+    with pytest.raises(UserError, match="no finished evaluation e9 of run"):
+        run_summary(tmp_path, run_id, "e9")
+    unfinished = RunDirectory.create(tmp_path, "b")
+    unfinished.update()
+    Database(tmp_path).record(unfinished)
+    with pytest.raises(UserError, match="finish the run"):
+        run_summary(tmp_path, "b")
+
+
+def test_printed_rows_stand_beside_the_papers_protocol(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
+    summary = run_summary(tmp_path, run_id)
+    rows = summary.to_json()["rows"]
+    assert {row["badge"] for row in rows} == {"P", "R"}
+    assert rows[0]["scores"]["aa"]["value"] == 0.3167
+    assert row_of(summary, "A")["#"] == "1="
+    assert row_of(summary, "AWP")["Src"] == "P T2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": "small"},
+        {"arch": "resnet8"},
+        {"protocol": {"eps": 0.031}},
+        {"protocol": {"eps": 8 / 255, "precision": "bf16"}},
+        {"protocol": {"eps": 8 / 255, "attack_version": "standard x-1 budget(1,1,1)"}},
+        {"protocol": {"eps": 8 / 255, "partial": True}},
+    ],
+)
+def test_printed_rows_stand_beside_nothing_else(
+    add_run: AddRun, tmp_path: Path, change: dict[str, object]
+) -> None:
+    run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER | change)
+    assert len(run_summary(tmp_path, run_id).entries) == 1
+
+
+def test_a_disputed_cell_wears_its_mark(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (8531, 6600, 5800, 5750, 5713), **PAPER | {"dataset": "cifar10"})
+    summary = run_summary(tmp_path, run_id)
+    assert row_of(summary, "IKL-AT")["Clean"] == "85.31!"
+    assert "!  printed in the paper, which contradicts itself here" in printed(summary)
+
+
+def test_a_distilled_run_stands_beside_its_pair(add_run: AddRun, tmp_path: Path) -> None:
+    pair = {"arch": "resnet20", "teacher": "resnet56", "task": "distillation", "attacks": ()}
+    run_id = add_run("A", (7066,), **PAPER | pair)
+    table = run_summary(tmp_path, run_id).table
+    assert set(table["Method"]) > {"A", "KD", "DKD"}
+    assert table[table["Method"] == "A"]["Architecture"].item() == "resnet20 from resnet56"
+
+
+def test_the_json_form_is_json(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
+    told = json.loads(json.dumps(run_summary(tmp_path, run_id).to_json(), allow_nan=False))
+    assert told["protocol"]["attacks"] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert told["ranked_by"] == "aa"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_what_is_printed_fits_and_is_whole(add_run: AddRun, tmp_path: Path, width: int) -> None:
+    add_run("A method of a rather long name", (6300, 3500, 3100, 3000, 2990), **PAPER)
+    run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
+    text = printed(run_summary(tmp_path, run_id), width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    assert any("> A " in line and "31.45 [30.5, 32.4]" in line for line in lines)
+    assert ("left out at this width" in text) == (width < 120)
+    if width >= 80:
+        assert "APGD-T" in lines[1]
+        assert "WRN-34-10" in text.upper()
+        assert lines[0].endswith("n = 10000")
+
+
+def test_80_columns_hold_seeds_of_a_small_run(add_run: AddRun, tmp_path: Path) -> None:
+    ids = [add_run("A", (340, 280, 270, 268, 262 + s), seed=s) for s in range(2)]
+    add_run("Natural training", (350, 20, 0, 0, 0))
+    lines = printed(run_summary(tmp_path, ids[0])).splitlines()
+    assert lines[0] == "digits | resnet8 | Linf 0.15 | AutoAttack (pyautoattack-0.2.0) | n = 360"
+    assert "72.92 ± 0.20" in lines[3]
+    assert max(map(len, lines)) <= 80
+
+
+def test_an_ascii_terminal_gets_ascii(add_run: AddRun, tmp_path: Path) -> None:
+    ids = [add_run("A", (340, 280, 270, 268, 262 + s), seed=s) for s in range(2)]
+    assert "72.92 +- 0.20" in printed(run_summary(tmp_path, ids[0]), encoding="ascii")
+
+
+def test_bold_is_for_the_first_alone(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("High", (340, 290, 280, 272, 270))
+    run_id = add_run("Near", (340, 290, 280, 265, 262))
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    run_summary(tmp_path, run_id).render(console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    high = next(line for line in lines if "High" in line)
+    near = next(line for line in lines if "Near" in line)
+    assert "\x1b[1m" in high
+    assert "\x1b[1m" not in near
+
+
+def test_ranks_without_spans_are_places() -> None:
+    def entry(name: str, value: float, **facts: bool) -> Entry:
+        return Entry(name, "a", "R", {"aa": Score(value)}, **facts)
+
+    entries = [entry("c", 0.1), entry("a", 0.3), entry("p", 0.9, partial=True), entry("b", 0.2)]
+    unscored = Entry("u", "a", "P", {})
+    order = [(found.method, found.rank) for found in ranked([*entries, unscored], "aa")]
+    assert order == [("a", "1"), ("b", "2"), ("c", "3"), ("p", "partial"), ("u", "")]

@@ -1,0 +1,89 @@
+"""dkl, dkl-ba and dkl-ba-const."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+
+from harness.method import Batch, Task
+from harness.registry import METHODS
+
+
+def pairwise_mse(m: Tensor, n: Tensor, weights: Tensor) -> Tensor:
+    delta = (m.unsqueeze(2) - m.unsqueeze(1)) - (n.unsqueeze(2) - n.unsqueeze(1))
+    return (delta.square() * weights.unsqueeze(2) * weights.unsqueeze(1)).sum() / (4 * len(m))
+
+
+def expected_loss(method: str, m: Tensor, n: Tensor, y: Tensor, params: dict[str, float]) -> Tensor:
+    own = softmax(m, 1).detach()
+    wmse = {
+        "dkl": lambda: pairwise_mse(m, n.detach(), own),
+        "dkl-ba": lambda: pairwise_mse(m, n, own),
+        "dkl-ba-const": lambda: pairwise_mse(m, n, torch.full_like(own, 1 / m.shape[1])),
+    }[method]()
+    ce = -(own * log_softmax(n, 1)).sum(1).mean()
+    return cross_entropy(m, y) + params["wmse_weight"] * wmse + params["ce_weight"] * ce
+
+
+@pytest.mark.parametrize("method", ["dkl", "dkl-ba", "dkl-ba-const"])
+def test_loss_is_its_formula(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    params = {"wmse_weight": 5.0, "ce_weight": 2.0}
+    output = make_task(method, **params).loss(network, batch)
+    clean, adv = network(batch.x), network(batch.adversarial)
+    expected = expected_loss(method, clean, adv, batch.y, params)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-12, atol=1e-12)
+    parameters = list(network.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(output.loss, parameters),
+        torch.autograd.grad(expected, parameters),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+def test_dkl_trains_as_kl(network: nn.Module, batch: Batch, make_task: Callable[..., Task]) -> None:
+    """By default DKL has the gradients of the KL baseline, in training and in the attack."""
+    kl, dkl = make_task("kl"), make_task("dkl")
+    parameters = list(network.parameters())
+    by_kl, by_dkl = (
+        torch.autograd.grad(task.loss(network, batch).loss, parameters) for task in (kl, dkl)
+    )
+    torch.testing.assert_close(by_dkl, by_kl, rtol=1e-10, atol=1e-10)
+    adv = network(batch.adversarial).detach().requires_grad_()
+    with torch.no_grad():
+        objectives = [task.attack_objective(network, batch) for task in (kl, dkl)]
+    steps = [torch.autograd.grad(objective(adv), adv)[0] for objective in objectives if objective]
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-10, atol=1e-10)
+
+
+def test_dkl_and_kl_train_alike_on_small_sets() -> None:
+    for dataset in ("digits", "fashion-mnist"):
+        kl, dkl = (METHODS.get(name).recipes[dataset]() for name in ("kl", "dkl"))
+        assert kl == dkl
+
+
+def test_constant_weight(batch: Batch, network: nn.Module, make_task: Callable[..., Task]) -> None:
+    """The weighted MSE grows with the square of the constant."""
+    parts = [
+        make_task("dkl-ba-const", class_weight=weight).loss(network, batch).parts["wmse"]
+        for weight in (0.01, 0.1)
+    ]
+    torch.testing.assert_close(parts[1], 100 * parts[0])
+
+
+@pytest.mark.parametrize("method", ["dkl-ba", "dkl-ba-const"])
+def test_attack_weights(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    """The attack maximises its own mixture of the two parts."""
+    values = []
+    for wmse, ce in ((1.0, 0.0), (0.0, 1.0), (2.0, 3.0)):
+        task = make_task(method, attack_wmse_weight=wmse, attack_ce_weight=ce)
+        objective = task.attack_objective(network, batch)
+        assert objective is not None
+        values.append(objective(network(batch.adversarial)))
+    torch.testing.assert_close(values[2], 2 * values[0] + 3 * values[1])

@@ -1,0 +1,32 @@
+"""score against its formula."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from harness.method import Batch, Task
+
+
+def test_loss_is_its_formula(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
+) -> None:
+    loss = make_task("score", distance_weight=3.0).loss(network, batch).loss
+    clean, adv = network(batch.x).softmax(1), network(batch.adversarial).softmax(1)
+    labels = torch.eye(clean.shape[1], dtype=clean.dtype)[batch.y]
+    expected = ((clean - labels) ** 2).sum(1).mean() + 3 * ((adv - clean) ** 2).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    parameters = list(network.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
+    )
+
+
+def test_attack_leaves_the_clean_predictions(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
+) -> None:
+    objective = make_task("score").attack_objective(network, batch)
+    assert objective is not None
+    distance = (network(batch.adversarial).softmax(1) - network(batch.x).softmax(1)) ** 2
+    torch.testing.assert_close(objective(network(batch.adversarial)), distance.sum(1).mean())
+    assert objective(network(batch.x)) == 0

@@ -1,0 +1,47 @@
+"""A tiny float64 network, a batch, and tasks of any registered method with any parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.method import Batch, Task, TaskContext
+from harness.registry import METHODS
+
+NUM_CLASSES, BATCH_SIZE = 7, 12
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    hidden = 16
+    layers = [nn.Flatten(), nn.Linear(2 * 3 * 3, hidden), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(hidden, NUM_CLASSES)).double()
+
+
+@pytest.fixture
+def batch() -> Batch:
+    torch.manual_seed(2)
+    x = torch.rand(BATCH_SIZE, 2, 3, 3, dtype=torch.float64)
+    x_adv = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+    y = torch.randint(NUM_CLASSES, (BATCH_SIZE,))
+    return Batch(x=x, y=y, index=torch.arange(BATCH_SIZE), epoch=1, x_adv=x_adv)
+
+
+@pytest.fixture
+def make_task() -> Callable[..., Task]:
+    """``make_task(name, **params)``: a method's task on the tiny problem."""
+
+    def make(name: str, **params: Any) -> Task:
+        method = METHODS.get(name)
+        context = TaskContext(
+            num_classes=NUM_CLASSES,
+            epochs=4,
+            train_size=3 * BATCH_SIZE,
+            device=torch.device("cpu"),
+        )
+        return method.task(method.params(**params), context)
+
+    return make

@@ -1,0 +1,97 @@
+"""The contract that every registered method keeps, whatever it computes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from harness.method import Method
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.runner import run
+from harness.store.rundir import RunDirectory
+
+TINY = {
+    "training.epochs": 2,
+    "training.batch_size": 32,
+    "data.train_limit": 96,
+    "evaluation.limit": 20,
+    "evaluation.attacks": ("apgd-ce",),
+    "training.monitor.images": 20,
+    "training.monitor.pgd_steps": 2,
+    "device": "cpu",
+}
+
+
+def tiny_run(method: str, results: Path) -> RunDirectory:
+    config = resolve(method, options={**TINY, "results": results})
+    run(config, Reporter(quiet=True))
+    return RunDirectory(results, config.run_id)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path) -> None:
+    whole = tiny_run(name, tmp_path / "whole")
+    assert whole.record["status"] == "success"
+    epochs = whole.epochs()
+    assert [record["epoch"] for record in epochs] == [1, 2]
+    assert all(torch.isfinite(torch.tensor(record["loss"])) for record in epochs)
+    (evaluation,) = whole.evaluations()
+    verdicts = pd.read_parquet(evaluation.verdicts_path)
+    assert len(verdicts) == verdicts["index"].nunique() == 20
+    assert {"clean", "apgd-ce", "robust"} <= set(evaluation.record["metrics"])
+
+    # A run that stopped after its first epoch ends with the same weights and the same numbers.
+    halted = torch_halt_after_first_epoch(name, tmp_path / "halted")
+    resumed = tiny_run(name, tmp_path / "halted")
+    assert resumed.run_id == halted
+    weights = [
+        torch.load(run.model_path, weights_only=True)["state_dict"] for run in (whole, resumed)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for key in weights[0]:
+        assert torch.equal(weights[0][key], weights[1][key]), key
+    losses = [[record["loss"] for record in run.epochs()] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def torch_halt_after_first_epoch(name: str, results: Path) -> str:
+    config = resolve(name, options={**TINY, "results": results})
+
+    class Stop(Reporter):
+        def line(self, text: str) -> None:
+            if text.startswith("epoch 1/"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Stop(quiet=True))
+    directory = RunDirectory(results, config.run_id)
+    assert directory.record["status"] == "cancelled"
+    assert not directory.model_path.exists()
+    return config.run_id
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_card_tells_all_that_a_reader_needs(name: str) -> None:
+    method = METHODS.get(name)
+    assert isinstance(method, Method)
+    card = method.card
+    for text in (card.title, card.summary, card.formula, card.paper, card.url, card.bibtex):
+        assert text.strip()
+    assert set(card.released_names) <= set(method.params.model_fields)
+    assert card.url.startswith("https://")
+    assert card.bibtex.startswith("@")
+    json.dumps(method.params().model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_recipe_resolves_and_the_data_sets_have_one(name: str) -> None:
+    recipes = METHODS.get(name).recipes
+    assert {"digits", "cifar10", "cifar100"} <= set(recipes)
+    for recipe in recipes:
+        config = resolve(name, recipe=recipe)
+        assert config.method == name
+        assert config.evaluation.eps > 0
