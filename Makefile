@@ -16,10 +16,10 @@ demo: setup
 	$(BIN)/python -m harness run --method ikl
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,9 +1,9 @@
-"""Every test runs on two pinned threads from a fixed seed."""
+"""Every test runs on one pinned thread from a fixed seed."""
 
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

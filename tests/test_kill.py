@@ -22,7 +22,7 @@ COMMAND = [
 
 
 def start(results: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*COMMAND, "--results", str(results)],
         stdout=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, mse_loss
 from methods.losses.divergence import float32_or_wider
 from methods.losses.stages import matched_stages
 
-LEVELS = (4, 2)
+LEVELS = (4, 2, 1)
 
 
 def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

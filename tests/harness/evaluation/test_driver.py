@@ -1,0 +1,204 @@
+"""What an evaluation promises whatever the model, the batches and the restarts."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.config import EvalConfig
+from harness.data import ImageSet
+from harness.errors import UserError
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.evaluation.judging import TOLERANCE, confine, perturbation_norm, predict
+from harness.evaluation.statistics import wilson_interval
+from harness.store.rundir import RunDirectory
+
+CPU = torch.device("cpu")
+NewRun = Callable[[str], RunDirectory]
+PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=40)
+
+
+def run_pair(
+    model: nn.Module, digits: ImageSet, run: RunDirectory, **changes: object
+) -> EvaluationResult:
+    config = PAIR.model_copy(update=changes)
+    return evaluate(model, digits, config, run, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    network: nn.Module, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory
+) -> pd.DataFrame:
+    run = RunDirectory.create(tmp_path_factory.mktemp("results"), "undisturbed")
+    run.update(kind="loaded", dataset="digits")
+    return run_pair(network, digits, run).verdicts
+
+
+@pytest.mark.parametrize("device_batch", [1, 7, 16, 64])
+def test_verdicts_do_not_depend_on_the_device_batch(
+    device_batch: int,
+    network: nn.Module,
+    digits: ImageSet,
+    new_run: NewRun,
+    undisturbed: pd.DataFrame,
+) -> None:
+    found = run_pair(network, digits, new_run("batched"), device_batch=device_batch).verdicts
+    pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
+
+
+def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
+    network: nn.Module, digits: ImageSet, new_run: NewRun, undisturbed: pd.DataFrame
+) -> None:
+    run = new_run("resumed")
+    run_pair(network, digits, run)
+    (evaluation,) = run.evaluations()
+    kept, torn, gone = (evaluation.chunk_path(number) for number in range(3))
+    before = kept.stat().st_mtime_ns
+    torn.write_bytes(torn.read_bytes()[:-20])
+    gone.unlink()
+    again = run_pair(network, digits, run).verdicts
+    pd.testing.assert_frame_equal(again, undisturbed, check_exact=True)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    run = new_run("counted")
+    result = run_pair(network, digits, run)
+    broken = result.verdicts["broken_by"]
+    correct = int((broken != "clean").sum())
+    robust = int(broken.isna().sum())
+    low, high = wilson_interval(robust, 40)
+    assert result.metrics["clean"]["value"] == correct / 40
+    assert result.metrics["apgd-t"] == {"value": robust / 40, "n": 40, "low": low, "high": high}
+    assert result.metrics["robust"] == result.metrics["apgd-t"]
+    assert "aa" not in result.metrics
+    record = run.evaluations()[0].record
+    assert record["protocol"]["partial"] is True
+    assert record["protocol"]["attack_version"].startswith("custom(apgd-ce,apgd-t)")
+    assert record["stages"]["apgd-ce"]["attacked"] == correct
+
+
+def test_verdicts_are_consistent_row_by_row(undisturbed: pd.DataFrame, digits: ImageSet) -> None:
+    assert undisturbed["index"].tolist() == list(range(40))
+    assert undisturbed["label"].tolist() == digits.labels[:40].tolist()
+    robust = undisturbed["broken_by"].isna()
+    assert (undisturbed[robust]["adv_pred"] == undisturbed[robust]["label"]).all()
+    assert (undisturbed[~robust]["adv_pred"] != undisturbed[~robust]["label"]).all()
+    attacked = undisturbed["broken_by"].isin(["apgd-ce", "apgd-t"])
+    assert attacked.any()
+    assert (undisturbed[attacked]["distance"] <= 0.13 + TOLERANCE).all()
+    assert (undisturbed[attacked]["distance"] > 0).all()
+    assert (undisturbed[~attacked]["distance"] == 0).all()
+    assert (undisturbed[robust]["margin"] > 0).all()
+    targeted = undisturbed[undisturbed["broken_by"] == "apgd-t"]
+    assert targeted["target"].notna().all()
+    assert (targeted["target"] != targeted["label"]).all()
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model = deepcopy(network).train()
+    model[0].weight.requires_grad_(False)
+    before, random = deepcopy(model.state_dict()), torch.random.get_rng_state()
+    run_pair(model, digits, new_run("left"), attacks=("apgd-ce", "square"), limit=4)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert model.training
+    assert model[1].training
+    assert not model[0].weight.requires_grad
+    assert model[3].weight.requires_grad
+    assert model[3].weight.grad is None
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+class Poisoned(nn.Module):
+    """Answers NaN for every image, or for adversarial ones only."""
+
+    def __init__(self, inner: nn.Module, always: bool) -> None:
+        super().__init__()
+        self.inner, self.always = inner, always
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(x)
+        on_grid = ((x * 255 - (x * 255).round()).abs() < 1e-3).flatten(1).all(1)
+        poisoned = torch.ones_like(on_grid) if self.always else ~on_grid
+        return torch.where(poisoned[:, None], torch.nan, logits)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_logits_that_are_not_finite_are_wrong(
+    always: bool, network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    result = run_pair(
+        Poisoned(network, always), digits, new_run("nan"), attacks=("apgd-ce",), limit=20
+    )
+    assert result.metrics["robust"]["value"] == 0
+    assert (result.metrics["clean"]["value"] == 0) == always
+
+
+def test_a_model_that_writes_to_its_buffers_voids_the_result(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(x)
+
+    with pytest.raises(RuntimeError, match="the evaluation changed the model"):
+        run_pair(Counting(), digits, new_run("counting"), attacks=("apgd-ce",), limit=4)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 9])
+def test_fewer_than_ten_classes_run_and_say_so(
+    classes: int, digits: ImageSet, new_run: NewRun
+) -> None:
+    torch.manual_seed(classes)
+    rows = (digits.labels < classes).nonzero()[:12, 0]
+    info = digits.info.__class__(**{**vars(digits.info), "num_classes": classes, "class_names": ()})
+    few = ImageSet(digits.images[rows], digits.labels[rows], info, "test")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    run = new_run("few")
+    config = EvalConfig(eps=0.01, attacks=("apgd-ce", "apgd-t", "fab-t"))
+    result = evaluate(model, few, config, run, device=CPU)
+    assert len(result.verdicts) == 12
+    version = run.evaluations()[0].record["protocol"]["attack_version"]
+    assert f"targets({classes - 1})" in version
+    assert ("margin-loss" in version) == (classes < 4)
+
+
+def test_more_images_than_there_are_is_the_users_mistake(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    with pytest.raises(UserError, match="360 test images"):
+        run_pair(network, digits, new_run("many"), limit=361)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(6, 1, 4, 4, generator=generator)
+    outside = clean + 0.5 * torch.randn(clean.shape, generator=generator)
+    outside[5, 0, 0, 0] = torch.nan
+    kept = (clean[:1] + 0.01).clamp(0, 1)
+    found, moved = confine(torch.cat([outside, kept]), torch.cat([clean, clean[:1]]), norm, 0.1)
+    assert moved.tolist() == [True] * 6 + [False]
+    assert torch.equal(found[6:], kept)
+    assert torch.equal(found[5], clean[5])
+    assert bool(((found >= 0) & (found <= 1)).all())
+    assert bool((perturbation_norm(found[:6], clean, norm) <= 0.1 + TOLERANCE).all())
+
+
+def test_ties_go_to_the_lowest_class_and_nan_to_none() -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0], [torch.nan, 0, 0], [torch.inf, 0, 0]])
+    assert predict(logits).tolist() == [1, 0, -1, -1]
