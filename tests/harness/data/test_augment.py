@@ -45,7 +45,7 @@ def test_random_angles_fill_their_range_on_both_sides():
     images = torch.zeros(2000, 1, 65, 65, dtype=torch.uint8)
     images[:, 0, 32, 64] = 1
     turned = random_rotation(images, 15, torch.Generator().manual_seed(0))
-    rows = turned[:, 0].amax(2).float().argmax(1)[turned.flatten(1).any(1)]
+    rows = turned[:, 0].amax(2).float().argmax(1)[turned.flatten(1).bool().any(1)]
     reach = 32 * np.sin(np.radians(15))
     assert rows.min() == pytest.approx(32 - reach, abs=1)
     assert rows.max() == pytest.approx(32 + reach, abs=1)
