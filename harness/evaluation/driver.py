@@ -18,7 +18,7 @@ from harness import provenance
 from harness.config import EvalConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.evaluation.accelerate import PLAIN, accelerated
+from harness.evaluation.accelerate import PLAIN, apply, decide
 from harness.evaluation.batching import Batching
 from harness.evaluation.chunk import Attacker, Chunk
 from harness.evaluation.chunk_files import Expected, finished, read_chunk, write_chunk
@@ -210,7 +210,8 @@ def _attacker(
     network, plan = model, PLAIN
     if config.accelerate:
         sample = images.images_float(torch.arange(min(16, len(images)))).to(device)
-        network, plan = accelerated(model, sample, device)
+        plan = decide(model, sample, device)
+        network = apply(model, plan)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     attacked = AttackModel(
         network,
