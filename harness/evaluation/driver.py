@@ -24,7 +24,7 @@ from harness.evaluation.chunk import Attacker, Chunk
 from harness.evaluation.chunk_files import Expected, finished, read_chunk, write_chunk
 from harness.evaluation.forward import AttackModel
 from harness.evaluation.guards import own_random_state, untouched
-from harness.evaluation.precision import pinned
+from harness.evaluation.precision import arithmetic, pinned
 from harness.evaluation.protocol import (
     Threat,
     attack_version,
@@ -88,6 +88,7 @@ def evaluate(
             started_at=_now(),
             protocol=protocol(config, threat, images, model_sha256),
             provenance=provenance.collect(device),
+            arithmetic=arithmetic(),
             error=None,
         )
         try:
