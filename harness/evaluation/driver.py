@@ -21,6 +21,7 @@ from harness.evaluation.accelerate import PLAIN, Plan, decide
 from harness.evaluation.chunk import Say
 from harness.evaluation.chunk_files import read_chunk
 from harness.evaluation.guards import untouched
+from harness.evaluation.precision import arithmetic
 from harness.evaluation.protocol import (
     Threat,
     attack_version,
@@ -86,6 +87,7 @@ def evaluate(
             started_at=_now(),
             protocol=protocol(config, threat, images, model_sha256),
             provenance=provenance.collect(device),
+            arithmetic=arithmetic(),
             error=None,
         )
         try:
