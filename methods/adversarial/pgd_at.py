@@ -51,8 +51,8 @@ METHOD = Method(
         notes=(
             "The released training chooses the epoch by robust accuracy on the test images. The "
             "CIFAR recipes choose it on 1,000 held-out training images, the release's own option; "
-            "the recipes best-on-test and table4 do as the printed row did. Stopping early is worth "
-            "about 7 points of robust accuracy.",
+            "the recipes best-on-test and table4 do as the printed row did. Early stopping is "
+            "worth about 7 points of robust accuracy.",
             "The released rate falls within an epoch's steps; here it falls between epochs.",
             "The released CIFAR-10 crop pads by reflection and the CIFAR-100 images are rotated by "
             "up to 15 degrees; here crops pad with zeros and nothing is rotated.",
