@@ -55,8 +55,11 @@ SaveAdversarial = Annotated[
 
 @app.command()
 def run(
-    method: Annotated[str, typer.Option(help="A method; see `list methods`.")],
-    recipe: Annotated[str | None, typer.Option(help="One of its recipes.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A method; see `list methods`. A recipe that only one has names it."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe; see `list recipes`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
     arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
@@ -96,7 +99,11 @@ def run(
         **{f"evaluation.{name}": value for name, value in _protocol(locals()).items()},
     }
     config = resolve.resolve(
-        method, recipe=recipe, dataset=dataset, options=options, assignments=set_ or ()
+        method or resolve.method_of(recipe),
+        recipe=recipe,
+        dataset=dataset,
+        options=options,
+        assignments=set_ or (),
     )
     if dry_run:
         _print_plan(config, as_json)
@@ -252,6 +259,9 @@ def _announce(config: RunConfig, reporter: Reporter) -> None:
         f"{config.run_id}: {config.method} on {config.data.name}, recipe {config.recipe}{changed}, "
         f"seed {config.seed}"
     )
+    note = METHODS.get(config.method).recipe_notes.get(config.recipe)
+    if note:
+        reporter.line(f"note on the recipe: {note}")
 
 
 def _print_plan(config: RunConfig, as_json: bool) -> None:

@@ -154,9 +154,12 @@ class Method:
         task: makes its task from (params, context).
         recipes: recipe name to a function that returns overrides of the run configuration, nested
             as the configuration is. The recipe named like a data set is that set's default.
+        recipe_notes: recipe name to what a reader must know of its row: where paper, logs and
+            released code contradict each other, with the evidence.
     """
 
     card: MethodCard
     params: type[Params]
     task: Callable[[Any, TaskContext], Task]
     recipes: Mapping[str, Recipe]
+    recipe_notes: Mapping[str, str] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -244,10 +246,17 @@ class Trainer:
         self.run.truncate_epochs(state["epoch"])
         return int(state["epoch"])
 
-    def _peak_memory_mb(self) -> float | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.cuda.max_memory_allocated(self.device) / 2**20
+    def _peak_memory_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return peak_resident_bytes() / 2**20
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has held so far; it never falls from epoch to epoch."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class FiniteWatch:
