@@ -76,6 +76,9 @@ def run(
     workers: Workers = None,
     save_adversarial: SaveAdversarial = None,
     data_root: DataRoot = None,
+    generated: Annotated[
+        Path | None, typer.Option(help="npz archive of generated images to train on.")
+    ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     set_: Set = None,
@@ -94,6 +97,7 @@ def run(
         "seed": seed,
         "data.train_limit": train_limit,
         "data.root": data_root,
+        "data.generated": generated,
         "device": device,
         "results": results,
         **{f"evaluation.{name}": value for name, value in _protocol(locals()).items()},

@@ -62,7 +62,7 @@ class Batch:
     Attributes:
         x: images [B, K, H, W] in [0, 1], augmented.
         y: labels [B], int64 in [0, C).
-        index: rows of the training set [B], int64.
+        index: rows of the training set [B], int64; -1 for a generated image, which is not in it.
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
     """

@@ -25,7 +25,8 @@ from harness.training.checkpoint import load_training, save_training
 from harness.training.inner import maximise
 from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters
 from harness.training.monitor import monitor_accuracy
-from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate
+from harness.training.optimizer import build_optimizer
+from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
 from harness.training.weight_perturbation import perturbation, perturbed
 
 # On an accelerator reading the loss back stalls the device, so it is read only this often; the
@@ -79,15 +80,8 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
         self.forward: nn.Module = torch.compile(forward) if self.training.compile else forward  # type: ignore[assignment]
-        optimizer = self.training.optimizer
-        self.optimizer = torch.optim.SGD(
-            [*self.model.parameters(), *self.task.parameters()],
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.average = WeightAverage(self.model, self.training.averaging)
+        self.optimizer = build_optimizer(self.model, self.task, self.training.optimizer)
+        self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)
         self.best: dict[str, Any] | None = None
         self.finished_epochs = self._resume()
@@ -109,6 +103,7 @@ class Trainer:
         rate = learning_rate(training.optimizer, epoch, training.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+            group["momentum"] = momentum(training.optimizer, epoch, training.epochs)
         schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
         # Layers that draw from the global generator (dropout) must draw alike after a restart.
         torch.manual_seed(derive_seed(self.config.seed, "global", epoch))
