@@ -122,7 +122,8 @@ class OptimizerConfig(Section):
     Schedules give the rate of epoch e in 1..E from the base rate: ``cosine`` is
     lr (1 + cos(pi (e-1)/E)) / 2, ``cosine-inclusive`` the same with e/(E+1), ``steps`` multiplies
     by ``gamma`` after each epoch in ``milestones``, ``constant`` leaves it.
-    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height.
+    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height;
+    ``first_epoch_factor`` scales that of epoch 1.
     """
 
     lr: float = identity(0.1, gt=0)
@@ -133,6 +134,7 @@ class OptimizerConfig(Section):
     milestones: tuple[int, ...] = identity(())
     gamma: float = identity(0.1, gt=0)
     warmup_epochs: int = identity(0, ge=0)
+    first_epoch_factor: float = identity(1.0, gt=0)
 
 
 class AveragingConfig(Section):

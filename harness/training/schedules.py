@@ -46,4 +46,5 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
         case "steps":
             factor = config.gamma ** sum(epoch > milestone for milestone in config.milestones)
     warmup = min(1.0, epoch / (config.warmup_epochs + 1))
-    return config.lr * factor * warmup
+    first = config.first_epoch_factor if epoch == 1 else 1.0
+    return config.lr * factor * warmup * first
