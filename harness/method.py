@@ -105,6 +105,8 @@ class TaskContext:
     train_size: int
     device: torch.device
     teacher: nn.Module | None = None
+    in_channels: int = 3
+    image_size: int = 32
 
 
 class Task(nn.Module):
@@ -133,6 +135,10 @@ class Task(nn.Module):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The training loss of one batch, with the model in training mode."""
         raise NotImplementedError
+
+    def perturbation_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The scalar that adversarial weight perturbation raises: by default the training loss."""
+        return self.loss(model, batch).loss
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Called once per optimiser step with the output of the real forward pass."""

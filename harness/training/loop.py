@@ -150,7 +150,7 @@ class Trainer:
         offsets: list[Tensor] = []
         gamma = self.training.weight_perturbation.gamma
         if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
-            offsets = perturbation(self.model, lambda: self._loss(batch).loss, gamma)
+            offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
         with perturbed(self.model, offsets):
             output = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -164,6 +164,10 @@ class Trainer:
     def _loss(self, batch: Batch) -> StepOutput:
         with self._precision():
             return self.task.loss(self.forward, batch)
+
+    def _perturbation_loss(self, batch: Batch) -> Tensor:
+        with self._precision():
+            return self.task.perturbation_loss(self.forward, batch)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.training.precision == "bf16":

@@ -12,8 +12,13 @@ from harness.registry import METHODS
 from harness.resolve import resolve
 
 ROWS = {
-    "wang-dm": ["table2/wang-dm-1m", "table2/wang-dm-50m", "table4/wang-dm-1m"]
-    + ["table4/wang-dm-20m", "table4/wang-dm-50m"],
+    "wang-dm": [
+        "table2/wang-dm-1m",
+        "table2/wang-dm-50m",
+        "table4/wang-dm-1m",
+        "table4/wang-dm-20m",
+        "table4/wang-dm-50m",
+    ],
     "rebuffi": ["table2/rebuffi-1m", "table4/rebuffi-1m"],
     "gowal": ["table4/gowal-100m"],
     "proxy": ["table2/proxy-1m", "table4/proxy-10m"],
@@ -120,8 +125,8 @@ def test_a_row_asks_for_its_images(method: str, recipe: str) -> None:
     assert config.training.attack.eps == 8 / 255
 
 
-def test_the_released_training(recipe: str = "table2/wang-dm-1m") -> None:
-    config = resolve("wang-dm", recipe=recipe)
+def test_the_released_training() -> None:
+    config = resolve("wang-dm", recipe="table2/wang-dm-1m")
     training, optimizer = config.training, config.training.optimizer
     assert (training.epochs, training.batch_size) == (400, 512)
     assert (optimizer.lr, optimizer.nesterov, optimizer.weight_decay) == (0.2, True, 5e-4)
