@@ -81,7 +81,7 @@ def attack_in_workers(
 
 def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
     """The device of each worker."""
-    if device.type != "cuda" or device.index is not None:
+    if str(device) != "cuda":
         return [device] * workers
     return [torch.device("cuda", n % torch.cuda.device_count()) for n in range(workers)]
 
