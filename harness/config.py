@@ -141,7 +141,8 @@ class OptimizerConfig(Section):
     along a cosine from lr/25 to lr over the share ``pct_start`` of the epochs and falls along
     another to lr/250000; with ``cycle_momentum`` the momentum meanwhile falls from 0.95 to 0.85 and
     rises again.
-    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height.
+    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height;
+    ``first_epoch_factor`` scales that of epoch 1.
     ``decay`` says what ``weight_decay`` acts on: ``all`` parameters, ``not-norm`` all but those of
     normalisation layers, ``not-norm-or-bias`` all but those and biases.
     """
@@ -159,6 +160,7 @@ class OptimizerConfig(Section):
     milestones: tuple[int, ...] = identity(())
     gamma: float = identity(0.1, gt=0)
     warmup_epochs: int = identity(0, ge=0)
+    first_epoch_factor: float = identity(1.0, gt=0)
 
 
 class AveragingConfig(Section):

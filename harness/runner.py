@@ -28,7 +28,7 @@ from harness.data.loader import Loader, make_loader, split_validation
 from harness.data.npz import NpzImages
 from harness.errors import UserError
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.method import Method, TaskContext
+from harness.method import Method, Task, TaskContext
 from harness.models import build_model
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
@@ -203,16 +203,15 @@ def train(
         raise UserError("selection best-on-val needs held-out images: set data.val_size")
     loader = training_loader(config, train_set, len(data.train), generated, device)
     model = new_model(config, data.info)
-    params = method.params.model_validate(config.params)
-    task = method.task(
-        params,
-        TaskContext(
-            num_classes=data.info.num_classes,
-            epochs=config.training.epochs,
-            train_size=len(train_set),
-            device=device,
-        ),
+    context = TaskContext(
+        num_classes=data.info.num_classes,
+        epochs=config.training.epochs,
+        train_size=len(train_set),
+        device=device,
+        in_channels=data.info.channels,
+        image_size=data.info.image_size,
     )
+    task = new_task(config, method, context)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
     with reporter.stage(f"train {method.card.title}", epochs * steps) as stage:
         trainer = Trainer(
@@ -283,6 +282,14 @@ def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
     return Normalized(model, info.mean, info.std) if config.model.normalize else model
+
+
+def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
+    """The method's task; networks of its own are the same for the same seed."""
+    params = method.params.model_validate(config.params)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "task"))
+        return method.task(params, context)
 
 
 def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -148,7 +150,7 @@ class Trainer:
         offsets: list[Tensor] = []
         gamma = self.training.weight_perturbation.gamma
         if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
-            offsets = perturbation(self.model, lambda: self._loss(batch).loss, gamma)
+            offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
         with perturbed(self.model, offsets):
             output = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -162,6 +164,10 @@ class Trainer:
     def _loss(self, batch: Batch) -> StepOutput:
         with self._precision():
             return self.task.loss(self.forward, batch)
+
+    def _perturbation_loss(self, batch: Batch) -> Tensor:
+        with self._precision():
+            return self.task.perturbation_loss(self.forward, batch)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.training.precision == "bf16":
@@ -239,10 +245,17 @@ class Trainer:
         self.run.truncate_epochs(state["epoch"])
         return int(state["epoch"])
 
-    def _peak_memory_mb(self) -> float | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.cuda.max_memory_allocated(self.device) / 2**20
+    def _peak_memory_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return peak_resident_bytes() / 2**20
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has held so far; it never falls from epoch to epoch."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class FiniteWatch:

@@ -48,7 +48,8 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
         case "onecycle":
             factor = _one_cycle(config, epoch, epochs, (1 / 25, 1.0, 1 / 250_000))
     warmup = min(1.0, epoch / (config.warmup_epochs + 1))
-    return config.lr * factor * warmup
+    first = config.first_epoch_factor if epoch == 1 else 1.0
+    return config.lr * factor * warmup * first
 
 
 def momentum(config: OptimizerConfig, epoch: int, epochs: int) -> float:

@@ -121,7 +121,7 @@ def test_released_counts(config, batch, originals, steps):
 
 @pytest.mark.parametrize("fraction", [0.01, 0.99])
 def test_a_batch_without_one_kind_is_refused(fraction):
-    with pytest.raises(UserError, match="some of both kinds"):
+    with pytest.raises(UserError, match=r"some of both kinds"):
         originals_per_batch(10, fraction)
 
 
@@ -135,9 +135,9 @@ def test_what_is_missing_is_said(archive, info):
     ):  # fmt: skip
         assert part in str(told.value)
     assert open_generated(DataConfig(), info) is None
-    with pytest.raises(UserError, match="given but not used: set"):
+    with pytest.raises(UserError, match=r"given but not used: set data.generated_fraction"):
         open_generated(DataConfig(generated=archive), info)
-    with pytest.raises(UserError, match="have no name: set"):
+    with pytest.raises(UserError, match=r"have no name: set data.generated_name"):
         open_generated(DataConfig(generated=archive, generated_fraction=0.5), info)
     found = open_generated(needed.model_copy(update={"generated": archive}), info)
     assert found is not None
