@@ -16,6 +16,7 @@ from rich.console import Console
 from harness import listing, resolve, runner
 from harness.config import RunConfig
 from harness.errors import UserError
+from harness.evaluation import adversarial
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
 from harness.store.database import Database
@@ -47,6 +48,9 @@ EvalLimit = Annotated[
     int | None, typer.Option(help="Evaluate so many test images; the result is marked partial.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that share the evaluation.")]
+SaveAdversarial = Annotated[
+    str | None, typer.Option(help="Keep the adversarial images: float32 or uint8.")
+]
 
 
 @app.command()
@@ -67,6 +71,7 @@ def run(
     norm: Norm = None,
     eps: Eps = None,
     workers: Workers = None,
+    save_adversarial: SaveAdversarial = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     results: Results = Path("results"),
@@ -119,6 +124,7 @@ def evaluate(
     norm: Norm = None,
     eps: Eps = None,
     workers: Workers = None,
+    save_adversarial: SaveAdversarial = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     results: Results = Path("results"),
@@ -151,6 +157,23 @@ def evaluate(
             weights=weights,
         )
     _print_outcome(outcome, results, as_json)
+
+
+@app.command("export-adversarial")
+def export_adversarial(
+    run: Annotated[str, typer.Argument(help="A run.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as adversarial.pt.")],
+    evaluation: Annotated[str | None, typer.Option(help="If the run has several.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Write kept adversarial images as one tensor, as RobustBench takes them."""
+    found = adversarial.find_evaluation(find_run(results, run), evaluation)
+    shape = adversarial.export(found, out)
+    if as_json:
+        print(json.dumps({"evaluation": found.evaluation_id, "shape": shape, "out": str(out)}))
+    else:
+        print(f"{' x '.join(map(str, shape))} float32 of {found.evaluation_id} in {out}")
 
 
 @app.command("list")
@@ -211,6 +234,7 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
         "attacks": attacks and tuple(name.strip() for name in attacks.split(",")),
         "limit": given["eval_limit"],
         "workers": given["workers"],
+        "save_adversarial": given["save_adversarial"],
     }
 
 

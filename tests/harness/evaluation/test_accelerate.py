@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.config import EvalConfig
 from harness.data import ImageSet
-from harness.evaluation import driver
+from harness.evaluation import driver, work
 from harness.evaluation.accelerate import apply, decide
 from harness.evaluation.batching import Batching
 from harness.evaluation.driver import accuracies, evaluate
@@ -124,7 +124,7 @@ def test_a_copy_that_lies_breaks_no_image_that_the_network_gets_right(
     with monkeypatch.context() as patch:
         short = AttackBudget(iterations=5, queries=10, targets=3)
         patch.setattr(driver, "Threat", lambda *args: threat(*args, budget=short))
-        patch.setattr(driver, "apply", lambda model, plan: Lying(apply(model, plan), 8.0))
+        patch.setattr(work, "apply", lambda model, plan: Lying(apply(model, plan), 8.0))
         result = evaluate(network, digits, config, new_run("lied"), device=CPU)
     broken_by = result.verdicts["broken_by"]
     assert broken_by.isna().sum() == (truth == digits.labels[:50]).sum()
