@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from pyautoattack import AutoAttack
+from pyautoattack.state import EvaluationState
 from torch import Tensor, nn
 
-from harness.config import STANDARD_ATTACKS, EvalConfig
+from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.evaluation import driver, protocol
 from harness.evaluation.driver import evaluate
@@ -31,26 +32,31 @@ def budget(monkeypatch: pytest.MonkeyPatch, given: AttackBudget) -> Iterator[Non
 def reference_stages(
     model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, seed: int, given: AttackBudget
 ) -> list[str | None]:
-    """Which stage of the reference broke each image, from one call per growing prefix of stages."""
-    broken_by: list[str | None] = [None] * len(y)
+    """Which stage of the reference broke each image, from its state after each stage."""
+    attack = AutoAttack(model, norm=config.norm, eps=config.eps, seed=seed, version="standard")
+    for part in (attack.apgd, attack.apgd_targeted, attack.fab):
+        part.n_iter = given.iterations
+    for part in (attack.apgd, attack.apgd_targeted):
+        # Derived from n_iter at construction, which the entry point does not let us set.
+        part.n_iter_2 = max(int(0.22 * given.iterations), 1)
+        part.n_iter_min = max(int(0.06 * given.iterations), 1)
+        part.size_decr = max(int(0.03 * given.iterations), 1)
+    attack.square.n_queries = given.queries
     with torch.no_grad():
         wrong = (model(x).argmax(1) != y).tolist()
-    broken_by = ["clean" if w else None for w in wrong]
-    for count in range(1, len(STANDARD_ATTACKS) + 1):
-        attack = AutoAttack(model, norm=config.norm, eps=config.eps, seed=seed, version="standard")
-        attack.attacks_to_run = list(STANDARD_ATTACKS[:count])
-        for part in (attack.apgd, attack.apgd_targeted, attack.fab):
-            part.n_iter = given.iterations
-        for part in (attack.apgd, attack.apgd_targeted):
-            # Derived from n_iter at construction, which the entry point does not let us set.
-            part.n_iter_2 = max(int(0.22 * given.iterations), 1)
-            part.n_iter_min = max(int(0.06 * given.iterations), 1)
-            part.size_decr = max(int(0.03 * given.iterations), 1)
-        attack.square.n_queries = given.queries
+    broken_by: list[str | None] = ["clean" if w else None for w in wrong]
+    finish = EvaluationState.add_run_attack
+
+    def watched(state: EvaluationState, stage: str) -> None:
+        for row, robust in enumerate(state.robust_flags.tolist()):
+            if not robust and broken_by[row] is None:
+                broken_by[row] = stage
+        finish(state, stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EvaluationState, "add_run_attack", watched)
         _, predicted = attack.run_standard_evaluation(x, y, batch_size=len(x))
-        for row, fell in enumerate((predicted != y).tolist()):
-            if fell and broken_by[row] is None:
-                broken_by[row] = STANDARD_ATTACKS[count - 1]
+    assert [stage is None for stage in broken_by] == (predicted == y).tolist()
     return broken_by
 
 
@@ -87,7 +93,7 @@ def test_each_stage_breaks_the_same_images(
     assert found == expected
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.9)])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
     norm: str,
