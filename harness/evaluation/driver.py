@@ -22,8 +22,9 @@ from harness.evaluation.accelerate import PLAIN, accelerated
 from harness.evaluation.batching import Batching
 from harness.evaluation.chunk import Attacker, Chunk
 from harness.evaluation.chunk_files import Expected, finished, read_chunk, write_chunk
+from harness.evaluation.flags import PROBE_IMAGES, counted, modules_in_training, probe, train_mode
 from harness.evaluation.forward import AttackModel
-from harness.evaluation.guards import own_random_state, untouched
+from harness.evaluation.guards import own_random_state, unit_images, untouched
 from harness.evaluation.precision import pinned
 from harness.evaluation.protocol import (
     Threat,
@@ -78,6 +79,7 @@ def evaluate(
             f"images: ask for at most {len(images)}"
         )
     threat = Threat(config.norm, config.eps, images.info.num_classes)
+    in_training = modules_in_training(model)
     with untouched(model.to(device)) as model_sha256:
         identity = evaluation_id(
             config, threat, data_sha256=images.sha256, model_sha256=model_sha256
@@ -93,6 +95,7 @@ def evaluate(
         try:
             verdicts, facts = _attack_chunks(model, images, config, threat, directory, device, say)
             write_verdicts(verdicts, directory.verdicts_path)
+            flags = _flags(model, images, config, threat, device, facts, in_training)
         except BaseException as error:
             directory.update(status="error", finished_at=_now(), error=f"{type(error).__name__}")
             raise
@@ -104,6 +107,7 @@ def evaluate(
             wall_s=sum(chunk["seconds"] for chunk in facts),
             stages=stage_totals(facts),
             acceleration=facts[0]["acceleration"],
+            flags=flags,
         )
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
@@ -187,7 +191,7 @@ def _attack_chunks(
             chunk_seed(config.seed, number),
             expected.rows,
             expected.labels,
-            images.images_float(part),
+            unit_images(images, part),
         )
         began = time.perf_counter()
         with own_random_state(device):
@@ -209,7 +213,7 @@ def _attacker(
 ) -> tuple[Attacker, dict[str, Any]]:
     network, plan = model, PLAIN
     if config.accelerate:
-        sample = images.images_float(torch.arange(min(16, len(images)))).to(device)
+        sample = unit_images(images, torch.arange(min(16, len(images)))).to(device)
         network, plan = accelerated(model, sample, device)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     attacked = AttackModel(
@@ -235,6 +239,35 @@ def _attacker(
         judging=lambda: pinned("strict"),
     )
     return attacker, plan.as_dict()
+
+
+def _flags(
+    model: nn.Module,
+    images: ImageSource,
+    config: EvalConfig,
+    threat: Threat,
+    device: torch.device,
+    facts: list[dict[str, Any]],
+    in_training: list[str],
+) -> list[dict[str, str]]:
+    """What makes the numbers doubtful, as records store it."""
+    n = len(images.rows[: config.limit])
+    positions = torch.arange(min(PROBE_IMAGES, n))
+    x = unit_images(images, positions).to(device)
+    attacked = AttackModel(model, threat.num_classes, Batching(limit=config.device_batch))
+    found = probe(
+        model,
+        attacked,
+        x,
+        images.labels[positions].to(device),
+        threat,
+        attacks=bool(config.attacks),
+        pinned=lambda: pinned("reference"),
+    )
+    clean = sum(int(chunk["clean_not_finite"]) for chunk in facts)
+    found += counted(stage_totals(facts), n, clean)
+    handed = train_mode(in_training)
+    return [flag.as_dict() for flag in ([handed] if handed else []) + found]
 
 
 def _now() -> str:
