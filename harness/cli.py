@@ -16,6 +16,7 @@ from rich.console import Console
 from harness import listing, resolve, runner
 from harness.config import RunConfig
 from harness.errors import UserError
+from harness.evaluation import adversarial
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
 from harness.store.database import Database
@@ -47,12 +48,18 @@ EvalLimit = Annotated[
     int | None, typer.Option(help="Evaluate so many test images; the result is marked partial.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that share the evaluation.")]
+SaveAdversarial = Annotated[
+    str | None, typer.Option(help="Keep the adversarial images: float32 or uint8.")
+]
 
 
 @app.command()
 def run(
-    method: Annotated[str, typer.Option(help="A method; see `list methods`.")],
-    recipe: Annotated[str | None, typer.Option(help="One of its recipes.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A method; see `list methods`. A recipe that only one has names it."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe; see `list recipes`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
     arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
@@ -67,7 +74,11 @@ def run(
     norm: Norm = None,
     eps: Eps = None,
     workers: Workers = None,
+    save_adversarial: SaveAdversarial = None,
     data_root: DataRoot = None,
+    generated: Annotated[
+        Path | None, typer.Option(help="npz archive of generated images to train on.")
+    ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     set_: Set = None,
@@ -86,12 +97,17 @@ def run(
         "seed": seed,
         "data.train_limit": train_limit,
         "data.root": data_root,
+        "data.generated": generated,
         "device": device,
         "results": results,
         **{f"evaluation.{name}": value for name, value in _protocol(locals()).items()},
     }
     config = resolve.resolve(
-        method, recipe=recipe, dataset=dataset, options=options, assignments=set_ or ()
+        method or resolve.method_of(recipe),
+        recipe=recipe,
+        dataset=dataset,
+        options=options,
+        assignments=set_ or (),
     )
     if dry_run:
         _print_plan(config, as_json)
@@ -119,6 +135,7 @@ def evaluate(
     norm: Norm = None,
     eps: Eps = None,
     workers: Workers = None,
+    save_adversarial: SaveAdversarial = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     results: Results = Path("results"),
@@ -151,6 +168,23 @@ def evaluate(
             weights=weights,
         )
     _print_outcome(outcome, results, as_json)
+
+
+@app.command("export-adversarial")
+def export_adversarial(
+    run: Annotated[str, typer.Argument(help="A run.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as adversarial.pt.")],
+    evaluation: Annotated[str | None, typer.Option(help="If the run has several.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Write kept adversarial images as one tensor, as RobustBench takes them."""
+    found = adversarial.find_evaluation(find_run(results, run), evaluation)
+    shape = adversarial.export(found, out)
+    if as_json:
+        print(json.dumps({"evaluation": found.evaluation_id, "shape": shape, "out": str(out)}))
+    else:
+        print(f"{' x '.join(map(str, shape))} float32 of {found.evaluation_id} in {out}")
 
 
 @app.command("list")
@@ -211,6 +245,7 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
         "attacks": attacks and tuple(name.strip() for name in attacks.split(",")),
         "limit": given["eval_limit"],
         "workers": given["workers"],
+        "save_adversarial": given["save_adversarial"],
     }
 
 
@@ -228,6 +263,9 @@ def _announce(config: RunConfig, reporter: Reporter) -> None:
         f"{config.run_id}: {config.method} on {config.data.name}, recipe {config.recipe}{changed}, "
         f"seed {config.seed}"
     )
+    note = METHODS.get(config.method).recipe_notes.get(config.recipe)
+    if note:
+        reporter.line(f"note on the recipe: {note}")
 
 
 def _print_plan(config: RunConfig, as_json: bool) -> None:

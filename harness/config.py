@@ -67,7 +67,15 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which images."""
+    """Which images, and how they are changed at random for training.
+
+    ``crop_mode`` is what the border of the random crop shows: ``zero`` or the image's reflection.
+    ``rotation`` is the largest angle of a random rotation in degrees. ``generated_fraction`` of
+    each batch comes from the npz archive ``generated``, whose set is called ``generated_name`` and
+    published by ``generated_source``; ``augment_generated`` changes those images too.
+    ``generated_epoch`` is how long an epoch with N original images is: ``images`` ends it after N
+    images of both kinds, ``originals`` after N original ones.
+    """
 
     name: str = identity("digits")
     root: Path | None = cost(None)
@@ -75,6 +83,14 @@ class DataConfig(Section):
     val_size: int = identity(0, ge=0)
     crop_padding: int = identity(4, ge=0)
     flip: bool = identity(True)
+    crop_mode: Literal["zero", "reflect"] = identity("zero")
+    rotation: float = identity(0.0, ge=0, le=180)
+    generated: Path | None = cost(None)
+    generated_name: str | None = identity(None)
+    generated_source: str | None = cost(None)
+    generated_fraction: float = identity(0.0, ge=0, lt=1)
+    generated_epoch: Literal["images", "originals"] = identity("images")
+    augment_generated: bool = identity(True)
     workers: int = cost(2, ge=0)
 
 
@@ -121,29 +137,47 @@ class OptimizerConfig(Section):
 
     Schedules give the rate of epoch e in 1..E from the base rate: ``cosine`` is
     lr (1 + cos(pi (e-1)/E)) / 2, ``cosine-inclusive`` the same with e/(E+1), ``steps`` multiplies
-    by ``gamma`` after each epoch in ``milestones``, ``constant`` leaves it.
-    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height.
+    by ``gamma`` after each epoch in ``milestones``, ``constant`` leaves it, ``onecycle`` rises
+    along a cosine from lr/25 to lr over the share ``pct_start`` of the epochs and falls along
+    another to lr/250000; with ``cycle_momentum`` the momentum meanwhile falls from 0.95 to 0.85 and
+    rises again.
+    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height;
+    ``first_epoch_factor`` scales that of epoch 1.
+    ``decay`` says what ``weight_decay`` acts on: ``all`` parameters, ``not-norm`` all but those of
+    normalisation layers, ``not-norm-or-bias`` all but those and biases.
     """
 
     lr: float = identity(0.1, gt=0)
     momentum: float = identity(0.9, ge=0, lt=1)
     nesterov: bool = identity(False)
     weight_decay: float = identity(5e-4, ge=0)
-    schedule: Literal["cosine", "cosine-inclusive", "steps", "constant"] = identity("cosine")
+    decay: Literal["all", "not-norm", "not-norm-or-bias"] = identity("all")
+    schedule: Literal["cosine", "cosine-inclusive", "steps", "constant", "onecycle"] = identity(
+        "cosine"
+    )
+    pct_start: float = identity(0.025, ge=0, le=1)
+    cycle_momentum: bool = identity(False)
     milestones: tuple[int, ...] = identity(())
     gamma: float = identity(0.1, gt=0)
     warmup_epochs: int = identity(0, ge=0)
+    first_epoch_factor: float = identity(1.0, gt=0)
 
 
 class AveragingConfig(Section):
     """Exponential moving average of the weights; the average is the model that is evaluated.
 
-    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step.
+    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step; the
+    epochs within the first ``start_fraction`` of all are left out too. With ``decay_warmup`` the
+    d-th update after the first has decay min(decay, (1 + d) / (10 + d)). ``buffers`` of BatchNorm
+    are ``averaged`` like weights, or the ``live`` model's.
     """
 
     kind: Literal["none", "epoch", "step"] = identity("none")
     decay: float = identity(0.9, ge=0, lt=1)
     start_epoch: int = identity(1, ge=1)
+    start_fraction: float = identity(0.0, ge=0, lt=1)
+    decay_warmup: bool = identity(False)
+    buffers: Literal["averaged", "live"] = identity("averaged")
 
 
 class MonitorConfig(Section):

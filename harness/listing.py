@@ -43,16 +43,20 @@ def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> 
 
 
 def print_rows(kind: str, listed: list[Row], console: Console) -> None:
-    """The rows as a table as wide as the terminal."""
+    """The rows as a table as wide as the terminal, and below it the notes that rows carry."""
     if not listed:
         console.print(f"no {kind}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(listed[0]):
+    columns = [name for name in listed[0] if name != "note"]
+    for number, name in enumerate(columns):
         table.add_column(name.replace("_", " "), no_wrap=number == 0, overflow="fold")
     for row in listed:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
     console.print(table)
+    for row in listed:
+        if row.get("note"):
+            console.print(f"note on {row[columns[0]]}: {row['note']}", highlight=False)
 
 
 def _methods() -> list[Row]:
@@ -74,6 +78,7 @@ def _recipes(table: int | None, method: str | None) -> list[Row]:
     names = [method] if method else METHODS.names()
     listed = []
     for name in names:
+        notes = METHODS.get(name).recipe_notes
         for recipe in sorted(METHODS.get(name).recipes):
             if table is None or recipe.startswith(f"table{table}/"):
                 config = resolve(name, recipe=recipe)
@@ -85,6 +90,7 @@ def _recipes(table: int | None, method: str | None) -> list[Row]:
                         "model": config.model.arch,
                         "epochs": config.training.epochs,
                         "batch": config.training.batch_size,
+                        "note": notes.get(recipe),
                     }
                 )
     return sorted(listed, key=lambda row: (str(row["recipe"]), str(row["method"])))
@@ -229,7 +235,8 @@ def show_method(name: str, *, as_json: bool, console: Console) -> None:
     params = method.params().model_dump(mode="json")
     if as_json:
         described = {"method": name, **_card_dict(card), "params": params}
-        print(json.dumps({**described, "recipes": sorted(method.recipes)}, indent=2))
+        described |= {"recipes": sorted(method.recipes), "recipe_notes": dict(method.recipe_notes)}
+        print(json.dumps(described, indent=2))
         return
     console.print(f"{card.title} ({name}, {card.family})", style="bold")
     console.print(card.summary)
@@ -243,6 +250,8 @@ def show_method(name: str, *, as_json: bool, console: Console) -> None:
     for note in card.notes:
         console.print(f"note     {note}", highlight=False)
     console.print(f"recipes  {', '.join(sorted(method.recipes))}", highlight=False)
+    for recipe, note in method.recipe_notes.items():
+        console.print(f"note on {recipe}: {note}", highlight=False)
 
 
 def _card_dict(card: MethodCard) -> Row:

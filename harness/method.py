@@ -62,7 +62,7 @@ class Batch:
     Attributes:
         x: images [B, K, H, W] in [0, 1], augmented.
         y: labels [B], int64 in [0, C).
-        index: rows of the training set [B], int64.
+        index: rows of the training set [B], int64; -1 for a generated image, which is not in it.
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
     """
@@ -105,6 +105,8 @@ class TaskContext:
     train_size: int
     device: torch.device
     teacher: nn.Module | None = None
+    in_channels: int = 3
+    image_size: int = 32
 
 
 class Task(nn.Module):
@@ -134,6 +136,10 @@ class Task(nn.Module):
         """The training loss of one batch, with the model in training mode."""
         raise NotImplementedError
 
+    def perturbation_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The scalar that adversarial weight perturbation raises: by default the training loss."""
+        return self.loss(model, batch).loss
+
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Called once per optimiser step with the output of the real forward pass."""
 
@@ -154,9 +160,12 @@ class Method:
         task: makes its task from (params, context).
         recipes: recipe name to a function that returns overrides of the run configuration, nested
             as the configuration is. The recipe named like a data set is that set's default.
+        recipe_notes: recipe name to what a reader must know of its row: where paper, logs and
+            released code contradict each other, with the evidence.
     """
 
     card: MethodCard
     params: type[Params]
     task: Callable[[Any, TaskContext], Task]
     recipes: Mapping[str, Recipe]
+    recipe_notes: Mapping[str, str] = field(default_factory=dict)

@@ -95,7 +95,7 @@ class TrainingProgress:
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
-    """One epoch in one line of at most some 110 characters."""
+    """One epoch in one line of at most some 120 characters."""
     fields = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {record['loss']:.4f}"]
     fields += [f"{name} {value:.4f}" for name, value in record["parts"].items()]
     fields.append(f"lr {record['lr']:.4g}")
@@ -105,6 +105,8 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
         if record.get(name) is not None:
             fields.append(f"{label} {100 * record[name]:.1f}%")
     fields.append(f"{record['sec_per_iter']:.3f} s/iter")
+    if record.get("peak_memory_mb") is not None:
+        fields.append(f"{record['peak_memory_mb']:.0f} MiB")
     return "  ".join(fields)
 
 

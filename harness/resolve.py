@@ -61,6 +61,28 @@ def resolve(
     return config
 
 
+def method_of(recipe: str | None) -> str:
+    """The only method that has a recipe of that name.
+
+    Raises:
+        UserError: there is no name, no method has it, or several have.
+    """
+    if recipe is None:
+        raise UserError("nothing says what to train: give --method, or a --recipe of one method")
+    owners: dict[str, list[str]] = {}
+    for name in METHODS.names():
+        for owned in METHODS.get(name).recipes:
+            owners.setdefault(owned, []).append(name)
+    if recipe not in owners:
+        raise UserError(unknown_name("recipe", recipe, sorted(owners)))
+    if len(owners[recipe]) > 1:
+        raise UserError(
+            f"{len(owners[recipe])} methods have a recipe {recipe!r}, {', '.join(owners[recipe])}: "
+            "give --method"
+        )
+    return owners[recipe][0]
+
+
 def evaluation(
     stored: Mapping[str, Any], overrides: Mapping[str, Any], assignments: Iterable[str]
 ) -> EvalConfig:

@@ -15,12 +15,20 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
-from harness.data import load_dataset
+from harness.data import dataset_info, load_dataset
+from harness.data.augment import Augmentation
 from harness.data.base import Dataset, DatasetInfo, ImageSource
-from harness.data.loader import make_loader, split_validation
+from harness.data.generated import (
+    MixedLoader,
+    check_same_file,
+    open_generated,
+    steps_with_generated,
+)
+from harness.data.loader import Loader, make_loader, split_validation
+from harness.data.npz import NpzImages
 from harness.errors import UserError
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.method import Method, TaskContext
+from harness.method import Method, Task, TaskContext
 from harness.models import build_model
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
@@ -61,13 +69,33 @@ def run(config: RunConfig, reporter: Reporter, passed: dict[str, Any] | None = N
     """
     method = METHODS.get(config.method)
     device = choose_device(config.device)
+    generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
     directory = RunDirectory.create(config.results, config.run_id)
-    with directory.lock(), recorded(directory, header(config, method, data, device, passed)):
-        model = trained_model(config, method, data, directory, reporter, device)
+    described |= header(config, method, data, device, passed)
+    with directory.lock(), recorded(directory, described):
+        model = trained_model(config, method, data, directory, reporter, device, generated)
         evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
     return Outcome(config.run_id, directory.path, evaluation)
+
+
+def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any]]:
+    """The generated images that are still to be trained on, and what the record says of them.
+
+    Raises:
+        UserError: they are missing or unfit, or the run began with other ones.
+    """
+    directory = RunDirectory(config.results, config.run_id)
+    if directory.model_path.exists():
+        return None, {}
+    generated = open_generated(config.data, dataset_info(config.data.name))
+    if generated is None:
+        return None, {}
+    found = generated.fingerprint()
+    before = directory.record.get("generated") if directory.exists else None
+    check_same_file(before, found, str(generated.path))
+    return generated, {"generated": found}
 
 
 def evaluate_run(
@@ -132,10 +160,11 @@ def trained_model(
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
+    generated: NpzImages | None = None,
 ) -> nn.Module:
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
-        selected = train(config, method, data, directory, reporter, device)
+        selected = train(config, method, data, directory, reporter, device, generated)
         save_model(
             directory.model_path,
             selected.model,
@@ -163,6 +192,7 @@ def train(
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
+    generated: NpzImages | None = None,
 ) -> Selected:
     """Train the configured network by the method's task."""
     train_set, watched = data.train, data.test
@@ -171,26 +201,17 @@ def train(
         watched = validation if config.training.selection.rule != "best-on-test" else watched
     elif config.training.selection.rule == "best-on-val":
         raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    loader = make_loader(
-        train_set,
-        config.training.batch_size,
-        device,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
-        drop_last=config.training.drop_last,
-        workers=config.data.workers,
-    )
+    loader = training_loader(config, train_set, len(data.train), generated, device)
     model = new_model(config, data.info)
-    params = method.params.model_validate(config.params)
-    task = method.task(
-        params,
-        TaskContext(
-            num_classes=data.info.num_classes,
-            epochs=config.training.epochs,
-            train_size=len(train_set),
-            device=device,
-        ),
+    context = TaskContext(
+        num_classes=data.info.num_classes,
+        epochs=config.training.epochs,
+        train_size=len(train_set),
+        device=device,
+        in_channels=data.info.channels,
+        image_size=data.info.image_size,
     )
+    task = new_task(config, method, context)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
     with reporter.stage(f"train {method.card.title}", epochs * steps) as stage:
         trainer = Trainer(
@@ -205,6 +226,43 @@ def train(
         )
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit()
+
+
+def training_loader(
+    config: RunConfig,
+    split: ImageSource,
+    originals: int,
+    generated: NpzImages | None,
+    device: torch.device,
+) -> Loader:
+    """The loader of original images, or of those and generated ones.
+
+    ``originals`` counts the original images before any were held out: an epoch with generated
+    images is as long whether or not some were, as in released trainings.
+    """
+    data, batch_size = config.data, config.training.batch_size
+    if generated is not None:
+        return MixedLoader(
+            split,
+            generated,
+            batch_size,
+            device,
+            fraction=data.generated_fraction,
+            steps=steps_with_generated(data, batch_size, originals),
+            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
+            augment_generated=data.augment_generated,
+        )
+    return make_loader(
+        split,
+        batch_size,
+        device,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        drop_last=config.training.drop_last,
+        workers=data.workers,
+        crop_mode=data.crop_mode,
+        rotation=data.rotation,
+    )
 
 
 def training_metrics(selected: Selected, directory: RunDirectory) -> dict[str, dict[str, float]]:
@@ -224,6 +282,14 @@ def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
     return Normalized(model, info.mean, info.std) if config.model.normalize else model
+
+
+def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
+    """The method's task; networks of its own are the same for the same seed."""
+    params = method.params.model_validate(config.params)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "task"))
+        return method.task(params, context)
 
 
 def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:

@@ -8,7 +8,7 @@ training of the method they are named after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -153,6 +153,12 @@ def uniform_start(dataset: str) -> Overrides:
     return merge(base, held_out)
 
 
+# As the literature prints it: the epoch is chosen on the test images, and so marked.
+CHOSEN_ON_TEST: Overrides = {
+    "data": {"val_size": 0},
+    "training": {"selection": {"rule": "best-on-test"}},
+}
+
 SMALL = frozenset({"digits", "fashion-mnist"})
 
 
@@ -173,3 +179,20 @@ def by_dataset(
 
 def _recipe(training: Training, dataset: str, changes: Overrides) -> Overrides:
     return merge(training(dataset), changes)
+
+
+def changed(recipe: Recipe, changes: Overrides) -> Recipe:
+    """``recipe`` with ``changes`` laid on it."""
+    return partial(_laid, recipe, changes)
+
+
+def _laid(recipe: Recipe, changes: Overrides) -> Overrides:
+    return merge(recipe(), changes)
+
+
+def one_at_a_time(
+    first: Iterable[int], second: Iterable[int], centre: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """A cross of settings: each value of one setting beside the centre's value of the other."""
+    pairs = [(value, centre[1]) for value in first] + [(centre[0], value) for value in second]
+    return sorted(set(pairs))

@@ -77,6 +77,21 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+def test_a_tables_recipe_names_its_method_and_carries_its_note() -> None:
+    listed = json.loads(harness("list", "recipes", "--table", "6", "--json").stdout)
+    assert {row["method"] for row in listed} == {"ikl"}
+    assert [row["recipe"] for row in listed if "63.59" in (row["note"] or "")] == [
+        "table6/ikl-a24-b3"
+    ]
+    assert (
+        "note on table6/ikl-a24-b3: Tables 6 and 8"
+        in harness("list", "recipes", "--table", "6").stdout
+    )
+    plan = json.loads(harness("run", "--recipe", "table6/ikl-a24-b3", "--dry-run", "--json").stdout)
+    assert plan["config"]["method"] == "ikl"
+    assert plan["config"]["params"]["wmse_weight"] == 24
+
+
 def test_show_and_list_speak_of_the_stored_run(stored: Path) -> None:
     listed = json.loads(harness("list", "runs", "--results", str(stored), "--json").stdout)
     assert [row["run"] for row in listed] == [run_id(stored)]
@@ -135,6 +150,9 @@ def test_a_checkpoint_file_is_evaluated(stored: Path, tmp_path: Path) -> None:
     [
         (["run", "--method", "tradse"], "unknown method 'tradse': did you mean trades"),
         (["run", "--method", "trades", "--recipe", "digit"], "did you mean digits"),
+        (["run"], "give --method, or a --recipe"),
+        (["run", "--recipe", "table2/ikl-a20-b5"], "or table2/ikl-a20-b4"),
+        (["run", "--recipe", "digits"], "methods have a recipe 'digits', at-awp, dkl"),
         (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
         (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
         (["run", "--method", "trades", "--eps", "0"], "evaluation.eps"),

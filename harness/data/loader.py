@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from harness.data.augment import Augmentation
 from harness.data.base import ImageSet, ImageSource
 from harness.data.imagenet import FolderSet
 from harness.errors import UserError
@@ -35,45 +35,6 @@ class Loader(Protocol):
         """The batches of an epoch (counted from 1), images float32 in [0, 1] on the device."""
 
 
-def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Cut a window of the images' own size out of each image bordered with zeros.
-
-    Args:
-        images: [B, K, H, W].
-        offsets: int64 [B, 2], the top and left of each window in the bordered image, in
-            0..2*padding; ``padding`` in both leaves the image as it is.
-        padding: width of the border in pixels.
-    """
-    height, width = images.shape[2:]
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    each = torch.arange(len(images), device=images.device)
-    return windows[each, :, offsets[:, 0], offsets[:, 1]]
-
-
-def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror left and right the images [B, K, H, W] for which ``mirrored`` (bool [B]) is true."""
-    columns = torch.arange(images.shape[3], device=images.device)
-    source = torch.where(mirrored[:, None], columns.flip(0), columns)
-    return images.gather(3, source[:, None, None, :].expand(images.shape))
-
-
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """``crop`` with offsets drawn for each image, uniform on all windows.
-
-    The generator may be on another device than the images.
-    """
-    offsets = torch.randint(
-        2 * padding + 1, (len(images), 2), generator=generator, device=generator.device
-    )
-    return crop(images, offsets.to(images.device, non_blocking=True), padding)
-
-
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """``flip`` with a fair coin thrown for each image; the generator may be on another device."""
-    coins = torch.randint(2, (len(images),), generator=generator, device=generator.device)
-    return flip(images, coins.to(images.device, non_blocking=True).bool())
-
-
 class DeviceLoader:
     """A ``Loader`` that keeps the whole set on the device as uint8.
 
@@ -83,9 +44,11 @@ class DeviceLoader:
         split: the training images.
         batch_size: B; the last batch may be smaller.
         device: where the images are kept.
-        crop_padding: zero border of the random crop in pixels; 0 is no crop.
+        crop_padding: border of the random crop in pixels; 0 is no crop.
         flip: mirror half of the images.
         drop_last: leave out a last batch that is not full.
+        crop_mode: what the border shows, ``zero`` or ``reflect``.
+        rotation: the largest angle of a random rotation in degrees; 0 is none.
     """
 
     def __init__(
@@ -96,14 +59,15 @@ class DeviceLoader:
         crop_padding: int = 0,
         flip: bool = False,
         drop_last: bool = False,
+        crop_mode: str = "zero",
+        rotation: float = 0.0,
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
-        self.crop_padding = crop_padding
-        self.flip = flip
+        self.augment = Augmentation(crop_padding, flip, crop_mode, rotation)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """See ``Loader``."""
@@ -111,11 +75,7 @@ class DeviceLoader:
         order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
         for step in range(self.steps_per_epoch):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images = self.images[index]
-            if self.crop_padding:
-                images = random_crop(images, self.crop_padding, generator)
-            if self.flip:
-                images = random_flip(images, generator)
+            images = self.augment(self.images[index], generator)
             yield Batch(x=images.float() / 255, y=self.labels[index], index=index, epoch=epoch)
 
 
@@ -221,14 +181,18 @@ def make_loader(
     flip: bool = False,
     drop_last: bool = False,
     workers: int = 0,
+    crop_mode: str = "zero",
+    rotation: float = 0.0,
 ) -> Loader:
     """The loader for a training split, wherever it is kept.
 
-    ``crop_padding`` is for sets in memory and ``workers`` for folders, whose random crop draws its
-    own size.
+    ``crop_padding``, ``crop_mode`` and ``rotation`` are for sets in memory and ``workers`` for
+    folders, whose random crop draws its own size.
     """
     if isinstance(split, ImageSet):
-        return DeviceLoader(split, batch_size, device, crop_padding, flip, drop_last)
+        return DeviceLoader(
+            split, batch_size, device, crop_padding, flip, drop_last, crop_mode, rotation
+        )
     if isinstance(split, FolderSet):
         return StreamLoader(split, batch_size, device, flip, drop_last, workers)
     raise TypeError(f"no loader serves a {type(split).__name__}")

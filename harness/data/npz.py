@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.base import DatasetInfo, check_labels
+from harness.data.base import DatasetInfo
 from harness.errors import UserError
+
+# Labels are checked and hashed in pieces, so that fifty million of them never lie in memory.
+LABEL_CHUNK = 1 << 20
+FINGERPRINT_IMAGES = 512
 
 
 class NpzImages:
@@ -22,14 +28,18 @@ class NpzImages:
     Attributes:
         info: the description of the data set that the images resemble.
         images: uint8 [N, H, W, K], mapped read-only.
-        labels: int64 [N] in [0, C), in memory.
+        labels: integers [N] in [0, C) of the type they are stored in, mapped read-only.
+        path: the archive.
     """
 
-    def __init__(self, images: NDArray[np.uint8], labels: Tensor, info: DatasetInfo) -> None:
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[Any], info: DatasetInfo, path: Path
+    ) -> None:
         """See ``open_npz``."""
         self.images = images
         self.labels = labels
         self.info = info
+        self.path = path
 
     def __len__(self) -> int:
         """The number of images."""
@@ -40,6 +50,31 @@ class NpzImages:
         batch = np.asarray(self.images[indices.numpy()])
         return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
 
+    def gather_labels(self, indices: Tensor) -> Tensor:
+        """The labels at positions [B], int64."""
+        return torch.from_numpy(np.asarray(self.labels[indices.numpy()]).astype(np.int64))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this file from another without reading all of it.
+
+        Returns:
+            The archive's ``bytes``, the number of ``images``, the labels' type, and ``sha256`` over
+            these, the images' shape, all labels and the pixels of images at positions that depend
+            on their number alone. An archive that differs only in other images is not told apart.
+        """
+        described = {
+            "bytes": self.path.stat().st_size,
+            "images": len(self),
+            "label_dtype": self.labels.dtype.str,
+        }
+        digest = hashlib.sha256(f"{described} {self.images.shape}".encode())
+        for start in range(0, len(self), LABEL_CHUNK):
+            chunk = np.ascontiguousarray(self.labels[start : start + LABEL_CHUNK])
+            digest.update(chunk.data)
+        positions = np.linspace(0, len(self) - 1, min(FINGERPRINT_IMAGES, len(self)))
+        digest.update(self.gather(torch.from_numpy(positions.astype(np.int64))).numpy().data)
+        return {**described, "sha256": digest.hexdigest()}
+
 
 def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
     """Open an archive with ``image`` (uint8 [N, H, W, K]) and ``label`` (integers [N]).
@@ -48,9 +83,7 @@ def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
         UserError: the archive is missing, damaged, compressed, or does not fit the description.
     """
     try:
-        images = _map_member(path, "image")
-        with np.load(path) as archive:
-            stored = archive["label"]
+        images, labels = _map_member(path, "image"), _map_member(path, "label")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read ({error}): give an npz archive with the arrays image and label"
@@ -61,14 +94,32 @@ def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
             f"{path}: image is {images.dtype} of shape {list(images.shape)}; {info.name} needs "
             f"uint8 of shape [N, {', '.join(map(str, wanted))}]"
         )
-    if stored.dtype.kind not in "iu":
-        raise UserError(f"{path}: label is {stored.dtype}; save it as integers")
-    labels = torch.from_numpy(stored.astype(np.int64))
-    check_labels(labels, len(images), info, str(path))
-    return NpzImages(images, labels, info)
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{path}: label is {labels.dtype}; save it as integers")
+    if labels.shape != (len(images),):
+        raise UserError(
+            f"{path}: label has shape {list(labels.shape)}; give integers of shape "
+            f"[{len(images)}], one for each image"
+        )
+    if not len(images):
+        raise UserError(f"{path} holds no image: give an archive with at least one")
+    _check_range(labels, info, path)
+    return NpzImages(images, labels, info, path)
 
 
-def _map_member(path: Path, name: str) -> NDArray[np.uint8]:
+def _check_range(labels: NDArray[Any], info: DatasetInfo, path: Path) -> None:
+    for start in range(0, len(labels), LABEL_CHUNK):
+        chunk = labels[start : start + LABEL_CHUNK]
+        outside = (chunk < 0) | (chunk >= info.num_classes)
+        if outside.any():
+            row = int(outside.argmax())
+            raise UserError(
+                f"{path}: label {int(chunk[row])} at row {start + row} is outside "
+                f"0..{info.num_classes - 1}; check that the file belongs to {info.name}"
+            )
+
+
+def _map_member(path: Path, name: str) -> NDArray[Any]:
     """Map the array ``name`` of an uncompressed archive; the caller checks type and shape."""
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
@@ -85,12 +136,19 @@ def _map_member(path: Path, name: str) -> NDArray[np.uint8]:
         file.seek(int.from_bytes(local[28:30], "little"), os.SEEK_CUR)
         shape, fortran, dtype = _array_header(file)
         offset = file.tell()
-    return np.memmap(
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects")
+    mapped: np.memmap[Any, np.dtype[Any]] = np.memmap(
         path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C"
     )
+    base: object = mapped.base
+    if name == "image" and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        # Rows are drawn at random: pages read ahead of them would be read for nothing.
+        base.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
-def _array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[np.uint8]]:
+def _array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

@@ -35,51 +35,73 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The fields by name, ready for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Plan:
+        """The plan of which ``as_dict`` gave the fields, also by way of JSON."""
+        return cls(**{**fields, "notes": tuple(fields["notes"])})
 
 
 PLAIN = Plan()
 
 
-def accelerated(network: nn.Module, images: Tensor, device: torch.device) -> tuple[nn.Module, Plan]:
-    """A frozen copy of a network in eval mode, made for speed, and what was done to it.
+def decide(network: nn.Module, images: Tensor, device: torch.device) -> Plan:
+    """How a network can be run faster without computing another function.
 
     Args:
         network: in eval mode, on ``device``.
-        images: some images [B, K, H, W] in [0, 1] on which the copy must agree with it.
+        images: some images [B, K, H, W] in [0, 1] on which the faster copy must agree with it.
         device: where both compute.
     """
     height, width = images.shape[2:]
     tile = max(SMALLEST_TILE, TILE_PIXELS // (height * width) // SMALLEST_TILE * SMALLEST_TILE)
-    copied, folded, notes = folded_copy(network, images)
-    copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plan = Plan(
+    folded, notes = foldable(network, images)
+    return Plan(
         folded=folded,
         channels_last=True,
         tile=tile if device.type == "cpu" else None,
         notes=notes,
     )
-    return copied.requires_grad_(False), plan
 
 
-def folded_copy(network: nn.Module, images: Tensor) -> tuple[nn.Module, int, tuple[str, ...]]:
-    """A copy whose BatchNorm layers are folded into convolutions, how many, and remarks.
+def apply(network: nn.Module, plan: Plan) -> nn.Module:
+    """A frozen copy of a network in eval mode, made for speed as the plan says.
 
-    A network whose graph cannot be traced, or whose folded copy disagrees, is copied as it is.
+    Raises:
+        RuntimeError: the network is not the one that the plan was made for.
+    """
+    copied = copy.deepcopy(network)
+    if plan.folded:
+        copied = fx.symbolic_trace(copied)
+        folded = fold_batchnorm(copied)
+        if folded != plan.folded:
+            raise RuntimeError(
+                f"the plan folds {plan.folded} BatchNorm layers, but this network allows {folded}"
+            )
+    if plan.channels_last:
+        copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copied.requires_grad_(False)
+
+
+def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
+    """How many BatchNorm layers can be folded into convolutions, and remarks.
+
+    It is none for a network whose graph cannot be traced, or whose folded copy disagrees.
     """
     try:
         graph = fx.symbolic_trace(copy.deepcopy(network))
         folded = fold_batchnorm(graph)
     except Exception as error:  # a tracer meets arbitrary code, which may raise anything
-        return copy.deepcopy(network), 0, (f"not folded: {type(error).__name__}: {error}",)
+        return 0, (f"not folded: {type(error).__name__}: {error}",)
     with torch.no_grad():
         expected, found = network(images), graph(images)
     largest = float(expected.abs().amax())
     difference = float((expected - found).abs().amax())
     if not difference <= FOLDING_TOLERANCE * max(1.0, largest):
-        return copy.deepcopy(network), 0, (f"not folded: logits moved by {difference:.2g}",)
-    return graph, folded, ()
+        return 0, (f"not folded: logits moved by {difference:.2g}",)
+    return folded, ()
 
 
 def fold_batchnorm(graph: fx.GraphModule) -> int:

@@ -51,12 +51,15 @@ class Batching:
 
     def halve(self, count: int) -> bool:
         """Hold half as many images of a batch of ``count``; False if it was one already."""
-        held = min(self.limit or count, count)
+        held = min(self._rounded(self.limit or count), count)
         if held <= 1:
             return False
-        self.limit = held // 2
+        half = held // 2
+        if held > self.grain:
+            half = max(self.grain, half // self.grain * self.grain)
+        self.limit = half
         # Memory goes before the last bit: below the grain, logits may differ by rounding.
-        self.grain = min(self.grain, self.limit)
+        self.grain = min(self.grain, half)
         return True
 
     def _rounded(self, count: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from harness.config import AttackName
 from harness.evaluation.attacks import NO_TARGET
-from harness.evaluation.forward import AttackModel
+from harness.evaluation.batching import Batching
+from harness.evaluation.forward import AttackModel, Judge, out_of_memory
 from harness.evaluation.judging import (
     NO_PREDICTION,
     confine,
@@ -32,6 +34,7 @@ from harness.evaluation.protocol import (
 from harness.store.verdicts import VERDICT_SCHEMA
 
 Say = Callable[[float, str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,18 +143,22 @@ class Outcome:
         stages: stage name to its facts; a stage that found nothing to attack is missing.
         clean_not_finite: clean images whose logits are not finite.
         adversarial: float32 [N, K, H, W], the clean image where none was found.
+        out_of_memory: what ran out of memory and was begun anew with half the images at once, in
+            order: the stage, or ``judge``.
     """
 
     verdicts: pa.Table
     stages: dict[str, StageFacts]
     clean_not_finite: int
     adversarial: Tensor
+    out_of_memory: list[str]
 
     def facts(self) -> dict[str, Any]:
         """What is stored beside the verdicts."""
         return {
             "stages": {name: asdict(facts) for name, facts in self.stages.items()},
             "clean_not_finite": self.clean_not_finite,
+            "out_of_memory": self.out_of_memory,
         }
 
 
@@ -161,7 +168,7 @@ class Attacker:
 
     Attributes:
         attacked: the network that the attacks query, perhaps accelerated.
-        judge: logits [B, C] of images [B, K, H, W] by the untouched network.
+        judge: answers for the untouched network.
         threat: what the attacks may do.
         attacks: stages in order.
         device: where to compute.
@@ -170,12 +177,13 @@ class Attacker:
     """
 
     attacked: AttackModel
-    judge: Callable[[Tensor], Tensor]
+    judge: Judge
     threat: Threat
     attacks: tuple[AttackName, ...]
     device: torch.device
     attacking: Callable[[], AbstractContextManager[Any]]
     judging: Callable[[], AbstractContextManager[Any]]
+    _halvings: list[str] = field(default_factory=list, init=False)
 
     def run(self, chunk: Chunk, say: Say) -> Outcome:
         """Clean pass, then each stage on what survived the ones before, from the clean images.
@@ -184,8 +192,9 @@ class Attacker:
             chunk: the images.
             say: is told the share of the work that is done, in [0, 1], and what is being done.
         """
+        self._halvings = []
         x, labels = chunk.images.to(self.device), chunk.labels.to(self.device)
-        verdicts = Verdicts(chunk, self._judged(x))
+        verdicts = Verdicts(chunk, self.judged(x))
         adversarial = x.clone()
         stages: dict[str, StageFacts] = {}
         for number, name in enumerate(self.attacks):
@@ -193,8 +202,13 @@ class Attacker:
             if not len(alive):
                 break
             share = Share(self, number, len(alive), chunk, say)
-            found, facts, target = self._stage(name, x[alive], labels[alive], chunk.seed, share)
-            logits = self._judged(found)
+            found, facts, target = self._fitted(
+                name,
+                self.attacked.batching,
+                len(alive),
+                partial(self._stage, name, x[alive], labels[alive], chunk.seed, share),
+            )
+            logits = self.judged(found)
             broken = predict(logits) != labels[alive]
             facts.broken = int(broken.sum())
             stages[name] = facts
@@ -208,13 +222,14 @@ class Attacker:
             )
         say(1.0, "")
         not_finite = int((verdicts.clean_pred == NO_PREDICTION).sum())
-        return Outcome(verdicts.table(), stages, not_finite, adversarial.cpu())
+        return Outcome(verdicts.table(), stages, not_finite, adversarial.cpu(), self._halvings)
 
     def _stage(
         self, name: AttackName, x: Tensor, y: Tensor, seed: int, share: Share
     ) -> tuple[Tensor, StageFacts, Tensor | None]:
         """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
         self.attacked.reset()
+        share.again()
         self.attacked.listener = share.advance
         attack = make_attack(name, self.attacked, self.threat, seed, self.device)
         began = time.perf_counter()
@@ -238,9 +253,26 @@ class Attacker:
         )
         return found, facts, aimed_targets(attack)
 
-    def _judged(self, x: Tensor) -> Tensor:
+    def judged(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, K, H, W] by the untouched network in strict float32."""
         with torch.no_grad(), self.judging():
-            return self.judge(x).float()
+            return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x).float())
+
+    def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
+        """The outcome of the attempt, begun anew with half the images at once while memory ends.
+
+        An attack seeds itself, so that an attempt does not depend on those that failed.
+        """
+        while True:
+            try:
+                return attempt()
+            except RuntimeError as error:
+                if not (out_of_memory(error) and batching.halve(count)):
+                    raise
+            # Out of the handler: the traceback that held the tensors is gone.
+            self._halvings.append(what)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 class Share:
@@ -261,6 +293,10 @@ class Share:
         self._say = say
         self._note = f"{attacker.attacks[stage]}, {alive} left"
         say(self._before, self._note)
+
+    def again(self) -> None:
+        """The stage begins anew."""
+        self._seen = 0
 
     def advance(self, images: int) -> None:
         """So many more images went forward."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,32 +11,29 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.evaluation.accelerate import PLAIN, accelerated
-from harness.evaluation.batching import Batching
-from harness.evaluation.chunk import Attacker, Chunk
-from harness.evaluation.chunk_files import Expected, finished, read_chunk, write_chunk
-from harness.evaluation.flags import PROBE_IMAGES, counted, modules_in_training, probe, train_mode
-from harness.evaluation.forward import AttackModel
-from harness.evaluation.guards import own_random_state, unit_images, untouched
-from harness.evaluation.precision import pinned
+from harness.evaluation.accelerate import PLAIN, Plan, decide
+from harness.evaluation.chunk import Say
+from harness.evaluation.chunk_files import read_chunk
+from harness.evaluation.flags import flags_of, modules_in_training
+from harness.evaluation.guards import unit_images, untouched
+from harness.evaluation.precision import arithmetic
 from harness.evaluation.protocol import (
     Threat,
     attack_version,
-    chunk_seed,
     evaluation_id,
     is_standard,
 )
 from harness.evaluation.statistics import wilson_interval
+from harness.evaluation.work import Work
+from harness.evaluation.workers import attack_in_workers
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.verdicts import write_verdicts
-
-Say = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -85,17 +81,22 @@ def evaluate(
             config, threat, data_sha256=images.sha256, model_sha256=model_sha256
         )
         directory = run.evaluation(identity)
+        plan = planned(model, images, config, directory, device)
         directory.update(
             status="started",
+            acceleration=plan.as_dict(),
+            planned_on=device.type,
             started_at=_now(),
             protocol=protocol(config, threat, images, model_sha256),
             provenance=provenance.collect(device),
+            arithmetic=arithmetic(),
             error=None,
         )
         try:
-            verdicts, facts = _attack_chunks(model, images, config, threat, directory, device, say)
+            work = Work(model, images, config, threat, plan, directory)
+            verdicts, facts = _attack_chunks(work, device, say)
             write_verdicts(verdicts, directory.verdicts_path)
-            flags = _flags(model, images, config, threat, device, facts, in_training)
+            flags = flags_of(work, device, stage_totals(facts), facts, in_training)
         except BaseException as error:
             directory.update(status="error", finished_at=_now(), error=f"{type(error).__name__}")
             raise
@@ -106,8 +107,8 @@ def evaluate(
             metrics=metrics,
             wall_s=sum(chunk["seconds"] for chunk in facts),
             stages=stage_totals(facts),
-            acceleration=facts[0]["acceleration"],
-            flags=flags,
+            adversarial=adversarial_totals(facts),
+            flags=[flag.as_dict() for flag in flags],
         )
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
@@ -158,116 +159,60 @@ def stage_totals(facts: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return totals
 
 
-def _attack_chunks(
+def adversarial_totals(facts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was kept of adversarial images, and the rows that rounding to eight bits mended."""
+    kept = [chunk["adversarial"] for chunk in facts if chunk.get("adversarial")]
+    if not kept:
+        return None
+    return {
+        "kept": kept[0]["kept"],
+        "broken": sum(each["broken"] for each in kept),
+        "no_longer_broken": sorted(row for each in kept for row in each["no_longer_broken"]),
+    }
+
+
+def planned(
     model: nn.Module,
     images: ImageSource,
     config: EvalConfig,
-    threat: Threat,
     directory: EvaluationDirectory,
     device: torch.device,
-    say: Say,
+) -> Plan:
+    """How the attacked copy is run: as an earlier call on such a device decided, else decided now.
+
+    One plan holds for all workers and all resumptions, so that none runs the network otherwise.
+    """
+    if not config.accelerate:
+        return PLAIN
+    stored = directory.record if directory.exists else {}
+    if stored.get("planned_on") == device.type and stored.get("acceleration"):
+        # A plan of another release, with other fields, is decided anew.
+        with suppress(TypeError, KeyError):
+            return Plan.from_dict(stored["acceleration"])
+    sample = unit_images(images, torch.arange(min(16, len(images)))).to(device)
+    return decide(model, sample, device)
+
+
+def _attack_chunks(
+    work: Work, device: torch.device, say: Say
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Finish every chunk; all verdicts, and the chunks' facts, in order."""
-    positions = torch.arange(len(images))[: config.limit].split(config.chunk_size)
-    attacker, acceleration = _attacker(model, images, config, threat, device)
-    for number, part in enumerate(positions):
-        expected = Expected(
-            directory.evaluation_id,
-            number,
-            images.rows[part],
-            images.labels[part],
-            config.save_adversarial,
-        )
-        path = directory.chunk_path(number)
+    missing = work.missing()
+    workers = min(work.config.workers, len(missing))
+    if workers > 1:
+        attack_in_workers(work, missing, device, workers, say)
+    elif missing:
+        attacker = work.attacker(device)
+        for done, number in enumerate(missing, work.chunks - len(missing)):
 
-        def tell(share: float, note: str, number: int = number) -> None:
-            say((number + share) / len(positions), note)
+            def tell(share: float, note: str, done: int = done) -> None:
+                say((done + share) / work.chunks, note)
 
-        if finished(path, expected):
-            tell(1.0, "")
-            continue
-        chunk = Chunk(
-            number,
-            chunk_seed(config.seed, number),
-            expected.rows,
-            expected.labels,
-            unit_images(images, part),
-        )
-        began = time.perf_counter()
-        with own_random_state(device):
-            outcome = attacker.run(chunk, tell)
-        facts = {
-            "evaluation_id": directory.evaluation_id,
-            "chunk": number,
-            "seconds": time.perf_counter() - began,
-            "acceleration": acceleration,
-            **outcome.facts(),
-        }
-        write_chunk(path, outcome.verdicts, facts, None)
-    chunks = [read_chunk(directory.chunk_path(number)) for number in range(len(positions))]
+            work.attack(number, attacker, tell)
+    say(1.0, "")
+    paths = [work.directory.chunk_path(number) for number in range(work.chunks)]
+    chunks = [read_chunk(path) for path in paths]
     return pa.concat_tables([table for table, _ in chunks]), [facts for _, facts in chunks]
-
-
-def _attacker(
-    model: nn.Module, images: ImageSource, config: EvalConfig, threat: Threat, device: torch.device
-) -> tuple[Attacker, dict[str, Any]]:
-    network, plan = model, PLAIN
-    if config.accelerate:
-        sample = unit_images(images, torch.arange(min(16, len(images)))).to(device)
-        network, plan = accelerated(model, sample, device)
-    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-    attacked = AttackModel(
-        network,
-        threat.num_classes,
-        Batching(limit=config.device_batch, tile=plan.tile),
-        layout=layout,
-        autocast=torch.bfloat16 if config.precision == "bf16" else None,
-    )
-    judge_batching = Batching(limit=config.device_batch)
-
-    def judge(x: Tensor) -> Tensor:
-        pieces = judge_batching.pieces(len(x))
-        return torch.cat([model(x[start:stop]) for start, stop in pieces])
-
-    attacker = Attacker(
-        attacked,
-        judge,
-        threat,
-        config.attacks,
-        device,
-        attacking=lambda: pinned("reference"),
-        judging=lambda: pinned("strict"),
-    )
-    return attacker, plan.as_dict()
-
-
-def _flags(
-    model: nn.Module,
-    images: ImageSource,
-    config: EvalConfig,
-    threat: Threat,
-    device: torch.device,
-    facts: list[dict[str, Any]],
-    in_training: list[str],
-) -> list[dict[str, str]]:
-    """What makes the numbers doubtful, as records store it."""
-    n = len(images.rows[: config.limit])
-    positions = torch.arange(min(PROBE_IMAGES, n))
-    x = unit_images(images, positions).to(device)
-    attacked = AttackModel(model, threat.num_classes, Batching(limit=config.device_batch))
-    found = probe(
-        model,
-        attacked,
-        x,
-        images.labels[positions].to(device),
-        threat,
-        attacks=bool(config.attacks),
-        pinned=lambda: pinned("reference"),
-    )
-    clean = sum(int(chunk["clean_not_finite"]) for chunk in facts)
-    found += counted(stage_totals(facts), n, clean)
-    handed = train_mode(in_training)
-    return [flag.as_dict() for flag in ([handed] if handed else []) + found]
 
 
 def _now() -> str:

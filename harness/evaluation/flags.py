@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from harness.evaluation.batching import Batching
 from harness.evaluation.forward import AttackModel
-from harness.evaluation.guards import own_random_state
+from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.judging import confine, finite, predict
+from harness.evaluation.precision import pinned
 from harness.evaluation.protocol import AttackBudget, Threat, make_attack
+from harness.evaluation.work import Work
 
 Facts = Mapping[str, Any]
 
@@ -53,6 +56,45 @@ class Flag:
         return asdict(self)
 
 
+def flags_of(
+    work: Work,
+    device: torch.device,
+    stages: Mapping[str, Facts],
+    chunks: Sequence[Facts],
+    in_training: Sequence[str],
+) -> list[Flag]:
+    """All flags of an evaluation whose chunks are finished.
+
+    Args:
+        work: the evaluation; its model is on ``device``, in eval mode, its parameters frozen.
+        device: where to compute.
+        stages: stage name to its facts over all images, in order.
+        chunks: the facts of each chunk.
+        in_training: modules that were in training mode when the model came.
+    """
+    n = len(work.images.rows[: work.config.limit])
+    positions = torch.arange(min(PROBE_IMAGES, n))
+    batching = Batching(limit=work.config.device_batch)
+    attacked = AttackModel(work.model, work.threat.num_classes, batching)
+    x = unit_images(work.images, positions).to(device)
+    y = work.images.labels[positions].to(device)
+    handed = train_mode(in_training)
+    clean = sum(int(chunk["clean_not_finite"]) for chunk in chunks)
+    return [
+        *([handed] if handed else []),
+        *probe(
+            work.model,
+            attacked,
+            x,
+            y,
+            work.threat,
+            attacks=bool(work.config.attacks),
+            arithmetic=lambda: pinned("reference"),
+        ),
+        *counted(stages, n, clean),
+    ]
+
+
 def probe(
     model: nn.Module,
     attacked: AttackModel,
@@ -61,7 +103,7 @@ def probe(
     threat: Threat,
     *,
     attacks: bool,
-    pinned: Callable[[], AbstractContextManager[Any]],
+    arithmetic: Callable[[], AbstractContextManager[Any]],
 ) -> list[Flag]:
     """The flags that a few images show, outside the verdicts.
 
@@ -72,10 +114,10 @@ def probe(
         y: their labels [B].
         threat: gives norm and number of classes.
         attacks: whether the protocol attacks, so that gradients matter.
-        pinned: makes the context that pins arithmetic.
+        arithmetic: makes the context that pins arithmetic.
     """
     x, y = x[:PROBE_IMAGES], y[:PROBE_IMAGES]
-    with own_random_state(x.device), pinned():
+    with own_random_state(x.device), arithmetic():
         with torch.no_grad():
             first, second = model(x).float(), model(x).float()
         found = [randomised(first, second), softmax_output(first)]

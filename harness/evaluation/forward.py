@@ -109,6 +109,26 @@ class AttackModel:
         return torch.autocast(images.device.type, dtype=self.autocast)
 
 
+class Judge:
+    """Logits [B, C] of images [B, K, H, W] by the untouched network, in pieces that fit."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], batching: Batching) -> None:
+        """Judge by a network in eval mode."""
+        self.network = network
+        self.batching = batching
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of at least one image."""
+        pieces = self.batching.pieces(len(x))
+        return torch.cat([self.network(x[start:stop]) for start, stop in pieces])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error is a want of memory, on a GPU or in the machine."""
+    words = "not enough memory", "can't allocate memory", "out of memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+
+
 class _Pieces(torch.autograd.Function):
     """Forward and backward piece by piece.
 

@@ -42,6 +42,16 @@ def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
         cudnn.benchmark, cudnn.deterministic = choice
 
 
+def arithmetic() -> dict[str, dict[str, Any]]:
+    """What is set where attacks run and where verdicts are judged, for an evaluation's record."""
+    modes: dict[str, Mode] = {"attacks": "reference", "judge": "strict"}
+    found = {}
+    for role, mode in modes.items():
+        with pinned(mode) as settings:
+            found[role] = settings
+    return found
+
+
 def _operation(path: str) -> Any:
     backend, _, operation = path.partition(".")
     return getattr(getattr(torch.backends, backend), operation)

@@ -21,6 +21,8 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "resnet110": "harness.models.resnet:resnet110",
         "resnet8x4": "harness.models.resnet:resnet8x4",
         "resnet32x4": "harness.models.resnet:resnet32x4",
+        "resnet18-cifar": "harness.models.resnet:resnet18_cifar",
+        "resnet18-quarter": "harness.models.resnet:resnet18_quarter",
         "resnet50": "harness.models.deep_resnet:resnet50",
         "imagenet-resnet18": "harness.models.deep_resnet:imagenet_resnet18",
         "imagenet-resnet34": "harness.models.deep_resnet:imagenet_resnet34",

@@ -59,6 +59,7 @@ class ResNet(FeatureNetwork):
         r"^layer1\.": "stages.0.",
         r"^layer2\.": "stages.1.",
         r"^layer3\.": "stages.2.",
+        r"^layer4\.": "stages.3.",
         r"\.downsample\.": ".shortcut.",
     }
 
@@ -70,6 +71,7 @@ class ResNet(FeatureNetwork):
         *,
         depth: int,
         channels: tuple[int, ...] = (16, 16, 32, 64),
+        strides: tuple[int, ...] = (1, 2, 2),
     ) -> None:
         """Build and initialise.
 
@@ -77,16 +79,17 @@ class ResNet(FeatureNetwork):
             num_classes: number of logits C.
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
-            depth: number of weighted layers, 6n + 2 with n blocks a stage.
-            channels: channels of the stem and of the three stages.
+            depth: weighted layers 6n + 2 of three stages of n blocks; more stages add 2n each.
+            channels: channels of the stem and of each stage.
+            strides: how far each stage's first block shrinks the image.
         """
         super().__init__(image_size)
         self.feature_channels = channels
         self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.stages = nn.Sequential()
-        for i, (inputs, outputs) in enumerate(pairwise(channels)):
-            first = BasicBlock(inputs, outputs, stride=1 if i == 0 else 2)
+        for stride, (inputs, outputs) in zip(strides, pairwise(channels), strict=True):
+            first = BasicBlock(inputs, outputs, stride)
             rest = (BasicBlock(outputs, outputs, stride=1) for _ in range((depth - 2) // 6 - 1))
             self.stages.append(nn.Sequential(first, *rest))
         self.fc = nn.Linear(channels[-1], num_classes)
@@ -130,3 +133,8 @@ resnet56 = partial(ResNet, depth=56)
 resnet110 = partial(ResNet, depth=110)
 resnet8x4 = partial(ResNet, depth=8, channels=WIDE)
 resnet32x4 = partial(ResNet, depth=32, channels=WIDE)
+
+# Four stages of two blocks; the variant leaves a final map of a quarter of the image's side.
+_eighteen = partial(ResNet, depth=14, channels=(64, 64, 128, 256, 512))
+resnet18_cifar = partial(_eighteen, strides=(1, 2, 2, 2))
+resnet18_quarter = partial(_eighteen, strides=(1, 1, 2, 2))

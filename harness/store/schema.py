@@ -161,7 +161,9 @@ EPOCHS = Table(
         Column("pgd_val", "DOUBLE", "accuracy on the watched images under PGD, in [0, 1]"),
         Column("sec_per_iter", "DOUBLE", "median seconds of an optimiser step"),
         Column("seconds", "DOUBLE", "seconds of the epoch's training"),
-        Column("peak_memory_mb", "DOUBLE", "peak memory of the device in MiB; null on a CPU"),
+        Column(
+            "peak_memory_mb", "DOUBLE", "peak memory of the GPU, or of the process so far, in MiB"
+        ),
     ),
 )
 

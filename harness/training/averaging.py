@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.config import AveragingConfig
 
 
 class WeightAverage:
-    """An exponential moving average of parameters and buffers; integer buffers stay integers.
+    """An exponential moving average of the weights; see ``AveragingConfig``.
+
+    Integer buffers stay integers.
 
     The first update copies the model. Without averaging, ``model`` is the trained model itself.
     """
 
-    def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
-        """Make the average of ``model``, on its device."""
+    def __init__(self, model: nn.Module, config: AveragingConfig, epochs: int = 0) -> None:
+        """Make the average of ``model``, on its device, over a training of ``epochs``."""
         self._config = config
+        self._start = max(config.start_epoch, int(config.start_fraction * epochs) + 1)
         self._live = model
         self._average = (
             None
             if config.kind == "none"
             else AveragedModel(
-                model, multi_avg_fn=get_ema_multi_avg_fn(config.decay), use_buffers=True
+                model, multi_avg_fn=_rule(config), use_buffers=config.buffers == "averaged"
             )
         )
 
@@ -35,12 +41,12 @@ class WeightAverage:
 
     def after_step(self, epoch: int) -> None:
         """Called after each optimiser step."""
-        if self._config.kind == "step" and epoch >= self._config.start_epoch:
+        if self._config.kind == "step" and epoch >= self._start:
             self._update()
 
     def after_epoch(self, epoch: int) -> None:
         """Called after each epoch."""
-        if self._config.kind == "epoch" and epoch >= self._config.start_epoch:
+        if self._config.kind == "epoch" and epoch >= self._start:
             self._update()
 
     def _update(self) -> None:
@@ -55,3 +61,20 @@ class WeightAverage:
         """Take up a checkpoint's average."""
         if self._average is not None:
             self._average.load_state_dict(state)
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+Update = Callable[[Tensors, Tensors, Tensor | int], None]
+
+
+def _rule(config: AveragingConfig) -> Update:
+    """How a list of averaged tensors takes up the current ones, given the updates so far."""
+    if not config.decay_warmup:
+        return get_ema_multi_avg_fn(config.decay)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        decay = min(config.decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(decay)(averaged, current, count)
+
+    return update

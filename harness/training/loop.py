@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from harness.training.checkpoint import load_training, save_training
 from harness.training.inner import maximise
 from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters
 from harness.training.monitor import monitor_accuracy
-from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate
+from harness.training.optimizer import build_optimizer
+from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
 from harness.training.weight_perturbation import perturbation, perturbed
 
 # On an accelerator reading the loss back stalls the device, so it is read only this often; the
@@ -77,15 +80,8 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
         self.forward: nn.Module = torch.compile(forward) if self.training.compile else forward  # type: ignore[assignment]
-        optimizer = self.training.optimizer
-        self.optimizer = torch.optim.SGD(
-            [*self.model.parameters(), *self.task.parameters()],
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-            weight_decay=optimizer.weight_decay,
-        )
-        self.average = WeightAverage(self.model, self.training.averaging)
+        self.optimizer = build_optimizer(self.model, self.task, self.training.optimizer)
+        self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)
         self.best: dict[str, Any] | None = None
         self.finished_epochs = self._resume()
@@ -107,6 +103,7 @@ class Trainer:
         rate = learning_rate(training.optimizer, epoch, training.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+            group["momentum"] = momentum(training.optimizer, epoch, training.epochs)
         schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
         # Layers that draw from the global generator (dropout) must draw alike after a restart.
         torch.manual_seed(derive_seed(self.config.seed, "global", epoch))
@@ -153,7 +150,7 @@ class Trainer:
         offsets: list[Tensor] = []
         gamma = self.training.weight_perturbation.gamma
         if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
-            offsets = perturbation(self.model, lambda: self._loss(batch).loss, gamma)
+            offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
         with perturbed(self.model, offsets):
             output = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -167,6 +164,10 @@ class Trainer:
     def _loss(self, batch: Batch) -> StepOutput:
         with self._precision():
             return self.task.loss(self.forward, batch)
+
+    def _perturbation_loss(self, batch: Batch) -> Tensor:
+        with self._precision():
+            return self.task.perturbation_loss(self.forward, batch)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.training.precision == "bf16":
@@ -244,10 +245,17 @@ class Trainer:
         self.run.truncate_epochs(state["epoch"])
         return int(state["epoch"])
 
-    def _peak_memory_mb(self) -> float | None:
-        if self.device.type != "cuda":
-            return None
-        return torch.cuda.max_memory_allocated(self.device) / 2**20
+    def _peak_memory_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return peak_resident_bytes() / 2**20
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has held so far; it never falls from epoch to epoch."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class FiniteWatch:

@@ -45,5 +45,35 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
             factor = 0.5 * (1 + math.cos(math.pi * epoch / (epochs + 1)))
         case "steps":
             factor = config.gamma ** sum(epoch > milestone for milestone in config.milestones)
+        case "onecycle":
+            factor = _one_cycle(config, epoch, epochs, (1 / 25, 1.0, 1 / 250_000))
     warmup = min(1.0, epoch / (config.warmup_epochs + 1))
-    return config.lr * factor * warmup
+    first = config.first_epoch_factor if epoch == 1 else 1.0
+    return config.lr * factor * warmup * first
+
+
+def momentum(config: OptimizerConfig, epoch: int, epochs: int) -> float:
+    """The momentum of ``epoch`` in 1..``epochs``; see ``OptimizerConfig``."""
+    if config.schedule == "onecycle" and config.cycle_momentum:
+        return _one_cycle(config, epoch, epochs, (0.95, 0.85, 0.95))
+    return config.momentum
+
+
+def _one_cycle(
+    config: OptimizerConfig, epoch: int, epochs: int, values: tuple[float, float, float]
+) -> float:
+    """Along half a cosine from the first value to the second, then along another to the third.
+
+    As torch's ``OneCycleLR`` stepped once an epoch: the turn is at step pct_start E - 1 and the end
+    at step E - 1, counted from 0. Where torch would divide by a phase of no length, the phase is
+    over.
+    """
+    step, turn, end = epoch - 1, config.pct_start * epochs - 1, epochs - 1
+    first, middle, last = values
+    if step <= turn:
+        return _along_cosine(first, middle, step / turn if turn else 1.0)
+    return _along_cosine(middle, last, (step - turn) / (end - turn))
+
+
+def _along_cosine(start: float, stop: float, share: float) -> float:
+    return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2

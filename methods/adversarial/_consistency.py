@@ -11,7 +11,14 @@ from methods.losses.divergence import DecoupledParts, float32_or_wider
 
 
 class ConsistencyTask(Task):
-    """CE(o_m, y) plus weighted terms that bind adversarial logits o_n to clean ones o_m."""
+    """CE(o_m, y) plus weighted terms that bind adversarial logits o_n to clean ones o_m.
+
+    ``label_smoothing`` is the share of the uniform distribution in the labels of CE;
+    ``clean_first`` is which of the two BatchNorm batches moves the running statistics first.
+    """
+
+    label_smoothing = 0.0
+    clean_first = False
 
     def terms(
         self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor
@@ -29,10 +36,16 @@ class ConsistencyTask(Task):
         return lambda adv_BC: self.attack_divergence(clean_BC, adv_BC, batch.y)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Adversarial images first, then clean ones, each a BatchNorm batch of its own."""
-        adv_BC = model(batch.adversarial)
-        clean_BC = model(batch.x)
-        loss = cross_entropy(float32_or_wider(clean_BC), batch.y)
+        """Adversarial images and clean ones, each a BatchNorm batch of its own."""
+        if self.clean_first:
+            clean_BC = model(batch.x)
+            adv_BC = model(batch.adversarial)
+        else:
+            adv_BC = model(batch.adversarial)
+            clean_BC = model(batch.x)
+        loss = cross_entropy(
+            float32_or_wider(clean_BC), batch.y, label_smoothing=self.label_smoothing
+        )
         parts = {"ce": loss.detach()}
         for name, (weight, value) in self.terms(clean_BC, adv_BC, batch.y).items():
             loss = loss + weight * value

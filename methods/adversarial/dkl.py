@@ -31,6 +31,8 @@ class DklTask(DecoupledTask):
         return soft_cross_entropy(clean_BC, adv_BC)
 
 
+RECIPES = by_dataset(growing_epsilon)
+
 METHOD = Method(
     card=MethodCard(
         title="DKL",
@@ -56,5 +58,9 @@ METHOD = Method(
     ),
     params=DklParams,
     task=DklTask,
-    recipes=by_dataset(growing_epsilon),
+    recipes={**RECIPES, "table1/dkl": RECIPES["cifar100"]},
+    recipe_notes={
+        "table1/dkl": "The table prints no weights for rows (b) to (d). Equal ones make DKL the KL "
+        "loss, so that row (b) should repeat row (a); it prints 62.54/30.20 against 62.87/30.29."
+    },
 )

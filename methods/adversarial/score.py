@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot, softmax
@@ -9,6 +11,7 @@ from torch.nn.functional import one_hot, softmax
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
 from methods._recipes import Overrides, adversarial, by_dataset
+from methods.adversarial._generated import TRAINING_NOTES, ddpm
 from methods.losses.divergence import float32_or_wider
 
 
@@ -76,12 +79,11 @@ METHOD = Method(
         url="https://arxiv.org/abs/2202.10103",
         tables=(2,),
         notes=(
-            "The rows of Table 2 add a million generated images, WRN-28-10 and 400 epochs. The "
-            "recipes here are without generated images, on the network and schedule of the other "
-            "rows.",
+            "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
+            "table2/score-1m and cifar10-1m. The data sets' recipes are without generated images, "
+            "on the network and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
-            "The attack normalises by batch statistics and leaves the running ones alone, as "
-            "released.",
+            *TRAINING_NOTES[:3],
         ),
         bibtex="""@inproceedings{pang2022robustness,
   title = {Robustness and Accuracy Could Be Reconcilable by (Proper) Definition},
@@ -93,5 +95,9 @@ METHOD = Method(
     ),
     params=ScoreParams,
     task=ScoreTask,
-    recipes=by_dataset(_training),
+    recipes={
+        **by_dataset(_training),
+        "cifar10-1m": partial(ddpm, "cifar10", "1m"),
+        "table2/score-1m": partial(ddpm, "cifar100", "1m"),
+    },
 )

@@ -55,6 +55,13 @@ def test_released_names_are_of_parameters_and_differ(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_recipe_notes_are_sentences_on_recipes_that_exist(name: str) -> None:
+    method = METHODS.get(name)
+    assert set(method.recipe_notes) <= set(method.recipes)
+    assert all(note.endswith(".") for note in method.recipe_notes.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_parameters_have_defaults_and_refuse_unknown_names(name: str) -> None:
     params = METHODS.get(name).params
     assert params().model_dump() == params.model_validate({}).model_dump()

@@ -1,15 +1,9 @@
 import pytest
 import torch
 
+from harness.data.augment import crop, flip, random_crop, random_flip
 from harness.data.base import ImageSet
-from harness.data.loader import (
-    DeviceLoader,
-    crop,
-    flip,
-    make_loader,
-    random_crop,
-    random_flip,
-)
+from harness.data.loader import DeviceLoader, make_loader
 from harness.errors import UserError
 from harness.seeding import derive_seed
 

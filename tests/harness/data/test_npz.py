@@ -21,8 +21,12 @@ def test_batches_are_read_from_the_mapped_file(tmp_path, pixels, labels, info, d
     assert isinstance(opened.images, np.memmap)
     assert not opened.images.flags.writeable
     assert len(opened) == 20
-    assert opened.labels.dtype == torch.int64
+    assert isinstance(opened.labels, np.memmap)
+    assert opened.labels.dtype == dtype
     assert opened.labels.tolist() == labels.tolist()
+    given = opened.gather_labels(torch.tensor([4, 0, 4]))
+    assert given.dtype == torch.int64
+    assert given.tolist() == [labels[4], labels[0], labels[4]]
     chosen = torch.tensor([3, 19, 3, 0])
     batch = opened.gather(chosen)
     assert torch.equal(batch, torch.from_numpy(pixels)[chosen].permute(0, 3, 1, 2))
@@ -57,7 +61,7 @@ def test_compressed_archive_is_refused_with_the_remedy(tmp_path, pixels, labels,
         ({"image": np.zeros((20, 6, 6, 3), np.float32)}, "image is float32 of shape"),
         ({"image": np.zeros((20, 3, 6, 6), np.uint8)}, r"needs uint8 of shape \[N, 6, 6, 3\]"),
         ({"image": np.zeros((20, 6), np.uint8)}, r"of shape \[20, 6\]"),
-        ({"image": np.zeros((19, 6, 6, 3), np.uint8)}, r"give int64 of shape \[19\]"),
+        ({"image": np.zeros((19, 6, 6, 3), np.uint8)}, r"give integers of shape \[19\]"),
         ({"label": np.full(20, 3)}, r"g.npz: label 3 at row 0 is outside 0\.\.2"),
         ({"label": np.zeros(20)}, "label is float64; save it as integers"),
     ],

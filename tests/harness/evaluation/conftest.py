@@ -1,6 +1,8 @@
 """A small robust network with BatchNorm on real digits, trained once a session, and test images."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,39 @@ def network() -> nn.Module:
     )  # fmt: skip
     train_robust(model, train.images_float(), train.labels, steps=120, eps=0.1)
     return model
+
+
+class PairNetwork(nn.Module):
+    """Reads two digits side by side: the logit of class 10 a + b is the sum of a's and b's."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.left, self.right = copy.deepcopy(network), copy.deepcopy(network)
+        self.rows = nn.AvgPool2d((2, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rows(x)
+        pairs = self.left(x[..., :8])[:, :, None] + self.right(x[..., 8:])[:, None, :]
+        return pairs.flatten(1)
+
+
+@pytest.fixture(scope="session")
+def pair_network(network: nn.Module) -> nn.Module:
+    """A robust network of 100 classes with BatchNorm."""
+    return PairNetwork(network).eval()
+
+
+@pytest.fixture(scope="session")
+def digit_pairs(digits: ImageSet) -> ImageSet:
+    """Each test digit beside the one that stands half the set further on, rows doubled."""
+    other = torch.arange(len(digits)).roll(len(digits) // 2)
+    images = torch.cat([digits.images, digits.images[other]], dim=3).repeat_interleave(2, dim=2)
+    labels = 10 * digits.labels + digits.labels[other]
+    names = tuple(f"{number:02}" for number in range(100))
+    info = replace(
+        digits.info, name="digit-pairs", num_classes=100, image_size=16, class_names=names
+    )
+    return ImageSet(images, labels, info, "test", complete=False)
 
 
 @pytest.fixture

@@ -87,6 +87,34 @@ def test_each_stage_breaks_the_same_images(
     assert found == expected
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.9)])
+@pytest.mark.parametrize("accelerate", [False, True])
+def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
+    norm: str,
+    eps: float,
+    accelerate: bool,
+    pair_network: nn.Module,
+    digit_pairs: ImageSet,
+    new_run: Callable[[str], RunDirectory],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    count = 40
+    config = EvalConfig.model_validate(
+        {"norm": norm, "eps": eps, "chunk_size": count, "limit": count, "accelerate": accelerate}
+    )
+    with budget(monkeypatch, QUICK):
+        result = evaluate(pair_network, digit_pairs, config, new_run("ours"), device=CPU)
+    rows = torch.arange(count)
+    expected = reference_stages(
+        pair_network, digit_pairs.images_float(rows), digit_pairs.labels[rows], config,
+        chunk_seed(config.seed, 0), QUICK,
+    )  # fmt: skip
+    found = [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
+    assert {"apgd-ce", None} <= set(expected)
+    assert "apgd-t" in expected or "fab-t" in expected
+    assert found == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
 def test_standard_budget(

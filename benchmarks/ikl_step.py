@@ -1,0 +1,213 @@
+"""IKL-AT training step: the harness's trainer against the same step written the plain way, on CPU.
+
+With the project installed:
+
+    python benchmarks/ikl_step.py [--json]
+
+Weight perturbation on, five attack steps, wrn-16-4, 100 classes, batches of 64, two threads,
+float32. Prediction, written down before the first measurement: the plain step makes passes worth 27
+forward ones, the trainer's 23; pairwise tensors and layout bring the ratio from 0.85 to some 0.6.
+
+First both take one step in float64 from the same weights, images and noise, and must end with the
+same loss and weights; then they are timed in turns. A median ratio above 0.65 exits with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from plain_step import PlainStep, StepSettings
+from torch import Tensor
+
+from harness.data.loader import Loader
+from harness.method import Batch, TaskContext
+from harness.models import build_model
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.store.rundir import RunDirectory
+from harness.training.loop import Trainer
+from harness.training.schedules import inner_schedule
+
+ARCH, CLASSES, BATCH, EPOCH = "wrn-16-4", 100, 64, 100
+RATIO_WANTED = 0.65
+CPU = torch.device("cpu")
+
+
+class NoLoader:
+    """The trainer's steps are called one by one here, so that nothing is loaded."""
+
+    steps_per_epoch = 1
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """No batch."""
+        return iter(())
+
+
+def make_trainer(folder: Path, dtype: torch.dtype) -> Trainer:
+    """The CIFAR-100 recipe's trainer on the benchmark's network, one BatchNorm batch a pass."""
+    config = resolve(
+        "ikl",
+        recipe="cifar100",
+        options={
+            "model.arch": ARCH,
+            "training.batch_size": BATCH,
+            "training.batchnorm_replicas": 1,
+            "training.channels_last": True,
+        },
+    )
+    method = METHODS.get("ikl")
+    context = TaskContext(CLASSES, config.training.epochs, 50_000, CPU)
+    torch.manual_seed(0)
+    return Trainer(
+        config,
+        method.task(method.params(**config.params), context),
+        build_model(ARCH, CLASSES, 3, 32).to(dtype),
+        cast(Loader, NoLoader()),
+        watched=cast(Any, None),
+        run=RunDirectory.create(folder, "benchmark"),
+        reporter=cast(Any, None),
+        device=CPU,
+    )
+
+
+def make_plain(trainer: Trainer) -> PlainStep:
+    """The plain step from the trainer's weights, with the trainer's settings."""
+    training = trainer.training
+    schedule = inner_schedule(cast(Any, training.attack), EPOCH, training.epochs)
+    model = deepcopy(trainer.model).to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=training.optimizer.lr,
+        momentum=training.optimizer.momentum,
+        weight_decay=training.optimizer.weight_decay,
+    )
+    params = trainer.task.params
+    settings = StepSettings(
+        schedule.eps,
+        schedule.step_size,
+        schedule.steps,
+        training.weight_perturbation.gamma,
+        params.wmse_weight,
+        params.ce_weight,
+        params.temperature,
+    )
+    return PlainStep(model, optimizer, settings, CLASSES)
+
+
+def images(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Random images [B, 3, 32, 32] and labels."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(count, 3, 32, 32, generator=generator, dtype=dtype)
+    return x, torch.randint(CLASSES, (count,), generator=generator)
+
+
+def our_step(trainer: Trainer, x: Tensor, y: Tensor) -> Tensor:
+    """One step of the trainer, noise from seed 2."""
+    schedule = inner_schedule(cast(Any, trainer.training.attack), EPOCH, trainer.training.epochs)
+    batch = Batch(x=x, y=y, index=torch.arange(len(y)), epoch=EPOCH)
+    return trainer._step(batch, schedule, torch.Generator().manual_seed(2)).loss.detach()
+
+
+def plain_step(step: PlainStep, x: Tensor, y: Tensor) -> Tensor:
+    """One plain step, with the trainer's noise in the trainer's layout."""
+    noise = torch.empty_like(x, memory_format=torch.channels_last)
+    noise.normal_(generator=torch.Generator().manual_seed(2))
+    return step(x, y, noise.contiguous())
+
+
+def difference(folder: Path, batch: int) -> float:
+    """How far loss and weights are apart after one step in float64, relative to the largest."""
+    trainer = make_trainer(folder, torch.float64)
+    plain = make_plain(trainer)
+    x, y = images(batch, torch.float64)
+    pairs = [(our_step(trainer, x, y), plain_step(plain, x, y))]
+    pairs += zip(
+        trainer.model.state_dict().values(), plain.model.state_dict().values(), strict=True
+    )
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+def measure(folder: Path, repeats: int) -> dict[str, Any]:
+    """Medians and extremes of both steps, timed in turns."""
+    apart = difference(folder / "check", batch=8)
+    if apart > 1e-6:
+        raise SystemExit(f"the two steps differ by {apart:.1e}: nothing was timed")
+    trainer = make_trainer(folder / "timed", torch.float32)
+    plain = make_plain(trainer)
+    x, y = images(BATCH, torch.float32)
+    ours_s, plain_s = [], []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        our_step(trainer, x, y)
+        between = time.perf_counter()
+        plain_step(plain, x, y)
+        ours_s.append(between - started)
+        plain_s.append(time.perf_counter() - between)
+    # The first turn warms caches and allocators.
+    ours_s, plain_s = ours_s[1:], plain_s[1:]
+    return {
+        "repeats": repeats,
+        "difference": apart,
+        "ours_s": spread(ours_s),
+        "plain_s": spread(plain_s),
+        "ratio": spread([fast / slow for fast, slow in zip(ours_s, plain_s, strict=True)]),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def show(result: dict[str, Any]) -> str:
+    """The result as a few lines of text."""
+
+    def cells(name: str, unit: str) -> str:
+        values = result[name]
+        return f"{values['median']:.3f} {unit} [{values['min']:.3f}, {values['max']:.3f}]"
+
+    return "\n".join(
+        [
+            f"IKL-AT step, {ARCH}, C={CLASSES}, B={BATCH}, weight perturbation, 5 attack steps, "
+            f"float32, {result['threads']} threads, torch {result['torch']}, {result['machine']}",
+            f"  trainer       {cells('ours_s', 's')}",
+            f"  plain step    {cells('plain_s', 's')}",
+            f"  ratio         {cells('ratio', 'times')}, wanted at most {RATIO_WANTED}; "
+            f"median [least, greatest] of {result['repeats']}",
+            f"  apart by      {result['difference']:.1e} after a step in float64",
+        ]
+    )
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether the mark was met."""
+    parser = argparse.ArgumentParser(description="IKL-AT step: the trainer against a plain one.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options.repeats)
+    result |= {
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    print(json.dumps(result) if options.json else show(result))
+    return 0 if result["ratio"]["median"] <= RATIO_WANTED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Random changes of training images, in whole batches, on the images' device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Cut a window of the images' own size out of each image bordered with zeros.
+
+    Args:
+        images: [B, K, H, W].
+        offsets: int64 [B, 2], the top and left of each window in the bordered image, in
+            0..2*padding; ``padding`` in both leaves the image as it is.
+        padding: width of the border in pixels.
+    """
+    height, width = images.shape[2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    each = torch.arange(len(images), device=images.device)
+    return windows[each, :, offsets[:, 0], offsets[:, 1]]
+
+
+def reflect_crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """``crop`` out of images bordered with their own reflection; the edge is not repeated.
+
+    ``padding`` is less than the height and the width.
+    """
+    rows, columns = (
+        _reflected(offsets[:, axis, None] + torch.arange(size, device=images.device), size, padding)
+        for axis, size in enumerate(images.shape[2:])
+    )
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    pixels_BHWK = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+    return pixels_BHWK.permute(0, 3, 1, 2).contiguous()
+
+
+def _reflected(position: Tensor, size: int, padding: int) -> Tensor:
+    """Where in an axis of ``size`` the positions of its bordered form lie."""
+    inside = (position - padding).abs()
+    return torch.minimum(inside, 2 * (size - 1) - inside)
+
+
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror left and right the images [B, K, H, W] for which ``mirrored`` (bool [B]) is true."""
+    columns = torch.arange(images.shape[3], device=images.device)
+    source = torch.where(mirrored[:, None], columns.flip(0), columns)
+    return images.gather(3, source[:, None, None, :].expand(images.shape))
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate each image [B, K, H, W] anticlockwise about its middle by ``degrees`` [B].
+
+    Each pixel is the nearest one of the image; pixels from outside are zero.
+    """
+    height, width = images.shape[2:]
+    y = torch.arange(height, device=images.device)[:, None] + 0.5 - height / 2
+    x = torch.arange(width, device=images.device)[None, :] + 0.5 - width / 2
+    angle = (degrees * (math.pi / 180))[:, None, None]
+    column = (angle.cos() * x - angle.sin() * y + width / 2).floor().long()
+    row = (angle.sin() * x + angle.cos() * y + height / 2).floor().long()
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    source = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    flat = images.flatten(2)
+    rotated = flat.gather(2, source.flatten(1)[:, None].expand(flat.shape)).view(images.shape)
+    return rotated * inside[:, None].to(images.dtype)
+
+
+def random_crop(
+    images: Tensor, padding: int, generator: torch.Generator, mode: str = "zero"
+) -> Tensor:
+    """``crop`` or ``reflect_crop`` with offsets drawn for each image, uniform on all windows.
+
+    The generator may be on another device than the images.
+    """
+    offsets = torch.randint(
+        2 * padding + 1, (len(images), 2), generator=generator, device=generator.device
+    )
+    cut = reflect_crop if mode == "reflect" else crop
+    return cut(images, offsets.to(images.device, non_blocking=True), padding)
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """``flip`` with a fair coin thrown for each image; the generator may be on another device."""
+    coins = torch.randint(2, (len(images),), generator=generator, device=generator.device)
+    return flip(images, coins.to(images.device, non_blocking=True).bool())
+
+
+def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """``rotate`` by degrees drawn for each image, uniform in +-``most``."""
+    degrees = torch.empty(len(images), device=generator.device)
+    degrees.uniform_(-most, most, generator=generator)
+    return rotate(images, degrees.to(images.device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to each training image, in this order: crop, flip, rotation.
+
+    Attributes:
+        crop_padding: border of the random crop in pixels; 0 is no crop.
+        flip: mirror half of the images.
+        crop_mode: what the border shows: ``zero`` or ``reflect``.
+        rotation: the largest angle in degrees; 0 is no rotation.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    crop_mode: str = "zero"
+    rotation: float = 0.0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed copies of images [B, K, H, W]; all that is random comes from ``generator``."""
+        if self.crop_padding:
+            images = random_crop(images, self.crop_padding, generator, self.crop_mode)
+        if self.flip:
+            images = random_flip(images, generator)
+        if self.rotation:
+            images = random_rotation(images, self.rotation, generator)
+        return images

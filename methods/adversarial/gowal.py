@@ -1,0 +1,61 @@
+"""TRADES on a hundred million generated images (Gowal et al., 2021)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pydantic import Field
+
+from harness.method import Method, MethodCard
+from methods.adversarial._generated import (
+    FORMULA,
+    TRAINING_NOTES,
+    WIDE_BATCH,
+    SmoothedTradesParams,
+    SmoothedTradesTask,
+    by_generated,
+    ddpm,
+)
+
+
+class GowalParams(SmoothedTradesParams):
+    """The weight of the divergence as in TRADES."""
+
+    kl_weight: float = Field(6.0, ge=0)
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="Gowal et al.",
+        family="adversarial",
+        summary="TRADES on original images and up to a hundred million generated ones, with a "
+        "smooth network and averaged weights.",
+        formula=FORMULA,
+        paper="Gowal, Rebuffi, Wiles, Stimberg, Calian, Mann: Improving Robustness using Generated "
+        "Data, NeurIPS 2021",
+        url="https://arxiv.org/abs/2110.09468",
+        tables=(4,),
+        notes=(
+            "The authors' own trainer is in another framework. These are the settings of its "
+            "public port, batch 1024 and rate 0.4, over 400 epochs.",
+            "The epochs and the share of generated images of the row with 100 million are not part "
+            "of the port: 400 and 0.7 are taken over from a million. training.epochs and "
+            "data.generated_fraction change them.",
+            *TRAINING_NOTES,
+        ),
+        bibtex="""@inproceedings{gowal2021improving,
+  title = {Improving Robustness using Generated Data},
+  author = {Gowal, Sven and Rebuffi, Sylvestre-Alvise and Wiles, Olivia and Stimberg, Florian and
+            Calian, Dan Andrei and Mann, Timothy},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021}
+}""",
+        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
+    ),
+    params=GowalParams,
+    task=SmoothedTradesTask,
+    recipes={
+        **by_generated(partial(ddpm, size="100m", changes=WIDE_BATCH)),
+        "table4/gowal-100m": partial(ddpm, "cifar10", "100m", WIDE_BATCH),
+    },
+)

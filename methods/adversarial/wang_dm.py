@@ -1,0 +1,56 @@
+"""TRADES on images of a better diffusion model (Wang et al., 2023)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from harness.method import Method, MethodCard
+from methods.adversarial._generated import (
+    FORMULA,
+    LONG_NOTE,
+    TRAINING_NOTES,
+    SmoothedTradesParams,
+    SmoothedTradesTask,
+    by_generated,
+    edm,
+)
+
+METHOD = Method(
+    card=MethodCard(
+        title="Better DM (Wang et al.)",
+        family="adversarial",
+        summary="TRADES on original images and many generated ones of a better diffusion model, "
+        "with a smooth network, a one-cycle schedule and averaged weights.",
+        formula=FORMULA,
+        paper="Wang, Pang, Du, Lin, Liu, Yan: Better Diffusion Models Further Improve Adversarial "
+        "Training, ICML 2023",
+        url="https://arxiv.org/abs/2302.04638",
+        tables=(2, 4),
+        notes=(
+            "Seven tenths of each batch are generated. An epoch has as many steps as the original "
+            "images fill batches, whatever the number of generated ones: 98 at batch 512.",
+            "The authors' million is the tenth of five million that a classifier is surest of; "
+            "their larger sets are not selected.",
+            LONG_NOTE,
+            *TRAINING_NOTES,
+        ),
+        bibtex="""@inproceedings{wang2023better,
+  title = {Better Diffusion Models Further Improve Adversarial Training},
+  author = {Wang, Zekai and Pang, Tianyu and Du, Chao and Lin, Min and Liu, Weiwei and Yan,
+            Shuicheng},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023}
+}""",
+        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
+    ),
+    params=SmoothedTradesParams,
+    task=SmoothedTradesTask,
+    recipes={
+        **by_generated(partial(edm, size="1m")),
+        "table2/wang-dm-1m": partial(edm, "cifar100", "1m"),
+        "table2/wang-dm-50m": partial(edm, "cifar100", "50m"),
+        "table4/wang-dm-1m": partial(edm, "cifar10", "1m"),
+        "table4/wang-dm-20m": partial(edm, "cifar10", "20m"),
+        "table4/wang-dm-50m": partial(edm, "cifar10", "50m"),
+    },
+)

@@ -1,0 +1,66 @@
+"""lbgat: its formula, its natural network, its learning rates."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
+
+from harness.config import OptimizerConfig
+from harness.method import Batch, Task
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.runner import run
+from harness.store.rundir import RunDirectory
+from harness.training.schedules import learning_rate
+
+
+def test_loss_is_its_formula_with_gradients_into_both_networks(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
+) -> None:
+    task = make_task("lbgat", kl_weight=6.0, natural_arch="resnet8")
+    task.natural = nn.Sequential(nn.Flatten(), nn.Linear(18, 7)).double()
+    loss = task.loss(network, batch).loss
+    natural, adv, clean = task.natural(batch.x), network(batch.x_adv), network(batch.x)
+    expected = sum(((a - t) ** 2).sum() for a, t in zip(adv, natural, strict=True)) / adv.numel()
+    expected = expected + cross_entropy(natural, batch.y)
+    expected = expected + 6 * kl_div(log_softmax(adv, 1), softmax(clean, 1), reduction="batchmean")
+    torch.testing.assert_close(loss, expected)
+    parameters = [*network.parameters(), *task.natural.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
+    )
+
+
+def test_released_learning_rates() -> None:
+    recipe = METHODS.get("lbgat").recipes["table4/lbgat"]()
+    optimizer = OptimizerConfig.model_validate(recipe["training"]["optimizer"])
+    rates = [learning_rate(optimizer, epoch, 100) for epoch in (1, 2, 75, 76, 90, 91, 100)]
+    assert rates == pytest.approx([0.02, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert recipe["training"]["attack"]["eps"] == 0.031
+    assert recipe["model"]["arch"] == "wrn-34-20"
+    assert recipe["params"]["kl_weight"] == 0
+
+
+def test_the_natural_network_trains_and_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    options = {
+        "results": tmp_path,
+        "device": "cpu",
+        "data.train_limit": 512,
+        "training.epochs": 5,
+        "training.batch_size": 32,
+        "training.attack.steps": 1,
+        "evaluation.limit": 2,
+        "evaluation.attacks": ("apgd-ce",),
+    }
+    config = resolve("lbgat", options=options)
+    run(config, Reporter(quiet=True))
+    directory = RunDirectory(tmp_path, config.run_id)
+    first, *_, last = (record["parts"]["natural_ce"] for record in directory.epochs())
+    assert last < 0.7 * first
+    kept = torch.load(directory.checkpoint_path, weights_only=True)["task"]
+    assert {name.split(".")[0] for name in kept} == {"natural"}
+    assert float(kept["natural.bn1.running_mean"].abs().sum()) > 0
