@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.config import RunConfig
 from harness.data import DATASETS, dataset_info
 from harness.errors import UserError
+from harness.evaluation_view import print_evaluations
 from harness.method import MethodCard
 from harness.models import ARCHITECTURES
 from harness.registry import METHODS, REPORTS, unknown_name
@@ -201,6 +202,7 @@ def show(run: RunDirectory, results: Path, *, as_json: bool, console: Console) -
     console.print(table)
     if any(evaluation.record["status"] == "success" for evaluation in run.evaluations()):
         REPORTS.get("run")(results, run.run_id).render(console)
+    print_evaluations(run, console)
 
 
 def _recipe_text(record: Row) -> str | None:

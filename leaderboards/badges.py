@@ -6,6 +6,7 @@ LOGGED = "L"
 REPRODUCED = "R"
 SMALL = "S"
 DISPUTED = "!"
+FLAGGED = "?"
 
 MEANINGS = {
     PRINTED: "printed in the paper",

@@ -26,7 +26,7 @@ WITH measured AS (
            r.selection, r.scale, r.status,
            coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
            e.evaluation_id, e.norm, e.eps, e.attacks, e.attack_version, e.n, e.index_sha256,
-           e.data_sha256, e.precision, e.finished_at
+           e.data_sha256, e.precision, e.flags, e.finished_at
     FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
 ), own AS (
     SELECT * FROM measured WHERE run_id = $run_id
@@ -89,9 +89,19 @@ def entries_of(runs: Sequence[Run], own_id: str) -> list[Entry]:
                 partial=first["partial"],
                 own=own_id in run_ids,
                 run_ids=run_ids,
+                flags=_flags(group),
             )
         )
     return entries
+
+
+def _flags(group: Sequence[Run]) -> tuple[str, ...]:
+    """What makes a row's numbers doubtful, one sentence each, the same name only once."""
+    found: dict[str, str] = {}
+    for run in group:
+        for flag in json.loads(run["flags"] or "[]"):
+            found.setdefault(flag["name"], f"{flag['name']}: {flag['detail']}")
+    return tuple(found.values())
 
 
 def over_seeds(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:

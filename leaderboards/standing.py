@@ -57,6 +57,7 @@ class Entry:
         own: whether it holds the run that the table is about.
         run_ids: its runs.
         source: where a printed row is printed.
+        flags: reasons to doubt the numbers, one sentence each.
         rank: "1", "1=" for a span that overlaps the leader's, "2" ..., "partial", or empty.
     """
 
@@ -70,6 +71,7 @@ class Entry:
     own: bool = False
     run_ids: tuple[str, ...] = ()
     source: str = ""
+    flags: tuple[str, ...] = ()
     rank: str = field(default="")
 
 

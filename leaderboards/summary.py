@@ -88,6 +88,7 @@ class RunSummary:
                     "n": entry.n,
                     "partial": entry.partial,
                     "run_ids": list(entry.run_ids),
+                    "flags": list(entry.flags),
                     "scores": {name: vars(score) for name, score in entry.scores.items()},
                 }
                 for entry in self.entries

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.badges import DISPUTED, MEANINGS
+from leaderboards.badges import DISPUTED, FLAGGED, MEANINGS
 from leaderboards.standing import PARTIAL, Entry, Score
 
 RANK, METHOD, ARCH, SEEDS, N, STEP, BADGE = (
@@ -48,11 +48,15 @@ def eps_text(eps: float) -> str:
     return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
 
 
-def percent(score: Score | None, *, interval: bool = False) -> str:
-    """``31.45``, ``31.45 [30.5, 32.4]`` or, over seeds, ``31.45 ± 0.12``; ``!`` if disputed."""
+def percent(score: Score | None, *, interval: bool = False, flagged: bool = False) -> str:
+    """``31.45``, ``31.45 [30.5, 32.4]`` or, over seeds, ``31.45 ± 0.12``.
+
+    ``!`` stands behind a disputed value and ``?`` behind a flagged one.
+    """
     if score is None:
         return ""
     text = f"{100 * score.value:.2f}{DISPUTED if score.disputed else ''}"
+    text += FLAGGED if flagged else ""
     if score.std is not None:
         return f"{text} {PLUS_MINUS} {100 * score.std:.2f}"
     if interval and score.low is not None and score.high is not None:
@@ -72,7 +76,9 @@ def table_of(entries: Sequence[Entry], stages: Sequence[str], metric: str) -> pd
                 ARCH: entry.arch,
                 SEEDS: str(entry.seeds or ""),
                 **{metric_title(stage): percent(entry.scores.get(stage)) for stage in stages},
-                ranking_title(metric): percent(entry.scores.get(metric), interval=True),
+                ranking_title(metric): percent(
+                    entry.scores.get(metric), interval=True, flagged=bool(entry.flags)
+                ),
                 N: str(entry.n or ""),
                 STEP: f"{step.value:.3g}" if step else "",
                 BADGE: entry.badge + entry.source.replace("Table ", " T"),
@@ -169,7 +175,19 @@ def _legend(entries: Sequence[Entry]) -> list[str]:
         marks.append("partial  on a part of the data, not ranked")
     if any((entry.seeds or 0) > 1 for entry in entries):
         marks.append(f"a {PLUS_MINUS} b  mean and deviation over seeds")
-    return [*lines, "; ".join(marks)]
+    return [*_doubts(entries), *lines, "; ".join(marks)]
+
+
+def _doubts(entries: Sequence[Entry]) -> list[str]:
+    """One line a flag of the run that the table is about, and one a row of all others."""
+    lines = []
+    for entry in entries:
+        names = ", ".join(flag.partition(":")[0] for flag in entry.flags)
+        if entry.own:
+            lines += [f"{FLAGGED}  {flag}" for flag in entry.flags]
+        elif names:
+            lines.append(f"{FLAGGED}  {entry.method}: {names}")
+    return lines
 
 
 def _omission(columns: Sequence[str]) -> list[str]:

@@ -98,6 +98,18 @@ def test_show_and_list_speak_of_the_stored_run(stored: Path) -> None:
     shown = harness("show", run_id(stored), "--results", str(stored))
     assert shown.returncode == 0, shown.stderr
     assert "partial" in shown.stdout
+    heads, clean, first = (
+        line.split()
+        for line in shown.stdout.splitlines()
+        if line.startswith(("stage", "clean ", "apgd-ce "))
+    )
+    assert heads == ["stage", "attacked", "broken", "fwd", "bwd", "seconds", "left"]
+    (record,) = (json.loads(path.read_text()) for path in stored.rglob("evaluation.json"))
+    facts, left = record["stages"]["apgd-ce"], record["metrics"]["apgd-ce"]["value"]
+    assert clean[1] == "12"
+    counts = [facts[name] for name in ("attacked", "broken", "forward", "backward")]
+    assert list(map(int, first[1:5])) == counts
+    assert first[6] == f"{100 * left:.2f}%"
 
 
 @pytest.mark.parametrize("kind", ["methods", "recipes", "datasets", "models"])

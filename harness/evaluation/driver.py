@@ -20,7 +20,8 @@ from harness.errors import UserError
 from harness.evaluation.accelerate import PLAIN, Plan, decide
 from harness.evaluation.chunk import Say
 from harness.evaluation.chunk_files import read_chunk
-from harness.evaluation.guards import untouched
+from harness.evaluation.flags import flags_of, modules_in_training
+from harness.evaluation.guards import unit_images, untouched
 from harness.evaluation.precision import arithmetic
 from harness.evaluation.protocol import (
     Threat,
@@ -74,6 +75,7 @@ def evaluate(
             f"images: ask for at most {len(images)}"
         )
     threat = Threat(config.norm, config.eps, images.info.num_classes)
+    in_training = modules_in_training(model)
     with untouched(model.to(device)) as model_sha256:
         identity = evaluation_id(
             config, threat, data_sha256=images.sha256, model_sha256=model_sha256
@@ -94,6 +96,7 @@ def evaluate(
             work = Work(model, images, config, threat, plan, directory)
             verdicts, facts = _attack_chunks(work, device, say)
             write_verdicts(verdicts, directory.verdicts_path)
+            flags = flags_of(work, device, stage_totals(facts), facts, in_training)
         except BaseException as error:
             directory.update(status="error", finished_at=_now(), error=f"{type(error).__name__}")
             raise
@@ -105,6 +108,7 @@ def evaluate(
             wall_s=sum(chunk["seconds"] for chunk in facts),
             stages=stage_totals(facts),
             adversarial=adversarial_totals(facts),
+            flags=[flag.as_dict() for flag in flags],
         )
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
@@ -185,7 +189,7 @@ def planned(
         # A plan of another release, with other fields, is decided anew.
         with suppress(TypeError, KeyError):
             return Plan.from_dict(stored["acceleration"])
-    sample = images.images_float(torch.arange(min(16, len(images)))).to(device)
+    sample = unit_images(images, torch.arange(min(16, len(images)))).to(device)
     return decide(model, sample, device)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.models.checkpoint import state_dict_sha256
 
@@ -54,3 +55,19 @@ def own_random_state(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def unit_images(source: ImageSource, positions: Tensor) -> Tensor:
+    """Images at positions [B] of a split: float32 [B, K, H, W], which must lie in [0, 1].
+
+    Raises:
+        UserError: a value is outside [0, 1] or not finite: radii would mean something else.
+    """
+    images = source.images_float(positions)
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"images of {source.info.name} lie in [{low:.4g}, {high:.4g}], not in [0, 1]: give "
+            "them unnormalised, and let the model normalise"
+        )
+    return images

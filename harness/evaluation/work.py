@@ -18,7 +18,7 @@ from harness.evaluation.batching import Batching
 from harness.evaluation.chunk import Attacker, Chunk, Outcome, Say
 from harness.evaluation.chunk_files import Expected, finished, write_chunk
 from harness.evaluation.forward import AttackModel, Judge
-from harness.evaluation.guards import own_random_state
+from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.judging import predict
 from harness.evaluation.precision import pinned
 from harness.evaluation.protocol import Threat, chunk_seed
@@ -105,7 +105,7 @@ class Work:
             chunk_seed(self.config.seed, number),
             expected.rows,
             expected.labels,
-            self.images.images_float(self.positions(number)),
+            unit_images(self.images, self.positions(number)),
         )
         began = time.perf_counter()
         with own_random_state(attacker.device):

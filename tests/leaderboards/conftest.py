@@ -35,6 +35,7 @@ def add_run(tmp_path: Path) -> Callable[..., str]:
         protocol: dict[str, Any] | None = None,
         evaluation_id: str = "e1",
         sec_per_iter: float = 0.0321,
+        flags: list[dict[str, str]] | None = None,
         **fields: Any,
     ) -> str:
         config = RunConfig(method=title.lower(), seed=seed, params=params or {})
@@ -66,6 +67,7 @@ def add_run(tmp_path: Path) -> Callable[..., str]:
         evaluation.update(
             status="success",
             metrics=metrics,
+            flags=flags or [],
             finished_at=f"2026-01-01T00:{len(evaluation_id):02d}:00+00:00",
             protocol={
                 "norm": "Linf",

@@ -212,6 +212,23 @@ def test_a_distilled_run_stands_beside_its_pair(add_run: AddRun, tmp_path: Path)
     assert table[table["Method"] == "A"]["Architecture"].item() == "resnet20 from resnet56"
 
 
+def test_a_flagged_number_wears_its_mark_and_the_reason_stands_below(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    noisy = [{"name": "randomised", "detail": "two passes differ"}]
+    blind = [{"name": "zero-gradients", "detail": "at 3 of 64 images"}]
+    add_run("Other", (340, 280, 270, 268, 200), flags=blind)
+    run_id = add_run("A", (340, 280, 270, 268, 262), flags=noisy)
+    add_run("Sound", (340, 280, 270, 268, 250))
+    summary = run_summary(tmp_path, run_id)
+    cells = {name: row_of(summary, name)["AA [95%]"] for name in ("A", "Other", "Sound")}
+    assert {name for name, cell in cells.items() if "? [" in cell} == {"A", "Other"}
+    text = printed(summary)
+    assert "?  randomised: two passes differ" in text
+    assert "?  Other: zero-gradients" in text
+    assert summary.to_json()["rows"][0]["flags"] == ["randomised: two passes differ"]
+
+
 def test_the_json_form_is_json(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
     told = json.loads(json.dumps(run_summary(tmp_path, run_id).to_json(), allow_nan=False))

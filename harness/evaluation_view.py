@@ -1,0 +1,68 @@
+"""How `show` prints evaluations: what each stage did, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.progress import duration
+from harness.store.rundir import RunDirectory
+
+Record = Mapping[str, Any]
+COUNTS = {"attacked": "attacked", "broken": "broken", "forward": "fwd", "backward": "bwd"}
+
+
+def print_evaluations(run: RunDirectory, console: Console) -> None:
+    """The stages of the newest finished evaluation, and one line for each other one."""
+    finished = sorted(
+        (e.record for e in run.evaluations() if e.record["status"] == "success"),
+        key=lambda record: (str(record["finished_at"]), str(record["evaluation_id"])),
+    )
+    attacked = [record for record in finished if record.get("stages")]
+    for record in attacked[-1:]:
+        console.print(f"\n{heading(record)}", highlight=False, soft_wrap=True)
+        console.print(waterfall(record))
+    for record in finished:
+        if record not in attacked[-1:]:
+            console.print(heading(record), highlight=False, soft_wrap=True)
+
+
+def heading(record: Record) -> str:
+    """An evaluation in one line: its id, protocol, images, result and flags."""
+    told, metrics = record["protocol"], record["metrics"]
+    threat = f"{told['norm']} {eps_text(told['eps'])}" if told["attacks"] else "without attack"
+    flags = ", ".join(flag["name"] for flag in record.get("flags") or [])
+    return (
+        f"evaluation {record['evaluation_id']}: {threat}, n = {told['n']}, "
+        f"{100 * metrics['robust']['value']:.2f}% left"
+        f"{f', flags: {flags}' if flags else ''}, {duration(record.get('wall_s') or 0)}"
+    )
+
+
+def waterfall(record: Record) -> Table:
+    """What each stage was given, what it broke and left, its passes and its seconds."""
+    n = record["protocol"]["n"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    for title in (*COUNTS.values(), "seconds", "left"):
+        table.add_column(title, justify="right", no_wrap=True)
+    clean = record["metrics"]["clean"]["value"]
+    table.add_row("clean", str(n), str(round(n * (1 - clean))), "", "", "", f"{100 * clean:.2f}%")
+    for name in record["protocol"]["attacks"]:
+        facts = record["stages"].get(name)
+        if facts is None:
+            table.add_row(name, "0")
+            continue
+        left = record["metrics"][name]["value"]
+        counts = [str(int(facts[count])) for count in COUNTS]
+        table.add_row(name, *counts, f"{facts['seconds']:.1f}", f"{100 * left:.2f}%")
+    return table
+
+
+def eps_text(eps: float) -> str:
+    """``8/255``, or a decimal where it is no such fraction."""
+    steps = eps * 255
+    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
