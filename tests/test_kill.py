@@ -16,7 +16,7 @@ from harness.store.rundir import RunDirectory, list_runs
 COMMAND = [
     sys.executable, "-m", "harness", "run", "--method", "ikl", "--device", "cpu",
     "--epochs", "4", "--train-limit", "400", "--eval-limit", "60", "--eps", "0.1",
-    "--attacks", "apgd-ce,apgd-t,square", "--set", "evaluation.chunk_size=20",
+    "--attacks", "apgd-ce,apgd-t", "--set", "evaluation.chunk_size=20",
     "--set", "training.weight_perturbation.start_epoch=2",
 ]  # fmt: skip
 

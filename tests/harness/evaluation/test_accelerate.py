@@ -95,6 +95,44 @@ def test_a_network_that_cannot_be_traced_runs_as_it_is_and_the_plan_says_so() ->
     assert torch.equal(apply(Untraceable(), plan)(x), Untraceable()(x))
 
 
+class Straight(torch.autograd.Function):
+    """The identity, whose gradient is threefold: a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x + 0
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return 3 * gradient
+
+
+class OwnBackward(nn.Module):
+    """A network that defines how it is differentiated, which a tracer does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.bn(self.conv(Straight.apply(x))).mean((2, 3))
+        return logits
+
+
+def test_a_network_with_a_backward_pass_of_its_own_keeps_it() -> None:
+    torch.manual_seed(0)
+    model = with_statistics(OwnBackward())
+    x = torch.rand(4, 1, 8, 8)
+    plan = decide(model, x, CPU)
+    assert plan.folded == 0
+    assert plan.notes[0].startswith("not folded: gradients moved")
+    copied = apply(model, plan)
+    for found, expected in zip(
+        logits_and_gradient(copied, x), logits_and_gradient(model, x), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
 class Lying(nn.Module):
     """A network whose logits have one class shifted up."""
 
