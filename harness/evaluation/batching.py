@@ -14,7 +14,7 @@ class Batching:
 
     Convolution kernels treat each image alike whatever the batch; matrix products do so from
     ``GRAIN`` rows on. So pieces start at multiples of ``grain``, and a shorter tail joins the piece
-    before it, or, where ``tile`` is set, is padded to a multiple of ``grain``.
+    before it, or, where ``tile`` is set, is padded to ``grain``.
 
     Attributes:
         limit: images whose activations are held at once, rounded up to a multiple of ``grain``;
@@ -39,7 +39,7 @@ class Batching:
 
     def padded(self, count: int) -> int:
         """Images to run for a piece of ``count``."""
-        return count if self.tile is None else self._rounded(count)
+        return count if self.tile is None else max(count, self.grain)
 
     def graphs_kept(self, count: int) -> int:
         """How many pieces of a batch of ``count`` may keep what their backward pass needs."""
