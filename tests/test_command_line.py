@@ -152,7 +152,7 @@ def test_a_checkpoint_file_is_evaluated(stored: Path, tmp_path: Path) -> None:
         (["run", "--method", "trades", "--recipe", "digit"], "did you mean digits"),
         (["run"], "give --method, or a --recipe"),
         (["run", "--recipe", "table2/ikl-a20-b5"], "or table2/ikl-a20-b4"),
-        (["run", "--recipe", "digits"], "methods have a recipe 'digits', at-awp, dkl"),
+        (["run", "--recipe", "digits"], "methods have a recipe 'digits', acat, at-awp"),
         (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
         (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
         (["run", "--method", "trades", "--eps", "0"], "evaluation.eps"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.config import AttackName
 from harness.evaluation.attacks import NO_TARGET
 from harness.evaluation.batching import Batching
-from harness.evaluation.forward import AttackModel, Judge, out_of_memory
+from harness.evaluation.forward import AttackModel, Judge, within_memory
 from harness.evaluation.judging import (
     NO_PREDICTION,
     confine,
@@ -259,20 +259,8 @@ class Attacker:
             return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x).float())
 
     def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
-        """The outcome of the attempt, begun anew with half the images at once while memory ends.
-
-        An attack seeds itself, so that an attempt does not depend on those that failed.
-        """
-        while True:
-            try:
-                return attempt()
-            except RuntimeError as error:
-                if not (out_of_memory(error) and batching.halve(count)):
-                    raise
-            # Out of the handler: the traceback that held the tensors is gone.
-            self._halvings.append(what)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        """The outcome of the attempt, which seeds itself, within memory; halvings are noted."""
+        return within_memory(batching, count, attempt, lambda: self._halvings.append(what))
 
 
 class Share:

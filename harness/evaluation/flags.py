@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harness.evaluation.batching import Batching
-from harness.evaluation.forward import AttackModel
+from harness.evaluation.forward import AttackModel, Judge, within_memory
 from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.judging import confine, finite, predict
 from harness.evaluation.precision import pinned
@@ -75,28 +75,30 @@ def flags_of(
     n = len(work.images.rows[: work.config.limit])
     positions = torch.arange(min(PROBE_IMAGES, n))
     batching = Batching(limit=work.config.device_batch)
+    judge = Judge(work.model, batching)
     attacked = AttackModel(work.model, work.threat.num_classes, batching)
     x = unit_images(work.images, positions).to(device)
     y = work.images.labels[positions].to(device)
     handed = train_mode(in_training)
     clean = sum(int(chunk["clean_not_finite"]) for chunk in chunks)
-    return [
-        *([handed] if handed else []),
-        *probe(
-            work.model,
+
+    def attempt() -> list[Flag]:
+        return probe(
+            judge,
             attacked,
             x,
             y,
             work.threat,
             attacks=bool(work.config.attacks),
             arithmetic=lambda: pinned("reference"),
-        ),
-        *counted(stages, n, clean),
-    ]
+        )
+
+    probed = within_memory(batching, len(x), attempt, attacked.reset)
+    return [*([handed] if handed else []), *probed, *counted(stages, n, clean)]
 
 
 def probe(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     attacked: AttackModel,
     x: Tensor,
     y: Tensor,
@@ -108,7 +110,7 @@ def probe(
     """The flags that a few images show, outside the verdicts.
 
     Args:
-        model: maps images [B, K, H, W] to logits [B, C], in eval mode, its parameters frozen.
+        model: maps images [B, K, H, W] to logits [B, C], in eval mode.
         attacked: the same model as attacks see it.
         x: images in [0, 1]; the first ``PROBE_IMAGES`` are used.
         y: their labels [B].

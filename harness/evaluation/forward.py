@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from harness.evaluation.batching import Batching
 
 Graph = tuple[Tensor, Tensor]
+T = TypeVar("T")
 
 
 def _nobody(images: int) -> None:
@@ -127,6 +128,29 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error is a want of memory, on a GPU or in the machine."""
     words = "not enough memory", "can't allocate memory", "out of memory"
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+
+
+def within_memory(
+    batching: Batching, count: int, attempt: Callable[[], T], halved: Callable[[], None]
+) -> T:
+    """The outcome of an attempt, begun anew with half the images at once while memory ends.
+
+    Args:
+        batching: cuts the batches of the attempt.
+        count: images in its largest batch.
+        attempt: must not depend on the attempts that failed before it.
+        halved: called before each new attempt.
+    """
+    while True:
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if not (out_of_memory(error) and batching.halve(count)):
+                raise
+        # Out of the handler: the traceback that held the tensors is gone.
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        halved()
 
 
 class _Pieces(torch.autograd.Function):
