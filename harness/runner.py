@@ -41,9 +41,6 @@ from harness.store.rundir import RunDirectory
 from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
 
-# Data sets that no table of the literature ranks: their results are small-scale by any recipe.
-SMALL_SCALE = frozenset({"digits", "fashion-mnist"})
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -372,7 +369,7 @@ def header(
 
 def is_full_protocol(evaluation: EvalConfig, data: Dataset) -> bool:
     """Whether the evaluation is of the size the literature reports: all of a standard test set."""
-    return evaluation.limit is None and data.test.complete and data.info.name not in SMALL_SCALE
+    return evaluation.limit is None and data.test.complete and not data.info.small_scale
 
 
 def check_limit(config: EvalConfig, images: ImageSource) -> None:

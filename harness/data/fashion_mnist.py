@@ -32,6 +32,7 @@ INFO = DatasetInfo(
     default_eps=0.1,
     max_train_size=60_000,
     max_test_size=10_000,
+    small_scale=True,
 )
 
 FASHION_MNIST = DatasetSource(

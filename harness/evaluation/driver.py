@@ -100,16 +100,17 @@ def evaluate(
         except BaseException as error:
             directory.update(status="error", finished_at=_now(), error=f"{type(error).__name__}")
             raise
-        metrics = accuracies(verdicts, config, threat)
-        directory.update(
-            status="success",
-            finished_at=_now(),
-            metrics=metrics,
-            wall_s=sum(chunk["seconds"] for chunk in facts),
-            stages=stage_totals(facts),
-            adversarial=adversarial_totals(facts),
-            flags=[flag.as_dict() for flag in flags],
-        )
+    # Only now is it known that the evaluation left the model as it was.
+    metrics = accuracies(verdicts, config, threat)
+    directory.update(
+        status="success",
+        finished_at=_now(),
+        metrics=metrics,
+        wall_s=sum(chunk["seconds"] for chunk in facts),
+        stages=stage_totals(facts),
+        adversarial=adversarial_totals(facts),
+        flags=[flag.as_dict() for flag in flags],
+    )
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
 

@@ -47,7 +47,7 @@ METHOD = Method(
             "CIFAR recipes choose it on 1,000 held-out training images, by 20 steps of PGD as "
             "released; table2/at-awp does as the printed row did.",
             "The released CIFAR-100 images are rotated by up to 15 degrees and the CIFAR-10 crop "
-            "pads by reflection; here crops pad with zeros and nothing is rotated.",
+            "pads by reflection; the recipes do neither, data.crop_mode and data.rotation can.",
         ),
         bibtex=AWP.bibtex,
     ),

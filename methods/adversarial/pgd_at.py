@@ -55,7 +55,7 @@ METHOD = Method(
             "worth about 7 points of robust accuracy.",
             "The released rate falls within an epoch's steps; here it falls between epochs.",
             "The released CIFAR-10 crop pads by reflection and the CIFAR-100 images are rotated by "
-            "up to 15 degrees; here crops pad with zeros and nothing is rotated.",
+            "up to 15 degrees; the recipes here do neither, data.crop_mode and data.rotation can.",
             "The attack runs on the network in training mode, as released.",
         ),
         bibtex="""@inproceedings{rice2020overfitting,

@@ -155,8 +155,11 @@ def test_a_model_that_writes_to_its_buffers_voids_the_result(
             self.calls += 1
             return self.inner(x)
 
+    run = new_run("counting")
     with pytest.raises(RuntimeError, match="the evaluation changed the model"):
-        run_pair(Counting(), digits, new_run("counting"), attacks=("apgd-ce",), limit=4)
+        run_pair(Counting(), digits, run, attacks=("apgd-ce",), limit=4)
+    (evaluation,) = run.evaluations()
+    assert evaluation.record["status"] != "success"
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 9])
