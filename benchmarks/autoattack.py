@@ -12,8 +12,8 @@ harness as much as 16, so that their bits do not depend on how many there are):
     python benchmarks/autoattack.py --data-root DATA --cache CACHE --images 64 --network resnet20
 
 Prediction, written after timing single passes, before the first whole run: on 2 cores 1.9 to
-2.2 times. Folding and the
-channels-last layout make a forward pass near twice as fast, Square is half of all passes and has
+2.2 times. Folding and the channels-last layout make a forward pass near twice as fast, Square is
+half of all passes and has
 no others, and FAB no longer computes gradients of weights.
 
 Both attack the same images in the same batches with the same seeds in one process, in turns, batch

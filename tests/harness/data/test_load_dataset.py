@@ -49,7 +49,7 @@ def test_descriptions_fit_themselves(name):
     # ImageNet's names are its folders', known only once a folder is opened.
     assert len(info.class_names) == (0 if name == "imagenet" else info.num_classes)
     assert 0 < info.default_eps <= 0.15
-    assert info.small_scale == (name == "digits")
+    assert info.small_scale == (name in {"digits", "fashion-mnist"})
 
 
 def test_only_the_asked_split_is_loaded():
