@@ -121,5 +121,6 @@ REPORTS: Registry[Any] = Registry(
     targets={
         "run": "leaderboards.summary:run_summary",
         "reported": "leaderboards.reported:REPORTED_CSV",
+        "app": "app.launch:serve",
     },
 )
