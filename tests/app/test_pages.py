@@ -1,4 +1,4 @@
-"""Every page over empty, small and large stores, and over addresses and databases that are wrong."""
+"""Every page over stores of all sizes, and over addresses and databases that are wrong."""
 
 import pytest
 from scipy.stats import binomtest
