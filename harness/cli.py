@@ -62,6 +62,11 @@ def run(
     recipe: Annotated[str | None, typer.Option(help="A recipe; see `list recipes`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
     arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="auto (trained first), a run, a file or torchvision:NAME."),
+    ] = None,
+    teacher_arch: Annotated[str | None, typer.Option(help="The teacher's network.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
@@ -91,6 +96,8 @@ def run(
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
     options = {
         "model.arch": arch,
+        "teacher.source": teacher,
+        "teacher.arch": teacher_arch,
         "training.epochs": epochs,
         "training.batch_size": batch_size,
         "training.optimizer.lr": lr,
