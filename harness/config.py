@@ -255,6 +255,19 @@ class EvalConfig(Section):
         return self
 
 
+class TeacherConfig(Section):
+    """The trained network that a student learns from.
+
+    It is ``arch``, trained by ``method`` with the overrides ``config`` of its configuration; a
+    top-1 accuracy below ``minimum`` is an error.
+    """
+
+    arch: str = identity()
+    method: str = identity("vanilla")
+    config: dict[str, JsonValue] = identity({})
+    minimum: float = cost(0.0, ge=0, le=1)
+
+
 class RunConfig(Section):
     """One run: train by a method, then evaluate by a protocol."""
 
@@ -264,6 +277,7 @@ class RunConfig(Section):
     data: DataConfig = identity(DataConfig())
     model: ModelConfig = identity(ModelConfig())
     training: TrainConfig = identity(TrainConfig())
+    teacher: TeacherConfig | None = identity(None)
     seed: int = identity(0, ge=0)
     evaluation: EvalConfig = cost(EvalConfig())
     device: str = cost("auto")

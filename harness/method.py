@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -65,6 +65,8 @@ class Batch:
         index: rows of the training set [B], int64; -1 for a generated image, which is not in it.
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
+        teacher_logits: the teacher's logits [B, C] of ``x``, float32 without gradient; set by the
+            engine where ``Task.teacher_logits`` asks for them.
     """
 
     x: Tensor
@@ -72,6 +74,14 @@ class Batch:
     index: Tensor
     epoch: int
     x_adv: Tensor | None = None
+    teacher_logits: Tensor | None = None
+
+    @property
+    def taught(self) -> Tensor:
+        """``teacher_logits``, which must be filled: a task that asks for none has none."""
+        if self.teacher_logits is None:
+            raise RuntimeError("this batch holds no teacher's logits: the task asks for none")
+        return self.teacher_logits
 
     @property
     def adversarial(self) -> Tensor:
@@ -98,7 +108,19 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What the engine tells a task at its making."""
+    """What the engine tells a task at its making.
+
+    Attributes:
+        num_classes: C.
+        epochs: of the training.
+        train_size: images of the training set, N.
+        device: where the training runs.
+        teacher: the trained teacher, on the device, in eval mode, without gradients.
+        in_channels: channels of the images.
+        image_size: height and width of the images in pixels.
+        student: the network that is trained, for its shapes; ``Task.loss`` is given its forward.
+        train_labels: labels [N] of the training set, in the order of ``Batch.index``.
+    """
 
     num_classes: int
     epochs: int
@@ -107,6 +129,8 @@ class TaskContext:
     teacher: nn.Module | None = None
     in_channels: int = 3
     image_size: int = 32
+    student: nn.Module | None = None
+    train_labels: Tensor | None = None
 
 
 class Task(nn.Module):
@@ -115,7 +139,14 @@ class Task(nn.Module):
     Buffers and parameters of the task belong to the run: they are checkpointed, and parameters are
     optimised together with the model's. ``loss`` may be called more than once per step (adversarial
     weight perturbation does), so state changes belong in ``observe`` and ``end_epoch``.
+
+    Attributes:
+        teacher_logits: whether the engine fills ``Batch.teacher_logits``.
+        teacher_state_moves: whether training may change the teacher's buffers.
     """
+
+    teacher_logits: ClassVar[bool] = False
+    teacher_state_moves: ClassVar[bool] = False
 
     def __init__(self, params: Any, context: TaskContext) -> None:
         """Keep the method's validated parameters and the run's context."""

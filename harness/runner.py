@@ -207,6 +207,8 @@ def train(
         device=device,
         in_channels=data.info.channels,
         image_size=data.info.image_size,
+        student=model,
+        train_labels=train_set.labels,
     )
     task = new_task(config, method, context)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
