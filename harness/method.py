@@ -116,9 +116,18 @@ class StepOutput:
 class TaskContext:
     """What the engine tells a task at its making.
 
-    ``teacher`` is trained, on the device, in eval mode and without gradients; it takes images in
-    [0, 1] and shows its features as the model does. It belongs to the engine: a task that made it
-    its own submodule would write it into every checkpoint, and is refused.
+    Attributes:
+        num_classes: C.
+        epochs: of the training.
+        train_size: images of the training set, N.
+        device: where the training runs.
+        teacher: the trained teacher, on the device, in eval mode, without gradients; it takes
+            images in [0, 1]. It belongs to the engine: a task that made it its own submodule would
+            write it into every checkpoint, and is refused.
+        in_channels: channels of the images.
+        image_size: height and width of the images in pixels.
+        student: the network that is trained, for its shapes; ``Task.loss`` is given its forward.
+        train_labels: labels [N] of the training set, in the order of ``Batch.index``.
     """
 
     num_classes: int
@@ -128,6 +137,8 @@ class TaskContext:
     teacher: nn.Module | None = None
     in_channels: int = 3
     image_size: int = 32
+    student: nn.Module | None = None
+    train_labels: Tensor | None = None
 
 
 class Task(nn.Module):

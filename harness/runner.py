@@ -230,6 +230,8 @@ def train(
         teacher=teacher.model if teacher else None,
         in_channels=data.info.channels,
         image_size=data.info.image_size,
+        student=model,
+        train_labels=train_set.labels,
     )
     task = new_task(config, method, context)
     teach = teaching(config, task, teacher, train_set, loader, reporter)

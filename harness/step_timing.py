@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.building import choose_device, new_model, new_task, training_loader
 from harness.config import RunConfig
@@ -93,12 +93,12 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
         UserError: a method, network or data set is unknown or does not fit.
     """
     device = choose_device(plan.device)
-    images, note = training_images(plan)
+    images, labels, note = training_images(plan)
     with tempfile.TemporaryDirectory() as folder:
         subjects = [
             subject
             for name in dict.fromkeys(methods)
-            for subject in subjects_of(name, plan, images, device, Path(folder))
+            for subject in subjects_of(name, plan, images, labels, device, Path(folder))
         ]
         for turn in range(plan.warmup + plan.repeats):
             # Whoever comes first after a pause may find caches cold: the order goes round.
@@ -122,28 +122,32 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
     }
 
 
-def training_images(plan: Plan) -> tuple[ImageSource, str]:
-    """As many training images as the steps take, and where they are from."""
+def training_images(plan: Plan) -> tuple[ImageSource, Tensor, str]:
+    """As many training images as the steps take, the whole set's labels, and where they are from.
+
+    Where the images cannot be had, noise of their shape with random labels takes their place.
+    """
     needed = plan.batch_size * (plan.warmup + plan.repeats)
     info = dataset_info(plan.dataset)
     try:
         train = load_dataset(plan.dataset, plan.data_root, splits=("train",)).train
     except UserError:
-        return random_images(info, needed), "random, of the data set's shape"
-    return train.subset(needed), plan.dataset
-
-
-def random_images(info: DatasetInfo, count: int) -> ImageSet:
-    """Noise with random labels, of a data set's shape."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, info.channels, info.image_size, info.image_size)
-    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    labels = torch.randint(info.num_classes, (count,), generator=generator)
-    return ImageSet(images, labels, info, "train")
+        generator = torch.Generator().manual_seed(0)
+        shape = (needed, info.channels, info.image_size, info.image_size)
+        noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        size = (max(needed, info.max_train_size),)
+        labels = torch.randint(info.num_classes, size, generator=generator)
+        return ImageSet(noise, labels[:needed], info, "train"), labels, "random"
+    return train.subset(needed), train.labels, "real"
 
 
 def subjects_of(
-    name: str, plan: Plan, images: ImageSource, device: torch.device, folder: Path
+    name: str,
+    plan: Plan,
+    images: ImageSource,
+    labels: Tensor,
+    device: torch.device,
+    folder: Path,
 ) -> Iterator[Subject]:
     """A method, or both ways of a method that asks for teacher logits."""
     needs_teacher = METHODS.get(name).card.needs_teacher
@@ -154,10 +158,10 @@ def subjects_of(
         "device": plan.device,
     }
     config = resolve(name, dataset=plan.dataset, options=options)
-    first = Subject(config, FORWARD, images, device, folder)
+    first = Subject(config, FORWARD, images, labels, device, folder)
     yield first
     if first.trainer.task.teacher_logits:
-        yield Subject(config, TABLE, images, device, folder)
+        yield Subject(config, TABLE, images, labels, device, folder)
 
 
 class Subject:
@@ -170,7 +174,8 @@ class Subject:
     Args:
         config: the method's run.
         way: how teacher logits come where they are asked for: ``forward`` or ``table``.
-        images: the training images.
+        images: the training images of the steps.
+        labels: those of the whole training set, which begins with the images.
         device: where to train.
         folder: a temporary folder for tables.
     """
@@ -180,6 +185,7 @@ class Subject:
         config: RunConfig,
         way: str,
         images: ImageSource,
+        labels: Tensor,
         device: torch.device,
         folder: Path,
     ) -> None:
@@ -190,15 +196,18 @@ class Subject:
         self.config, self.way, self.device = config, way, device
         info = images.info
         self.teacher = self._new_teacher(info) if config.teacher is not None else None
+        model = new_model(config, info).to(device)
         context = TaskContext(
             num_classes=info.num_classes,
             epochs=config.training.epochs,
             # Memory banks and the like are as large as in a real run.
-            train_size=info.max_train_size,
+            train_size=len(labels),
             device=device,
             teacher=self.teacher.model if self.teacher else None,
             in_channels=info.channels,
             image_size=info.image_size,
+            student=model,
+            train_labels=labels,
         )
         task = new_task(config, METHODS.get(config.method), context)
         loader = training_loader(config, images, len(images), None, device)
@@ -206,7 +215,7 @@ class Subject:
         self.trainer = Trainer(
             config,
             task,
-            new_model(config, info),
+            model,
             loader,
             watched=images,
             run=RunDirectory.create(folder, f"{config.method}-{way}"),
@@ -270,7 +279,7 @@ class Subject:
             modules.append(self.teacher.model)
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         for state in self.trainer.optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _new_teacher(self, info: DatasetInfo) -> Teacher:

@@ -25,7 +25,7 @@ from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.checkpoint import load_training, save_training
 from harness.training.inner import maximise
-from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters
+from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
 from harness.training.optimizer import build_optimizer
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
@@ -86,7 +86,7 @@ class Trainer:
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
-        self.forward: nn.Module = torch.compile(forward) if self.training.compile else forward  # type: ignore[assignment]
+        self.forward: nn.Module = compiled(forward) if self.training.compile else forward
         self.optimizer = build_optimizer(self.model, self.task, self.training.optimizer)
         self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)
