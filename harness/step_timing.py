@@ -256,6 +256,7 @@ class Subject:
             "title": METHODS.get(self.config.method).card.title,
             "teacher_logits": self.way if self.trainer.task.teacher_logits else None,
             "step_s": spread(without),
+            "steps_s": list(without),
             "step_with_data_s": spread(whole),
             "extra_parameters": sum(p.numel() for p in self.trainer.task.parameters()),
             "peak_memory_mb": self.peak_bytes / 2**20 if self.peak_bytes else None,
