@@ -83,6 +83,7 @@ def teacher_run(config: RunConfig) -> RunConfig:
         **teacher.config,
         "model.arch": teacher.arch,
         "seed": teacher.seed,
+        "data.name": config.data.name,
         "data.root": config.data.root,
         "data.workers": config.data.workers,
         "device": config.device,
