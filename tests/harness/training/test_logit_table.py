@@ -40,12 +40,12 @@ def table(folder: Path, dtype: str = "float32") -> LogitTable:
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 def test_a_view_number_says_what_is_shown(padding: int, mirror: bool, mode: str) -> None:
     augment = Augmentation(padding, mirror, mode)
-    images = torch.randint(256, (300, 3, 6, 6), dtype=torch.uint8)
+    images = torch.randint(256, (1000, 3, 6, 6), dtype=torch.uint8)
     changed, view = augment.viewed(images, seeded_generator(CPU, "views"))
     assert torch.equal(changed, augment(images, seeded_generator(CPU, "views")))
     assert view is not None
     assert augment.views is not None
-    assert set(view.tolist()) == set(range(augment.views)), "300 draws reach each of the views"
+    assert set(view.tolist()) == set(range(augment.views)), "1000 draws reach each of the views"
     place, mirrored = (view // 2, (view % 2).bool()) if mirror else (view, None)
     side = 2 * padding + 1
     offsets = torch.stack([place // side, place % side], dim=1)

@@ -8,13 +8,12 @@ import pytest
 import torch
 from distilling import TINY, Lines, registered, student
 
-from harness.data import load_dataset
+from harness.data import dataset_info, load_dataset
 from harness.errors import UserError
 from harness.evaluation.clean import clean_accuracy
 from harness.models import build_model
 from harness.models.loading import load_model_file
 from harness.models.zoos import ZOOS, Loaded
-from harness.registry import METHODS
 from harness.resolve import recipe_changes, resolve, teacher_run
 from harness.runner import run
 from harness.store.database import Database
@@ -206,20 +205,13 @@ def test_torchvision_weights_fill_the_registered_network(monkeypatch: pytest.Mon
     config = resolve("distil", options=options)
     assert config.teacher is not None
     assert config.teacher.weights == "torchvision:resnet18"
-    info = load_dataset_info()
-    model, sha256 = load_teacher(config, info)
+    model, sha256 = load_teacher(config, dataset_info("imagenet"))
     assert sha256 == "0" * 64
     x = torch.rand(2, 3, 224, 224)
     normalised = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
         expected = published.eval()(normalised)
         assert torch.equal(model.eval().features(x).logits, expected)
-
-
-def load_dataset_info() -> object:
-    from harness.data import dataset_info
-
-    return dataset_info("imagenet")
 
 
 def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path: Path) -> None:
@@ -232,7 +224,3 @@ def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path: Path) -> No
         seen = (x - info.mean[0]) / info.std[0] if normalize else x
         with torch.no_grad():
             assert torch.allclose(model.eval()(x), network(seen))
-
-
-def test_the_methods_of_these_tests_leave_no_trace() -> None:
-    assert "distil" in METHODS
