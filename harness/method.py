@@ -65,8 +65,11 @@ class Batch:
         index: rows of the training set [B], int64; -1 for a generated image, which is not in it.
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
-        teacher_logits: the teacher's logits [B, C] of ``x``, float32 without gradient; set by the
-            engine where ``Task.teacher_logits`` asks for them.
+        view: which of the views that its random crop and flip can show each image is: index times
+            the views of an image, plus the view's number; int64 [B], on the CPU whatever the
+            device, where it is drawn and looked up. None where views are not finitely many.
+        teacher_logits: the teacher's logits [B, C] of ``x``, float32 and detached; set by the
+            engine for a task that asks for them.
     """
 
     x: Tensor
@@ -74,14 +77,8 @@ class Batch:
     index: Tensor
     epoch: int
     x_adv: Tensor | None = None
+    view: Tensor | None = None
     teacher_logits: Tensor | None = None
-
-    @property
-    def taught(self) -> Tensor:
-        """``teacher_logits``, which must be filled: a task that asks for none has none."""
-        if self.teacher_logits is None:
-            raise RuntimeError("this batch holds no teacher's logits: the task asks for none")
-        return self.teacher_logits
 
     @property
     def adversarial(self) -> Tensor:
@@ -89,6 +86,15 @@ class Batch:
         if self.x_adv is None:
             raise RuntimeError("this batch holds no adversarial images: the run has no attack")
         return self.x_adv
+
+    @property
+    def taught(self) -> Tensor:
+        """``teacher_logits``, which must have been made: a task asks for them by its class."""
+        if self.teacher_logits is None:
+            raise RuntimeError(
+                "this batch holds no logits of a teacher: the task's class must set teacher_logits"
+            )
+        return self.teacher_logits
 
 
 @dataclass
@@ -115,7 +121,9 @@ class TaskContext:
         epochs: of the training.
         train_size: images of the training set, N.
         device: where the training runs.
-        teacher: the trained teacher, on the device, in eval mode, without gradients.
+        teacher: the trained teacher, on the device, in eval mode, without gradients; it takes
+            images in [0, 1]. It belongs to the engine: a task that made it its own submodule would
+            write it into every checkpoint, and is refused.
         in_channels: channels of the images.
         image_size: height and width of the images in pixels.
         student: the network that is trained, for its shapes; ``Task.loss`` is given its forward.
@@ -141,8 +149,9 @@ class Task(nn.Module):
     weight perturbation does), so state changes belong in ``observe`` and ``end_epoch``.
 
     Attributes:
-        teacher_logits: whether the engine fills ``Batch.teacher_logits``.
-        teacher_state_moves: whether training may change the teacher's buffers.
+        teacher_logits: whether each batch comes with the eval-mode teacher's logits of its images.
+        teacher_state_moves: whether training moves the teacher's buffers, as the running statistics
+            of a teacher in training mode; without it the engine refuses a teacher that changed.
     """
 
     teacher_logits: ClassVar[bool] = False

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.config import RunConfig
 from harness.method import Method
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
+from harness.resolve import resolve, teacher_run
 from harness.runner import run
 from harness.store.rundir import RunDirectory
 
@@ -24,10 +25,19 @@ TINY = {
     "training.monitor.pgd_steps": 2,
     "device": "cpu",
 }
+TINY_TEACHER = {
+    "teacher.config": {"training": {"epochs": 1}, "data": {"train_limit": 96}},
+    "teacher.minimum": 0.0,
+}
+
+
+def tiny_config(method: str, results: Path) -> RunConfig:
+    teacher = TINY_TEACHER if METHODS.get(method).card.needs_teacher else {}
+    return resolve(method, options={**TINY, **teacher, "results": results})
 
 
 def tiny_run(method: str, results: Path) -> RunDirectory:
-    config = resolve(method, options={**TINY, "results": results})
+    config = tiny_config(method, results)
     run(config, Reporter(quiet=True))
     return RunDirectory(results, config.run_id)
 
@@ -59,7 +69,9 @@ def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path) -> 
 
 
 def torch_halt_after_first_epoch(name: str, results: Path) -> str:
-    config = resolve(name, options={**TINY, "results": results})
+    config = tiny_config(name, results)
+    if config.teacher is not None:
+        run(teacher_run(config), Reporter(quiet=True))
 
     class Stop(Reporter):
         def line(self, text: str) -> None:
