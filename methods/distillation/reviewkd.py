@@ -90,8 +90,8 @@ METHOD = Method(
         tables=(3, 5, 7),
         notes=(
             "The training is that of mdistiller: epochs of the warm-up count from 1, the teacher "
-            "is in eval mode. The numbers printed in Tables 5 and 7 come from the authors' own code, "
-            "with Nesterov momentum, batch 128, rate 0.1, other statistics of the images, a "
+            "is in eval mode. The numbers of Tables 5 and 7 come from the authors' own code, with "
+            "Nesterov momentum, batch 128, rate 0.1, other statistics of the images, a "
             "teacher that normalises by the batch, and the best epoch on test.",
             "The student's maps are taken after activation on CIFAR, before it on ImageNet.",
             "ImageNet is trained at batch 256 and rate 0.1, without warm-up.",
