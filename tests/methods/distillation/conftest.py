@@ -1,4 +1,4 @@
-"""A tiny pair in float64, and tasks of any distillation method whose student shows given tensors."""
+"""A tiny pair in float64, and tasks of any distillation method on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
