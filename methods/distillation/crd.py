@@ -41,9 +41,9 @@ class CrdTask(FeatureTask):
         super().__init__(params, context)
         if context.train_labels is None:
             raise UserError("crd draws negatives by class and was given no training labels")
-        sizes = [self.shapes(network).pooled.shape[1] for network in (self.student, self.teacher)]
         self.contrast = ContrastiveDistillation(
-            *sizes,
+            self.shapes(self.student).pooled.shape[1],
+            self.shapes(self.teacher).pooled.shape[1],
             context.train_labels.to(context.device),
             negatives=params.negatives,
             replacement=params.replacement,

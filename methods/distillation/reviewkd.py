@@ -32,10 +32,14 @@ class ReviewKdTask(FeatureTask):
     def __init__(self, params: ReviewKdParams, context: TaskContext) -> None:
         """Build the fusions for the two networks' channels."""
         super().__init__(params, context)
-        channels = []
-        for network in (self.student, self.teacher):
-            channels += [network.feature_channels, self.shapes(network).pooled.shape[1]]
-        self.review = ReviewDistillation(*channels, max_middle=params.max_middle)
+        student, teacher = self.student, self.teacher
+        self.review = ReviewDistillation(
+            student.feature_channels,
+            self.shapes(student).pooled.shape[1],
+            teacher.feature_channels,
+            self.shapes(teacher).pooled.shape[1],
+            max_middle=params.max_middle,
+        )
 
     def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
         """The hierarchical context loss, under the warm-up."""

@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.method import Batch, Task
 from harness.models.features import Features
 from methods.distillation.crd import CrdTask
-from tests.methods.distillation.conftest import TRAIN_SIZE, Leaves, Scene, assert_same
+from tests.methods.distillation.scene import TRAIN_SIZE, Leaves, Scene, assert_same
 
 FEATURE_METHODS = ("fitnet", "attention", "rkd", "crd", "ofd", "reviewkd")
 CRD = {"negatives": 9, "embedding_size": 5}
@@ -187,7 +187,7 @@ class PlainMemory:
                 rows.append([(embeddings[side][i] @ bank[p] / 0.07).exp() for p in places])
             if self.z[side] == 0:
                 scores = torch.stack([score for row in rows for score in row])
-                self.fresh[side] = float(scores.mean()) * TRAIN_SIZE
+                self.fresh[side] = float(scores.detach().mean()) * TRAIN_SIZE
             for row in rows:
                 first, *others = [score / self.fresh[side] for score in row]
                 total = total - (first / (first + noise + 1e-7)).log() / len(index)

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.config import RunConfig
+from harness.config import OptimizerConfig, RunConfig
 from harness.method import Batch, TaskContext
 from harness.models import build_model
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.normalize import Normalized
 from harness.registry import METHODS
+from harness.resolve import resolve, teacher_run
 from harness.training.modes import ReplicaForward
 from harness.training.optimizer import build_optimizer
 from leaderboards.reported import load_reported
-from methods._pairs import CIFAR_PAIRS, PAIRS
+from methods._pairs import CIFAR_PAIRS, PAIRS, natural
 
 NAMES = [name for name in METHODS.names() if METHODS.get(name).card.family == "distillation"]
 # No published settings for ImageNet.
@@ -93,16 +94,20 @@ def test_recipe_of_a_pair_is_the_literatures_training(name: str, pair: Any) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_teachers_are_natural_runs_of_the_same_data(name: str) -> None:
-    for recipe in METHODS.get(name).recipes.values():
-        config = RunConfig.model_validate({"method": name, **recipe()})
+    for recipe in METHODS.get(name).recipes:
+        config = resolve(name, recipe=recipe)
         assert config.teacher is not None
-        teacher = RunConfig.model_validate(
-            {"method": config.teacher.method, **config.teacher.config}
-        )
-        assert teacher.method == "vanilla"
+        teacher = teacher_run(config)
+        assert (teacher.method, teacher.model.arch) == ("vanilla", config.teacher.arch)
         assert teacher.data == config.data
         assert teacher.model.normalize == config.model.normalize
         assert teacher.evaluation.attacks == ()
+        if config.data.name in ("cifar10", "cifar100"):
+            expected = natural(config.data.name, config.teacher.arch)["training"]["optimizer"]
+            assert teacher.training.optimizer == OptimizerConfig.model_validate(expected)
+            assert teacher.training.epochs == 240
+        if config.data.name == "imagenet":
+            assert config.teacher.weights == f"torchvision:{config.teacher.arch[9:]}"
 
 
 @lru_cache(maxsize=1)
