@@ -13,7 +13,7 @@ from distilling import registered
 
 from harness.errors import UserError
 from harness.resolve import resolve
-from harness.step_timing import Plan, Subject, split_pair, spread, training_images
+from harness.step_timing import Plan, Subject, split_pair, spread, text, training_images
 
 
 def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
