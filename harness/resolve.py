@@ -89,6 +89,7 @@ def teacher_run(config: RunConfig) -> RunConfig:
         "device": config.device,
         "results": config.results,
         "evaluation.attacks": (),
+        "evaluation.workers": 1,
     }
     recipe = None if teacher.recipe == "auto" else teacher.recipe
     return resolve(teacher.method, recipe=recipe, dataset=config.data.name, options=options)

@@ -92,7 +92,8 @@ def registered() -> Iterator[None]:
     finally:
         for name in names:
             del METHODS._registered[name]
-        del METHODS._targets
+        # Names are gathered again at the next question.
+        vars(METHODS).pop("_targets", None)
 
 
 class Lines(Reporter):
