@@ -26,19 +26,6 @@ DKD = Paper(
 }""",
 )
 
-GKL = Paper(
-    line="Cui, Zhu, Xu, Tian, Qi, Yu, Zhang, Hong: Generalized Kullback-Leibler Divergence Loss, "
-    "2025",
-    url="https://arxiv.org/abs/2503.08038",
-    bibtex="""@article{cui2025generalized,
-  title = {Generalized {Kullback-Leibler} Divergence Loss},
-  author = {Cui, Jiequan and Zhu, Beier and Xu, Qingshan and Tian, Zhuotao and Qi, Xiaojuan and
-            Yu, Bei and Zhang, Hanwang and Hong, Richang},
-  journal = {arXiv preprint arXiv:2503.08038},
-  year = {2025}
-}""",
-)
-
 FITNET = Paper(
     line="Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets, ICLR "
     "2015",

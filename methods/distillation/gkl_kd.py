@@ -10,8 +10,8 @@ from torch import Tensor
 from harness.method import Method, MethodCard
 from methods import _pairs
 from methods._recipes import Overrides
+from methods.adversarial._papers import GKL
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.distillation._papers import GKL
 from methods.losses.divergence import DecoupledParts
 from methods.losses.logits import gkl_kd_loss
 
