@@ -219,7 +219,9 @@ class Places:
         badges = {number.badge for cell in cells.values() for number in cell.numbers}
         shared = {line["teacher"] for line in lines}, {line["student_or_arch"] for line in lines}
         teacher, arch = (found.pop() if len(found) == 1 else "" for found in shared)
-        command = f"python -m harness run --recipe {row.recipe}" if row.recipe else ""
+        # A pair's recipe is each distillation method's.
+        method = "" if self.spec.attacked else f"--method {row.method} "
+        command = f"python -m harness run {method}--recipe {row.recipe}" if row.recipe else ""
         return RenderedRow(
             row.kind,
             row.labels,

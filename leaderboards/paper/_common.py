@@ -149,6 +149,7 @@ LAST, BEST_ON_TEST = "last", "best-on-test"
 def distillation_rows(
     features: tuple[tuple[str, str, str, str], ...],
     logits: tuple[tuple[str, str, str, str], ...],
+    recipe: str,
     extra: Mapping[str, str] | None = None,
 ) -> tuple[RowSpec, ...]:
     """Teacher and student alone, the methods by what they match, and the gain over KD.
@@ -157,6 +158,7 @@ def distillation_rows(
         features: (method and citation as printed, registered name, selection) after the name in
             ``reported.csv``.
         logits: the same of the methods that match logits; KD before IKL-KD at the end.
+        recipe: that of the first pair; each method has one of that name.
         extra: method to the text of a second label column, if there is one.
     """
     blank = ("",) if extra is not None else ()
@@ -189,6 +191,7 @@ def distillation_rows(
                     {"method": name, "manner": group},
                     group,
                     method=registered,
+                    recipe=recipe,
                     selection=selection,
                 )
             )

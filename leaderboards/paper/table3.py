@@ -43,7 +43,7 @@ TABLE = TableSpec(
     columns=(*_pair(RESNETS), *_pair(MOBILE)),
     rows=distillation_rows(
         (
-            ("AT", "AT [51]", "at", BEST_ON_TEST),
+            ("AT", "AT [51]", "attention", BEST_ON_TEST),
             ("OFD", "OFD [50]", "ofd", BEST_ON_TEST),
             ("CRD", "CRD [49]", "crd", BEST_ON_TEST),
             ("ReviewKD", "ReviewKD [29]", "reviewkd", BEST_ON_TEST),
@@ -53,6 +53,7 @@ TABLE = TableSpec(
             ("KD", "KD [28]", "kd", BEST_ON_TEST),
             ("IKL-KD", "IKL-KD", "ikl-kd", BEST_ON_TEST),
         ),
+        "table3/resnet34-resnet18",
         {"AT": NO, "OFD": YES, "CRD": YES, "ReviewKD": YES, "DKD": NO, "KD": NO, "IKL-KD": NO},
     ),
     where={"dataset": "ImageNet"},
@@ -61,7 +62,7 @@ TABLE = TableSpec(
     images=50_000,
     stub="Distillation manner",
     welcome=Welcome(("imagenet",), ("distillation",), ("name", "")),
-    first_run="python -m harness list recipes --table 3",
+    first_run="python -m harness run --method ikl-kd --recipe table3/resnet34-resnet18",
     disputed=(
         Disputed(
             {"method": "IKL-KD", **MOBILE},

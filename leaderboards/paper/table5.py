@@ -44,13 +44,13 @@ TABLE = TableSpec(
             ("VGG13", "VGG8"),
         )
     ),
-    rows=distillation_rows(FEATURES, LOGITS),
+    rows=distillation_rows(FEATURES, LOGITS, "table5/resnet56-resnet20"),
     where={"dataset": "CIFAR-100"},
     attacked=False,
     models=3,
     stub="Distillation manner",
     welcome=DISTILLED,
-    first_run="python -m harness list recipes --table 5",
+    first_run="python -m harness run --method ikl-kd --recipe table5/resnet56-resnet20",
     disputed=(
         Disputed(
             {"method": "Delta (IKL-KD minus KD)", "teacher": "ResNet110"},

@@ -29,13 +29,13 @@ TABLE = TableSpec(
             ("ResNet32x4", "ShuffleNet-V2"),
         )
     ),
-    rows=distillation_rows(FEATURES, LOGITS),
+    rows=distillation_rows(FEATURES, LOGITS, "table7/resnet32x4-shufflenet-v1"),
     where={"dataset": "CIFAR-100"},
     attacked=False,
     models=3,
     stub="Distillation manner",
     welcome=DISTILLED,
-    first_run="python -m harness list recipes --table 7",
+    first_run="python -m harness run --method ikl-kd --recipe table7/resnet32x4-shufflenet-v1",
     disputed=(
         Disputed(
             {"method": "Delta (IKL-KD minus KD)", "teacher": "WRN-40-2"},
