@@ -32,8 +32,8 @@ def _print_table(answer: Answer, console: Console) -> None:
     for place, name in enumerate(answer.columns):
         values = [row[place] for row in answer.rows]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        justify = "right" if numbers and values else "left"
-        table.add_column(Text(name), justify=justify, overflow="fold")
+        right = bool(values) and numbers
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
     for row in answer.rows:
         table.add_row(*("" if value is None else Text(str(value)) for value in row))
     console.print(table)

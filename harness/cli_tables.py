@@ -112,7 +112,7 @@ def export_robustbench(
 ) -> None:
     """Write a run as RobustBench keeps its entries; what is not given comes from the method."""
     directory = find_run(results, run)
-    method = directory.record.get("method")
+    method = str(directory.record.get("method") or "")
     card = METHODS.get(method).card if method in METHODS else None
     metadata = {
         "name": name,

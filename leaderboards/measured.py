@@ -174,10 +174,14 @@ def measured(results: Path) -> list[Measured]:
         own = scores[run["run_id"], None] | scores[run["run_id"], run["evaluation_id"]]
         key = (run["seed_group"] or run["run_id"], run["scale"], run["partial"])
         groups[(*key, *(run[name] for name in LIKE))].append({**run, "scores": own})
-    names = names_of([group[0] for group in groups.values()])
+    # A name need only tell a group from those that may stand in one section with it.
+    sections: dict[tuple[Any, ...], list[list[Run]]] = defaultdict(list)
+    for key, group in groups.items():
+        sections[key[1:]].append(group)
     return [
         Measured(tuple(group), over_seeds([run["scores"] for run in group]), name)
-        for name, group in zip(names, groups.values(), strict=True)
+        for section in sections.values()
+        for name, group in zip(names_of([own[0] for own in section]), section, strict=True)
     ]
 
 

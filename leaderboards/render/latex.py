@@ -108,7 +108,8 @@ def document(table: RenderedTable, *, ours: bool = True) -> str:
 
 def escape(text: str) -> str:
     """Text that LaTeX sets as it is; what no font is sure to have becomes a question mark."""
-    shown = "".join(ESCAPES.get(sign, sign if sign.isascii() else "?") for sign in text)
+    line = " ".join(text.split())
+    shown = "".join(ESCAPES.get(sign, sign if sign.isascii() else "?") for sign in line)
     # Neighbouring pieces of mathematics are one piece.
     return shown.replace("$$", "")
 

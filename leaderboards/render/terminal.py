@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from rich import box
@@ -30,13 +31,15 @@ LABEL_SHARE = 0.55
 
 def print_table(table: RenderedTable, console: Console) -> None:
     """Print title, table, legend, contradictions and notes."""
+    ascii_ = not console.encoding.startswith("utf")
 
     def say(text: str, style: str = "") -> None:
-        console.print(Text(_shown(text, console), style=style))
+        console.print(Text(ascii_only(text) if ascii_ else text, style=style))
 
+    table = _in_ascii(table) if ascii_ else table
     say(f"Table {table.number}: {table.title}", "bold")
     say(table.protocol)
-    blocks = _blocks(table, console.width)
+    blocks = _blocks(table, console)
     for number, columns in enumerate(blocks):
         if number:
             say("")
@@ -62,13 +65,14 @@ def print_table(table: RenderedTable, console: Console) -> None:
         )
 
 
-def _blocks(table: RenderedTable, width: int) -> list[list[RenderedColumn]]:
+def _blocks(table: RenderedTable, console: Console) -> list[list[RenderedColumn]]:
     """The columns of numbers, cut into blocks that fit beside the labels."""
+    width = console.width
     labels = sum(_label_width(table, place, width) + GAP for place in range(len(table.labels)))
     blocks: list[list[RenderedColumn]] = [[]]
     room = width - labels
     for column in table.columns:
-        need = _column_width(table, column) + GAP
+        need = _column_width(table, column, console) + GAP
         if blocks[-1] and need > room:
             blocks.append([])
             room = width - labels
@@ -87,47 +91,57 @@ def _grid(table: RenderedTable, columns: Sequence[RenderedColumn], console: Cons
     )
     for place, label in enumerate(table.labels):
         grid.add_column(
-            Text(_shown(label, console)),
+            Text(label),
             width=_label_width(table, place, console.width),
             overflow="fold",
         )
     for column in columns:
         heads = "\n".join(column.heads)
         grid.add_column(
-            Text(_shown(heads, console), justify="right"),
+            Text(heads, justify="right"),
             justify="right",
             no_wrap=True,
-            min_width=_column_width(table, column),
+            min_width=_column_width(table, column, console),
         )
     for name, rows in sections(table.rows):
         if name and len(sections(table.rows)) > 1:
             caption = table.panels.get(name, "")
             title = f"{name} {caption}".strip()
             grid.add_section()
-            _add_title(grid, title, console)
+            _add_title(grid, title)
         for row in rows:
             cells = [_cell(row, column, console) for column in columns]
-            grid.add_row(*(Text(_shown(label, console)) for label in row.labels), *cells)
+            grid.add_row(*(Text(label) for label in row.labels), *cells)
     return grid
 
 
-def _add_title(grid: Table, title: str, console: Console) -> None:
+def _add_title(grid: Table, title: str) -> None:
     """A line for a section, as wide as it needs: in the first column, so that it may fold."""
-    grid.add_row(Text(_shown(title, console), style="italic"))
+    grid.add_row(Text(title, style="italic"))
 
 
 def _cell(row: RenderedRow, column: RenderedColumn, console: Console) -> Text:
+    lines = [
+        Text(text, style="dim" if number is None else _style(number))
+        for text, number in _lines(row, column, console)
+    ]
+    return Text("\n").join(lines)
+
+
+def _lines(
+    row: RenderedRow, column: RenderedColumn, console: Console
+) -> list[tuple[str, Number | None]]:
+    """The lines of a cell, each with its number; what is known besides has none."""
     cell = row.cells.get(column.key)
-    lines: list[Text] = []
+    lines: list[tuple[str, Number | None]] = []
     for number in cell.numbers if cell else ():
-        lines.append(Text(number_text(number, row, column), style=_style(number)))
+        lines.append((number_text(number, row, column), number))
         extra = extra_text(number, column) if number.run_ids and not column.difference else ""
         if extra:
-            lines.append(Text(extra, style="dim"))
-    text = Text("\n").join(lines)
+            lines.append((extra, None))
     if not console.encoding.startswith("utf"):
-        text = Text("\n").join([Text(ascii_only(line.plain), line.style) for line in lines])
-    return text
+        return [(ascii_only(text), number) for text, number in lines]
+    return lines
 
 
 def _style(number: Number) -> str:
@@ -142,15 +156,23 @@ def _label_width(table: RenderedTable, place: int, width: int) -> int:
     return min(longest, LABEL_WIDTH if width >= 100 else most)
 
 
-def _column_width(table: RenderedTable, column: RenderedColumn) -> int:
-    width = max(len(head) for head in column.heads)
-    for row in table.rows:
-        cell = row.cells.get(column.key)
-        for number in cell.numbers if cell else ():
-            extra = extra_text(number, column) if number.run_ids and not column.difference else ""
-            width = max(width, len(number_text(number, row, column)), len(extra))
-    return width
+def _column_width(table: RenderedTable, column: RenderedColumn, console: Console) -> int:
+    heads = [len(head) for head in column.heads]
+    cells = [len(text) for row in table.rows for text, _ in _lines(row, column, console)]
+    return max(heads + cells)
 
 
-def _shown(text: str, console: Console) -> str:
-    return text if console.encoding.startswith("utf") else ascii_only(text)
+def _in_ascii(table: RenderedTable) -> RenderedTable:
+    """The table with labels and heads for an output that takes ASCII only."""
+    rows = [
+        dataclasses.replace(
+            row, labels=tuple(map(ascii_only, row.labels)), group=ascii_only(row.group)
+        )
+        for row in table.rows
+    ]
+    columns = [
+        dataclasses.replace(column, heads=tuple(map(ascii_only, column.heads)))
+        for column in table.columns
+    ]
+    panels = {name: ascii_only(text) for name, text in table.panels.items()}
+    return dataclasses.replace(table, rows=tuple(rows), columns=tuple(columns), panels=panels)

@@ -79,5 +79,5 @@ def test_a_newer_database_is_refused() -> None:
         migrate(connection)
         connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
         for call in (version_of, migrate):
-            with pytest.raises(UserError, match="schema 2, but this release knows schemas up to 1"):
+            with pytest.raises(UserError, match="schema 3, but this release knows schemas up to 2"):
                 call(connection)
