@@ -173,10 +173,9 @@ def _heads(
         bottom = level == height - 1
         labels = [table.stub] * stub + list(table.labels[:first]) if level == 0 else []
         if alone and level < len(alone):
-            labels = [*([table.stub] * stub if level == 0 else [""] * stub)]
-            labels += [*table.labels[1:first], alone[level].labels[0]][-first:]
-            if level and first > 1:
-                labels[stub : stub + first - 1] = [""] * (first - 1)
+            stubs = [table.stub if level == 0 else ""] * stub
+            others = table.labels[1:first] if level == 0 else ()
+            labels = [*stubs, alone[level].labels[0], *others]
         labels += [""] * (stub + first - len(labels))
         titles = _merged([slot.column.heads[level] for slot in slots], bottom and not alone)
         last = [escape(label) for label in table.labels[first:]] if level == 0 else []

@@ -13,6 +13,8 @@ from leaderboards.rendered import Number, RenderedTable
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 46
+# About the width of a letter.
+LETTER = 6.4
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
@@ -67,9 +69,10 @@ def scatter(
     up = _Scale([p.y.value for p in points], HEIGHT - BOTTOM, TOP)
     best = front(points, less_is_better=less_is_better)
     drawn = [*_axes(across, up, x_title, y_title), _line(best, across, up)]
-    labels: list[tuple[float, float]] = []
+    # Boxes that a label must not cover, as left, right and middle: the points, then labels too.
+    taken = [(across(p.x.value) - 5, across(p.x.value) + 5, up(p.y.value)) for p in points]
     for point in sorted(points, key=lambda p: p not in best):
-        drawn += _point(point, across, up, labels)
+        drawn += _point(point, across, up, taken)
     names = "; ".join(f"{p.name} ({p.x.value:g}, {p.y.value:g}) {p.badge}" for p in best)
     shapes = {"P": "circle", "R": "triangle", "RB": "square"}
     present = dict.fromkeys(p.badge for p in points)
@@ -135,7 +138,7 @@ def _line(best: Sequence[Point], across: _Scale, up: _Scale) -> str:
 
 
 def _point(
-    point: Point, across: _Scale, up: _Scale, labels: list[tuple[float, float]]
+    point: Point, across: _Scale, up: _Scale, taken: list[tuple[float, float, float]]
 ) -> list[str]:
     x, y = across(point.x.value), up(point.y.value)
     drawn = []
@@ -148,15 +151,21 @@ def _point(
         )
     title = f"<title>{escape(point.name)}: {point.x.value:g}, {point.y.value:g}</title>"
     drawn.append(f'<g class="{point.badge}">{title}{_shape(point.badge, x, y)}</g>')
-    # A label that would cover another is left to the title that pointing shows.
-    if all(abs(x - left) > 110 or abs(y - top) > 13 for left, top in labels):
-        labels.append((x, y))
-        right = x > WIDTH - 150
-        anchor = "end" if right else "start"
-        drawn.append(
-            f'<text x="{x - 9 if right else x + 9:.1f}" y="{y + 4:.1f}" '
-            f'text-anchor="{anchor}">{escape(point.name)}</text>'
+    # A label that would cover something is left to the title that pointing shows.
+    width = LETTER * len(point.name)
+    for left, anchor in ((x + 9, "start"), (x - 9 - width, "end")):
+        inside = left > LEFT and left + width < WIDTH - RIGHT
+        free = all(
+            left > end or left + width < start or abs(y - at) > 11 for start, end, at in taken
         )
+        if inside and free:
+            taken.append((left, left + width, y))
+            edge = left if anchor == "start" else left + width
+            drawn.append(
+                f'<text x="{edge:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">'
+                f"{escape(point.name)}</text>"
+            )
+            break
     return drawn
 
 

@@ -17,7 +17,6 @@ from leaderboards.render.text import (
     flags,
     legend,
     number_text,
-    recomputed,
     row_notes,
     sections,
 )
@@ -44,13 +43,17 @@ def print_table(table: RenderedTable, console: Console) -> None:
         if number:
             say("")
             say(f"Table {table.number}, continued", "bold")
-        console.print(_grid(table, columns, console))
+        found = sections(table.rows)
+        for place, (name, rows) in enumerate(found):
+            title = f"{name} {table.panels.get(name, '')}".strip()
+            grid = _grid(table, columns, rows, console, header=place == 0)
+            if title and len(found) > 1:
+                console.print(Text(title, style="italic"))
+            console.print(grid)
     for line in legend(table):
         say(line, "dim")
     for where, evidence in disputes(table):
         say(f"!  {where}: {evidence}")
-    for line in recomputed(table):
-        say(f"!  {line}")
     for line in flags(table):
         say(f"?  {line}")
     for name, note in row_notes(table):
@@ -81,43 +84,34 @@ def _blocks(table: RenderedTable, console: Console) -> list[list[RenderedColumn]
     return blocks
 
 
-def _grid(table: RenderedTable, columns: Sequence[RenderedColumn], console: Console) -> Table:
+def _grid(
+    table: RenderedTable,
+    columns: Sequence[RenderedColumn],
+    rows: Sequence[RenderedRow],
+    console: Console,
+    *,
+    header: bool,
+) -> Table:
+    """One section; all have columns of one width, and the first has the heads."""
     grid = Table(
-        box=box.SIMPLE_HEAD,
+        box=box.SIMPLE_HEAD if header else None,
+        show_header=header,
         show_edge=False,
         pad_edge=False,
-        padding=(0, GAP - 1, 0, 0),
+        padding=(0, GAP - 1, 0, 0) if header else (0, GAP, 0, 0),
         header_style="bold",
     )
     for place, label in enumerate(table.labels):
-        grid.add_column(
-            Text(label),
-            width=_label_width(table, place, console.width),
-            overflow="fold",
-        )
+        width = _label_width(table, place, console.width)
+        grid.add_column(Text(label), width=width, overflow="fold")
     for column in columns:
-        heads = "\n".join(column.heads)
-        grid.add_column(
-            Text(heads, justify="right"),
-            justify="right",
-            no_wrap=True,
-            min_width=_column_width(table, column, console),
-        )
-    for name, rows in sections(table.rows):
-        if name and len(sections(table.rows)) > 1:
-            caption = table.panels.get(name, "")
-            title = f"{name} {caption}".strip()
-            grid.add_section()
-            _add_title(grid, title)
-        for row in rows:
-            cells = [_cell(row, column, console) for column in columns]
-            grid.add_row(*(Text(label) for label in row.labels), *cells)
+        heads = Text("\n".join(column.heads), justify="right")
+        width = _column_width(table, column, console)
+        grid.add_column(heads, justify="right", no_wrap=True, width=width)
+    for row in rows:
+        cells = [_cell(row, column, console) for column in columns]
+        grid.add_row(*map(Text, row.labels), *cells)
     return grid
-
-
-def _add_title(grid: Table, title: str) -> None:
-    """A line for a section, as wide as it needs: in the first column, so that it may fold."""
-    grid.add_row(Text(title, style="italic"))
 
 
 def _cell(row: RenderedRow, column: RenderedColumn, console: Console) -> Text:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from leaderboards.badges import DISPUTED, FLAGGED, MEANINGS
 from leaderboards.rendered import (
     DIFFERENCE_ROW,
-    Cell,
     Number,
     RenderedColumn,
     RenderedRow,
@@ -15,7 +14,6 @@ from leaderboards.rendered import (
 )
 
 PLUS_MINUS = "\u00b1"
-LAST = 3
 
 
 def value_text(number: Number, column: RenderedColumn, *, signed: bool = False) -> str:
@@ -54,14 +52,6 @@ def extra_text(number: Number, column: RenderedColumn) -> str:
     return " ".join(parts)
 
 
-def interval_of(cell: Cell) -> str:
-    """The interval of a cell's first number that has one."""
-    for number in cell.numbers:
-        if number.low is not None and number.high is not None:
-            return f"[{number.low:.1f}, {number.high:.1f}]"
-    return ""
-
-
 def legend(table: RenderedTable) -> list[str]:
     """What each badge and mark in the table means."""
     shown = {number.badge for number in table.numbers}
@@ -86,21 +76,6 @@ def disputes(table: RenderedTable) -> list[tuple[str, str]]:
                 place = f"{method_of(table, row)}, {column.title}"
                 found.setdefault(cell.printed.disputed, []).append(place)
     return [("; ".join(places), evidence) for evidence, places in found.items()]
-
-
-def recomputed(table: RenderedTable) -> list[str]:
-    """Printed differences that the printed numbers do not give."""
-    lines = []
-    for row in table.rows:
-        for column in table.columns:
-            cell = row.cells.get(column.key)
-            number = cell.printed if cell else None
-            if number and number.recomputed is not None and number.recomputed != number.value:
-                lines.append(
-                    f"{method_of(table, row)}, {column.title}: printed {number.value:+.2f}, "
-                    f"recomputed {number.recomputed:+.2f}"
-                )
-    return lines
 
 
 def method_of(table: RenderedTable, row: RenderedRow) -> str:
