@@ -346,9 +346,10 @@ def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> No
                 selection=config.training.selection.rule,
                 **{name: PAPER[name] for name in ("n", "scale", "protocol")},
             )
+    tables = {spec.number: leaderboards.table(spec.number, tmp_path) for spec, _ in rows}
     for spec, row in rows:
         config = resolve(row.method, recipe=row.recipe)
-        found = leaderboards.table(spec.number, tmp_path).rows[spec.rows.index(row)]
+        found = tables[spec.number].rows[spec.rows.index(row)]
         ours = found.cells["aa"].ours
         assert ours is not None, row.recipe
         assert ids[config.run_id] in ours.run_ids, row.recipe
