@@ -55,6 +55,8 @@ FIELDS = (
     "badge",
     "source",
 )
+# How their files say that a number is not known.
+UNKNOWN = (None, "null", "")
 # Their boards by data set and norm, with the images that an entry must be measured on.
 BOARDS = {
     ("cifar10", "Linf"): ("8/255", 10_000),
@@ -272,7 +274,7 @@ def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
     lines = []
     for field, metric in METRICS.items():
         text = getattr(entry, field)
-        if text is not None:
+        if text not in UNKNOWN:
             try:
                 lines.append(shared | {"metric": metric, "value": float(text)})
             except ValueError as error:
