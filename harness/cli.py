@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from harness import listing, resolve, runner, step_timing
+from harness import cli_tables, listing, resolve, runner, step_timing
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
+cli_tables.register(app)
 
 INTERRUPTED = 130
 
