@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -85,6 +85,11 @@ class Batch:
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
         plan: what the task proposed for this batch; set by the engine.
+        view: which of the views that its random crop and flip can show each image is: index times
+            the views of an image, plus the view's number; int64 [B], on the CPU whatever the
+            device, where it is drawn and looked up. None where views are not finitely many.
+        teacher_logits: the teacher's logits [B, C] of ``x``, float32 and detached; set by the
+            engine for a task that asks for them.
     """
 
     x: Tensor
@@ -93,6 +98,8 @@ class Batch:
     epoch: int
     x_adv: Tensor | None = None
     plan: AttackPlan | None = None
+    view: Tensor | None = None
+    teacher_logits: Tensor | None = None
 
     @property
     def adversarial(self) -> Tensor:
@@ -100,6 +107,15 @@ class Batch:
         if self.x_adv is None:
             raise RuntimeError("this batch holds no adversarial images: the run has no attack")
         return self.x_adv
+
+    @property
+    def taught(self) -> Tensor:
+        """``teacher_logits``, which must have been made: a task asks for them by its class."""
+        if self.teacher_logits is None:
+            raise RuntimeError(
+                "this batch holds no logits of a teacher: the task's class must set teacher_logits"
+            )
+        return self.teacher_logits
 
 
 @dataclass
@@ -119,7 +135,21 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What the engine tells a task at its making."""
+    """What the engine tells a task at its making.
+
+    Attributes:
+        num_classes: C.
+        epochs: of the training.
+        train_size: images of the training set, N.
+        device: where the training runs.
+        teacher: the trained teacher, on the device, in eval mode, without gradients; it takes
+            images in [0, 1]. It belongs to the engine: a task that made it its own submodule would
+            write it into every checkpoint, and is refused.
+        in_channels: channels of the images.
+        image_size: height and width of the images in pixels.
+        student: the network that is trained, for its shapes; ``Task.loss`` is given its forward.
+        train_labels: labels [N] of the training set, in the order of ``Batch.index``.
+    """
 
     num_classes: int
     epochs: int
@@ -128,6 +158,8 @@ class TaskContext:
     teacher: nn.Module | None = None
     in_channels: int = 3
     image_size: int = 32
+    student: nn.Module | None = None
+    train_labels: Tensor | None = None
 
 
 class StepView(Protocol):
@@ -165,7 +197,15 @@ class Task(nn.Module):
     optimised together with the model's unless the task optimises them itself. ``loss`` may be
     called more than once per step (adversarial weight perturbation does), so state changes belong
     in ``before_attack``, ``observe`` and ``end_epoch``.
+
+    Attributes:
+        teacher_logits: whether each batch comes with the eval-mode teacher's logits of its images.
+        teacher_state_moves: whether training moves the teacher's buffers, as the running statistics
+            of a teacher in training mode; without it the engine refuses a teacher that changed.
     """
+
+    teacher_logits: ClassVar[bool] = False
+    teacher_state_moves: ClassVar[bool] = False
 
     def __init__(self, params: Any, context: TaskContext) -> None:
         """Keep the method's validated parameters and the run's context."""

@@ -135,7 +135,7 @@ def from_checkpoint(path: Path, info: DatasetInfo, arch: str | None) -> Loaded:
     if is_own(content):
         if arch not in (None, content["arch"]):
             raise UserError(
-                f"{path} holds a {content['arch']}, but {arch} was asked for: leave out --arch"
+                f"{path} holds a {content['arch']}, but {arch} was asked for: ask for what it holds"
             )
         check_classes(content["num_classes"], info, str(path))
         return from_own(content, path)

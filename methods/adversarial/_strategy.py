@@ -218,7 +218,8 @@ class StrategyTask(PgdAtTask):
                 (after(x).argmax(1) == tried.y).float().mean() for x in (x_adv, tried.x)
             )
         weights = self.params.robust_reward_weight, self.params.clean_reward_weight
-        return reached.float() + weights[0] * robust + weights[1] * clean
+        reward: Tensor = reached.float() + weights[0] * robust + weights[1] * clean
+        return reward
 
     def watched(self, batch: Batch) -> dict[str, Tensor]:
         """For the log: the mean radius and step count of a batch's plan, and the last reward."""
