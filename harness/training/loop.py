@@ -24,10 +24,11 @@ from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.checkpoint import load_training, save_training
-from harness.training.inner import maximise
+from harness.training.inner import clipped, follow, maximise
 from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
 from harness.training.optimizer import build_optimizer
+from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
 from harness.training.weight_perturbation import perturbation, perturbed
 
@@ -85,9 +86,11 @@ class Trainer:
         self.model = model.to(device)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
-        self.forward: nn.Module = compiled(forward) if self.training.compile else forward
-        self.optimizer = build_optimizer(self.model, self.task, self.training.optimizer)
+        self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas)
+        self.forward: nn.Module = compiled(self.plain) if self.training.compile else self.plain
+        self.optimizer = build_optimizer(
+            self.model, self.task.optimised_parameters(), self.training.optimizer
+        )
         self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)
         self.best: dict[str, Any] | None = None
@@ -157,8 +160,8 @@ class Trainer:
         self.model.train()
         self.task.train()
         offsets: list[Tensor] = []
-        gamma = self.training.weight_perturbation.gamma
-        if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
+        gamma = self._gamma(batch.epoch)
+        if gamma:
             offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
         with perturbed(self.model, offsets):
             output = self._loss(batch)
@@ -183,17 +186,46 @@ class Trainer:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
+    def _gamma(self, epoch: int) -> float:
+        config = self.training.weight_perturbation
+        return config.gamma if epoch >= config.start_epoch else 0.0
+
     def _attack(self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator) -> None:
+        """Let the task look and propose, then attack; what is found is held to the radius."""
         attack = self.training.attack
         assert attack is not None
-        mode = attack_mode(self.model, attack.model_mode)
-        with mode, frozen_parameters(self.model), self._precision():
+        (group, *_) = self.optimizer.param_groups
+        view = Preview(
+            forward=self.plain,
+            attacked=lambda tried: self._found(tried, schedule, generator),
+            optimizer=self.training.optimizer,
+            rate=group["lr"],
+            momentum=group["momentum"],
+            gamma=self._gamma(batch.epoch),
+            generator=generator,
+        )
+        with attack_mode(self.model, attack.model_mode), self._precision():
+            self.task.before_attack(batch, view)
+            with torch.no_grad():
+                batch.plan = self.task.attack_plan(batch, generator)
+            found = self._found(batch, schedule, generator)
+            if found is not None:
+                batch.x_adv = clipped(found, batch.x, schedule.eps)
+
+    def _found(
+        self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator
+    ) -> Tensor | None:
+        """What the attack finds for a batch, or None where the task names no objective."""
+        attack = self.training.attack
+        assert attack is not None
+        with frozen_parameters(self.model):
             with torch.no_grad():
                 objective = self.task.attack_objective(self.forward, batch)
-            if objective is not None:
-                batch.x_adv = maximise(
-                    self.forward, objective, batch.x, schedule, attack, generator
-                )
+            if objective is None:
+                return None
+            if batch.plan is None:
+                return maximise(self.forward, objective, batch.x, schedule, attack, generator)
+            return follow(self.forward, objective, batch.x, batch.plan, attack, generator)
 
     def _watch(self, epoch: int) -> dict[str, Any]:
         """Accuracies on the watched images; remembers the best epoch if selection asks for it."""

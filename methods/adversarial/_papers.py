@@ -63,3 +63,16 @@ AWP = Paper(
   year = {2020}
 }""",
 )
+
+LAS = Paper(
+    line="Jia, Zhang, Wu, Ma, Wang, Cao: LAS-AT: Adversarial Training with Learnable Attack "
+    "Strategy, CVPR 2022",
+    url="https://arxiv.org/abs/2203.06616",
+    bibtex="""@inproceedings{jia2022las,
+  title = {{LAS-AT}: Adversarial Training with Learnable Attack Strategy},
+  author = {Jia, Xiaojun and Zhang, Yong and Wu, Baoyuan and Ma, Ke and Wang, Jue and
+            Cao, Xiaochun},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
+}""",
+)

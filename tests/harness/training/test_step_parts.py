@@ -1,6 +1,7 @@
 """Inner attack, weight perturbation, averaging and network modes, each against its definition."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -179,15 +180,26 @@ def test_average_is_the_recurrence_and_integers_stay_integers() -> None:
     for name, tensor in expected.items():
         torch.testing.assert_close(averaged[name], tensor)
     assert averaged["1.num_batches_tracked"].dtype == torch.int64
+    assert int(averaged["1.num_batches_tracked"]) == 5
 
 
-def test_average_of_a_constant_model_is_that_model() -> None:
+@pytest.mark.parametrize("count", [0, 7, 390, 78_200])
+@pytest.mark.parametrize(
+    "settings",
+    [{"decay": 0.995}, {"decay": 0.9}, {"decay_warmup": True}, {"buffers": "live"}],
+    ids=str,
+)
+def test_average_of_a_constant_model_is_that_model(settings: dict[str, Any], count: int) -> None:
     model = small_net()
-    average = WeightAverage(model, AveragingConfig(kind="step", decay=0.995))
+    model[1].num_batches_tracked.fill_(count)
+    average = WeightAverage(model, AveragingConfig(kind="step", **settings))
     for _ in range(50):
         average.after_step(1)
     for name, tensor in average.model.state_dict().items():
-        torch.testing.assert_close(tensor, model.state_dict()[name])
+        expected = model.state_dict()[name]
+        assert tensor.dtype == expected.dtype
+        torch.testing.assert_close(tensor, expected)
+    assert int(average.model.state_dict()["1.num_batches_tracked"]) == count
 
 
 def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics() -> None:

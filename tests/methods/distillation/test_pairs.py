@@ -144,7 +144,7 @@ def test_three_steps(pair: str, name: str) -> None:
         train_labels=labels,
     )
     task = method.task(method.params(**params), context)
-    optimizer = build_optimizer(student, task, config.training.optimizer)
+    optimizer = build_optimizer(student, task.parameters(), config.training.optimizer)
     forward = ReplicaForward(student, 1)
     own = {key: value.clone() for key, value in task.state_dict().items()}
     x = torch.rand(2, 3, 32, 32)
