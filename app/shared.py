@@ -45,9 +45,10 @@ def has_database() -> bool:
 
 def ask(question: Callable[..., T], *arguments: Any) -> T:
     """``question(database, *arguments)``; again only once the database has changed."""
-    return _answered(
+    answer: T = _answered(
         question.__qualname__, _stamp(), str(results_folder()), arguments, _question=question
     )
+    return answer
 
 
 def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
@@ -56,9 +57,10 @@ def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
     def ask_it(_: Database, *given: Any) -> T:
         return question(*given, results_folder())
 
-    return _answered(
+    answer: T = _answered(
         question.__qualname__, _stamp(), str(results_folder()), arguments, _question=ask_it
     )
+    return answer
 
 
 @st.cache_data(show_spinner=False, max_entries=128)
@@ -203,6 +205,11 @@ def _refuse(label: str, given: str, default: str) -> None:
         f"The address asks for {plain(label.lower())} “{plain(shown)}”, which there is not: "
         f"showing {plain(default)}."
     )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def percent(value: float | None) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from leaderboards.badges import DISPUTED, FLAGGED
+from leaderboards.render.latex import escape
+from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
 from leaderboards.rendered import Cell, Number, RenderedColumn, RenderedRow, RenderedTable
 
 PRINTED_ORDER = "as printed"
@@ -108,7 +110,10 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
         ):
             numbers = [_side(row.cells.get(column.key), side) for row in rows]
             if wanted and any(numbers):
-                texts = [number_text(number, column) for number in numbers]
+                texts = [
+                    number_text(number, row, column)
+                    for number, row in zip(numbers, rows, strict=True)
+                ]
                 weights = [number is not None and number.bold for number in numbers]
                 add(title, texts, weights, _help(column, side))
         gaps = [_side(row.cells.get(column.key), "ours") for row in rows]
@@ -134,15 +139,13 @@ def _side(cell: Cell | None, side: str) -> Number | None:
     return cell.ours if side == "ours" else cell.printed or cell.logged
 
 
-def number_text(number: Number | None, column: RenderedColumn) -> str:
-    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; signs for differences."""
+def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn) -> str:
+    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
     if number is None:
         return ""
-    sign = "+" if column.difference or column.metric.startswith("delta") else ""
-    text = f"{number.value:{sign}.{column.decimals}f}{column.unit}"
-    text += DISPUTED * bool(number.disputed) + FLAGGED * bool(number.flags)
+    text = value_text(number, column, signed=is_signed(row, column)) + marks(number)
     if number.std is not None:
-        return f"{text} ± {number.std:.{column.decimals}f}"
+        return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
     if number.low is not None and number.high is not None:
         return f"{text} [{number.low:.1f}, {number.high:.1f}]"
     return text
@@ -193,19 +196,8 @@ def markdown(cells: pd.DataFrame) -> str:
 def latex(cells: pd.DataFrame, caption: str) -> str:
     """Cells as a booktabs table."""
     return str(
-        cells.map(_escaped)
-        .rename(columns=_escaped)
+        cells.map(lambda text: escape(str(text)))
+        .rename(columns=escape)
         .style.hide(axis="index")
-        .to_latex(hrules=True, caption=_escaped(caption), position_float="centering")
+        .to_latex(hrules=True, caption=escape(caption), position_float="centering")
     )
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-}  # fmt: skip
-
-
-def _escaped(text: object) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in str(text))

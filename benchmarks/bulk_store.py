@@ -50,7 +50,7 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
         for name in names
         for metric, value in zip(
             ("clean", *STANDARD_ATTACKS, "aa", "robust"),
-            (0.6, 0.4, 0.33, 0.33, 0.32, 0.32, 0.32) - generator.random() / 10,
+            np.array([0.6, 0.4, 0.33, 0.33, 0.32, 0.32, 0.32]) - generator.random() / 10,
             strict=True,
         )
     ]  # fmt: skip

@@ -149,8 +149,11 @@ class RenderedTable:
         selection: whose weights the printed numbers are of, as far as that is known.
         labels: titles of the label columns.
         method_label: which of the label columns names the method, from 0.
+        last_labels: how many label columns stand behind the numbers in print.
         stub: title of a column that names the section; empty if the paper has none.
-        panels: whether the paper prints each section as a table of its own.
+        stub_text: the one text in that column; where it is empty, the section's name.
+        panels: section to its caption where the paper prints each section as a table of its own;
+            else empty.
         columns: printed columns first, in the paper's order, then differences.
         rows: printed rows in the paper's order, then RobustBench's, then ours.
         remarks: what a reader must know of the whole table.
@@ -166,8 +169,10 @@ class RenderedTable:
     selection: str
     labels: tuple[str, ...]
     method_label: int
+    last_labels: int
     stub: str
-    panels: bool
+    stub_text: str
+    panels: Mapping[str, str]
     columns: tuple[RenderedColumn, ...]
     rows: tuple[RenderedRow, ...]
     remarks: tuple[str, ...]

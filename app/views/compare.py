@@ -16,6 +16,7 @@ from app.shared import (
     nothing_yet,
     one_of,
     plain,
+    records,
 )
 from app.words import protocol_text
 from harness.evaluation.statistics import PairedComparison, compare_paired
@@ -55,7 +56,7 @@ def page() -> None:
 
 
 def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    row: dict[str, Any] = known[known["run_id"] == run_id].iloc[0].to_dict()
+    row: dict[str, Any] = records(known[known["run_id"] == run_id])[0]
     return row
 
 

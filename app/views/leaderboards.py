@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from app.shared import (
     nothing_yet,
     one_of,
     plain,
+    records,
     search,
     some_of,
 )
@@ -36,11 +38,14 @@ from app.words import BADGE_LEGEND, protocol_text
 from harness.registry import METHODS
 from leaderboards.assembly import table as paper_table
 from leaderboards.assembly import tables
+from leaderboards.render.latex import to_latex
+from leaderboards.render.markdown import to_markdown
 from leaderboards.rendered import RenderedRow, RenderedTable
 from leaderboards.summary import RunSummary, run_summary
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
+ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 FACTS = {
     "aug": ("augmentation", "Augmentation", "Training data beyond the set itself, as printed."),
     "arch": ("arch", "Architecture", "The network, as printed."),
@@ -75,7 +80,7 @@ def _paper_table(table: RenderedTable) -> None:
     st.subheader(f"Table {table.number}: {plain(table.title)}", anchor=False)
     st.caption(f"{plain(table.caption)} {plain(table.protocol)}")
     if table.message:
-        st.warning(plain(table.message))
+        st.caption(f"Printed numbers alone: {plain(table.message)}.")
     filters, sort = _filters(table)
     view = _view(table)
     rows = chosen_rows(table, filters, sort)
@@ -85,7 +90,7 @@ def _paper_table(table: RenderedTable) -> None:
     cells = shown(table, rows, printed=view != "ours", ours=view != "printed")
     picked = _frame(cells, f"Table {table.number} with {len(rows)} rows")
     st.caption(_told(table, len(rows)))
-    _downloads(f"table-{table.number}", cells, table.title, rows)
+    _downloads(f"table-{table.number}", _table_files(table, rows, view, cells))
     for index in picked:
         if index < len(rows):
             _row(table, rows[index])
@@ -181,24 +186,31 @@ def _row(table: RenderedTable, row: RenderedRow) -> None:
             st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
 
 
-def _downloads(name: str, cells: Shown, title: str, rows: list[RenderedRow]) -> None:
-    entries = _bibtex([row.facts.get("method", "") for row in rows])
-    files = {
-        "CSV": (cells.cells.to_csv(index=False), "csv", "text/csv"),
-        "LaTeX": (latex(cells.cells, title), "tex", "text/x-tex"),
-        "Markdown": (markdown(cells.cells), "md", "text/markdown"),
-        "BibTeX": (entries, "bib", "text/x-bibtex"),
+def _table_files(
+    table: RenderedTable, rows: list[RenderedRow], view: str, cells: Shown
+) -> dict[str, str]:
+    """The rows shown, in each format; LaTeX is set as the paper sets it."""
+    selected = replace(table, rows=tuple(rows))
+    return {
+        "CSV": cells.cells.to_csv(index=False),
+        "LaTeX": to_latex(selected, ours=view != "printed"),
+        "Markdown": to_markdown(selected),
+        "BibTeX": _bibtex([row.facts.get("method", "") for row in rows]),
     }
+
+
+def _downloads(name: str, files: dict[str, str]) -> None:
     with st.container(horizontal=True, gap="small"):
-        for label, (data, ending, kind) in files.items():
+        for label, text in files.items():
+            ending = ENDINGS[label]
             st.download_button(
                 label,
-                data,
+                text,
                 f"{download_name(name)}.{ending}",
-                kind,
+                "text/csv" if ending == "csv" else "text/plain",
                 key=f"download-{ending}",
                 on_click="ignore",
-                disabled=not data,
+                disabled=not text,
                 help=f"The rows shown, as {label}.",
             )
 
@@ -237,7 +249,7 @@ def _summary(run_id: str, evaluation_id: str, results: Any) -> RunSummary:
 def _protocol_names(protocols: pd.DataFrame) -> list[str]:
     """A name for each protocol, told apart by the images' hash where words do not suffice."""
     names = []
-    for row in protocols.to_dict("records"):
+    for row in records(protocols):
         marks = ["small scale"] * (row["scale"] == "small") + ["partial"] * bool(row["partial"])
         precision = [row["precision"]] * (row["precision"] not in (None, "float32"))
         names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *precision, *marks]))
@@ -260,7 +272,10 @@ def _summary_table(summary: RunSummary, words: str) -> None:
     cells = rows.reset_index(drop=True)
     method, *rest = [name for name in cells.columns if name != "#"]
     cells = cells[[method, "#", *rest]]
-    help = {name: _SUMMARY_HELP.get(name, f"Accuracy after {name}, in percent.") for name in cells}
+    help = {
+        str(name): _SUMMARY_HELP.get(str(name), f"Accuracy after {name}, in percent.")
+        for name in cells
+    }
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold.loc[[entry.rank == "1" for entry in entries]] = True
     picked = _frame(Shown(cells, bold, help), f"{len(entries)} rows of one protocol")
@@ -268,7 +283,12 @@ def _summary_table(summary: RunSummary, words: str) -> None:
         f"{plain(summary.title)}. Ranked by {plain(summary.metric)}; 1=: interval overlaps the "
         f"leader's; partial: on a part of the data, never ranked. {BADGE_LEGEND}"
     )
-    _downloads("runs", Shown(cells, bold, help), summary.title, [])
+    files = {
+        "CSV": cells.to_csv(index=False),
+        "LaTeX": latex(cells, summary.title),
+        "Markdown": markdown(cells),
+    }
+    _downloads("runs", files)
     for index in picked:
         if index < len(entries):
             entry = entries[index]
