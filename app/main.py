@@ -9,7 +9,7 @@ from app.shared import data_line, sentences
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
 PAGES = [
-    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
+    st.Page("views/leaderboards.py", title="Leaderboards", default=True),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),
     st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),

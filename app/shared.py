@@ -54,7 +54,10 @@ def ask(question: Callable[..., T], *arguments: Any) -> T:
 def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
     """``question(*arguments, results folder)``; again only once the database has changed."""
 
-    def ask_it(_: Database, *given: Any) -> T:
+    def ask_it(own: Database, *given: Any) -> T:
+        # Whoever holds the database is met here, where the wait is short.
+        if own.path.exists():
+            own.query("SELECT 1")
         return question(*given, results_folder())
 
     answer: T = _answered(
@@ -159,6 +162,21 @@ def one_of(
         return default if chosen is None else chosen
     index = options.index(default)
     return st.selectbox(label, options, index, key=key, help=help, bind="query-params")
+
+
+def one_named(
+    label: str, options: Sequence[str], *, key: str, default: str, help: str | None = None
+) -> str:
+    """A choice whose default depends on the data, so that the address always names it.
+
+    A link to it then shows the same when there are newer runs.
+    """
+    _complain(label, key, options, default)
+    given = st.query_params.get(key)
+    if given not in options and st.session_state.get(key) not in options:
+        st.session_state[key] = default
+    chosen = st.selectbox(label, options, index=None, key=key, help=help, bind="query-params")
+    return default if chosen is None else chosen
 
 
 def some_of(label: str, options: Sequence[str], *, key: str, help: str | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from app.shared import (
     has_database,
     heading,
     nothing_yet,
+    one_named,
     one_of,
     plain,
     records,
@@ -42,10 +43,10 @@ def page() -> None:
     ids = known["run_id"].tolist()
     left, right = st.columns(2)
     with left:
-        a = one_of("First run", ids, key="a", help="A of A minus B.")
+        a = one_named("First run", ids, key="a", default=ids[0], help="A of A minus B.")
         row_a = _row(known, a)
     with right:
-        b = one_of("Second run", ids, key="b", default=_partner(known, row_a))
+        b = one_named("Second run", ids, key="b", default=_partner(known, row_a))
         row_b = _row(known, b)
     if a == b:
         st.info("Both are the same run: choose two.")

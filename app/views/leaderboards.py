@@ -16,6 +16,7 @@ from app.shared import (
     has_database,
     heading,
     nothing_yet,
+    one_named,
     one_of,
     plain,
     records,
@@ -103,11 +104,13 @@ def _paper_table(table: RenderedTable) -> None:
 
 
 def _filters(table: RenderedTable) -> tuple[Filters, str]:
-    active = any(key in st.query_params for key in (*FACTS, "q", "sort"))
+    active = any(key in st.query_params for key in (*FACTS, "search", "sort"))
     with st.expander("Search, filter and sort", expanded=active):
         columns = st.columns(4)
         with columns[0]:
-            words = search("Search", key="q", help="In method, network, training data and section.")
+            words = search(
+                "Search", key="search", help="In method, network, training data and section."
+            )
         facts = {}
         for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
             with columns[place % 4]:
@@ -235,10 +238,11 @@ def _runs_here() -> None:
         nothing_yet("No evaluation is finished yet.")
         return
     names = _protocol_names(protocols)
-    chosen = one_of("Protocol", names, key="protocol", help="Only like is ranked with like.")
+    help = "Only like is ranked with like."
+    chosen = one_named("Protocol", names, key="protocol", default=names[0], help=help)
     row = protocols.iloc[names.index(chosen)]
     summary: RunSummary = ask_folder(_summary, row["run_id"], row["evaluation_id"])
-    words = search("Search", key="q", help="In method and network.")
+    words = search("Search", key="search", help="In method and network.")
     _summary_table(summary, words)
 
 

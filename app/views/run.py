@@ -20,6 +20,7 @@ from app.shared import (
     heading,
     interval,
     nothing_yet,
+    one_named,
     one_of,
     percent,
     plain,
@@ -126,7 +127,8 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(finished) < 2:
         return finished[0] if finished else None
     names = [each["evaluation_id"] for each in finished]
-    name = one_of("Evaluation", names, key="evaluation", help="The run was measured several times.")
+    help = "The run was measured several times."
+    name = one_named("Evaluation", names, key="evaluation", default=names[0], help=help)
     return finished[names.index(name)]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.shared import ask, has_database, heading, nothing_yet, one_of, plain, some_of
+from app.shared import ask, has_database, heading, nothing_yet, one_named, one_of, plain, some_of
 from app.tradeoff import AXES, SOURCES, pareto_front, printed_points, run_points
 
 
@@ -33,9 +33,9 @@ def page() -> None:
         return
     defaults = _defaults(points, able)
     with columns[1]:
-        y_name = one_of("Up", able, key="y", default=defaults[1], help="Vertical axis.")
+        y_name = one_named("Up", able, key="y", default=defaults[1], help="Vertical axis.")
     with columns[2]:
-        x_name = one_of("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
+        x_name = one_named("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
     with columns[3]:
         sources = some_of(
             "Source", list(SOURCES.values()), key="src", help="Where numbers are from."
