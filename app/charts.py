@@ -126,13 +126,14 @@ def tradeoff(
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
     steps = (
-        alt.Chart(front)
+        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front))))
         .mark_line(
             color=GREY,
             strokeDash=[5, 3],
             interpolate="step-after" if lower_is_better else "step-before",
         )
-        .encode(x=x, y=y)
+        # Points of one x keep the order in which the steps meet them.
+        .encode(x=x, y=y, order=alt.Order("step:Q"))
     )
     spans = (
         alt.Chart(points)

@@ -19,7 +19,11 @@ PAGES = [
     st.Page("views/tsne.py", title="t-SNE", url_path="tsne"),
 ]
 
+# Streamlit leaves six lines of nothing above a page.
+STYLE = "<style>.stMainBlockContainer {padding-top: 4.5rem; padding-bottom: 2rem}</style>"
+
 page = st.navigation(PAGES, position="top")
+st.html(STYLE)
 with sentences():
     page.run()
 data_line()

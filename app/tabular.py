@@ -13,6 +13,7 @@ from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
 from leaderboards.rendered import Cell, Number, RenderedColumn, RenderedRow, RenderedTable
 
 PRINTED_ORDER = "as printed"
+SECTION = "Section"
 OURS = " (ours)"
 FROM_PRINT = " (ours - print)"
 
@@ -101,8 +102,8 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
     for place in _label_order(table):
         title = table.labels[place]
         add(title, [row.labels[place] for row in rows], None, f"{title}, as the paper prints it.")
-    if table.stub and any(row.group for row in rows):
-        add(table.stub, [row.group for row in rows], None, "Section; ranked apart.")
+    if len({row.group for row in rows}) > 1:
+        add(SECTION, [row.group for row in rows], None, "Rows of different sections rank apart.")
     for column in table.columns:
         for side, title, wanted in (
             ("printed", column.title, printed),

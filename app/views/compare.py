@@ -91,6 +91,7 @@ def _settings(a: str, b: str) -> None:
         st.dataframe(
             found,
             hide_index=True,
+            placeholder="",
             column_config={
                 "setting": st.column_config.TextColumn("Setting", pinned=True, help="Its path."),
                 "a": st.column_config.TextColumn("A", help="Value in the first run."),
@@ -189,6 +190,7 @@ def _disagreements(
         st.dataframe(
             differing[["index", "label", "right", *seen]].head(LISTED),
             hide_index=True,
+            placeholder="",
             column_config={
                 "index": st.column_config.NumberColumn("Image", help="Row of the test set."),
                 "label": st.column_config.NumberColumn("Class", help="True class."),

@@ -46,6 +46,7 @@ from leaderboards.summary import RunSummary, run_summary
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
+PIXELS_A_SIGN, PIXELS_AROUND, WIDEST = 8, 26, 280
 ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 FACTS = {
     "aug": ("augmentation", "Augmentation", "Training data beyond the set itself, as printed."),
@@ -142,6 +143,7 @@ def _frame(cells: Shown, words: str) -> list[int]:
             title,
             help=help,
             pinned=title == first,
+            width=_width(cells, title),
             alignment="left" if cells.cells[title].map(_is_word).any() else "right",
         )
         for title, help in cells.help.items()
@@ -149,6 +151,7 @@ def _frame(cells: Shown, words: str) -> list[int]:
     picked = st.dataframe(
         cells.cells.style.apply(lambda _: weight, axis=None),
         hide_index=True,
+        placeholder="",
         height="content" if len(cells.cells) <= 40 else 720,
         column_config=config,
         on_select="rerun",
@@ -157,6 +160,12 @@ def _frame(cells: Shown, words: str) -> list[int]:
         alt=words,
     )
     return list(picked.selection.rows)
+
+
+def _width(cells: Shown, title: str) -> int:
+    """Pixels that the longest cell and the head need; bold text is wider than is allowed for."""
+    texts = [title, *cells.cells[title]]
+    return min(max(map(len, texts)) * PIXELS_A_SIGN + PIXELS_AROUND, WIDEST)
 
 
 def _is_word(text: str) -> bool:

@@ -238,6 +238,7 @@ def _attacks(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="",
         column_config={
             "stage": st.column_config.TextColumn("Stage", pinned=True, help="In order."),
             "attacked": st.column_config.NumberColumn("Given", help="Images it was given."),
@@ -283,6 +284,7 @@ def _per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     st.dataframe(
         wide,
         hide_index=True,
+        placeholder="",
         column_config={
             "name": st.column_config.TextColumn("Class", pinned=True, help="True class."),
             "clean": st.column_config.NumberColumn(
@@ -357,6 +359,7 @@ def _sample_table(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
     st.dataframe(
         shown,
         hide_index=True,
+        placeholder="",
         column_config={
             "index": st.column_config.NumberColumn("Image", help="Row of the test set, from 0."),
             "label": st.column_config.TextColumn("Class", help="True class."),
@@ -395,6 +398,7 @@ def _configuration(run: dict[str, Any]) -> None:
     st.dataframe(
         shown,
         hide_index=True,
+        placeholder="",
         column_config={
             "setting": st.column_config.TextColumn(
                 "Setting", pinned=True, help="As for --set setting=value."
@@ -428,6 +432,7 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
     st.dataframe(
         pd.DataFrame({"fact": list(known), "value": list(known.values())}),
         hide_index=True,
+        placeholder="",
         column_config={
             "fact": st.column_config.TextColumn("Fact", pinned=True, help="What was recorded."),
             "value": st.column_config.TextColumn("Value", width="large", help="Its value."),

@@ -116,6 +116,7 @@ def table(**filters: Any) -> None:
             column_config=COLUMNS,
             column_order=list(COLUMNS),
             hide_index=True,
+            placeholder="",
             on_select="rerun",
             selection_mode="multi-row",
             key="chosen",

@@ -137,6 +137,7 @@ def _words(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="",
         column_config={
             "run": st.column_config.TextColumn("Run", pinned=True, help="Whose features."),
             "kind": st.column_config.TextColumn("Images", help="Natural, or attacked by PGD."),
