@@ -1,7 +1,7 @@
 """Charts as pure functions of frames: each returns an Altair chart, which is testable JSON.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart; whatever a colour says, a
-shape, a dash or a word says too. Values are percent where an axis says so.
+Colours are those of Okabe and Ito, which the colour-blind tell apart, with a blue that stands out
+on dark ground as on light; whatever a colour says, a shape, a dash or a word says too. Values are percent where an axis says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 Picture = Any
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY = (
-    "#0072B2",
+    "#2A87C0",
     "#E69F00",
     "#009E73",
     "#D55E00",

@@ -99,11 +99,13 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
         bold[title] = weights or [False] * len(texts)
         notes[title] = help
 
-    for place in _label_order(table):
+    def add_label(place: int) -> None:
         title = table.labels[place]
-        add(title, [row.labels[place] for row in rows], None, f"{title}, as the paper prints it.")
-    if len({row.group for row in rows}) > 1:
-        add(SECTION, [row.group for row in rows], None, "Rows of different sections rank apart.")
+        texts = [row.labels[place] for row in rows]
+        add(title, texts, None, f"{title}, as the paper prints it.")
+
+    # Numbers next to the method, so that a phone shows them; what else is printed comes after.
+    add_label(table.method_label)
     for column in table.columns:
         for side, title, wanted in (
             ("printed", column.title, printed),
@@ -125,13 +127,12 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
             add(column.title + FROM_PRINT, texts, None, "Our number minus the printed one.")
     sources = [row.facts.get("source", "") for row in rows]
     add("Source", sources, None, "Where numbers are from: P printed, RB RobustBench, R or S ours.")
+    for place in range(len(table.labels)):
+        if place != table.method_label:
+            add_label(place)
+    if len({row.group for row in rows}) > 1:
+        add(SECTION, [row.group for row in rows], None, "Rows of different sections rank apart.")
     return Shown(pd.DataFrame(cells), pd.DataFrame(bold), notes)
-
-
-def _label_order(table: RenderedTable) -> list[int]:
-    """Label columns with the method's first, since it is the pinned one."""
-    rest = [place for place in range(len(table.labels)) if place != table.method_label]
-    return [table.method_label, *rest]
 
 
 def _side(cell: Cell | None, side: str) -> Number | None:
@@ -169,6 +170,8 @@ def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
             told += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
             told += [f"{FLAGGED} {where}: {flag}" for flag in number.flags]
             told += [f"{where}: {number.note}"] if number.note else []
+            if cell and number is cell.logged:
+                told.append(f"{where}, in the authors' log: {value_text(number, column)}")
             if number.seeds:
                 n = f", n = {number.n}" if number.n else ""
                 told.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")

@@ -37,6 +37,8 @@ ROOT_SEARCH = re.compile(
     r"404 \(Not Found\) \(http://localhost:\d+/\w+/_stcore/(health|host-config)\)"
 )
 DONE = "[data-testid='stApp'][data-test-script-state='notRunning']"
+# Streamlit draws grey boxes where a part of a page is still being loaded.
+DRAWN = "() => document.querySelectorAll('[data-testid=stSkeleton]').length === 0"
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +124,9 @@ class Visitor:
     def settle(self) -> None:
         """Wait until the script is done and what it sent is drawn."""
         self.page.wait_for_selector(DONE, timeout=30_000)
-        self.page.wait_for_timeout(250)
+        self.page.wait_for_timeout(200)
         self.page.wait_for_selector(DONE, timeout=30_000)
+        self.page.wait_for_function(DRAWN, timeout=30_000)
         assert self.page.locator("[data-testid='stException']").count() == 0
         assert self.page.locator("[data-testid='stAlertContentError']").count() == 0
         assert self.troubles == []
