@@ -1,6 +1,6 @@
 """The command line: one short function a verb.
 
-Exit status: 0 done, 1 regression, 2 the user's mistake, 130 interrupted.
+Exit status: 0 done, 1 regression or a failed run of a sweep, 2 the user's mistake, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from harness import listing, resolve, runner
+from harness import cli_study, listing, resolve, runner
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
+app.command()(cli_study.sweep)
 
 INTERRUPTED = 130
 

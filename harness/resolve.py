@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, assign, merge
+from harness.config import EvalConfig, RunConfig, assign, flat, merge
 from harness.data import DATASETS
 from harness.errors import UserError
 from harness.method import Method
@@ -55,8 +55,8 @@ def resolve(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path, value))
-    params = _validated(method.params, layers.get("params", {}), "params.")
-    config: RunConfig = _validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
+    params = validated(method.params, layers.get("params", {}), "params.")
+    config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
     return config
 
@@ -91,14 +91,14 @@ def evaluation(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path.removeprefix("evaluation."), value))
-    config: EvalConfig = _validated(EvalConfig, layers, "evaluation.")
+    config: EvalConfig = validated(EvalConfig, layers, "evaluation.")
     return config
 
 
 def recipe_changes(config: RunConfig) -> dict[str, Any]:
     """What the run changes of its recipe, dotted path to value; the seed is not a change."""
     recipe = resolve(config.method, recipe=config.recipe)
-    ours, theirs = _flat(config.identity_payload()), _flat(recipe.identity_payload())
+    ours, theirs = flat(config.identity_payload()), flat(recipe.identity_payload())
     absent = object()
     return {
         path: value
@@ -125,7 +125,12 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
     return method.recipes[name]()
 
 
-def _validated(model: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
+def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
+    """What the user gave as an instance of ``model``.
+
+    Raises:
+        UserError: a value is refused or a name is unknown; the message has the nearest names.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -155,12 +160,3 @@ def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
         ]
         paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
     return paths
-
-
-def _flat(payload: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in payload.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat

@@ -32,6 +32,8 @@ from harness.training.weight_perturbation import perturbation, perturbed
 # On an accelerator reading the loss back stalls the device, so it is read only this often; the
 # first bad step is remembered on the device and named exactly.
 FINITE_CHECK_EVERY = 50
+# Losses of single steps that an epoch's record keeps.
+OPENING_STEPS = 20
 
 
 class TrainingReporter(Protocol):
@@ -74,8 +76,9 @@ class Trainer:
         """
         self.config, self.training = config, config.training
         self.device, self.run, self.reporter = device, run, reporter
-        self.task, self.loader, self.watched = task.to(device), loader, watched
-        self.model = model.to(device)
+        self.dtype = torch.float64 if self.training.precision == "float64" else torch.float32
+        self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
+        self.model = model.to(device, self.dtype)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
@@ -111,6 +114,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         sums: dict[str, Tensor] = {}
+        opening: list[Tensor] = []
         watch = FiniteWatch(self.device, epoch)
         steps, images = self.loader.steps_per_epoch, 0
         started = time.perf_counter()
@@ -119,6 +123,8 @@ class Trainer:
                 output = self._step(batch, schedule, generator)
             watch.see(step, output.loss)
             images += len(batch.y)
+            if step <= OPENING_STEPS:
+                opening.append(output.loss.detach())
             for name, value in {"loss": output.loss.detach(), **output.parts}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.y)
             self.reporter.step(epoch, step, steps)
@@ -132,6 +138,7 @@ class Trainer:
             "eps": schedule.eps if schedule else None,
             "loss": means.pop("loss"),
             "parts": means,
+            "opening_losses": torch.stack(opening).tolist(),
             "sec_per_iter": self.timer.median(),
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": self._peak_memory_mb(),
@@ -141,6 +148,7 @@ class Trainer:
         self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
     ) -> StepOutput:
         """Attack, perturb the weights, descend, restore."""
+        batch.x = batch.x.to(self.dtype)
         if self.training.channels_last:
             batch.x = batch.x.contiguous(memory_format=torch.channels_last)
         if schedule is not None:
