@@ -43,7 +43,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.config import EvalConfig, InnerAttackConfig
 from harness.data import ImageSet, load_dataset
-from harness.data.loader import random_crop, random_flip
+from harness.data.augment import random_crop, random_flip
 from harness.evaluation.driver import evaluate
 from harness.evaluation.protocol import chunk_seed
 from harness.models import build_model

@@ -116,7 +116,7 @@ def our_step(trainer: Trainer, x: Tensor, y: Tensor) -> Tensor:
     """One step of the trainer, noise from seed 2."""
     schedule = inner_schedule(cast(Any, trainer.training.attack), EPOCH, trainer.training.epochs)
     batch = Batch(x=x, y=y, index=torch.arange(len(y)), epoch=EPOCH)
-    return trainer._step(batch, schedule, torch.Generator().manual_seed(2)).loss.detach()
+    return trainer.step(batch, schedule, torch.Generator().manual_seed(2)).loss.detach()
 
 
 def plain_step(step: PlainStep, x: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from harness import cli_study, listing, resolve, runner
+from harness import cli_study, cli_tables, listing, resolve, runner, step_timing
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial
@@ -31,7 +31,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
-app.command()(cli_study.sweep)
+cli_tables.register(app)
+cli_study.register(app)
 
 INTERRUPTED = 130
 
@@ -63,6 +64,11 @@ def run(
     recipe: Annotated[str | None, typer.Option(help="A recipe; see `list recipes`.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
     arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="auto (trained first), a run, a file or torchvision:NAME."),
+    ] = None,
+    teacher_arch: Annotated[str | None, typer.Option(help="The teacher's network.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
@@ -92,6 +98,8 @@ def run(
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
     options = {
         "model.arch": arch,
+        "teacher.source": teacher,
+        "teacher.arch": teacher_arch,
         "training.epochs": epochs,
         "training.batch_size": batch_size,
         "training.optimizer.lr": lr,
@@ -169,6 +177,30 @@ def evaluate(
             weights=weights,
         )
     _print_outcome(outcome, results, as_json)
+
+
+@app.command("time")
+def time_(
+    methods: Annotated[str, typer.Option(help="Methods, such as kd,dkd,ikl-kd,reviewkd.")],
+    pair: Annotated[str, typer.Option(help="TEACHER-STUDENT, such as resnet56-resnet20.")],
+    dataset: Annotated[str, typer.Option(help="Whose shapes, classes and augmentation.")] = (
+        "cifar100"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each method.")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of each before them.")] = 5,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time training steps of methods, in turns, in one process, on one device."""
+    teacher, student = step_timing.split_pair(pair)
+    plan = step_timing.Plan(
+        teacher, student, dataset, batch_size, repeats, warmup, device, data_root
+    )
+    names = [name.strip() for name in methods.split(",")]
+    result = step_timing.time_methods(names, plan)
+    print(json.dumps(result, indent=2) if as_json else step_timing.text(result))
 
 
 @app.command("export-adversarial")

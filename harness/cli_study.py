@@ -14,9 +14,15 @@ from harness import estimate, sweep_view
 from harness import sweep as sweeps
 from harness.errors import UserError
 from harness.progress import Reporter
+from harness.registry import REPORTS
 from harness.resolve import parse_assignment, validated
 
 FAILED = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(sweep)
 
 
 def sweep(
@@ -75,7 +81,10 @@ def sweep(
     if as_json:
         print(json.dumps(sweep_view.outcome_json(finished, failures), indent=2))
     else:
-        sweep_view.print_outcome(finished, failures, Console())
+        console = Console()
+        if spec.table is not None:
+            REPORTS.get("table")(spec.table, "terminal", results, console)
+        sweep_view.print_outcome(finished, failures, console)
     if failures:
         raise typer.Exit(FAILED)
 

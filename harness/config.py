@@ -195,10 +195,13 @@ class SelectionConfig(Section):
     ``last`` is the last epoch's. ``best-on-val`` is the epoch of highest PGD accuracy (clean
     accuracy where the run has no attack) on images held out of training; ``best-on-test`` takes the
     test images, as parts of the literature do, and is marked wherever it is shown.
+    ``track_test`` measures clean accuracy on all test images after every epoch and chooses nothing
+    by it: the run then records the last epoch's and the best one's, as both are reported.
     """
 
     rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
     pgd_steps: int = identity(10, ge=1)
+    track_test: bool = cost(False)
 
 
 class TrainConfig(Section):
@@ -222,6 +225,40 @@ class TrainConfig(Section):
     compile: bool = identity(False)
     monitor: MonitorConfig = cost(MonitorConfig())
     checkpoint_every: int = cost(1, ge=1)
+
+
+class TeacherConfig(Section):
+    """The trained network that the run's network learns from.
+
+    ``arch`` is a registered network. ``source`` says where its weights are: a run by its name or
+    the beginning of it, a checkpoint file, ``torchvision:NAME``, or ``auto``: the run that
+    ``method``, ``recipe`` (``auto`` is the one named like the data set), ``config`` (settings laid
+    on the recipe) and ``seed`` describe, which is trained first where it is missing. Its seed is
+    not the student's: as in the literature, all trials have one teacher.
+
+    ``weights`` is what tells teachers apart. It is found, not given: for ``auto`` the name of the
+    run, which is a hash of its configuration; for a run or a file the SHA-256 of the weights; for
+    torchvision its name of them. What leads to the weights is therefore no part of the identity.
+
+    ``minimum`` is the least top-1 accuracy (a fraction) on the test images with which a student
+    starts. It can only refuse a teacher, so it changes no answer.
+
+    ``logits`` says whether a task's teacher logits are kept in a ``table`` on the disk, which later
+    epochs, students and methods read, or computed by a ``forward`` pass for each batch; ``auto`` is
+    the table where there can be one. Both give the same logits: on a CPU to the last bit, on a GPU
+    as closely as batches of other sizes do. ``logits_dtype`` float16 rounds them in both.
+    """
+
+    arch: str = identity()
+    weights: str | None = identity(None)
+    source: str = cost("auto")
+    method: str | None = cost(None)
+    recipe: str = cost("auto")
+    config: dict[str, JsonValue] = cost({})
+    seed: int = cost(0, ge=0)
+    minimum: float | None = cost(None, ge=0, le=1)
+    logits: Literal["auto", "table", "forward"] = cost("auto")
+    logits_dtype: Literal["float32", "float16"] = identity("float32")
 
 
 class EvalConfig(Section):
@@ -269,10 +306,21 @@ class RunConfig(Section):
     data: DataConfig = identity(DataConfig())
     model: ModelConfig = identity(ModelConfig())
     training: TrainConfig = identity(TrainConfig())
+    teacher: TeacherConfig | None = identity(None)
     seed: int = identity(0, ge=0)
     evaluation: EvalConfig = cost(EvalConfig())
     device: str = cost("auto")
     results: Path = cost(Path("results"))
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The fields that change the answer; without a teacher none is named.
+
+        Runs without one keep the names they had before there were teachers.
+        """
+        payload = super().identity_payload()
+        if self.teacher is None:
+            del payload["teacher"]
+        return payload
 
     @property
     def run_id(self) -> str:

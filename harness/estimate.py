@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from harness.config import RunConfig
 from harness.data import dataset_info
 from harness.provenance import device_name
-from harness.runner import choose_device
+from harness.building import choose_device
 from harness.store.database import Database
 from harness.sweep import Item
 
@@ -60,7 +62,7 @@ def stored_timings(results: Path) -> Timings:
 
 def _timing(row: Any) -> Timing:
     method, *like, seconds = row
-    return Timing(method, tuple(None if value != value else value for value in like), seconds)
+    return Timing(method, tuple(None if pd.isna(value) else value for value in like), seconds)
 
 
 def with_estimates(items: Iterable[Item], timings: Timings) -> list[Item]:

@@ -17,7 +17,7 @@ from harness.evaluation_view import print_evaluations
 from harness.method import MethodCard
 from harness.models import ARCHITECTURES
 from harness.registry import METHODS, REPORTS, unknown_name
-from harness.resolve import recipe_changes, resolve
+from harness.resolve import recipe_changes, resolve, teacher_run
 from harness.store.database import Rebuilt
 from harness.store.rundir import RunDirectory, list_runs
 
@@ -139,25 +139,35 @@ def default_eps(dataset: str) -> float:
 
 def plan(config: RunConfig) -> Row:
     """What a run would do, and how much of it is already done."""
-    directory = RunDirectory(config.results, config.run_id)
-    if directory.model_path.exists():
-        training = "done"
-    elif directory.checkpoint_path.exists():
-        training = f"partial ({len(directory.epochs())} of {config.training.epochs} epochs)"
-    else:
-        training = "missing"
+    teacher = {}
+    if config.teacher is not None and config.teacher.source == "auto":
+        needed = teacher_run(config)
+        teacher = {"teacher": {"run_id": needed.run_id, "training": _progress(needed)}}
     return {
         "run_id": config.run_id,
-        "training": training,
+        "training": _progress(config),
+        **teacher,
         "recipe_changes": recipe_changes(config),
         "config": config.model_dump(mode="json"),
     }
+
+
+def _progress(config: RunConfig) -> str:
+    directory = RunDirectory(config.results, config.run_id)
+    if directory.model_path.exists():
+        return "done"
+    if directory.checkpoint_path.exists():
+        return f"partial ({len(directory.epochs())} of {config.training.epochs} epochs)"
+    return "missing"
 
 
 def plan_text(plan: Row) -> str:
     """A plan for reading: one setting a line."""
     changed = plan["recipe_changes"]
     lines = [f"run {plan['run_id']}, training {plan['training']}"]
+    if "teacher" in plan:
+        teacher = plan["teacher"]
+        lines.append(f"teacher {teacher['run_id']}, training {teacher['training']}")
     for path, value in _flat(plan["config"]):
         mark = "*" if path in changed else " "
         lines.append(f"{mark} {path} = {json.dumps(value)}")
@@ -186,6 +196,7 @@ def show(run: RunDirectory, results: Path, *, as_json: bool, console: Console) -
         "method": record.get("method_title") or record["source"]["source"],
         "dataset": record["dataset"],
         "model": record.get("arch"),
+        "teacher": _teacher_text(record),
         "recipe": _recipe_text(record),
         "seed": record.get("seed"),
         "device": record["provenance"].get("device"),
@@ -203,6 +214,16 @@ def show(run: RunDirectory, results: Path, *, as_json: bool, console: Console) -
     if any(evaluation.record["status"] == "success" for evaluation in run.evaluations()):
         REPORTS.get("run")(results, run.run_id).render(console)
     print_evaluations(run, console)
+
+
+def _teacher_text(record: Row) -> str | None:
+    facts = record.get("teacher_facts")
+    if not facts:
+        return None
+    found = facts["accuracy"]
+    return (
+        f"{facts['arch']} ({facts['weights']}), {100 * found['value']:.2f}% of {found['n']} right"
+    )
 
 
 def _recipe_text(record: Row) -> str | None:

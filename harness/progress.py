@@ -101,7 +101,7 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
     fields.append(f"lr {record['lr']:.4g}")
     if record.get("eps") is not None:
         fields.append(f"eps {record['eps']:.4f}")
-    for name, label in (("clean_val", "clean"), ("pgd_val", "pgd")):
+    for name, label in (("clean_val", "clean"), ("pgd_val", "pgd"), ("clean_test", "test")):
         if record.get(name) is not None:
             fields.append(f"{label} {100 * record[name]:.1f}%")
     fields.append(f"{record['sec_per_iter']:.3f} s/iter")

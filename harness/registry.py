@@ -121,5 +121,9 @@ REPORTS: Registry[Any] = Registry(
     targets={
         "run": "leaderboards.summary:run_summary",
         "reported": "leaderboards.reported:REPORTED_CSV",
+        "table": "leaderboards.report:print_report",
+        "site": "leaderboards.report:write_site",
+        "import-robustbench": "leaderboards.robustbench:import_folder",
+        "export-robustbench": "leaderboards.robustbench:export_run",
     },
 )

@@ -1,7 +1,8 @@
 """From what the user typed to a complete run configuration.
 
 Layers, each over the one before: the configuration's defaults, the method's recipe, named options,
-``--set`` assignments.
+``--set`` assignments. A teacher is named by what tells it from others, so that it is part of the
+run's identity.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, assign, flat, merge
+from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, flat, merge
 from harness.data import DATASETS
 from harness.errors import UserError
 from harness.method import Method
+from harness.models import ARCHITECTURES
 from harness.registry import METHODS, unknown_name
+from harness.store.files import file_sha256
+from harness.store.rundir import RunDirectory, find_run
 
 DEFAULT_DATASET = "digits"
+TORCHVISION = "torchvision:"
 
 
 def resolve(
@@ -58,7 +64,101 @@ def resolve(
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
-    return config
+    return _with_teacher(config, method)
+
+
+def teacher_run(config: RunConfig) -> RunConfig:
+    """The run that makes an ``auto`` teacher; see ``TeacherConfig``. It is evaluated unattacked.
+
+    Raises:
+        UserError: nothing says how the teacher is trained, or it cannot be.
+    """
+    teacher = _teacher(config)
+    if teacher.method is None:
+        raise UserError(
+            "nothing says how to train the teacher: name a trained one by --teacher, or the method "
+            "that trains it by teacher.method"
+        )
+    options: dict[str, Any] = {
+        **teacher.config,
+        "model.arch": teacher.arch,
+        "seed": teacher.seed,
+        "data.name": config.data.name,
+        "data.root": config.data.root,
+        "data.workers": config.data.workers,
+        "device": config.device,
+        "results": config.results,
+        "evaluation.attacks": (),
+        "evaluation.workers": 1,
+    }
+    recipe = None if teacher.recipe == "auto" else teacher.recipe
+    return resolve(teacher.method, recipe=recipe, dataset=config.data.name, options=options)
+
+
+def teacher_file(config: RunConfig) -> Path:
+    """The file with the weights of a teacher that is a run, trained already or not, or a file.
+
+    Raises:
+        UserError: it is a run of other images or another network, or there is no such source.
+    """
+    teacher = _teacher(config)
+    if teacher.source == "auto":
+        run_id = teacher_run(config).run_id
+        return RunDirectory(config.results, run_id).model_path
+    if Path(teacher.source).is_file():
+        return Path(teacher.source)
+    if "/" in teacher.source and not Path(teacher.source).is_dir():
+        raise UserError(f"there is no file or run {teacher.source} to take the teacher from")
+    run = find_run(config.results, teacher.source)
+    record = run.record
+    for what, found, wanted in (
+        ("data set", record.get("dataset"), config.data.name),
+        ("network", record.get("arch"), teacher.arch),
+    ):
+        if found != wanted:
+            raise UserError(
+                f"run {run.run_id} cannot be the teacher: its {what} is {found}, not {wanted}; "
+                "name another run, or the teacher's network by --teacher-arch"
+            )
+    if not run.model_path.exists():
+        raise UserError(f"run {run.run_id} has no trained model yet: finish it with `run`")
+    return run.model_path
+
+
+def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
+    """The configuration with ``teacher.weights`` found."""
+    if method.card.needs_teacher and config.teacher is None:
+        raise UserError(
+            f"method {config.method!r} learns from a teacher: say which network by --teacher-arch"
+        )
+    if config.teacher is None:
+        return config
+    if not method.card.needs_teacher:
+        raise UserError(f"method {config.method!r} learns from no teacher: leave it out")
+    ARCHITECTURES.get(config.teacher.arch)
+    found = config.teacher.model_copy(update={"weights": _weights(config)})
+    return config.model_copy(update={"teacher": found})
+
+
+def _weights(config: RunConfig) -> str:
+    teacher = _teacher(config)
+    if teacher.source == "auto":
+        return teacher_run(config).run_id
+    if teacher.source.startswith(TORCHVISION):
+        return teacher.source
+    file = teacher_file(config)
+    if teacher.method is not None:
+        own = teacher_run(config)
+        if file.resolve() == RunDirectory(config.results, own.run_id).model_path.resolve():
+            # Named by hand, it is still the teacher that ``auto`` would have found.
+            return own.run_id
+    return file_sha256(file)
+
+
+def _teacher(config: RunConfig) -> TeacherConfig:
+    if config.teacher is None:
+        raise TypeError(f"a run of {config.method} has no teacher")
+    return config.teacher
 
 
 def method_of(recipe: str | None) -> str:
@@ -96,14 +196,21 @@ def evaluation(
 
 
 def recipe_changes(config: RunConfig) -> dict[str, Any]:
-    """What the run changes of its recipe, dotted path to value; the seed is not a change."""
+    """What the run changes of its recipe, dotted path to value.
+
+    The seed is no change, and neither is it to take the recipe's teacher network from a file or a
+    run: its accuracy is measured and recorded.
+    """
     recipe = resolve(config.method, recipe=config.recipe)
     ours, theirs = flat(config.identity_payload()), flat(recipe.identity_payload())
+    unchanging = {"seed"}
+    if config.teacher is not None and config.teacher.source != "auto":
+        unchanging.add("teacher.weights")
     absent = object()
     return {
         path: value
         for path, value in ours.items()
-        if path != "seed" and theirs.get(path, absent) != value
+        if path not in unchanging and theirs.get(path, absent) != value
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,30 @@ import torch
 from torch import nn
 
 from harness import provenance
+from harness.building import (
+    choose_device,
+    new_model,
+    new_task,
+    normalisation,
+    training_loader,
+)
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.augment import Augmentation
-from harness.data.base import Dataset, DatasetInfo, ImageSource
-from harness.data.generated import (
-    MixedLoader,
-    check_same_file,
-    open_generated,
-    steps_with_generated,
-)
-from harness.data.loader import Loader, make_loader, split_validation
+from harness.data.base import Dataset, ImageSource
+from harness.data.generated import check_same_file, open_generated
+from harness.data.loader import split_validation
 from harness.data.npz import NpzImages
 from harness.errors import UserError
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.method import Method, Task, TaskContext
-from harness.models import build_model
+from harness.evaluation.statistics import accuracy
+from harness.method import Method, TaskContext
 from harness.models.loading import load_external, load_model_file
-from harness.models.normalize import Normalized
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS, REPORTS
 from harness.resolve import recipe_changes
-from harness.seeding import derive_seed
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from harness.teacher import Teacher, prepare_teacher, teaching, unchanged
 from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
 
@@ -51,15 +52,32 @@ class Outcome:
     evaluation: EvaluationResult
 
 
-def run(config: RunConfig, reporter: Reporter, passed: dict[str, Any] | None = None) -> Outcome:
+@dataclass(frozen=True)
+class Supplies:
+    """What a training is given beside its configuration."""
+
+    data: Dataset
+    generated: NpzImages | None = None
+    teacher: Teacher | None = None
+
+
+def run(
+    config: RunConfig,
+    reporter: Reporter,
+    passed: dict[str, Any] | None = None,
+    *,
+    wait: bool = False,
+) -> Outcome:
     """Train by the configured method, evaluate by the configured protocol, store both.
 
-    Work that an earlier call of the same run finished is taken up, not repeated.
+    Work that an earlier call of the same run finished is taken up, not repeated. A teacher that is
+    to be trained is a run of its own, done before.
 
     Args:
         config: the whole run.
         reporter: where progress is shown.
         passed: what the user typed, kept beside the resolved configuration.
+        wait: wait for another process that works on the same run instead of raising.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
@@ -69,10 +87,14 @@ def run(config: RunConfig, reporter: Reporter, passed: dict[str, Any] | None = N
     generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
+    # Two students may want the same teacher at once: the second waits until the first has made it.
+    teacher = prepare_teacher(config, data, reporter, partial(run, wait=True))
     directory = RunDirectory.create(config.results, config.run_id)
     described |= header(config, method, data, device, passed)
-    with directory.lock(), recorded(directory, described):
-        model = trained_model(config, method, data, directory, reporter, device, generated)
+    described |= teacher.described if teacher else {}
+    supplies = Supplies(data, generated, teacher)
+    with directory.lock(wait=wait), recorded(directory, described):
+        model = trained_model(config, method, supplies, directory, reporter, device)
         evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
     return Outcome(config.run_id, directory.path, evaluation)
 
@@ -153,15 +175,15 @@ def evaluate_external(
 def trained_model(
     config: RunConfig,
     method: Method,
-    data: Dataset,
+    supplies: Supplies,
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
-    generated: NpzImages | None = None,
 ) -> nn.Module:
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
-        selected = train(config, method, data, directory, reporter, device, generated)
+        data = supplies.data
+        selected = train(config, method, supplies, directory, reporter, device)
         save_model(
             directory.model_path,
             selected.model,
@@ -177,7 +199,7 @@ def trained_model(
         directory.update(
             selection=config.training.selection.rule,
             selected_epoch=selected.epoch,
-            metrics=training_metrics(selected, directory),
+            metrics=training_metrics(selected, directory, len(data.test), supplies.teacher),
         )
     return load_model_file(directory.model_path)
 
@@ -185,38 +207,45 @@ def trained_model(
 def train(
     config: RunConfig,
     method: Method,
-    data: Dataset,
+    supplies: Supplies,
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
-    generated: NpzImages | None = None,
 ) -> Selected:
     """Train the configured network by the method's task."""
+    data, teacher = supplies.data, supplies.teacher
     train_set, watched = data.train, data.test
     if config.data.val_size:
         train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
         watched = validation if config.training.selection.rule != "best-on-test" else watched
     elif config.training.selection.rule == "best-on-val":
         raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    loader = training_loader(config, train_set, len(data.train), generated, device)
+    loader = training_loader(config, train_set, len(data.train), supplies.generated, device)
     model = new_model(config, data.info)
     context = TaskContext(
         num_classes=data.info.num_classes,
         epochs=config.training.epochs,
         train_size=len(train_set),
         device=device,
+        teacher=teacher.model if teacher else None,
         in_channels=data.info.channels,
         image_size=data.info.image_size,
+        student=model,
+        train_labels=train_set.labels,
     )
     task = new_task(config, method, context)
+    teach = teaching(config, task, teacher, train_set, loader, reporter)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
-    with reporter.stage(f"train {method.card.title}", epochs * steps) as stage:
+    title = f"train {method.card.title}"
+    with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
         trainer = Trainer(
             config,
             task,
             model,
             loader,
             watched=watched,
+            tracked=data.test if config.training.selection.track_test else None,
+            teach=teach,
             run=directory,
             reporter=TrainingProgress(reporter, stage, epochs),
             device=device,
@@ -225,75 +254,40 @@ def train(
         return trainer.fit()
 
 
-def training_loader(
-    config: RunConfig,
-    split: ImageSource,
-    originals: int,
-    generated: NpzImages | None,
-    device: torch.device,
-) -> Loader:
-    """The loader of original images, or of those and generated ones.
-
-    ``originals`` counts the original images before any were held out: an epoch with generated
-    images is as long whether or not some were, as in released trainings.
-    """
-    data, batch_size = config.data, config.training.batch_size
-    if generated is not None:
-        return MixedLoader(
-            split,
-            generated,
-            batch_size,
-            device,
-            fraction=data.generated_fraction,
-            steps=steps_with_generated(data, batch_size, originals),
-            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
-            augment_generated=data.augment_generated,
-        )
-    return make_loader(
-        split,
-        batch_size,
-        device,
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        drop_last=config.training.drop_last,
-        workers=data.workers,
-        crop_mode=data.crop_mode,
-        rotation=data.rotation,
-    )
-
-
-def training_metrics(selected: Selected, directory: RunDirectory) -> dict[str, dict[str, float]]:
-    """What the training itself cost, over all processes that had a part in it."""
+def training_metrics(
+    selected: Selected, directory: RunDirectory, test_size: int, teacher: Teacher | None
+) -> dict[str, dict[str, float]]:
+    """What the training itself cost and saw, over all processes that had a part in it."""
     epochs = directory.epochs()
     metrics = {
         "sec_per_iter": selected.sec_per_iter,
         "train_seconds": {"value": sum(record["seconds"] for record in epochs)},
     }
     peaks = [record["peak_memory_mb"] for record in epochs if record["peak_memory_mb"] is not None]
-    return metrics | ({"peak_memory_mb": {"value": max(peaks)}} if peaks else {})
+    metrics |= {"peak_memory_mb": {"value": max(peaks)}} if peaks else {}
+    metrics |= {"teacher_clean": teacher.facts["accuracy"]} if teacher else {}
+    return metrics | tracked_metrics(epochs, test_size)
 
 
-def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
-    """A freshly initialised network, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "model"))
-        model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
-    return Normalized(model, info.mean, info.std) if config.model.normalize else model
+def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, dict[str, float]]:
+    """Both numbers that the literature reports of a training whose test accuracy was tracked.
 
+    ``clean_last`` is the last epoch's; ``clean_best`` that of the epoch best on the test images,
+    the first of equals, which ``clean_best_epoch`` names: a number chosen by what it measures.
+    """
+    tracked = {e["epoch"]: e["clean_test"] for e in epochs if e.get("clean_test") is not None}
+    if not tracked:
+        return {}
 
-def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
-    """The method's task; networks of its own are the same for the same seed."""
-    params = method.params.model_validate(config.params)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "task"))
-        return method.task(params, context)
+    def estimate(epoch: int) -> dict[str, float]:
+        return accuracy(round(tracked[epoch] * test_size), test_size).as_dict()
 
-
-def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
-    """Mean and standard deviation that the saved model applies to its images, if any."""
-    if not config.model.normalize:
-        return None
-    return {"mean": list(info.mean), "std": list(info.std)}
+    best = max(tracked, key=lambda epoch: (tracked[epoch], -epoch))
+    return {
+        "clean_last": estimate(max(tracked)),
+        "clean_best": estimate(best),
+        "clean_best_epoch": {"value": best},
+    }
 
 
 def evaluate_into(
@@ -379,19 +373,6 @@ def check_limit(config: EvalConfig, images: ImageSource) -> None:
             f"evaluation.limit is {config.limit}, but {images.info.name} has {len(images)} test "
             f"images: ask for at most {len(images)}"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is the accelerator if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
-    return device
 
 
 def now() -> str:

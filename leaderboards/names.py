@@ -5,6 +5,9 @@ DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagene
 ARCHITECTURES = {
     "WRN-28-10": ("wrn-28-10", "wrn-28-10-silu"),
     "MobileNetV1": ("mobilenet-v1",),
+    "ResNet18": ("resnet18", "imagenet-resnet18"),
+    "ResNet34": ("resnet34", "imagenet-resnet34"),
+    "ResNet50": ("resnet50", "imagenet-resnet50"),
 }
 
 

@@ -57,9 +57,9 @@ def like_runs(results: Path, run_id: str, evaluation_id: str | None) -> list[Run
     Empty where the database has no finished evaluation of the run.
     """
     database = Database(results)
-    runs = _records(database, LIKE, {"run_id": run_id, "evaluation_id": evaluation_id})
+    runs = records(database, LIKE, {"run_id": run_id, "evaluation_id": evaluation_id})
     scores: dict[tuple[str, str | None], dict[str, Score]] = defaultdict(dict)
-    for row in _records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
+    for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
         score = Score(row["value"], row["low"], row["high"])
         scores[row["run_id"], row["evaluation_id"]][row["name"]] = score
     return [
@@ -73,7 +73,7 @@ def entries_of(runs: Sequence[Run], own_id: str) -> list[Entry]:
     groups: dict[tuple[str, bool], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run["seed_group"] or run["run_id"], run["partial"]].append(run)
-    names = _names([group[0] for group in groups.values()])
+    names = names_of([group[0] for group in groups.values()])
     entries = []
     for name, group in zip(names, groups.values(), strict=True):
         first = group[0]
@@ -89,13 +89,13 @@ def entries_of(runs: Sequence[Run], own_id: str) -> list[Entry]:
                 partial=first["partial"],
                 own=own_id in run_ids,
                 run_ids=run_ids,
-                flags=_flags(group),
+                flags=flags_of(group),
             )
         )
     return entries
 
 
-def _flags(group: Sequence[Run]) -> tuple[str, ...]:
+def flags_of(group: Sequence[Run]) -> tuple[str, ...]:
     """What makes a row's numbers doubtful, one sentence each, the same name only once."""
     found: dict[str, str] = {}
     for run in group:
@@ -119,7 +119,7 @@ def over_seeds(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
     }
 
 
-def _names(firsts: Sequence[Run]) -> list[str]:
+def names_of(firsts: Sequence[Run]) -> list[str]:
     """A name for each group of runs that tells it from the others, as short as will do."""
     names = [_title(run) for run in firsts]
     for detail in (_recipe_text, lambda run: run["run_id"][-4:]):
@@ -147,7 +147,7 @@ def _recipe_text(run: Run) -> str:
     return ", ".join(recipe + changed)
 
 
-def _records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """A query's rows, with None for what is missing."""
     rows = database.query(sql, params).to_dict("records")
     return [

@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.evaluation.statistics import wilson_interval
 from leaderboards.badges import PRINTED
 from leaderboards.names import architecture_names, dataset_name
+from leaderboards.paper import TABLES
 from leaderboards.standing import Entry, Score, arch_text
 
 REPORTED_CSV = Path(__file__).with_name("reported.csv")
@@ -25,9 +26,6 @@ PRINTED_METRICS = {
     "aa": "aa",
     "sec_per_iter": "sec_per_iter",
 }
-
-# What notes say of a number that the paper itself contradicts.
-_DISPUTES = r"text says|copy error|^inconsistent|^WRONG in paper"
 
 _TYPES = {
     "table": "int64",
@@ -54,7 +52,35 @@ def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no file of printed numbers ({error}): restore it") from error
     frame = frame.astype({"bold": bool, "underlined": bool})
-    return frame.assign(disputed=frame["note"].str.contains(_DISPUTES))
+    return frame.assign(disputed=[bool(evidence_of(line)) for line in lines_of(frame)])
+
+
+Facts = dict[str, str]
+
+
+def lines_of(frame: pd.DataFrame) -> list[Facts]:
+    """Each line's columns as text, with each ``name=value`` of its setting as a fact of its own."""
+    found = []
+    for record in frame.to_dict("records"):
+        pairs = (part.partition("=") for part in record["setting"].split(";"))
+        settings = {name: value for name, equals, value in pairs if equals}
+        found.append(settings | {str(name): str(value) for name, value in record.items()})
+    return found
+
+
+def has(line: Facts, facts: Mapping[str, str]) -> bool:
+    """Whether all of ``facts`` hold of a line; an empty one holds where the line has none."""
+    return all(line.get(name, "") == value for name, value in facts.items())
+
+
+def evidence_of(line: Facts) -> str:
+    """Why the paper contradicts a printed number; empty if it does not."""
+    table = TABLES.get(int(line["table"]))
+    for disputed in table.disputed if table else ():
+        named = not disputed.metrics or line["metric"] in disputed.metrics
+        if named and has(line, disputed.where):
+            return disputed.evidence
+    return ""
 
 
 def printed_entries(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,10 @@ from rich.console import Console
 
 from harness.errors import UserError
 from leaderboards.peers import entries_of, like_runs
+from leaderboards.protocols import attacks_of, is_papers, protocol_facts
 from leaderboards.reported import printed_entries
 from leaderboards.standing import Entry, Score, ranked
-from leaderboards.summary_view import eps_text, metric_title, print_entries, table_of
-
-STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-# Whatever else a version says, such as a smaller budget, is a departure.
-STANDARD_VERSION = re.compile(r"standard \S+")
-PAPER_EPS = 8 / 255
+from leaderboards.summary_view import print_entries, table_of
 
 
 @dataclass(frozen=True)
@@ -42,19 +37,7 @@ class RunSummary:
     @property
     def facts(self) -> list[str]:
         """The protocol in a few words each, the data set first."""
-        told = self.protocol
-        facts = [told["dataset"]]
-        if told["attacks"]:
-            standard = tuple(told["attacks"]) == STANDARD_ATTACKS
-            names = "AutoAttack" if standard else " + ".join(map(metric_title, told["attacks"]))
-            # The version's first word says again which attacks there are.
-            version = told["attack_version"].partition(" ")[2]
-            facts += [f"{told['norm']} {eps_text(told['eps'])}", f"{names} ({version})"]
-        else:
-            facts.append("without attack")
-        if told["precision"] != "float32":
-            facts.append(told["precision"])
-        return [*facts, f"n = {told['n']}" + (", partial" if told["partial"] else "")]
+        return protocol_facts(self.protocol, self.protocol["attacks"])
 
     @property
     def title(self) -> str:
@@ -120,11 +103,11 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
             f"the results database has no {what} of run {run_id}: finish the run by repeating its "
             "command, or rebuild the database"
         )
-    attacks = tuple(own["attacks"].split(",")) if own["attacks"] else ()
+    attacks = attacks_of(own)
     metric = _ranking_metric(attacks, own["scores"])
     stages = ("clean", *attacks[:-1]) if attacks else ()
     entries = entries_of(runs, run_id)
-    if _is_papers(own, attacks):
+    if is_papers(own, attacks):
         entries += printed_entries(
             own["dataset"], own["arch"], own["teacher"], metric=metric, n=int(own["n"])
         )
@@ -137,17 +120,3 @@ def _ranking_metric(attacks: Sequence[str], scores: Mapping[str, Score]) -> str:
     if not attacks:
         return "clean"
     return "aa" if "aa" in scores else attacks[-1]
-
-
-def _is_papers(run: Mapping[str, Any], attacks: tuple[str, ...]) -> bool:
-    """Whether printed numbers were measured as this run was."""
-    if run["partial"] or run["scale"] != "paper" or run["precision"] != "float32":
-        return False
-    if not attacks:
-        return bool(run["task"] == "distillation")
-    return bool(
-        attacks == STANDARD_ATTACKS
-        and STANDARD_VERSION.fullmatch(run["attack_version"]) is not None
-        and run["norm"] == "Linf"
-        and abs(run["eps"] - PAPER_EPS) < 1e-9
-    )

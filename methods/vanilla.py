@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch.nn.functional import cross_entropy
 
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
+from methods import _pairs
 from methods._recipes import by_dataset, natural
 from methods.losses.divergence import float32_or_wider
 
@@ -33,6 +34,8 @@ METHOD = Method(
         notes=(
             "Cited for the network and its natural training. The schedule here is the cosine, over "
             "200 epochs, so that it compares with the adversarial rows.",
+            "Recipes such as table5/resnet56 train teachers and students of the distillation "
+            "tables by labels alone, as the distillation literature does.",
         ),
         bibtex="""@inproceedings{zagoruyko2016wide,
   title = {Wide Residual Networks},
@@ -43,5 +46,5 @@ METHOD = Method(
     ),
     params=VanillaParams,
     task=VanillaTask,
-    recipes=by_dataset(natural),
+    recipes={**by_dataset(natural), **_pairs.natural_recipes()},
 )

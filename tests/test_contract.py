@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
+from harness.config import RunConfig
 from harness.method import Method
 from harness.progress import Reporter
 from harness.registry import METHODS
@@ -26,15 +28,32 @@ TINY = {
 }
 
 
-def tiny_run(method: str, results: Path) -> RunDirectory:
-    config = resolve(method, options={**TINY, "results": results})
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for all methods that need a teacher."""
+    options = {**TINY, "evaluation.attacks": (), "results": tmp_path_factory.mktemp("teacher")}
+    config = resolve("vanilla", options=options)
+    run(config, Reporter(quiet=True))
+    return RunDirectory(config.results, config.run_id).model_path
+
+
+def tiny_config(method: str, results: Path, teacher: Path) -> RunConfig:
+    options: dict[str, Any] = {**TINY, "results": results}
+    if METHODS.get(method).card.needs_teacher:
+        options |= {"teacher.arch": "resnet8", "teacher.source": str(teacher)}
+        options |= {"teacher.minimum": 0.0}
+    return resolve(method, options=options)
+
+
+def tiny_run(method: str, results: Path, teacher: Path) -> RunDirectory:
+    config = tiny_config(method, results, teacher)
     run(config, Reporter(quiet=True))
     return RunDirectory(results, config.run_id)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path) -> None:
-    whole = tiny_run(name, tmp_path / "whole")
+def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path, teacher: Path) -> None:
+    whole = tiny_run(name, tmp_path / "whole", teacher)
     assert whole.record["status"] == "success"
     epochs = whole.epochs()
     assert [record["epoch"] for record in epochs] == [1, 2]
@@ -45,8 +64,8 @@ def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path) -> 
     assert {"clean", "apgd-ce", "robust"} <= set(evaluation.record["metrics"])
 
     # A run that stopped after its first epoch ends with the same weights and the same numbers.
-    halted = torch_halt_after_first_epoch(name, tmp_path / "halted")
-    resumed = tiny_run(name, tmp_path / "halted")
+    halted = torch_halt_after_first_epoch(name, tmp_path / "halted", teacher)
+    resumed = tiny_run(name, tmp_path / "halted", teacher)
     assert resumed.run_id == halted
     weights = [
         torch.load(run.model_path, weights_only=True)["state_dict"] for run in (whole, resumed)
@@ -58,8 +77,8 @@ def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path) -> 
     assert losses[0] == losses[1]
 
 
-def torch_halt_after_first_epoch(name: str, results: Path) -> str:
-    config = resolve(name, options={**TINY, "results": results})
+def torch_halt_after_first_epoch(name: str, results: Path, teacher: Path) -> str:
+    config = tiny_config(name, results, teacher)
 
     class Stop(Reporter):
         def line(self, text: str) -> None:

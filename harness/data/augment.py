@@ -77,17 +77,12 @@ def random_crop(
 
     The generator may be on another device than the images.
     """
-    offsets = torch.randint(
-        2 * padding + 1, (len(images), 2), generator=generator, device=generator.device
-    )
-    cut = reflect_crop if mode == "reflect" else crop
-    return cut(images, offsets.to(images.device, non_blocking=True), padding)
+    return Augmentation(padding, crop_mode=mode)(images, generator)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """``flip`` with a fair coin thrown for each image; the generator may be on another device."""
-    coins = torch.randint(2, (len(images),), generator=generator, device=generator.device)
-    return flip(images, coins.to(images.device, non_blocking=True).bool())
+    return Augmentation(flip=True)(images, generator)
 
 
 def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
@@ -113,12 +108,35 @@ class Augmentation:
     crop_mode: str = "zero"
     rotation: float = 0.0
 
+    @property
+    def views(self) -> int | None:
+        """How many different changes of one image there are; None where they have no number."""
+        if self.rotation:
+            return None
+        return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copies of images [B, K, H, W]; all that is random comes from ``generator``."""
+        return self.viewed(images, generator)[0]
+
+    def viewed(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Changed copies, and which of the ``views`` each is: int64 [B] on the generator's device.
+
+        With (top, left) the crop's offsets, p its padding and m whether the image is mirrored, a
+        view's number is (top (2p + 1) + left) 2 + m, without the factor 2 where nothing is flipped.
+        """
+        count, where = len(images), generator.device
+        view = torch.zeros(count, dtype=torch.int64, device=where)
         if self.crop_padding:
-            images = random_crop(images, self.crop_padding, generator, self.crop_mode)
+            side = 2 * self.crop_padding + 1
+            offsets = torch.randint(side, (count, 2), generator=generator, device=where)
+            cut = reflect_crop if self.crop_mode == "reflect" else crop
+            images = cut(images, offsets.to(images.device, non_blocking=True), self.crop_padding)
+            view = offsets[:, 0] * side + offsets[:, 1]
         if self.flip:
-            images = random_flip(images, generator)
+            coins = torch.randint(2, (count,), generator=generator, device=where)
+            images = flip(images, coins.to(images.device, non_blocking=True).bool())
+            view = 2 * view + coins
         if self.rotation:
             images = random_rotation(images, self.rotation, generator)
-        return images
+        return images, None if self.views is None else view

@@ -66,6 +66,7 @@ class MixedLoader:
         self.originals = originals_per_batch(batch_size, fraction)
         self.batch_size = batch_size
         self.steps_per_epoch = steps
+        self.views = None
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.generated = generated
         self.device = device

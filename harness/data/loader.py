@@ -31,6 +31,10 @@ class Loader(Protocol):
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
 
+    @property
+    def views(self) -> int | None:
+        """Views that an image has, where batches say which they show; see ``Batch.view``."""
+
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (counted from 1), images float32 in [0, 1] on the device."""
 
@@ -68,15 +72,22 @@ class DeviceLoader:
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
         self.augment = Augmentation(crop_padding, flip, crop_mode, rotation)
+        self.views = self.augment.views
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """See ``Loader``."""
         generator = seeded_generator(CPU, seed, "loader", epoch)
-        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        order = torch.randperm(len(self.labels), generator=generator)
+        order_there = order.to(self.labels.device)
         for step in range(self.steps_per_epoch):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images = self.augment(self.images[index], generator)
-            yield Batch(x=images.float() / 255, y=self.labels[index], index=index, epoch=epoch)
+            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = order_there[rows]
+            images, view = self.augment.viewed(self.images[index], generator)
+            if view is not None and self.views is not None:
+                view = order[rows] * self.views + view
+            yield Batch(
+                x=images.float() / 255, y=self.labels[index], index=index, epoch=epoch, view=view
+            )
 
 
 class StreamLoader:
@@ -105,6 +116,7 @@ class StreamLoader:
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
+        self.views = None
         self.split = split
         self.batch_size = batch_size
         self.device = device

@@ -178,8 +178,13 @@ def state_dict_sha256(module: nn.Module) -> str:
     It covers names, dtypes, shapes and bytes, and depends neither on the order in which the module
     defines them nor on their device or memory layout.
     """
+    return tensors_sha256(module.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of named tensors as ``state_dict_sha256`` has it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,6 +81,18 @@ class FeatureNetwork(nn.Module):
         Of a stage without an activation at its end it is the stage's last BatchNorm.
         """
         raise NotImplementedError
+
+
+def features_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Features:
+    """The features of images [B, K, H, W] from a forward pass that can show them.
+
+    Raises:
+        TypeError: it gives logits only.
+    """
+    show: Callable[[Tensor], Features] | None = getattr(model, "features", None)
+    if show is None:
+        raise TypeError(f"a {type(model).__name__} does not show its features")
+    return show(x)
 
 
 def global_average(x: Tensor) -> Tensor:

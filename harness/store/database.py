@@ -17,13 +17,15 @@ import pyarrow.csv as pacsv
 
 from harness.errors import UserError
 from harness.store.connection import read_connection, write_connection, writing
-from harness.store.files import file_sha256, sync_folder
+from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
 from harness.store.ingest import KnownHashes, Snapshot, snapshot
 from harness.store.rundir import RunDirectory, run_folders
 from harness.store.schema import META, REPORTED, TABLES, arrow_schema
 from harness.store.verdicts import read_verdicts
 
 DATABASE_NAME = "harness.duckdb"
+# Folder of files of numbers that others published, inside the results folder.
+PUBLISHED = "published"
 WAIT_S = 60.0
 
 
@@ -66,6 +68,17 @@ class Database:
             except duckdb.Error as error:
                 raise UserError(f"the database refuses the query: {error}") from error
 
+    def fetch(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of a query, in Python's own types.
+
+        Raises:
+            UserError: there is no database, or it is held for too long.
+            duckdb.Error: it refuses the query.
+        """
+        with read_connection(self.path, self._wait_s) as connection:
+            connection.execute(sql)
+            return [column[0] for column in connection.description], connection.fetchall()
+
     def record(self, run: RunDirectory) -> None:
         """Bring the database's rows of one run to what its directory holds, in one transaction.
 
@@ -78,25 +91,43 @@ class Database:
             _store(connection, snapshot(run, _known_hashes(connection, run.run_id)))
 
     def load_reported(self, csv: Path) -> None:
-        """Make ``reported`` hold the printed numbers of a CSV file; a no-op if it does already.
+        """Make ``reported`` hold the numbers of a CSV file; a no-op if it does already.
+
+        The file's column ``badge`` says who published them, the same on every line; without it
+        they are the paper's. Numbers of other badges stay.
 
         Raises:
             UserError: the file is missing or is no such file.
         """
         sha256 = file_sha256(csv)
         if self.path.exists():
-            stored = self.query("SELECT value FROM meta WHERE name = 'reported_sha256'")
-            if stored["value"].tolist() == [sha256]:
+            stored = self.query("SELECT value FROM meta WHERE starts_with(name, 'reported_sha256')")
+            if sha256 in stored["value"].tolist():
                 return
         printed = _read_reported(csv)
         with self._writer() as connection:
             _store_reported(connection, printed, sha256)
 
+    def publish(self, name: str, csv: str) -> Path:
+        """Keep a CSV file of published numbers in the results folder, and load it.
+
+        A rebuilt database has them again. Gives the file's path.
+
+        Raises:
+            UserError: the folder cannot be written, or the database is held for too long.
+        """
+        kept = self.results / PUBLISHED / f"{name}.csv"
+        make_folder(kept.parent)
+        write_bytes_atomic(csv.encode(), kept)
+        self.load_reported(kept)
+        return kept
+
     def rebuild(self, reported: Path | None = None) -> Rebuilt:
         """Make the database anew from the run directories; the old one serves until it is done.
 
         Args:
-            reported: the CSV file of printed numbers; None leaves ``reported`` empty.
+            reported: the CSV file of printed numbers; None leaves them out. Published ones that
+                the results folder keeps are loaded in any case.
 
         Raises:
             UserError: the folder cannot be written, or another writer does not finish in time.
@@ -109,8 +140,9 @@ class Database:
                         _store(connection, snapshot(run))
                     except UserError as error:
                         unreadable.append((run.path, str(error)))
-                if reported is not None:
-                    _store_reported(connection, _read_reported(reported), file_sha256(reported))
+                published = sorted((self.results / PUBLISHED).glob("*.csv"))
+                for csv in ([reported] if reported is not None else []) + published:
+                    _store_reported(connection, _read_reported(csv), file_sha256(csv))
                 counts = {name: _count(connection, name) for name in TABLES if name != META.name}
         return Rebuilt(counts, unreadable)
 
@@ -179,10 +211,12 @@ def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
 
 
 def _store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sha256: str) -> None:
+    badge = printed["badge"][0].as_py() if len(printed) else "P"
+    name = "reported_sha256" if badge == "P" else f"reported_sha256/{badge}"
     with _transaction(connection):
-        connection.execute("DELETE FROM reported")
+        connection.execute("DELETE FROM reported WHERE coalesce(badge, 'P') = ?", [badge])
         _insert(connection, "reported", printed)
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('reported_sha256', ?)", [sha256])
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, sha256])
 
 
 def _read_reported(csv: Path) -> pa.Table:
@@ -197,8 +231,17 @@ def _read_reported(csv: Path) -> pa.Table:
         printed = printed.rename_columns({"table": "table_number"})
         numbers = pa.array(range(1, len(printed) + 1), pa.int32())
         printed = printed.append_column("row_number", numbers)
-        if "page" not in printed.column_names:
-            printed = printed.append_column("page", pa.nulls(len(printed), pa.int32()))
+        absent = {"page": pa.nulls(len(printed), pa.int32())}
+        absent["source"] = pa.nulls(len(printed), pa.string())
+        absent["badge"] = pa.array(["P"] * len(printed), pa.string())
+        for name, column in absent.items():
+            if name not in printed.column_names:
+                printed = printed.append_column(name, column)
+        if (
+            printed["badge"].combine_chunks().unique().null_count
+            or len(printed["badge"].unique()) > 1
+        ):
+            raise KeyError("badge is not the same on every line")
         return printed.select(schema.names).cast(schema)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{csv} is no file of printed numbers ({error}): restore it") from error

@@ -188,10 +188,10 @@ VERDICTS = Table(
 
 REPORTED = Table(
     "reported",
-    "one printed number; never measured here",
+    "one printed or published number; never measured here",
     (
         Column("row_number", "INTEGER NOT NULL", "place in the file of printed numbers, from 1"),
-        Column("table_number", "INTEGER NOT NULL", "the table it is printed in"),
+        Column("table_number", "INTEGER NOT NULL", "the table it is printed in; 0 is none"),
         Column("page", "INTEGER", "the page it is printed on, where known"),
         Column("dataset", "VARCHAR", "as printed"),
         Column("task", "VARCHAR", "at, kd or ablation"),
@@ -211,6 +211,8 @@ REPORTED = Table(
         Column("bold", "BOOLEAN", "printed in bold"),
         Column("underlined", "BOOLEAN", "printed underlined"),
         Column("note", "VARCHAR", "damage, corrections and contradictions, with their evidence"),
+        Column("badge", "VARCHAR", "P printed, RB published by RobustBench; null is P", since=2),
+        Column("source", "VARCHAR", "address of what published it; null is the paper", since=2),
     ),
 )
 
@@ -233,7 +235,11 @@ META = Table(
     "meta",
     "facts about this database",
     (
-        Column("name", "VARCHAR PRIMARY KEY", "schema_version, or reported_sha256"),
+        Column(
+            "name",
+            "VARCHAR PRIMARY KEY",
+            "schema_version; reported_sha256, for another badge than P with /badge",
+        ),
         Column("value", "VARCHAR NOT NULL", "its value"),
     ),
 )

@@ -14,7 +14,7 @@ from harness.config import AveragingConfig
 class WeightAverage:
     """An exponential moving average of the weights; see ``AveragingConfig``.
 
-    Integer buffers stay integers.
+    Integer buffers, which count batches, are the live model's.
 
     The first update copies the model. Without averaging, ``model`` is the trained model itself.
     """
@@ -69,12 +69,17 @@ Update = Callable[[Tensors, Tensors, Tensor | int], None]
 
 def _rule(config: AveragingConfig) -> Update:
     """How a list of averaged tensors takes up the current ones, given the updates so far."""
-    if not config.decay_warmup:
-        return get_ema_multi_avg_fn(config.decay)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        decay = min(config.decay, (1 + int(count)) / (10 + int(count)))
+        # A list holds tensors of one type. Averaged integers are rounded down each time, so that
+        # even those of a constant model could fall.
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
+        decay = config.decay
+        if config.decay_warmup:
+            decay = min(decay, (1 + int(count)) / (10 + int(count)))
         get_ema_multi_avg_fn(decay)(averaged, current, count)
 
     return update

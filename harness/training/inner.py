@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from harness.config import InnerAttackConfig
-from harness.method import Objective
+from harness.method import AttackPlan, Objective
 from harness.training.schedules import InnerSchedule
 
 
@@ -45,13 +47,55 @@ def maximise(
     Returns:
         Adversarial images, detached, in [0, 1] and within the radius of ``x``.
     """
-    low, high = (x - schedule.eps).clamp_(min=0), (x + schedule.eps).clamp_(max=1)
-    x_adv = starting_point(x, config.start, schedule.eps, generator)
-    for _ in range(schedule.steps):
+    start = starting_point(x, config.start, schedule.eps, generator)
+    sizes = [schedule.step_size] * schedule.steps
+    return _ascend(model, objective, start, sizes, *_ball(x, schedule.eps))
+
+
+def follow(
+    model: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    plan: AttackPlan,
+    config: InnerAttackConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """As ``maximise``, but each image by its own radius, step size and step count.
+
+    An image whose steps are taken waits for the others. Which radius is allowed is not asked here.
+    """
+    steps = int(plan.steps_B.max())
+    sizes = (_spread(plan.step_size_B * (step < plan.steps_B), x) for step in range(steps))
+    start = starting_point(x, config.start, plan.start_eps, generator)
+    return _ascend(model, objective, start, sizes, *_ball(x, _spread(plan.eps_B, x)))
+
+
+def clipped(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """``x_adv`` within ``eps`` of ``x`` and in [0, 1]."""
+    return torch.clamp(x_adv, *_ball(x, eps))
+
+
+def _ball(x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+    return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
+
+
+def _spread(values_B: Tensor, x: Tensor) -> Tensor:
+    return values_B.to(x.dtype)[:, None, None, None]
+
+
+def _ascend(
+    model: nn.Module,
+    objective: Objective,
+    x_adv: Tensor,
+    sizes: Iterable[float | Tensor],
+    low: Tensor,
+    high: Tensor,
+) -> Tensor:
+    for size in sizes:
         x_adv.requires_grad_(True)
         with torch.enable_grad():
             value = objective(model(x_adv))
         (gradient,) = torch.autograd.grad(value, x_adv)
         with torch.no_grad():
-            x_adv = torch.clamp(x_adv + schedule.step_size * gradient.sign(), low, high)
+            x_adv = torch.clamp(x_adv + size * gradient.sign(), low, high)
     return x_adv.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,16 +17,18 @@ from harness.config import RunConfig
 from harness.data.base import ImageSource
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.timing import StepTimer
 from harness.method import Batch, StepOutput, Task
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.checkpoint import load_training, save_training
-from harness.training.inner import maximise
-from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters
+from harness.training.inner import clipped, follow, maximise
+from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
 from harness.training.optimizer import build_optimizer
+from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
 from harness.training.weight_perturbation import perturbation, perturbed
 
@@ -69,21 +72,28 @@ class Trainer:
         run: RunDirectory,
         reporter: TrainingReporter,
         device: torch.device,
+        tracked: ImageSource | None = None,
+        teach: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         """Build optimiser and averages, and take up the last checkpoint if there is one.
 
-        ``watched`` are the images for the per-epoch accuracies and for selection.
+        ``watched`` are the images for the per-epoch accuracies and for selection; of ``tracked``
+        every epoch's clean accuracy is recorded, and nothing chosen by it. ``teach`` gives a
+        batch's teacher logits.
         """
         self.config, self.training = config, config.training
         self.device, self.run, self.reporter = device, run, reporter
         self.dtype = torch.float64 if self.training.precision == "float64" else torch.float32
         self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
+        self.tracked, self.teach = tracked, teach
         self.model = model.to(device, self.dtype)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        forward = ReplicaForward(self.model, self.training.batchnorm_replicas)
-        self.forward: nn.Module = torch.compile(forward) if self.training.compile else forward  # type: ignore[assignment]
-        self.optimizer = build_optimizer(self.model, self.task, self.training.optimizer)
+        self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas)
+        self.forward: nn.Module = compiled(self.plain) if self.training.compile else self.plain
+        self.optimizer = build_optimizer(
+            self.model, self.task.optimised_parameters(), self.training.optimizer
+        )
         self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)
         self.best: dict[str, Any] | None = None
@@ -93,7 +103,7 @@ class Trainer:
         """Train to the last epoch and return the selected model."""
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
             record = self._train_epoch(epoch)
-            record |= self._watch(epoch)
+            record |= self._watch(epoch) | self._track()
             self.run.append_epoch(record)
             last = epoch == self.training.epochs
             if last or epoch % self.training.checkpoint_every == 0:
@@ -120,7 +130,7 @@ class Trainer:
         started = time.perf_counter()
         for step, batch in enumerate(self.loader.epoch(self.config.seed, epoch), 1):
             with self.timer.step():
-                output = self._step(batch, schedule, generator)
+                output = self.step(batch, schedule, generator)
             watch.see(step, output.loss)
             images += len(batch.y)
             if step <= OPENING_STEPS:
@@ -144,20 +154,22 @@ class Trainer:
             "peak_memory_mb": self._peak_memory_mb(),
         }
 
-    def _step(
+    def step(
         self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
     ) -> StepOutput:
         """Attack, perturb the weights, descend, restore."""
-        batch.x = batch.x.to(self.dtype)
         if self.training.channels_last:
             batch.x = batch.x.contiguous(memory_format=torch.channels_last)
+        if self.teach is not None:
+            batch.teacher_logits = self.teach(batch).to(self.dtype)
+        batch.x = batch.x.to(self.dtype)
         if schedule is not None:
             self._attack(batch, schedule, generator)
         self.model.train()
         self.task.train()
         offsets: list[Tensor] = []
-        gamma = self.training.weight_perturbation.gamma
-        if gamma and batch.epoch >= self.training.weight_perturbation.start_epoch:
+        gamma = self._gamma(batch.epoch)
+        if gamma:
             offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
         with perturbed(self.model, offsets):
             output = self._loss(batch)
@@ -182,17 +194,46 @@ class Trainer:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
+    def _gamma(self, epoch: int) -> float:
+        config = self.training.weight_perturbation
+        return config.gamma if epoch >= config.start_epoch else 0.0
+
     def _attack(self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator) -> None:
+        """Let the task look and propose, then attack; what is found is held to the radius."""
         attack = self.training.attack
         assert attack is not None
-        mode = attack_mode(self.model, attack.model_mode)
-        with mode, frozen_parameters(self.model), self._precision():
+        (group, *_) = self.optimizer.param_groups
+        view = Preview(
+            forward=self.plain,
+            attacked=lambda tried: self._found(tried, schedule, generator),
+            optimizer=self.training.optimizer,
+            rate=group["lr"],
+            momentum=group["momentum"],
+            gamma=self._gamma(batch.epoch),
+            generator=generator,
+        )
+        with attack_mode(self.model, attack.model_mode), self._precision():
+            self.task.before_attack(batch, view)
+            with torch.no_grad():
+                batch.plan = self.task.attack_plan(batch, generator)
+            found = self._found(batch, schedule, generator)
+            if found is not None:
+                batch.x_adv = clipped(found, batch.x, schedule.eps)
+
+    def _found(
+        self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator
+    ) -> Tensor | None:
+        """What the attack finds for a batch, or None where the task names no objective."""
+        attack = self.training.attack
+        assert attack is not None
+        with frozen_parameters(self.model):
             with torch.no_grad():
                 objective = self.task.attack_objective(self.forward, batch)
-            if objective is not None:
-                batch.x_adv = maximise(
-                    self.forward, objective, batch.x, schedule, attack, generator
-                )
+            if objective is None:
+                return None
+            if batch.plan is None:
+                return maximise(self.forward, objective, batch.x, schedule, attack, generator)
+            return follow(self.forward, objective, batch.x, batch.plan, attack, generator)
 
     def _watch(self, epoch: int) -> dict[str, Any]:
         """Accuracies on the watched images; remembers the best epoch if selection asks for it."""
@@ -218,6 +259,13 @@ class Trainer:
             weights = {k: v.detach().clone() for k, v in self.average.model.state_dict().items()}
             self.best = {"epoch": epoch, "accuracy": score, "weights": weights}
         return {"clean_val": accuracy["clean"], "pgd_val": accuracy.get("pgd")}
+
+    def _track(self) -> dict[str, Any]:
+        """Clean accuracy on the tracked images, whole and unselected."""
+        if self.tracked is None:
+            return {}
+        right, count = clean_accuracy(self.average.model, self.tracked, self.device)
+        return {"clean_test": right / count}
 
     def _select(self) -> Selected:
         model, epoch = self.average.model, self.training.epochs

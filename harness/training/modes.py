@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
+import torch
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.models.features import Features, features_of
+
+T = TypeVar("T")
 
 
 def batchnorms(model: nn.Module) -> list[_BatchNorm]:
@@ -74,10 +81,36 @@ class ReplicaForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W]."""
+        first, *rest = self._parts(self.model, x)
+        return cat([first, *rest]) if rest else first
+
+    def features(self, x: Tensor) -> Features:
+        """Logits and everything before them; see ``FeatureNetwork``."""
+        parts = self._parts(partial(features_of, self.model), x)
+        if len(parts) == 1:
+            return parts[0]
+        return Features(
+            stages=_joined([part.stages for part in parts]),
+            preacts=_joined([part.preacts for part in parts]),
+            pooled=cat([part.pooled for part in parts]),
+            logits=cat([part.logits for part in parts]),
+        )
+
+    def _parts(self, forward: Callable[[Tensor], T], x: Tensor) -> list[T]:
         if self.replicas == 1 or not self.model.training:
-            return self.model(x)  # type: ignore[no-any-return]
+            return [forward(x)]
         first, *rest = x.chunk(self.replicas)
-        logits = [self.model(first)]
+        outputs = [forward(first)]
         with frozen_statistics(self.model):
-            logits += [self.model(part) for part in rest]
-        return cat(logits)
+            outputs += [forward(part) for part in rest]
+        return outputs
+
+
+def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(cat(maps) for maps in zip(*parts, strict=True))
+
+
+def compiled(forward: ReplicaForward) -> nn.Module:
+    """The forward passes to logits and to features, each compiled when it is first used."""
+    forward.features = torch.compile(forward.features)  # type: ignore[method-assign]
+    return torch.compile(forward)  # type: ignore[return-value]

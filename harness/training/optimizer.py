@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,15 +12,15 @@ from harness.config import OptimizerConfig
 
 
 def build_optimizer(
-    model: nn.Module, task: nn.Module, config: OptimizerConfig
+    model: nn.Module, others: Iterable[nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """SGD over the parameters of both, some without weight decay; see ``OptimizerConfig``."""
+    """SGD over the model's and other parameters, some undecayed; see ``OptimizerConfig``."""
     exempt = {id(parameter) for parameter in undecayed(model, config.decay)}
-    decayed = [p for p in [*model.parameters(), *task.parameters()] if id(p) not in exempt]
+    decayed = [p for p in [*model.parameters(), *others] if id(p) not in exempt]
     groups: list[dict[str, object]] = [{"params": decayed}]
     if exempt:
-        others = [p for p in model.parameters() if id(p) in exempt]
-        groups.append({"params": others, "weight_decay": 0.0})
+        spared = [p for p in model.parameters() if id(p) in exempt]
+        groups.append({"params": spared, "weight_decay": 0.0})
     return torch.optim.SGD(
         groups,
         lr=config.lr,

@@ -27,6 +27,19 @@ DKL = Paper(
 }""",
 )
 
+GKL = Paper(
+    line="Cui, Zhu, Xu, Tian, Qi, Yu, Zhang, Hong: Generalized Kullback-Leibler Divergence Loss, "
+    "2025",
+    url="https://arxiv.org/abs/2503.08038",
+    bibtex="""@article{cui2025generalized,
+  title = {Generalized {Kullback-Leibler} Divergence Loss},
+  author = {Cui, Jiequan and Zhu, Beier and Xu, Qingshan and Tian, Zhuotao and Qi, Xiaojuan and
+            Yu, Bei and Zhang, Hanwang and Hong, Richang},
+  journal = {arXiv preprint arXiv:2503.08038},
+  year = {2025}
+}""",
+)
+
 TRADES = Paper(
     line="Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between "
     "Robustness and Accuracy, ICML 2019",
@@ -48,5 +61,18 @@ AWP = Paper(
   author = {Wu, Dongxian and Xia, Shu-Tao and Wang, Yisen},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2020}
+}""",
+)
+
+LAS = Paper(
+    line="Jia, Zhang, Wu, Ma, Wang, Cao: LAS-AT: Adversarial Training with Learnable Attack "
+    "Strategy, CVPR 2022",
+    url="https://arxiv.org/abs/2203.06616",
+    bibtex="""@inproceedings{jia2022las,
+  title = {{LAS-AT}: Adversarial Training with Learnable Attack Strategy},
+  author = {Jia, Xiaojun and Zhang, Yong and Wu, Baoyuan and Ma, Ke and Wang, Jue and
+            Cao, Xiaochun},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year = {2022}
 }""",
 )

@@ -6,33 +6,15 @@ from functools import partial
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._recipes import SMALL, Overrides, by_dataset, growing_epsilon
 from methods.adversarial.trades import TradesParams, TradesTask
-from methods.losses.divergence import float32_or_wider
+from methods.losses.smoothing import smoothed_cross_entropy
 
 # The releases' defaults for WRN-34-10 in the same file; none is published for ACAT itself.
 KL_WEIGHTS = {"cifar10": 10.0, "cifar100": 9.0}
-
-
-def smoothed_cross_entropy(logits_BC: Tensor, y_B: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with 1 - smoothing on the label and smoothing / (C - 1) on each other class.
-
-    Args:
-        logits_BC: logits [B, C], C >= 2.
-        y_B: labels, int64 in [0, C).
-        smoothing: the mass taken off the label, in [0, 1).
-
-    Returns:
-        The mean over the batch, a scalar >= 0.
-    """
-    classes = logits_BC.shape[-1]
-    # torch spreads its mass over all classes, the label among them.
-    spread = smoothing * classes / (classes - 1)
-    return cross_entropy(float32_or_wider(logits_BC), y_B, label_smoothing=spread)
 
 
 class AcatParams(TradesParams):

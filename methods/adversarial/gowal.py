@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from pydantic import Field
-
 from harness.method import Method, MethodCard
 from methods.adversarial._generated import (
     FORMULA,
+    PORT_NOTE,
+    RELEASED_NAMES,
     TRAINING_NOTES,
     WIDE_BATCH,
-    SmoothedTradesParams,
+    PortedParams,
     SmoothedTradesTask,
     by_generated,
     ddpm,
 )
-
-
-class GowalParams(SmoothedTradesParams):
-    """The weight of the divergence as in TRADES."""
-
-    kl_weight: float = Field(6.0, ge=0)
-
 
 METHOD = Method(
     card=MethodCard(
@@ -36,8 +29,7 @@ METHOD = Method(
         url="https://arxiv.org/abs/2110.09468",
         tables=(4,),
         notes=(
-            "The authors' own trainer is in another framework. These are the settings of its "
-            "public port, batch 1024 and rate 0.4, over 400 epochs.",
+            PORT_NOTE,
             "The epochs and the share of generated images of the row with 100 million are not part "
             "of the port: 400 and 0.7 are taken over from a million. training.epochs and "
             "data.generated_fraction change them.",
@@ -50,9 +42,9 @@ METHOD = Method(
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2021}
 }""",
-        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
+        released_names=RELEASED_NAMES,
     ),
-    params=GowalParams,
+    params=PortedParams,
     task=SmoothedTradesTask,
     recipes={
         **by_generated(partial(ddpm, size="100m", changes=WIDE_BATCH)),

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from pydantic import Field
-
 from harness.method import Method, MethodCard
 from methods.adversarial._generated import (
     FORMULA,
+    PORT_NOTE,
+    RELEASED_NAMES,
     TRAINING_NOTES,
     WIDE_BATCH,
-    SmoothedTradesParams,
+    PortedParams,
     SmoothedTradesTask,
     by_generated,
     ddpm,
 )
-
-
-class RebuffiParams(SmoothedTradesParams):
-    """The weight of the divergence as in TRADES."""
-
-    kl_weight: float = Field(6.0, ge=0)
-
 
 METHOD = Method(
     card=MethodCard(
@@ -36,8 +29,7 @@ METHOD = Method(
         url="https://arxiv.org/abs/2103.01946",
         tables=(2, 4),
         notes=(
-            "The authors' own trainer is in another framework. These are the settings of its "
-            "public port, batch 1024 and rate 0.4, over 400 epochs.",
+            PORT_NOTE,
             "The paper also mixes images by CutMix; the port does not, nor is it done here.",
             *TRAINING_NOTES,
         ),
@@ -48,9 +40,9 @@ METHOD = Method(
   journal = {arXiv preprint arXiv:2103.01946},
   year = {2021}
 }""",
-        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
+        released_names=RELEASED_NAMES,
     ),
-    params=RebuffiParams,
+    params=PortedParams,
     task=SmoothedTradesTask,
     recipes={
         **by_generated(partial(ddpm, size="1m", changes=WIDE_BATCH)),

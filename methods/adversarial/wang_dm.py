@@ -8,6 +8,7 @@ from harness.method import Method, MethodCard
 from methods.adversarial._generated import (
     FORMULA,
     LONG_NOTE,
+    RELEASED_NAMES,
     TRAINING_NOTES,
     SmoothedTradesParams,
     SmoothedTradesTask,
@@ -41,7 +42,7 @@ METHOD = Method(
   booktitle = {International Conference on Machine Learning},
   year = {2023}
 }""",
-        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
+        released_names=RELEASED_NAMES,
     ),
     params=SmoothedTradesParams,
     task=SmoothedTradesTask,

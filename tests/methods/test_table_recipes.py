@@ -1,4 +1,4 @@
-"""Every adversarial-training row of the printed tables has a recipe under its table's name."""
+"""Every row of the printed tables has a recipe under its table's name."""
 
 import pandas as pd
 import pytest
@@ -21,8 +21,6 @@ BY_CITATION = {
 }
 # AWP is another method in each table, and IKL on generated images prints no setting.
 AWP = {2: "at-awp", 4: "trades-awp"}
-# Rows whose method is not here yet; one that comes must leave this set.
-WITHOUT_METHOD = {"table2/las-at", "table4/las-at"}
 
 
 def recipe_of(row: "pd.Series[object]") -> str:
@@ -59,10 +57,50 @@ def test_rows_are_named_once() -> None:
 @pytest.mark.parametrize(("recipe", "dataset", "arch"), rows())
 def test_row_has_one_recipe_on_its_data_and_network(recipe: str, dataset: str, arch: str) -> None:
     owners = [name for name in METHODS.names() if recipe in METHODS.get(name).recipes]
-    if recipe in WITHOUT_METHOD:
-        assert owners == []
-        return
     assert len(owners) == 1, f"{recipe} is a recipe of {owners}"
     overrides = METHODS.get(owners[0]).recipes[recipe]()
     assert overrides["data"]["name"] == dataset
     assert overrides["model"]["arch"].removesuffix("-silu") == arch
+
+
+KD_TABLES = (3, 5, 7)
+KD_METHODS = {"AT": "attention", "FitNet": "fitnet", "RKD": "rkd", "CRD": "crd", "OFD": "ofd"}
+KD_METHODS |= {"ReviewKD": "reviewkd", "DKD": "dkd", "KD": "kd", "IKL-KD": "ikl-kd"}
+SPELLED = {"mobilenetv1": "mobilenet-v1"}
+
+
+def kd_rows() -> list[tuple[str, int, str, str]]:
+    """(printed method, table, teacher, student), names of networks as recipes have them."""
+    frame = load_reported()
+    kept = frame[frame["table"].isin(KD_TABLES) & frame["metric"].str.endswith("top1")]
+    found = set()
+    for _, row in kept.iterrows():
+        names = [str(row[column]).lower() for column in ("teacher", "student_or_arch")]
+        teacher, student = (SPELLED.get(name, name) for name in names)
+        if not row["method"].startswith("Delta"):
+            found.add((row["method"], int(row["table"]), teacher, student))
+    return sorted(found)
+
+
+def test_distillation_rows_are_all_there() -> None:
+    """Teacher, student and seven methods in each column of Table 3, one more in 5 and 7."""
+    assert len(kd_rows()) == 9 * 2 + 10 * (6 + 5)
+
+
+@pytest.mark.parametrize(("printed", "table", "teacher", "student"), kd_rows())
+def test_distillation_row_has_a_recipe_with_its_networks(
+    printed: str, table: int, teacher: str, student: str
+) -> None:
+    if printed in ("Teacher", "Student (vanilla)"):
+        name = "vanilla"
+        arch = teacher if printed == "Teacher" else student
+        recipe = f"table{table}/{arch}"
+    else:
+        name, arch = KD_METHODS[printed], student
+        recipe = f"table{table}/{teacher}-{student}"
+        assert table in METHODS.get(name).card.tables
+    overrides = METHODS.get(name).recipes[recipe]()
+    assert overrides["model"]["arch"].removeprefix("imagenet-") == arch
+    assert overrides["data"]["name"] == ("imagenet" if table == 3 else "cifar100")
+    if name != "vanilla":
+        assert overrides["teacher"]["arch"].removeprefix("imagenet-") == teacher

@@ -14,10 +14,23 @@ from harness.models.checkpoint import adapt_names, load_weights
 from harness.models.deep_resnet import Bottleneck, DeepResNet, ImageNetResNet, PlainBlock
 from harness.models.mobilenet import InvertedResidual, MobileNetV2, SeparableBlock
 from harness.models.shufflenet import GroupedBlock, ShuffleNetV2, channel_shuffle
+from methods._pairs import PAIRS
 
 # Architecture to classes, image size, parameters, millions of multiplications of one image, and
 # channels and side of the stem and of each stage.
+NARROW = [(16, 32), (16, 32), (32, 16), (64, 8)]
+WIDE = [(32, 32), (64, 32), (128, 16), (256, 8)]
 PUBLISHED = {
+    "resnet8": (100, 32, 83_892, 12.5, NARROW),
+    "resnet20": (100, 32, 278_324, 40.8, NARROW),
+    "resnet32": (100, 32, 472_756, 69.1, NARROW),
+    "resnet56": (100, 32, 861_620, 125.8, NARROW),
+    "resnet110": (100, 32, 1_736_564, 253.2, NARROW),
+    "resnet8x4": (100, 32, 1_233_540, 177.1, WIDE),
+    "resnet32x4": (100, 32, 7_433_860, 1083.0, WIDE),
+    "wrn-16-2": (100, 32, 703_284, 101.1, [(16, 32), (32, 32), (64, 16), (128, 8)]),
+    "wrn-40-1": (100, 32, 569_780, 83.3, NARROW),
+    "wrn-40-2": (100, 32, 2_255_156, 327.6, [(16, 32), (32, 32), (64, 16), (128, 8)]),
     "vgg8": (100, 32, 3_965_028, 96.2, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
     "vgg13": (100, 32, 9_462_180, 284.9, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
     "mobilenet-v2": (100, 32, 812_836, 6.5, [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)]),
@@ -78,6 +91,11 @@ def randomized(network):
 def meta(arch, classes, size):
     with torch.device("meta"):
         return build_model(arch, classes, 3, size)
+
+
+def test_every_network_of_the_distillation_tables_is_among_them():
+    named = {arch for pair in PAIRS.values() for arch in (pair.teacher, pair.student)}
+    assert named <= PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)

@@ -264,7 +264,7 @@ def test_a_newer_schema_is_refused_and_left_alone(database: Database, make_run: 
     run = make_run()
     database.record(run)
     with duckdb.connect(str(database.path)) as connection:
-        connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'")
+        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
     before = database.path.read_bytes()
     for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):
         with pytest.raises(UserError, match="update divergence-bench"):

@@ -75,7 +75,7 @@ def test_weight_decay_acts_on_what_it_names(decay: str, kept: set[str]) -> None:
     before = deepcopy(model.state_dict())
     config = OptimizerConfig(lr=1.0, momentum=0.0, weight_decay=0.1, decay=decay)
     task = nn.Linear(2, 2)
-    optimizer = build_optimizer(model, task, config)
+    optimizer = build_optimizer(model, task.parameters(), config)
     for parameter in [*model.parameters(), *task.parameters()]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

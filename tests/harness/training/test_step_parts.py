@@ -1,6 +1,7 @@
 """Inner attack, weight perturbation, averaging and network modes, each against its definition."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harness.config import AveragingConfig, InnerAttackConfig
+from harness.models import build_model
 from harness.training.averaging import WeightAverage
 from harness.training.inner import maximise
-from harness.training.modes import ReplicaForward, attack_mode, frozen_parameters, frozen_statistics
+from harness.training.modes import (
+    ReplicaForward,
+    attack_mode,
+    compiled,
+    frozen_parameters,
+    frozen_statistics,
+)
 from harness.training.schedules import InnerSchedule
 from harness.training.weight_perturbation import perturbation, perturbed
 
@@ -172,15 +180,26 @@ def test_average_is_the_recurrence_and_integers_stay_integers() -> None:
     for name, tensor in expected.items():
         torch.testing.assert_close(averaged[name], tensor)
     assert averaged["1.num_batches_tracked"].dtype == torch.int64
+    assert int(averaged["1.num_batches_tracked"]) == 5
 
 
-def test_average_of_a_constant_model_is_that_model() -> None:
+@pytest.mark.parametrize("count", [0, 7, 390, 78_200])
+@pytest.mark.parametrize(
+    "settings",
+    [{"decay": 0.995}, {"decay": 0.9}, {"decay_warmup": True}, {"buffers": "live"}],
+    ids=str,
+)
+def test_average_of_a_constant_model_is_that_model(settings: dict[str, Any], count: int) -> None:
     model = small_net()
-    average = WeightAverage(model, AveragingConfig(kind="step", decay=0.995))
+    model[1].num_batches_tracked.fill_(count)
+    average = WeightAverage(model, AveragingConfig(kind="step", **settings))
     for _ in range(50):
         average.after_step(1)
     for name, tensor in average.model.state_dict().items():
-        torch.testing.assert_close(tensor, model.state_dict()[name])
+        expected = model.state_dict()[name]
+        assert tensor.dtype == expected.dtype
+        torch.testing.assert_close(tensor, expected)
+    assert int(average.model.state_dict()["1.num_batches_tracked"]) == count
 
 
 def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics() -> None:
@@ -192,3 +211,37 @@ def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics() -> 
         expected.append(deepcopy(reference)(part))
     torch.testing.assert_close(logits, torch.cat(expected))
     assert_same_state(model, state(reference))
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_replicas_show_the_features_of_their_forward_pass(replicas: int) -> None:
+    x, _ = images(8)
+    model = build_model("resnet8", 5, 3, 8).train()
+    plain, shown = deepcopy(model), deepcopy(model)
+    logits = ReplicaForward(plain, replicas)(x)
+    features = ReplicaForward(shown, replicas).features(x)
+    assert torch.equal(features.logits, logits)
+    assert_same_state(shown, state(plain))
+    assert [len(stage) for stage in (*features.stages, *features.preacts)] == [8] * 8
+    torch.testing.assert_close(shown.fc(features.pooled), logits)
+
+
+def test_compiled_features_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both passes go through the compiler, and students share weights with what is compiled."""
+    seen = []
+
+    def eager(function: object) -> object:
+        seen.append(function)
+        return compile_with(function, backend="eager")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", eager)
+    x, _ = images(8)
+    model = build_model("resnet8", 5, 3, 8).train()
+    expected = deepcopy(model).features(x)
+    features = compiled(ReplicaForward(model, 1)).features(x)
+    assert len(seen) == 2
+    torch.testing.assert_close(features.logits, expected.logits)
+    torch.testing.assert_close(features.preacts, expected.preacts)
+    features.logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

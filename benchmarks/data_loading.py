@@ -1,0 +1,135 @@
+"""Training images a second: the harness's loader against PIL transforms in a two-worker DataLoader.
+
+With the project installed:
+
+    python benchmarks/data_loading.py [--json]
+
+Random images of CIFAR's shape, batches of 64, a crop with a border of 4 and a flip, on the CPU, as
+float32 tensors in [0, 1]. The peer is what the literature's code does: ``RandomCrop``,
+``RandomHorizontalFlip`` and ``ToTensor`` of torchvision on PIL images, in a DataLoader with two
+workers and shuffling. Both serve an epoch in turns; starting workers counts, as each epoch starts
+them. Less than 10 times the images a second exits with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.compat import import_torchvision
+from harness.data import dataset_info
+from harness.data.base import ImageSet
+from harness.data.loader import DeviceLoader
+
+BATCH, PADDING, WORKERS, WANTED = 64, 4, 2, 10.0
+transforms = import_torchvision().transforms
+
+
+class PilImages(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's CIFAR serves them."""
+
+    def __init__(self, split: ImageSet) -> None:
+        """Keep the images as arrays [N, H, W, K]."""
+        self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = split.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=PADDING),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        """One augmented image, and its label."""
+        image = Image.fromarray(self.images[position])
+        return self.transform(image), self.labels[position]
+
+
+def measure(count: int, repeats: int) -> dict[str, Any]:
+    """Images a second of both, epochs in turns."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(100, (count,), generator=generator)
+    split = ImageSet(images, labels, dataset_info("cifar100"), "train")
+    ours = DeviceLoader(split, BATCH, torch.device("cpu"), crop_padding=PADDING, flip=True)
+    peer = DataLoader(PilImages(split), batch_size=BATCH, shuffle=True, num_workers=WORKERS)
+
+    def our_epoch(epoch: int) -> int:
+        return sum(len(batch.x) for batch in ours.epoch(0, epoch))
+
+    def peer_epoch(epoch: int) -> int:
+        return sum(len(x) for x, _ in peer)
+
+    rates: dict[str, list[float]] = {"ours": [], "peer": []}
+    for epoch in range(repeats + 1):
+        for name, serve in (("ours", our_epoch), ("peer", peer_epoch)):
+            rates[name].append(images_per_second(serve, epoch, count))
+    # The first turn warms caches and allocators.
+    ours_s, peer_s = rates["ours"][1:], rates["peer"][1:]
+    return {
+        "images": count,
+        "repeats": repeats,
+        "ours_images_per_s": statistics.median(ours_s),
+        "peer_images_per_s": statistics.median(peer_s),
+        "ratio": statistics.median(a / b for a, b in zip(ours_s, peer_s, strict=True)),
+        "ratios": [a / b for a, b in zip(ours_s, peer_s, strict=True)],
+    }
+
+
+def images_per_second(serve: Callable[[int], int], epoch: int, count: int) -> float:
+    """How fast an epoch is served, which must hold every image."""
+    began = time.perf_counter()
+    served = serve(epoch)
+    seconds = time.perf_counter() - began
+    if served != count:
+        raise SystemExit(f"an epoch served {served} images of {count}: nothing was measured")
+    return count / seconds
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether the mark was met."""
+    parser = argparse.ArgumentParser(description="Loading: images a second against PIL workers.")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = measure(options.images, options.repeats)
+    result |= {
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{result['images']} images of 3x32x32, crop and flip, batches of {BATCH}, "
+            f"{result['threads']} threads, torch {result['torch']}, {result['machine']}\n"
+            f"  harness               {result['ours_images_per_s']:,.0f} images/s\n"
+            f"  PIL, {WORKERS} workers        {result['peer_images_per_s']:,.0f} images/s\n"
+            f"  ratio                 {result['ratio']:.1f} times, wanted {WANTED:.0f}; median of "
+            f"{result['repeats']} epochs [{min(result['ratios']):.1f}, {max(result['ratios']):.1f}]"
+        )
+    return 0 if result["ratio"] >= WANTED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

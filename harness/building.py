@@ -1,0 +1,97 @@
+"""From a configuration to what training is made of: device, batches, network and task."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from harness.config import RunConfig
+from harness.data.augment import Augmentation
+from harness.data.base import DatasetInfo, ImageSource
+from harness.data.generated import MixedLoader, steps_with_generated
+from harness.data.loader import Loader, make_loader
+from harness.data.npz import NpzImages
+from harness.errors import UserError
+from harness.method import Method, Task, TaskContext
+from harness.models import build_model
+from harness.models.normalize import Normalized
+from harness.seeding import derive_seed
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the accelerator if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
+    return device
+
+
+def training_loader(
+    config: RunConfig,
+    split: ImageSource,
+    originals: int,
+    generated: NpzImages | None,
+    device: torch.device,
+) -> Loader:
+    """The loader of original images, or of those and generated ones.
+
+    ``originals`` counts the original images before any were held out: an epoch with generated
+    images is as long whether or not some were, as in released trainings.
+    """
+    data, batch_size = config.data, config.training.batch_size
+    if generated is not None:
+        return MixedLoader(
+            split,
+            generated,
+            batch_size,
+            device,
+            fraction=data.generated_fraction,
+            steps=steps_with_generated(data, batch_size, originals),
+            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
+            augment_generated=data.augment_generated,
+        )
+    return make_loader(
+        split,
+        batch_size,
+        device,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        drop_last=config.training.drop_last,
+        workers=data.workers,
+        crop_mode=data.crop_mode,
+        rotation=data.rotation,
+    )
+
+
+def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
+    """A freshly initialised network, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
+    return Normalized(model, info.mean, info.std) if config.model.normalize else model
+
+
+def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
+    """The method's task; networks of its own are the same for the same seed."""
+    params = method.params.model_validate(config.params)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "task"))
+        task = method.task(params, context)
+    if context.teacher is not None and context.teacher in task.modules():
+        raise RuntimeError(
+            f"the task of {config.method} made the teacher its own submodule: its weights would be "
+            "in every checkpoint; read it from the context"
+        )
+    return task
+
+
+def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
+    """Mean and standard deviation that the saved model applies to its images, if any."""
+    if not config.model.normalize:
+        return None
+    return {"mean": list(info.mean), "std": list(info.std)}

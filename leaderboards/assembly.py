@@ -1,0 +1,101 @@
+"""The tables of the paper, assembled from the printed numbers and a results folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.store.database import Database
+from leaderboards.added import added_rows
+from leaderboards.declared import TableSpec
+from leaderboards.measured import Measured, measured
+from leaderboards.paper import TABLES
+from leaderboards.places import Places
+from leaderboards.published import published_rows
+from leaderboards.rendered import RenderedColumn, RenderedRow, RenderedTable, TableTitle
+
+
+def tables() -> list[TableTitle]:
+    """Number and title of every table, in order."""
+    return [TableTitle(number, spec.title) for number, spec in sorted(TABLES.items())]
+
+
+def table(number: int, results: Path | None = None) -> RenderedTable:
+    """One table with every number in its place.
+
+    Args:
+        number: 1 to 9.
+        results: the results folder whose runs stand beside; None for the printed numbers alone.
+            A folder without a database is as good as None; ``message`` then says so.
+
+    Raises:
+        UserError: there is no such table, or the database cannot be read.
+    """
+    spec = TABLES.get(number)
+    if spec is None:
+        raise UserError(f"there is no Table {number}: the paper has {min(TABLES)} to {max(TABLES)}")
+    groups: list[Measured] = []
+    entries: tuple[RenderedRow, ...] = ()
+    message = ""
+    if results is not None:
+        if Database(results).path.exists():
+            groups = measured(results)
+            entries = published_rows(spec, results)
+        else:
+            message = f"there is no results database in {results} yet"
+    return _assembled(spec, groups, entries, message)
+
+
+def _assembled(
+    spec: TableSpec, groups: list[Measured], entries: tuple[RenderedRow, ...], message: str
+) -> RenderedTable:
+    places = Places(spec, groups)
+    rows = places.rows()
+    added, other = added_rows(spec, groups, places)
+    columns = [
+        RenderedColumn(
+            column.key,
+            column.heads,
+            places.metric(column),
+            column.help,
+            column.decimals,
+            column.unit,
+            column.lower_is_better,
+        )
+        for column in spec.columns
+    ]
+    height = len(columns[0].heads)
+    columns += other
+    columns += [
+        RenderedColumn(
+            f"{difference.of}-difference",
+            ("",) * (height - 1) + (difference.title,),
+            difference.of,
+            difference.help,
+            difference=True,
+        )
+        for difference in spec.differences
+    ]
+    every = (*rows, *entries, *added)
+    has_ours = any(cell.ours for row in every for cell in row.cells.values())
+    if not has_ours and not message and groups:
+        message = "no run in the results folder belongs in this table yet"
+    return RenderedTable(
+        number=spec.number,
+        title=spec.title,
+        caption=spec.caption,
+        protocol=spec.protocol,
+        selection=spec.selection,
+        labels=spec.labels,
+        method_label=spec.method_label,
+        last_labels=spec.last_labels,
+        stub=spec.stub,
+        stub_text=spec.stub_text,
+        panels=spec.panels,
+        columns=tuple(columns),
+        rows=every,
+        remarks=spec.remarks,
+        first_run=spec.first_run,
+        has_ours=has_ours,
+        message=message,
+    )

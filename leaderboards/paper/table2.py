@@ -1,0 +1,152 @@
+"""Table 2: adversarial training on CIFAR-100."""
+
+from leaderboards.declared import Baseline, DifferenceSpec, Logged, TableSpec, Welcome
+from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row
+from leaderboards.paper._common import (
+    AA,
+    ALPHA,
+    BEST_LOG,
+    BETA,
+    CLEAN,
+    DELTA,
+    KL_BASELINE,
+    LOG_SOURCE,
+    ROBUST,
+    SECOND_LOG,
+    THREAT,
+    UNKNOWN_EPOCH,
+    ikl_params,
+)
+
+WANG = {"table": "2", "citation": "[38]"}
+
+TABLE = TableSpec(
+    number=2,
+    title="Adversarial training on CIFAR-100",
+    caption=(
+        "Accuracy (%) on clean images and under AutoAttack on CIFAR-100. Bold: better than the "
+        "strongest baseline of the same training setting."
+    ),
+    protocol=f"CIFAR-100, {THREAT}, {ROBUST}",
+    selection=UNKNOWN_EPOCH,
+    labels=LABELS,
+    columns=(CLEAN, AA),
+    rows=(
+        row(
+            "AWP",
+            "[25]",
+            "WRN-34-10",
+            "Basic",
+            "table2/at-awp",
+            "at-awp",
+            selection="best-on-test",
+            notes=(
+                "The numbers are those of AT-AWP, which also rotates the images; the authors of "
+                "ACAT report 62.41 / 29.54 for TRADES-AWP on this network.",
+            ),
+        ),
+        row(
+            "LBGAT",
+            "[26]",
+            "WRN-34-10",
+            "Basic",
+            "table2/lbgat",
+            "lbgat",
+            notes=(
+                "RobustBench lists this model at radius 0.031. LBGAT with weight perturbation at "
+                "8/255, 62.99 / 31.20, is left out of the table.",
+            ),
+        ),
+        row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table2/las-at", "las-at"),
+        row("ACAT", "[40]", "WRN-34-10", "Basic", "table2/acat", "acat"),
+        row(
+            "IKL-AT",
+            "",
+            "WRN-34-10",
+            "Basic",
+            "table2/ikl-a20-b3",
+            "ikl",
+            label=f"IKL-AT ({ALPHA}=20, {BETA}=3)",
+            params=ikl_params(20, 3, 4),
+            where={"alpha": "20", "beta": "3"},
+            selection="last",
+        ),
+        row(
+            "IKL-AT",
+            "",
+            "WRN-34-10",
+            "Basic",
+            "table2/ikl-a20-b4",
+            "ikl",
+            label=f"IKL-AT ({ALPHA}=20, {BETA}=4)",
+            params=ikl_params(20, 4, 2),
+            where={"alpha": "20", "beta": "4"},
+            selection="last",
+        ),
+        row(
+            "",
+            "[61]",
+            "WRN-34-10",
+            "1M",
+            "table2/proxy-1m",
+            "proxy",
+            selection="best-on-test",
+            notes=("RobustBench lists 65.93 / 31.15.",),
+        ),
+        row(
+            "",
+            "[59]",
+            "WRN-28-10",
+            "1M",
+            "table2/score-1m",
+            "score",
+            notes=("The authors' repository and RobustBench list 63.66 / 31.08.",),
+        ),
+        row("", "[62]", "WRN-28-10", "1M", "table2/rebuffi-1m", "rebuffi"),
+        row("", "[38]", "WRN-28-10", "1M", "table2/wang-dm-1m", "wang-dm"),
+        row("", "[38]", "WRN-28-10", "50M", "table2/wang-dm-50m", "wang-dm"),
+        row("IKL-AT", "", "WRN-28-10", "1M", "table2/ikl-1m", "ikl"),
+        row("IKL-AT", "", "WRN-28-10", "50M", "table2/ikl-50m", "ikl"),
+    ),
+    where={"dataset": "CIFAR-100"},
+    compete=("augmentation",),
+    stub="Dataset",
+    stub_text=f"CIFAR-100 ({THREAT})",
+    differences=(
+        DifferenceSpec(
+            "aa",
+            f"{DELTA}AA",
+            (
+                KL_BASELINE,
+                Baseline(
+                    "Wang et al.",
+                    {"student_or_arch": "WRN-28-10"},
+                    WANG,
+                    "wang-dm",
+                    same=("student_or_arch", "augmentation"),
+                ),
+            ),
+            "AutoAttack accuracy above that of training with KL under the same conditions, "
+            "percentage points, computed from the numbers shown: of row (a) of Table 1 without "
+            "generated images, of Wang et al. with as many.",
+        ),
+    ),
+    welcome=Welcome(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
+    threat=("cifar100", "8/255"),
+    first_run="python -m harness run --recipe table2/ikl-a20-b3",
+    logged=(
+        Logged({"alpha": "20", "beta": "3"}, BEST_LOG, LOG_SOURCE),
+        Logged({"alpha": "20", "beta": "4"}, SECOND_LOG, LOG_SOURCE),
+        Logged(
+            {"method": "IKL-AT", "augmentation": "50M Generated Data"},
+            {"clean": 73.85, "aa": 39.18},
+            LOG_SOURCE,
+        ),
+        Logged({"method": "AWP"}, {"clean": 60.38, "aa": 28.86}, "log released with AWP, AT-AWP"),
+    ),
+    remarks=(
+        "RobustBench lists another model of the paper on WRN-34-10, 65.76 / 31.91.",
+        "Weights and temperature of the second IKL-AT row are those of the row of Table 9 with the "
+        "same numbers.",
+    ),
+)

@@ -1,0 +1,29 @@
+"""Table 6: the two weights of IKL, under each attack."""
+
+from leaderboards.declared import Disputed, Logged
+from leaderboards.paper._common import (
+    AA,
+    ALPHA,
+    APGD_CE,
+    APGD_T,
+    BEST_LOG,
+    BETA,
+    CLEAN,
+    IMPOSSIBLE,
+    LOG_SOURCE,
+    ablation,
+)
+
+TABLE = ablation(
+    6,
+    4,
+    (12, 16, 20, 24),
+    (1, 2, 3, 4),
+    title="Weights of IKL",
+    caption=f"Ablation of the weights {ALPHA} and {BETA} of IKL. Only images that APGD-CE leaves "
+    "are attacked by APGD-T.",
+    columns=(CLEAN, AA, APGD_CE, APGD_T),
+    disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa", "apgd_t")),),
+    logged=(Logged({"alpha": "20", "beta": "3"}, BEST_LOG, LOG_SOURCE),),
+    small=True,
+)

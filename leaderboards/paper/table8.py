@@ -1,0 +1,15 @@
+"""Table 8: the weights of IKL at temperature 4 of the global information."""
+
+from leaderboards.declared import Disputed, Logged
+from leaderboards.paper._common import BEST_LOG, IMPOSSIBLE, LOG_SOURCE, TAU, ablation
+
+TABLE = ablation(
+    8,
+    4,
+    (12, 16, 20, 24),
+    (1, 2, 3, 4),
+    title="Weights of IKL at temperature 4",
+    caption=f"Ablation of the weights of IKL where the global information has {TAU} = 4.",
+    disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa",)),),
+    logged=(Logged({"alpha": "20", "beta": "3"}, BEST_LOG, LOG_SOURCE),),
+)

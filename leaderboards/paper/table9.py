@@ -1,0 +1,14 @@
+"""Table 9: the weights of IKL at temperature 2 of the global information."""
+
+from leaderboards.declared import Logged
+from leaderboards.paper._common import LOG_SOURCE, SECOND_LOG, TAU, ablation
+
+TABLE = ablation(
+    9,
+    2,
+    (15, 18, 20, 24),
+    (2, 3, 4, 5),
+    title="Weights of IKL at temperature 2",
+    caption=f"Ablation of the weights of IKL where the global information has {TAU} = 2.",
+    logged=(Logged({"alpha": "20", "beta": "4"}, SECOND_LOG, LOG_SOURCE),),
+)

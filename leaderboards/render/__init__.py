@@ -1,0 +1,1 @@
+"""A rendered table as terminal text, Markdown, LaTeX, CSV, HTML and JSON."""

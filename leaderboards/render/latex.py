@@ -1,0 +1,233 @@
+"""A table in LaTeX with booktabs, as the paper sets it; our columns are optional.
+
+The document needs booktabs, multirow, amssymb (check marks) and the package inputenc or an engine
+that reads UTF-8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from leaderboards.render.text import is_signed, sections, value_text
+from leaderboards.rendered import (
+    DIFFERENCE_ROW,
+    HEAD_ROW,
+    OURS_ROW,
+    PRINTED_ROW,
+    Number,
+    RenderedColumn,
+    RenderedRow,
+    RenderedTable,
+)
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "\u03b1": r"$\alpha$",
+    "\u03b2": r"$\beta$",
+    "\u03c4": r"$\tau$",
+    "\u0394": r"$\Delta$",
+    "\u03b5": r"$\epsilon$",
+    "\u2713": r"$\checkmark$",
+    "\u2717": r"$\times$",
+    "\u00d7": r"$\times$",
+    "\u00b1": r"$\pm$",
+    "\u2113": r"$\ell$",
+    "\u221e": r"$_\infty$",
+}
+PACKAGES = ("booktabs", "multirow", "amssymb")
+ROW_END = r" \\"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One LaTeX column of numbers: a column of the table, printed or ours."""
+
+    column: RenderedColumn
+    ours: bool
+
+
+def to_latex(table: RenderedTable, *, ours: bool = True) -> str:
+    """A table environment.
+
+    Args:
+        table: the table.
+        ours: whether our numbers, differences and rows stand in it too; without them it is as
+            printed.
+    """
+    rows = [
+        row for row in table.rows if ours or row.kind in (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
+    ]
+    caption = escape(table.caption)
+    body = []
+    if table.panels:
+        printed = [(name, own) for name, own in sections(rows) if name in table.panels]
+        for name, own in printed:
+            title = escape(f"{name} {table.panels[name]}")
+            body += [*_tabular(table, own, ours), rf"\par\smallskip {title}\par\medskip"]
+        for name, own in sections([row for row in rows if row.kind == OURS_ROW]):
+            body += [*_tabular(table, own, ours), rf"\par\smallskip {escape(name)}\par\medskip"]
+    else:
+        body = _tabular(table, rows, ours)
+    needs = ", ".join(PACKAGES)
+    return "\n".join(
+        [
+            f"% packages: {needs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:paper-{table.number}}}",
+            *body,
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def document(table: RenderedTable, *, ours: bool = True) -> str:
+    """A whole document that holds the table, to compile by itself."""
+    packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+    return (
+        "\\documentclass{article}\n"
+        f"{packages}\n\\usepackage[margin=1cm,landscape]{{geometry}}\n"
+        f"\\begin{{document}}\n{to_latex(table, ours=ours)}\\end{{document}}\n"
+    )
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as it is; what no font is sure to have becomes a question mark."""
+    line = " ".join(text.split())
+    shown = "".join(ESCAPES.get(sign, sign if sign.isascii() else "?") for sign in line)
+    # Neighbouring pieces of mathematics are one piece.
+    return shown.replace("$$", "")
+
+
+def _slots(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> list[_Slot]:
+    slots = []
+    for column in table.columns:
+        cells = [row.cells[column.key] for row in rows if column.key in row.cells]
+        if not column.difference or (ours and any(cell.numbers for cell in cells)):
+            if not column.difference and any(cell.printed for cell in cells):
+                slots.append(_Slot(column, False))
+            elif column.difference and any(cell.printed for cell in cells):
+                slots.append(_Slot(column, False))
+            if ours and any(cell.ours for cell in cells):
+                slots.append(_Slot(column, True))
+    return slots
+
+
+def _tabular(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> list[str]:
+    slots = _slots(table, rows, ours)
+    stub = [table.stub] if table.stub else []
+    first = len(table.labels) - table.last_labels
+    columns = "l" * (len(stub) + first) + "c" * len(slots) + "l" * table.last_labels
+    heads = _heads(table, rows, slots, len(stub))
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule"]
+    body = [row for row in rows if row.kind != HEAD_ROW]
+    for number, (name, own) in enumerate(_stubbed(table, body)):
+        if number:
+            lines.append(r"\midrule")
+        if not stub and name and own[0].kind not in (PRINTED_ROW, DIFFERENCE_ROW):
+            lines.append(
+                rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(name)}}}}}" + ROW_END
+            )
+        for place, row in enumerate(own):
+            text = rf"\multirow{{{len(own)}}}{{*}}{{{escape(name)}}}" if place == 0 else ""
+            if row.kind == DIFFERENCE_ROW and len(own) > 1:
+                lines.append(rf"\cmidrule{{{len(stub) + 1}-{len(columns)}}}")
+            lines.append(_row(table, row, slots, [text] if stub else []))
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _stubbed(
+    table: RenderedTable, rows: Sequence[RenderedRow]
+) -> list[tuple[str, list[RenderedRow]]]:
+    """The sections that print has: with one text in the stub all printed rows are one."""
+    if not table.stub_text:
+        return sections(rows)
+    printed = [row for row in rows if row.kind == PRINTED_ROW]
+    return [(table.stub_text, printed), *sections(rows[len(printed) :])]
+
+
+def _heads(
+    table: RenderedTable, rows: Sequence[RenderedRow], slots: Sequence[_Slot], stub: int
+) -> list[str]:
+    """The lines of the head: titles, below a teacher's or student's name its own accuracy."""
+    alone = [row for row in rows if row.kind == HEAD_ROW]
+    height = len(table.columns[0].heads)
+    first = len(table.labels) - table.last_labels
+    lines = []
+    for level in range(height):
+        bottom = level == height - 1
+        labels = [table.stub] * stub + list(table.labels[:first]) if level == 0 else []
+        if alone and level < len(alone):
+            stubs = [table.stub if level == 0 else ""] * stub
+            others = table.labels[1:first] if level == 0 else ()
+            labels = [*stubs, alone[level].labels[0], *others]
+        labels += [""] * (stub + first - len(labels))
+        titles = _merged([slot.column.heads[level] for slot in slots], bottom and not alone)
+        last = [escape(label) for label in table.labels[first:]] if level == 0 else []
+        last += [""] * (table.last_labels - len(last))
+        lines.append(" & ".join([*map(escape, labels), *titles, *last]) + ROW_END)
+        if level < len(alone):
+            lines.append(_row(table, alone[level], slots, [""] * stub, labelled=False))
+    if any(slot.ours for slot in slots):
+        kinds = ["ours" if slot.ours else "printed" for slot in slots]
+        blank = [""] * (stub + first)
+        lines.append(" & ".join([*blank, *kinds, *[""] * table.last_labels]) + ROW_END)
+    return lines
+
+
+def _merged(titles: Sequence[str], never: bool) -> list[str]:
+    """Titles of neighbours that are equal, over all their columns."""
+    cells = []
+    for title, members in groupby(titles):
+        span = len(list(members))
+        if span == 1 or (never and not title):
+            cells += [escape(title)] * span
+        else:
+            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{escape(title)}}}")
+    return cells
+
+
+def _row(
+    table: RenderedTable,
+    row: RenderedRow,
+    slots: Sequence[_Slot],
+    stub: list[str],
+    *,
+    labelled: bool = True,
+) -> str:
+    first = len(table.labels) - table.last_labels
+    labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)
+    cells = [_cell(row, slot) for slot in slots]
+    return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
+
+
+def _cell(row: RenderedRow, slot: _Slot) -> str:
+    cell = row.cells.get(slot.column.key)
+    number = (cell.ours if slot.ours else cell.printed) if cell else None
+    return _number(number, row, slot.column) if number else ""
+
+
+def _number(number: Number, row: RenderedRow, column: RenderedColumn) -> str:
+    text = escape(value_text(number, column, signed=is_signed(row, column)))
+    if number.bold:
+        text = rf"\textbf{{{text}}}"
+    if number.underlined:
+        text = rf"\underline{{{text}}}"
+    if number.std is not None:
+        text += rf" $\pm$ {number.std:.{column.decimals}f}"
+    return text

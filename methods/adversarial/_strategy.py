@@ -1,0 +1,301 @@
+"""What the LAS methods share: a network that learns how each image is to be attacked.
+
+The strategy network chooses a radius, a step size and a step count for each image. Choosing cannot
+be differentiated, so the network learns by REINFORCE from one reward for the whole batch.
+
+Shape suffixes: B batch, H choices to make, A alternatives of a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+from torch.nn.utils import clip_grad_norm_
+
+from harness.config import InnerAttackConfig, Radius
+from harness.method import AttackPlan, Batch, Forward, Params, StepView, TaskContext
+from harness.models import build_model
+from harness.training.inner import maximise
+from harness.training.modes import frozen_parameters
+from harness.training.schedules import InnerSchedule
+from methods._recipes import SMALL, Overrides, natural
+from methods.adversarial.pgd_at import PgdAtTask
+from methods.losses.divergence import float32_or_wider
+from methods.losses.smoothing import smoothed_cross_entropy
+
+# Steps of a quarter of the radius, and starts, of the attack in the reward.
+REWARD_STEPS, REWARD_RESTARTS = 10, 2
+
+STRATEGY_FORMULA = (
+    r"\text{strategy: } -R \sum_h \log \pi_h(a_h \mid x), \quad R = \mathrm{CE}(o_n, y) + "
+    r"\mathtt{robust\_reward\_weight}\, \mathrm{acc}_{\mathrm{PGD}} + "
+    r"\mathtt{clean\_reward\_weight}\, \mathrm{acc}"
+)
+STRATEGY_NAMES = {
+    "strategy_lr": "policy_model_lr",
+    "strategy_interval": "interval_num",
+    "eps_choices": "epsilon_types",
+    "steps_choices": "attack_iters_types",
+    "step_size_choices": "step_size_types",
+    "robust_reward_weight": "R2_param",
+    "clean_reward_weight": "R3_param",
+}
+STRATEGY_NOTES = (
+    "The strategy network is a ResNet-18 whose one classifier holds the alternatives of all "
+    "choices side by side. The released choice of the attack's type has one alternative and is "
+    "left out.",
+    "training.attack.eps is the radius that no image leaves; the steps and step size there are not "
+    "used, since the strategy network chooses them.",
+    "The reward's PGD, ten steps and two restarts, meets the copy of the network in training mode, "
+    "as released; unlike there it also moves images that are already misclassified.",
+)
+
+
+def strategy_loss(logits: Sequence[Tensor], choices_BH: Tensor, reward: Tensor) -> Tensor:
+    """-R sum_h mean_b log pi_h(a_bh | x_b), whose gradient is REINFORCE's without a baseline.
+
+    Args:
+        logits: one tensor [B, A] for each of the H choices.
+        choices_BH: the alternatives a_bh that were taken, int64 in [0, A).
+        reward: R, one scalar for the batch, without a gradient.
+
+    Returns:
+        A scalar.
+    """
+    taken_BH = torch.stack(
+        [
+            log_softmax(float32_or_wider(logits_BA), dim=-1).gather(1, choice_B[:, None])[:, 0]
+            for logits_BA, choice_B in zip(logits, choices_BH.unbind(1), strict=True)
+        ],
+        dim=1,
+    )
+    return -reward * taken_BH.mean(0).sum()
+
+
+class StrategyParams(Params):
+    """The strategy network, what it may choose, how it learns, and the weights of its reward.
+
+    Attributes:
+        strategy_arch: its architecture.
+        strategy_lr, strategy_momentum, strategy_weight_decay: its optimiser.
+        strategy_follows: whether its rate falls with the network's.
+        strategy_interval: steps from one of its updates to the next.
+        eps_choices, step_size_choices, steps_choices: the alternatives, the former in pixel space.
+        target_eps: the radius of the start and of the reward's attack, in pixel space.
+        robust_reward_weight, clean_reward_weight: of the two accuracies after a step, in [0, 1].
+        label_smoothing: the mass taken off the label in that step.
+    """
+
+    strategy_arch: str = "resnet18-cifar"
+    strategy_lr: float = Field(1e-4, gt=0)
+    strategy_momentum: float = Field(0.0, ge=0, lt=1)
+    strategy_weight_decay: float = Field(0.0, ge=0)
+    strategy_follows: bool = False
+    strategy_interval: int = Field(20, ge=1)
+    eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(3, 16))
+    step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(1, 6))
+    steps_choices: tuple[int, ...] = tuple(range(3, 15))
+    target_eps: Radius = 8 / 255
+    robust_reward_weight: float = Field(4.0, ge=0)
+    clean_reward_weight: float = Field(2.0, ge=0)
+    label_smoothing: float = Field(0.3, ge=0, lt=1)
+
+
+class StrategyTask(PgdAtTask):
+    """Attacks each image as the strategy network chooses, and trains that network along.
+
+    The strategy network has an optimiser of its own, whose state is kept with the task's.
+    """
+
+    reward: Tensor
+    reward_cap = 10.0
+
+    def __init__(self, params: Any, context: TaskContext) -> None:
+        """Build the strategy network and its optimiser."""
+        super().__init__(params, context)
+        choices = self.choices()
+        self.sizes = [len(alternatives) for alternatives in choices.values()]
+        for name, alternatives in choices.items():
+            self.register_buffer(name, torch.tensor(alternatives), persistent=False)
+        self.strategy = build_model(
+            params.strategy_arch, sum(self.sizes), context.in_channels, context.image_size
+        )
+        self.strategy_optimizer = torch.optim.SGD(
+            self.strategy.parameters(),
+            lr=params.strategy_lr,
+            momentum=params.strategy_momentum,
+            weight_decay=params.strategy_weight_decay,
+        )
+        self.steps_seen = 0
+        self.register_buffer("reward", torch.zeros(()))
+
+    def choices(self) -> dict[str, tuple[float, ...]]:
+        """What is chosen for each image: a name and its alternatives."""
+        return {
+            "eps": self.params.eps_choices,
+            "step_size": self.params.step_size_choices,
+            "steps": self.params.steps_choices,
+        }
+
+    def optimised_parameters(self) -> Iterable[nn.Parameter]:
+        """None: the strategy network has its own optimiser."""
+        return ()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a restarted run needs of the strategy's training."""
+        return {"steps": self.steps_seen, "optimizer": self.strategy_optimizer.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up the strategy's training."""
+        self.steps_seen = state["steps"]
+        self.strategy_optimizer.load_state_dict(state["optimizer"])
+
+    def attack_plan(self, batch: Batch, generator: torch.Generator) -> AttackPlan:
+        """Draw each image's attack from the strategy network, in eval mode."""
+        self.strategy.eval()
+        return self.plan(draw(self.strategy_logits(batch.x), generator))
+
+    def strategy_logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Scores [B, A] of the alternatives of each choice."""
+        logits: Tensor = self.strategy(x)
+        return torch.split(logits, self.sizes, dim=1)
+
+    def plan(self, choices_BH: Tensor) -> AttackPlan:
+        """The attack that the chosen alternatives mean."""
+        chosen = dict(zip(self.choices(), choices_BH.unbind(1), strict=True))
+        return AttackPlan(
+            eps_B=self.get_buffer("eps")[chosen["eps"]],
+            step_size_B=self.get_buffer("step_size")[chosen["step_size"]],
+            steps_B=self.get_buffer("steps")[chosen["steps"]],
+            start_eps=self.params.target_eps,
+        )
+
+    def before_attack(self, batch: Batch, view: StepView) -> None:
+        """Every ``strategy_interval`` steps, reward a draw of the strategy and learn from it."""
+        self.steps_seen += 1
+        if self.steps_seen % self.params.strategy_interval:
+            return
+        self.strategy.train()
+        logits = self.strategy_logits(batch.x)
+        choices_BH = draw(logits, view.generator)
+        tried = replace(batch, plan=self.plan(choices_BH))
+        self.reward = self.rewarded(tried, view)
+        self.strategy_optimizer.zero_grad()
+        strategy_loss(logits, choices_BH, self.reward).backward()
+        clip_grad_norm_(self.strategy.parameters(), 1.0)
+        if self.params.strategy_follows:
+            (group,) = self.strategy_optimizer.param_groups
+            group["lr"] = self.params.strategy_lr * view.rate_factor
+        self.strategy_optimizer.step()
+
+    def rewarded(self, tried: Batch, view: StepView) -> Tensor:
+        """The loss that a plan reaches, plus the accuracies of the network after a step on it.
+
+        Args:
+            tried: a batch with a plan; its adversarial images are made here.
+            view: the engine's.
+
+        Returns:
+            A scalar >= 0 without a gradient.
+        """
+        tried.x_adv = view.attack(tried)
+        with torch.no_grad():
+            reached = self.attacked_loss(view.model, tried).clamp(0, self.reward_cap)
+        after = view.look_ahead(
+            lambda model: self.trial_loss(model, tried),
+            lambda model: self.perturbation_loss(model, tried),
+        )
+        x_adv = strongest(after, tried, self.params.target_eps, view.generator)
+        after.eval()
+        with torch.no_grad():
+            robust, clean = (
+                (after(x).argmax(1) == tried.y).float().mean() for x in (x_adv, tried.x)
+            )
+        weights = self.params.robust_reward_weight, self.params.clean_reward_weight
+        reward: Tensor = reached.float() + weights[0] * robust + weights[1] * clean
+        return reward
+
+    def watched(self, batch: Batch) -> dict[str, Tensor]:
+        """For the log: the mean radius and step count of a batch's plan, and the last reward."""
+        if batch.plan is None:
+            return {}
+        plan = batch.plan
+        return {
+            "attack_eps": plan.eps_B.mean(),
+            "attack_steps": plan.steps_B.float().mean(),
+            "reward": self.reward,
+        }
+
+    def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The loss by which an attack is rewarded: the label cross-entropy, unsmoothed."""
+        return cross_entropy(float32_or_wider(model(batch.adversarial)), batch.y)
+
+    def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The loss of the step after which the network is judged."""
+        logits_BC = model(batch.adversarial)
+        return smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
+
+
+def draw(logits: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """One alternative for each image and choice, [B, H], from the softmax of its logits [B, A]."""
+    return torch.cat(
+        [
+            torch.multinomial(softmax(float32_or_wider(scores), -1), 1, generator=generator)
+            for scores in logits
+        ],
+        dim=1,
+    )
+
+
+def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Generator) -> Tensor:
+    """The images of highest cross-entropy that several starts of PGD find around ``batch.x``."""
+
+    def objective(logits_BC: Tensor) -> Tensor:
+        return cross_entropy(float32_or_wider(logits_BC), batch.y)
+
+    schedule, config = InnerSchedule(eps, eps / 4, REWARD_STEPS), InnerAttackConfig(start="uniform")
+    best, highest_B = batch.x, torch.full_like(batch.y, -1, dtype=torch.float32)
+    with frozen_parameters(model):
+        for _ in range(REWARD_RESTARTS):
+            x_adv = maximise(model, objective, batch.x, schedule, config, generator)
+            with torch.no_grad():
+                loss_B = cross_entropy(model(x_adv).float(), batch.y, reduction="none")
+            better_B = loss_B >= highest_B
+            best = torch.where(better_B[:, None, None, None], x_adv, best)
+            highest_B = torch.where(better_B, loss_B, highest_B)
+    return best
+
+
+def chosen_from(
+    dataset: str, radii: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
+) -> Overrides:
+    """Parameters: alternatives in 1/255 on CIFAR; small-scale ones have a coarse space.
+
+    There the unit is an eighth of the evaluation's radius, as 1/255 is one of 8/255.
+    """
+    if dataset not in SMALL:
+        return _alternatives(255.0, radii, sizes, steps)
+    eps = natural(dataset)["evaluation"]["eps"]
+    small = {"strategy_arch": "resnet8", "strategy_interval": 5, "target_eps": eps}
+    return _alternatives(8 / eps, (4, 6, 8, 10), (1, 2, 3), (3, 5, 7, 10)) | small
+
+
+def _alternatives(
+    unit: float, radii: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
+) -> Overrides:
+    return {
+        "eps_choices": [radius / unit for radius in radii],
+        "step_size_choices": [size / unit for size in sizes],
+        "steps_choices": list(steps),
+    }
+
+
+def allowed(params: Overrides) -> Overrides:
+    """Settings: the largest radius of the choice is that which no image leaves."""
+    return {"params": params, "training": {"attack": {"eps": max(params["eps_choices"])}}}

@@ -1,0 +1,152 @@
+"""LAS-TRADES: TRADES with a learned attack and weight for each image (Jia et al., 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from harness.config import Radius, merge
+from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objective, StepOutput
+from methods._recipes import SMALL, Overrides, adversarial, by_dataset
+from methods.adversarial._papers import LAS
+from methods.adversarial._strategy import (
+    STRATEGY_FORMULA,
+    STRATEGY_NAMES,
+    STRATEGY_NOTES,
+    StrategyParams,
+    StrategyTask,
+    allowed,
+    chosen_from,
+)
+from methods.losses.divergence import float32_or_wider, kl_divergence
+
+
+def weighted_kl(logits_m: Tensor, logits_n: Tensor, weight_B: Tensor) -> Tensor:
+    """The mean over the batch of weight_b KL(s_m || s_n), with gradients into both arguments.
+
+    Args:
+        logits_m: logits of clean images [B, C].
+        logits_n: logits of adversarial images [B, C].
+        weight_B: weights >= 0, without a gradient.
+    """
+    log_m_BC = log_softmax(float32_or_wider(logits_m), dim=-1)
+    log_n_BC = log_softmax(float32_or_wider(logits_n), dim=-1)
+    kl_B = (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1)
+    return (weight_B * kl_B).mean()
+
+
+@dataclass(frozen=True)
+class TradesPlan(AttackPlan):
+    """An attack plan, and the weight of each image's divergence [B]."""
+
+    kl_weight_B: Tensor
+
+
+class LasTradesParams(StrategyParams):
+    """As of any strategy, and the weights of the divergence to choose from."""
+
+    strategy_momentum: float = Field(0.9, ge=0, lt=1)
+    strategy_weight_decay: float = Field(5e-4, ge=0)
+    strategy_follows: bool = True
+    strategy_interval: int = Field(1, ge=1)
+    eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(5, 10))
+    step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(2, 5))
+    steps_choices: tuple[int, ...] = tuple(range(7, 15))
+    kl_weight_choices: tuple[float, ...] = (5.0, 6.0, 7.0, 8.0, 9.0)
+    robust_reward_weight: float = Field(8.0, ge=0)
+    clean_reward_weight: float = Field(4.0, ge=0)
+
+
+class LasTradesTask(StrategyTask):
+    """The strategy network chooses the weight of each image's divergence as well."""
+
+    reward_cap = 20.0
+
+    def choices(self) -> dict[str, tuple[float, ...]]:
+        """The attack's choices and the weight."""
+        return super().choices() | {"kl_weight": self.params.kl_weight_choices}
+
+    def plan(self, choices_BH: Tensor) -> TradesPlan:
+        """The attack and the weights that the chosen alternatives mean."""
+        weights = self.get_buffer("kl_weight")
+        return TradesPlan(**vars(super().plan(choices_BH)), kl_weight_B=weights[choices_BH[:, -1]])
+
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """KL(s_m || s_n), unweighted; clean logits are computed here, once."""
+        clean_BC = model(batch.x)
+        return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) and each image's weighted KL(s_m || s_n); clean images first, as released."""
+        plan = batch.plan
+        if not isinstance(plan, TradesPlan):
+            raise RuntimeError("this batch holds no plan of the strategy network")
+        clean_BC = model(batch.x)
+        adv_BC = model(batch.adversarial)
+        ce = cross_entropy(float32_or_wider(clean_BC), batch.y)
+        kl = weighted_kl(clean_BC, adv_BC, plan.kl_weight_B)
+        parts = {"ce": ce.detach(), "weighted_kl": kl.detach()}
+        parts["kl_weight"] = torch.mean(plan.kl_weight_B)
+        return StepOutput(ce + kl, parts | self.watched(batch))
+
+    def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The training loss rewards the attack."""
+        return self.loss(model, batch).loss
+
+    def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
+        """The training loss."""
+        return self.loss(model, batch).loss
+
+
+def _training(dataset: str) -> Overrides:
+    radii = range(5, 11 if dataset == "cifar100" else 10)
+    space = chosen_from(dataset, radii, range(2, 5), range(7, 15))
+    base = merge(adversarial(dataset), allowed(space))
+    if dataset in SMALL:
+        return base
+    released: Overrides = {
+        "params": {"clean_reward_weight": 2.0} if dataset == "cifar100" else {},
+        "data": {"val_size": 1000},
+        "training": {
+            "epochs": 100,
+            "optimizer": {"schedule": "steps", "milestones": (75, 90)},
+            "selection": {"rule": "best-on-val", "pgd_steps": 10},
+        },
+    }
+    return merge(base, released)
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="LAS-TRADES",
+        family="adversarial",
+        summary="TRADES whose attack and whose weight of the divergence are chosen for each image "
+        "by a second network that is trained along by reinforcement.",
+        formula=(
+            r"\mathrm{CE}(o_m, y) + \beta(x)\, D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad "
+            r"\beta(x) \in \mathtt{kl\_weight\_choices}, \quad "
+            + STRATEGY_FORMULA.replace(
+                r"\mathrm{CE}(o_n, y)", r"\mathrm{CE}(o_m, y) + \beta(x) D_{\mathrm{KL}}"
+            )
+        ),
+        paper=LAS.line,
+        url=LAS.url,
+        notes=(
+            "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
+            "The reward's loss is found in the attack's mode; in the release the network is then "
+            "in training mode, which moves its running statistics once more.",
+            "The released training chooses the epoch by PGD-10 on the test images; the recipes "
+            "choose it on 1,000 held-out training images.",
+            *STRATEGY_NOTES,
+        ),
+        bibtex=LAS.bibtex,
+        released_names=STRATEGY_NAMES | {"kl_weight_choices": "beta_types"},
+    ),
+    params=LasTradesParams,
+    task=LasTradesTask,
+    recipes=by_dataset(_training),
+)

@@ -1,0 +1,62 @@
+"""Attention transfer: the student is active where the teacher is (Zagoruyko, Komodakis, 2017)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.method import Batch, Method, MethodCard
+from harness.models.features import Features
+from methods import _pairs
+from methods.distillation._papers import ATTENTION
+from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods.losses.attention import attention_loss
+
+
+class AttentionParams(DistillationParams):
+    """The weight of the maps' distance."""
+
+    attention_weight: float = Field(1000.0, ge=0)
+
+
+class AttentionTask(FeatureTask):
+    """Attention maps of all stages."""
+
+    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
+        """The squared distance of normalised maps, summed over stages."""
+        distance = attention_loss(student.stages, teacher.stages)
+        return {"attention": (self.params.attention_weight, distance)}
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="AT",
+        family="distillation",
+        summary="Maps of where the student's stages are active imitate the teacher's maps.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{attention\_weight} \sum_l "
+            r"\mathrm{mean} \left(Q_s^l - Q_t^l\right)^2, \quad Q = \frac{a}{\|a\|_2}, \quad a = "
+            r"\mathrm{mean}_k f_k^2"
+        ),
+        paper=ATTENTION.line,
+        url=ATTENTION.url,
+        tables=(3,),
+        notes=(
+            "The stem is left out, and a larger map is averaged down to the smaller, as released.",
+            "Stages are paired from the last one backwards. The released code pairs those of "
+            "MobileNetV1, which lists no stem, one too early with those of ResNet50 and drops the "
+            "teacher's last.",
+            "The same weight on all pairs; Tables 5 and 7 print no row of it. Small-scale recipes "
+            "take 50, as the mean over fewer places is larger.",
+        ),
+        bibtex=ATTENTION.bibtex,
+        needs_teacher=True,
+        released_names={"label_weight": "CE_WEIGHT", "attention_weight": "FEAT_WEIGHT"},
+    ),
+    params=AttentionParams,
+    task=AttentionTask,
+    recipes=_pairs.recipes(small_changes={"params": {"attention_weight": 50.0}}),
+    recipe_notes={
+        "table3/resnet50-mobilenet-v1": "Here each of the four stages of 56, 28, 14 and 7 pixels "
+        "is paired with the teacher's of the same size; the released code pairs misaligned ones."
+    },
+)

@@ -1,0 +1,117 @@
+"""CRD: each network recognises the other's embedding of an image (Tian et al., 2020)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.config import merge
+from harness.errors import UserError
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
+from methods import _pairs
+from methods._recipes import Overrides
+from methods.distillation._papers import CRD
+from methods.distillation._task import DistillationParams, FeatureTask
+from methods.losses.contrastive import Contrast, ContrastiveDistillation
+
+
+class CrdParams(DistillationParams):
+    """The contrast's weight, its negatives and its memory.
+
+    Each image is contrasted with ``negatives`` images of other classes, drawn from the training set
+    with or without ``replacement``. ``embedding_size`` numbers of each image are remembered, of
+    which ``momentum`` is kept at its next sight. Scores have ``temperature``.
+    """
+
+    contrast_weight: float = Field(0.8, ge=0)
+    negatives: int = Field(16384, ge=1)
+    replacement: bool = False
+    embedding_size: int = Field(128, ge=1)
+    temperature: float = Field(0.07, gt=0)
+    momentum: float = Field(0.5, ge=0, lt=1)
+
+
+class CrdTask(FeatureTask):
+    """Embeddings of both networks are trained along; memories are part of every checkpoint.
+
+    Negatives are drawn from the global generator, which the engine seeds anew each epoch.
+    """
+
+    def __init__(self, params: CrdParams, context: TaskContext) -> None:
+        """Build embeddings for the two pooled features, and a memory of the training set."""
+        super().__init__(params, context)
+        if context.train_labels is None:
+            raise UserError("crd draws negatives by class and was given no training labels")
+        self.contrast = ContrastiveDistillation(
+            self.shapes(self.student).pooled.shape[1],
+            self.shapes(self.teacher).pooled.shape[1],
+            context.train_labels.to(context.device),
+            negatives=params.negatives,
+            replacement=params.replacement,
+            features=params.embedding_size,
+            temperature=params.temperature,
+            momentum=params.momentum,
+        )
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The contrast with memories that stay as they are until ``observe``."""
+        student, teacher = self.both(model, batch)
+        contrast = self.contrast(student.pooled, teacher.pooled, batch.index, batch.y)
+        terms = {"contrast": (self.params.contrast_weight, contrast.loss)}
+        output = self.combined(student.logits, batch, terms)
+        output.extras = {
+            "student": contrast.student,
+            "teacher": contrast.teacher,
+            "normalizers": contrast.normalizers.detach(),
+        }
+        return output
+
+    def observe(self, batch: Batch, output: StepOutput) -> None:
+        """Move the memories towards the batch's embeddings."""
+        contrast = Contrast(loss=output.loss.detach(), **output.extras)
+        self.contrast.update(batch.index, contrast)
+
+
+def _settings(pair: _pairs.Pair) -> Overrides:
+    if pair.dataset == "imagenet":
+        return merge(_pairs.imagenet_batch(256), {"params": {"replacement": True}})
+    return {}
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="CRD",
+        family="distillation",
+        summary="The student's embedding of an image is recognised among thousands of the "
+        "teacher's, and the teacher's among the student's.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{contrast\_weight}\, (L_s + "
+            r"L_t), \quad L = -\mathrm{mean} \left[\log \frac{h^+}{h^+ + K/N} + \sum_K \log "
+            r"\frac{K/N}{h^- + K/N}\right], \quad h = \frac{1}{Z} \exp \frac{v \cdot "
+            r"m}{\mathtt{temperature}}"
+        ),
+        paper=CRD.line,
+        url=CRD.url,
+        tables=(3, 5, 7),
+        notes=(
+            "Negatives are images of other classes, 16,384 of them: without replacement on CIFAR, "
+            "with it on ImageNet, as released. Small-scale recipes take 64.",
+            "The normaliser Z is fixed by the first batch.",
+            "ImageNet is trained at batch 256 and rate 0.1.",
+            "The same parameters on all pairs. The rows of Tables 5 and 7 are the last epoch's.",
+        ),
+        bibtex=CRD.bibtex,
+        needs_teacher=True,
+        released_names={
+            "label_weight": "CE_WEIGHT",
+            "contrast_weight": "FEAT_WEIGHT",
+            "negatives": "K",
+            "embedding_size": "DIM",
+            "temperature": "TEMPERATURE",
+            "momentum": "MOMENTUM",
+        },
+    ),
+    params=CrdParams,
+    task=CrdTask,
+    recipes=_pairs.recipes(_settings, small_changes={"params": {"negatives": 64}}),
+    recipe_notes=_pairs.last_epoch_note(),
+)

@@ -1,0 +1,52 @@
+"""DKL-KD: the decoupled KL divergence as a distillation loss, asymmetry kept (Eqs. 5 and 7)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from harness.method import Method, MethodCard
+from methods import _pairs
+from methods.adversarial._papers import DKL
+from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
+from methods.distillation.ikl_kd import SMALL_CHANGES, settings
+from methods.losses.divergence import DecoupledParts
+from methods.losses.logits import dkl_kd_loss
+
+
+class DklKdTask(DecoupledKdTask):
+    """The weighted MSE is measured; only the soft cross-entropy trains."""
+
+    def divergence(
+        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
+    ) -> DecoupledParts:
+        """Eq. 7: the teacher is fixed, and the weighted MSE's gradient would be its alone."""
+        return dkl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="DKL-KD",
+        family="distillation",
+        summary="The KL divergence written as a weighted MSE and a soft cross-entropy; against a "
+        "fixed teacher the weighted MSE trains nothing, which is what IKL mends.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
+            r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - "
+            r"\mathcal{S}(\Delta s_{jk}))^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right]"
+        ),
+        paper=DKL.line,
+        url=DKL.url,
+        notes=(
+            "No table prints it: it is the yardstick that shows what broken asymmetry brings. "
+            "Its recipes are those of ikl-kd on each pair, named by the pair's table.",
+            "wmse_weight changes the value of the loss and nothing that is trained. The gradient "
+            "is that of KD at kd_weight = ce_weight / temperature^2.",
+            "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",
+        ),
+        bibtex=DKL.bibtex,
+        needs_teacher=True,
+    ),
+    params=DecoupledKdParams,
+    task=DklKdTask,
+    recipes=_pairs.recipes(settings, small_changes=SMALL_CHANGES),
+)

@@ -1,0 +1,81 @@
+"""FitNet: the student's middle map imitates the teacher's (Romero et al., 2015)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.errors import UserError
+from harness.method import Batch, Method, MethodCard, TaskContext
+from harness.models.features import Features
+from methods import _pairs
+from methods.distillation._papers import FITNET
+from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods.losses.hints import HintRegressor, hint_loss
+
+
+class FitnetParams(DistillationParams):
+    """The hint's weight, and the stage it is taken from, 0 being the stem."""
+
+    hint_weight: float = Field(100.0, ge=0)
+    hint_stage: int = Field(2, ge=0)
+
+
+class FitnetTask(FeatureTask):
+    """A convolution, trained along, translates the student's map into the teacher's shape."""
+
+    def __init__(self, params: FitnetParams, context: TaskContext) -> None:
+        """Build the translation for the two shapes."""
+        super().__init__(params, context)
+        shapes = []
+        for network in (self.student, self.teacher):
+            stages = self.shapes(network).stages
+            if params.hint_stage >= len(stages):
+                raise UserError(
+                    f"params.hint_stage is {params.hint_stage}, but a network has stages 0 to "
+                    f"{len(stages) - 1}: choose one of these"
+                )
+            _, channels, side, _ = stages[params.hint_stage].shape
+            shapes.append((channels, side))
+        self.regressor = HintRegressor(*shapes)
+
+    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
+        """The mean square error of the translated map."""
+        stage = self.params.hint_stage
+        hint = hint_loss(self.regressor(student.stages[stage]), teacher.stages[stage])
+        return {"hint": (self.params.hint_weight, hint)}
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="FitNet",
+        family="distillation",
+        summary="A middle feature map of the student, translated by a small trained convolution, "
+        "imitates the teacher's.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{hint\_weight}\, \mathrm{mean} "
+            r"\left(r(f_s) - f_t\right)^2, \quad r = \mathrm{ReLU} \circ \mathrm{BN} \circ "
+            r"\mathrm{Conv}"
+        ),
+        paper=FITNET.line,
+        url=FITNET.url,
+        tables=(5, 7),
+        notes=(
+            "The paper trains in two stages; as released with CRD and mdistiller, hint and labels "
+            "train together, and the convolution's kernel follows from the two sizes.",
+            "The same parameters on all pairs. The printed rows are the last epoch's.",
+        ),
+        bibtex=FITNET.bibtex,
+        needs_teacher=True,
+        released_names={
+            "label_weight": "CE_WEIGHT",
+            "hint_weight": "FEAT_WEIGHT",
+            "hint_stage": "HINT_LAYER",
+        },
+    ),
+    params=FitnetParams,
+    task=FitnetTask,
+    recipes=_pairs.recipes(
+        pairs=_pairs.CIFAR_PAIRS, small_changes={"params": {"hint_weight": 10.0}}
+    ),
+    recipe_notes=_pairs.last_epoch_note(),
+)

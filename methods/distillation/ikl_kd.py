@@ -1,0 +1,118 @@
+"""IKL-KD: the improved KL divergence as a distillation loss (Cui et al., 2024, Eqs. 6 and 10)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.method import Method, MethodCard
+from methods import _pairs
+from methods._recipes import Overrides
+from methods.adversarial._papers import DKL
+from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
+from methods.losses.divergence import DecoupledParts
+from methods.losses.logits import ikl_kd_loss
+
+
+class IklKdParams(DecoupledKdParams):
+    """As released: each sample's own weights, nearly uniform at temperature 100."""
+
+    sample_temperature: float = Field(100.0, gt=0)
+
+
+class IklKdTask(DecoupledKdTask):
+    """The weighted MSE of logit differences trains the student, beside the soft cross-entropy."""
+
+    def divergence(
+        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
+    ) -> DecoupledParts:
+        """Eq. 6."""
+        return ikl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+
+
+# (wmse_weight, ce_weight) of each pair: beta and alpha of the released configurations.
+WEIGHTS = {
+    "resnet34-resnet18": (0.5, 1.0),
+    "resnet50-mobilenet-v1": (1.0, 4.0),
+    "resnet56-resnet20": (4.0, 1.0),
+    "resnet110-resnet32": (12.0, 1.0),
+    "resnet32x4-resnet8x4": (8.0, 1.0),
+    "wrn-40-2-wrn-16-2": (12.0, 3.0),
+    "wrn-40-2-wrn-40-1": (8.0, 1.0),
+    "vgg13-vgg8": (12.0, 1.0),
+    "resnet32x4-shufflenet-v1": (8.0, 1.0),
+    "wrn-40-2-shufflenet-v1": (4.0, 1.0),
+    "vgg13-mobilenet-v2": (12.0, 4.0),
+    "resnet50-mobilenet-v2": (12.0, 1.0),
+    "resnet32x4-shufflenet-v2": (12.0, 3.0),
+}
+
+
+def settings(pair: _pairs.Pair) -> Overrides:
+    """The released weights; on ImageNet also global information, at temperature 1, no warm-up."""
+    wmse_weight, ce_weight = WEIGHTS[pair.name]
+    params: Overrides = {"wmse_weight": wmse_weight, "ce_weight": ce_weight}
+    if pair.dataset == "imagenet":
+        params |= {"global_information": True, "temperature": 1.0, "warmup_epochs": 1}
+    return {"params": params}
+
+
+SMALL_CHANGES: Overrides = {"params": {"wmse_weight": 1.0, "ce_weight": 1.0, "warmup_epochs": 3}}
+
+METHOD = Method(
+    card=MethodCard(
+        title="IKL-KD",
+        family="distillation",
+        summary="The decoupled KL divergence with a weighted MSE of logit differences that trains "
+        "the student, and class weights that may hold global information.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
+            r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - \Delta "
+            r"s_{jk})^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad p = "
+            r"\mathrm{Softmax}(\cdot / \mathtt{temperature})"
+        ),
+        paper=DKL.line,
+        url=DKL.url,
+        tables=(3, 5, 7),
+        notes=(
+            "The paper's alpha is wmse_weight, its beta ce_weight; the released code and its "
+            "configurations swap the two names.",
+            "Global information (Eq. 10), which the paper counts as part of IKL, is off in all "
+            "released CIFAR-100 configurations, and so in those recipes: each sample is weighted "
+            "by its own softmax(t / 100), which is nearly uniform. "
+            "params.global_information=true is the paper's reading; on ImageNet it is on.",
+            "The soft cross-entropy has temperature 4 on CIFAR and 1 on ImageNet without Hinton's "
+            "factor T^2; the weighted MSE compares raw logits. The paper gives no temperature.",
+            "The labels' cross-entropy is in the released code and not in Eqs. 6 to 8: "
+            "params.label_weight=0 leaves it out.",
+            "A warm-up over 20 epochs on CIFAR is in the released configurations and not in the "
+            "paper: params.warmup_epochs=1 leaves it out. Small-scale recipes take three epochs.",
+            "The weights are tuned for each pair and, with no images held out, on test; the "
+            "printed rows are the best epoch's on test.",
+            "The released T2 is sample_temperature, and class_temperature where global information "
+            "is on. A class without a sample in an epoch keeps its mean; there it becomes NaN.",
+        ),
+        bibtex=DKL.bibtex,
+        needs_teacher=True,
+        released_names={
+            "label_weight": "CE_WEIGHT",
+            "wmse_weight": "BETA",
+            "ce_weight": "ALPHA",
+            "temperature": "T",
+            "sample_temperature": "T2",
+            "global_information": "GI",
+            "warmup_epochs": "WARMUP",
+        },
+    ),
+    params=IklKdParams,
+    task=IklKdTask,
+    recipes=_pairs.recipes(settings, small_changes=SMALL_CHANGES),
+    recipe_notes={
+        "table3/resnet50-mobilenet-v1": "Section 4.2 says 72.64, the table 72.84, which fits its "
+        "printed gain of 2.34 over KD.",
+        "table5/resnet110-resnet32": "The printed gain over KD is 1.16; the printed accuracies "
+        "differ by 1.18.",
+        "table7/wrn-40-2-shufflenet-v1": "The printed gain over KD is 2.63; the printed accuracies "
+        "differ by 2.36.",
+    },
+)

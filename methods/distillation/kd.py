@@ -1,0 +1,69 @@
+"""KD: the student matches the teacher's softened predictions (Hinton et al., 2015)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.method import Batch, Method, MethodCard
+from methods import _pairs
+from methods._recipes import Overrides
+from methods.distillation._papers import HINTON
+from methods.distillation._task import DistillationParams, LogitTask, Terms
+from methods.losses.logits import kd_loss
+
+
+class KdParams(DistillationParams):
+    """Weights of the labels and of the teacher, and the temperature of both predictions."""
+
+    label_weight: float = Field(0.1, ge=0)
+    kd_weight: float = Field(0.9, ge=0)
+    temperature: float = Field(4.0, gt=0)
+
+
+class KdTask(LogitTask):
+    """The KL divergence from softened predictions."""
+
+    def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
+        """T^2 KL."""
+        kl = kd_loss(student_BC, batch.taught, self.params.temperature)
+        return {"kl": (self.params.kd_weight, kl)}
+
+
+def _settings(pair: _pairs.Pair) -> Overrides:
+    if pair.dataset == "imagenet":
+        return {"params": {"label_weight": 0.5, "kd_weight": 0.5, "temperature": 1.0}}
+    return {}
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="KD",
+        family="distillation",
+        summary="The student's predictions, softened by a temperature, match the teacher's.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{kd\_weight}\, T^2 "
+            r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / T) \,\|\, \mathrm{Softmax}(s / T)), "
+            r"\quad T = \mathtt{temperature}"
+        ),
+        paper=HINTON.line,
+        url=HINTON.url,
+        tables=(3, 5, 7),
+        notes=(
+            "On CIFAR the weights are 0.1 and 0.9 at temperature 4, on ImageNet 0.5 and 0.5 at "
+            "temperature 1, as released with mdistiller.",
+            "Tables 5 and 7 print the last epoch's accuracy, Table 3 the best epoch's on test.",
+        ),
+        bibtex=HINTON.bibtex,
+        needs_teacher=True,
+        released_names={
+            "label_weight": "CE_WEIGHT",
+            "kd_weight": "KD_WEIGHT",
+            "temperature": "TEMPERATURE",
+        },
+    ),
+    params=KdParams,
+    task=KdTask,
+    recipes=_pairs.recipes(_settings),
+    recipe_notes=_pairs.last_epoch_note(),
+)

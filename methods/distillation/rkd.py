@@ -1,0 +1,65 @@
+"""RKD: distances and angles between a batch's embeddings are passed on (Park et al., 2019)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from harness.method import Batch, Method, MethodCard
+from harness.models.features import Features
+from methods import _pairs
+from methods.distillation._papers import RKD
+from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods.losses.relational import rkd_loss
+
+
+class RkdParams(DistillationParams):
+    """Weights of the two relations."""
+
+    distance_weight: float = Field(25.0, ge=0)
+    angle_weight: float = Field(50.0, ge=0)
+
+
+class RkdTask(FeatureTask):
+    """Relations between the pooled features of a batch."""
+
+    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
+        """Huber's loss of distances and of angles."""
+        parts = rkd_loss(student.pooled, teacher.pooled)
+        return {
+            "distance": (self.params.distance_weight, parts.distance),
+            "angle": (self.params.angle_weight, parts.angle),
+        }
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="RKD",
+        family="distillation",
+        summary="Distances between the images of a batch and angles between triples of them are "
+        "the same to the student as to the teacher.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{distance\_weight}\, "
+            r"\mathrm{mean}_{ij}\, h(d_{ij}^s - d_{ij}^t) + \mathtt{angle\_weight}\, "
+            r"\mathrm{mean}_{ijk}\, h(a_{ijk}^s - a_{ijk}^t)"
+        ),
+        paper=RKD.line,
+        url=RKD.url,
+        tables=(5, 7),
+        notes=(
+            "Distances are in units of the batch's mean; h is Huber's loss. Means also count a "
+            "point with itself, as released.",
+            "The same weights on all pairs. The printed rows are the last epoch's.",
+        ),
+        bibtex=RKD.bibtex,
+        needs_teacher=True,
+        released_names={
+            "label_weight": "CE_WEIGHT",
+            "distance_weight": "DISTANCE_WEIGHT",
+            "angle_weight": "ANGLE_WEIGHT",
+        },
+    ),
+    params=RkdParams,
+    task=RkdTask,
+    recipes=_pairs.recipes(pairs=_pairs.CIFAR_PAIRS),
+    recipe_notes=_pairs.last_epoch_note(),
+)

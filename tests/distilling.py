@@ -1,0 +1,122 @@
+"""A small distillation method and tiny runs of it, for tests of the engine's part."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.runner import run
+from harness.store.rundir import RunDirectory
+
+TEACHER = {"training": {"epochs": 2, "batch_size": 64}, "data": {"train_limit": 200}}
+TINY = {
+    "training.epochs": 2,
+    "training.batch_size": 32,
+    "data.train_limit": 96,
+    "evaluation.limit": 20,
+    "evaluation.attacks": (),
+    "training.monitor.every": 0,
+    "device": "cpu",
+}
+
+
+class DistilTask(Task):
+    """Cross-entropy and the squared error of logits."""
+
+    teacher_logits = True
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        logits = model(batch.x)
+        mse = (logits - batch.taught).square().mean()
+        return StepOutput(cross_entropy(logits, batch.y) + mse, {"mse": mse.detach()})
+
+
+class MeddlingTask(DistilTask):
+    """It moves the teacher's running statistics without saying so."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        teacher = self.context.teacher
+        assert teacher is not None
+        with torch.no_grad():
+            teacher.train()(batch.x)
+        teacher.eval()
+        return super().loss(model, batch)
+
+
+class MovingTask(MeddlingTask):
+    """It moves them and says so; the logits it asks for are computed each time."""
+
+    teacher_state_moves = True
+
+
+class OwningTask(DistilTask):
+    """It makes the teacher its own submodule, against the contract."""
+
+    def __init__(self, params: Any, context: Any) -> None:
+        super().__init__(params, context)
+        self.teacher = context.teacher
+
+
+def digits() -> dict[str, Any]:
+    return {
+        "data": {"name": "digits", "crop_padding": 1, "flip": False},
+        "teacher": {"arch": "resnet8", "method": "vanilla", "config": TEACHER},
+        "training": {"selection": {"track_test": True}},
+    }
+
+
+def method(task: type[Task]) -> Method:
+    card = MethodCard("Distil", "distillation", "-", "-", "-", needs_teacher=True)
+    return Method(card, Params, task, {"digits": digits})
+
+
+DISTIL, MEDDLING = method(DistilTask), method(MeddlingTask)
+MOVING, OWNING = method(MovingTask), method(OwningTask)
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """The methods above are registered inside."""
+    names = {"distil": "DISTIL", "meddling": "MEDDLING", "moving": "MOVING", "owning": "OWNING"}
+    for name, attribute in names.items():
+        METHODS.register(name, f"{__name__}:{attribute}")
+    try:
+        yield
+    finally:
+        for name in names:
+            del METHODS._registered[name]
+        # Names are gathered again at the next question.
+        vars(METHODS).pop("_targets", None)
+
+
+class Lines(Reporter):
+    """Keeps what is said; may interrupt at a line."""
+
+    def __init__(self, stop_at: str = "", after: str = "") -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+        self.stop_at, self.after = stop_at, after
+
+    def line(self, text: str) -> None:
+        self.said.append(text)
+        begun = any(self.after in line for line in self.said)
+        if self.stop_at and begun and text.startswith(self.stop_at):
+            raise KeyboardInterrupt
+
+    def about(self, part: str) -> list[str]:
+        return [line for line in self.said if part in line]
+
+
+def student(results: Path, reporter: Reporter | None = None, **options: Any) -> RunDirectory:
+    """A tiny distilled run on digits, done."""
+    name = options.pop("method", "distil")
+    config = resolve(name, options={**TINY, "results": results, **options})
+    run(config, reporter or Reporter(quiet=True))
+    return RunDirectory(results, config.run_id)

@@ -1,0 +1,257 @@
+"""RobustBench's entries in and out; the shape is that of its 236 public files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import leaderboards
+from harness.errors import UserError
+from harness.store.database import Database
+from leaderboards.reported import REPORTED_CSV
+from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
+
+AddRun = Callable[..., str]
+
+# Key to (type, in how many of the 236 files): 235 where one file has null.
+SHAPE = {
+    "link": (str, 236),
+    "name": (str, 236),
+    "authors": (str, 236),
+    "additional_data": (bool, 236),
+    "number_forward_passes": (int, 236),
+    "dataset": (str, 236),
+    "venue": (str, 236),
+    "architecture": (str, 236),
+    "eps": (str, 197),
+    "clean_acc": (str, 236),
+    "reported": (str, 235),
+    "autoattack_acc": (str, 188),
+    "unreliable": (bool, 147),
+    "footnote": (str, 124),
+    "external": (str, 25),
+    "corruptions_acc": (str, 48),
+    "corruptions_mce": (str, 12),
+    "corruptions_acc_3d": (str, 12),
+    "corruptions_mce_3d": (str, 12),
+}
+ATTACKED: dict[str, Any] = {
+    "link": "https://arxiv.org/abs/2302.04638",
+    "name": "Better Diffusion Models Further Improve Adversarial Training",
+    "authors": "Zekai Wang, Tianyu Pang",
+    "additional_data": False,
+    "number_forward_passes": 1,
+    "dataset": "cifar100",
+    "venue": "ICML 2023",
+    "architecture": "WideResNet-70-16",
+    "eps": "8/255",
+    "clean_acc": "75.22",
+    "reported": "42.67",
+    "autoattack_acc": "42.67",
+    "footnote": 'It uses <a href="x">additional</a> 50M synthetic images &amp; no more.',
+    "unreliable": False,
+}
+CORRUPTED = {
+    name: value for name, value in ATTACKED.items() if name not in ("autoattack_acc", "unreliable")
+} | {
+    "eps": None,
+    "corruptions_acc": "80.10",
+    "corruptions_mce": "33.00",
+    "footnote": None,
+    "reported": "null",
+}
+PAPER = {"name": "Mine", "authors": "A B, C D", "link": "https://example.org", "venue": "N/A"}
+
+
+def folder_of(root: Path, **entries: dict[str, Any]) -> Path:
+    for place, entry in entries.items():
+        path = root / (place.replace("__", "/") + ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(entry))
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of(
+        tmp_path / "model_info",
+        cifar100__Linf__Wang2023Better=ATTACKED,
+        cifar100__Linf__Other_031=ATTACKED | {"eps": "0.031"},
+        cifar100__L2__Other_L2=ATTACKED,
+        cifar10__Linf__Ten=ATTACKED
+        | {"dataset": "cifar10", "external": "60.00", "additional_data": True},
+        cifar100__corruptions__Blur=CORRUPTED,
+    )
+
+
+@pytest.mark.parametrize("entry", [ATTACKED, CORRUPTED, ATTACKED | {"later_field": [1]}])
+def test_an_entry_round_trips(tmp_path: Path, entry: dict[str, Any]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(entry))
+    written = read_entry(path).to_json()
+    assert written == entry
+
+
+def test_entries_stand_beside_the_tables_of_their_threat(folder: Path, tmp_path: Path) -> None:
+    assert import_folder(folder, tmp_path) == 5
+    published = [row for row in leaderboards.table(2, tmp_path).rows if row.kind == "published"]
+    (row,) = published
+    assert row.labels[:2] == ("Wang2023Better", "WideResNet-70-16")
+    number = row.cells["aa"].printed
+    assert number is not None
+    assert (number.value, number.badge) == (42.67, "RB")
+    assert number.note == "It uses additional 50M synthetic images & no more."
+    assert "https://arxiv.org/abs/2302.04638" in row.notes
+    ten = [row for row in leaderboards.table(4, tmp_path).rows if row.kind == "published"]
+    assert [row.labels for row in ten] == [("Ten", "WideResNet-70-16", "extra data")]
+    for number_ in (1, 3, 5, 6, 7, 8, 9):
+        assert not any(
+            row.kind == "published" for row in leaderboards.table(number_, tmp_path).rows
+        )
+
+
+def test_they_lie_in_reported_with_badge_and_source(folder: Path, tmp_path: Path) -> None:
+    database = Database(tmp_path)
+    database.load_reported(REPORTED_CSV)
+    import_folder(folder, tmp_path)
+    counts = "SELECT badge, count(*) AS n FROM reported GROUP BY badge ORDER BY badge"
+    expected = [["P", 273], ["RB", 3 + 3 + 3 + 4 + 3]]
+    assert database.query(counts).values.tolist() == expected
+    sources = database.query("SELECT DISTINCT source FROM reported WHERE badge = 'RB'")
+    assert sources["source"].tolist() == ["https://arxiv.org/abs/2302.04638"]
+    # Loading again replaces; a rebuilt database has both.
+    import_folder(folder, tmp_path)
+    database.load_reported(REPORTED_CSV)
+    assert database.query(counts).values.tolist() == expected
+    assert database.rebuild(reported=REPORTED_CSV).counts["reported"] == 273 + 16
+    assert database.query(counts).values.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no model_info file"),
+        ("[]", "no model_info file"),
+        (json.dumps({**ATTACKED, "clean_acc": 75.2}), "clean_acc: input should be a valid string"),
+        (json.dumps({**ATTACKED, "clean_acc": "much"}), "'much', which is no number"),
+        (json.dumps({k: v for k, v in ATTACKED.items() if k != "venue"}), "venue: field required"),
+    ],
+)
+def test_another_file_is_refused_and_nothing_loaded(
+    folder: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    wrong = folder / "cifar10" / "Linf" / "Wrong.json"
+    wrong.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        import_folder(folder, tmp_path)
+    assert str(wrong) in str(caught.value)
+    assert not Database(tmp_path).path.exists()
+
+
+def test_a_folder_without_entries_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no JSON file"):
+        import_folder(tmp_path, tmp_path)
+
+
+FULL = {
+    "n": 10000,
+    "dataset": "cifar100",
+    "arch": "wrn-34-10",
+    "scale": "paper",
+    "protocol": {"eps": 8 / 255},
+}
+LEFT = (6651, 3546, 3145, 3145, 3145)
+BIBTEX = """@inproceedings{x,
+  title = {Decoupled {KL}},
+  author = {Cui, Jiequan and Zhong, Zhisheng},
+  booktitle = {NeurIPS},
+  year = {2024}
+}"""
+
+
+def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("IKL", LEFT, **FULL)
+    out = tmp_path / "Mine2026.json"
+    export_run(tmp_path, run_id, out, metadata={"link": "https://example.org"}, bibtex=BIBTEX)
+    told = json.loads(out.read_text())
+    assert told == {
+        "link": "https://example.org",
+        "name": "Decoupled KL",
+        "authors": "Jiequan Cui, Zhisheng Zhong",
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": "cifar100",
+        "venue": "NeurIPS 2024",
+        "architecture": "WideResNet-34-10",
+        "eps": "8/255",
+        "clean_acc": "66.51",
+        "reported": "31.45",
+        "autoattack_acc": "31.45",
+        "unreliable": False,
+    }
+    assert list(told) == [name for name in SHAPE if name in told][: len(told)]
+    assert all(isinstance(value, SHAPE[name][0]) for name, value in told.items())
+    always = {name for name, (_, count) in SHAPE.items() if count >= 235}
+    assert always <= set(told)
+    # What was exported can be imported.
+    place = tmp_path / "model_info" / "cifar100" / "Linf"
+    place.mkdir(parents=True)
+    out.rename(place / out.name)
+    assert import_folder(tmp_path / "model_info", tmp_path) == 1
+    labels = [r.labels for r in leaderboards.table(2, tmp_path).rows if r.kind == "published"]
+    assert labels == [("Mine2026", "WideResNet-34-10", "")]
+
+
+def test_options_come_before_what_is_known(add_run: AddRun, tmp_path: Path) -> None:
+    flags = [{"name": "zero-gradients", "detail": "12 images"}]
+    config = {"data": {"generated_name": "edm-50m"}}
+    run_id = add_run("IKL", LEFT, flags=flags, config=config, **FULL)
+    out = tmp_path / "x.json"
+    export_run(tmp_path, run_id, out, metadata=PAPER | {"reported": "31.40"}, bibtex=BIBTEX)
+    told = json.loads(out.read_text())
+    assert (told["name"], told["venue"], told["reported"]) == ("Mine", "N/A", "31.40")
+    assert told["unreliable"] is True
+    assert told["footnote"] == "It uses additional 50M synthetic images in training."
+
+
+def test_what_the_paper_lacks_is_asked_for(add_run: AddRun, tmp_path: Path) -> None:
+    run_id = add_run("IKL", LEFT, **FULL)
+    out = tmp_path / "x.json"
+    with pytest.raises(UserError, match="give --authors, --venue"):
+        export_run(tmp_path, run_id, out, metadata={"link": "l", "name": "n"})
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": {"eps": 4 / 255}},
+        {"protocol": {"eps": 8 / 255, "partial": True}},
+        {"protocol": {"eps": 8 / 255, "precision": "bf16"}},
+        {"protocol": {"eps": 8 / 255, "attack_version": "standard p-1, 5 steps"}},
+        {"n": 9999},
+        {"dataset": "digits"},
+    ],
+)
+def test_what_robustbench_would_not_take_is_not_written(
+    add_run: AddRun, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    run_id = add_run("IKL", LEFT, **{**FULL, **other})
+    with pytest.raises(UserError, match="no finished evaluation that RobustBench takes"):
+        export_run(tmp_path, run_id, tmp_path / "x.json", metadata=PAPER)
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("wrn-28-10-silu", "WideResNet-28-10"),
+        ("preact-resnet18", "PreActResNet-18"),
+        ("resnet18-cifar", "ResNet-18"),
+        ("imagenet-resnet50", "ResNet-50"),
+        ("vgg8", "vgg8"),
+    ],
+)
+def test_networks_have_robustbenchs_names(arch: str, name: str) -> None:
+    assert architecture(arch) == name

@@ -1,0 +1,432 @@
+"""Every printed number in its place, and ours beside it, by the functions that the app calls."""
+
+import csv
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import leaderboards
+from harness.errors import UserError
+from harness.evaluation.statistics import wilson_interval
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.store.connection import write_connection, writing
+from harness.store.database import Database
+from leaderboards.paper import TABLES
+from leaderboards.rendered import Cell, RenderedRow, RenderedTable
+from leaderboards.reported import REPORTED_CSV
+
+AddRun = Callable[..., str]
+LINES = list(csv.DictReader(REPORTED_CSV.open(newline="")))
+ALPHA, BETA, DELTA = "\u03b1", "\u03b2", "\u0394"
+IKL = {"wmse_weight": 20, "ce_weight": 3, "temperature": 4}
+PAPER = {
+    "n": 10000,
+    "dataset": "cifar100",
+    "arch": "wrn-34-10",
+    "scale": "paper",
+    "protocol": {"eps": 8 / 255},
+}
+LEFT = (6600, 3500, 3140, 3140, 3140)
+
+
+def setting(line: dict[str, str], name: str) -> str:
+    return dict(part.split("=") for part in line["setting"].split(";") if "=" in part).get(name, "")
+
+
+def is_row_of(row: RenderedRow, line: dict[str, str]) -> bool:
+    """Whether a rendered row is where the reader of the paper would look for a line."""
+    table, name = int(line["table"]), line["method"]
+    if table == 1:
+        return row.labels[0] == setting(line, "index")
+    if table in (2, 4):
+        where = (line["student_or_arch"], line["augmentation"])
+        named = line["citation"] in row.labels[0] if line["citation"] else "IKL-AT" in row.labels[0]
+        beta = setting(line, "beta")
+        return (
+            named and row.labels[1:] == where and (not beta or f"{BETA}={beta})" in row.labels[0])
+        )
+    if table in (6, 8, 9):
+        panel = setting(line, "panel")
+        label = (
+            f"{ALPHA} = {setting(line, 'alpha')}"
+            if panel == "a"
+            else f"{BETA} = {setting(line, 'beta')}"
+        )
+        return (row.group, row.labels) == (f"({panel})", (label,))
+    shown = DELTA if name.startswith("Delta") else name.removesuffix(" (vanilla)")
+    group = setting(line, "manner") or "Alone"
+    return row.group == group and row.labels[0].split(" [")[0] == shown
+
+
+def column_of(line: dict[str, str]) -> str:
+    if line["task"] != "kd":
+        return {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t"}.get(line["metric"], line["metric"])
+    pair = f"{line['teacher']}/{line['student_or_arch']}".lower()
+    return f"{pair}/time" if line["metric"] == "sec_per_iter" else pair
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[int, RenderedTable]:
+    return {title.number: leaderboards.table(title.number) for title in leaderboards.tables()}
+
+
+def test_every_printed_number_stands_in_its_place(printed: dict[int, RenderedTable]) -> None:
+    assert len(LINES) == 273
+    for line in LINES:
+        rows = [row for row in printed[int(line["table"])].rows if is_row_of(row, line)]
+        assert len(rows) == 1, line
+        number = rows[0].cells[column_of(line)].printed
+        assert number is not None
+        assert number.badge == "P"
+        assert number.value == float(line["value"])
+        assert number.std == (float(line["std"]) if line["std"] else None)
+        assert (number.bold, number.underlined) == (line["bold"] == "1", line["underlined"] == "1")
+        assert number.note == line["note"]
+
+
+def test_nothing_else_is_printed(printed: dict[int, RenderedTable]) -> None:
+    assert [title.number for title in leaderboards.tables()] == list(range(1, 10))
+    counts = {
+        number: sum(
+            cell.printed is not None
+            for row in table.rows
+            for key, cell in row.cells.items()
+            if not key.endswith("-difference")
+        )
+        for number, table in printed.items()
+    }
+    assert counts == Counter(int(line["table"]) for line in LINES)
+    assert not any(table.has_ours for table in printed.values())
+
+
+def test_contradictions_wear_their_mark_and_evidence(printed: dict[int, RenderedTable]) -> None:
+    found = {
+        (number, key, cell.printed.value)
+        for number, table in printed.items()
+        for row in table.rows
+        for key, cell in row.cells.items()
+        if cell.printed and len(cell.printed.disputed) > 30
+    }
+    repeated = {
+        (t, key, value) for t in (6, 8, 9) for key, value in (("clean", 63.59), ("aa", 31.44))
+    }
+    assert found == repeated | {
+        (3, "resnet50/mobilenetv1", 72.84),
+        (4, "clean", 85.31),
+        (5, "resnet110/resnet32", 1.16),
+        (6, "aa", 30.69),
+        (6, "apgd-t", 30.66),
+        (7, "wrn-40-2/shufflenet-v1", 2.63),
+        (8, "aa", 30.69),
+    }
+
+
+def test_differences_are_recomputed_and_agree_unless_disputed(
+    printed: dict[int, RenderedTable],
+) -> None:
+    checked = 0
+    for number in (3, 5, 7):
+        rows = {row.labels[0].split(" [")[0]: row for row in printed[number].rows}
+        for key, cell in rows[DELTA].cells.items():
+            ikl, kd = (rows[name].cells[key].printed for name in ("IKL-KD", "KD"))
+            assert cell.printed is not None
+            assert ikl is not None
+            assert kd is not None
+            assert cell.printed.recomputed == round(ikl.value - kd.value, 2)
+            agrees = abs(cell.printed.value - cell.printed.recomputed) < 0.005
+            assert agrees != bool(cell.printed.disputed)
+            checked += 1
+    assert checked == 13
+
+
+@pytest.mark.parametrize(
+    ("number", "row", "gain"),
+    [
+        # Section 4.1 claims 0.24 in Table 2, and 0.96 and 0.44 in Table 4.
+        (2, (f"IKL-AT ({ALPHA}=20, {BETA}=3)", "WRN-34-10", "Basic"), 1.16),
+        (2, (f"IKL-AT ({ALPHA}=20, {BETA}=4)", "WRN-34-10", "Basic"), 1.38),
+        (2, ("IKL-AT", "WRN-28-10", "1M Generated Data"), 0.24),
+        (4, ("IKL-AT", "WRN-34-10", "Basic"), 0.96),
+        (4, ("IKL-AT", "WRN-28-10", "20M Generated Data"), 0.44),
+        (1, ("(e)", "\u2713", "\u2713", "(c) with GI, i.e., IKL"), 1.16),
+    ],
+)
+def test_gains_over_kl_are_those_that_the_paper_claims(
+    printed: dict[int, RenderedTable], number: int, row: tuple[str, ...], gain: float
+) -> None:
+    (found,) = [one for one in printed[number].rows if one.labels == row]
+    cell = found.cells["aa-difference"]
+    assert cell.printed is not None
+    assert cell.printed.value == gain
+
+
+def cell_at(table: RenderedTable, label: str, column: str, group: str = "") -> Cell:
+    rows = [r for r in table.rows if label in r.labels and group in ("", r.group)]
+    assert len(rows) == 1, [row.labels for row in table.rows]
+    return rows[0].cells[column]
+
+
+def test_a_run_stands_beside_its_row_with_interval_and_difference(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    run_id = add_run("IKL", LEFT, params=IKL, **PAPER)
+    table = leaderboards.table(2, tmp_path)
+    ours = cell_at(table, f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
+    assert ours is not None
+    low, high = wilson_interval(3140, 10000)
+    assert (ours.value, ours.low, ours.high) == pytest.approx((31.40, 100 * low, 100 * high))
+    assert (ours.badge, ours.n, ours.seeds, ours.run_ids) == ("R", 10000, 1, (run_id,))
+    assert ours.from_print == -0.05
+    assert sum(bool(cell.ours) for row in table.rows for cell in row.cells.values()) == 2
+    assert table.has_ours
+    # The same training is a row of Tables 1, 6 (in both panels) and 8, but not of 9.
+    assert cell_at(leaderboards.table(1, tmp_path), "(e)", "aa").ours == ours
+    six = leaderboards.table(6, tmp_path)
+    assert cell_at(six, f"{ALPHA} = 20", "apgd-ce").ours is not None
+    assert cell_at(six, f"{BETA} = 3", "apgd-t").ours is not None
+    nine = leaderboards.table(9, tmp_path)
+    assert not any(
+        cell.ours for row in nine.rows if row.kind == "printed" for cell in row.cells.values()
+    )
+
+
+def test_seeds_give_mean_and_sample_deviation(add_run: AddRun, tmp_path: Path) -> None:
+    left = (3140, 3170, 3110)
+    for seed, aa in enumerate(left):
+        add_run("IKL", (6600, 3500, aa, aa, aa), seed=seed, params=IKL, **PAPER)
+    ours = cell_at(leaderboards.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
+    assert ours is not None
+    percent = [aa / 100 for aa in left]
+    assert ours.value == pytest.approx(statistics.fmean(percent))
+    assert ours.std == pytest.approx(statistics.stdev(percent)) == pytest.approx(0.3)
+    assert (ours.seeds, ours.low) == (3, None)
+
+
+def test_our_gain_is_over_our_own_baseline(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("IKL", LEFT, params=IKL, **PAPER)
+    assert cell_at(leaderboards.table(1, tmp_path), "(e)", "aa-difference").ours is None
+    add_run("KL", (6200, 3300, 3011, 3011, 3011), **PAPER)
+    for number, label in ((1, "(e)"), (2, f"IKL-AT ({ALPHA}=20, {BETA}=3)")):
+        ours = cell_at(leaderboards.table(number, tmp_path), label, "aa-difference").ours
+        assert ours is not None
+        assert ours.value == 1.29
+
+
+def test_the_best_of_ours_is_bold_where_several_compete(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("IKL", LEFT, params=IKL, **PAPER)
+    first = cell_at(leaderboards.table(1, tmp_path), "(e)", "aa").ours
+    assert first is not None
+    assert not first.bold
+    add_run("KL", (6700, 3300, 3011, 3011, 3011), **PAPER)
+    table = leaderboards.table(1, tmp_path)
+    bold = {
+        (row.labels[0], key)
+        for row in table.rows
+        for key, cell in row.cells.items()
+        if cell.ours and cell.ours.bold
+    }
+    assert bold == {("(e)", "aa"), ("(a)", "clean")}
+
+
+UNLIKE = {
+    "small scale": {"scale": "small"},
+    "part of the test set": {"protocol": {"eps": 8 / 255, "partial": True}},
+    "part of the training set": {"partial": True},
+    "radius": {"protocol": {"eps": 4 / 255}},
+    "norm": {"protocol": {"eps": 8 / 255, "norm": "L2"}},
+    "precision": {"protocol": {"eps": 8 / 255, "precision": "bf16"}},
+    "network": {"arch": "wrn-28-10"},
+    "data set": {"dataset": "cifar10"},
+    "parameters": {"params": {**IKL, "temperature": 1}},
+    "unfinished": {"status": "error"},
+    "attack's budget": {"protocol": {"eps": 8 / 255, "attack_version": "standard p-1, 5 steps"}},
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_what_is_not_like_print_does_not_stand_beside_it(
+    add_run: AddRun, tmp_path: Path, what: str
+) -> None:
+    add_run("IKL", LEFT, **{"params": IKL, **PAPER, **UNLIKE[what]})
+    table = leaderboards.table(2, tmp_path)
+    beside = [row for row in table.rows if row.kind == "printed"]
+    assert not any(cell.ours for row in beside for cell in row.cells.values())
+
+
+def test_another_rule_of_choosing_the_epoch_is_not_compared(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    add_run("IKL", LEFT, params=IKL, selection="best-on-test", **PAPER)
+    ours = cell_at(leaderboards.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
+    assert ours is not None
+    assert ours.from_print is None
+    assert "best-on-test" in ours.note
+
+
+def test_small_runs_stand_in_a_section_of_their_own(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("IKL", (340, 280, 270, 268, 262))
+    add_run("KL", (345, 280, 265, 258, 255))
+    add_run("KL", (300, 200, 180, 170, 160), n=320, seed=1)
+    table = leaderboards.table(2, tmp_path)
+    ours = [row for row in table.rows if row.kind == "ours"]
+    assert [row.group for row in ours] == [
+        "Small scale: digits, Linf 0.15, AutoAttack (pyautoattack-0.2.0), n = 320",
+        *["Small scale: digits, Linf 0.15, AutoAttack (pyautoattack-0.2.0), n = 360"] * 2,
+    ]
+    assert [row.labels[0] for row in ours[1:]] == ["IKL", "KL"]
+    best, base = ours[1].cells, ours[2].cells
+    assert best["aa"].ours is not None
+    assert (best["aa"].ours.badge, best["aa"].ours.bold) == ("S", True)
+    assert best["aa"].ours.from_print is None
+    gain = best["aa-difference"].ours
+    assert gain is not None
+    # Of the numbers as they are shown: 72.78 - 70.83.
+    assert gain.value == 1.95
+    assert "aa-difference" not in base
+    assert leaderboards.table(4, tmp_path).has_ours is False
+
+
+def test_a_distilled_student_stands_in_its_pair(add_run: AddRun, tmp_path: Path) -> None:
+    distilled = {
+        "task": "distillation",
+        "attacks": (),
+        "dataset": "cifar100",
+        "arch": "resnet20",
+        "teacher": "resnet56",
+        "scale": "paper",
+        "selection": "last",
+        "n": 10000,
+    }
+    add_run("KD", (7100,), **distilled)
+    add_run("IKL-KD", (7180,), **distilled)
+    add_run("KD", (7000,), params={"temperature": 2}, **distilled | {"arch": "resnet14"})
+    table = leaderboards.table(5, tmp_path)
+    key = "resnet56/resnet20"
+    ours = cell_at(table, "KD [28]", key).ours
+    assert ours is not None
+    assert (ours.value, ours.from_print) == (71.0, 0.34)
+    gain = cell_at(table, DELTA, key).ours
+    assert gain is not None
+    assert gain.value == 0.8
+    # Print's IKL-KD is the best epoch on the test images, ours the last: no comparison.
+    ikl = cell_at(table, "IKL-KD", key).ours
+    assert ikl is not None
+    assert ikl.from_print is None
+    (other,) = [row for row in table.rows if row.kind == "ours"]
+    assert other.cells["other"].ours is not None
+    assert other.labels == ("KD, resnet14 from resnet56",)
+    assert [column.key for column in table.columns][-1] == "other"
+
+
+def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> None:
+    rows = [
+        (spec, row)
+        for spec in TABLES.values()
+        for row in spec.rows
+        if spec.attacked and row.method in METHODS
+    ]
+    assert len(rows) == 56 - 2
+    ids = {}
+    for _, row in rows:
+        config = resolve(row.method, recipe=row.recipe)
+        if config.run_id not in ids:
+            ids[config.run_id] = add_run(
+                METHODS.get(row.method).card.title,
+                LEFT,
+                seed=len(ids),
+                method=row.method,
+                arch=config.model.arch,
+                dataset=config.data.name,
+                config=config.model_dump(mode="json"),
+                selection=config.training.selection.rule,
+                **{name: PAPER[name] for name in ("n", "scale", "protocol")},
+            )
+    tables = {spec.number: leaderboards.table(spec.number, tmp_path) for spec, _ in rows}
+    for spec, row in rows:
+        config = resolve(row.method, recipe=row.recipe)
+        found = tables[spec.number].rows[spec.rows.index(row)]
+        ours = found.cells["aa"].ours
+        assert ours is not None, row.recipe
+        assert ids[config.run_id] in ours.run_ids, row.recipe
+        assert found.command == f"python -m harness run --recipe {row.recipe}"
+
+
+def test_methods_without_a_file_are_the_known_ones() -> None:
+    known = set(METHODS.names())
+    lacking = {row.method for spec in TABLES.values() for row in spec.rows if row.method} - known
+    distillation = {"attention", "ofd", "crd", "reviewkd", "dkd", "kd", "ikl-kd", "fitnet", "rkd"}
+    assert lacking <= {"las-at", *distillation}
+
+
+def test_the_first_run_of_each_table_is_a_recipe() -> None:
+    for spec in TABLES.values():
+        recipe = spec.first_run.rpartition(" ")[2]
+        owners = [name for name in METHODS.names() if recipe in METHODS.get(name).recipes]
+        if spec.attacked:
+            assert len(owners) == 1, recipe
+        elif "ikl-kd" in METHODS:
+            assert "ikl-kd" in owners, recipe
+            assert "--method ikl-kd" in spec.first_run
+
+
+def test_without_a_database_the_printed_numbers_stand_alone(tmp_path: Path) -> None:
+    table = leaderboards.table(2, tmp_path / "nowhere")
+    assert "no results database" in table.message
+    assert not table.has_ours
+    assert table.first_run == "python -m harness run --recipe table2/ikl-a20-b3"
+    assert table.rows == leaderboards.table(2).rows
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_database_without_runs_is_as_good(tmp_path: Path) -> None:
+    Database(tmp_path).load_reported(REPORTED_CSV)
+    assert leaderboards.table(2, tmp_path).rows == leaderboards.table(2).rows
+
+
+def test_a_newer_or_damaged_database_is_a_sentence(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("IKL", (340, 280, 270, 268, 262))
+    path = Database(tmp_path).path
+    with writing(path, 5), write_connection(path, 5) as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
+    with pytest.raises(UserError, match="schema 99"):
+        leaderboards.table(2, tmp_path)
+    path.write_bytes(b"this is no database")
+    with pytest.raises(UserError, match="cannot be opened"):
+        leaderboards.table(2, tmp_path)
+    with pytest.raises(UserError, match="no Table 10"):
+        leaderboards.table(10)
+
+
+def test_the_logs_of_the_authors_stand_beside(printed: dict[int, RenderedTable]) -> None:
+    logged = {
+        (number, row.labels[0], key): cell.logged.value
+        for number, table in printed.items()
+        for row in table.rows
+        for key, cell in row.cells.items()
+        if cell.logged
+    }
+    assert logged[2, f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa"] == 31.43
+    assert logged[4, "IKL-AT", "aa"] in (57.09, 67.73)
+    assert logged[6, f"{ALPHA} = 20", "apgd-t"] == 31.43
+    assert all(
+        cell.logged.badge == "L"
+        for t in printed.values()
+        for r in t.rows
+        for cell in r.cells.values()
+        if cell.logged
+    )
+
+
+def test_flags_of_a_run_are_told(add_run: AddRun, tmp_path: Path) -> None:
+    flags = [{"name": "zero-gradients", "detail": "12 of 360 images"}]
+    add_run("IKL", (340, 280, 270, 268, 262), flags=flags)
+    table = leaderboards.table(2, tmp_path)
+    (row,) = [row for row in table.rows if row.kind == "ours"]
+    assert row.cells["aa"].ours is not None
+    assert row.cells["aa"].ours.flags == ("zero-gradients: 12 of 360 images",)
+    assert json.dumps(row.facts)

@@ -1,0 +1,311 @@
+"""las-at, las-awp, las-trades: losses, the strategy network's learning, its plans, restarts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.method import Batch, Task
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.resolve import resolve
+from harness.runner import run
+from harness.store.rundir import RunDirectory
+from methods.adversarial._strategy import strategy_loss
+
+LAS = ["las-at", "las-awp", "las-trades"]
+
+
+def with_tiny_strategy(task: Task) -> Task:
+    torch.manual_seed(5)
+    task.strategy = nn.Sequential(nn.Flatten(), nn.Linear(18, sum(task.sizes))).double()
+    task.strategy_optimizer = torch.optim.SGD(task.strategy.parameters(), lr=0.1)
+    return task
+
+
+def planned(task: Task, batch: Batch) -> Batch:
+    batch.plan = task.attack_plan(batch, torch.Generator().manual_seed(3))
+    return batch
+
+
+def assert_same(loss: Tensor, expected: Tensor, network: nn.Module) -> None:
+    torch.testing.assert_close(loss, expected)
+    parameters = list(network.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters, retain_graph=True),
+        torch.autograd.grad(expected, parameters),
+    )
+
+
+@pytest.mark.parametrize(("method", "smoothing"), [("las-at", 0.3), ("las-awp", 0.0)])
+def test_loss_is_its_formula(
+    network: nn.Module,
+    batch: Batch,
+    make_task: Callable[..., Task],
+    method: str,
+    smoothing: float,
+) -> None:
+    task = make_task(method, strategy_arch="resnet8", label_smoothing=0.3)
+    log = network(batch.adversarial).log_softmax(1)
+    expected = torch.zeros((), dtype=log.dtype)
+    for row, label in zip(log, batch.y.tolist(), strict=True):
+        for k in range(len(row)):
+            expected = expected - row[k] * (1 - smoothing if k == label else smoothing / 6)
+    assert_same(task.loss(network, batch).loss, expected / len(batch.y), network)
+
+
+def test_trades_weighs_each_image_as_it_is_planned(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
+) -> None:
+    weights = (2.0, 5.0, 11.0)
+    task = with_tiny_strategy(
+        make_task("las-trades", strategy_arch="resnet8", kl_weight_choices=weights)
+    )
+    with pytest.raises(RuntimeError, match="no plan"):
+        task.loss(network, batch)
+    planned(task, batch)
+    chosen = batch.plan.kl_weight_B
+    assert set(chosen.tolist()) <= set(weights)
+    assert len(set(chosen.tolist())) > 1
+    clean, adv = network(batch.x).softmax(1), network(batch.adversarial).softmax(1)
+    expected = torch.zeros((), dtype=clean.dtype)
+    for p, q, label, weight in zip(clean, adv, batch.y, chosen, strict=True):
+        expected = expected - p[label].log() + weight * (p * (p / q).log()).sum()
+    assert_same(task.loss(network, batch).loss, expected / len(batch.y), network)
+
+
+@pytest.mark.parametrize("method", ["las-at", "las-awp"])
+def test_attack_maximises_the_label_cross_entropy(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    objective = make_task(method, strategy_arch="resnet8").attack_objective(network, batch)
+    logits = network(batch.adversarial)
+    expected = -logits.log_softmax(1)[range(len(batch.y)), batch.y].mean()
+    assert objective is not None
+    torch.testing.assert_close(objective(logits), expected)
+
+
+def test_strategy_loss_is_reinforce() -> None:
+    torch.manual_seed(4)
+    logits = [torch.randn(6, a, dtype=torch.float64, requires_grad=True) for a in (3, 4)]
+    choices = torch.stack([torch.randint(3, (6,)), torch.randint(4, (6,))], 1)
+    reward = torch.tensor(2.5, dtype=torch.float64)
+    loss = strategy_loss(logits, choices, reward)
+    expected = torch.zeros((), dtype=torch.float64)
+    for h, scores in enumerate(logits):
+        for b in range(6):
+            exponentials = scores[b].exp()
+            expected -= 2.5 * (exponentials[choices[b, h]] / exponentials.sum()).log() / 6
+    torch.testing.assert_close(loss, expected)
+    # Of a softmax, d log pi(a) / d logits is one-hot(a) - pi.
+    for h, gradient in enumerate(torch.autograd.grad(loss, logits)):
+        taken = torch.eye(logits[h].shape[1], dtype=torch.float64)[choices[:, h]]
+        torch.testing.assert_close(gradient, -2.5 * (taken - logits[h].detach().softmax(1)) / 6)
+
+
+class Constant(nn.Module):
+    """Always predicts class 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.eye(7, dtype=x.dtype)[2] + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class StubView:
+    """Shows a network, moves images by 0.01 and looks ahead to a network that always says 2."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.generator = torch.Generator().manual_seed(6)
+        self.rate_factor = 0.1
+        self.tried: list[Batch] = []
+        self.ahead: list[Tensor] = []
+
+    def attack(self, batch: Batch) -> Tensor:
+        self.tried.append(batch)
+        return (batch.x + 0.01).clamp(0, 1)
+
+    def look_ahead(self, loss: Callable[..., Tensor], perturbation: Callable[..., Tensor]) -> Any:
+        self.ahead = [loss(self.model), perturbation(self.model)]
+        return Constant()
+
+
+@pytest.mark.parametrize("method", LAS)
+def test_strategy_learns_from_the_loss_and_both_accuracies(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    weights = {"robust_reward_weight": 4.0, "clean_reward_weight": 2.0, "strategy_lr": 0.5}
+    task = with_tiny_strategy(
+        make_task(method, strategy_arch="resnet8", strategy_interval=2, **weights)
+    )
+    batch.y[:3] = 2
+    share = float((batch.y == 2).double().mean())
+    before = [parameter.detach().clone() for parameter in task.strategy.parameters()]
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    view = StubView(network)
+    task.before_attack(batch, view)
+    assert not view.tried, "the first of two steps is no update"
+    generator = torch.Generator().manual_seed(6)
+    task.before_attack(batch, view)
+    (tried,) = view.tried
+    adv, clean = network(tried.adversarial).log_softmax(1), network(batch.x).log_softmax(1)
+    right = range(len(batch.y)), batch.y
+    reached = -adv[right].mean()
+    if method == "las-trades":
+        kl = (clean.exp() * (clean - adv)).sum(1)
+        reached = -clean[right].mean() + (tried.plan.kl_weight_B * kl).mean()
+    torch.testing.assert_close(
+        task.reward, (reached + 4 * share + 2 * share).float().detach(), check_dtype=False
+    )
+    # The update is one clipped descent on REINFORCE's loss of the draw that was tried.
+    weight, bias = (value.clone().requires_grad_(True) for value in before)
+    logits = (batch.x.flatten(1) @ weight.T + bias).split(task.sizes, 1)
+    drawn = torch.cat([torch.multinomial(s.softmax(1), 1, generator=generator) for s in logits], 1)
+    assert torch.equal(tried.plan.eps_B, task.eps[drawn[:, 0]])
+    loss = -sum(
+        float(task.reward) * scores.log_softmax(1)[range(12), taken].mean()
+        for scores, taken in zip(logits, drawn.unbind(1), strict=True)
+    )
+    gradients = torch.autograd.grad(loss, [weight, bias])
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    lr = 0.1 if method == "las-at" else task.params.strategy_lr * 0.1
+    for parameter, value, gradient in zip(
+        task.strategy.parameters(), before, gradients, strict=True
+    ):
+        expected = value - lr * gradient / max(1.0, float(norm) + 1e-6)
+        torch.testing.assert_close(parameter.detach(), expected)
+    assert all(torch.equal(network.state_dict()[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("method", LAS)
+def test_plans_are_drawn_from_the_alternatives(
+    batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    task = with_tiny_strategy(make_task(method, strategy_arch="resnet8"))
+    batch.x = batch.x.repeat(50, 1, 1, 1)
+    plan, again = (planned(task, batch).plan for _ in range(2))
+    params = task.params
+    for drawn, alternatives in [
+        (plan.eps_B, params.eps_choices),
+        (plan.step_size_B, params.step_size_choices),
+        (plan.steps_B, params.steps_choices),
+    ]:
+        assert set(drawn.tolist()) == set(torch.tensor(alternatives).tolist())
+    assert plan.start_eps == 8 / 255
+    assert torch.equal(plan.eps_B, again.eps_B)
+    assert task.optimised_parameters() == ()
+
+
+SETTINGS = {
+    # (largest eps', smallest, steps, step sizes, allowed radius, interval, momentum, R2, R3)
+    ("las-at", "cifar10"): (15, 3, (3, 14), (1, 5), 15, 20, 0.0, 4, 2),
+    ("las-at", "cifar100"): (15, 3, (3, 12), (1, 5), 15, 20, 0.9, 4, 2),
+    ("las-awp", "cifar10"): (15, 7, (8, 16), (2, 5), 8, 1, 0.0, 1, 1),
+    ("las-awp", "cifar100"): (15, 7, (8, 15), (2, 5), 8, 10, 0.9, 4, 2),
+    ("las-trades", "cifar10"): (9, 5, (7, 14), (2, 4), 9, 1, 0.9, 8, 4),
+    ("las-trades", "cifar100"): (10, 5, (7, 14), (2, 4), 10, 1, 0.9, 8, 2),
+}
+
+
+@pytest.mark.parametrize(("method", "dataset"), SETTINGS)
+def test_released_settings(method: str, dataset: str) -> None:
+    high, low, steps, sizes, allowed, interval, momentum, robust, clean = SETTINGS[method, dataset]
+    config = resolve(method, recipe=dataset)
+    params = METHODS.get(method).params(**config.params)
+    for choices, ends in ((params.eps_choices, (low, high)), (params.step_size_choices, sizes)):
+        assert len(choices) == ends[1] - ends[0] + 1
+        assert (choices[0] * 255, choices[-1] * 255) == pytest.approx(ends)
+    assert params.steps_choices == tuple(range(steps[0], steps[1] + 1))
+    assert params.strategy_interval == interval
+    assert params.strategy_momentum == momentum
+    assert (params.robust_reward_weight, params.clean_reward_weight) == (robust, clean)
+    attack = config.training.attack
+    assert attack is not None
+    assert attack.eps * 255 == pytest.approx(allowed)
+    assert attack.model_mode == "eval"
+    assert config.training.epochs == {"las-at": 110, "las-awp": 200, "las-trades": 100}[method]
+    assert config.training.weight_perturbation.gamma == (0.01 if method == "las-awp" else 0)
+    assert config.model.normalize == ((method, dataset) == ("las-awp", "cifar10"))
+
+
+def test_selection_on_test_images_is_only_in_the_recipes_named_so() -> None:
+    for method in LAS:
+        for name in METHODS.get(method).recipes:
+            rule = resolve(method, recipe=name).training.selection.rule
+            marked = name.startswith("table") or name.endswith("best-on-test")
+            assert (rule == "best-on-test") == marked
+
+
+SHORT = {
+    "device": "cpu",
+    "data.train_limit": 128,
+    "training.epochs": 2,
+    "training.batch_size": 32,
+    "training.monitor.every": 0,
+    "evaluation.limit": 2,
+    "evaluation.attacks": ("apgd-ce",),
+}
+
+
+def final_task(directory: RunDirectory) -> dict[str, Any]:
+    state = torch.load(directory.checkpoint_path, weights_only=True)
+    assert state["epoch"] == 2
+    return dict(state["task"])
+
+
+def test_a_restart_changes_no_weight_of_either_network(tmp_path: Path) -> None:
+    changes = [
+        "params.strategy_interval=2",
+        "params.strategy_momentum=0.9",
+        "params.strategy_lr=0.01",
+    ]
+
+    class Stop(Reporter):
+        def line(self, text: str) -> None:
+            if text.startswith("epoch 1/"):
+                raise KeyboardInterrupt
+
+    directories = []
+    for name in ("whole", "halted"):
+        config = resolve(
+            "las-awp", options={**SHORT, "results": tmp_path / name}, assignments=changes
+        )
+        if name == "halted":
+            with pytest.raises(KeyboardInterrupt):
+                run(config, Stop(quiet=True))
+        run(config, Reporter(quiet=True))
+        directories.append(RunDirectory(tmp_path / name, config.run_id))
+    whole, resumed = (final_task(directory) for directory in directories)
+    assert whole["_extra_state"]["steps"] == resumed["_extra_state"]["steps"] == 8
+    buffers = [
+        [entry["momentum_buffer"] for entry in state["_extra_state"]["optimizer"]["state"].values()]
+        for state in (whole, resumed)
+    ]
+    assert len(buffers[0]) == len(buffers[1]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
+    assert float(whole["reward"]) > 0
+    for name, tensor in whole.items():
+        assert name == "_extra_state" or torch.equal(tensor, resumed[name]), name
+    models = [torch.load(d.model_path, weights_only=True)["state_dict"] for d in directories]
+    assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def test_only_its_own_optimiser_moves_the_strategy_network(tmp_path: Path) -> None:
+    weights = []
+    for epochs in (1, 2):
+        options = {**SHORT, "training.epochs": epochs, "results": tmp_path / str(epochs)}
+        config = resolve("las-at", options=options, assignments=["params.strategy_interval=1000"])
+        run(config, Reporter(quiet=True))
+        path = RunDirectory(tmp_path / str(epochs), config.run_id).checkpoint_path
+        weights.append(torch.load(path, weights_only=True))
+    names = [name for name in weights[0]["task"] if name.endswith("weight")]
+    assert len(names) > 10
+    assert all(torch.equal(weights[0]["task"][n], weights[1]["task"][n]) for n in names)
+    moved = [
+        not torch.equal(tensor, weights[1]["model"][name])
+        for name, tensor in weights[0]["model"].items()
+        if name.endswith("weight")
+    ]
+    assert all(moved)

@@ -1,0 +1,207 @@
+"""kd, dkd and the decoupled divergences against plain float64 transcriptions of released losses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+
+from harness.method import Task
+from harness.models.features import Features
+from harness.registry import METHODS
+from tests.methods.distillation.scene import NUM_CLASSES, Scene, assert_same, gradients
+
+DECOUPLED = ("dkl-kd", "ikl-kd", "gkl-kd")
+# Distinct, so that no two can be swapped unseen.
+PARAMS = {"label_weight": 0.7, "wmse_weight": 5.0, "ce_weight": 3.0, "temperature": 2.5}
+
+
+def released(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    names = METHODS.get(method).card.released_names
+    return {names[ours]: value for ours, value in params.items() if ours in names}
+
+
+def mean_kl(t: Tensor, s: Tensor) -> Tensor:
+    p, q = softmax(t, 1), softmax(s, 1)
+    return (p * (p.log() - q.log())).sum(1).mean()
+
+
+def pairwise(t: Tensor, s: Tensor, weights: Tensor) -> Tensor:
+    """sum_jk w_j w_k ((t_j - t_k) - (s_j - s_k))^2 of each sample, all pairs spelled out."""
+    sums = []
+    for i in range(len(t)):
+        terms = [
+            weights[i, j] * weights[i, k] * ((t[i, j] - t[i, k]) - (s[i, j] - s[i, k])) ** 2
+            for j in range(NUM_CLASSES)
+            for k in range(NUM_CLASSES)
+        ]
+        sums.append(torch.stack(terms).sum())
+    return torch.stack(sums)
+
+
+def loss_of(task: Task, scene: Scene) -> Tensor:
+    return task.loss(scene.student, scene.batch).loss
+
+
+def test_kd(scene: Scene) -> None:
+    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    expected = 0.1 * cross_entropy(s, y) + 0.9 * 4**2 * mean_kl(t / 4, s / 4)
+    assert_same(loss_of(scene.make_task("kd"), scene), expected, scene.student.leaves())
+    params = {"label_weight": 0.3, "kd_weight": 2.0, "temperature": 1.5}
+    names = released("kd", params)
+    assert names == {"CE_WEIGHT": 0.3, "KD_WEIGHT": 2.0, "TEMPERATURE": 1.5}
+    expected = 0.3 * cross_entropy(s, y) + 2.0 * 1.5**2 * mean_kl(t / 1.5, s / 1.5)
+    assert_same(loss_of(scene.make_task("kd", **params), scene), expected, scene.student.leaves())
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 0.05), (5, 0.25), (20, 1.0), (33, 1.0)])
+def test_dkd(scene: Scene, epoch: int, share: float) -> None:
+    scene.batch.epoch = epoch
+    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    target, rest = torch.zeros(2, dtype=torch.float64)
+    for i, label in enumerate(y.tolist()):
+        p, q = softmax(t[i] / 4, 0), softmax(s[i] / 4, 0)
+        for a, b in ((p[label], q[label]), (1 - p[label], 1 - q[label])):
+            target = target + 16 * a * (a / b).log() / len(y)
+        for k in set(range(NUM_CLASSES)) - {label}:
+            a, b = p[k] / (1 - p[label]), q[k] / (1 - q[label])
+            rest = rest + 16 * a * (a / b).log() / len(y)
+    names = released("dkd", {"target_weight": 3.0, "non_target_weight": 7.0})
+    expected = cross_entropy(s, y) + share * (names["ALPHA"] * target + names["BETA"] * rest)
+    task = scene.make_task("dkd", target_weight=3.0, non_target_weight=7.0)
+    assert_same(loss_of(task, scene), expected, scene.student.leaves())
+
+
+def plain_decoupled(scene: Scene, weights: Tensor, names: dict[str, Any], share: float) -> Tensor:
+    """What the released IKL-KD and GKL-KD minimise; without a power, IKL."""
+    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    if "GAMMA" in names:
+        powers = weights ** names["GAMMA"]
+        squares = pairwise(t, s, powers).sum() / (powers.sum(1) ** 2).sum()
+    else:
+        squares = pairwise(t, s, weights).mean()
+    p = softmax(t / names["T"], 1)
+    soft = -(p * log_softmax(s / names["T"], 1)).sum(1).mean()
+    teacher_part = names["BETA"] * squares / 4 + names["ALPHA"] * soft
+    return names["CE_WEIGHT"] * cross_entropy(s, y) + share * teacher_part
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 0.05), (5, 0.25), (20, 1.0), (33, 1.0)])
+@pytest.mark.parametrize(("method", "power"), [("ikl-kd", {}), ("gkl-kd", {"power": 0.3})])
+def test_decoupled_with_each_samples_weights(
+    scene: Scene, method: str, power: dict[str, float], epoch: int, share: float
+) -> None:
+    scene.batch.epoch = epoch
+    names = released(method, {**PARAMS, **power})
+    assert (names["BETA"], names["ALPHA"]) == (5.0, 3.0)
+    weights = softmax(scene.batch.taught / 6.0, 1)
+    task = scene.make_task(method, **PARAMS, **power, sample_temperature=6.0)
+    expected = plain_decoupled(scene, weights, names, share)
+    assert_same(loss_of(task, scene), expected, scene.student.leaves())
+
+
+@pytest.mark.parametrize(("method", "power"), [("ikl-kd", {}), ("gkl-kd", {"power": 0.3})])
+def test_decoupled_with_global_information(
+    scene: Scene, method: str, power: dict[str, float]
+) -> None:
+    """Uniform weights in the first epoch, the epoch's mean predictions of the class in the next."""
+    params = {**PARAMS, **power, "global_information": True, "class_temperature": 1.7}
+    task = scene.make_task(method, **params)
+    names = released(method, params)
+    assert names["GI"] is True
+    # The means start in float32.
+    matrix = torch.full((NUM_CLASSES, NUM_CLASSES), 1 / NUM_CLASSES).double()
+    y, leaves = scene.batch.y, scene.student.leaves()
+    uniform = plain_decoupled(scene, matrix[y], names, 0.25)
+    assert_same(loss_of(task, scene), uniform, leaves)
+    for _ in range(2):
+        task.observe(scene.batch, task.loss(scene.student, scene.batch))
+    assert_same(loss_of(task, scene), uniform, leaves)
+    predictions = softmax(scene.batch.taught / 1.7, 1)
+    for label in y.unique():
+        matrix[label] = predictions[y == label].mean(0)
+    task.end_epoch(5)
+    assert_same(loss_of(task, scene), plain_decoupled(scene, matrix[y], names, 0.25), leaves)
+    resumed = scene.make_task(method, **params)
+    resumed.load_state_dict(task.state_dict())
+    assert torch.equal(loss_of(resumed, scene), loss_of(task, scene))
+
+
+def test_weighted_mse_of_dkl_kd_has_no_effect_on_the_student(scene: Scene) -> None:
+    """It changes the loss's value and no gradient; in ikl-kd it does change the gradient."""
+    leaves = scene.student.leaves()
+    values, found = {}, {}
+    for method in ("dkl-kd", "ikl-kd"):
+        for weight in (0.0, 1000.0):
+            task = scene.make_task(method, **{**PARAMS, "wmse_weight": weight})
+            loss = loss_of(task, scene)
+            values[method, weight] = float(loss.detach())
+            found[method, weight] = gradients(loss, leaves)[-1]
+    assert values["dkl-kd", 1000.0] > values["dkl-kd", 0.0] + 1
+    assert torch.equal(found["dkl-kd", 0.0], found["dkl-kd", 1000.0])
+    assert torch.equal(found["dkl-kd", 0.0], found["ikl-kd", 0.0])
+    assert not torch.allclose(found["ikl-kd", 0.0], found["ikl-kd", 1000.0])
+
+
+def test_dkl_kd(scene: Scene) -> None:
+    """The value of ikl-kd with weights at temperature 1, and KD's gradient."""
+    leaves = scene.student.leaves()
+    ours = loss_of(scene.make_task("dkl-kd", **PARAMS), scene)
+    names = {"BETA": 5.0, "ALPHA": 3.0, "T": 2.5, "CE_WEIGHT": 0.7}
+    value = plain_decoupled(scene, softmax(scene.batch.taught, 1), names, 0.25)
+    torch.testing.assert_close(ours, value, rtol=1e-9, atol=1e-9)
+    kd = scene.make_task("kd", label_weight=0.7, kd_weight=0.25 * 3.0 / 2.5**2, temperature=2.5)
+    torch.testing.assert_close(
+        gradients(ours, leaves), gradients(loss_of(kd, scene), leaves), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", *DECOUPLED])
+def test_parts_are_unweighted_and_detached(scene: Scene, method: str) -> None:
+    task = scene.make_task(method)
+    output = task.loss(scene.student, scene.batch)
+    s, y = scene.student.shown.logits, scene.batch.y
+    torch.testing.assert_close(output.parts["ce"], cross_entropy(s, y).detach())
+    assert not any(part.requires_grad for part in output.parts.values())
+    assert task.teacher_logits
+    assert not list(task.parameters())
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", *DECOUPLED])
+def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(
+    scene: Scene, method: str
+) -> None:
+    """A table of logits takes the teacher's place, so that it must not be asked again."""
+
+    def refuse(x: Tensor) -> Features:
+        raise AssertionError("the teacher was asked")
+
+    scene.teacher.forward = refuse  # type: ignore[assignment,method-assign]
+    scene.teacher.features = refuse  # type: ignore[method-assign]
+    task = scene.make_task(method)
+    assert bool(loss_of(task, scene).isfinite())
+    scene.batch.teacher_logits = None
+    with pytest.raises(RuntimeError, match="no logits of a teacher"):
+        loss_of(task, scene)
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ("table5/resnet56-resnet20", (4.0, 1.0, 4.0, False, 20)),
+        ("table5/wrn-40-2-wrn-16-2", (12.0, 3.0, 4.0, False, 20)),
+        ("table7/vgg13-mobilenet-v2", (12.0, 4.0, 4.0, False, 20)),
+        ("table3/resnet50-mobilenet-v1", (1.0, 4.0, 1.0, True, 1)),
+    ],
+)
+def test_released_settings_of_ikl_kd(
+    pair: str, expected: tuple[float, float, float, bool, int]
+) -> None:
+    method = METHODS.get("ikl-kd")
+    p = method.params(**method.recipes[pair]()["params"])
+    found = (p.wmse_weight, p.ce_weight, p.temperature, p.global_information, p.warmup_epochs)
+    assert found == expected
+    assert p.label_weight == 1.0
+    # Its own temperatures: nearly uniform weights without global information, the paper's with.
+    assert (p.sample_temperature, p.class_temperature) == (100.0, 1.0)
