@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from harness import estimate, sweep_view
+from harness import check as checks
+from harness import check_view, estimate, sweep_view
 from harness import sweep as sweeps
 from harness.errors import UserError
 from harness.progress import Reporter
 from harness.registry import REPORTS
 from harness.resolve import parse_assignment, validated
+from harness.store.rundir import run_folders
 
 FAILED = 1
 
@@ -23,6 +26,7 @@ FAILED = 1
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(sweep)
+    app.command()(check)
 
 
 def sweep(
@@ -86,6 +90,55 @@ def sweep(
             REPORTS.get("table")(spec.table, "terminal", results, console)
         sweep_view.print_outcome(finished, failures, console)
     if failures:
+        raise typer.Exit(FAILED)
+
+
+def check(
+    baseline: Annotated[Path, typer.Option(help="File of the expected results.")] = Path(
+        "results/baselines/digits.json"
+    ),
+    update: Annotated[
+        bool, typer.Option("--update", help="Make what is found the new baseline.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why the baseline changes.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="With --update: methods of a baseline that is not there yet.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the runs in this folder; it must hold none yet.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Run the small benchmark against a baseline and print a report in Markdown.
+
+    Exit status 1 says that something got worse.
+    """
+    if update != bool(reason):
+        raise UserError("a new baseline needs its reason: give --update and --reason together")
+    if methods and (not update or baseline.exists()):
+        raise UserError(
+            "--methods makes a new baseline: give --update and a file that is not there"
+        )
+    if keep is not None and run_folders(keep):
+        raise UserError(f"{keep} holds runs, perhaps of other code: give an empty folder")
+    expected = checks.new_baseline(_names(methods)) if methods else checks.read_baseline(baseline)
+    with TemporaryDirectory() as folder:
+        found = checks.check(expected, keep or Path(folder), Reporter(quiet=as_json))
+    if reason:
+        checks.write_baseline(checks.updated(expected, found, reason), baseline)
+        print(json.dumps({"updated": str(baseline)}) if as_json else f"updated {baseline}")
+        return
+    compared = [
+        checks.compare(expected, run, result)
+        for run, result in zip(expected.runs, found, strict=True)
+    ]
+    if as_json:
+        print(json.dumps(checks.to_json(expected, compared), indent=2))
+    else:
+        print(check_view.markdown(expected, compared))
+    if any(each.worse for each in compared):
         raise typer.Exit(FAILED)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness.building import choose_device
 from harness.config import RunConfig
 from harness.data import dataset_info
 from harness.provenance import device_name
-from harness.building import choose_device
 from harness.store.database import Database
 from harness.sweep import Item
 
@@ -72,7 +72,7 @@ def with_estimates(items: Iterable[Item], timings: Timings) -> list[Item]:
 
 def _estimated(item: Item, timings: Timings) -> Item:
     if item.state == "done":
-        return dataclasses.replace(item, seconds=0.0, alike=True)
+        return dataclasses.replace(item, seconds=0.0, whole=True, alike=True)
     config = item.config
     device = device_name(choose_device(config.device))
     training, evaluation = config.training, config.evaluation
@@ -85,10 +85,16 @@ def _estimated(item: Item, timings: Timings) -> Item:
     image = per_unit(timings.images, config.method, (*setting, ",".join(evaluation.attacks)))
     epochs_left = training.epochs - item.epochs
     images_left = max(0, images_of(config) - item.chunks * evaluation.chunk_size)
-    if (epochs_left and epoch is None) or image is None:
+    parts = [(unit, left) for unit, left in ((epoch, epochs_left), (image, images_left)) if left]
+    known = [(unit, left) for unit, left in parts if unit is not None]
+    if parts and not known:
         return item
-    seconds = image[0] * images_left + (epoch[0] * epochs_left if epoch else 0.0)
-    return dataclasses.replace(item, seconds=seconds, alike=image[1] and (not epoch or epoch[1]))
+    return dataclasses.replace(
+        item,
+        seconds=sum(unit[0] * left for unit, left in known),
+        whole=len(known) == len(parts),
+        alike=all(unit[1] for unit, _ in known),
+    )
 
 
 def images_of(config: RunConfig) -> int:

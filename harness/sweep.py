@@ -8,6 +8,7 @@ any other command, takes up what another one finished.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,9 @@ class Item:
         epochs: finished epochs.
         chunks: finished chunks of its evaluation.
         error: why the last attempt ended, if it failed.
-        seconds: the estimate for what is left; None where nothing like it was measured.
+        seconds: the estimate for what is left, as far as like work was measured; None where none
+            was.
+        whole: whether the estimate covers both training and evaluation.
         alike: whether the estimate is of runs of the same method.
     """
 
@@ -100,6 +103,7 @@ class Item:
     chunks: int
     error: str | None
     seconds: float | None = None
+    whole: bool = False
     alike: bool = False
 
 
@@ -153,15 +157,23 @@ def rows(spec: SweepSpec, costs: dict[str, Any] | None = None) -> list[Row]:
 def _table(number: int | None) -> list[RunSpec]:
     if number is None:
         return []
-    found = [
-        RunSpec(method=method, recipe=recipe, name=recipe)
+    found = sorted(
+        (recipe, method)
         for method in METHODS.names()
         for recipe in METHODS.get(method).recipes
         if recipe.startswith(f"table{number}/")
-    ]
+    )
     if not found:
         raise UserError(f"no recipe belongs to table {number}: see `list recipes`")
-    return sorted(found, key=lambda run: str(run.recipe))
+    owners = Counter(recipe for recipe, _ in found)
+    return [
+        RunSpec(
+            method=method,
+            recipe=recipe,
+            name=recipe if owners[recipe] == 1 else f"{recipe} {method}",
+        )
+        for recipe, method in found
+    ]
 
 
 def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from harness.progress import duration
 from harness.registry import REPORTS
 from harness.store.rundir import RunDirectory
 from harness.sweep import Failure, Item, find_evaluation
+
+NAMED = 3
 
 
 def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -33,6 +34,7 @@ def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
             "error": item.error,
             "seconds": item.seconds,
             "estimated_from": _source(item),
+            "estimate_is_whole": item.whole,
             "left_out": list(item.left_out),
         }
         for item in items
@@ -41,12 +43,11 @@ def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
 
 def print_plan(items: Sequence[Item], console: Console) -> None:
     """What is done, partial and missing, and how long the rest may take."""
-    table = _table("row", "seed", "run", "state", "left")
+    table = _table("run", "seed", "state", "left", "row")
     for item in items:
-        table.add_row(
-            ", ".join(item.names), str(item.config.seed), item.config.run_id, _state(item),
-            _left(item),
-        )  # fmt: skip
+        names = _names(item)
+        seed = str(item.config.seed)
+        table.add_row(item.config.run_id, seed, _state(item), _left(item), names)
     console.print(table)
     console.print(summary(items), highlight=False)
     paths = dict.fromkeys(path for item in items for path in item.left_out)
@@ -67,8 +68,10 @@ def summary(items: Sequence[Item]) -> str:
         return f"{len(items)} runs: {told}"
     if not known:
         return f"{len(items)} runs: {told}; how long they take is unknown: no like run is stored"
-    rest = "" if len(known) == len(left) else f" for {len(known)} of {len(left)}, the rest unknown"
-    return f"{len(items)} runs: {told}; about {duration(sum(known))} left{rest}"
+    unknown = len(left) - sum(item.whole for item in left)
+    about = f"at least {duration(sum(known))}" if unknown else f"about {duration(sum(known))}"
+    rest = f", {unknown} runs being wholly or partly unknown" if unknown else ""
+    return f"{len(items)} runs: {told}; {about} left{rest}"
 
 
 def _state(item: Item) -> str:
@@ -83,7 +86,14 @@ def _left(item: Item) -> str:
         return ""
     if item.seconds is None:
         return "unknown"
-    return duration(item.seconds) + ("" if item.alike else " (by other methods)")
+    least = "" if item.whole else "at least "
+    return least + duration(item.seconds) + ("" if item.alike else " (by other methods)")
+
+
+def _names(item: Item) -> str:
+    """The rows that a run is, of many the first three."""
+    more = len(item.names) - NAMED
+    return ", ".join(item.names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _source(item: Item) -> str | None:
@@ -158,15 +168,12 @@ def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedCompariso
 
 def robust(item: Item) -> Mapping[int, bool]:
     """Of a finished run, row of the test set to whether it survived all attacks."""
-    evaluation = find_evaluation(_directory(item.config.results, item), item.config)
+    directory = RunDirectory(item.config.results, item.config.run_id)
+    evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None
     verdicts = evaluation.verdicts()
     broken = verdicts["broken_by"].to_pylist()
     return {row: by is None for row, by in zip(verdicts["index"].to_pylist(), broken, strict=True)}
-
-
-def _directory(results: Path, item: Item) -> RunDirectory:
-    return RunDirectory(results, item.config.run_id)
 
 
 def _ordered(verdicts: Mapping[int, bool]) -> NDArray[np.bool_]:

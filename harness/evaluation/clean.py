@@ -24,10 +24,9 @@ def clean_accuracy(
         batch_size: images at once.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    dtype = next(model.parameters()).dtype
     with untouched(model), torch.no_grad():
         for positions in torch.arange(len(images)).split(batch_size):
             labels = images.labels[positions].to(device)
-            logits = model(images.images_float(positions).to(device, dtype)).float()
+            logits = model(images.images_float(positions).to(device)).float()
             correct += (predict(logits) == labels).sum()
     return int(correct), len(images)

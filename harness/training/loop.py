@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 import time
@@ -157,7 +158,7 @@ class Trainer:
     def step(
         self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
     ) -> StepOutput:
-        """Attack, perturb the weights, descend, restore."""
+        """Ask the teacher, attack, perturb the weights, descend, restore."""
         if self.training.channels_last:
             batch.x = batch.x.contiguous(memory_format=torch.channels_last)
         if self.teach is not None:
@@ -264,7 +265,10 @@ class Trainer:
         """Clean accuracy on the tracked images, whole and unselected."""
         if self.tracked is None:
             return {}
-        right, count = clean_accuracy(self.average.model, self.tracked, self.device)
+        model = self.average.model
+        if self.dtype != torch.float32:
+            model = copy.deepcopy(model).float()  # as it will be saved and evaluated
+        right, count = clean_accuracy(model, self.tracked, self.device)
         return {"clean_test": right / count}
 
     def _select(self) -> Selected:
