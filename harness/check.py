@@ -109,7 +109,7 @@ class Baseline(_Part):
     format: str = FORMAT
     golden: dict[str, JsonValue] = DEFAULT_GOLDEN
     benchmark: dict[str, JsonValue] = DEFAULT_BENCHMARK
-    loss_tolerance: float = Field(1e-3, gt=0)
+    loss_tolerance: float = Field(1e-4, gt=0)
     margin: float = Field(0.03, ge=0, lt=1)
     alpha: float = Field(0.01, gt=0, lt=1)
     runs: tuple[CheckedRun, ...] = Field(min_length=1)
@@ -278,7 +278,8 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
         nothing = Golden(math.inf, None, None, None)
         return Checked(checked.name, nothing, {}, (f"it failed: {found}",), ())
     golden = compare_golden(stored, found, baseline.loss_tolerance)
-    worse, better = [], []
+    worse: list[str] = []
+    better: list[str] = []
     if golden.step is not None:
         worse.append(_golden_text(golden, len(stored.losses)))
     accuracies: dict[str, PairedComparison] = {}
@@ -309,8 +310,9 @@ def compare_golden(stored: Result, found: Result, tolerance: float) -> Golden:
 
 def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:
     """Which images are right: all but those of the sign ``wrong``, or only the robust ones."""
-    signs = np.array(list(result.verdicts))
-    return signs == ROBUST if wrong is None else signs != wrong
+    if wrong is None:
+        return np.array([sign == ROBUST for sign in result.verdicts])
+    return np.array([sign != wrong for sign in result.verdicts])
 
 
 def _golden_text(golden: Golden, steps: int) -> str:

@@ -180,7 +180,8 @@ def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row
     dataset = run.dataset or spec.dataset
     method = run.method or method_of(run.recipe)
     recipe = run.recipe or dataset or DEFAULT_DATASET
-    scaled, left_out = dict[str, Any](), ()
+    scaled: dict[str, JsonValue] = {}
+    left_out: tuple[str, ...] = ()
     if spec.scale == "small":
         found = at_scale(method, recipe, DEFAULT_DATASET)
         recipe, scaled, left_out = found.recipe, found.settings, found.left_out

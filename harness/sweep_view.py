@@ -161,7 +161,7 @@ def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedCompariso
             continue
         a, b = robust(item), robust(base)
         if set(a) == set(b):
-            paired = compare_paired(*(_ordered(each) for each in (a, b)))
+            paired = compare_paired(_ordered(a), _ordered(b))
             found.append((item.names[0], base.names[0], item.config.seed, paired))
     return found
 

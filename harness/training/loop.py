@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from harness.building import training_dtype
 from harness.config import RunConfig
 from harness.data.base import ImageSource
 from harness.data.loader import Loader
@@ -84,7 +85,7 @@ class Trainer:
         """
         self.config, self.training = config, config.training
         self.device, self.run, self.reporter = device, run, reporter
-        self.dtype = torch.float64 if self.training.precision == "float64" else torch.float32
+        self.dtype = training_dtype(config)
         self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
         self.tracked, self.teach = tracked, teach
         self.model = model.to(device, self.dtype)
