@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint types clean
+.PHONY: setup demo test test-slow test-browser lint types clean
 
 setup: $(VENV)/installed
 
@@ -20,6 +20,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
+
+test-browser: setup
+	$(BIN)/python -m pytest -m browser tests/app/test_browser.py
 
 lint: setup
 	$(BIN)/ruff check .

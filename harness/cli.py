@@ -248,6 +248,16 @@ def show(
         listing.show(find_run(results, name), results, as_json=as_json, console=Console())
 
 
+@app.command("app")
+def browse(
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8501,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "localhost",
+    results: Results = Path("results"),
+) -> None:
+    """Show leaderboards, runs and comparisons in the browser; it only reads."""
+    REPORTS.get("app")(results, port=port, host=host)
+
+
 @db.command()
 def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
     """Make the database anew from the run directories."""
