@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.evaluation_view import print_evaluations
 from harness.method import MethodCard
 from harness.models import ARCHITECTURES
+from harness.models.zoos import robustbench_models
 from harness.registry import METHODS, REPORTS, unknown_name
 from harness.resolve import recipe_changes, resolve, teacher_run
 from harness.store.database import Rebuilt
@@ -24,8 +25,10 @@ from harness.store.rundir import RunDirectory, list_runs
 Row = dict[str, Any]
 
 
-def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> list[Row]:
-    """The rows of one kind of listing.
+def rows(
+    kind: str, *, results: Path, table: int | None, method: str | None, zoo: bool = False
+) -> list[Row]:
+    """The rows of one kind of listing; ``zoo`` lists RobustBench's models instead of networks.
 
     Raises:
         UserError: there is no such kind.
@@ -34,7 +37,9 @@ def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> 
         "methods": _methods,
         "recipes": lambda: _recipes(table, method),
         "datasets": _datasets,
-        "models": lambda: [{"model": name} for name in ARCHITECTURES.names()],
+        "models": lambda: (
+            robustbench_models() if zoo else [{"model": name} for name in ARCHITECTURES.names()]
+        ),
         "runs": lambda: _runs(results, method),
     }
     if kind not in kinds:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, merge
+from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, flat, merge
 from harness.data import DATASETS
 from harness.errors import UserError
 from harness.method import Method
@@ -202,7 +202,7 @@ def recipe_changes(config: RunConfig) -> dict[str, Any]:
     run: its accuracy is measured and recorded.
     """
     recipe = resolve(config.method, recipe=config.recipe)
-    ours, theirs = _flat(config.identity_payload()), _flat(recipe.identity_payload())
+    ours, theirs = flat(config.identity_payload()), flat(recipe.identity_payload())
     unchanging = {"seed"}
     if config.teacher is not None and config.teacher.source != "auto":
         unchanging.add("teacher.weights")
@@ -262,12 +262,3 @@ def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
         ]
         paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
     return paths
-
-
-def _flat(payload: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in payload.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat

@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.evaluation.accelerate import PLAIN, Plan, decide
 from harness.evaluation.chunk import Say
 from harness.evaluation.chunk_files import read_chunk
+from harness.evaluation.curves import mark
 from harness.evaluation.flags import flags_of, modules_in_training
 from harness.evaluation.guards import unit_images, untouched
 from harness.evaluation.precision import arithmetic
@@ -111,6 +112,7 @@ def evaluate(
         adversarial=adversarial_totals(facts),
         flags=[flag.as_dict() for flag in flags],
     )
+    mark(run, identity, images.info)
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
 
