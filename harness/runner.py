@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from harness.errors import UserError
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.method import Method, Task, TaskContext
 from harness.models import build_model
+from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
 from harness.progress import Reporter, TrainingProgress
@@ -37,7 +37,7 @@ from harness.registry import METHODS, REPORTS
 from harness.resolve import recipe_changes
 from harness.seeding import derive_seed
 from harness.store.database import Database
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import RunDirectory, utc_now
 from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
 
@@ -70,6 +70,7 @@ def run(config: RunConfig, reporter: Reporter, passed: dict[str, Any] | None = N
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
     directory = RunDirectory.create(config.results, config.run_id)
+    check_weights(directory)
     described |= header(config, method, data, device, passed)
     with directory.lock(), recorded(directory, described):
         model = trained_model(config, method, data, directory, reporter, device, generated)
@@ -162,6 +163,12 @@ def trained_model(
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
         selected = train(config, method, data, directory, reporter, device, generated)
+        # The model's file comes last: with it the training is finished and will not be looked at.
+        directory.update(
+            selection=config.training.selection.rule,
+            selected_epoch=selected.epoch,
+            metrics=training_metrics(selected, directory),
+        )
         save_model(
             directory.model_path,
             selected.model,
@@ -174,12 +181,10 @@ def trained_model(
             method=config.method,
             epoch=selected.epoch,
         )
-        directory.update(
-            selection=config.training.selection.rule,
-            selected_epoch=selected.epoch,
-            metrics=training_metrics(selected, directory),
-        )
-    return load_model_file(directory.model_path)
+    model = load_model_file(directory.model_path)
+    if "model_sha256" not in directory.record:
+        directory.update(model_sha256=state_dict_sha256(model))
+    return model
 
 
 def train(
@@ -317,22 +322,22 @@ def evaluate_into(
 def recorded(directory: RunDirectory, described: dict[str, Any]) -> Iterator[None]:
     """The run's status follows what happens inside, in its directory and in the database."""
     database = Database(directory.results)
-    directory.update(**described, status="started", started_at=now(), finished_at=None, error=None)
+    directory.update(
+        **described, status="started", started_at=utc_now(), finished_at=None, error=None
+    )
     database.load_reported(REPORTS.get("reported"))
     database.record(directory)
     try:
         yield
     except KeyboardInterrupt:
-        directory.update(status="cancelled", finished_at=now())
+        directory.end("cancelled")
         raise
     except Exception as error:
-        directory.update(
-            status="error", finished_at=now(), error=f"{type(error).__name__}: {error}"
-        )
+        directory.end("error", error=f"{type(error).__name__}: {error}")
         directory.log(traceback.format_exc())
         raise
     else:
-        directory.update(status="success", finished_at=now())
+        directory.end("success")
     finally:
         database.record(directory)
 
@@ -381,6 +386,16 @@ def check_limit(config: EvalConfig, images: ImageSource) -> None:
         )
 
 
+def check_weights(directory: RunDirectory) -> None:
+    """Weights that evaluations were made of are not trained anew under them."""
+    evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
+    if evaluated and not directory.model_path.exists():
+        raise UserError(
+            f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
+            "missing: `db merge` the results folder that has it, or train it again in another one"
+        )
+
+
 def choose_device(name: str) -> torch.device:
     """``auto`` is the accelerator if there is one."""
     if name == "auto":
@@ -392,8 +407,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
     return device
-
-
-def now() -> str:
-    """The current time, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
