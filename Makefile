@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint types clean
+.PHONY: setup demo test test-slow test-kill test-faults lint types clean
 
 setup: $(VENV)/installed
 
@@ -20,6 +20,13 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
+
+# AutoAttack evaluations killed 50 times, and whole runs killed 200 times, at random moments.
+test-kill: setup
+	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k autoattack
+
+test-faults: setup
+	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k undisturbed
 
 lint: setup
 	$(BIN)/ruff check .
