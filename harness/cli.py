@@ -1,6 +1,6 @@
 """The command line: one short function a verb.
 
-Exit status: 0 done, 1 regression, 2 the user's mistake, 130 interrupted.
+Exit status: 0 done, 1 regression, 2 the user's mistake, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 
 from harness import cli_compare, cli_corrupt, cli_tables, listing, resolve, runner, step_timing
+from harness.cli_db import Json, Results, db
 from harness.config import EvalConfig, RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial, curves
 from harness.evaluation_view import print_curve
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
-from harness.store.database import Database
+from harness.signals import stopping
 from harness.store.rundir import RunDirectory, find_run
 
 app = typer.Typer(
@@ -31,16 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 cli_tables.register(app)
 app.command()(cli_compare.compare)
 app.command()(cli_corrupt.corrupt)
 
-INTERRUPTED = 130
-
-Results = Annotated[Path, typer.Option(help="Folder of run directories and database.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: a.b=c. Repeatable.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the images.", envvar="HARNESS_DATA")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -279,24 +275,19 @@ def browse(
     REPORTS.get("app")(results, port=port, host=host)
 
 
-@db.command()
-def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
-    """Make the database anew from the run directories."""
-    outcome = Database(results).rebuild(reported=REPORTS.get("reported"))
-    listing.print_rebuild(outcome, as_json=as_json, console=Console())
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2."""
-    try:
-        app(prog_name="harness")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except SystemExit as ending:
-        if ending.code == INTERRUPTED:
+    with stopping() as stop:
+        try:
+            app(prog_name="harness")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(stop.status or 2) from None
+        except SystemExit as ending:
+            if not ending.code or stop.status is None:
+                raise
             print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise
+            raise SystemExit(stop.status) from None
 
 
 def _protocol(given: dict[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,12 @@ def _datasets() -> list[Row]:
 def _runs(results: Path, method: str | None) -> list[Row]:
     listed = []
     for run in list_runs(results):
-        record = run.record
+        try:
+            record = run.record
+        except UserError as error:
+            damaged = dict.fromkeys(("dataset", "model", "recipe", "seed", "partial", "started"))
+            listed.append({"run": run.run_id, "status": "damaged", **damaged, "note": str(error)})
+            continue
         if method and record.get("method") != method:
             continue
         listed.append(
@@ -246,11 +251,12 @@ def _commit_text(provenance: Row) -> str | None:
 def print_rebuild(outcome: Rebuilt, *, as_json: bool, console: Console) -> None:
     """What a rebuilt database holds, and which run directories could not be read."""
     if as_json:
-        print(json.dumps({"rows": outcome.counts, "unreadable": outcome.unreadable}, indent=2))
+        unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
+        print(json.dumps({"rows": outcome.counts, "unreadable": unreadable}, indent=2))
         return
     held = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
     console.print(f"rebuilt: {held}", highlight=False)
-    for reason in outcome.unreadable:
+    for _, reason in outcome.unreadable:
         console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
 
 
