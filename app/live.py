@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,10 +23,11 @@ def with_live_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
         return runs
     runs = runs.astype({"watched": "object", "epochs_done": "float64"})
     for index in running:
-        records = _epochs(results, runs.at[index, "run_id"])
+        records = _epochs(results, str(runs.at[index, "run_id"]))
         runs.at[index, "epochs_done"] = len(records)
         values = [record.get("pgd_val", record.get("clean_val")) for record in records[-WATCHED:]]
-        runs.at[index, "watched"] = [value for value in values if value is not None]
+        watched: Any = [value for value in values if value is not None]
+        runs.at[index, "watched"] = watched
     return runs
 
 

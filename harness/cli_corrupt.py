@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import runner
+from harness.building import choose_device
 from harness.data import load_dataset
 from harness.errors import UserError
 from harness.evaluation.corrupted import Corrupted, evaluate_corrupted
@@ -44,7 +45,7 @@ def corrupt(
     """Measure a run's accuracy on fifteen common corruptions (CIFAR-10-C's, computed here)."""
     directory = find_run(results, run)
     names, wanted = chosen(corruptions), _severities(severities)
-    where = runner.choose_device(device)
+    where = choose_device(device)
     if not directory.model_path.exists():
         raise UserError(f"run {directory.run_id} has no trained model: finish it with `run`")
     reporter = Reporter(quiet=as_json)

@@ -17,6 +17,7 @@ from app.shared import (
     one_of,
     plain,
 )
+from app.tabular import records
 from app.words import protocol_text
 from harness.evaluation.statistics import PairedComparison, compare_paired
 
@@ -55,8 +56,7 @@ def page() -> None:
 
 
 def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    row: dict[str, Any] = known[known["run_id"] == run_id].iloc[0].to_dict()
-    return row
+    return records(known[known["run_id"] == run_id])[0]
 
 
 def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from app.tabular import (
     known_facts,
     latex,
     markdown,
+    records,
     run_ids,
     shown,
 )
@@ -237,7 +238,7 @@ def _summary(run_id: str, evaluation_id: str, results: Any) -> RunSummary:
 def _protocol_names(protocols: pd.DataFrame) -> list[str]:
     """A name for each protocol, told apart by the images' hash where words do not suffice."""
     names = []
-    for row in protocols.to_dict("records"):
+    for row in records(protocols):
         marks = ["small scale"] * (row["scale"] == "small") + ["partial"] * bool(row["partial"])
         precision = [row["precision"]] * (row["precision"] not in (None, "float32"))
         names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *precision, *marks]))
@@ -260,7 +261,10 @@ def _summary_table(summary: RunSummary, words: str) -> None:
     cells = rows.reset_index(drop=True)
     method, *rest = [name for name in cells.columns if name != "#"]
     cells = cells[[method, "#", *rest]]
-    help = {name: _SUMMARY_HELP.get(name, f"Accuracy after {name}, in percent.") for name in cells}
+    help = {
+        str(name): _SUMMARY_HELP.get(str(name), f"Accuracy after {name}, in percent.")
+        for name in cells
+    }
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold.loc[[entry.rank == "1" for entry in entries]] = True
     picked = _frame(Shown(cells, bold, help), f"{len(entries)} rows of one protocol")

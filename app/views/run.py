@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,12 @@ from app.shared import (
     results_folder,
     when,
 )
+from app.tabular import records
 from app.words import STATUS_WORDS, protocol_text, stage_title
 from harness.errors import UserError
 from harness.store.rundir import RunDirectory
+
+Color = Literal["red", "orange", "blue", "green", "gray"]
 
 TABS = ("Curves", "Attacks", "Per class", "Samples", "Configuration", "Environment", "Log")
 LOG_LINES = 400
@@ -77,15 +80,15 @@ def _head(run: dict[str, Any]) -> None:
     st.caption(plain(" · ".join(str(fact) for fact in facts if fact)))
     with st.container(horizontal=True, gap="small"):
         status = run["status"]
-        colors = {"success": "green", "error": "red", "started": "blue"}
-        st.badge(STATUS_WORDS.get(status, status), color=colors.get(status, "gray"))  # type: ignore[arg-type]
+        colors: dict[str, Color] = {"success": "green", "error": "red", "started": "blue"}
+        st.badge(STATUS_WORDS.get(status, status), color=colors.get(status, "gray"))
         if run["scale"] == "small":
             st.badge("S small scale", color="gray", help="Never ranked with the literature.")
         if run["partial"]:
             st.badge("partial", color="orange", help="Trained on a part of the data; not ranked.")
         if run["selection"]:
             rule = run["selection"]
-            color = "orange" if rule == "best-on-test" else "gray"
+            color: Color = "orange" if rule == "best-on-test" else "gray"
             st.badge(f"weights: {rule}", color=color, help="Whose weights are the result.")
         if run["git_dirty"]:
             st.badge("code differed from its commit", color="orange")
@@ -263,7 +266,8 @@ def _per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     kinds = ["clean", "under attack"] if evaluation["attacks"] else ["clean"]
     long = wide.melt(["name", "n"], kinds, var_name="kind", value_name="value")
     st.altair_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
-    worst, best = wide.loc[wide[kinds[-1]].idxmin()], wide.loc[wide[kinds[-1]].idxmax()]
+    by_accuracy = wide.sort_values(kinds[-1])
+    worst, best = by_accuracy.iloc[0], by_accuracy.iloc[-1]
     st.caption(
         f"{kinds[-1].capitalize()}: lowest for {plain(worst['name'])} ({worst[kinds[-1]]:.1f}% of "
         f"{int(worst['n'])} images), highest for {plain(best['name'])} ({best[kinds[-1]]:.1f}%)."
@@ -324,7 +328,7 @@ def _samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         return
     st.caption("Left: clean. Middle: adversarial. Right: difference, grey is none.")
     grid = st.container(horizontal=True, gap="medium")
-    for row, picture in zip(rows.to_dict("records"), images, strict=True):
+    for row, picture in zip(records(rows), images, strict=True):
         truth, seen = _name(names, row["label"]), _name(names, row["adv_pred"])
         with grid:
             st.image(

@@ -21,6 +21,7 @@ from app.shared import (
     sentences,
     some_of,
 )
+from app.tabular import records
 from app.words import STATUS_WORDS
 
 REFRESH_S = 5
@@ -134,7 +135,7 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
         progress=(found["epochs_done"] / found["epochs_planned"]).clip(0, 1),
         clean=100 * found["clean"],
         robust=(100 * found["robust"]).where(found["attacks"].fillna("") != ""),
-        marks=[_marks(row) for row in found.to_dict("records")],
+        marks=[_marks(row) for row in records(found)],
     )
     return shown[list(COLUMNS)]
 
@@ -168,7 +169,7 @@ def _failures(found: pd.DataFrame) -> None:
     if failed.empty:
         return
     with st.expander(f"{len(failed)} failed: why"):
-        for row in failed.head(20).to_dict("records"):
+        for row in records(failed.head(20)):
             st.markdown(f"**{plain(row['run_id'])}**")
             st.code(row["error"] or "no reason was recorded", language=None, wrap_lines=True)
             st.page_link("views/run.py", label="Open the run", query_params={"run": row["run_id"]})

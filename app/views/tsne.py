@@ -20,6 +20,7 @@ from app.shared import (
     results_folder,
     whole_number,
 )
+from app.tabular import records
 from app.words import eps_text
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
@@ -43,7 +44,7 @@ def page() -> None:
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
         a = one_of("First run", ids, key="a", help="Left picture.")
-    first = known[known["run_id"] == a].iloc[0].to_dict()
+    first = records(known[known["run_id"] == a])[0]
     like = known[known["dataset"] == first["dataset"]]["run_id"].tolist()
     partner = next((name for name in like if name != a), a)
     with columns[1]:
@@ -57,7 +58,7 @@ def page() -> None:
     asked = (a, b, wanted, per_class, seed)
     if st.button("Compute", type="primary") or st.session_state.get("tsne_asked") == asked:
         st.session_state["tsne_asked"] = asked
-        second = known[known["run_id"] == b].iloc[0].to_dict()
+        second = records(known[known["run_id"] == b])[0]
         _pictures(first, second, wanted, per_class, seed)
     else:
         total = min(wanted, dataset_info(first["dataset"]).num_classes) * per_class
