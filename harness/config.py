@@ -15,7 +15,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -279,7 +288,7 @@ class EvalConfig(Section):
     """
 
     norm: Norm = identity("Linf")
-    eps: Radius = identity(8 / 255, le=1)
+    eps: Radius = identity(8 / 255)
     attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
     limit: int | None = identity(None, ge=1)
     chunk_size: int = identity(250, ge=1)
@@ -289,6 +298,13 @@ class EvalConfig(Section):
     device_batch: int | None = cost(None, ge=1)
     workers: int = cost(1, ge=1)
     save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
+
+    @field_validator("eps")
+    @classmethod
+    def _within_images(cls, eps: float, info: ValidationInfo) -> float:
+        if info.data.get("norm") == "Linf" and eps > 1:
+            raise ValueError("images lie in [0, 1], so a Linf radius is at most 1")
+        return eps
 
     @model_validator(mode="after")
     def _attacks_once(self) -> Self:

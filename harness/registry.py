@@ -125,5 +125,6 @@ REPORTS: Registry[Any] = Registry(
         "site": "leaderboards.report:write_site",
         "import-robustbench": "leaderboards.robustbench:import_folder",
         "export-robustbench": "leaderboards.robustbench:export_run",
+        "app": "app.launch:serve",
     },
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from harness.evaluation.statistics import PairedComparison, compare_paired
+from harness.comparison import evaluated
+from harness.config import fingerprint
+from harness.evaluation.compare import Evaluated, compare
+from harness.evaluation.statistics import PairedComparison
 from harness.progress import duration
 from harness.registry import REPORTS
 from harness.store.rundir import RunDirectory
@@ -144,8 +145,7 @@ def shown(items: Sequence[Item]) -> list[Item]:
     first: dict[tuple[str, str], Item] = {}
     for item in items:
         if item.state == "done":
-            key = (item.config.data.name, item.config.evaluation.model_dump_json())
-            first.setdefault(key, item)
+            first.setdefault(protocol(item), item)
     return list(first.values())
 
 
@@ -157,33 +157,23 @@ def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedCompariso
     found = []
     for item in done:
         base = by_seed.get(item.config.seed)
-        if base is None or item in firsts or not _alike(base, item):
+        if base is None or item in firsts or protocol(item) != protocol(base):
             continue
-        a, b = robust(item), robust(base)
-        if set(a) == set(b):
-            paired = compare_paired(_ordered(a), _ordered(b))
-            found.append((item.names[0], base.names[0], item.config.seed, paired))
+        *_, paired = compare(_evaluated(item), _evaluated(base)).metrics.values()
+        found.append((item.names[0], base.names[0], item.config.seed, paired))
     return found
 
 
-def robust(item: Item) -> Mapping[int, bool]:
-    """Of a finished run, row of the test set to whether it survived all attacks."""
+def protocol(item: Item) -> tuple[str, str]:
+    """What must be equal for two runs to be compared."""
+    return item.config.data.name, fingerprint(item.config.evaluation.identity_payload())
+
+
+def _evaluated(item: Item) -> Evaluated:
     directory = RunDirectory(item.config.results, item.config.run_id)
     evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None
-    verdicts = evaluation.verdicts()
-    broken = verdicts["broken_by"].to_pylist()
-    return {row: by is None for row, by in zip(verdicts["index"].to_pylist(), broken, strict=True)}
-
-
-def _ordered(verdicts: Mapping[int, bool]) -> NDArray[np.bool_]:
-    return np.array([verdicts[row] for row in sorted(verdicts)])
-
-
-def _alike(a: Item, b: Item) -> bool:
-    same = a.config.data.name == b.config.data.name
-    ours, theirs = (each.config.evaluation.identity_payload() for each in (a, b))
-    return same and ours == theirs
+    return evaluated(directory, evaluation)
 
 
 def _table(*columns: str) -> Table:

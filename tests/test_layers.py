@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "methods": {"methods", "harness"},
     "leaderboards": {"leaderboards", "harness"},
     "app": {"app", "leaderboards", "harness", "methods"},
-    "benchmarks": {"benchmarks", "harness", "methods", "leaderboards"},
+    "benchmarks": {"benchmarks", "harness", "methods", "leaderboards", "app"},
 }
 
 

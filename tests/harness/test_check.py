@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from planted_faults import FAULTS
 
 from harness import check as gate
 from harness import check_view
 from harness.check import Baseline, Result, compare, configs, measure_golden, read_baseline
 from harness.errors import UserError
 from harness.progress import Reporter
-from tests.planted_faults import FAULTS
 
 ROOT = Path(__file__).parents[2]
 BASELINE = ROOT / "results" / "baselines" / "digits.json"

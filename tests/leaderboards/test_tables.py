@@ -330,7 +330,7 @@ def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> No
         for row in spec.rows
         if spec.attacked and row.method in METHODS
     ]
-    assert len(rows) == 56 - 2
+    assert len(rows) == 56
     ids = {}
     for _, row in rows:
         config = resolve(row.method, recipe=row.recipe)
@@ -356,11 +356,10 @@ def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> No
         assert found.command == f"python -m harness run --recipe {row.recipe}"
 
 
-def test_methods_without_a_file_are_the_known_ones() -> None:
-    known = set(METHODS.names())
-    lacking = {row.method for spec in TABLES.values() for row in spec.rows if row.method} - known
-    distillation = {"attention", "ofd", "crd", "reviewkd", "dkd", "kd", "ikl-kd", "fitnet", "rkd"}
-    assert lacking <= {"las-at", *distillation}
+def test_each_row_of_a_method_of_ours_names_a_registered_one() -> None:
+    named = {row.method for spec in TABLES.values() for row in spec.rows if row.method}
+    assert len(named) > 20
+    assert named <= set(METHODS.names())
 
 
 def test_the_first_run_of_each_table_is_a_recipe() -> None:

@@ -1,0 +1,242 @@
+"""Charts as pure functions of frames: each returns an Altair chart, which is testable JSON.
+
+Colours are those of Okabe and Ito, which the colour-blind tell apart; whatever a colour says, a
+shape, a dash or a word says too. Values are percent where an axis says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+)
+PALETTE = [BLUE, ORANGE, GREEN, RED, PINK, SKY]
+GREY = "#8a939c"
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
+
+
+def lines(
+    frame: pd.DataFrame, *, y_title: str, series: Sequence[str], height: int = 260
+) -> alt.Chart:
+    """Curves over epochs.
+
+    Args:
+        frame: columns ``epoch``, ``series`` and ``value``.
+        y_title: what the value is.
+        series: names in order; each has its own colour and dash.
+        height: pixels.
+    """
+    domain = list(series)
+    return (
+        alt.Chart(frame)
+        .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
+        .encode(
+            x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
+            y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=domain, range=PALETTE[: len(domain)]),
+                legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolStrokeWidth=2),
+            ),
+            strokeDash=alt.StrokeDash(
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=domain, range=(DASHES * 2)[: len(domain)]),
+            ),
+            tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
+        )
+        .properties(height=height)
+    )
+
+
+def waterfall(stages: pd.DataFrame) -> alt.LayerChart:
+    """What is left after each stage, with its interval.
+
+    Args:
+        stages: columns ``stage`` (in order), ``left``, ``low``, ``high`` (percent) and ``broken``.
+    """
+    order = stages["stage"].tolist()
+    base = alt.Chart(stages).encode(
+        x=alt.X("stage:N", sort=order, title=None, axis=alt.Axis(labelAngle=0))
+    )
+    bars = base.mark_bar(color=BLUE, opacity=0.85, size=34).encode(
+        y=alt.Y("left:Q", title="Right after the stage (%)", scale=alt.Scale(domain=[0, 100])),
+        tooltip=[
+            alt.Tooltip("stage:N", title="Stage"),
+            alt.Tooltip("left:Q", title="Left %", format=".2f"),
+            alt.Tooltip("broken:Q", title="Images broken"),
+        ],
+    )
+    spans = base.mark_rule(color=ORANGE, strokeWidth=3).encode(y="low:Q", y2="high:Q")
+    words = base.mark_text(dy=-12, fontSize=13, color=GREY, fontWeight="bold").encode(
+        y="high:Q", text=alt.Text("left:Q", format=".1f")
+    )
+    return (bars + spans + words).properties(height=280)
+
+
+def per_class(frame: pd.DataFrame) -> alt.Chart:
+    """Clean and robust accuracy by class, the least robust first.
+
+    Args:
+        frame: columns ``name``, ``kind`` (clean, under attack) and ``value`` (percent).
+    """
+    robust = frame[frame["kind"] == "under attack"].sort_values("value")["name"].tolist()
+    return (
+        alt.Chart(frame)
+        .mark_point(size=70, filled=True, opacity=0.9)
+        .encode(
+            y=alt.Y("name:N", sort=robust, title=None, axis=alt.Axis(grid=True)),
+            x=alt.X("value:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])),
+            color=_coloured("kind", ["clean", "under attack"]),
+            shape=_shaped("kind", ["clean", "under attack"]),
+            tooltip=["name:N", "kind:N", alt.Tooltip("value:Q", format=".1f")],
+        )
+        .properties(height=alt.Step(22 if len(robust) <= 20 else 13))
+    )
+
+
+def tradeoff(
+    points: pd.DataFrame, front: pd.DataFrame, *, x_title: str, y_title: str, lower_is_better: bool
+) -> alt.LayerChart:
+    """A scatter of two numbers with intervals and the Pareto front as steps.
+
+    Args:
+        points: columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low``, ``y_high``.
+        front: the points of the front, sorted by ``x``.
+        x_title: what x is.
+        y_title: what y is.
+        lower_is_better: whether small x is good, which turns the steps round.
+    """
+    sources = sorted(points["source"].unique())
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
+    steps = (
+        alt.Chart(front)
+        .mark_line(
+            color=GREY,
+            strokeDash=[5, 3],
+            interpolate="step-after" if lower_is_better else "step-before",
+        )
+        .encode(x=x, y=y)
+    )
+    spans = (
+        alt.Chart(points)
+        .mark_rule(strokeWidth=1.5, opacity=0.55)
+        .encode(
+            x=x,
+            y=alt.Y("y_low:Q", title=y_title),
+            y2="y_high:Q",
+            color=_coloured("source", sources),
+        )
+    )
+    brush = alt.selection_interval(name="brush")
+    marks = (
+        alt.Chart(points)
+        .mark_point(size=75, filled=True)
+        .encode(
+            x=x,
+            y=y,
+            color=_coloured("source", sources),
+            shape=_shaped("source", sources),
+            opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
+            tooltip=[
+                alt.Tooltip("name:N", title="Method"),
+                alt.Tooltip("arch:N", title="Network"),
+                alt.Tooltip("source:N", title="Source"),
+                alt.Tooltip("x:Q", title=x_title, format=".4g"),
+                alt.Tooltip("y:Q", title=y_title, format=".2f"),
+            ],
+        )
+        .add_params(brush)
+    )
+    return (steps + spans + marks).properties(height=430)
+
+
+def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> alt.FacetChart:
+    """Gradients by class, one small panel a loss, all on one scale.
+
+    Args:
+        frame: columns ``loss`` (in order), ``label`` (class) and ``value``.
+        title: what the value is.
+        height: of a panel, in pixels.
+    """
+    order = list(dict.fromkeys(frame["loss"]))
+    limit = max(float(frame["value"].abs().max()), 1e-3)
+    return (
+        alt.Chart(frame)
+        .mark_bar(size=16)
+        .encode(
+            x=alt.X("label:N", title=None, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("value:Q", title=title, scale=alt.Scale(domain=[-limit, limit], nice=True)),
+            color=alt.condition("datum.value < 0", alt.value(RED), alt.value(BLUE)),
+            tooltip=["loss:N", "label:N", alt.Tooltip("value:Q", format=".4g")],
+        )
+        .properties(width=118, height=height)
+        .facet(
+            facet=alt.Facet("loss:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
+            columns=3,
+            spacing=14,
+        )
+    )
+
+
+def embedding(frame: pd.DataFrame, *, height: int = 430) -> alt.LayerChart:
+    """A t-SNE map: a ring for a natural image, a cross for an adversarial one, classes numbered.
+
+    Args:
+        frame: columns ``x``, ``y``, ``label`` and ``kind`` (natural, adversarial).
+        height: pixels.
+    """
+    kinds = ["natural", "adversarial"]
+    axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
+    points = (
+        alt.Chart(frame)
+        .mark_point(size=34, opacity=0.75, strokeWidth=1.4)
+        .encode(
+            x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False)),
+            y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False)),
+            color=alt.Color("label:N", legend=None, scale=alt.Scale(scheme="tableau20")),
+            shape=alt.Shape(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(domain=kinds, range=["circle", "cross"]),
+                legend=alt.Legend(orient="top"),
+            ),
+            tooltip=["label:N", "kind:N"],
+        )
+    )
+    centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
+    numbers = (
+        alt.Chart(centres)
+        .mark_text(fontSize=14, fontWeight="bold", color=GREY, stroke="white", strokeWidth=0.3)
+        .encode(x="x:Q", y="y:Q", text="label:N")
+    )
+    return (points + numbers).properties(height=height)
+
+
+def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
+    return alt.Color(
+        f"{field}:N",
+        title=None,
+        scale=alt.Scale(domain=list(domain), range=PALETTE[: len(domain)]),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300),
+    )
+
+
+def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
+    return alt.Shape(
+        f"{field}:N",
+        title=None,
+        scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
+    )

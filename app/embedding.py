@@ -1,0 +1,192 @@
+"""Features of natural and adversarial images, their t-SNE map, and numbers beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from app.gallery import test_images
+from harness.config import InnerAttackConfig
+from harness.data.base import ImageSource
+from harness.errors import UserError
+from harness.models.loading import load_model_file
+from harness.seeding import seeded_generator
+from harness.store.rundir import RunDirectory
+from harness.training.inner import maximise
+from harness.training.modes import attack_mode, frozen_parameters
+from harness.training.schedules import InnerSchedule
+
+PGD_STEPS = 10
+BATCH = 128
+NEIGHBOURS = 5
+PERPLEXITY = 30.0
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well classes are told apart, in the feature space itself, not in the map.
+
+    Attributes:
+        silhouette: mean silhouette of the points with classes as clusters, in [-1, 1].
+        neighbours: share of points whose ``NEIGHBOURS`` nearest others vote for their class.
+        spread: mean distance within a class by mean distance between classes; small is compact.
+    """
+
+    silhouette: float
+    neighbours: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One run's picture.
+
+    Attributes:
+        points: ``x``, ``y``, ``label`` (class number) and ``kind`` (natural, adversarial).
+        natural: separation of natural images.
+        adversarial: that of adversarial ones.
+        perplexity: of the map.
+        accuracy: share of these images classified rightly, natural and adversarial.
+    """
+
+    points: pd.DataFrame
+    natural: Separation
+    adversarial: Separation
+    perplexity: float
+    accuracy: tuple[float, float]
+
+
+def chosen_classes(count: int, wanted: int, seed: int) -> tuple[int, ...]:
+    """``wanted`` random classes of ``count``, or all, in order; the same for the same seed."""
+    drawn = np.random.default_rng(seed).permutation(count)[:wanted]
+    return tuple(sorted(int(label) for label in drawn))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def embedded(
+    results: str,
+    run_id: str,
+    modified_ns: int,
+    *,
+    eps: float,
+    wanted: int,
+    per_class: int,
+    seed: int,
+    root: str | None,
+) -> Embedding:
+    """The picture of one run; ``modified_ns`` is when its model was written.
+
+    Args:
+        results: the results folder.
+        run_id: the run.
+        modified_ns: makes a changed model a new question.
+        eps: Linf radius of the attack.
+        wanted: classes.
+        per_class: images a class.
+        seed: of classes, images, attack and map.
+        root: the data folder; None for the usual one.
+
+    Raises:
+        UserError: the model or the images are not at hand, or the network shows no features.
+    """
+    run = RunDirectory(Path(results), run_id)
+    model = load_model_file(run.model_path)
+    test = test_images(run.record["dataset"], root)
+    rows = _drawn(test, chosen_classes(test.info.num_classes, wanted, seed), per_class, seed)
+    x, y = test.images_float(rows), test.labels[rows]
+    x_adv = adversarial(model, x, y, eps=eps, seed=seed)
+    natural, clean_right = _features(model, x, y)
+    attacked, adversarial_right = _features(model, x_adv, y)
+    perplexity = min(PERPLEXITY, (2 * len(y) - 1) / 3)
+    places = _map(np.concatenate([natural, attacked]), perplexity, seed)
+    labels = y.numpy()
+    points = pd.DataFrame(places, columns=["x", "y"]).assign(
+        label=np.tile(labels, 2).astype(str),
+        kind=np.repeat(["natural", "adversarial"], len(labels)),
+    )
+    return Embedding(
+        points,
+        separation(natural, labels),
+        separation(attacked, labels),
+        perplexity,
+        (clean_right, adversarial_right),
+    )
+
+
+def separation(features: Floats, labels: NDArray[np.int64]) -> Separation:
+    """How well the classes of features [N, D] are told apart.
+
+    Each class needs at least two points, and there must be two classes.
+    """
+    from sklearn.metrics import pairwise_distances, silhouette_score
+
+    distances = pairwise_distances(features)
+    same = labels[:, None] == labels[None, :]
+    off_diagonal = ~np.eye(len(labels), dtype=bool)
+    np.fill_diagonal(distances, np.inf)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
+    votes = np.array([np.bincount(row).argmax() for row in labels[nearest]])
+    np.fill_diagonal(distances, 0.0)
+    between = distances[~same].mean()
+    return Separation(
+        float(silhouette_score(distances, labels, metric="precomputed")),
+        float((votes == labels).mean()),
+        float(distances[same & off_diagonal].mean() / between) if between else float("nan"),
+    )
+
+
+def adversarial(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int) -> Tensor:
+    """Images [B, K, H, W] after ten steps of Linf PGD on the cross-entropy from a random start."""
+    schedule = InnerSchedule(eps, 2.5 * eps / PGD_STEPS, PGD_STEPS)
+    generator = seeded_generator(torch.device("cpu"), "embedding", seed)
+    parts = []
+    with attack_mode(model, "eval"), frozen_parameters(model):
+        for images, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
+
+            def objective(logits: Tensor, labels: Tensor = labels) -> Tensor:
+                return cross_entropy(logits, labels, reduction="sum")
+
+            start = InnerAttackConfig(start="uniform")
+            parts.append(maximise(model, objective, images, schedule, start, generator))
+    return torch.cat(parts)
+
+
+def _features(model: Any, x: Tensor, y: Tensor) -> tuple[Floats, float]:
+    """The last features [B, D] before the classifier, and the share classified rightly."""
+    try:
+        with torch.no_grad():
+            parts = [model.features(images) for images in x.split(BATCH)]
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"the network does not show its features ({error}): choose a run of a network that "
+            "`list models` names"
+        ) from error
+    right = torch.cat([part.logits.argmax(1) for part in parts]) == y
+    return torch.cat([part.pooled for part in parts]).numpy(), float(right.float().mean())
+
+
+def _drawn(test: ImageSource, classes: tuple[int, ...], per_class: int, seed: int) -> Tensor:
+    """Positions of ``per_class`` random images of each class, or of all where there are fewer."""
+    generator = np.random.default_rng((seed, 1))
+    labels = test.labels.numpy()
+    rows = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in classes]
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def _map(features: Floats, perplexity: float, seed: int) -> Floats:
+    from sklearn.manifold import TSNE
+
+    tsne = TSNE(perplexity=perplexity, random_state=seed, init="pca", learning_rate="auto")
+    places: Floats = tsne.fit_transform(features)
+    return places

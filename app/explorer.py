@@ -1,0 +1,104 @@
+"""The losses of two logit vectors with their gradients, by the project's own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.losses.divergence import dkl_loss, ikl_loss, kl_divergence
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+KL = "KL"
+WMSE = "wMSE"
+CE = "soft CE"
+DKL = "DKL"
+BROKEN = "DKL, asymmetry broken"
+IKL = "IKL"
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """A loss of two logit vectors.
+
+    Attributes:
+        value: the loss.
+        to_m: its gradient into the reference's logits (clean image, teacher), one a class.
+        to_n: its gradient into the other's logits (adversarial image, student).
+    """
+
+    value: float
+    to_m: tuple[float, ...]
+    to_n: tuple[float, ...]
+
+
+def losses(class_weights: Sequence[float], wmse_weight: float, ce_weight: float) -> dict[str, Loss]:
+    """The losses by name, of logits [1, C] each.
+
+    Args:
+        class_weights: the class's mean prediction, Eq. 10, for IKL.
+        wmse_weight: the paper's alpha, of all but KL.
+        ce_weight: the paper's beta, of all but KL.
+    """
+    weights_BC = torch.tensor([list(class_weights)], dtype=torch.float64)
+    return {
+        KL: kl_divergence,
+        WMSE: lambda m, n: wmse_weight * dkl_loss(m, n).wmse,
+        CE: lambda m, n: ce_weight * dkl_loss(m, n).ce,
+        DKL: lambda m, n: dkl_loss(m, n).weighted(wmse_weight, ce_weight),
+        BROKEN: lambda m, n: dkl_loss(m, n, break_asymmetry=True).weighted(wmse_weight, ce_weight),
+        IKL: lambda m, n: ikl_loss(m, n, weights_BC).weighted(wmse_weight, ce_weight),
+    }
+
+
+def gradients(
+    loss: Loss,
+    logits_m: Sequence[float],
+    logits_n: Sequence[float],
+    *,
+    temperature: float = 1.0,
+    detach_m: bool = False,
+) -> Gradients:
+    """Value and gradients of a loss in float64, with both vectors divided by the temperature.
+
+    Args:
+        loss: of logits [1, C] and [1, C].
+        logits_m: the reference's logits, C of them.
+        logits_n: the other's.
+        temperature: the paper's tau; the loss is multiplied by its square, as distillation does.
+        detach_m: whether the reference takes no gradient, as a fixed teacher does.
+    """
+    m = torch.tensor([list(logits_m)], dtype=torch.float64, requires_grad=True)
+    n = torch.tensor([list(logits_n)], dtype=torch.float64, requires_grad=True)
+    reference = m.detach() if detach_m else m
+    value = temperature**2 * loss(reference / temperature, n / temperature)
+    if not value.requires_grad:
+        # Nothing that asks for a gradient has a part in it: both are zero.
+        zeros = (0.0,) * len(logits_m)
+        return Gradients(float(value), zeros, zeros)
+    found = torch.autograd.grad(value, (m, n), allow_unused=True)
+    to_m, to_n = (
+        (0.0,) * len(logits_m) if gradient is None else tuple(gradient[0].tolist())
+        for gradient in found
+    )
+    return Gradients(float(value), to_m, to_n)
+
+
+def length(gradient: Sequence[float]) -> float:
+    """Euclidean length."""
+    return float(torch.tensor(list(gradient), dtype=torch.float64).norm())
+
+
+def largest_difference(a: Gradients, b: Gradients) -> float:
+    """The largest difference of any component of the two losses' gradients."""
+    first, second = (torch.tensor([*each.to_m, *each.to_n], dtype=torch.float64) for each in (a, b))
+    return float((first - second).abs().max())
+
+
+def class_mean(classes: int, label: int, confidence: float) -> tuple[float, ...]:
+    """A class's mean prediction: ``confidence`` for its label, the rest spread evenly."""
+    rest = (1 - confidence) / (classes - 1)
+    return tuple(confidence if index == label else rest for index in range(classes))

@@ -1,0 +1,126 @@
+"""Pictures of clean and adversarial test images, from what a run kept and data at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from harness.data import dataset_info, load_dataset
+from harness.data.base import ImageSource
+from harness.data.files import ROOT_VARIABLE
+from harness.data.parquet import find_shards
+from harness.errors import UserError
+from harness.evaluation.chunk_files import adversarial_path
+from harness.store.rundir import EvaluationDirectory, RunDirectory
+
+SIDE = 96
+GAP = 4
+EMBEDDED = ("digits",)
+FOLDERS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "fashion-mnist": "FashionMNIST",
+    "imagenet": "val",
+}
+
+Picture = NDArray[np.uint8]
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """The names of a data set's classes, empty where only its files tell them or it is unknown."""
+    try:
+        return dataset_info(dataset).class_names
+    except UserError:
+        return ()
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def adversarial_images(
+    results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...], root: str | None
+) -> list[Picture]:
+    """Clean, adversarial and difference side by side, one picture a row of the test set.
+
+    Raises:
+        UserError: the images were not kept, or the clean ones are not on this machine.
+    """
+    run = RunDirectory(Path(results), run_id)
+    kept = kept_images(run.evaluation(evaluation_id), rows)
+    test = test_images(run.record["dataset"], root)
+    positions = {int(row): place for place, row in enumerate(test.rows)}
+    pictures = []
+    for row in rows:
+        clean = test.images_float(slice(positions[row], positions[row] + 1))[0].numpy()
+        pictures.append(triptych(clean, kept[row]))
+    return pictures
+
+
+def kept_images(
+    evaluation: EvaluationDirectory, rows: tuple[int, ...]
+) -> dict[int, NDArray[np.float32]]:
+    """The adversarial images [K, H, W] in [0, 1] of some rows of the test set.
+
+    Raises:
+        UserError: they were not kept.
+    """
+    size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
+    verdicts = evaluation.verdicts()["index"].to_pylist()
+    places = {row: place for place, row in enumerate(verdicts)}
+    found = {}
+    for row in rows:
+        path = adversarial_path(evaluation.chunk_path(places[row] // size))
+        if not path.exists():
+            raise UserError(
+                "the adversarial images of this evaluation were not kept: evaluate again with "
+                "--save-adversarial"
+            )
+        image = np.load(path, mmap_mode="r", allow_pickle=False)[places[row] % size]
+        scale = 255 if image.dtype == np.uint8 else 1
+        found[row] = (np.asarray(image, dtype=np.float32) / scale).astype(np.float32)
+    return found
+
+
+def test_images(dataset: str, root: str | None) -> ImageSource:
+    """A data set's test images, if they are on this machine: the app downloads nothing.
+
+    Raises:
+        UserError: they are not.
+    """
+    folder = Path(root or os.environ.get(ROOT_VARIABLE) or "data")
+    here = (
+        dataset in EMBEDDED
+        or any(find_shards(place) for place in (folder / dataset, folder))
+        or (dataset in FOLDERS and (folder / FOLDERS[dataset]).is_dir())
+    )
+    if not here:
+        raise UserError(
+            f"the images of {dataset} are not in {folder}: start the app with {ROOT_VARIABLE} set "
+            "to the folder that has them"
+        )
+    given = None if dataset in EMBEDDED else folder
+    return load_dataset(dataset, given, splits=("test",)).test
+
+
+def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:
+    """Clean, adversarial and difference, [H', 3 W', 3]; the difference's largest change is full.
+
+    Args:
+        clean: [K, H, W] in [0, 1].
+        adversarial: the same.
+    """
+    change = adversarial - clean
+    largest = float(np.abs(change).max())
+    shown = 0.5 + (change / (2 * largest) if largest else change)
+    parts = [_enlarged(image) for image in (clean, adversarial, shown)]
+    gap = np.full((parts[0].shape[0], GAP, 3), 128, np.uint8)
+    return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
+
+
+def _enlarged(image: NDArray[np.float32]) -> Picture:
+    colour = np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image
+    pixels = (colour.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    factor = max(1, SIDE // pixels.shape[0])
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -1,0 +1,25 @@
+"""The entry point that Streamlit runs for every visit and every click."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.shared import data_line, sentences
+
+st.set_page_config(page_title="DivergenceBench", layout="wide")
+
+PAGES = [
+    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
+    st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
+    st.Page("views/runs.py", title="Runs", url_path="runs"),
+    st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),
+    st.Page("views/compare.py", title="Compare", url_path="compare"),
+    st.Page("views/methods.py", title="Methods", url_path="methods"),
+    st.Page("views/losses.py", title="Loss explorer", url_path="losses"),
+    st.Page("views/tsne.py", title="t-SNE", url_path="tsne"),
+]
+
+page = st.navigation(PAGES, position="top")
+with sentences():
+    page.run()
+data_line()

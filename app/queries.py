@@ -1,0 +1,281 @@
+"""What the pages ask the results database. Values reach SQL as parameters only.
+
+Every function takes an open-on-demand ``Database`` first and returns frames or plain values, with
+accuracies as fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import UserError
+from harness.store.database import Database
+
+# The newest finished evaluation of each run; ``whole`` ones before those of a part of the images.
+NEWEST = """
+newest AS (
+    SELECT * FROM evaluations WHERE status = 'success'
+    QUALIFY row_number() OVER (
+        PARTITION BY run_id ORDER BY coalesce(partial, false), finished_at DESC, evaluation_id) = 1
+)
+"""
+
+TITLE = "coalesce(r.method_title, r.method, r.source->>'source', r.run_id)"
+
+OVERVIEW = """
+SELECT count(*) AS runs, max(coalesce(finished_at, started_at)) AS newest,
+       arg_max(git_commit, coalesce(finished_at, started_at)) AS commit
+FROM runs
+"""
+
+RUNS = f"""
+WITH {NEWEST}, chosen AS (
+    SELECT r.*, {TITLE} AS title FROM runs r
+    WHERE (len($status::VARCHAR[]) = 0 OR list_contains($status::VARCHAR[], r.status))
+      AND (len($methods::VARCHAR[]) = 0 OR list_contains($methods::VARCHAR[], {TITLE}))
+      AND (len($datasets::VARCHAR[]) = 0 OR list_contains($datasets::VARCHAR[], r.dataset))
+      AND (len($arches::VARCHAR[]) = 0 OR list_contains($arches::VARCHAR[], r.arch))
+      AND (len($scales::VARCHAR[]) = 0 OR list_contains($scales::VARCHAR[], r.scale))
+      AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
+                   $words)
+), scored AS (
+    SELECT n.run_id, n.evaluation_id, n.norm, n.eps, n.attacks, n.n, n.partial AS eval_partial,
+           max(m.value) FILTER (m.name = 'clean') AS clean,
+           max(m.low) FILTER (m.name = 'clean') AS clean_low,
+           max(m.high) FILTER (m.name = 'clean') AS clean_high,
+           max(m.value) FILTER (m.name = 'robust') AS robust,
+           max(m.low) FILTER (m.name = 'robust') AS robust_low,
+           max(m.high) FILTER (m.name = 'robust') AS robust_high,
+           max(m.value) FILTER (m.name = 'aa') AS aa
+    FROM newest n JOIN metrics m USING (run_id, evaluation_id) GROUP BY ALL
+), trained AS (
+    SELECT run_id, max(value) FILTER (name = 'sec_per_iter') AS sec_per_iter,
+           max(value) FILTER (name = 'train_seconds') AS train_seconds
+    FROM metrics WHERE evaluation_id IS NULL GROUP BY run_id
+), walked AS (
+    SELECT run_id, count(*) AS epochs_done,
+           list(coalesce(pgd_val, clean_val) ORDER BY epoch)[-40:] AS watched
+    FROM epochs WHERE run_id IN (SELECT run_id FROM chosen) GROUP BY run_id
+)
+SELECT r.run_id, r.status, r.title, r.method, r.task, r.dataset, r.arch, r.teacher, r.recipe,
+       r.seed, r.scale, r.selection, coalesce(r.partial, false) OR coalesce(s.eval_partial, false)
+       AS partial, r.epochs_planned, w.epochs_done, w.watched, s.evaluation_id, s.norm, s.eps,
+       s.attacks, s.n, s.clean, s.clean_low, s.clean_high, s.robust, s.robust_low, s.robust_high,
+       s.aa, t.sec_per_iter, t.train_seconds, r.device, r.started_at, r.finished_at, r.git_commit,
+       r.git_dirty, r.error, count(*) OVER () AS found
+FROM chosen r LEFT JOIN scored s USING (run_id) LEFT JOIN trained t USING (run_id)
+     LEFT JOIN walked w USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT $limit
+"""
+
+CHOICES = f"""
+SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets,
+       list(DISTINCT r.arch) AS arches, list(DISTINCT r.scale) AS scales,
+       list(DISTINCT r.status) AS statuses
+FROM runs r
+"""
+
+# One row a protocol: the run and evaluation that were finished last stand for it.
+PROTOCOLS = """
+SELECT r.dataset, r.scale, coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
+       e.norm, e.eps, e.attacks, e.attack_version, e.n, e.precision, e.data_sha256, e.index_sha256,
+       count(DISTINCT r.run_id) AS runs, max(e.finished_at) AS newest,
+       arg_max(r.run_id, e.finished_at) AS run_id,
+       arg_max(e.evaluation_id, e.finished_at) AS evaluation_id
+FROM evaluations e JOIN runs r USING (run_id)
+WHERE e.status = 'success'
+GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
+"""
+
+RUN = f"SELECT r.*, {TITLE} AS title FROM runs r WHERE run_id = ?"
+
+EVALUATIONS = """
+SELECT * FROM evaluations WHERE run_id = ? ORDER BY status <> 'success', finished_at DESC NULLS LAST
+"""
+
+METRICS = """
+SELECT evaluation_id, name, value, n, low, high FROM metrics WHERE run_id = ?
+"""
+
+EPOCHS = "SELECT * FROM epochs WHERE run_id = ? ORDER BY epoch"
+
+PER_CLASS = """
+SELECT label, count(*) AS n, count(*) FILTER (broken_by IS DISTINCT FROM 'clean') AS clean,
+       count(*) FILTER (broken_by IS NULL) AS robust
+FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY label ORDER BY label
+"""
+
+SAMPLES = """
+SELECT index, label, clean_pred, broken_by, adv_pred, distance
+FROM verdicts WHERE run_id = $run_id AND evaluation_id = $evaluation_id
+  AND coalesce(broken_by, 'robust') = $fooled_by
+ORDER BY index LIMIT $limit
+"""
+
+ENDINGS = """
+SELECT coalesce(broken_by, 'robust') AS fooled_by, count(*) AS n
+FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DESC
+"""
+
+COMPARABLE = f"""
+WITH {NEWEST}
+SELECT r.run_id, {TITLE} AS title, r.dataset, r.arch, r.seed, r.scale, n.evaluation_id,
+       n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version
+FROM runs r JOIN newest n USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT 2000
+"""
+
+PAIRED = """
+SELECT a.index, a.label, a.clean_pred AS clean_a, b.clean_pred AS clean_b,
+       a.adv_pred AS adv_a, b.adv_pred AS adv_b, a.broken_by AS broken_a, b.broken_by AS broken_b
+FROM verdicts a JOIN verdicts b USING (index)
+WHERE a.run_id = $run_a AND a.evaluation_id = $evaluation_a
+  AND b.run_id = $run_b AND b.evaluation_id = $evaluation_b AND a.label = b.label
+ORDER BY index
+"""
+
+
+def overview(database: Database) -> dict[str, Any]:
+    """How many runs there are, when the newest ended or began, and its commit."""
+    row = database.query(OVERVIEW).iloc[0]
+    newest = None if pd.isna(row["newest"]) else row["newest"]
+    commit = None if pd.isna(row["commit"]) else row["commit"]
+    return {"runs": int(row["runs"]), "newest": newest, "commit": commit}
+
+
+def runs(
+    database: Database,
+    *,
+    words: str = "",
+    status: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    arches: Sequence[str] = (),
+    scales: Sequence[str] = (),
+    limit: int = 50,
+) -> pd.DataFrame:
+    """The newest runs that fit, with what training cost and what was measured last.
+
+    ``found`` is how many fit; ``watched`` the last 40 epochs' accuracy on watched images. An empty
+    choice is no restriction.
+    """
+    return database.query(
+        RUNS,
+        {
+            "words": words.lower(),
+            "status": list(status),
+            "methods": list(methods),
+            "datasets": list(datasets),
+            "arches": list(arches),
+            "scales": list(scales),
+            "limit": limit,
+        },
+    )
+
+
+def choices(database: Database) -> dict[str, list[str]]:
+    """What the runs' filters can be set to."""
+    row = database.query(CHOICES).iloc[0]
+    return {
+        name: [] if row[name] is None else sorted(value for value in row[name] if value is not None)
+        for name in row.index
+    }
+
+
+def protocols(database: Database) -> pd.DataFrame:
+    """The protocols by which finished evaluations were made; ``run_id`` stands for each."""
+    return database.query(PROTOCOLS)
+
+
+def run(database: Database, run_id: str) -> dict[str, Any]:
+    """One run's row, with JSON columns read and None for what is missing.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    found = database.query(RUN, [run_id])
+    if found.empty:
+        raise UserError(
+            f"there is no run {run_id!r} in {database.path}: choose one on the page Runs, or "
+            "rebuild the database from the run directories with `db rebuild`"
+        )
+    row = _record(found.iloc[0])
+    for name in ("recipe_changes", "config", "config_passed", "source", "provenance"):
+        row[name] = json.loads(row[name]) if row[name] else {}
+    return row
+
+
+def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
+    """A run's evaluations, finished and newest first, with ``metrics`` by name."""
+    rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
+    metrics = database.query(METRICS, [run_id])
+    for row in rows:
+        own = metrics[metrics["evaluation_id"] == row["evaluation_id"]]
+        row["metrics"] = {line["name"]: _record(line) for _, line in own.iterrows()}
+        row["flags"] = [_flag_text(flag) for flag in json.loads(row["flags"] or "[]")]
+    return rows
+
+
+def training_metrics(database: Database, run_id: str) -> dict[str, float]:
+    """What the training itself cost, by name."""
+    metrics = database.query(METRICS, [run_id])
+    own = metrics[metrics["evaluation_id"].isna()]
+    return {str(name): float(value) for name, value in zip(own["name"], own["value"], strict=True)}
+
+
+def epochs(database: Database, run_id: str) -> pd.DataFrame:
+    """A run's finished epochs, in order."""
+    return database.query(EPOCHS, [run_id])
+
+
+def per_class(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
+    """By label: images, those right unattacked and those never broken."""
+    return database.query(PER_CLASS, [run_id, evaluation_id])
+
+
+def endings(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
+    """How many images each stage broke: ``fooled_by`` (clean, a stage, robust) and ``n``."""
+    return database.query(ENDINGS, [run_id, evaluation_id])
+
+
+def samples(
+    database: Database, run_id: str, evaluation_id: str, fooled_by: str, limit: int
+) -> pd.DataFrame:
+    """The first images that ended so, by their row in the test set."""
+    names = {"run_id": run_id, "evaluation_id": evaluation_id}
+    return database.query(SAMPLES, names | {"fooled_by": fooled_by, "limit": limit})
+
+
+def comparable(database: Database) -> pd.DataFrame:
+    """The newest 2,000 runs with a finished evaluation, and that evaluation."""
+    return database.query(COMPARABLE)
+
+
+def paired(
+    database: Database, run_a: str, evaluation_a: str, run_b: str, evaluation_b: str
+) -> pd.DataFrame:
+    """The verdicts of two evaluations on the images that both have, image by image."""
+    return database.query(
+        PAIRED,
+        {
+            "run_a": run_a,
+            "evaluation_a": evaluation_a,
+            "run_b": run_b,
+            "evaluation_b": evaluation_b,
+        },
+    )
+
+
+def _record(row: pd.Series[Any]) -> dict[str, Any]:
+    return {
+        str(name): None if not isinstance(value, list | dict) and pd.isna(value) else value
+        for name, value in row.items()
+    }
+
+
+def _flag_text(flag: Any) -> str:
+    return f"{flag['name']}: {flag['detail']}" if isinstance(flag, dict) else str(flag)

@@ -1,0 +1,222 @@
+"""What all pages share: the results folder, cached questions, widgets that live in the address."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+import streamlit as st
+
+from app import queries
+from app.launch import RESULTS_VARIABLE
+from harness.errors import UserError
+from harness.store.database import DATABASE_NAME, Database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A page that waits longer is taken for hung; whoever holds the database so long is named instead.
+WAIT_S = 8.0
+SHOWN_OF_A_BAD_VALUE = 60
+FIRST_RUN = "python -m harness run --method ikl"
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
+
+
+def results_folder() -> Path:
+    """The folder that the app reads."""
+    return Path(os.environ.get(RESULTS_VARIABLE, "results"))
+
+
+def database() -> Database:
+    """Its database, open only while a question is answered."""
+    return Database(results_folder(), WAIT_S)
+
+
+def has_database() -> bool:
+    """Whether anything was ever recorded there."""
+    return (results_folder() / DATABASE_NAME).exists()
+
+
+def ask(question: Callable[..., T], *arguments: Any) -> T:
+    """``question(database, *arguments)``; again only once the database has changed."""
+    return _answered(
+        question.__qualname__, _stamp(), str(results_folder()), arguments, _question=question
+    )
+
+
+def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
+    """``question(*arguments, results folder)``; again only once the database has changed."""
+
+    def ask_it(_: Database, *given: Any) -> T:
+        return question(*given, results_folder())
+
+    return _answered(
+        question.__qualname__, _stamp(), str(results_folder()), arguments, _question=ask_it
+    )
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _answered(
+    name: str,
+    stamp: tuple[int, ...],
+    results: str,
+    arguments: tuple[Any, ...],
+    _question: Callable[..., Any],
+) -> Any:
+    return _question(Database(Path(results), WAIT_S), *arguments)
+
+
+def _stamp() -> tuple[int, ...]:
+    """What changes whenever the database does."""
+    facts: list[int] = []
+    for ending in ("", ".wal"):
+        try:
+            found = Path(f"{results_folder() / DATABASE_NAME}{ending}").stat()
+            facts += [found.st_ino, found.st_mtime_ns, found.st_size]
+        except FileNotFoundError:
+            facts.append(0)
+    return tuple(facts)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Show a ``UserError`` as the sentence it is."""
+    try:
+        yield
+    except UserError as error:
+        st.error(plain(str(error)))
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it stands."""
+    return _MARKDOWN.sub(r"\\\1", str(text))
+
+
+def heading(title: str, words: str) -> None:
+    """A page's title and what it is for."""
+    st.title(title, anchor=False)
+    st.caption(words)
+
+
+def data_line() -> None:
+    """How fresh the data is, on every page."""
+    with sentences():
+        if not has_database():
+            st.caption(f"No results database in {plain(results_folder())}")
+            return
+        facts = ask(queries.overview)
+        commit = f", newest code {facts['commit'][:9]}" if facts["commit"] else ""
+        newest = f", newest of {when(facts['newest'])}" if facts["newest"] is not None else ""
+        runs = f"{facts['runs']:,} run{'' if facts['runs'] == 1 else 's'}"
+        st.caption(f"{runs}{newest}{commit} · {plain(results_folder())}")
+
+
+def nothing_yet(words: str = "There are no results in this folder yet.") -> None:
+    """What a page shows without results: the command that makes the first."""
+    st.info(f"{words} This command makes the first run, in about a minute on a laptop:")
+    folder = "" if str(results_folder()) == "results" else f" --results {results_folder()}"
+    st.code(FIRST_RUN + folder, language="bash")
+
+
+def when(moment: Any) -> str:
+    """A UTC time to the minute, or nothing."""
+    return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"
+
+
+def one_of(
+    label: str,
+    options: Sequence[str],
+    *,
+    key: str,
+    help: str | None = None,
+    default: str | None = None,
+    pills: bool = False,
+) -> str:
+    """A choice that is also the address's parameter ``key``.
+
+    An address that asks for something else gets a sentence, and the default.
+    """
+    default = options[0] if default is None else default
+    _complain(label, key, options, default)
+    if pills:
+        chosen = st.segmented_control(
+            label,
+            options,
+            default=default,
+            key=key,
+            help=help,
+            required=True,
+            bind="query-params",
+        )
+        return default if chosen is None else chosen
+    index = options.index(default)
+    return st.selectbox(label, options, index, key=key, help=help, bind="query-params")
+
+
+def some_of(label: str, options: Sequence[str], *, key: str, help: str | None = None) -> list[str]:
+    """Any of the options; none chosen is all of them."""
+    _complain(label, key, options, "all")
+    return st.multiselect(
+        label, options, key=key, help=help, placeholder="all", bind="query-params"
+    )
+
+
+def search(label: str, *, key: str, help: str | None = None) -> str:
+    """Words to look for, lower case."""
+    return st.text_input(
+        label, key=key, help=help, max_chars=100, placeholder="any", bind="query-params"
+    ).lower()
+
+
+def whole_number(label: str, low: int, high: int, value: int, *, key: str, help: str = "") -> int:
+    """A number within bounds."""
+    given = st.query_params.get(key)
+    if given is not None and not (given.lstrip("-").isdigit() and low <= int(given) <= high):
+        _refuse(label, given, str(value))
+    return int(
+        st.number_input(label, low, high, value, 1, key=key, help=help or None, bind="query-params")
+    )
+
+
+def switch(label: str, *, key: str, value: bool = False, help: str | None = None) -> bool:
+    """A yes or no."""
+    _complain(label, key, ("true", "false"), str(value).lower())
+    return st.toggle(label, value, key=key, help=help, bind="query-params")
+
+
+def _complain(label: str, key: str, options: Sequence[str], default: str) -> None:
+    for given in st.query_params.get_all(key):
+        if given not in options:
+            _refuse(label, given, default)
+            return
+
+
+def _refuse(label: str, given: str, default: str) -> None:
+    shown = given[:SHOWN_OF_A_BAD_VALUE] + ("..." if len(given) > SHOWN_OF_A_BAD_VALUE else "")
+    st.warning(
+        f"The address asks for {plain(label.lower())} “{plain(shown)}”, which there is not: "
+        f"showing {plain(default)}."
+    )
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with two digits; a dash where there is none."""
+    return "-" if value is None or pd.isna(value) else f"{100 * value:.2f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """A 95% interval in percent, or nothing."""
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return ""
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def download_name(*parts: object) -> str:
+    """A file name of letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(str(part) for part in parts)).strip("-")

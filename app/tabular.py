@@ -1,0 +1,217 @@
+"""From a rendered table to the cells that a page shows: filters, order, text and weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from leaderboards.badges import DISPUTED, FLAGGED
+from leaderboards.rendered import Cell, Number, RenderedColumn, RenderedRow, RenderedTable
+
+PRINTED_ORDER = "as printed"
+OURS = " (ours)"
+FROM_PRINT = " (ours - print)"
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a reader wants to see; an empty choice is all.
+
+    Attributes:
+        words: what a row's texts must hold, lower case.
+        facts: name in ``RenderedRow.facts`` to the values wanted; ``source`` may hold several.
+    """
+
+    words: str = ""
+    facts: Mapping[str, Sequence[str]] | None = None
+
+    def fits(self, row: RenderedRow) -> bool:
+        """Whether the row is to be shown."""
+        text = " ".join([*row.labels, row.group, *row.facts.values()]).lower()
+        if self.words not in text:
+            return False
+        return all(
+            not wanted or set(wanted) & set(row.facts.get(name, "").split(","))
+            for name, wanted in (self.facts or {}).items()
+        )
+
+
+def known_facts(table: RenderedTable, name: str) -> list[str]:
+    """The values that a fact has in a table, in order of appearance."""
+    values = [value for row in table.rows for value in row.facts.get(name, "").split(",")]
+    return [value for value in dict.fromkeys(values) if value]
+
+
+def chosen_rows(table: RenderedTable, filters: Filters, sort: str) -> list[RenderedRow]:
+    """The rows that fit: as printed, or best first by the column whose title is ``sort``.
+
+    Sections stay together; a row without the number goes to its section's end.
+    """
+    rows = [row for row in table.rows if filters.fits(row)]
+    column = next((column for column in table.columns if column.title == sort), None)
+    if column is None:
+        return rows
+    groups = list(dict.fromkeys(row.group for row in rows))
+
+    def place(row: RenderedRow) -> tuple[int, bool, float]:
+        number = best_number(row.cells.get(column.key))
+        if number is None:
+            return groups.index(row.group), True, 0.0
+        value = number.value if column.lower_is_better else -number.value
+        return groups.index(row.group), False, value
+
+    return sorted(rows, key=place)
+
+
+def best_number(cell: Cell | None) -> Number | None:
+    """What a cell is sorted by: the printed number, else ours, else the logged one."""
+    return None if cell is None else cell.printed or cell.ours or cell.logged
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table as text.
+
+    Attributes:
+        cells: text by column title.
+        bold: of the same shape; what is the best.
+        help: column title to what it is.
+    """
+
+    cells: pd.DataFrame
+    bold: pd.DataFrame
+    help: dict[str, str]
+
+
+def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, ours: bool) -> Shown:
+    """The cells of some rows, with the printed numbers, ours, or both side by side."""
+    cells: dict[str, list[str]] = {}
+    bold: dict[str, list[bool]] = {}
+    notes: dict[str, str] = {}
+
+    def add(title: str, texts: list[str], weights: list[bool] | None, help: str) -> None:
+        cells[title] = texts
+        bold[title] = weights or [False] * len(texts)
+        notes[title] = help
+
+    for place in _label_order(table):
+        title = table.labels[place]
+        add(title, [row.labels[place] for row in rows], None, f"{title}, as the paper prints it.")
+    if table.stub and any(row.group for row in rows):
+        add(table.stub, [row.group for row in rows], None, "Section; ranked apart.")
+    for column in table.columns:
+        for side, title, wanted in (
+            ("printed", column.title, printed),
+            ("ours", column.title + OURS, ours),
+        ):
+            numbers = [_side(row.cells.get(column.key), side) for row in rows]
+            if wanted and any(numbers):
+                texts = [number_text(number, column) for number in numbers]
+                weights = [number is not None and number.bold for number in numbers]
+                add(title, texts, weights, _help(column, side))
+        gaps = [_side(row.cells.get(column.key), "ours") for row in rows]
+        if printed and ours and any(gap and gap.from_print is not None for gap in gaps):
+            texts = [
+                "" if g is None or g.from_print is None else f"{g.from_print:+.2f}" for g in gaps
+            ]
+            add(column.title + FROM_PRINT, texts, None, "Our number minus the printed one.")
+    sources = [row.facts.get("source", "") for row in rows]
+    add("Source", sources, None, "Where numbers are from: P printed, RB RobustBench, R or S ours.")
+    return Shown(pd.DataFrame(cells), pd.DataFrame(bold), notes)
+
+
+def _label_order(table: RenderedTable) -> list[int]:
+    """Label columns with the method's first, since it is the pinned one."""
+    rest = [place for place in range(len(table.labels)) if place != table.method_label]
+    return [table.method_label, *rest]
+
+
+def _side(cell: Cell | None, side: str) -> Number | None:
+    if cell is None:
+        return None
+    return cell.ours if side == "ours" else cell.printed or cell.logged
+
+
+def number_text(number: Number | None, column: RenderedColumn) -> str:
+    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; signs for differences."""
+    if number is None:
+        return ""
+    sign = "+" if column.difference or column.metric.startswith("delta") else ""
+    text = f"{number.value:{sign}.{column.decimals}f}{column.unit}"
+    text += DISPUTED * bool(number.disputed) + FLAGGED * bool(number.flags)
+    if number.std is not None:
+        return f"{text} ± {number.std:.{column.decimals}f}"
+    if number.low is not None and number.high is not None:
+        return f"{text} [{number.low:.1f}, {number.high:.1f}]"
+    return text
+
+
+def _help(column: RenderedColumn, side: str) -> str:
+    text = column.help or column.title
+    if column.difference:
+        return f"{text} Computed here from the numbers shown."
+    return f"{text} {'Measured here.' if side == 'ours' else 'As printed.'}"
+
+
+def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
+    """What a reader must know of a row's numbers, a sentence each."""
+    told = list(row.notes)
+    for column in table.columns:
+        cell = row.cells.get(column.key)
+        for number in cell.numbers if cell else ():
+            where = f"{column.title} ({number.badge})"
+            told += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
+            told += [f"{FLAGGED} {where}: {flag}" for flag in number.flags]
+            told += [f"{where}: {number.note}"] if number.note else []
+            if number.seeds:
+                n = f", n = {number.n}" if number.n else ""
+                told.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")
+    return list(dict.fromkeys(told))
+
+
+def run_ids(row: RenderedRow) -> list[str]:
+    """The runs that a row's numbers are from."""
+    found = [
+        run for cell in row.cells.values() for number in cell.numbers for run in number.run_ids
+    ]
+    return list(dict.fromkeys(found))
+
+
+def markdown(cells: pd.DataFrame) -> str:
+    """Cells as a Markdown table."""
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+    columns = [str(column) for column in cells.columns]
+    body = [line([str(text) for text in row]) for row in cells.itertuples(index=False)]
+    return "\n".join([line(columns), line(["---"] * len(columns)), *body]) + "\n"
+
+
+def latex(cells: pd.DataFrame, caption: str) -> str:
+    """Cells as a booktabs table."""
+    return str(
+        cells.map(_escaped)
+        .rename(columns=_escaped)
+        .style.hide(axis="index")
+        .to_latex(hrules=True, caption=_escaped(caption), position_float="centering")
+    )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}  # fmt: skip
+
+
+def _escaped(text: object) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in str(text))
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -1,0 +1,1 @@
+"""One page a file; ``main`` runs the one that the address names."""

@@ -1,0 +1,299 @@
+"""Leaderboards: the paper's tables with our numbers beside, and all runs here by protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import queries
+from app.shared import (
+    ask,
+    ask_folder,
+    download_name,
+    has_database,
+    heading,
+    nothing_yet,
+    one_of,
+    plain,
+    search,
+    some_of,
+)
+from app.tabular import (
+    PRINTED_ORDER,
+    Filters,
+    Shown,
+    chosen_rows,
+    evidence,
+    known_facts,
+    latex,
+    markdown,
+    records,
+    run_ids,
+    shown,
+)
+from app.words import BADGE_LEGEND, protocol_text
+from harness.registry import METHODS
+from leaderboards.assembly import table as paper_table
+from leaderboards.assembly import tables
+from leaderboards.rendered import RenderedRow, RenderedTable
+from leaderboards.summary import RunSummary, run_summary
+
+RUNS = "runs"
+VIEWS = ("both", "printed", "ours")
+FACTS = {
+    "aug": ("augmentation", "Augmentation", "Training data beyond the set itself, as printed."),
+    "arch": ("arch", "Architecture", "The network, as printed."),
+    "src": ("source", "Source", "Where numbers are from."),
+    "sel": ("selection", "Selection", "Whose weights are measured: last, best on val, on test."),
+    "scale": ("scale", "Scale", "The paper's size, or small; small is never ranked with it."),
+}
+
+
+def page() -> None:
+    """The chosen table, or the runs of one protocol."""
+    heading(
+        "Leaderboards",
+        "The tables of the paper as printed, with what is reproduced here beside them.",
+    )
+    titles = {str(title.number): title.title for title in tables()}
+    chosen = one_of(
+        "Table",
+        [*titles, RUNS],
+        key="table",
+        default="2",
+        pills=True,
+        help="A table of the paper by its number; runs: everything measured here, by protocol.",
+    )
+    if chosen == RUNS:
+        _runs_here()
+    else:
+        _paper_table(ask_folder(paper_table, int(chosen)))
+
+
+def _paper_table(table: RenderedTable) -> None:
+    st.subheader(f"Table {table.number}: {plain(table.title)}", anchor=False)
+    st.caption(f"{plain(table.caption)} {plain(table.protocol)}")
+    if table.message:
+        st.warning(plain(table.message))
+    filters, sort = _filters(table)
+    view = _view(table)
+    rows = chosen_rows(table, filters, sort)
+    if not rows:
+        st.info("No row fits these filters.")
+        return
+    cells = shown(table, rows, printed=view != "ours", ours=view != "printed")
+    picked = _frame(cells, f"Table {table.number} with {len(rows)} rows")
+    st.caption(_told(table, len(rows)))
+    _downloads(f"table-{table.number}", cells, table.title, rows)
+    for index in picked:
+        if index < len(rows):
+            _row(table, rows[index])
+    for remark in table.remarks:
+        st.markdown(f"- {plain(remark)}")
+    if table.selection:
+        st.caption(f"Selection rule: {plain(table.selection)}")
+    if not table.has_ours:
+        _first_run(table)
+
+
+def _filters(table: RenderedTable) -> tuple[Filters, str]:
+    active = any(key in st.query_params for key in (*FACTS, "q", "sort"))
+    with st.expander("Search, filter and sort", expanded=active):
+        columns = st.columns(4)
+        with columns[0]:
+            words = search("Search", key="q", help="In method, network, training data and section.")
+        facts = {}
+        for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
+            with columns[place % 4]:
+                facts[name] = some_of(label, known_facts(table, name), key=key, help=help)
+        with columns[(len(FACTS) + 1) % 4]:
+            orders = [PRINTED_ORDER, *dict.fromkeys(column.title for column in table.columns)]
+            sort = one_of("Sort by", orders, key="sort", help="Best first, sections kept apart.")
+    return Filters(words, facts), sort
+
+
+def _view(table: RenderedTable) -> str:
+    if not table.has_ours:
+        return "printed"
+    return one_of(
+        "Numbers",
+        VIEWS,
+        key="show",
+        pills=True,
+        help="Printed numbers, ours, or both side by side.",
+    )
+
+
+def _frame(cells: Shown, words: str) -> list[int]:
+    """Show the cells; the rows that the reader picked."""
+    weight = cells.bold.map(lambda bold: "font-weight: 700" if bold else "")
+    first = next(iter(cells.help))
+    config = {
+        title: st.column_config.TextColumn(
+            title,
+            help=help,
+            pinned=title == first,
+            alignment="left" if cells.cells[title].map(_is_word).any() else "right",
+        )
+        for title, help in cells.help.items()
+    }
+    picked = st.dataframe(
+        cells.cells.style.apply(lambda _: weight, axis=None),
+        hide_index=True,
+        height="content" if len(cells.cells) <= 40 else 720,
+        column_config=config,
+        on_select="rerun",
+        selection_mode="single-row",
+        key="rows",
+        alt=words,
+    )
+    return list(picked.selection.rows)
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and not any(sign.isdigit() for sign in text[:2])
+
+
+def _told(table: RenderedTable, rows: int) -> str:
+    ours = sum(number.badge in ("R", "S") for number in table.numbers)
+    disputed = sum(bool(number.disputed) for number in table.numbers)
+    told = (
+        f"{rows} of {len(table.rows)} rows; {ours} numbers measured here. Bold is the best printed"
+    )
+    told += f"; {disputed} wear !, where the paper contradicts itself. " if disputed else ". "
+    return f"{told} Choose a row for its evidence, command and runs. {BADGE_LEGEND}"
+
+
+def _row(table: RenderedTable, row: RenderedRow) -> None:
+    """What stands behind one row."""
+    with st.container(border=True):
+        st.markdown(f"**{plain(' · '.join(text for text in row.labels if text))}**")
+        told = evidence(table, row)
+        for sentence in told:
+            st.markdown(f"- {plain(sentence)}")
+        if not told:
+            st.caption("Printed as shown; nothing contradicts it.")
+        if row.command:
+            st.caption("This command makes our number of this row:")
+            st.code(row.command, language="bash", wrap_lines=True)
+        for run_id in run_ids(row)[:12]:
+            st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
+
+
+def _downloads(name: str, cells: Shown, title: str, rows: list[RenderedRow]) -> None:
+    entries = _bibtex([row.facts.get("method", "") for row in rows])
+    files = {
+        "CSV": (cells.cells.to_csv(index=False), "csv", "text/csv"),
+        "LaTeX": (latex(cells.cells, title), "tex", "text/x-tex"),
+        "Markdown": (markdown(cells.cells), "md", "text/markdown"),
+        "BibTeX": (entries, "bib", "text/x-bibtex"),
+    }
+    with st.container(horizontal=True, gap="small"):
+        for label, (data, ending, kind) in files.items():
+            st.download_button(
+                label,
+                data,
+                f"{download_name(name)}.{ending}",
+                kind,
+                key=f"download-{ending}",
+                on_click="ignore",
+                disabled=not data,
+                help=f"The rows shown, as {label}.",
+            )
+
+
+def _bibtex(methods: list[str]) -> str:
+    cards = [METHODS.get(name).card for name in dict.fromkeys(methods) if name in METHODS]
+    return "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex))
+
+
+def _first_run(table: RenderedTable) -> None:
+    st.info("Nothing of this table is measured here yet. This command makes the first number:")
+    st.code(table.first_run, language="bash", wrap_lines=True)
+
+
+def _runs_here() -> None:
+    st.subheader("All runs here", anchor=False)
+    if not has_database():
+        nothing_yet()
+        return
+    protocols = ask(queries.protocols)
+    if protocols.empty:
+        nothing_yet("No evaluation is finished yet.")
+        return
+    names = _protocol_names(protocols)
+    chosen = one_of("Protocol", names, key="protocol", help="Only like is ranked with like.")
+    row = protocols.iloc[names.index(chosen)]
+    summary: RunSummary = ask_folder(_summary, row["run_id"], row["evaluation_id"])
+    words = search("Search", key="q", help="In method and network.")
+    _summary_table(summary, words)
+
+
+def _summary(run_id: str, evaluation_id: str, results: Any) -> RunSummary:
+    return run_summary(results, run_id, evaluation_id)
+
+
+def _protocol_names(protocols: pd.DataFrame) -> list[str]:
+    """A name for each protocol, told apart by the images' hash where words do not suffice."""
+    names = []
+    for row in records(protocols):
+        marks = ["small scale"] * (row["scale"] == "small") + ["partial"] * bool(row["partial"])
+        precision = [row["precision"]] * (row["precision"] not in (None, "float32"))
+        names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *precision, *marks]))
+    twice = {name for name in names if names.count(name) > 1}
+    hashes = protocols["data_sha256"].fillna("") + protocols["index_sha256"].fillna("")
+    return [
+        f"{name} ({number}: {text[:6] or 'no hash'})" if name in twice else name
+        for number, (name, text) in enumerate(zip(names, hashes, strict=True), 1)
+    ]
+
+
+def _summary_table(summary: RunSummary, words: str) -> None:
+    entries = [
+        entry for entry in summary.entries if words in f"{entry.method} {entry.arch}".lower()
+    ]
+    if not entries:
+        st.info("No row fits the search.")
+        return
+    rows = summary.table.iloc[[summary.entries.index(entry) for entry in entries]]
+    cells = rows.reset_index(drop=True)
+    method, *rest = [name for name in cells.columns if name != "#"]
+    cells = cells[[method, "#", *rest]]
+    help = {
+        str(name): _SUMMARY_HELP.get(str(name), f"Accuracy after {name}, in percent.")
+        for name in cells
+    }
+    bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
+    bold.loc[[entry.rank == "1" for entry in entries]] = True
+    picked = _frame(Shown(cells, bold, help), f"{len(entries)} rows of one protocol")
+    st.caption(
+        f"{plain(summary.title)}. Ranked by {plain(summary.metric)}; 1=: interval overlaps the "
+        f"leader's; partial: on a part of the data, never ranked. {BADGE_LEGEND}"
+    )
+    _downloads("runs", Shown(cells, bold, help), summary.title, [])
+    for index in picked:
+        if index < len(entries):
+            entry = entries[index]
+            with st.container(border=True):
+                st.markdown(f"**{plain(entry.method)}** · {plain(entry.arch)}")
+                for flag in entry.flags:
+                    st.markdown(f"- ? {plain(flag)}")
+                for run_id in entry.run_ids[:12]:
+                    st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
+
+
+_SUMMARY_HELP = {
+    "Method": "The method's name; its recipe where that tells rows apart.",
+    "#": "Rank by the last column with an interval; 1= overlaps the leader's interval.",
+    "Architecture": "The network, with its teacher if it has one.",
+    "Seeds": "Runs that differ in nothing but the seed, averaged.",
+    "n": "Test images.",
+    "s/iter": "Median seconds of an optimiser step.",
+    "Src": "Where the numbers are from.",
+    "Clean": "Accuracy on unattacked test images, in percent.",
+}
+
+
+page()

@@ -1,0 +1,173 @@
+"""Stores of all sizes for the app's tests, made through the store's public interface."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.launch import MAIN, RESULTS_VARIABLE
+from harness.config import RunConfig
+from harness.data import load_dataset
+from harness.evaluation.statistics import accuracy
+from harness.models import build_model
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
+from harness.training.checkpoint import save_model
+
+STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
+N = 40
+BULK_STORE = Path(__file__).parents[2] / "benchmarks" / "bulk_store.py"
+Open = Callable[..., AppTest]
+
+
+def verdicts(seed: int) -> pa.Table:
+    """40 digits images: some wrong unattacked, some broken by each stage, the rest robust."""
+    generator = np.random.default_rng(seed)
+    broken = generator.choice(["clean", *STAGES[:2], "robust"], N, p=[0.1, 0.3, 0.1, 0.5])
+    labels = load_dataset("digits", splits=("test",)).test.labels[:N].numpy()
+    wrong = (labels + 1) % 10
+    return pa.table(
+        {
+            "index": np.arange(N),
+            "label": labels,
+            "clean_pred": np.where(broken == "clean", wrong, labels),
+            "broken_by": pa.array([None if by == "robust" else by for by in broken]),
+            "target": pa.array(wrong, mask=broken != "apgd-t"),
+            "adv_pred": np.where(broken == "robust", labels, wrong),
+            "distance": np.where(np.isin(broken, STAGES), 0.15, 0.0),
+            "margin": np.where(broken == "robust", 1.0, -1.0),
+        }
+    )  # fmt: skip
+
+
+def store_run(
+    results: Path, method: str, title: str, *, seed: int = 0, status: str = "success", **fields: Any
+) -> str:
+    """A run of a small network on digits, whole as the engine writes it, model file included."""
+    config = RunConfig(
+        method=method, seed=seed, recipe="digits", params={"weight": fields.pop("weight", 6.0)}
+    )
+    run = RunDirectory.create(results, config.run_id)
+    described = {
+        "kind": "trained", "method": method, "method_title": title, "task": "adversarial",
+        "dataset": "digits", "arch": "resnet8", "recipe": "digits", "recipe_changes": {},
+        "scale": "small", "partial": False, "seed": seed, "selection": "last", "selected_epoch": 5,
+        "config": config.model_dump(mode="json"),
+        "config_passed": {"argv": ["run", "--method", method]},
+        "metrics": {"sec_per_iter": {"value": 0.03, "n": 9}, "train_seconds": {"value": 61.0}},
+        "provenance": {"git": {"commit": "a" * 40, "dirty": True}, "device": "cpu (test)"},
+        "started_at": f"2026-01-02T03:04:{seed:02d}+00:00", "finished_at": None,
+        "train_sha256": "5" * 64, "test_sha256": "2" * 64,
+    }  # fmt: skip
+    run.update(**described | {"status": status} | fields)
+    for epoch in range(1, 6):
+        run.append_epoch(
+            {"epoch": epoch, "loss": 2 / epoch, "lr": 0.1, "clean_val": 0.5 + 0.09 * epoch,
+             "pgd_val": 0.2 + 0.05 * epoch, "seconds": 12.0}
+        )  # fmt: skip
+    run.log("a warning that the log keeps")
+    if status == "success":
+        network = build_model("resnet8", 10, 1, 8)
+        save_model(
+            run.model_path, network, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
+            normalize=None, dataset="digits", method=method, epoch=5,
+        )  # fmt: skip
+        store_evaluation(run, seed)
+    Database(results).record(run)
+    return config.run_id
+
+
+def store_evaluation(run: RunDirectory, seed: int, *, keep_images: bool = True) -> None:
+    """A finished AutoAttack evaluation of the first 40 test images, in two chunks."""
+    table = verdicts(seed)
+    broken = table["broken_by"].to_pylist()
+    left, metrics = N - broken.count("clean"), {}
+    metrics["clean"] = accuracy(left, N).as_dict()
+    for stage in STAGES:
+        left -= broken.count(stage)
+        metrics[stage] = accuracy(left, N).as_dict()
+    metrics["aa"] = metrics["robust"] = metrics["square"]
+    evaluation = run.evaluation("e" * 12)
+    protocol = {
+        "norm": "Linf", "eps": 0.15, "attacks": list(STAGES), "n": N, "limit": None,
+        "attack_version": "standard pyautoattack-0.2.0", "precision": "float32", "seed": 0,
+        "chunk_size": 25, "index_sha256": "1" * 64, "data_sha256": "2" * 64,
+        "model_sha256": "3" * 64, "partial": False, "accelerate": True,
+    }  # fmt: skip
+    evaluation.update(protocol=protocol)
+    write_verdicts(table.cast(VERDICT_SCHEMA), evaluation.verdicts_path)
+    if keep_images:
+        images = load_dataset("digits", splits=("test",)).test.images_float(slice(0, N)).numpy()
+        adversarial = (np.clip(images + 0.1, 0, 1) * 255).round().astype(np.uint8)
+        evaluation.chunks_path.mkdir(parents=True)
+        for chunk, rows in enumerate((slice(0, 25), slice(25, N))):
+            path = evaluation.chunk_path(chunk)
+            np.save(path.with_suffix(".adversarial.npy"), adversarial[rows])
+    evaluation.update(
+        status="success", metrics=metrics, flags=[{"name": "some-flag", "detail": "a doubt"}],
+        started_at="2026-01-02T03:05:00+00:00", finished_at=f"2026-01-02T03:06:{seed:02d}+00:00",
+        wall_s=60.0,
+    )  # fmt: skip
+
+
+def make_small(results: Path) -> dict[str, str]:
+    """Two finished runs, one running and one failed; their ids by role."""
+    return {
+        "a": store_run(results, "ikl", "IKL-AT", seed=1),
+        "b": store_run(results, "trades", "TRADES", seed=2),
+        "running": store_run(results, "mart", "MART", seed=3, status="started"),
+        "failed": store_run(
+            results, "pgd-at", "PGD-AT", seed=4, status="error",
+            error="UserError: the loss is not finite <b>at</b> epoch 3",
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A results folder in which nothing was ever run."""
+    return tmp_path / "results"
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A results folder with four runs, and their ids by role; tests only read it."""
+    results = tmp_path_factory.mktemp("small")
+    return results, make_small(results)
+
+
+@pytest.fixture(scope="session")
+def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with 300 runs and 300,000 verdicts; tests only read it."""
+    results = tmp_path_factory.mktemp("large")
+    runpy.run_path(str(BULK_STORE))["make_store"](results, runs=300, images=1000)
+    return results
+
+
+@pytest.fixture(name="store_run")
+def _store_run() -> Callable[..., str]:
+    return store_run
+
+
+@pytest.fixture
+def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Opens a page of the app over a results folder with parameters in the address."""
+
+    def visit(page: str, results: Path, **query: str | list[str]) -> AppTest:
+        monkeypatch.setenv(RESULTS_VARIABLE, str(results))
+        at = AppTest.from_file(str(MAIN), default_timeout=60)
+        if page != "leaderboards":
+            at.run()
+            at.switch_page(f"views/{page}.py")
+        at.query_params.update(query)
+        return at.run()
+
+    return visit

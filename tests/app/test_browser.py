@@ -1,0 +1,239 @@
+"""The app as a reader meets it: a real browser, which must report no error of any kind.
+
+Screenshots of every page go to ``test-artifacts/screenshots``, which git ignores.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / "test-artifacts" / "screenshots"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+WIDTHS = {"wide": (1280, 900), "phone": (390, 844)}
+DONE = "[data-testid='stApp'][data-test-script-state='notRunning']"
+
+
+@pytest.fixture(scope="module")
+def server(small_store: tuple[Path, dict[str, str]]) -> Iterator[str]:
+    """The app's address, started by its own command in another folder than the project's."""
+    results, _ = small_store
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "harness", "app", "--results", str(results)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        cwd=results,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    address = f"http://localhost:{port}"
+    try:
+        wait_for(f"{address}/_stcore/health", process)
+        yield address
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    assert "Traceback" not in output, output
+
+
+def wait_for(address: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            urllib.request.urlopen(address, timeout=2).read()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"{address} does not answer")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[playwright.Browser]:
+    if CHROMIUM is None:
+        pytest.fail("no chromium here: install Debian's package, or set CHROMIUM to a browser")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """One tab, whose console and pages must stay free of errors."""
+
+    def __init__(self, browser: playwright.Browser, server: str, width: str, theme: str) -> None:
+        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
+        self.context = browser.new_context(
+            viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce"
+        )
+        self.page = self.context.new_page()
+        self.server = server
+        self.troubles: list[str] = []
+        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
+        self.page.on("console", self._heard)
+        self.page.on("requestfailed", self._failed)
+
+    def _heard(self, message: playwright.ConsoleMessage) -> None:
+        if message.type == "error":
+            self.troubles.append(f"console: {message.text} ({message.location.get('url')})")
+
+    def _failed(self, request: playwright.Request) -> None:
+        # What a navigation cuts short was not wanted any more.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            self.troubles.append(f"request: {request.url} {request.failure}")
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.server}/{path}")
+        self.page.wait_for_selector("h1", timeout=30_000)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the script is done and what it sent is drawn."""
+        self.page.wait_for_selector(DONE, timeout=30_000)
+        self.page.wait_for_timeout(250)
+        self.page.wait_for_selector(DONE, timeout=30_000)
+        assert self.page.locator("[data-testid='stException']").count() == 0
+        assert self.page.locator("[data-testid='stAlertContentError']").count() == 0
+        assert self.troubles == []
+
+    def shoot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=False)
+
+    def table(self, number: int = 0) -> playwright.Locator:
+        return self.page.locator("[data-testid='stDataFrame']").nth(number)
+
+
+@pytest.fixture
+def visit(chromium, server) -> Iterator[type]:
+    open_visitors: list[Visitor] = []
+
+    def begin(width: str = "wide", theme: str = "light") -> Visitor:
+        open_visitors.append(Visitor(chromium, server, width, theme))
+        return open_visitors[-1]
+
+    yield begin
+    for visitor in open_visitors:
+        visitor.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_opens_without_an_error(visit, small_store, width, theme) -> None:
+    _, ids = small_store
+    query = {"run": f"?run={ids['a']}", "compare": f"?a={ids['a']}&b={ids['b']}"}
+    visitor = visit(width, theme)
+    for page in PAGES:
+        visitor.open(page + query.get(page, ""))
+        overflow = visitor.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert overflow <= 0, f"{page} is {overflow} pixels too wide"
+        visitor.shoot(f"{page}-{width}-{theme}")
+
+
+def test_a_permalink_shows_what_it_names(visit) -> None:
+    visitor = visit()
+    visitor.open("leaderboards?table=4")
+    assert visitor.page.get_by_role("heading", name="Table 4").count() == 1
+    visitor.page.get_by_role("radio", name="2", exact=True).click()
+    visitor.page.wait_for_url(lambda url: "table=4" not in url)
+    visitor.settle()
+    visitor.page.go_back()
+    visitor.page.wait_for_url("**table=4**")
+    visitor.page.get_by_role("heading", name="Table 4").wait_for()
+    visitor.settle()
+
+
+def test_a_filter_goes_into_the_address_and_the_download_holds_its_rows(visit, tmp_path) -> None:
+    visitor = visit()
+    visitor.open("leaderboards?table=2")
+    visitor.page.get_by_text("Search, filter and sort").click()
+    box = visitor.page.get_by_label("Search", exact=True)
+    box.fill("IKL")
+    box.press("Enter")
+    visitor.page.wait_for_url("**q=IKL**")
+    visitor.settle()
+    with visitor.page.expect_download() as coming:
+        visitor.page.get_by_role("button", name="CSV").click()
+    path = tmp_path / "table.csv"
+    coming.value.save_as(path)
+    rows = pd.read_csv(path)
+    assert len(rows)
+    assert rows.apply(lambda row: "ikl" in " ".join(map(str, row)).lower(), axis=1).all()
+
+
+def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) -> None:
+    _, ids = small_store
+    visitor = visit()
+    visitor.open("runs?status=success")
+    pick_rows(visitor, 2)
+    visitor.page.get_by_role("link", name="Compare the two").click()
+    visitor.page.get_by_text("Exact McNemar p").wait_for()
+    visitor.settle()
+    assert "a=" in visitor.page.url
+    visitor.open("runs?status=success&q=TRADES")
+    pick_rows(visitor, 1)
+    visitor.page.get_by_role("link", name=f"Open {ids['b']}").click()
+    visitor.page.get_by_role("heading", name="TRADES").wait_for()
+    visitor.settle()
+    for name in ("Attacks", "Per class", "Samples", "Configuration", "Environment", "Log"):
+        visitor.page.get_by_role("tab", name=name).click()
+        visitor.settle()
+    visitor.page.get_by_role("tab", name="Samples").click()
+    visitor.settle()
+    assert visitor.page.locator("[data-testid='stImage'] img").count() > 0
+    visitor.shoot("run-samples")
+
+
+def pick_rows(visitor: Visitor, count: int) -> None:
+    """Tick the first rows of the page's table, which is drawn on a canvas."""
+    frame = visitor.table()
+    frame.scroll_into_view_if_needed()
+    for row in range(count):
+        box = frame.bounding_box()
+        visitor.page.mouse.click(box["x"] + 16, box["y"] + 36 * (row + 1) + 16)
+        visitor.settle()
+
+
+def test_tsne_draws_two_maps(visit) -> None:
+    visitor = visit()
+    visitor.open("tsne?n=8&k=5")
+    visitor.page.get_by_role("button", name="Compute").click()
+    visitor.page.get_by_text("Adversarial features are told apart").wait_for(timeout=60_000)
+    visitor.settle()
+    visitor.shoot("tsne-computed")
+
+
+def test_the_server_listens_on_this_machine_only_and_calls_nobody(visit, server) -> None:
+    visitor = visit()
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    visitor.open("leaderboards")
+    local = (server, server.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in asked if not url.startswith(local)] == []

@@ -1,0 +1,66 @@
+"""Charts as the JSON they are."""
+
+import pandas as pd
+
+from app import charts
+
+
+def encodings(spec: dict) -> list[dict]:
+    """Every encoding in a chart and its layers."""
+    inner = [part for key in ("layer", "spec") for part in _listed(spec.get(key))]
+    return [spec.get("encoding", {}), *[each for part in inner for each in encodings(part)]]
+
+
+def _listed(part) -> list[dict]:
+    return part if isinstance(part, list) else [part] if part else []
+
+
+def rows(spec: dict) -> list[dict]:
+    return [row for data in spec["datasets"].values() for row in data]
+
+
+def test_no_chart_tells_series_apart_by_colour_alone() -> None:
+    frame = pd.DataFrame({"epoch": [1, 1], "series": ["a", "b"], "value": [1.0, 2.0]})
+    by_class = pd.DataFrame(
+        {"name": ["x", "x"], "kind": ["clean", "under attack"], "value": [90.0, 40.0]}
+    )
+    points = pd.DataFrame(
+        {"name": ["m"], "arch": ["r"], "source": ["P"], "x": [1.0], "y": [2.0], "y_low": [1.5],
+         "y_high": [2.5]}
+    )  # fmt: skip
+    for chart, second in (
+        (charts.lines(frame, y_title="v", series=["a", "b"]), "strokeDash"),
+        (charts.per_class(by_class), "shape"),
+        (
+            charts.tradeoff(points, points, x_title="x", y_title="y", lower_is_better=False),
+            "shape",
+        ),
+    ):
+        found = encodings(chart.to_dict())
+        assert any("color" in each for each in found)
+        assert any(each.get(second, {}).get("field") for each in found)
+
+
+def test_the_waterfall_draws_every_stage_in_order() -> None:
+    stages = pd.DataFrame(
+        {"stage": ["Clean", "APGD-CE"], "left": [90.0, 40.0], "low": [88.0, 37.0],
+         "high": [92.0, 43.0], "broken": [10, 50]}
+    )  # fmt: skip
+    spec = charts.waterfall(stages).to_dict()
+    assert encodings(spec)[1]["x"]["sort"] == ["Clean", "APGD-CE"]
+    assert [row["left"] for row in rows(spec)] == [90.0, 40.0]
+
+
+def test_gradients_share_one_scale_around_zero() -> None:
+    frame = pd.DataFrame({"loss": ["KL", "IKL"], "label": ["A", "A"], "value": [0.5, -2.0]})
+    spec = charts.bars_by_class(frame, title="g").to_dict()
+    assert encodings(spec)[1]["y"]["scale"]["domain"] == [-2.0, 2.0]
+
+
+def test_a_map_marks_kind_by_shape_and_class_by_number() -> None:
+    frame = pd.DataFrame(
+        {"x": [0.0, 2.0], "y": [0.0, 2.0], "label": ["3", "3"], "kind": ["natural", "adversarial"]}
+    )
+    found = encodings(charts.embedding(frame).to_dict())
+    assert found[1]["shape"]["scale"]["range"] == ["circle", "cross"]
+    assert found[2]["text"]["field"] == "label"

@@ -1,0 +1,39 @@
+"""The command that starts the app."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import app as command_line
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(
+        "streamlit.web.cli.main", lambda arguments, **_: calls.append(list(arguments))
+    )
+    return calls
+
+
+def test_it_listens_on_this_machine_and_reports_to_nobody(
+    started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", "")
+    outcome = CliRunner().invoke(command_line, ["app", "--results", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    (arguments,) = started
+    assert arguments[0] == "run"
+    assert Path(arguments[1]).is_file()
+    assert "--server.address=localhost" in arguments
+    assert "--browser.gatherUsageStats=false" in arguments
+    assert "--server.port=8501" in arguments
+
+
+def test_another_address_must_be_asked_for(started, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", "")
+    options = ["--host", "0.0.0.0", "--port", "9000", "--results", str(tmp_path)]
+    assert CliRunner().invoke(command_line, ["app", *options]).exit_code == 0
+    assert "--server.address=0.0.0.0" in started[0]
+    assert "--server.port=9000" in started[0]

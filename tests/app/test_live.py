@@ -1,0 +1,67 @@
+"""The app reads while runs write: nobody waits for long, nothing is lost."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from app import queries
+from harness.store.database import Database
+
+RESULTS = 100
+READERS = 8
+WRITER = """
+import sys
+from pathlib import Path
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+
+for number in range(int(sys.argv[2])):
+    run = RunDirectory.create(Path(sys.argv[1]), f"some-{number:012x}")
+    run.update(status="success", method="some", dataset="digits", started_at="2026-01-01T00:00:00")
+    Database(Path(sys.argv[1])).record(run)
+"""
+
+
+def test_a_run_writes_a_hundred_results_while_the_app_refreshes(
+    open_page, store_run, tmp_path: Path
+) -> None:
+    store_run(tmp_path, "ikl", "IKL-AT")
+    page = open_page("runs", tmp_path, limit="1000")
+    root = Path(__file__).parents[2]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path), str(RESULTS)],
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    troubles: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while writer.poll() is None:
+                queries.runs(Database(tmp_path), limit=1000)
+        except BaseException as error:
+            troubles.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(READERS)]
+    for reader in readers:
+        reader.start()
+    seen = []
+    while writer.poll() is None:
+        page.run()
+        assert not page.exception
+        assert not page.error
+        seen.append(len(page.dataframe[0].value))
+    for reader in readers:
+        reader.join()
+    assert writer.wait() == 0, writer.stderr and writer.stderr.read()
+    assert troubles == []
+    assert seen == sorted(seen)
+    assert len(page.run().dataframe[0].value) == RESULTS + 1
+    assert len(queries.runs(Database(tmp_path), limit=1000)) == RESULTS + 1
+
+
+pytestmark = pytest.mark.timeout(120)

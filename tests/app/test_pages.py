@@ -1,0 +1,230 @@
+"""Every page over stores of all sizes, and over addresses and databases that are wrong."""
+
+import pytest
+from scipy.stats import binomtest
+from streamlit.testing.v1 import AppTest
+
+from harness.store.connection import write_connection, writing
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+
+PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+
+
+def words(at: AppTest) -> str:
+    """All text on the page."""
+    shown = [*at.title, *at.subheader, *at.markdown, *at.caption, *at.info, *at.warning, *at.error]
+    return "\n".join(str(element.value) for element in [*shown, *at.code])
+
+
+def whole(at: AppTest) -> AppTest:
+    """The page, which has no exception box and no error sentence."""
+    assert not at.exception, [box.value for box in at.exception]
+    assert not at.error, [box.value for box in at.error]
+    assert at.title
+    return at
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_without_results_opens_and_says_how_to_begin(open_page, empty, page) -> None:
+    at = whole(open_page(page, empty))
+    if page not in ("methods", "losses"):
+        assert "python -m harness run" in words(at)
+    assert not empty.exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_over_a_few_runs_opens(open_page, small_store, page) -> None:
+    results, ids = small_store
+    whole(open_page(page, results, **({"run": ids["a"]} if page == "run" else {})))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_over_hundreds_of_runs_opens(open_page, large_store, page) -> None:
+    query = {"run": "m0-000000000000"} if page == "run" else {}
+    whole(open_page(page, large_store, **query))
+
+
+@pytest.mark.parametrize(
+    ("page", "query", "says"),
+    [
+        ("leaderboards", {"table": "99"}, "99"),
+        ("leaderboards", {"table": "2", "sort": "'; DROP TABLE runs; --"}, "DROP TABLE"),
+        ("leaderboards", {"table": "2", "aug": "nonsense"}, "nonsense"),
+        ("leaderboards", {"table": "runs", "protocol": "<script>"}, "script"),
+        ("tradeoffs", {"ds": "../../etc/passwd"}, "etc/passwd"),
+        ("runs", {"status": "burning"}, "burning"),
+        ("runs", {"limit": "-1"}, "1"),
+        ("compare", {"a": "no-such-run"}, "no"),
+        ("methods", {"m": "[x](http://evil)"}, "evil"),
+        ("losses", {"C": "1e9"}, "1e9"),
+        ("losses", {"T": "0"}, "temperature"),
+        ("tsne", {"k": "many"}, "many"),
+        ("tsne", {"a": "/etc/passwd"}, "passwd"),
+    ],
+)
+def test_a_tampered_address_gets_a_sentence_and_the_default(
+    open_page, small_store, page, query, says
+) -> None:
+    at = whole(open_page(page, small_store[0], **query))
+    told = [box.value.replace("\\", "") for box in at.warning]
+    assert any(says in sentence and "showing" in sentence for sentence in told), told
+
+
+@pytest.mark.parametrize("run", ["no-such-run", "../../../etc/passwd", "x' OR 1=1 --", "a" * 5000])
+def test_an_unknown_run_is_a_sentence(open_page, small_store, run) -> None:
+    at = open_page("run", small_store[0], run=run)
+    assert not at.exception
+    assert "there is no run" in at.error[0].value
+
+
+def test_a_run_page_without_a_run_points_to_the_list(open_page, small_store) -> None:
+    assert "names no run" in words(whole(open_page("run", small_store[0])))
+
+
+@pytest.mark.parametrize("page", ["leaderboards", "tradeoffs", "runs", "run", "compare", "tsne"])
+def test_a_database_of_a_later_release_is_a_sentence(open_page, tmp_path, page) -> None:
+    database = Database(tmp_path)
+    with writing(database.path, 5), write_connection(database.path, 5) as connection:
+        connection.execute("UPDATE meta SET value = '999' WHERE name = 'schema_version'")
+    at = open_page(page, tmp_path, run="a")
+    assert not at.exception
+    assert "update divergence-bench" in words(at).replace("\\", "")
+
+
+def test_a_file_that_is_no_database_is_a_sentence(open_page, tmp_path) -> None:
+    Database(tmp_path).path.write_text("<!doctype html>")
+    at = open_page("runs", tmp_path)
+    assert not at.exception
+    assert "cannot be opened" in at.error[0].value
+
+
+def test_a_locked_database_is_a_sentence(open_page, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("app.shared.WAIT_S", 0.2)
+    path = Database(tmp_path).path
+    with writing(path, 5), write_connection(path, 5):
+        at = open_page("runs", tmp_path)
+    assert not at.exception
+    assert "another program" in at.error[0].value
+
+
+def test_nothing_is_written_to_a_results_folder(open_page, small_store) -> None:
+    results, ids = small_store
+    database = Database(results).path
+    before = database.read_bytes()
+    for page in PAGES:
+        open_page(page, results, run=ids["a"])
+    assert database.read_bytes() == before
+
+
+def test_the_runs_page_tells_running_failed_and_done_apart(open_page, small_store) -> None:
+    at = whole(open_page("runs", small_store[0]))
+    frame = at.dataframe[0].value
+    assert sorted(frame["state"]) == ["done", "done", "failed", "running"]
+    assert set(frame["marks"]) == {"S, dirty"}
+    assert "the loss is not finite" in words(at)
+
+
+def test_filters_of_the_address_restrict_the_runs(open_page, small_store) -> None:
+    at = whole(open_page("runs", small_store[0], status="success", q="trades"))
+    assert at.dataframe[0].value["title"].tolist() == ["TRADES"]
+    at = whole(open_page("runs", small_store[0], q="%"))
+    assert "No run fits" in words(at)
+
+
+def test_a_running_run_shows_epochs_that_the_database_has_not(
+    open_page, store_run, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", status="started")
+    RunDirectory(tmp_path, run_id).append_epoch({"epoch": 6, "pgd_val": 0.9})
+    frame = whole(open_page("runs", tmp_path)).dataframe[0].value
+    assert frame["watched"][0][-1] == 0.9
+    assert frame["progress"][0] == pytest.approx(6 / 200)
+
+
+def test_new_results_show_at_the_next_refresh(open_page, store_run, tmp_path) -> None:
+    store_run(tmp_path, "ikl", "IKL-AT", seed=1)
+    at = whole(open_page("runs", tmp_path))
+    store_run(tmp_path, "trades", "TRADES", seed=2)
+    assert sorted(whole(at.run()).dataframe[0].value["title"]) == ["IKL-AT", "TRADES"]
+
+
+def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_store) -> None:
+    results, ids = small_store
+    at = whole(open_page("run", results, run=ids["a"]))
+    text = words(at).replace("\\", "")
+    assert "python -m harness run --method ikl" in text
+    assert "some-flag: a doubt" in text
+    assert "a warning that the log keeps" in text
+    broken = Database(results).query(
+        "SELECT count(*) AS n FROM verdicts WHERE run_id = ? AND broken_by = 'apgd-ce'", [ids["a"]]
+    )["n"][0]
+    stages = next(frame.value for frame in at.dataframe if "broken" in frame.value)
+    assert stages.set_index("stage")["broken"]["APGD-CE"] == broken
+    assert stages["attacked"].iloc[0] == 40
+    classes = next(frame.value for frame in at.dataframe if "under attack" in frame.value)
+    assert classes["n"].sum() == 40
+
+
+def test_a_run_that_kept_no_images_says_the_command_that_does(
+    open_page, store_run, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT")
+    for path in tmp_path.rglob("*.adversarial.npy"):
+        path.unlink()
+    text = words(whole(open_page("run", tmp_path, run=run_id)))
+    assert f"python -m harness evaluate {run_id} --save-adversarial uint8" in text
+
+
+def test_a_failed_run_shows_why_as_text(open_page, small_store) -> None:
+    results, ids = small_store
+    at = open_page("run", results, run=ids["failed"])
+    assert not at.exception
+    assert "the loss is not finite" in at.error[0].value
+    assert "<b>" not in at.error[0].value
+
+
+def test_compare_shows_the_exact_test_of_the_stored_verdicts(open_page, small_store) -> None:
+    results, ids = small_store
+    at = whole(open_page("compare", results, a=ids["a"], b=ids["b"]))
+    pairs = Database(results).query(
+        """SELECT a.broken_by IS NULL AS a, b.broken_by IS NULL AS b
+        FROM verdicts a JOIN verdicts b USING (index) WHERE a.run_id = ? AND b.run_id = ?""",
+        [ids["a"], ids["b"]],
+    )
+    only_a, only_b = (pairs["a"] & ~pairs["b"]).sum(), (~pairs["a"] & pairs["b"]).sum()
+    shown = {metric.label: metric.value for metric in at.metric}
+    p = binomtest(int(only_a), int(only_a + only_b)).pvalue
+    assert shown["Exact McNemar p"] == f"{p:.4f}"
+    assert shown["A minus B, under attack"] == f"{100 * (only_a - only_b) / 40:+.2f} points"
+    assert shown["Shared images"] == "40"
+    assert at.table[0].value.to_numpy().sum() == 40
+
+
+def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> None:
+    together = whole(open_page("losses", empty)).dataframe[0].value.set_index("loss")
+    detached = whole(open_page("losses", empty, detach="true"))
+    frame = detached.dataframe[0].value.set_index("loss")
+    assert together["to_m"]["wMSE"] > 0
+    assert frame["to_m"]["wMSE"] == frame["to_n"]["wMSE"] == 0
+    assert frame["to_n"]["DKL, asymmetry broken"] != pytest.approx(frame["to_n"]["DKL"])
+    assert "it is idle" in words(detached)
+    assert together["to_n"]["KL"] == pytest.approx(together["to_n"]["DKL"], abs=1e-12)
+
+
+def test_a_method_card_is_the_one_that_the_address_names(open_page, empty) -> None:
+    at = whole(open_page("methods", empty, m="ikl"))
+    assert "IKL-AT" in [box.value.replace("\\", "") for box in at.header]
+    assert at.latex
+    assert "python -m harness run --method ikl" in words(at)
+
+
+def test_tsne_computes_when_asked(open_page, small_store) -> None:
+    results, ids = small_store
+    at = whole(open_page("tsne", results, a=ids["a"], b=ids["b"], n="5", k="3"))
+    assert not at.dataframe
+    whole(at.button[0].click().run())
+    frame = at.dataframe[0].value
+    assert len(frame) == 4
+    assert frame["silhouette"].between(-1, 1).all()
+    assert frame["neighbours"].between(0, 100).all()

@@ -1,0 +1,121 @@
+"""The app's pure parts: Pareto fronts, separation of classes, pictures, settings, Markdown."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from app.embedding import adversarial, chosen_classes, embedded, separation
+from app.gallery import adversarial_images, triptych
+from app.settings import differences, flat
+from app.shared import plain
+from app.tradeoff import pareto_front, printed_points
+from harness.errors import UserError
+from harness.models import build_model
+from harness.store.rundir import RunDirectory
+
+
+@pytest.mark.parametrize("x_lower", [False, True])
+@pytest.mark.parametrize("y_lower", [False, True])
+def test_a_pareto_front_is_what_no_point_beats(x_lower, y_lower) -> None:
+    generator = np.random.default_rng(0)
+    points = pd.DataFrame(generator.integers(0, 12, (60, 2)), columns=["x", "y"])
+    signs = np.array([-1 if x_lower else 1, -1 if y_lower else 1])
+    values = points.to_numpy() * signs
+    beaten = [
+        any((other >= own).all() and (other > own).any() for other in values) for own in values
+    ]
+    wanted = {tuple(row) for row in points[~np.array(beaten)].to_numpy()}
+    front = pareto_front(points, x_lower=x_lower, y_lower=y_lower)
+    assert {tuple(row) for row in front.to_numpy()} == wanted
+    assert front["x"].is_monotonic_increasing
+
+
+def test_printed_points_are_the_printed_numbers() -> None:
+    points = printed_points()
+    row = points[(points["name"] == "IKL-AT") & (points["where"] == "Table 2")]
+    assert (row["clean"] == 66.51).any()
+    assert row.loc[row["clean"] == 66.51, "aa"].tolist() == [31.45]
+
+
+def test_separated_classes_score_high_and_mixed_ones_low() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 30)
+    noise = generator.normal(size=(90, 8))
+    apart = separation((noise + 50 * np.eye(8)[labels]).astype(np.float32), labels)
+    mixed = separation(noise.astype(np.float32), labels)
+    assert apart.silhouette > 0.8
+    assert apart.neighbours == 1
+    assert apart.spread < 0.1
+    assert abs(mixed.silhouette) < 0.1
+    assert mixed.neighbours < 0.6
+    assert mixed.spread == pytest.approx(1, abs=0.1)
+
+
+def test_classes_are_drawn_by_the_seed() -> None:
+    assert chosen_classes(100, 20, 0) == chosen_classes(100, 20, 0)
+    assert chosen_classes(100, 20, 0) != chosen_classes(100, 20, 1)
+    assert chosen_classes(10, 20, 5) == tuple(range(10))
+
+
+def test_the_attack_of_the_picture_stays_in_the_ball_and_raises_the_loss() -> None:
+    model = build_model("resnet8", 10, 1, 8).eval()
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    x_adv = adversarial(model, x, y, eps=0.1, seed=0)
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    assert 0 <= x_adv.min()
+    assert x_adv.max() <= 1
+    entropy = torch.nn.functional.cross_entropy
+    with torch.no_grad():
+        assert entropy(model(x_adv), y) > entropy(model(x), y)
+
+
+def test_a_picture_is_the_same_for_the_same_seed(small_store) -> None:
+    results, ids = small_store
+    settings = {"eps": 0.15, "wanted": 3, "per_class": 6, "seed": 1, "root": None}
+    first = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
+    again = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
+    assert first.points.equals(again.points)
+    assert len(first.points) == 2 * 3 * 6
+    assert first.points["label"].nunique() == 3
+
+
+def test_kept_images_are_found_by_their_row(small_store) -> None:
+    results, ids = small_store
+    evaluation = RunDirectory(results, ids["a"]).evaluation("e" * 12)
+    rows = (3, 30)
+    pictures = adversarial_images(str(results), ids["a"], "e" * 12, rows, None)
+    assert len(pictures) == 2
+    chunk = np.load(evaluation.chunk_path(1).with_suffix(".adversarial.npy"))
+    side = pictures[1].shape[0]
+    middle = pictures[1][:, side + 4 : 2 * side + 4, 0]
+    assert (middle[:: side // 8, :: side // 8] == chunk[30 - 25, 0]).all()
+
+
+def test_data_that_is_not_here_is_not_fetched(small_store, tmp_path, monkeypatch) -> None:
+    from app.gallery import test_images as images_of
+
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    with pytest.raises(UserError, match="start the app with HARNESS_DATA"):
+        images_of("cifar10", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_difference_is_grey() -> None:
+    image = np.full((1, 8, 8), 0.25, np.float32)
+    picture = triptych(image, image)
+    assert (picture[:, -96:] == 128).all()
+
+
+def test_settings_that_differ_are_listed_by_path() -> None:
+    a, b = {"x": {"y": 1, "z": [1]}, "only": 2}, {"x": {"y": 3, "z": [1]}}
+    assert flat(a) == {"x.y": 1, "x.z": [1], "only": 2}
+    found = differences(a, b).to_dict("records")
+    assert found == [
+        {"setting": "x.y", "a": "1", "b": "3"},
+        {"setting": "only", "a": "2", "b": "(not set)"},
+    ]
+
+
+def test_markdown_signs_are_shown_as_they_stand() -> None:
+    assert plain("[x](http://evil) <b> *a* $b$") == (r"\[x\]\(http\://evil\) \<b\> \*a\* \$b\$")

@@ -1,0 +1,75 @@
+"""The pages' SQL against stores whose content is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from app import queries
+from harness.errors import UserError
+from harness.store.database import Database
+
+
+def test_runs_carry_the_newest_evaluation_and_the_last_epochs(small_store) -> None:
+    results, ids = small_store
+    runs = queries.runs(Database(results)).set_index("run_id")
+    record = json.loads(
+        next((results / "runs" / ids["a"]).glob("evaluations/*/evaluation.json")).read_text()
+    )
+    for name in ("clean", "robust"):
+        assert runs.loc[ids["a"], name] == pytest.approx(record["metrics"][name]["value"])
+    assert list(runs.loc[ids["a"], "watched"]) == pytest.approx([0.25, 0.3, 0.35, 0.4, 0.45])
+    assert np.isnan(runs.loc[ids["running"], "robust"])
+    assert runs["found"].tolist() == [4, 4, 4, 4]
+    assert runs.index[0] == ids["failed"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "roles"),
+    [
+        ({"status": ["success"]}, {"a", "b"}),
+        ({"words": "TRADES"}, {"b"}),
+        ({"words": "resnet8"}, {"a", "b", "running", "failed"}),
+        ({"methods": ["IKL-AT", "MART"]}, {"a", "running"}),
+        ({"datasets": ["cifar10"]}, set()),
+        ({"scales": ["small"], "status": ["error"]}, {"failed"}),
+        ({"words": "' OR true --"}, set()),
+        ({"words": "%"}, set()),
+    ],
+)
+def test_filters_restrict_the_runs(small_store, filters, roles) -> None:
+    results, ids = small_store
+    found = queries.runs(Database(results), **filters)
+    assert set(found["run_id"]) == {ids[role] for role in roles}
+
+
+def test_a_limit_tells_how_many_there_were(large_store) -> None:
+    found = queries.runs(Database(large_store), limit=7)
+    assert len(found) == 7
+    assert set(found["found"]) == {300}
+    assert found["run_id"].iloc[0].endswith(f"{299:012x}")
+
+
+def test_classes_and_endings_count_every_image_once(small_store) -> None:
+    results, ids = small_store
+    database = Database(results)
+    classes = queries.per_class(database, ids["a"], "e" * 12)
+    endings = queries.endings(database, ids["a"], "e" * 12).set_index("fooled_by")["n"]
+    assert classes["n"].sum() == endings.sum() == 40
+    assert classes["clean"].sum() == 40 - endings["clean"]
+    assert classes["robust"].sum() == endings["robust"]
+    broken = queries.samples(database, ids["a"], "e" * 12, "apgd-ce", 100)
+    assert len(broken) == endings["apgd-ce"]
+    assert (broken["adv_pred"] != broken["label"]).all()
+
+
+def test_a_protocol_is_represented_by_its_newest_run(small_store) -> None:
+    results, ids = small_store
+    (row,) = queries.protocols(Database(results)).to_dict("records")
+    assert row["runs"] == 2
+    assert row["run_id"] == ids["b"]
+
+
+def test_an_unknown_run_is_named(small_store) -> None:
+    with pytest.raises(UserError, match="there is no run 'x'"):
+        queries.run(Database(small_store[0]), "x")
