@@ -27,9 +27,9 @@ from harness.errors import UserError
 from harness.evaluation.statistics import PairedComparison, compare_paired
 from harness.progress import Reporter
 from harness.resolve import resolve, validated
-from harness.runner import now, run
+from harness.runner import run
 from harness.store.files import read_json, write_bytes_atomic
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import RunDirectory, utc_now
 
 FORMAT = "divergence-bench baseline 1"
 # Signs of a verdict: it survived, it was wrong before any attack, or the n-th attack broke it.
@@ -190,7 +190,7 @@ def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) ->
     for checked, result in zip(baseline.runs, results, strict=True):
         if isinstance(result, str):
             raise UserError(f"no baseline without {checked.name}, which failed: {result}")
-    entry: dict[str, JsonValue] = {"at": now(), "reason": reason}
+    entry: dict[str, JsonValue] = {"at": utc_now(), "reason": reason}
     return baseline.model_copy(
         update={
             "runs": tuple(

@@ -26,7 +26,7 @@ from harness.registry import METHODS
 from harness.resolve import DEFAULT_DATASET, method_of, resolve, validated
 from harness.scale import at_scale
 from harness.store.database import Database
-from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
 
@@ -290,8 +290,8 @@ def record_failure(config: RunConfig, error: str) -> None:
         seed=config.seed,
         config=config.model_dump(mode="json"),
         provenance={},
-        started_at=runner.now(),
-        finished_at=runner.now(),
+        started_at=utc_now(),
+        finished_at=utc_now(),
         status="error",
         error=error,
     )
