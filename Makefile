@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-browser test-kill test-faults lint types clean
+.PHONY: setup demo test test-slow test-browser test-kill test-faults check lint types clean
 
 setup: $(VENV)/installed
 
@@ -30,6 +30,9 @@ test-kill: setup
 
 test-faults: setup
 	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k undisturbed
+
+check: setup
+	$(BIN)/python -m harness check
 
 lint: setup
 	$(BIN)/ruff check .

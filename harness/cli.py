@@ -1,6 +1,7 @@
 """The command line: one short function a verb.
 
-Exit status: 0 done, 1 regression, 2 the user's mistake, 130 or 143 interrupted.
+Exit status: 0 done, 1 regression or a failed run of a sweep, 2 the user's mistake, 130 or 143
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from harness import cli_compare, cli_corrupt, cli_tables, listing, resolve, runner, step_timing
+from harness import (
+    cli_compare,
+    cli_corrupt,
+    cli_study,
+    cli_tables,
+    listing,
+    resolve,
+    runner,
+    step_timing,
+)
 from harness.cli_db import Json, Results, db
 from harness.config import EvalConfig, RunConfig
 from harness.errors import UserError
@@ -36,6 +46,7 @@ app.add_typer(db, name="db")
 cli_tables.register(app)
 app.command()(cli_compare.compare)
 app.command()(cli_corrupt.corrupt)
+cli_study.register(app)
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: a.b=c. Repeatable.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the images.", envvar="HARNESS_DATA")]

@@ -61,8 +61,8 @@ def resolve(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path, value))
-    params = _validated(method.params, layers.get("params", {}), "params.")
-    config: RunConfig = _validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
+    params = validated(method.params, layers.get("params", {}), "params.")
+    config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
     return _with_teacher(config, method)
 
@@ -191,7 +191,7 @@ def evaluation(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path.removeprefix("evaluation."), value))
-    config: EvalConfig = _validated(EvalConfig, layers, "evaluation.")
+    config: EvalConfig = validated(EvalConfig, layers, "evaluation.")
     return config
 
 
@@ -232,7 +232,12 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
     return method.recipes[name]()
 
 
-def _validated(model: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
+def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
+    """What the user gave as an instance of ``model``.
+
+    Raises:
+        UserError: a value is refused or a name is unknown; the message has the nearest names.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
