@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-browser lint types clean
+.PHONY: setup demo test test-slow test-browser test-kill test-faults check lint types clean
 
 setup: $(VENV)/installed
 
@@ -23,6 +23,16 @@ test-slow: setup
 
 test-browser: setup
 	$(BIN)/python -m pytest -m browser tests/app/test_browser.py
+
+# AutoAttack evaluations killed 50 times, and whole runs killed 200 times, at random moments.
+test-kill: setup
+	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k autoattack
+
+test-faults: setup
+	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k undisturbed
+
+check: setup
+	$(BIN)/python -m harness check
 
 lint: setup
 	$(BIN)/ruff check .

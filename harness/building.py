@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -68,9 +71,28 @@ def training_loader(
     )
 
 
+@contextmanager
+def default_dtype(config: RunConfig) -> Iterator[None]:
+    """Networks that are made inside have the run's precision.
+
+    Random float32 numbers differ in the last bit between processors, random float64 ones do not.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(training_dtype(config))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def training_dtype(config: RunConfig) -> torch.dtype:
+    """The type of weights and images in training."""
+    return torch.float64 if config.training.precision == "float64" else torch.float32
+
+
 def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
     """A freshly initialised network, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
     return Normalized(model, info.mean, info.std) if config.model.normalize else model
@@ -79,7 +101,7 @@ def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
 def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
     """The method's task; networks of its own are the same for the same seed."""
     params = method.params.model_validate(config.params)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "task"))
         task = method.task(params, context)
     if context.teacher is not None and context.teacher in task.modules():

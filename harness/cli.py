@@ -1,25 +1,38 @@
 """The command line: one short function a verb.
 
-Exit status: 0 done, 1 regression, 2 the user's mistake, 130 interrupted.
+Exit status: 0 done, 1 regression or a failed run of a sweep, 2 the user's mistake, 130 or 143
+interrupted.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from harness import cli_tables, listing, resolve, runner, step_timing
-from harness.config import RunConfig
+from harness import (
+    cli_compare,
+    cli_corrupt,
+    cli_study,
+    cli_tables,
+    listing,
+    resolve,
+    runner,
+    step_timing,
+)
+from harness.cli_db import Json, Results, db
+from harness.config import EvalConfig, RunConfig
 from harness.errors import UserError
-from harness.evaluation import adversarial
+from harness.evaluation import adversarial, curves
+from harness.evaluation_view import print_curve
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
-from harness.store.database import Database
+from harness.signals import stopping
 from harness.store.rundir import RunDirectory, find_run
 
 app = typer.Typer(
@@ -29,18 +42,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-db = typer.Typer(help="The results database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 cli_tables.register(app)
+app.command()(cli_compare.compare)
+app.command()(cli_corrupt.corrupt)
+cli_study.register(app)
 
-INTERRUPTED = 130
-
-Results = Annotated[Path, typer.Option(help="Folder of run directories and database.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: a.b=c. Repeatable.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the images.", envvar="HARNESS_DATA")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Eps = Annotated[str | None, typer.Option(help="Radius of the threat model, such as 8/255.")]
+Eps = Annotated[
+    str | None,
+    typer.Option(help="Radius of the threat model, such as 8/255; 0,2/255,8/255 is a curve."),
+]
 Norm = Annotated[str | None, typer.Option(help="Linf or L2.")]
 Attacks = Annotated[
     str | None, typer.Option(help="Stages in order, such as apgd-ce,apgd-t; default: all four.")
@@ -122,8 +136,13 @@ def run(
         return
     reporter = Reporter(quiet=as_json)
     _announce(config, reporter)
-    outcome = runner.run(config, reporter, passed={"argv": sys.argv[1:]})
-    _print_outcome(outcome, results, as_json)
+
+    def measure(protocol: EvalConfig) -> runner.Outcome:
+        at = config.model_copy(update={"evaluation": protocol})
+        return runner.run(at, reporter, passed={"argv": sys.argv[1:]})
+
+    outcomes = [measure(protocol) for protocol in _radii(config.evaluation, eps)]
+    _print_outcome(outcomes[-1], results, as_json)
 
 
 @app.command()
@@ -157,25 +176,31 @@ def evaluate(
     if directory is not None:
         config = directory.record.get("config") or {}
         protocol = resolve.evaluation(config.get("evaluation", {}), overrides, set_ or ())
-        outcome = runner.evaluate_run(directory, protocol, data_root, device, reporter)
+        outcomes = [
+            runner.evaluate_run(directory, at, data_root, device, reporter)
+            for at in _radii(protocol, eps)
+        ]
     else:
         if dataset is None:
             raise UserError(
                 f"{source!r} is no stored run: for a model from elsewhere give --dataset"
             )
-        defaults = {"eps": listing.default_eps(dataset)}
-        outcome = runner.evaluate_external(
-            source,
-            dataset,
-            resolve.evaluation(defaults, overrides, set_ or ()),
-            results=results,
-            reporter=reporter,
-            root=data_root,
-            device=device,
-            arch=arch,
-            weights=weights,
-        )
-    _print_outcome(outcome, results, as_json)
+        protocol = resolve.evaluation({"eps": listing.default_eps(dataset)}, overrides, set_ or ())
+        outcomes = [
+            runner.evaluate_external(
+                source,
+                dataset,
+                at,
+                results=results,
+                reporter=reporter,
+                root=data_root,
+                device=device,
+                arch=arch,
+                weights=weights,
+            )
+            for at in _radii(protocol, eps)
+        ]
+    _print_outcome(outcomes[-1], results, as_json)
 
 
 @app.command("time")
@@ -224,11 +249,14 @@ def list_(
     kind: Annotated[str, typer.Argument(help="methods, recipes, datasets, models or runs.")],
     table: Annotated[int | None, typer.Option(help="Recipes of one table of the paper.")] = None,
     method: Annotated[str | None, typer.Option(help="Recipes or runs of one method.")] = None,
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="Models that RobustBench publishes, with their weights.")
+    ] = False,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
     """List what there is."""
-    rows = listing.rows(kind, results=results, table=table, method=method)
+    rows = listing.rows(kind, results=results, table=table, method=method, zoo=zoo)
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -258,37 +286,38 @@ def browse(
     REPORTS.get("app")(results, port=port, host=host)
 
 
-@db.command()
-def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
-    """Make the database anew from the run directories."""
-    outcome = Database(results).rebuild(reported=REPORTS.get("reported"))
-    listing.print_rebuild(outcome, as_json=as_json, console=Console())
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2."""
-    try:
-        app(prog_name="harness")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except SystemExit as ending:
-        if ending.code == INTERRUPTED:
+    with stopping() as stop:
+        try:
+            app(prog_name="harness")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(stop.status or 2) from None
+        except SystemExit as ending:
+            if not ending.code or stop.status is None:
+                raise
             print("interrupted: the same command goes on from here", file=sys.stderr)
-        raise
+            raise SystemExit(stop.status) from None
 
 
 def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     """The evaluation settings among a command's options, under their configuration names."""
     attacks = given["attacks"]
+    largest = max(curves.radii(given["eps"])) if given["eps"] else None
     return {
         "norm": given["norm"],
-        "eps": given["eps"],
+        "eps": largest or None,
         "attacks": attacks and tuple(name.strip() for name in attacks.split(",")),
         "limit": given["eval_limit"],
         "workers": given["workers"],
         "save_adversarial": given["save_adversarial"],
     }
+
+
+def _radii(protocol: EvalConfig, eps: str | None) -> list[EvalConfig]:
+    """The protocol at each radius that was asked for, the largest last."""
+    return curves.protocols(protocol, curves.radii(eps)) if eps else [protocol]
 
 
 def _as_run(results: Path, source: str) -> RunDirectory | None:
@@ -316,12 +345,16 @@ def _print_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def _print_outcome(outcome: runner.Outcome, results: Path, as_json: bool) -> None:
-    summary = REPORTS.get("run")(results, outcome.run_id)
+    evaluation_id = outcome.evaluation.evaluation_id
+    summary = REPORTS.get("run")(results, outcome.run_id, evaluation_id)
+    directory = find_run(results, outcome.run_id)
+    curve = curves.curve_of(directory, evaluation_id)
     if as_json:
-        print(json.dumps(summary.to_json(), indent=2))
+        print(json.dumps({**summary.to_json(), "curve": [asdict(p) for p in curve]}, indent=2))
         return
     console = Console()
     summary.render(console)
+    print_curve(curve, directory.evaluation(evaluation_id).record, console)
     console.print(f"stored in {outcome.directory}", highlight=False, soft_wrap=True)
     again = f"python -m harness show {outcome.run_id}"
     if results != Path("results"):

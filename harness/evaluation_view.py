@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from harness.evaluation.curves import Point, curve_of, curves
 from harness.progress import duration
 from harness.store.rundir import RunDirectory
 
@@ -28,6 +29,26 @@ def print_evaluations(run: RunDirectory, console: Console) -> None:
     for record in finished:
         if record not in attacked[-1:]:
             console.print(heading(record), highlight=False, soft_wrap=True)
+    for group in curves(run):
+        print_curve(curve_of(run, group[0].evaluation_id), group[0].record, console)
+
+
+def print_curve(points: Sequence[Point], record: Record, console: Console) -> None:
+    """Accuracy over the radius; nothing where there is no curve."""
+    if not points:
+        return
+    told = record["protocol"]
+    title = f"curve: {told['norm']}, {told['attack_version']}, n = {told['n']}"
+    console.print(f"\n{title}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("eps", *points[0].stages, "left [95%]"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("flags", overflow="fold")
+    for point in points:
+        left = f"{100 * point.robust:.2f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+        stages = [f"{100 * value:.2f}" for value in point.stages.values()]
+        table.add_row(eps_text(point.eps), *stages, left, ", ".join(point.flags))
+    console.print(table)
 
 
 def heading(record: Record) -> str:

@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.evaluation_view import print_evaluations
 from harness.method import MethodCard
 from harness.models import ARCHITECTURES
+from harness.models.zoos import robustbench_models
 from harness.registry import METHODS, REPORTS, unknown_name
 from harness.resolve import recipe_changes, resolve, teacher_run
 from harness.store.database import Rebuilt
@@ -24,8 +25,10 @@ from harness.store.rundir import RunDirectory, list_runs
 Row = dict[str, Any]
 
 
-def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> list[Row]:
-    """The rows of one kind of listing.
+def rows(
+    kind: str, *, results: Path, table: int | None, method: str | None, zoo: bool = False
+) -> list[Row]:
+    """The rows of one kind of listing; ``zoo`` lists RobustBench's models instead of networks.
 
     Raises:
         UserError: there is no such kind.
@@ -34,7 +37,9 @@ def rows(kind: str, *, results: Path, table: int | None, method: str | None) -> 
         "methods": _methods,
         "recipes": lambda: _recipes(table, method),
         "datasets": _datasets,
-        "models": lambda: [{"model": name} for name in ARCHITECTURES.names()],
+        "models": lambda: (
+            robustbench_models() if zoo else [{"model": name} for name in ARCHITECTURES.names()]
+        ),
         "runs": lambda: _runs(results, method),
     }
     if kind not in kinds:
@@ -114,7 +119,12 @@ def _datasets() -> list[Row]:
 def _runs(results: Path, method: str | None) -> list[Row]:
     listed = []
     for run in list_runs(results):
-        record = run.record
+        try:
+            record = run.record
+        except UserError as error:
+            damaged = dict.fromkeys(("dataset", "model", "recipe", "seed", "partial", "started"))
+            listed.append({"run": run.run_id, "status": "damaged", **damaged, "note": str(error)})
+            continue
         if method and record.get("method") != method:
             continue
         listed.append(
@@ -241,11 +251,12 @@ def _commit_text(provenance: Row) -> str | None:
 def print_rebuild(outcome: Rebuilt, *, as_json: bool, console: Console) -> None:
     """What a rebuilt database holds, and which run directories could not be read."""
     if as_json:
-        print(json.dumps({"rows": outcome.counts, "unreadable": outcome.unreadable}, indent=2))
+        unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
+        print(json.dumps({"rows": outcome.counts, "unreadable": unreadable}, indent=2))
         return
     held = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
     console.print(f"rebuilt: {held}", highlight=False)
-    for reason in outcome.unreadable:
+    for _, reason in outcome.unreadable:
         console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
 
 

@@ -56,7 +56,7 @@ def collect(device: torch.device | str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "device": _device_name(torch.device(device)),
+        "device": device_name(torch.device(device)),
         "num_threads": torch.get_num_threads(),
         "precision": _precision(),
         "shims": active_shims(),
@@ -130,7 +130,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The device and what it is, such as ``cuda:0 (NVIDIA H100)``."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({_cpu_model()})" if device.type == "cpu" else str(device)

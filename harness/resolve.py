@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, merge
+from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, flat, merge
 from harness.data import DATASETS
 from harness.errors import UserError
 from harness.method import Method
@@ -61,8 +61,8 @@ def resolve(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path, value))
-    params = _validated(method.params, layers.get("params", {}), "params.")
-    config: RunConfig = _validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
+    params = validated(method.params, layers.get("params", {}), "params.")
+    config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
     return _with_teacher(config, method)
 
@@ -191,7 +191,7 @@ def evaluation(
     for text in assignments:
         path, value = parse_assignment(text)
         layers = merge(layers, assign(path.removeprefix("evaluation."), value))
-    config: EvalConfig = _validated(EvalConfig, layers, "evaluation.")
+    config: EvalConfig = validated(EvalConfig, layers, "evaluation.")
     return config
 
 
@@ -202,7 +202,7 @@ def recipe_changes(config: RunConfig) -> dict[str, Any]:
     run: its accuracy is measured and recorded.
     """
     recipe = resolve(config.method, recipe=config.recipe)
-    ours, theirs = _flat(config.identity_payload()), _flat(recipe.identity_payload())
+    ours, theirs = flat(config.identity_payload()), flat(recipe.identity_payload())
     unchanging = {"seed"}
     if config.teacher is not None and config.teacher.source != "auto":
         unchanging.add("teacher.weights")
@@ -232,7 +232,12 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
     return method.recipes[name]()
 
 
-def _validated(model: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
+def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
+    """What the user gave as an instance of ``model``.
+
+    Raises:
+        UserError: a value is refused or a name is unknown; the message has the nearest names.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -262,12 +267,3 @@ def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
         ]
         paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
     return paths
-
-
-def _flat(payload: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in payload.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,13 @@ from harness.errors import UserError
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.statistics import accuracy
 from harness.method import Method, TaskContext
+from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS, REPORTS
 from harness.resolve import recipe_changes
 from harness.store.database import Database
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import RunDirectory, utc_now
 from harness.teacher import Teacher, prepare_teacher, teaching, unchanged
 from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
@@ -90,6 +90,7 @@ def run(
     # Two students may want the same teacher at once: the second waits until the first has made it.
     teacher = prepare_teacher(config, data, reporter, partial(run, wait=True))
     directory = RunDirectory.create(config.results, config.run_id)
+    check_weights(directory)
     described |= header(config, method, data, device, passed)
     described |= teacher.described if teacher else {}
     supplies = Supplies(data, generated, teacher)
@@ -184,6 +185,12 @@ def trained_model(
     if not directory.model_path.exists():
         data = supplies.data
         selected = train(config, method, supplies, directory, reporter, device)
+        # The model's file comes last: with it the training is finished and will not be looked at.
+        directory.update(
+            selection=config.training.selection.rule,
+            selected_epoch=selected.epoch,
+            metrics=training_metrics(selected, directory, len(data.test), supplies.teacher),
+        )
         save_model(
             directory.model_path,
             selected.model,
@@ -196,12 +203,10 @@ def trained_model(
             method=config.method,
             epoch=selected.epoch,
         )
-        directory.update(
-            selection=config.training.selection.rule,
-            selected_epoch=selected.epoch,
-            metrics=training_metrics(selected, directory, len(data.test), supplies.teacher),
-        )
-    return load_model_file(directory.model_path)
+    model = load_model_file(directory.model_path)
+    if "model_sha256" not in directory.record:
+        directory.update(model_sha256=state_dict_sha256(model))
+    return model
 
 
 def train(
@@ -311,22 +316,22 @@ def evaluate_into(
 def recorded(directory: RunDirectory, described: dict[str, Any]) -> Iterator[None]:
     """The run's status follows what happens inside, in its directory and in the database."""
     database = Database(directory.results)
-    directory.update(**described, status="started", started_at=now(), finished_at=None, error=None)
+    directory.update(
+        **described, status="started", started_at=utc_now(), finished_at=None, error=None
+    )
     database.load_reported(REPORTS.get("reported"))
     database.record(directory)
     try:
         yield
     except KeyboardInterrupt:
-        directory.update(status="cancelled", finished_at=now())
+        directory.end("cancelled")
         raise
     except Exception as error:
-        directory.update(
-            status="error", finished_at=now(), error=f"{type(error).__name__}: {error}"
-        )
+        directory.end("error", error=f"{type(error).__name__}: {error}")
         directory.log(traceback.format_exc())
         raise
     else:
-        directory.update(status="success", finished_at=now())
+        directory.end("success")
     finally:
         database.record(directory)
 
@@ -375,6 +380,11 @@ def check_limit(config: EvalConfig, images: ImageSource) -> None:
         )
 
 
-def now() -> str:
-    """The current time, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def check_weights(directory: RunDirectory) -> None:
+    """Weights that evaluations were made of are not trained anew under them."""
+    evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
+    if evaluated and not directory.model_path.exists():
+        raise UserError(
+            f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
+            "missing: `db merge` the results folder that has it, or train it again in another one"
+        )

@@ -155,7 +155,7 @@ def test_a_checkpoint_file_is_evaluated(stored: Path, tmp_path: Path) -> None:
         (["run", "--recipe", "digits"], "methods have a recipe 'digits', acat, at-awp"),
         (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
         (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
-        (["run", "--method", "trades", "--eps", "0"], "evaluation.eps"),
+        (["run", "--method", "trades", "--eps=-1"], "no radius"),
         (["run", "--method", "trades", "--eps", "300/255"], "evaluation.eps"),
         (["run", "--method", "trades", "--eval-limit", "361"], "360 test images"),
         (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -20,6 +19,7 @@ from harness.errors import UserError
 from harness.evaluation.accelerate import PLAIN, Plan, decide
 from harness.evaluation.chunk import Say
 from harness.evaluation.chunk_files import read_chunk
+from harness.evaluation.curves import mark
 from harness.evaluation.flags import flags_of, modules_in_training
 from harness.evaluation.guards import unit_images, untouched
 from harness.evaluation.precision import arithmetic
@@ -32,8 +32,8 @@ from harness.evaluation.protocol import (
 from harness.evaluation.statistics import wilson_interval
 from harness.evaluation.work import Work
 from harness.evaluation.workers import attack_in_workers
-from harness.store.rundir import EvaluationDirectory, RunDirectory
-from harness.store.verdicts import write_verdicts
+from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
+from harness.store.verdicts import verdicts_digest, write_verdicts
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def evaluate(
             status="started",
             acceleration=plan.as_dict(),
             planned_on=device.type,
-            started_at=_now(),
+            started_at=utc_now(),
+            finished_at=None,
             protocol=protocol(config, threat, images, model_sha256),
             provenance=provenance.collect(device),
             arithmetic=arithmetic(),
@@ -97,20 +98,24 @@ def evaluate(
             verdicts, facts = _attack_chunks(work, device, say)
             write_verdicts(verdicts, directory.verdicts_path)
             flags = flags_of(work, device, stage_totals(facts), facts, in_training)
+        except KeyboardInterrupt:
+            directory.end("cancelled")
+            raise
         except BaseException as error:
-            directory.update(status="error", finished_at=_now(), error=f"{type(error).__name__}")
+            directory.end("error", error=f"{type(error).__name__}")
             raise
     # Only now is it known that the evaluation left the model as it was.
     metrics = accuracies(verdicts, config, threat)
-    directory.update(
-        status="success",
-        finished_at=_now(),
+    directory.end(
+        "success",
         metrics=metrics,
+        verdicts_digest=verdicts_digest(verdicts),
         wall_s=sum(chunk["seconds"] for chunk in facts),
         stages=stage_totals(facts),
         adversarial=adversarial_totals(facts),
         flags=[flag.as_dict() for flag in flags],
     )
+    mark(run, identity, images.info)
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
 
 
@@ -214,7 +219,3 @@ def _attack_chunks(
     paths = [work.directory.chunk_path(number) for number in range(work.chunks)]
     chunks = [read_chunk(path) for path in paths]
     return pa.concat_tables([table for table, _ in chunks]), [facts for _, facts in chunks]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -237,10 +238,25 @@ def non_finite(stages: Mapping[str, Facts], clean: int) -> Flag | None:
     )
 
 
+def surely_more(count: int, n: int, share: float) -> bool:
+    """Whether so many of ``n`` images say that more than ``share`` of all such images do it.
+
+    That is the exact binomial test at 5%, one-sided: equally, whether the lower end of the
+    one-sided 95% Clopper-Pearson interval is over the bar. A bar on the bare share would be crossed
+    by 1 image of 360 at 0.2%. With this one it takes 3 of 360, 6 of 1,000 and 29 of 10,000, where
+    at a true share of 0.2% fewer than one evaluation in 20 is flagged; a model that hides its
+    gradients loses tens of points and is flagged at 40 images already.
+    """
+    return float(binomtest(count, n, share, alternative="greater").pvalue) < 0.05
+
+
 def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
-    """Square broke more than 0.2 points of what attacks by gradient had left."""
+    """Square surely broke more than 0.2 points of what attacks by gradient had left.
+
+    The bar is a rule of thumb of AutoAttack's authors; ``surely_more`` allows for ``n``.
+    """
     broken = int(stages["square"]["broken"]) if "square" in stages else 0
-    if broken <= SQUARE_POINTS * n or not any(name in stages for name in WHITE_BOX):
+    if not any(name in stages for name in WHITE_BOX) or not surely_more(broken, n, SQUARE_POINTS):
         return None
     return Flag(
         "square-after-white-box",
@@ -250,11 +266,12 @@ def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
 
 
 def targeted_gap(stages: Mapping[str, Facts], n: int) -> Flag | None:
-    """APGD-T broke more than 10 points, and more than a quarter of what APGD-CE had left."""
+    """APGD-T surely broke more than 10 points, and a quarter of what APGD-CE had left."""
     if "apgd-ce" not in stages or "apgd-t" not in stages:
         return None
     broken, left = int(stages["apgd-t"]["broken"]), int(stages["apgd-t"]["attacked"])
-    if broken <= TARGETED_POINTS * n or broken <= TARGETED_SHARE * left:
+    points = surely_more(broken, n, TARGETED_POINTS)
+    if not points or not surely_more(broken, left, TARGETED_SHARE):
         return None
     return Flag(
         "targeted-gap",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm, t
+from scipy.stats import binomtest, norm, t, ttest_ind
 
 from harness.errors import UserError
 
@@ -199,3 +199,42 @@ def seeds_summary(values: Sequence[float], confidence: float = 0.95) -> SeedsSum
     std = float(np.std(values, ddof=1))
     half = float(t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
     return SeedsSummary(mean, std, mean - half, mean + half, n)
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """A difference of two means over seeds.
+
+    Attributes:
+        difference: the first mean minus the second.
+        low: lower end of its interval.
+        high: upper end.
+        p_value: two-sided, of equal means.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> MeanDifference:
+    """Welch's t interval and test of the difference of two means over seeds.
+
+    Seeds are not paired: that two trainings begin with the same number makes them no more alike.
+    Where no value differs from its own mean, the interval is the difference itself.
+
+    Source: B. L. Welch, Biometrika 34 (1947) 28-35.
+
+    Raises:
+        UserError: one of them has fewer than two values.
+    """
+    if min(len(a), len(b)) < 2:
+        raise UserError("a mean over seeds needs two of them to be tested: train a further seed")
+    difference = float(np.mean(a) - np.mean(b))
+    if not np.ptp(a) and not np.ptp(b):
+        return MeanDifference(difference, difference, difference, 0.0 if difference else 1.0)
+    result = ttest_ind(a, b, equal_var=False)
+    interval = result.confidence_interval(confidence)
+    low, high = float(interval.low), float(interval.high)
+    return MeanDifference(difference, low, high, float(result.pvalue))

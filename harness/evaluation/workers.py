@@ -25,6 +25,7 @@ from harness.errors import UserError
 from harness.evaluation.chunk import Say
 from harness.evaluation.guards import untouched
 from harness.evaluation.work import Work
+from harness.signals import STOPPING
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 TELL_EVERY_S = 0.2
@@ -143,8 +144,8 @@ def _started(path: Path, device: torch.device, workers: int) -> Iterator[list[Wo
             process = context.Process(
                 target=_serve, args=(path, where, threads, theirs), daemon=True
             )
-            # Ctrl-C reaches the whole group: the parent alone answers it, and stops the others.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # A signal may reach the whole group: the parent alone answers it, and stops the others.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             try:
                 process.start()
                 team.append(Worker(number, process, ours))

@@ -98,10 +98,13 @@ def with_weights(
 def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
     """An entry of RobustBench's zoo, which normalises images itself where it needs to.
 
-    Without ``weights`` its file is taken from, or downloaded to, ``robustbench`` in torch's hub
-    directory (``torch.hub.get_dir()``).
+    ``THREAT/NAME`` is an entry for another threat model than the one it is measured by. Without
+    ``weights`` its file is taken from, or downloaded to, ``robustbench`` in torch's hub directory
+    (``torch.hub.get_dir()``).
     """
     installed("robustbench", import_robustbench)
+    given, slash, name = name.rpartition("/")
+    threat = given if slash else threat
     entry = robustbench_entry(name, info.name, threat)
     file_id = entry["gdrive_id"]
     cache = Path(torch.hub.get_dir()) / "robustbench"
@@ -121,20 +124,55 @@ def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | 
 
 def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
     """The entry of that name in RobustBench's table of models for a data set and threat model."""
-    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
-    tables = {
-        (key.value, kind.value): entries
-        for key, kinds in zoo.items()
-        for kind, entries in kinds.items()
-    }
+    tables = robustbench_tables()
     if (dataset, threat) not in tables:
         known = ", ".join(f"{key} {kind}" for key, kind in tables)
         raise UserError(f"RobustBench has no models for {dataset} {threat}: it has {known}")
-    entries: dict[str, dict[str, Any]] = tables[dataset, threat]
+    entries = tables[dataset, threat]
     if name not in entries:
+        others = [kind for key, kind in tables if key == dataset and name in tables[key, kind]]
+        if others:
+            raise UserError(
+                f"RobustBench's {name} for {dataset} is a model for {' and '.join(others)}, not "
+                f"{threat}: write robustbench:{others[0]}/{name}"
+            )
         kind = f"RobustBench {dataset} {threat} model"
         raise UserError(unknown_name(kind, name, list(entries)))
     return entries[name]
+
+
+def robustbench_tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """RobustBench's entries by (data set, threat model) and name."""
+    zoo = importlib.import_module("robustbench.model_zoo").model_dicts
+    return {
+        (key.value, kind.value): dict(entries)
+        for key, kinds in zoo.items()
+        for kind, entries in kinds.items()
+    }
+
+
+def robustbench_models() -> list[dict[str, str]]:
+    """Every entry of RobustBench's zoo: source, data set, threat model, and its weights."""
+    installed("robustbench", import_robustbench)
+    return [
+        {
+            "model": f"robustbench:{threat}/{name}",
+            "dataset": dataset,
+            "threat": threat,
+            "weights": weights_needed(f"{dataset}/{threat}/{name}", entry["gdrive_id"]),
+        }
+        for (dataset, threat), entries in robustbench_tables().items()
+        for name, entry in entries.items()
+    ]
+
+
+def weights_needed(path: str, file_ids: Any) -> str:
+    """Where an entry's weights come from: its files, or the package that publishes them."""
+    if isinstance(file_ids, list):
+        return f"{len(file_ids)} files {path}.pt_m0.pt ..., downloaded"
+    if file_ids:
+        return f"--weights FILE, or {path}.pt, downloaded"
+    return "published with timm or torchvision, downloaded"
 
 
 def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.Module:

@@ -30,6 +30,13 @@ _HELD_ELSEWHERE = re.compile(
     "Could not set lock on file|with a different configuration|is already attached"
 )
 
+_BROKEN = (
+    duckdb.IOException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+    duckdb.TransactionException,
+)
+
 
 @contextmanager
 def writing(path: Path, wait_s: float) -> Iterator[None]:
@@ -50,13 +57,65 @@ def write_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConne
     Raises:
         UserError: readers do not leave within ``wait_s`` seconds, or the file cannot be used.
     """
-    with _gate(path, wait_s):
+    with _gate(path, wait_s), _writable(path), _interruptible():
+        _create(path)
         connection = _open(path, wait_s, read_only=False)
         try:
             migrate(connection)
             yield connection
         finally:
             connection.close()
+
+
+def _create(path: Path) -> None:
+    """Make an empty database where there is none: whole at once, though the process be killed."""
+    if path.exists():
+        return
+    for leftover in path.parent.glob(f".{path.name}.*.new*"):
+        leftover.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with duckdb.connect(temporary) as connection:
+            migrate(connection)
+        # The log of a database that is gone belongs to nothing.
+        Path(f"{path}.wal").unlink(missing_ok=True)
+        os.replace(temporary, path)
+    finally:
+        for ending in ("", ".wal"):
+            Path(f"{temporary}{ending}").unlink(missing_ok=True)
+
+
+def is_broken(error: duckdb.Error) -> bool:
+    """Whether the disk is full or the file damaged, rather than the SQL at fault."""
+    # A damaged block is an Error of no kind, and a full disk at a commit one of the transaction.
+    return isinstance(error, _BROKEN) or "Corrupt database file" in str(error)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        if isinstance(error, duckdb.Error) and not is_broken(error):
+            raise
+        raise UserError(
+            f"cannot write the results database {path} ({str(error).splitlines()[0]}): free space "
+            "if the disk is full, else rebuild it from the run directories; what runs have written "
+            "there is safe"
+        ) from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_broken(error):
+            raise
+        raise UserError(
+            f"the results database {path} cannot be read ({str(error).splitlines()[0]}): rebuild "
+            "it from the run directories"
+        ) from error
 
 
 @contextmanager
@@ -74,14 +133,26 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
         )
     connection = _open(path, wait_s, read_only=True)
     try:
-        if version_of(connection) < newest_version():
-            connection.close()
-            with writing(path, wait_s), write_connection(path, wait_s):
-                pass
-            connection = _open(path, wait_s, read_only=True)
-        yield connection
+        with _readable(path), _interruptible():
+            if version_of(connection) < newest_version():
+                connection.close()
+                with writing(path, wait_s), write_connection(path, wait_s):
+                    pass
+                connection = _open(path, wait_s, read_only=True)
+            yield connection
     finally:
         connection.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """DuckDB makes a RuntimeError of its own of a signal that arrives during a query."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error
 
 
 def _open(path: Path, wait_s: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from harness.errors import UserError
-from harness.store.connection import read_connection, write_connection, writing
+from harness.store.connection import is_broken, read_connection, write_connection, writing
 from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
 from harness.store.ingest import KnownHashes, Snapshot, snapshot
 from harness.store.rundir import RunDirectory, run_folders
 from harness.store.schema import META, REPORTED, TABLES, arrow_schema
-from harness.store.verdicts import read_verdicts
 
 DATABASE_NAME = "harness.duckdb"
 # Folder of files of numbers that others published, inside the results folder.
@@ -48,12 +47,13 @@ class Database:
     Args:
         results: the results folder.
         wait_s: how long a call waits for other processes before it gives up.
+        name: the file's name, for a database that was sent from elsewhere.
     """
 
-    def __init__(self, results: Path, wait_s: float = WAIT_S) -> None:
+    def __init__(self, results: Path, wait_s: float = WAIT_S, name: str = DATABASE_NAME) -> None:
         """Nothing is opened or written."""
         self.results = results
-        self.path = results / DATABASE_NAME
+        self.path = results / name
         self._wait_s = wait_s
 
     def query(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
@@ -66,6 +66,8 @@ class Database:
             try:
                 return connection.execute(sql, params or None).df()
             except duckdb.Error as error:
+                if is_broken(error):
+                    raise
                 raise UserError(f"the database refuses the query: {error}") from error
 
     def fetch(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -122,6 +124,19 @@ class Database:
         self.load_reported(kept)
         return kept
 
+    def tables(self, names: Sequence[str]) -> dict[str, pa.Table]:
+        """Whole tables as one moment has them, rows in order.
+
+        Raises:
+            UserError: there is no database, it is held for too long, or it is damaged.
+        """
+        with read_connection(self.path, self._wait_s) as connection:
+            connection.begin()
+            return {
+                name: connection.sql(f"SELECT * FROM {name} ORDER BY ALL").to_arrow_table()
+                for name in names
+            }
+
     def rebuild(self, reported: Path | None = None) -> Rebuilt:
         """Make the database anew from the run directories; the old one serves until it is done.
 
@@ -162,13 +177,24 @@ class Database:
         temporary = self.results / f".{DATABASE_NAME}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
             yield temporary
-            # A write-ahead log that a killed writer left belongs to the old database.
-            Path(f"{self.path}.wal").unlink(missing_ok=True)
+            self._drop_log()
             os.replace(temporary, self.path)
             sync_folder(self.results)
         finally:
             for ending in ("", ".wal", ".gate"):
                 Path(f"{temporary}{ending}").unlink(missing_ok=True)
+
+    def _drop_log(self) -> None:
+        """Remove the write-ahead log that a killed writer left beside the old database.
+
+        If the old database still opens, what the log holds goes into it first: a process killed
+        between this and the replacement then loses nothing.
+        """
+        log = Path(f"{self.path}.wal")
+        if log.exists():
+            with suppress(UserError), write_connection(self.path, self._wait_s):
+                pass
+            log.unlink(missing_ok=True)
 
 
 def _known_hashes(connection: duckdb.DuckDBPyConnection, run_id: str) -> KnownHashes:
@@ -188,8 +214,8 @@ def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
         if evaluation_id in rows.verdict_files and rows.verdict_files[evaluation_id][1] == sha256
     }
     verdicts = {
-        evaluation_id: read_verdicts(path)
-        for evaluation_id, (path, _) in rows.verdict_files.items()
+        evaluation_id: rows.verdicts(evaluation_id)
+        for evaluation_id in rows.verdict_files
         if evaluation_id not in unchanged
     }
     with _transaction(connection):

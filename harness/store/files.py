@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -44,7 +45,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def write_bytes_atomic(data: bytes, path: Path) -> None:
+def write_bytes_atomic(data: bytes | memoryview, path: Path) -> None:
     """Write ``data`` to ``path``, whole or not at all."""
     with replacing(path) as handle:
         handle.write(data)
@@ -60,8 +61,10 @@ def write_torch_atomic(obj: Any, path: Path) -> None:
     # Imported here so that readers of results start without torch.
     import torch
 
-    with replacing(path) as handle:
-        torch.save(obj, handle)
+    # Through memory: of a full disk torch itself says no more than that a position is unexpected.
+    content = io.BytesIO()
+    torch.save(obj, content)
+    write_bytes_atomic(content.getbuffer(), path)
 
 
 def read_json(path: Path) -> Any:

@@ -27,6 +27,7 @@ from harness.store.schema import (
     Table,
     arrow_schema,
 )
+from harness.store.verdicts import read_verdicts, verdicts_digest
 
 ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
@@ -42,11 +43,29 @@ class Snapshot:
         run_id: the run.
         rows: table name to its rows; ``verdicts`` is not among them.
         verdict_files: of each finished evaluation its verdict file and that file's SHA-256.
+        digests: of each evaluation that tells it the digest that its verdicts must have.
     """
 
     run_id: str
     rows: dict[str, pa.Table]
     verdict_files: dict[str, tuple[Path, str]]
+    digests: dict[str, str]
+
+    def verdicts(self, evaluation_id: str) -> pa.Table:
+        """The verdicts of a finished evaluation, verified where its record tells their digest.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path, _ = self.verdict_files[evaluation_id]
+        verdicts = read_verdicts(path)
+        told = self.digests.get(evaluation_id)
+        if told is not None and verdicts_digest(verdicts) != told:
+            raise UserError(
+                f"the verdicts {path} are not those that were written (digest {told[:12]}): delete "
+                "the file and repeat the evaluation, which goes on from its chunks"
+            )
+        return verdicts
 
 
 def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
@@ -88,7 +107,12 @@ def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
         "epochs": _typed(EPOCHS, _epoch_rows(run), run.epochs_path),
         "artifacts": _typed(ARTIFACTS, artifacts, run.path),
     }
-    return Snapshot(run.run_id, rows, verdict_files)
+    digests = {
+        evaluation.evaluation_id: facts["verdicts_digest"]
+        for evaluation, facts in evaluations.items()
+        if "verdicts_digest" in facts
+    }
+    return Snapshot(run.run_id, rows, verdict_files, digests)
 
 
 def _run_row(record: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +124,7 @@ def _run_row(record: dict[str, Any]) -> dict[str, Any]:
         "git_commit": _dig(record, "provenance", "git", "commit"),
         "git_dirty": _dig(record, "provenance", "git", "dirty"),
         "device": _dig(record, "provenance", "device"),
+        "record": json.dumps(record),
     }
 
 
@@ -130,6 +155,7 @@ def _evaluation_row(
             "attacks": ",".join(protocol.get("attacks") or ()),
             "image_limit": protocol.get("limit"),
             "verdicts_sha256": verdicts_sha256,
+            "record": json.dumps(facts),
         }
     )
 

@@ -71,6 +71,12 @@ class _Record:
         record = self.record if self.exists else new
         write_json_atomic(record | fields, self.record_path)
 
+    def end(self, status: str, **fields: Any) -> None:
+        """Set how the work ended, and when: never before it began, though the clock be put back."""
+        now = utc_now()
+        started = (self.record.get("started_at") if self.exists else None) or now
+        self.update(status=status, finished_at=max(now, started), **fields)
+
 
 class EvaluationDirectory(_Record):
     """One evaluation of a run: its record, its finished chunks and all verdicts."""
@@ -171,8 +177,7 @@ class RunDirectory(_Record):
 
     def log(self, text: str) -> None:
         """Add a line or lines to the run's log, under the current time (UTC)."""
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        append_text(f"{stamp} {text.rstrip()}\n", self.log_path)
+        append_text(f"{utc_now()} {text.rstrip()}\n", self.log_path)
 
     def evaluation(self, evaluation_id: str) -> EvaluationDirectory:
         """The evaluation of that name, which need not exist yet."""
@@ -182,6 +187,11 @@ class RunDirectory(_Record):
         """The evaluations that have a record, by name."""
         records = sorted(self.evaluations_path.glob("*/evaluation.json"))
         return [EvaluationDirectory(self, record.parent.name) for record in records]
+
+
+def utc_now() -> str:
+    """The current time, UTC, ISO 8601: such times are in order when their texts are."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run_folders(results: Path) -> list[RunDirectory]:

@@ -88,6 +88,7 @@ RUNS = Table(
         Column("train_sha256", "VARCHAR", "hash of the training images and labels"),
         Column("test_sha256", "VARCHAR", "hash of the test images and labels"),
         Column("model_sha256", "VARCHAR", "hash of the model's weights"),
+        Column("record", "VARCHAR", "the run's whole run.json", since=2),
     ),
 )
 
@@ -126,6 +127,7 @@ EVALUATIONS = Table(
         Column("wall_s", "DOUBLE", "wall-clock seconds"),
         Column("error", "VARCHAR", "why an evaluation with status error ended"),
         Column("verdicts_sha256", "VARCHAR", "hash of the verdict file whose rows are in verdicts"),
+        Column("record", "VARCHAR", "the evaluation's whole evaluation.json", since=2),
     ),
 )
 

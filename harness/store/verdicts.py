@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +23,14 @@ def write_verdicts(verdicts: pa.Table, path: Path) -> None:
         pq.write_table(verdicts.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA), handle)
 
 
+def verdicts_digest(verdicts: pa.Table) -> str:
+    """The SHA-256 of verdicts' values: the same whoever wrote them to whatever file."""
+    digest = hashlib.sha256()
+    for name in VERDICT_SCHEMA.names:
+        digest.update(json.dumps([name, verdicts[name].to_pylist()]).encode())
+    return digest.hexdigest()
+
+
 def read_verdicts(path: Path) -> pa.Table:
     """The verdicts in a Parquet file, with ``VERDICT_SCHEMA``.
 
@@ -28,7 +38,10 @@ def read_verdicts(path: Path) -> pa.Table:
         UserError: the file is missing or damaged, or is not a verdict file.
     """
     try:
-        return pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
+        verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
+        # Text that is no text is found only by looking at it.
+        verdicts.validate(full=True)
+        return verdicts
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(
             f"the verdicts {path} cannot be read ({error}): delete the file and repeat the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from harness.building import training_dtype
 from harness.config import RunConfig
 from harness.data.base import ImageSource
 from harness.data.loader import Loader
@@ -35,6 +37,8 @@ from harness.training.weight_perturbation import perturbation, perturbed
 # On an accelerator reading the loss back stalls the device, so it is read only this often; the
 # first bad step is remembered on the device and named exactly.
 FINITE_CHECK_EVERY = 50
+# Losses of single steps that an epoch's record keeps.
+OPENING_STEPS = 20
 
 
 class TrainingReporter(Protocol):
@@ -81,9 +85,10 @@ class Trainer:
         """
         self.config, self.training = config, config.training
         self.device, self.run, self.reporter = device, run, reporter
-        self.task, self.loader, self.watched = task.to(device), loader, watched
+        self.dtype = training_dtype(config)
+        self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
         self.tracked, self.teach = tracked, teach
-        self.model = model.to(device)
+        self.model = model.to(device, self.dtype)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas)
@@ -121,6 +126,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         sums: dict[str, Tensor] = {}
+        opening: list[Tensor] = []
         watch = FiniteWatch(self.device, epoch)
         steps, images = self.loader.steps_per_epoch, 0
         started = time.perf_counter()
@@ -129,6 +135,8 @@ class Trainer:
                 output = self.step(batch, schedule, generator)
             watch.see(step, output.loss)
             images += len(batch.y)
+            if step <= OPENING_STEPS:
+                opening.append(output.loss.detach())
             for name, value in {"loss": output.loss.detach(), **output.parts}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.y)
             self.reporter.step(epoch, step, steps)
@@ -142,6 +150,7 @@ class Trainer:
             "eps": schedule.eps if schedule else None,
             "loss": means.pop("loss"),
             "parts": means,
+            "opening_losses": torch.stack(opening).tolist(),
             "sec_per_iter": self.timer.median(),
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": self._peak_memory_mb(),
@@ -154,7 +163,8 @@ class Trainer:
         if self.training.channels_last:
             batch.x = batch.x.contiguous(memory_format=torch.channels_last)
         if self.teach is not None:
-            batch.teacher_logits = self.teach(batch)
+            batch.teacher_logits = self.teach(batch).to(self.dtype)
+        batch.x = batch.x.to(self.dtype)
         if schedule is not None:
             self._attack(batch, schedule, generator)
         self.model.train()
@@ -256,7 +266,10 @@ class Trainer:
         """Clean accuracy on the tracked images, whole and unselected."""
         if self.tracked is None:
             return {}
-        right, count = clean_accuracy(self.average.model, self.tracked, self.device)
+        model = self.average.model
+        if self.dtype != torch.float32:
+            model = copy.deepcopy(model).float()  # as it will be saved and evaluated
+        right, count = clean_accuracy(model, self.tracked, self.device)
         return {"clean_test": right / count}
 
     def _select(self) -> Selected:

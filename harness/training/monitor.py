@@ -36,10 +36,11 @@ def monitor_accuracy(
     config = InnerAttackConfig(start="uniform")
     generator = seeded_generator(device, "monitor")
     right = torch.zeros(2, device=device)
+    dtype = next(model.parameters()).dtype
     count = len(images) if limit is None else min(limit, len(images))
     with attack_mode(model, "eval"), frozen_parameters(model), torch.no_grad():
         for rows in torch.arange(count).split(batch_size):
-            x, y = images.images_float(rows).to(device), images.labels[rows].to(device)
+            x, y = images.images_float(rows).to(device, dtype), images.labels[rows].to(device)
             right[0] += (model(x).argmax(1) == y).sum()
             if pgd_steps:
 

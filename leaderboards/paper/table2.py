@@ -57,7 +57,7 @@ TABLE = TableSpec(
                 "8/255, 62.99 / 31.20, is left out of the table.",
             ),
         ),
-        row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table2/las-at", "las-at"),
+        row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table2/las-at", "las-awp"),
         row("ACAT", "[40]", "WRN-34-10", "Basic", "table2/acat", "acat"),
         row(
             "IKL-AT",

@@ -66,7 +66,7 @@ TABLE = TableSpec(
             "WRN-34-10",
             "Basic",
             "table4/las-at",
-            "las-at",
+            "las-awp",
             notes=("RobustBench also lists 84.98 / 56.26 for this method and network.",),
         ),
         row(

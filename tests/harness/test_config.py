@@ -78,6 +78,12 @@ def test_a_radius_outside_0_1_is_refused(eps: Any) -> None:
         EvalConfig(eps=eps)
 
 
+def test_only_a_linf_radius_ends_at_1() -> None:
+    assert EvalConfig(norm="L2", eps=3).eps == 3
+    with pytest.raises(ValidationError, match="a Linf radius is at most 1"):
+        EvalConfig(norm="Linf", eps=3)
+
+
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         RunConfig.model_validate({"method": "some", "epoch": 3})

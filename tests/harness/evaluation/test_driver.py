@@ -1,5 +1,6 @@
 """What an evaluation promises whatever the model, the batches and the restarts."""
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -19,6 +20,7 @@ from harness.store.rundir import RunDirectory
 CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]
 PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=40)
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 def run_pair(
@@ -29,12 +31,21 @@ def run_pair(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    network: nn.Module, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory
-) -> pd.DataFrame:
+def finished(
+    network: nn.Module,
+    digits: ImageSet,
+    tmp_path_factory: pytest.TempPathFactory,
+    short_attacks: None,
+) -> tuple[RunDirectory, EvaluationResult]:
+    """An undisturbed evaluation, which no test changes."""
     run = RunDirectory.create(tmp_path_factory.mktemp("results"), "undisturbed")
     run.update(kind="loaded", dataset="digits")
-    return run_pair(network, digits, run).verdicts
+    return run, run_pair(network, digits, run)
+
+
+@pytest.fixture
+def undisturbed(finished: tuple[RunDirectory, EvaluationResult]) -> pd.DataFrame:
+    return finished[1].verdicts
 
 
 @pytest.mark.parametrize("device_batch", [1, 7, 16, 64])
@@ -50,10 +61,16 @@ def test_verdicts_do_not_depend_on_the_device_batch(
 
 
 def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, undisturbed: pd.DataFrame
+    network: nn.Module,
+    digits: ImageSet,
+    new_run: NewRun,
+    finished: tuple[RunDirectory, EvaluationResult],
+    undisturbed: pd.DataFrame,
 ) -> None:
     run = new_run("resumed")
-    run_pair(network, digits, run)
+    shutil.copytree(finished[0].evaluations_path, run.evaluations_path)
+    for evaluation in run.evaluations_path.glob("*/evaluation.json"):
+        evaluation.write_text(evaluation.read_text().replace("undisturbed", "resumed"))
     (evaluation,) = run.evaluations()
     kept, torn, gone = (evaluation.chunk_path(number) for number in range(3))
     before = kept.stat().st_mtime_ns
@@ -65,10 +82,9 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
 
 
 def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
+    finished: tuple[RunDirectory, EvaluationResult],
 ) -> None:
-    run = new_run("counted")
-    result = run_pair(network, digits, run)
+    run, result = finished
     broken = result.verdicts["broken_by"]
     correct = int((broken != "clean").sum())
     robust = int(broken.isna().sum())

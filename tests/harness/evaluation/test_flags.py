@@ -1,5 +1,6 @@
 """Each flag is raised by a model built to raise it; a plain trained network raises none."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -10,9 +11,8 @@ from torch import Tensor, nn
 from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
-from harness.evaluation import driver, flags, protocol
+from harness.evaluation import flags
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.evaluation.protocol import AttackBudget
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
@@ -20,12 +20,7 @@ CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    threat = protocol.Threat
-    monkeypatch.setattr(
-        driver, "Threat", lambda *args: threat(*args, budget=AttackBudget(20, 200, 9))
-    )
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 class Behind(nn.Module):
@@ -190,12 +185,40 @@ def test_rules_at_their_edges() -> None:
         return {flag.name for flag in flags.counted(told, n, 0)}
 
     white = stage(900, 100)
-    assert names(1000, apgd_ce=white, square=stage(800, 2)) == set()
-    assert names(1000, apgd_ce=white, square=stage(800, 3)) == {"square-after-white-box"}
     assert names(1000, square=stage(800, 300)) == set()
     assert names(1000, apgd_ce=white, apgd_t=stage(360, 100)) == set()
     assert names(1000, apgd_ce=white, apgd_t=stage(800, 200)) == set()
-    assert names(1000, apgd_ce=white, apgd_t=stage(400, 101)) == {"targeted-gap"}
+    assert names(1000, apgd_ce=white, apgd_t=stage(400, 101)) == set()
+    assert names(1000, apgd_ce=white, apgd_t=stage(400, 120)) == {"targeted-gap"}
+    assert names(40, apgd_ce=white, apgd_t=stage(20, 6)) == set()
+    assert names(40, apgd_ce=white, apgd_t=stage(20, 10)) == {"targeted-gap"}
+
+
+@pytest.mark.parametrize(
+    ("n", "allowed", "too_many"), [(40, 0, 2), (360, 1, 3), (1000, 5, 6), (10_000, 28, 29)]
+)
+def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_many: int) -> None:
+    def names(broken: int) -> list[str]:
+        stages = {
+            name: {"attacked": n, "broken": count, "left_ball": 0, "not_finite": 0}
+            for name, count in (("apgd-ce", 0), ("square", broken))
+        }
+        return [flag.name for flag in flags.counted(stages, n, 0)]
+
+    def at_least(count: int) -> float:
+        """Chance of so many or more where the true share is 0.2%, term by term."""
+        return 1 - sum(math.comb(n, k) * 0.002**k * 0.998 ** (n - k) for k in range(count))
+
+    assert names(allowed) == []
+    assert names(too_many) == names(too_many + 5) == ["square-after-white-box"]
+    assert at_least(too_many) < 0.05 <= at_least(allowed)
+
+
+def test_more_than_a_few_of_ten_thousand_are_flagged() -> None:
+    stage = {"attacked": 5000, "broken": 30, "left_ball": 0, "not_finite": 0}
+    flag = flags.square_after_white_box({"apgd-ce": stage, "square": stage}, 10_000)
+    assert flag is not None
+    assert "30 of 10000" in flag.detail
 
 
 def test_batchnorm_in_training_mode_is_named() -> None:

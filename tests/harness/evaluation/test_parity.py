@@ -60,65 +60,75 @@ def reference_stages(
     return broken_by
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
+def parity_config(norm: str, eps: float, chunk: int, limit: int, **more: object) -> EvalConfig:
+    given = {"norm": norm, "eps": eps, "chunk_size": chunk, "limit": limit, **more}
+    return EvalConfig.model_validate(given)
+
+
+def reference_chunks(model: nn.Module, images: ImageSet, config: EvalConfig) -> list[str | None]:
+    """The reference's verdicts, chunk by chunk with each chunk's seed."""
+    found: list[str | None] = []
+    rows = torch.arange(config.limit or len(images))
+    for number, part in enumerate(rows.split(config.chunk_size)):
+        seed = chunk_seed(config.seed, number)
+        x, y = images.images_float(part), images.labels[part]
+        found += reference_stages(model, x, y, config, seed, QUICK)
+    return found
+
+
+@pytest.fixture(scope="module", params=[("Linf", 0.13), ("L2", 0.9)], ids=["Linf", "L2"])
+def ten(
+    request: pytest.FixtureRequest, network: nn.Module, digits: ImageSet
+) -> tuple[EvalConfig, list[str | None]]:
+    """A protocol, and the reference's verdicts on two chunks of digits."""
+    config = parity_config(*request.param, 50, 100)
+    return config, reference_chunks(network, digits, config)
+
+
+@pytest.fixture(scope="module", params=[("Linf", 0.13), ("L2", 0.9)], ids=["Linf", "L2"])
+def hundred(
+    request: pytest.FixtureRequest, pair_network: nn.Module, digit_pairs: ImageSet
+) -> tuple[EvalConfig, list[str | None]]:
+    """A protocol, and the reference's verdicts on pairs of digits."""
+    config = parity_config(*request.param, 40, 40)
+    return config, reference_chunks(pair_network, digit_pairs, config)
+
+
+def ours(
+    model: nn.Module, images: ImageSet, config: EvalConfig, run: RunDirectory, accelerate: bool
+) -> list[str | None]:
+    config = config.model_copy(update={"accelerate": accelerate})
+    with pytest.MonkeyPatch.context() as patch, budget(patch, QUICK):
+        result = evaluate(model, images, config, run, device=CPU)
+    return [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
+
+
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_each_stage_breaks_the_same_images(
-    norm: str,
-    eps: float,
     accelerate: bool,
+    ten: tuple[EvalConfig, list[str | None]],
     network: nn.Module,
     digits: ImageSet,
     new_run: Callable[[str], RunDirectory],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = EvalConfig.model_validate(
-        {"norm": norm, "eps": eps, "chunk_size": 50, "limit": 100, "accelerate": accelerate}
-    )
-    with budget(monkeypatch, QUICK):
-        result = evaluate(network, digits, config, new_run("ours"), device=CPU)
-    expected: list[str | None] = []
-    for chunk in range(2):
-        rows = torch.arange(50 * chunk, 50 * chunk + 50)
-        expected += reference_stages(
-            network,
-            digits.images_float(rows),
-            digits.labels[rows],
-            config,
-            chunk_seed(config.seed, chunk),
-            QUICK,
-        )
-    found = [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
+    config, expected = ten
     assert {"clean", "apgd-ce", None} <= set(expected)
     assert "apgd-t" in expected or "fab-t" in expected
-    assert found == expected
+    assert ours(network, digits, config, new_run("ours"), accelerate) == expected
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
-    norm: str,
-    eps: float,
     accelerate: bool,
+    hundred: tuple[EvalConfig, list[str | None]],
     pair_network: nn.Module,
     digit_pairs: ImageSet,
     new_run: Callable[[str], RunDirectory],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    count = 40
-    config = EvalConfig.model_validate(
-        {"norm": norm, "eps": eps, "chunk_size": count, "limit": count, "accelerate": accelerate}
-    )
-    with budget(monkeypatch, QUICK):
-        result = evaluate(pair_network, digit_pairs, config, new_run("ours"), device=CPU)
-    rows = torch.arange(count)
-    expected = reference_stages(
-        pair_network, digit_pairs.images_float(rows), digit_pairs.labels[rows], config,
-        chunk_seed(config.seed, 0), QUICK,
-    )  # fmt: skip
-    found = [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
+    config, expected = hundred
     assert {"apgd-ce", None} <= set(expected)
     assert "apgd-t" in expected or "fab-t" in expected
-    assert found == expected
+    assert ours(pair_network, digit_pairs, config, new_run("ours"), accelerate) == expected
 
 
 @pytest.mark.slow

@@ -82,12 +82,15 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(UserError, match=r"worker \d was killed by signal 9 .*repeat the command"):
-        attack(network, digits, run, workers=2, chunk_size=10)
+        attack(network, digits, run, workers=2, chunk_size=10, limit=60)
     killer.join()
     assert not active_children()
     assert run.evaluations()[0].record["status"] == "error"
-    found = attack(network, digits, run, chunk_size=10).verdicts
-    assert found["index"].tolist() == list(range(120))
+    kept = run.evaluations()[0].finished_chunks()
+    assert 0 < len(kept) < 6
+    found = attack(network, digits, run, chunk_size=10, limit=60).verdicts
+    whole = attack(network, digits, new_run("whole"), chunk_size=10, limit=60).verdicts
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
 
 
 def test_a_model_that_cannot_be_sent_is_the_users_mistake(
@@ -117,14 +120,16 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("most", [32, 5])
 def test_too_little_memory_halves_the_batch_and_changes_no_verdict(
-    most: int, network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
+    most: int, network: nn.Module, digits: ImageSet, new_run: NewRun
 ) -> None:
-    run = new_run("small")
     small = Small(network, most)
-    found = attack(small, digits, run, accelerate=False, limit=40).verdicts
+    found = attack(small, digits, new_run("small"), accelerate=False, limit=40).verdicts
+    ample = Small(network, 40)
+    expected = attack(ample, digits, new_run("ample"), accelerate=False, limit=40).verdicts
     assert small.refused
-    for column in ("index", "broken_by", "adv_pred"):
-        assert found[column].tolist() == pytest.approx(alone[column][:40].tolist(), nan_ok=True)
+    assert not ample.refused
+    # Pieces below the grain go through other matrix kernels: last bits may differ there.
+    pd.testing.assert_frame_equal(found, expected, check_exact=most >= GRAIN, rtol=1e-4, atol=1e-4)
 
 
 def test_one_image_too_many_is_an_error(

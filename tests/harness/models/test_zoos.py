@@ -1,5 +1,8 @@
 """Networks of RobustBench, timm and torchvision, without the network."""
 
+import socket
+from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -46,6 +49,12 @@ def test_robustbench_entry_from_a_local_file(rice):
     assert facts["sha256"] == file_sha256(path)
     assert facts["model_name"] == "Rice2020Overfitting"
     assert facts["arch"] == "Rice2020OverfittingNetL2"
+    elsewhere, told = load_external(
+        "robustbench:L2/Rice2020Overfitting", dataset_info=CIFAR, threat="Linf", weights=path
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(elsewhere(X), expected, rtol=0, atol=0)
+    assert told["model_name"] == "Rice2020Overfitting"
 
 
 def test_robustbench_download_is_kept_and_only_if_it_can_be_read(rice, tmp_path, monkeypatch):
@@ -68,19 +77,57 @@ def test_robustbench_download_is_kept_and_only_if_it_can_be_read(rice, tmp_path,
     assert [file.name for file in tmp_path.rglob("*.*")] == ["Rice2020Overfitting.pt"]
 
 
-def test_every_robustbench_name_resolves():
-    import_robustbench()
-    from robustbench.model_zoo import model_dicts
+def built_without_network(row):
+    """The network of a listed entry, without memory for weights where that can be."""
+    timm = import_timm()
+    name = row["model"].rpartition("/")[2]
+    entry = zoos.robustbench_entry(name, row["dataset"], row["threat"])
+    registered = f"{name}_{row['dataset']}_{row['threat']}".lower().replace("-", "_")
+    # As RobustBench chooses.
+    make = partial(timm.create_model, registered) if timm.is_model(registered) else entry["model"]
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError as error:
+        if "meta tensors" not in str(error):
+            raise
+        return make()  # its constructor computes with values
 
-    found = {"cifar10": 0, "cifar100": 0, "imagenet": 0}
-    for dataset, threats in model_dicts.items():
-        for threat, entries in threats.items():
-            for name in entries:
-                entry = zoos.robustbench_entry(name, dataset.value, threat.value)
-                assert callable(entry["model"])
-                assert "gdrive_id" in entry
-                found[dataset.value] += 1
-    assert min(found.values()) > 30, found
+
+# Their constructors fetch weights by themselves: RobustBench offers no other way to build them.
+FETCHING = {
+    "robustbench:Linf/Standard_R50",
+    "robustbench:corruptions/Standard_R50",
+    "robustbench:corruptions/AlexNet",
+}
+
+
+def test_every_robustbench_entry_is_listed_with_what_it_needs():
+    rows = zoos.robustbench_models()
+    counted = Counter(row["dataset"] for row in rows)
+    assert counted == {"cifar10": 114, "cifar100": 50, "imagenet": 42}
+    assert len({(row["model"], row["dataset"]) for row in rows}) == len(rows)
+    kinds = Counter(row["weights"].split()[0] for row in rows)
+    assert kinds == {"--weights": 181, "3": 4, "2": 3, "6": 4, "published": 14}
+    for row in rows:
+        name = row["model"].rpartition("/")[2]
+        assert callable(zoos.robustbench_entry(name, row["dataset"], row["threat"])["model"])
+
+
+@pytest.mark.slow
+def test_every_robustbench_entry_is_built_without_network(monkeypatch):
+    def offline(*_, **__):
+        raise URLError("offline")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setattr(socket.socket, "connect", offline)
+    unbuilt = set()
+    for row in zoos.robustbench_models():
+        try:
+            assert isinstance(built_without_network(row), torch.nn.Module), row
+        except URLError:
+            unbuilt.add(row["model"])
+    assert unbuilt == FETCHING
 
 
 @pytest.mark.parametrize(
@@ -90,6 +137,8 @@ def test_every_robustbench_name_resolves():
         ("Rice2020Overfitting", "digits", "Linf", "no models for digits Linf: it has cifar10 Linf"),
         ("Rice2020Overfitting", "cifar100", "L2", "no models for cifar100 L2"),
         ("Rice2020Overfitting", "cifar10", "L9", "no models for cifar10 L9"),
+        ("L9/Rice2020Overfitting", "cifar10", "L2", "no models for cifar10 L9"),
+        ("Hendrycks2020AugMix_ResNeXt", "cifar10", "L2", "write robustbench:corruptions/Hendrycks"),
     ],
 )
 def test_robustbench_names_that_are_not(name, dataset, threat, message):

@@ -31,52 +31,6 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-WRITER = """
-    import sys
-    from pathlib import Path
-    from harness.store.database import Database
-    from harness.store.rundir import RunDirectory
-    results, name = Path(sys.argv[1]), sys.argv[2]
-    for number in range(10):
-        run = RunDirectory.create(results, f"{name}-{number}")
-        run.update(seed=number)
-        for epoch in (1, 2, 3):
-            run.append_epoch({"epoch": epoch, "loss": 1.0})
-        Database(results).record(run)
-"""
-
-READER = """
-    import sys, time
-    from pathlib import Path
-    from harness.store.database import Database
-    database, last, queries = Database(Path(sys.argv[1])), 0, 0
-    while last < 41:
-        row = database.query(
-            "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM epochs) AS epochs"
-        ).iloc[0]
-        assert row.runs >= last, "a run was lost"
-        assert row.epochs == 3 * (row.runs - 1), "a transaction was seen half done"
-        last, queries = row.runs, queries + 1
-        time.sleep(0.02)
-    print(queries)
-"""
-
-
-def test_four_writers_and_four_readers_lose_nothing(tmp_path: Path) -> None:
-    first = RunDirectory.create(tmp_path, "first")
-    first.update()
-    database = Database(tmp_path)
-    database.record(first)
-    readers = [start(READER, tmp_path) for _ in range(4)]
-    writers = [start(WRITER, tmp_path, f"writer{number}") for number in range(4)]
-    for process in writers + readers:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert process in writers or int(output) > 1
-    counts = database.query("SELECT count(*) AS n FROM epochs GROUP BY run_id")
-    assert counts["n"].tolist() == [3] * 40
-
-
 def test_a_reader_waits_for_a_writer_of_another_program(tmp_path: Path, make_run: MakeRun) -> None:
     database = Database(tmp_path, wait_s=10)
     database.record(make_run())
@@ -180,3 +134,20 @@ def test_a_killed_writer_leaves_the_last_transaction(tmp_path: Path, make_run: M
     assert database.query("SELECT seed FROM runs")["seed"].isna().tolist() == [True]
     with writing(database.path, 1), write_connection(database.path, 1) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def test_a_signal_in_a_long_query_interrupts_it(tmp_path: Path, make_run: MakeRun) -> None:
+    database = Database(tmp_path)
+    database.record(make_run())
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(KeyboardInterrupt):
+            database.query("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1

@@ -10,7 +10,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.store import database as database_module
+from harness.store import ingest as ingest_module
 from harness.store.database import Database
 from harness.store.ingest import seed_group
 from harness.store.rundir import EvaluationDirectory, RunDirectory
@@ -128,13 +128,13 @@ def test_verdicts_are_read_again_only_if_their_file_changed(
 ) -> None:
     run = make_run()
     read: list[str] = []
-    real = database_module.read_verdicts
+    real = ingest_module.read_verdicts
 
     def counting(path: Path) -> object:
         read.append(path.parent.name)
         return real(path)
 
-    monkeypatch.setattr(database_module, "read_verdicts", counting)
+    monkeypatch.setattr(ingest_module, "read_verdicts", counting)
     database.record(run)
     database.record(run)
     assert read == ["e1"]
@@ -264,7 +264,7 @@ def test_a_newer_schema_is_refused_and_left_alone(database: Database, make_run: 
     run = make_run()
     database.record(run)
     with duckdb.connect(str(database.path)) as connection:
-        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
+        connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
     before = database.path.read_bytes()
     for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):
         with pytest.raises(UserError, match="update divergence-bench"):

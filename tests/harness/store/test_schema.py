@@ -77,7 +77,7 @@ def test_a_newer_database_is_refused() -> None:
     with duckdb.connect(":memory:") as connection:
         assert version_of(connection) == 0
         migrate(connection)
-        connection.execute("UPDATE meta SET value = '3' WHERE name = 'schema_version'")
+        connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
         for call in (version_of, migrate):
-            with pytest.raises(UserError, match="schema 3, but this release knows schemas up to 2"):
+            with pytest.raises(UserError, match=r"schema 99, but .* schemas up to 2"):
                 call(connection)

@@ -1,0 +1,118 @@
+"""A process with everything imported, of which each command line under test is a forked copy.
+
+A fresh interpreter takes seconds to import torch; a copy of one that has takes milliseconds, so
+that hundreds of kills are affordable. The copy runs the real ``harness.cli.main``. Orders come as
+JSON lines on standard input, answers leave as JSON lines on standard output.
+"""
+
+import glob
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from functools import partial
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet
+import rich.progress
+import torch
+import torch._dynamo
+import torch.optim
+
+import harness.cli
+import leaderboards.summary
+import methods.adversarial.ikl
+from harness.data import load_dataset
+from harness.evaluation import driver
+from harness.evaluation.protocol import AttackBudget, Threat
+
+LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim)
+LOADED += (leaderboards.summary, methods.adversarial.ikl)
+
+
+def small_attacks() -> None:
+    """All of AutoAttack's stages with few steps, for tests of the driver around them."""
+    driver.Threat = partial(Threat, budget=AttackBudget(iterations=5, queries=20, targets=3))
+
+
+def live(order: dict[str, Any]) -> int:
+    """What a copy does: the command line of the order; its exit status."""
+    output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["harness", *order["arguments"]]
+    try:
+        if order.get("prepare"):
+            exec(order["prepare"], {})
+        harness.cli.main()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def begin(order: dict[str, Any]) -> int:
+    """A copy at work on the order; its process id."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        os._exit(live(order))
+    return child
+
+
+def follow(child: int, order: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a copy's end, brought about ``delay`` seconds after the file ``until`` is there."""
+    began = time.perf_counter()
+    if "delay" in order or "until" in order:
+        while "until" in order and not glob.glob(order["until"]) and not _ended(child):
+            time.sleep(0.002)
+        strike = time.perf_counter() + order.get("delay", 0)
+        while time.perf_counter() < strike and not _ended(child):
+            time.sleep(0.002)
+        if not _ended(child):
+            send = os.killpg if order.get("group") else os.kill
+            send(child, order.get("signal", signal.SIGKILL))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    left = _group_lives(child)
+    return {"code": code, "seconds": time.perf_counter() - began, "left": left}
+
+
+def _group_lives(group: int) -> bool:
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    load_dataset("digits")
+    small_attacks()
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        orders = json.loads(line)
+        children = [begin(order) for order in orders]
+        answers = [follow(child, order) for child, order in zip(children, orders, strict=True)]
+        print(json.dumps(answers), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM: what is done is kept, the status is ``cancelled``, the exit status tells."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from harness.store.database import Database
+from harness.store.rundir import list_runs
+from tests.faults.conftest import RUN, Nursery, Undisturbed, assert_same_result
+
+MOMENTS = {
+    "training": "runs/*/checkpoints/last.pt",
+    "evaluation": "runs/*/evaluations/*/chunks/00000.parquet",
+}
+
+
+@pytest.mark.parametrize("phase", MOMENTS)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_and_the_same_command_goes_on(
+    number: int, code: int, phase: str, nursery: Nursery, whole: Undisturbed, tmp_path: Path
+) -> None:
+    command = [*RUN, "--results", str(tmp_path)]
+    ended = nursery.harness(command, until=str(tmp_path / MOMENTS[phase]), signal=int(number))
+    assert ended["code"] == code, ended["output"]
+    assert ended["output"].endswith("interrupted: the same command goes on from here\n")
+    assert "Traceback" not in ended["output"]
+    (run,) = list_runs(tmp_path)
+    assert run.record["status"] == "cancelled"
+    assert Database(tmp_path).query("SELECT status FROM runs")["status"].tolist() == ["cancelled"]
+    assert run.checkpoint_path.exists()
+    statuses = [evaluation.record["status"] for evaluation in run.evaluations()]
+    assert statuses == ([] if phase == "training" else ["cancelled"])
+    assert nursery.harness(command)["code"] == 0
+    assert_same_result(tmp_path, whole.results)
+
+
+def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(
+    nursery: Nursery, whole: Undisturbed, tmp_path: Path
+) -> None:
+    command = [*RUN, "--results", str(tmp_path), "--workers", "2"]
+    until = str(tmp_path / MOMENTS["evaluation"])
+    ended = nursery.harness(command, until=until, signal=int(signal.SIGTERM), group=True)
+    assert ended["code"] == 143, ended["output"]
+    (run,) = list_runs(tmp_path)
+    assert run.record["status"] == run.evaluations()[0].record["status"] == "cancelled"
+    assert run.evaluations()[0].finished_chunks()
+    assert not ended["left"], "a process of the group still runs"
