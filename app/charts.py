@@ -1,7 +1,8 @@
 """Charts as pure functions of frames: each returns an Altair chart, which is testable JSON.
 
 Colours are those of Okabe and Ito, which the colour-blind tell apart, with a blue that stands out
-on dark ground as on light; whatever a colour says, a shape, a dash or a word says too. Values are percent where an axis says so.
+on dark ground as on light; whatever a colour says, a shape, a dash or a word says too. Values are
+percent where an axis says so.
 """
 
 from __future__ import annotations

@@ -40,7 +40,14 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
             "eps": 8 / 255, "attacks": ",".join(STANDARD_ATTACKS), "n": images,
             "precision": "float32", "attack_version": "standard pyautoattack-0.2.0",
             "index_sha256": "1" * 64, "data_sha256": str(run % 3) * 64, "partial": False,
-            "protocol": "{}", "flags": "[]",
+            "protocol": json.dumps(
+                {
+                    "norm": "Linf", "eps": 8 / 255, "attacks": STANDARD_ATTACKS, "n": images,
+                    "attack_version": "standard pyautoattack-0.2.0", "precision": "float32",
+                    "data_sha256": str(run % 3) * 64, "model_sha256": f"{run:064x}",
+                    "standard": True,
+                }
+            ), "flags": "[]",
             "finished_at": datetime(2026, 1, 2) + timedelta(minutes=run),
         }
         for run, name in enumerate(names)
