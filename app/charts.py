@@ -1,18 +1,23 @@
 """Charts as pure functions of frames: each returns an Altair chart, which is testable JSON.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart; whatever a colour says, a
-shape, a dash or a word says too. Values are percent where an axis says so.
+Colours are those of Okabe and Ito, which the colour-blind tell apart, with a blue that stands out
+on dark ground as on light; whatever a colour says, a shape, a dash or a word says too. Values are
+percent where an axis says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
+# Altair's methods and operators are typed as wider than what they return.
+Picture = Any
+
 BLUE, ORANGE, GREEN, RED, PINK, SKY = (
-    "#0072B2",
+    "#2A87C0",
     "#E69F00",
     "#009E73",
     "#D55E00",
@@ -27,7 +32,7 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 def lines(
     frame: pd.DataFrame, *, y_title: str, series: Sequence[str], height: int = 260
-) -> alt.Chart:
+) -> Picture:
     """Curves over epochs.
 
     Args:
@@ -60,7 +65,7 @@ def lines(
     )
 
 
-def waterfall(stages: pd.DataFrame) -> alt.LayerChart:
+def waterfall(stages: pd.DataFrame) -> Picture:
     """What is left after each stage, with its interval.
 
     Args:
@@ -82,10 +87,10 @@ def waterfall(stages: pd.DataFrame) -> alt.LayerChart:
     words = base.mark_text(dy=-12, fontSize=13, color=GREY, fontWeight="bold").encode(
         y="high:Q", text=alt.Text("left:Q", format=".1f")
     )
-    return (bars + spans + words).properties(height=280)
+    return alt.layer(bars, spans, words).properties(height=280)
 
 
-def per_class(frame: pd.DataFrame) -> alt.Chart:
+def per_class(frame: pd.DataFrame) -> Picture:
     """Clean and robust accuracy by class, the least robust first.
 
     Args:
@@ -108,7 +113,7 @@ def per_class(frame: pd.DataFrame) -> alt.Chart:
 
 def tradeoff(
     points: pd.DataFrame, front: pd.DataFrame, *, x_title: str, y_title: str, lower_is_better: bool
-) -> alt.LayerChart:
+) -> Picture:
     """A scatter of two numbers with intervals and the Pareto front as steps.
 
     Args:
@@ -122,13 +127,14 @@ def tradeoff(
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
     steps = (
-        alt.Chart(front)
+        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front))))
         .mark_line(
             color=GREY,
             strokeDash=[5, 3],
             interpolate="step-after" if lower_is_better else "step-before",
         )
-        .encode(x=x, y=y)
+        # Points of one x keep the order in which the steps meet them.
+        .encode(x=x, y=y, order=alt.Order("step:Q"))
     )
     spans = (
         alt.Chart(points)
@@ -160,10 +166,10 @@ def tradeoff(
         )
         .add_params(brush)
     )
-    return (steps + spans + marks).properties(height=430)
+    return alt.layer(steps, spans, marks).properties(height=430)
 
 
-def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> alt.FacetChart:
+def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Picture:
     """Gradients by class, one small panel a loss, all on one scale.
 
     Args:
@@ -191,7 +197,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> alt.
     )
 
 
-def embedding(frame: pd.DataFrame, *, height: int = 430) -> alt.LayerChart:
+def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
     """A t-SNE map: a ring for a natural image, a cross for an adversarial one, classes numbered.
 
     Args:
@@ -222,7 +228,7 @@ def embedding(frame: pd.DataFrame, *, height: int = 430) -> alt.LayerChart:
         .mark_text(fontSize=14, fontWeight="bold", color=GREY, stroke="white", strokeWidth=0.3)
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
-    return (points + numbers).properties(height=height)
+    return alt.layer(points, numbers).properties(height=height)
 
 
 def _coloured(field: str, domain: Sequence[str]) -> alt.Color:

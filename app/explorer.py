@@ -78,13 +78,13 @@ def gradients(
     if not value.requires_grad:
         # Nothing that asks for a gradient has a part in it: both are zero.
         zeros = (0.0,) * len(logits_m)
-        return Gradients(float(value), zeros, zeros)
+        return Gradients(float(value.detach()), zeros, zeros)
     found = torch.autograd.grad(value, (m, n), allow_unused=True)
     to_m, to_n = (
         (0.0,) * len(logits_m) if gradient is None else tuple(gradient[0].tolist())
         for gradient in found
     )
-    return Gradients(float(value), to_m, to_n)
+    return Gradients(float(value.detach()), to_m, to_n)
 
 
 def length(gradient: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,17 +17,16 @@ def with_live_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
 
     The database learns of a run when it begins and when it ends; its directory, after each epoch.
     """
-    running = runs.index[runs["status"] == "started"]
-    if running.empty:
+    if not (runs["status"] == "started").any():
         return runs
-    runs = runs.astype({"watched": "object", "epochs_done": "float64"})
-    for index in running:
-        records = _epochs(results, str(runs.at[index, "run_id"]))
-        runs.at[index, "epochs_done"] = len(records)
-        values = [record.get("pgd_val", record.get("clean_val")) for record in records[-WATCHED:]]
-        watched: Any = [value for value in values if value is not None]
-        runs.at[index, "watched"] = watched
-    return runs
+    done, watched = list(runs["epochs_done"]), list(runs["watched"])
+    for place in range(len(runs)):
+        if runs["status"].iloc[place] == "started":
+            records = _epochs(results, str(runs["run_id"].iloc[place]))
+            done[place] = len(records)
+            last = [record.get("pgd_val", record.get("clean_val")) for record in records[-WATCHED:]]
+            watched[place] = [value for value in last if value is not None]
+    return runs.assign(epochs_done=done, watched=pd.Series(watched, runs.index, dtype=object))
 
 
 def epoch_frame(results: Path, run_id: str) -> pd.DataFrame:

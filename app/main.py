@@ -9,7 +9,7 @@ from app.shared import data_line, sentences
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
 PAGES = [
-    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
+    st.Page("views/leaderboards.py", title="Leaderboards", default=True),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),
     st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),
@@ -19,7 +19,11 @@ PAGES = [
     st.Page("views/tsne.py", title="t-SNE", url_path="tsne"),
 ]
 
+# Streamlit leaves six lines of nothing above a page.
+STYLE = "<style>.stMainBlockContainer {padding-top: 4.5rem; padding-bottom: 2rem}</style>"
+
 page = st.navigation(PAGES, position="top")
+st.html(STYLE)
 with sentences():
     page.run()
 data_line()

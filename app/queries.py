@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.evaluation.compare import Evaluated
 from harness.store.database import Database
 
 # The newest finished evaluation of each run; ``whole`` ones before those of a part of the images.
@@ -129,13 +130,9 @@ FROM runs r JOIN newest n USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT 2000
 """
 
-PAIRED = """
-SELECT a.index, a.label, a.clean_pred AS clean_a, b.clean_pred AS clean_b,
-       a.adv_pred AS adv_a, b.adv_pred AS adv_b, a.broken_by AS broken_a, b.broken_by AS broken_b
-FROM verdicts a JOIN verdicts b USING (index)
-WHERE a.run_id = $run_a AND a.evaluation_id = $evaluation_a
-  AND b.run_id = $run_b AND b.evaluation_id = $evaluation_b AND a.label = b.label
-ORDER BY index
+VERDICTS = """
+SELECT index, label, clean_pred, broken_by, adv_pred FROM verdicts
+WHERE run_id = ? AND evaluation_id = ? ORDER BY index
 """
 
 
@@ -255,19 +252,18 @@ def comparable(database: Database) -> pd.DataFrame:
     return database.query(COMPARABLE)
 
 
-def paired(
-    database: Database, run_a: str, evaluation_a: str, run_b: str, evaluation_b: str
-) -> pd.DataFrame:
-    """The verdicts of two evaluations on the images that both have, image by image."""
-    return database.query(
-        PAIRED,
-        {
-            "run_a": run_a,
-            "evaluation_a": evaluation_a,
-            "run_b": run_b,
-            "evaluation_b": evaluation_b,
-        },
-    )
+def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
+    """One run under one protocol with its verdicts, ready to be compared.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    protocol = database.query(
+        "SELECT protocol FROM evaluations WHERE run_id = ? AND evaluation_id = ?",
+        [run_id, evaluation_id],
+    )["protocol"].iloc[0]
+    verdicts = database.query(VERDICTS, [run_id, evaluation_id])
+    return Evaluated(run(database, run_id), evaluation_id, json.loads(protocol), verdicts)
 
 
 def _record(row: pd.Series[Any]) -> dict[str, Any]:

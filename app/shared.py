@@ -45,20 +45,25 @@ def has_database() -> bool:
 
 def ask(question: Callable[..., T], *arguments: Any) -> T:
     """``question(database, *arguments)``; again only once the database has changed."""
-    return _answered(
+    answer: T = _answered(
         question.__qualname__, _stamp(), str(results_folder()), arguments, _question=question
     )
+    return answer
 
 
 def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
     """``question(*arguments, results folder)``; again only once the database has changed."""
 
-    def ask_it(_: Database, *given: Any) -> T:
+    def ask_it(own: Database, *given: Any) -> T:
+        # Whoever holds the database is met here, where the wait is short.
+        if own.path.exists():
+            own.query("SELECT 1")
         return question(*given, results_folder())
 
-    return _answered(
+    answer: T = _answered(
         question.__qualname__, _stamp(), str(results_folder()), arguments, _question=ask_it
     )
+    return answer
 
 
 @st.cache_data(show_spinner=False, max_entries=128)
@@ -159,6 +164,21 @@ def one_of(
     return st.selectbox(label, options, index, key=key, help=help, bind="query-params")
 
 
+def one_named(
+    label: str, options: Sequence[str], *, key: str, default: str, help: str | None = None
+) -> str:
+    """A choice whose default depends on the data, so that the address always names it.
+
+    A link to it then shows the same when there are newer runs.
+    """
+    _complain(label, key, options, default)
+    given = st.query_params.get(key)
+    if given not in options and st.session_state.get(key) not in options:
+        st.session_state[key] = default
+    chosen = st.selectbox(label, options, index=None, key=key, help=help, bind="query-params")
+    return default if chosen is None else chosen
+
+
 def some_of(label: str, options: Sequence[str], *, key: str, help: str | None = None) -> list[str]:
     """Any of the options; none chosen is all of them."""
     _complain(label, key, options, "all")
@@ -203,6 +223,11 @@ def _refuse(label: str, given: str, default: str) -> None:
         f"The address asks for {plain(label.lower())} “{plain(shown)}”, which there is not: "
         f"showing {plain(default)}."
     )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows by column name."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def percent(value: float | None) -> str:

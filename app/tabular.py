@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from leaderboards.badges import DISPUTED, FLAGGED
+from leaderboards.render.latex import escape
+from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
 from leaderboards.rendered import Cell, Number, RenderedColumn, RenderedRow, RenderedTable
 
 PRINTED_ORDER = "as printed"
+SECTION = "Section"
 OURS = " (ours)"
 FROM_PRINT = " (ours - print)"
 
@@ -97,11 +99,13 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
         bold[title] = weights or [False] * len(texts)
         notes[title] = help
 
-    for place in _label_order(table):
+    def add_label(place: int) -> None:
         title = table.labels[place]
-        add(title, [row.labels[place] for row in rows], None, f"{title}, as the paper prints it.")
-    if table.stub and any(row.group for row in rows):
-        add(table.stub, [row.group for row in rows], None, "Section; ranked apart.")
+        texts = [row.labels[place] for row in rows]
+        add(title, texts, None, f"{title}, as the paper prints it.")
+
+    # Numbers next to the method, so that a phone shows them; what else is printed comes after.
+    add_label(table.method_label)
     for column in table.columns:
         for side, title, wanted in (
             ("printed", column.title, printed),
@@ -109,7 +113,10 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
         ):
             numbers = [_side(row.cells.get(column.key), side) for row in rows]
             if wanted and any(numbers):
-                texts = [number_text(number, column) for number in numbers]
+                texts = [
+                    number_text(number, row, column)
+                    for number, row in zip(numbers, rows, strict=True)
+                ]
                 weights = [number is not None and number.bold for number in numbers]
                 add(title, texts, weights, _help(column, side))
         gaps = [_side(row.cells.get(column.key), "ours") for row in rows]
@@ -120,13 +127,12 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
             add(column.title + FROM_PRINT, texts, None, "Our number minus the printed one.")
     sources = [row.facts.get("source", "") for row in rows]
     add("Source", sources, None, "Where numbers are from: P printed, RB RobustBench, R or S ours.")
+    for place in range(len(table.labels)):
+        if place != table.method_label:
+            add_label(place)
+    if len({row.group for row in rows}) > 1:
+        add(SECTION, [row.group for row in rows], None, "Rows of different sections rank apart.")
     return Shown(pd.DataFrame(cells), pd.DataFrame(bold), notes)
-
-
-def _label_order(table: RenderedTable) -> list[int]:
-    """Label columns with the method's first, since it is the pinned one."""
-    rest = [place for place in range(len(table.labels)) if place != table.method_label]
-    return [table.method_label, *rest]
 
 
 def _side(cell: Cell | None, side: str) -> Number | None:
@@ -135,15 +141,13 @@ def _side(cell: Cell | None, side: str) -> Number | None:
     return cell.ours if side == "ours" else cell.printed or cell.logged
 
 
-def number_text(number: Number | None, column: RenderedColumn) -> str:
-    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; signs for differences."""
+def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn) -> str:
+    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
     if number is None:
         return ""
-    sign = "+" if column.difference or column.metric.startswith("delta") else ""
-    text = f"{number.value:{sign}.{column.decimals}f}{column.unit}"
-    text += DISPUTED * bool(number.disputed) + FLAGGED * bool(number.flags)
+    text = value_text(number, column, signed=is_signed(row, column)) + marks(number)
     if number.std is not None:
-        return f"{text} ± {number.std:.{column.decimals}f}"
+        return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
     if number.low is not None and number.high is not None:
         return f"{text} [{number.low:.1f}, {number.high:.1f}]"
     return text
@@ -166,6 +170,8 @@ def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
             told += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
             told += [f"{FLAGGED} {where}: {flag}" for flag in number.flags]
             told += [f"{where}: {number.note}"] if number.note else []
+            if cell and number is cell.logged:
+                told.append(f"{where}, in the authors' log: {value_text(number, column)}")
             if number.seeds:
                 n = f", n = {number.n}" if number.n else ""
                 told.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")
@@ -194,24 +200,8 @@ def markdown(cells: pd.DataFrame) -> str:
 def latex(cells: pd.DataFrame, caption: str) -> str:
     """Cells as a booktabs table."""
     return str(
-        cells.map(_escaped)
-        .rename(columns=_escaped)
+        cells.map(lambda text: escape(str(text)))
+        .rename(columns=escape)
         .style.hide(axis="index")
-        .to_latex(hrules=True, caption=_escaped(caption), position_float="centering")
+        .to_latex(hrules=True, caption=escape(caption), position_float="centering")
     )
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-}  # fmt: skip
-
-
-def _escaped(text: object) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in str(text))
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame by column name."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from harness.evaluation.statistics import wilson_interval
 from leaderboards.badges import MEANINGS, PRINTED, REPRODUCED, SMALL
 from leaderboards.names import dataset_name
 from leaderboards.reported import load_reported
@@ -31,6 +32,9 @@ COLUMNS = ["name", "arch", "dataset", "augmentation", "source", "where", "page"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
+# Every printed row that is one model's is of CIFAR-10 or CIFAR-100.
+CIFAR_TEST_IMAGES = 10_000
+
 _PRINTED_NAMES = {"clean": "clean", "top1": "clean", "aa": "aa", "sec_per_iter": "sec_per_iter"}
 
 
@@ -41,7 +45,16 @@ def printed_points() -> pd.DataFrame:
     lines = lines[
         ~lines["method"].str.startswith("Delta") & ~lines["setting"].str.contains("panel=")
     ]
-    keys = ["table", "dataset", "method", "teacher", "student_or_arch", "augmentation", "setting"]
+    keys = [
+        "table",
+        "task",
+        "dataset",
+        "method",
+        "teacher",
+        "student_or_arch",
+        "augmentation",
+        "setting",
+    ]
     wide = lines.pivot_table(index=keys, columns="field", values="value", sort=False).reset_index()
     points = pd.DataFrame(
         {
@@ -59,7 +72,20 @@ def printed_points() -> pd.DataFrame:
     )
     for name in ("aa", "clean", "sec_per_iter"):
         points[name] = wide[name]
+    # Distillation tables print means of several models: they have no interval of this kind.
+    for name in ("aa", "clean"):
+        spans = [
+            (None, None) if task == "kd" or pd.isna(value) else _wilson(value)
+            for task, value in zip(wide["task"], wide[name], strict=True)
+        ]
+        points[f"{name}_low"], points[f"{name}_high"] = zip(*spans, strict=True)
     return points.reindex(columns=COLUMNS + NUMBERS)
+
+
+def _wilson(percent: float) -> tuple[float, float]:
+    """The 95% interval of a printed accuracy on CIFAR's test images, in percent."""
+    low, high = wilson_interval(round(percent / 100 * CIFAR_TEST_IMAGES), CIFAR_TEST_IMAGES)
+    return 100 * low, 100 * high
 
 
 def run_points(runs: pd.DataFrame) -> pd.DataFrame:
@@ -111,3 +137,22 @@ def pareto_front(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> pd.Da
             best = y
             kept.append(index)
     return points.loc[kept].sort_values("x")
+
+
+def with_ends(front: pd.DataFrame, points: pd.DataFrame, *, x_lower: bool) -> pd.DataFrame:
+    """A front, high y being good, led on to the edges of what it beats.
+
+    Args:
+        front: of ``pareto_front``.
+        points: all points that are drawn.
+        x_lower: whether small x is good.
+    """
+    line = front[["x", "y"]]
+    first, last = line.iloc[0], line.iloc[-1]
+    y_low = points["y_low"].min()
+    if x_lower:
+        ends = [(first["x"], y_low), (points["x"].max(), last["y"])]
+    else:
+        ends = [(points["x"].min(), first["y"]), (last["x"], y_low)]
+    before, after = (pd.DataFrame([end], columns=["x", "y"]) for end in ends)
+    return pd.concat([before, line, after], ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -29,7 +30,7 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
             "seed_group": f"g{run // 3}", "selection": "last", "partial": False,
             "epochs_planned": 50, "config": config, "config_passed": "{}", "source": "{}",
             "provenance": "{}", "git_dirty": False,
-            "started_at": np.datetime64("2026-01-01") + np.timedelta64(run, "m"),
+            "started_at": datetime(2026, 1, 1) + timedelta(minutes=run),
         }
         for run, name in enumerate(names)
     ]  # fmt: skip
@@ -39,8 +40,15 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
             "eps": 8 / 255, "attacks": ",".join(STANDARD_ATTACKS), "n": images,
             "precision": "float32", "attack_version": "standard pyautoattack-0.2.0",
             "index_sha256": "1" * 64, "data_sha256": str(run % 3) * 64, "partial": False,
-            "protocol": "{}", "flags": "[]",
-            "finished_at": np.datetime64("2026-01-02") + np.timedelta64(run, "m"),
+            "protocol": json.dumps(
+                {
+                    "norm": "Linf", "eps": 8 / 255, "attacks": STANDARD_ATTACKS, "n": images,
+                    "attack_version": "standard pyautoattack-0.2.0", "precision": "float32",
+                    "data_sha256": str(run % 3) * 64, "model_sha256": f"{run:064x}",
+                    "standard": True,
+                }
+            ), "flags": "[]",
+            "finished_at": datetime(2026, 1, 2) + timedelta(minutes=run),
         }
         for run, name in enumerate(names)
     ]  # fmt: skip
@@ -50,7 +58,7 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
         for name in names
         for metric, value in zip(
             ("clean", *STANDARD_ATTACKS, "aa", "robust"),
-            (0.6, 0.4, 0.33, 0.33, 0.32, 0.32, 0.32) - generator.random() / 10,
+            np.array([0.6, 0.4, 0.33, 0.33, 0.32, 0.32, 0.32]) - generator.random() / 10,
             strict=True,
         )
     ]  # fmt: skip

@@ -47,9 +47,11 @@ def _section(spec: TableSpec, members: Sequence[Measured]) -> list[RenderedRow]:
     cells = [_cells(spec, group) for group in members]
     for column in (*spec.columns, _other_spec(spec)):
         embolden(cells, column)
-    for own, group in zip(cells, members, strict=True):
-        for wanted in spec.differences:
-            bases = [g for g in members if is_baseline(g, group, wanted.baselines[0].method)]
+    for wanted in spec.differences:
+        method = wanted.baselines[0].method
+        able = [group for group in members if group["method"] == method]
+        for own, group in zip(cells, members, strict=True):
+            bases = [base for base in able if is_baseline(base, group, method)]
             if bases and wanted.of in own:
                 base = max(bases, key=lambda g: (len(g.runs), str(g["finished_at"])))
                 own[f"{wanted.of}-difference"] = _difference(

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from harness.store.database import Database
 from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.standing import Entry, Score, arch_text
@@ -149,13 +147,7 @@ def _recipe_text(run: Run) -> str:
 
 def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """A query's rows, with None for what is missing."""
-    rows = database.query(sql, params).to_dict("records")
-    return [
-        {
-            str(name): None
-            if value is pd.NaT or (not isinstance(value, str) and pd.isna(value))
-            else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    frame = database.query(sql, params).astype(object)
+    names = [str(name) for name in frame.columns]
+    rows = frame.where(frame.notna(), None).to_numpy()
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -100,7 +100,6 @@ class Places:
             group
             for group in self._groups
             if metric in group.scores
-            and group.has_params(row.params)
             and group.fits(
                 method=row.method,
                 dataset=line["dataset"],
@@ -108,6 +107,7 @@ class Places:
                 teacher="" if head else line["teacher"],
                 augmentation="" if head else line["augmentation"],
             )
+            and group.has_params(row.params)
         ]
         return max(
             fitting,

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.settings import differences
 from app.shared import (
     ask,
     has_database,
     heading,
     nothing_yet,
-    one_of,
+    one_named,
     plain,
+    records,
 )
-from app.tabular import records
-from app.words import protocol_text
-from harness.evaluation.statistics import PairedComparison, compare_paired
+from app.words import stage_title
+from harness.errors import UserError
+from harness.evaluation.compare import Evaluated, compare, differences, shared_correct
+from harness.evaluation.statistics import PairedComparison
 
-QUESTIONS = ("under attack", "clean")
 LISTED = 200
 
 
@@ -42,21 +43,25 @@ def page() -> None:
     ids = known["run_id"].tolist()
     left, right = st.columns(2)
     with left:
-        a = one_of("First run", ids, key="a", help="A of A minus B.")
+        a = one_named("First run", ids, key="a", default=ids[0], help="A of A minus B.")
         row_a = _row(known, a)
     with right:
-        b = one_of("Second run", ids, key="b", default=_partner(known, row_a))
+        b = one_named("Second run", ids, key="b", default=_partner(known, row_a))
         row_b = _row(known, b)
     if a == b:
         st.info("Both are the same run: choose two.")
         return
-    _settings(a, b)
-    _verdict(row_a, row_b)
+    first, second = (
+        ask(queries.evaluated, row["run_id"], row["evaluation_id"]) for row in (row_a, row_b)
+    )
+    _settings(first, second)
+    _verdict(first, second)
     _curves(row_a, row_b)
 
 
 def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    return records(known[known["run_id"] == run_id])[0]
+    row: dict[str, Any] = records(known[known["run_id"] == run_id])[0]
+    return row
 
 
 def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
@@ -66,29 +71,32 @@ def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
     return str((others if like.empty else like)["run_id"].iloc[0])
 
 
-def _title(row: dict[str, Any]) -> str:
-    return f"{row['title']} ({row['run_id']})"
-
-
-def _settings(a: str, b: str) -> None:
-    runs = [ask(queries.run, name) for name in (a, b)]
-    found = differences(runs[0]["config"], runs[1]["config"])
-    answers = found[~found["setting"].isin(["results", "device", "recipe", "data.root"])]
-    settings = len(answers)
-    if settings == 1:
-        row = answers.iloc[0]
+def _settings(a: Evaluated, b: Evaluated) -> None:
+    found = differences(a.run, b.run)
+    frame = pd.DataFrame(
+        [
+            {"setting": path, "a": json.dumps(values[0]), "b": json.dumps(values[1])}
+            for path, values in found.items()
+        ],
+        columns=["setting", "a", "b"],
+    )
+    if len(found) == 1:
+        row = records(frame)[0]
         st.caption(
             f"They differ in one setting: {plain(row['setting'])} is {plain(row['a'])} in A and "
             f"{plain(row['b'])} in B."
         )
-    elif settings:
+    elif found:
         st.warning(
-            f"They differ in {settings} settings, so that no difference of results has one cause."
+            f"They differ in {len(found)} settings, so that no difference of results has one cause."
         )
+    else:
+        st.caption("Their settings are the same.")
     with st.expander(f"Settings that differ ({len(found)})"):
         st.dataframe(
-            found,
+            frame,
             hide_index=True,
+            placeholder="",
             column_config={
                 "setting": st.column_config.TextColumn("Setting", pinned=True, help="Its path."),
                 "a": st.column_config.TextColumn("A", help="Value in the first run."),
@@ -98,49 +106,32 @@ def _settings(a: str, b: str) -> None:
         )
 
 
-def _verdict(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
-    same = ("data_sha256", "attacks", "norm", "eps", "attack_version")
-    if row_a["data_sha256"] != row_b["data_sha256"]:
-        st.info("The two were evaluated on different images, so they cannot be paired.")
+def _verdict(a: Evaluated, b: Evaluated) -> None:
+    try:
+        found = compare(a, b)
+    except UserError as error:
+        st.warning(plain(str(error)))
         return
-    if any(row_a[name] != row_b[name] and not _none(row_a, row_b, name) for name in same):
-        st.warning(
-            f"The protocols differ: A {plain(protocol_text(row_a))}; "
-            f"B {plain(protocol_text(row_b))}. Only clean accuracy compares like with like."
-        )
-    attacked = bool(row_a["attacks"]) and bool(row_b["attacks"])
-    question = one_of(
-        "Which images count as right",
-        QUESTIONS if attacked else QUESTIONS[1:],
+    for note in found.notes:
+        st.caption(plain(note))
+    names = list(found.metrics)
+    metric = one_named(
+        "Images count as right",
+        [stage_title(name) for name in names],
         key="right",
-        pills=True,
-        help="Under attack: never broken by any stage. Clean: right unattacked.",
+        default=stage_title(names[-1]),
+        help="Clean: right unattacked. A stage: not broken by it or by one before it.",
     )
-    names = [row_a["run_id"], row_a["evaluation_id"], row_b["run_id"], row_b["evaluation_id"]]
-    pairs = ask(queries.paired, *names)
-    if pairs.empty:
-        st.info("The two evaluations share no image, or their verdicts are not stored.")
-        return
-    right_a, right_b = _right(pairs, "a", question), _right(pairs, "b", question)
-    result = compare_paired(right_a, right_b)
-    _numbers(result, question)
-    _two_by_two(result)
-    _disagreements(pairs, right_a, right_b, question)
+    name = next(name for name in names if stage_title(name) == metric)
+    _numbers(found.metrics[name], metric)
+    _two_by_two(found.metrics[name])
+    _disagreements(a, b, name)
 
 
-def _none(row_a: dict[str, Any], row_b: dict[str, Any], name: str) -> bool:
-    return bool(pd.isna(row_a[name]) and pd.isna(row_b[name]))
-
-
-def _right(pairs: pd.DataFrame, side: str, question: str) -> pd.Series[bool]:
-    broken = pairs[f"broken_{side}"]
-    return broken.isna() if question == "under attack" else broken.ne("clean")
-
-
-def _numbers(result: PairedComparison, question: str) -> None:
+def _numbers(result: PairedComparison, metric: str) -> None:
     columns = st.columns(4)
     difference = 100 * result.difference
-    columns[0].metric(f"A minus B, {question}", f"{difference:+.2f} points")
+    columns[0].metric(f"A minus B, {metric}", f"{difference:+.2f} points")
     columns[0].caption(f"95% [{100 * result.low:+.2f}, {100 * result.high:+.2f}] (Newcombe)")
     columns[1].metric("Exact McNemar p", _p_text(result.p_value))
     columns[1].caption("that both are equally often right")
@@ -178,15 +169,19 @@ def _two_by_two(result: PairedComparison) -> None:
     )
 
 
-def _disagreements(
-    pairs: pd.DataFrame, right_a: pd.Series[bool], right_b: pd.Series[bool], question: str
-) -> None:
-    differing = pairs[right_a != right_b].assign(right=right_a.map({True: "A", False: "B"}))
+def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
+    (right_a, right_b), _ = shared_correct((a, b))
+    pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
+    pairs = pairs.sort_values("index").assign(
+        right=pd.Series(right_a[name]).map({True: "A", False: "B"}).to_numpy()
+    )
+    differing = pairs[right_a[name] != right_b[name]]
     with st.expander(f"Images on which just one is right ({len(differing)})"):
-        seen = ("adv_a", "adv_b") if question == "under attack" else ("clean_a", "clean_b")
+        seen = ("clean_pred_a", "clean_pred_b") if name == "clean" else ("adv_pred_a", "adv_pred_b")
         st.dataframe(
             differing[["index", "label", "right", *seen]].head(LISTED),
             hide_index=True,
+            placeholder="",
             column_config={
                 "index": st.column_config.NumberColumn("Image", help="Row of the test set."),
                 "label": st.column_config.NumberColumn("Class", help="True class."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,8 +16,10 @@ from app.shared import (
     has_database,
     heading,
     nothing_yet,
+    one_named,
     one_of,
     plain,
+    records,
     search,
     some_of,
 )
@@ -29,7 +32,6 @@ from app.tabular import (
     known_facts,
     latex,
     markdown,
-    records,
     run_ids,
     shown,
 )
@@ -37,11 +39,15 @@ from app.words import BADGE_LEGEND, protocol_text
 from harness.registry import METHODS
 from leaderboards.assembly import table as paper_table
 from leaderboards.assembly import tables
+from leaderboards.render.latex import to_latex
+from leaderboards.render.markdown import to_markdown
 from leaderboards.rendered import RenderedRow, RenderedTable
 from leaderboards.summary import RunSummary, run_summary
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
+PIXELS_A_SIGN, PIXELS_A_BOLD_SIGN, PIXELS_AROUND, WIDEST = 7, 8, 24, 240
+ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 FACTS = {
     "aug": ("augmentation", "Augmentation", "Training data beyond the set itself, as printed."),
     "arch": ("arch", "Architecture", "The network, as printed."),
@@ -76,7 +82,7 @@ def _paper_table(table: RenderedTable) -> None:
     st.subheader(f"Table {table.number}: {plain(table.title)}", anchor=False)
     st.caption(f"{plain(table.caption)} {plain(table.protocol)}")
     if table.message:
-        st.warning(plain(table.message))
+        st.caption(f"Printed numbers alone: {plain(table.message)}.")
     filters, sort = _filters(table)
     view = _view(table)
     rows = chosen_rows(table, filters, sort)
@@ -86,7 +92,7 @@ def _paper_table(table: RenderedTable) -> None:
     cells = shown(table, rows, printed=view != "ours", ours=view != "printed")
     picked = _frame(cells, f"Table {table.number} with {len(rows)} rows")
     st.caption(_told(table, len(rows)))
-    _downloads(f"table-{table.number}", cells, table.title, rows)
+    _downloads(f"table-{table.number}", _table_files(table, rows, view, cells))
     for index in picked:
         if index < len(rows):
             _row(table, rows[index])
@@ -99,11 +105,13 @@ def _paper_table(table: RenderedTable) -> None:
 
 
 def _filters(table: RenderedTable) -> tuple[Filters, str]:
-    active = any(key in st.query_params for key in (*FACTS, "q", "sort"))
+    active = any(key in st.query_params for key in (*FACTS, "search", "sort"))
     with st.expander("Search, filter and sort", expanded=active):
         columns = st.columns(4)
         with columns[0]:
-            words = search("Search", key="q", help="In method, network, training data and section.")
+            words = search(
+                "Search", key="search", help="In method, network, training data and section."
+            )
         facts = {}
         for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
             with columns[place % 4]:
@@ -135,6 +143,7 @@ def _frame(cells: Shown, words: str) -> list[int]:
             title,
             help=help,
             pinned=title == first,
+            width=_width(cells, title),
             alignment="left" if cells.cells[title].map(_is_word).any() else "right",
         )
         for title, help in cells.help.items()
@@ -142,6 +151,7 @@ def _frame(cells: Shown, words: str) -> list[int]:
     picked = st.dataframe(
         cells.cells.style.apply(lambda _: weight, axis=None),
         hide_index=True,
+        placeholder="",
         height="content" if len(cells.cells) <= 40 else 720,
         column_config=config,
         on_select="rerun",
@@ -152,6 +162,13 @@ def _frame(cells: Shown, words: str) -> list[int]:
     return list(picked.selection.rows)
 
 
+def _width(cells: Shown, title: str) -> int:
+    """Pixels that the longest cell and the head need: Streamlit itself measures no bold text."""
+    sign = PIXELS_A_BOLD_SIGN if cells.bold[title].any() else PIXELS_A_SIGN
+    longest = max(map(len, [title, *cells.cells[title]]))
+    return min(longest * sign + PIXELS_AROUND, WIDEST)
+
+
 def _is_word(text: str) -> bool:
     return bool(text) and not any(sign.isdigit() for sign in text[:2])
 
@@ -159,9 +176,7 @@ def _is_word(text: str) -> bool:
 def _told(table: RenderedTable, rows: int) -> str:
     ours = sum(number.badge in ("R", "S") for number in table.numbers)
     disputed = sum(bool(number.disputed) for number in table.numbers)
-    told = (
-        f"{rows} of {len(table.rows)} rows; {ours} numbers measured here. Bold is the best printed"
-    )
+    told = f"{rows} of {len(table.rows)} rows; {ours} numbers measured here. Bold is as printed"
     told += f"; {disputed} wear !, where the paper contradicts itself. " if disputed else ". "
     return f"{told} Choose a row for its evidence, command and runs. {BADGE_LEGEND}"
 
@@ -182,24 +197,31 @@ def _row(table: RenderedTable, row: RenderedRow) -> None:
             st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
 
 
-def _downloads(name: str, cells: Shown, title: str, rows: list[RenderedRow]) -> None:
-    entries = _bibtex([row.facts.get("method", "") for row in rows])
-    files = {
-        "CSV": (cells.cells.to_csv(index=False), "csv", "text/csv"),
-        "LaTeX": (latex(cells.cells, title), "tex", "text/x-tex"),
-        "Markdown": (markdown(cells.cells), "md", "text/markdown"),
-        "BibTeX": (entries, "bib", "text/x-bibtex"),
+def _table_files(
+    table: RenderedTable, rows: list[RenderedRow], view: str, cells: Shown
+) -> dict[str, str]:
+    """The rows shown, in each format; LaTeX is set as the paper sets it."""
+    selected = replace(table, rows=tuple(rows))
+    return {
+        "CSV": cells.cells.to_csv(index=False),
+        "LaTeX": to_latex(selected, ours=view != "printed"),
+        "Markdown": to_markdown(selected),
+        "BibTeX": _bibtex([row.facts.get("method", "") for row in rows]),
     }
+
+
+def _downloads(name: str, files: dict[str, str]) -> None:
     with st.container(horizontal=True, gap="small"):
-        for label, (data, ending, kind) in files.items():
+        for label, text in files.items():
+            ending = ENDINGS[label]
             st.download_button(
                 label,
-                data,
+                text,
                 f"{download_name(name)}.{ending}",
-                kind,
+                "text/csv" if ending == "csv" else "text/plain",
                 key=f"download-{ending}",
                 on_click="ignore",
-                disabled=not data,
+                disabled=not text,
                 help=f"The rows shown, as {label}.",
             )
 
@@ -224,10 +246,11 @@ def _runs_here() -> None:
         nothing_yet("No evaluation is finished yet.")
         return
     names = _protocol_names(protocols)
-    chosen = one_of("Protocol", names, key="protocol", help="Only like is ranked with like.")
+    help = "Only like is ranked with like."
+    chosen = one_named("Protocol", names, key="protocol", default=names[0], help=help)
     row = protocols.iloc[names.index(chosen)]
     summary: RunSummary = ask_folder(_summary, row["run_id"], row["evaluation_id"])
-    words = search("Search", key="q", help="In method and network.")
+    words = search("Search", key="search", help="In method and network.")
     _summary_table(summary, words)
 
 
@@ -272,7 +295,12 @@ def _summary_table(summary: RunSummary, words: str) -> None:
         f"{plain(summary.title)}. Ranked by {plain(summary.metric)}; 1=: interval overlaps the "
         f"leader's; partial: on a part of the data, never ranked. {BADGE_LEGEND}"
     )
-    _downloads("runs", Shown(cells, bold, help), summary.title, [])
+    files = {
+        "CSV": cells.to_csv(index=False),
+        "LaTeX": latex(cells, summary.title),
+        "Markdown": markdown(cells),
+    }
+    _downloads("runs", files)
     for index in picked:
         if index < len(entries):
             entry = entries[index]

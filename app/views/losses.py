@@ -154,7 +154,10 @@ def _table(found: dict[str, Gradients]) -> None:
         hide_index=True,
         column_config={
             "loss": st.column_config.TextColumn(
-                "Loss", pinned=True, help="wMSE and soft CE are the two parts of DKL (Eq. 5)."
+                "Loss",
+                pinned=True,
+                width=190,
+                help="wMSE and soft CE are the two parts of DKL (Eq. 5).",
             ),
             "value": st.column_config.NumberColumn(
                 "Value", format="%.5f", help="With its weights."

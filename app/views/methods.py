@@ -11,6 +11,8 @@ from harness.registry import METHODS
 
 FAMILIES = ("adversarial", "distillation", "natural")
 MOST_ROWS = 400
+# The card that is open when the address names none: what the tables are about.
+FIRST = "ikl"
 
 
 def page() -> None:
@@ -24,7 +26,8 @@ def page() -> None:
         families = some_of("Trains for", FAMILIES, key="family")
     names = [name for name, m in cards.items() if not families or m.card.family in families]
     with right:
-        chosen = one_of("Method", names, key="m", help="The name of --method.")
+        first = FIRST if FIRST in names else names[0]
+        chosen = one_of("Method", names, key="m", default=first, help="The name of --method.")
     _card(chosen, cards[chosen])
     with st.expander(f"All {len(names)} methods", expanded=False):
         _list({name: cards[name] for name in names})
@@ -47,6 +50,7 @@ def _list(cards: dict[str, Method]) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="",
         column_config={
             "title": st.column_config.TextColumn("Method", pinned=True, help="As papers print it."),
             "name": st.column_config.TextColumn("Name", help="For --method."),
@@ -113,6 +117,7 @@ def _parameters(method: Method) -> None:
     st.dataframe(
         frame[used],
         hide_index=True,
+        placeholder="",
         column_config=columns,
         alt=f"Parameters of the method: {', '.join(values)}",
     )
@@ -129,6 +134,7 @@ def _recipes(method: Method) -> None:
         st.dataframe(
             frame.head(MOST_ROWS),
             hide_index=True,
+            placeholder="",
             column_config={
                 "recipe": st.column_config.TextColumn("Recipe", pinned=True, help="For --recipe."),
                 "note": st.column_config.TextColumn(

@@ -20,20 +20,24 @@ from app.shared import (
     heading,
     interval,
     nothing_yet,
+    one_named,
     one_of,
     percent,
     plain,
+    records,
     results_folder,
     when,
 )
-from app.tabular import records
 from app.words import STATUS_WORDS, protocol_text, stage_title
 from harness.errors import UserError
 from harness.store.rundir import RunDirectory
 
-Color = Literal["red", "orange", "blue", "green", "gray"]
-
 TABS = ("Curves", "Attacks", "Per class", "Samples", "Configuration", "Environment", "Log")
+STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
+    "success": "green",
+    "error": "red",
+    "started": "blue",
+}
 LOG_LINES = 400
 SAMPLE_ROWS = 10
 
@@ -80,16 +84,19 @@ def _head(run: dict[str, Any]) -> None:
     st.caption(plain(" · ".join(str(fact) for fact in facts if fact)))
     with st.container(horizontal=True, gap="small"):
         status = run["status"]
-        colors: dict[str, Color] = {"success": "green", "error": "red", "started": "blue"}
-        st.badge(STATUS_WORDS.get(status, status), color=colors.get(status, "gray"))
+        st.badge(STATUS_WORDS.get(status, status), color=STATUS_COLORS.get(status, "gray"))
         if run["scale"] == "small":
             st.badge("S small scale", color="gray", help="Never ranked with the literature.")
         if run["partial"]:
             st.badge("partial", color="orange", help="Trained on a part of the data; not ranked.")
         if run["selection"]:
             rule = run["selection"]
-            color: Color = "orange" if rule == "best-on-test" else "gray"
-            st.badge(f"weights: {rule}", color=color, help="Whose weights are the result.")
+            marked = rule == "best-on-test"
+            st.badge(
+                f"weights: {rule}",
+                color="orange" if marked else "gray",
+                help="Whose weights are the result.",
+            )
         if run["git_dirty"]:
             st.badge("code differed from its commit", color="orange")
     if run["error"]:
@@ -120,7 +127,8 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(finished) < 2:
         return finished[0] if finished else None
     names = [each["evaluation_id"] for each in finished]
-    name = one_of("Evaluation", names, key="evaluation", help="The run was measured several times.")
+    help = "The run was measured several times."
+    name = one_named("Evaluation", names, key="evaluation", default=names[0], help=help)
     return finished[names.index(name)]
 
 
@@ -230,6 +238,7 @@ def _attacks(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="",
         column_config={
             "stage": st.column_config.TextColumn("Stage", pinned=True, help="In order."),
             "attacked": st.column_config.NumberColumn("Given", help="Images it was given."),
@@ -266,8 +275,8 @@ def _per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     kinds = ["clean", "under attack"] if evaluation["attacks"] else ["clean"]
     long = wide.melt(["name", "n"], kinds, var_name="kind", value_name="value")
     st.altair_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
-    by_accuracy = wide.sort_values(kinds[-1])
-    worst, best = by_accuracy.iloc[0], by_accuracy.iloc[-1]
+    ordered = wide.sort_values(kinds[-1], kind="stable")
+    worst, best = ordered.iloc[0], ordered.iloc[-1]
     st.caption(
         f"{kinds[-1].capitalize()}: lowest for {plain(worst['name'])} ({worst[kinds[-1]]:.1f}% of "
         f"{int(worst['n'])} images), highest for {plain(best['name'])} ({best[kinds[-1]]:.1f}%)."
@@ -275,6 +284,7 @@ def _per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     st.dataframe(
         wide,
         hide_index=True,
+        placeholder="",
         column_config={
             "name": st.column_config.TextColumn("Class", pinned=True, help="True class."),
             "clean": st.column_config.NumberColumn(
@@ -349,6 +359,7 @@ def _sample_table(rows: pd.DataFrame, names: tuple[str, ...]) -> None:
     st.dataframe(
         shown,
         hide_index=True,
+        placeholder="",
         column_config={
             "index": st.column_config.NumberColumn("Image", help="Row of the test set, from 0."),
             "label": st.column_config.TextColumn("Class", help="True class."),
@@ -387,6 +398,7 @@ def _configuration(run: dict[str, Any]) -> None:
     st.dataframe(
         shown,
         hide_index=True,
+        placeholder="",
         column_config={
             "setting": st.column_config.TextColumn(
                 "Setting", pinned=True, help="As for --set setting=value."
@@ -420,6 +432,7 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
     st.dataframe(
         pd.DataFrame({"fact": list(known), "value": list(known.values())}),
         hide_index=True,
+        placeholder="",
         column_config={
             "fact": st.column_config.TextColumn("Fact", pinned=True, help="What was recorded."),
             "value": st.column_config.TextColumn("Value", width="large", help="Its value."),

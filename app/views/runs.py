@@ -16,12 +16,12 @@ from app.shared import (
     nothing_yet,
     one_of,
     plain,
+    records,
     results_folder,
     search,
     sentences,
     some_of,
 )
-from app.tabular import records
 from app.words import STATUS_WORDS
 
 REFRESH_S = 5
@@ -116,6 +116,7 @@ def table(**filters: Any) -> None:
             column_config=COLUMNS,
             column_order=list(COLUMNS),
             hide_index=True,
+            placeholder="",
             on_select="rerun",
             selection_mode="multi-row",
             key="chosen",

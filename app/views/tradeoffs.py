@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.shared import ask, has_database, heading, nothing_yet, one_of, plain, some_of
-from app.tradeoff import AXES, SOURCES, pareto_front, printed_points, run_points
+from app.shared import ask, has_database, heading, nothing_yet, one_named, one_of, plain, some_of
+from app.tradeoff import AXES, SOURCES, pareto_front, printed_points, run_points, with_ends
 
 
 def page() -> None:
@@ -33,9 +33,9 @@ def page() -> None:
         return
     defaults = _defaults(points, able)
     with columns[1]:
-        y_name = one_of("Up", able, key="y", default=defaults[1], help="Vertical axis.")
+        y_name = one_named("Up", able, key="y", default=defaults[1], help="Vertical axis.")
     with columns[2]:
-        x_name = one_of("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
+        x_name = one_named("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
     with columns[3]:
         sources = some_of(
             "Source", list(SOURCES.values()), key="src", help="Where numbers are from."
@@ -82,8 +82,9 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
         st.info("No point has both numbers from these sources.")
         return
     front = pareto_front(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
+    line = front if y.lower_is_better else with_ends(front, shown, x_lower=x.lower_is_better)
     chart = charts.tradeoff(
-        shown, front, x_title=x_name, y_title=y_name, lower_is_better=x.lower_is_better
+        shown, line, x_title=x_name, y_title=y_name, lower_is_better=x.lower_is_better
     )
     picked = st.altair_chart(
         chart,
@@ -121,6 +122,7 @@ def _listed(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
     st.dataframe(
         table,
         hide_index=True,
+        placeholder="",
         column_config={
             "name": st.column_config.TextColumn("Method", pinned=True, help="As printed."),
             "arch": st.column_config.TextColumn("Network", help="With its teacher, if any."),

@@ -15,12 +15,12 @@ from app.shared import (
     has_database,
     heading,
     nothing_yet,
-    one_of,
+    one_named,
     plain,
+    records,
     results_folder,
     whole_number,
 )
-from app.tabular import records
 from app.words import eps_text
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
@@ -43,12 +43,12 @@ def page() -> None:
     ids = known["run_id"].tolist()
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
-        a = one_of("First run", ids, key="a", help="Left picture.")
+        a = one_named("First run", ids, key="a", default=ids[0], help="Left picture.")
     first = records(known[known["run_id"] == a])[0]
     like = known[known["dataset"] == first["dataset"]]["run_id"].tolist()
     partner = next((name for name in like if name != a), a)
     with columns[1]:
-        b = one_of("Second run", like, key="b", default=partner, help="Of the same data set.")
+        b = one_named("Second run", like, key="b", default=partner, help="Of the same data set.")
     with columns[2]:
         wanted = whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
     with columns[3]:
@@ -137,6 +137,7 @@ def _words(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
     st.dataframe(
         frame,
         hide_index=True,
+        placeholder="",
         column_config={
             "run": st.column_config.TextColumn("Run", pinned=True, help="Whose features."),
             "kind": st.column_config.TextColumn("Images", help="Natural, or attacked by PGD."),

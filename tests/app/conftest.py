@@ -100,7 +100,7 @@ def store_evaluation(run: RunDirectory, seed: int, *, keep_images: bool = True) 
         "norm": "Linf", "eps": 0.15, "attacks": list(STAGES), "n": N, "limit": None,
         "attack_version": "standard pyautoattack-0.2.0", "precision": "float32", "seed": 0,
         "chunk_size": 25, "index_sha256": "1" * 64, "data_sha256": "2" * 64,
-        "model_sha256": "3" * 64, "partial": False, "accelerate": True,
+        "model_sha256": "3" * 64, "partial": False, "accelerate": True, "standard": True,
     }  # fmt: skip
     evaluation.update(protocol=protocol)
     write_verdicts(table.cast(VERDICT_SCHEMA), evaluation.verdicts_path)

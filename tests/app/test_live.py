@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from app import queries
 from harness.store.database import Database
 
-RESULTS = 100
+PAUSE_S = 0.1
 READERS = 8
 WRITER = """
 import sys
@@ -25,14 +26,16 @@ for number in range(int(sys.argv[2])):
 """
 
 
-def test_a_run_writes_a_hundred_results_while_the_app_refreshes(
-    open_page, store_run, tmp_path: Path
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("results", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_runs_write_results_while_the_app_refreshes(
+    open_page, store_run, tmp_path: Path, results: int
 ) -> None:
     store_run(tmp_path, "ikl", "IKL-AT")
     page = open_page("runs", tmp_path, limit="1000")
     root = Path(__file__).parents[2]
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(RESULTS)],
+        [sys.executable, "-c", WRITER, str(tmp_path), str(results)],
         cwd=root,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,6 +46,7 @@ def test_a_run_writes_a_hundred_results_while_the_app_refreshes(
         try:
             while writer.poll() is None:
                 queries.runs(Database(tmp_path), limit=1000)
+                time.sleep(PAUSE_S)
         except BaseException as error:
             troubles.append(error)
 
@@ -60,8 +64,5 @@ def test_a_run_writes_a_hundred_results_while_the_app_refreshes(
     assert writer.wait() == 0, writer.stderr and writer.stderr.read()
     assert troubles == []
     assert seen == sorted(seen)
-    assert len(page.run().dataframe[0].value) == RESULTS + 1
-    assert len(queries.runs(Database(tmp_path), limit=1000)) == RESULTS + 1
-
-
-pytestmark = pytest.mark.timeout(120)
+    assert len(page.run().dataframe[0].value) == results + 1
+    assert len(queries.runs(Database(tmp_path), limit=1000)) == results + 1

@@ -196,9 +196,19 @@ def test_compare_shows_the_exact_test_of_the_stored_verdicts(open_page, small_st
     shown = {metric.label: metric.value for metric in at.metric}
     p = binomtest(int(only_a), int(only_a + only_b)).pvalue
     assert shown["Exact McNemar p"] == f"{p:.4f}"
-    assert shown["A minus B, under attack"] == f"{100 * (only_a - only_b) / 40:+.2f} points"
+    assert shown["A minus B, AutoAttack"] == f"{100 * (only_a - only_b) / 40:+.2f} points"
     assert shown["Shared images"] == "40"
     assert at.table[0].value.to_numpy().sum() == 40
+
+
+def test_unlike_protocols_are_not_compared(open_page, store_run, tmp_path) -> None:
+    ids = [store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in (1, 2)]
+    evaluation = RunDirectory(tmp_path, ids[1]).evaluation("e" * 12)
+    evaluation.update(protocol=evaluation.record["protocol"] | {"eps": 0.3})
+    Database(tmp_path).record(RunDirectory(tmp_path, ids[1]))
+    at = whole(open_page("compare", tmp_path, a=ids[0], b=ids[1]))
+    assert "eps 0.15 and 0.3" in words(at).replace("\\", "")
+    assert not at.metric
 
 
 def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> None:

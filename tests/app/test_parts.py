@@ -7,7 +7,6 @@ import torch
 
 from app.embedding import adversarial, chosen_classes, embedded, separation
 from app.gallery import adversarial_images, triptych
-from app.settings import differences, flat
 from app.shared import plain
 from app.tradeoff import pareto_front, printed_points
 from harness.errors import UserError
@@ -105,16 +104,6 @@ def test_no_difference_is_grey() -> None:
     image = np.full((1, 8, 8), 0.25, np.float32)
     picture = triptych(image, image)
     assert (picture[:, -96:] == 128).all()
-
-
-def test_settings_that_differ_are_listed_by_path() -> None:
-    a, b = {"x": {"y": 1, "z": [1]}, "only": 2}, {"x": {"y": 3, "z": [1]}}
-    assert flat(a) == {"x.y": 1, "x.z": [1], "only": 2}
-    found = differences(a, b).to_dict("records")
-    assert found == [
-        {"setting": "x.y", "a": "1", "b": "3"},
-        {"setting": "only", "a": "2", "b": "(not set)"},
-    ]
 
 
 def test_markdown_signs_are_shown_as_they_stand() -> None:
