@@ -148,8 +148,9 @@ def test_the_committed_baseline_is_whole() -> None:
         assert len(run.result.losses) >= 12
         assert len(run.result.verdicts) == 360
         # Neither all right nor all wrong: there is something to lose and to win.
-        assert 0.1 < run.result.verdicts.count(".") / 360 < 0.95
-        assert 1 - run.result.verdicts.count("x") / 360 > 0.5
+        robust = run.result.verdicts.count(".") / 360
+        assert 0.3 < robust < 1
+        assert 0.85 < 1 - run.result.verdicts.count("x") / 360 < 1
 
 
 def golden(name: str, folder: Path) -> gate.Golden:
@@ -256,9 +257,6 @@ def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: 
     made = harness("check", "--baseline", str(path), "--update", "--reason", "first", **environment)
     assert made.returncode == 0, made.stderr
     assert read_baseline(path).history[0]["reason"] == "first"
-    passed = harness("check", "--baseline", str(path), **environment)
-    assert passed.returncode == 0, passed.stdout + passed.stderr
-    assert passed.stdout.startswith("# No regression")
     module = installed / "example_margin.py"
     module.write_text(module.read_text().replace(".square().mean()", ".mean()"))
     failed = harness("check", "--baseline", str(path), "--json", **environment)
