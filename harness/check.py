@@ -44,6 +44,7 @@ DEFAULT_GOLDEN: dict[str, JsonValue] = {
     "training.monitor.every": 0,
     "evaluation.attacks": [],
     "evaluation.limit": 100,
+    "evaluation.workers": 1,
 }
 DEFAULT_BENCHMARK: dict[str, JsonValue] = {
     "training.epochs": 6,

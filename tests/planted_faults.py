@@ -18,6 +18,7 @@ from harness.data.loader import DeviceLoader
 from harness.method import Batch
 from harness.training import loop
 from harness.training.schedules import inner_schedule
+from harness.training.weight_perturbation import perturbed_parameters
 from methods.losses import divergence
 from methods.losses.class_means import ClassMeans
 
@@ -115,12 +116,11 @@ def temperature_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weight_perturbation_not_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = loop.perturbed
-
     @contextmanager
     def kept(model: nn.Module, offsets: list[Tensor]) -> Iterator[None]:
-        stay = right(model, offsets)
-        stay.__enter__()
+        with torch.no_grad():
+            for parameter, offset in zip(perturbed_parameters(model), offsets, strict=False):
+                parameter.add_(offset)
         yield
 
     monkeypatch.setattr(loop, "perturbed", kept)

@@ -31,7 +31,7 @@ SHOWN_BY = {
     "temperature forgotten": "ikl",
     "weight perturbation not restored": "kl",
 }
-FAST = ("wrong sign in wMSE", "class means not updated")
+FAST = ("class means not updated",)
 
 
 def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -148,8 +148,9 @@ def test_the_committed_baseline_is_whole() -> None:
         assert len(run.result.losses) >= 12
         assert len(run.result.verdicts) == 360
         # Neither all right nor all wrong: there is something to lose and to win.
-        assert 0.1 < run.result.verdicts.count(".") / 360 < 0.95
-        assert 1 - run.result.verdicts.count("x") / 360 > 0.5
+        robust = run.result.verdicts.count(".") / 360
+        assert 0.3 < robust < 1
+        assert 0.85 < 1 - run.result.verdicts.count("x") / 360 < 1
 
 
 def golden(name: str, folder: Path) -> gate.Golden:
@@ -236,9 +237,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: Path) -> None:
+def test_another_distribution_registers_its_method(installed: Path) -> None:
     (distribution,) = importlib.metadata.distributions(path=[str(installed)])
-    assert [point.name for point in distribution.entry_points] == ["example-margin"]
+    (point,) = distribution.entry_points
+    assert (point.group, point.name) == ("harness.methods", "example-margin")
+
+
+@pytest.mark.slow
+def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     environment = {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
     tiny: dict[str, Any] = {
@@ -248,6 +254,7 @@ def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: 
             "data.train_limit": 64,
             "training.monitor.every": 0,
             "evaluation.limit": 20,
+            "evaluation.workers": 1,
             "evaluation.attacks": ["apgd-ce"],
         },
         "runs": [{"name": "mine", "method": "example-margin"}],
@@ -256,9 +263,6 @@ def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: 
     made = harness("check", "--baseline", str(path), "--update", "--reason", "first", **environment)
     assert made.returncode == 0, made.stderr
     assert read_baseline(path).history[0]["reason"] == "first"
-    passed = harness("check", "--baseline", str(path), **environment)
-    assert passed.returncode == 0, passed.stdout + passed.stderr
-    assert passed.stdout.startswith("# No regression")
     module = installed / "example_margin.py"
     module.write_text(module.read_text().replace(".square().mean()", ".mean()"))
     failed = harness("check", "--baseline", str(path), "--json", **environment)
