@@ -124,7 +124,7 @@ def data_line() -> None:
 
 def nothing_yet(words: str = "There are no results in this folder yet.") -> None:
     """What a page shows without results: the command that makes the first."""
-    st.info(f"{words} This command makes the first run, in about a minute on a laptop:")
+    st.info(f"{words} This command makes the first run, in three or four minutes on a laptop:")
     folder = "" if str(results_folder()) == "results" else f" --results {results_folder()}"
     st.code(FIRST_RUN + folder, language="bash")
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from harness import provenance
-from harness.config import RunConfig
+from harness.config import RunConfig, Strict
 from harness.errors import UserError
 from harness.evaluation.statistics import PairedComparison, compare_paired
 from harness.progress import Reporter
@@ -53,11 +53,7 @@ DEFAULT_BENCHMARK: dict[str, JsonValue] = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Result(_Part):
+class Result(Strict):
     """What a baseline remembers of a run.
 
     Attributes:
@@ -77,7 +73,7 @@ class Result(_Part):
     run_id: str
 
 
-class CheckedRun(_Part):
+class CheckedRun(Strict):
     """One run of the benchmark.
 
     ``set`` is laid on its recipe for both trainings, ``golden`` and ``benchmark`` for one of them.
@@ -86,13 +82,13 @@ class CheckedRun(_Part):
     name: str
     method: str
     recipe: str | None = None
-    set: dict[str, JsonValue] = {}
-    golden: dict[str, JsonValue] = {}
-    benchmark: dict[str, JsonValue] = {}
+    set: dict[str, JsonValue] = Field(default_factory=dict)
+    golden: dict[str, JsonValue] = Field(default_factory=dict)
+    benchmark: dict[str, JsonValue] = Field(default_factory=dict)
     result: Result | None = None
 
 
-class Baseline(_Part):
+class Baseline(Strict):
     """A baseline file.
 
     Attributes:
@@ -114,7 +110,7 @@ class Baseline(_Part):
     margin: float = Field(0.03, ge=0, lt=1)
     alpha: float = Field(0.01, gt=0, lt=1)
     runs: tuple[CheckedRun, ...] = Field(min_length=1)
-    environment: dict[str, JsonValue] = {}
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
     history: tuple[dict[str, JsonValue], ...] = ()
 
 

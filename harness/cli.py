@@ -205,7 +205,7 @@ def evaluate(
 
 @app.command("time")
 def time_(
-    methods: Annotated[str, typer.Option(help="Methods, such as kd,dkd,ikl-kd,reviewkd.")],
+    methods: Annotated[str, typer.Option(help="Methods by name, with commas; see `list methods`.")],
     pair: Annotated[str, typer.Option(help="TEACHER-STUDENT, such as resnet56-resnet20.")],
     dataset: Annotated[str, typer.Option(help="Whose shapes, classes and augmentation.")] = (
         "cifar100"

@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 def sweep(
     file: Annotated[Path | None, typer.Argument(help="YAML file that describes a sweep.")] = None,
     table: Annotated[int | None, typer.Option(help="All rows of one table of the paper.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Methods, such as kl,dkl,ikl.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods by name, with commas; see `list methods`.")
+    ] = None,
     recipes: Annotated[str | None, typer.Option(help="Recipes, such as table1/kl.")] = None,
     dataset: Annotated[str | None, typer.Option(help="A data set; default: digits.")] = None,
     scale: Annotated[

@@ -54,10 +54,14 @@ def parse_fraction(value: Any) -> Any:
 Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
 
 
-class Section(BaseModel):
-    """Base of all parts of the configuration: frozen, and an unknown field is an error."""
+class Strict(BaseModel):
+    """Base of what is read from users or files: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Section(Strict):
+    """Base of all parts of the configuration."""
 
     def identity_payload(self) -> dict[str, Any]:
         """The fields that change the answer, nested, ready for JSON."""

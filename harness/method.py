@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from harness.config import Strict
 
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Tensor], Tensor]
 
 
-class Params(BaseModel):
+class Params(Strict):
     """Base of a method's parameters: frozen, and an unknown name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from harness import runner
-from harness.config import RunConfig, fingerprint
+from harness.config import RunConfig, Strict, fingerprint
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.progress import Reporter
@@ -31,21 +31,17 @@ from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 State = Literal["done", "partial", "missing"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RunSpec(_Part):
+class RunSpec(Strict):
     """One run of a sweep's file: a method or a recipe that one method has, and its settings."""
 
     method: str | None = None
     recipe: str | None = None
     dataset: str | None = None
     name: str | None = None
-    set: dict[str, JsonValue] = {}
+    set: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class SweepSpec(_Part):
+class SweepSpec(Strict):
     """Which runs a sweep is: those of a table, of methods, of recipes and of a list, together.
 
     ``set`` is laid on all of them, under what a run of the list sets itself. ``scale: small`` takes
@@ -60,7 +56,7 @@ class SweepSpec(_Part):
     dataset: str | None = None
     scale: Literal["paper", "small"] = "paper"
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    set: dict[str, JsonValue] = {}
+    set: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -21,9 +21,9 @@ from app.shared import (
     results_folder,
     whole_number,
 )
-from app.words import eps_text
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
+from leaderboards.summary_view import eps_text
 
 
 def page() -> None:

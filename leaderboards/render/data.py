@@ -11,38 +11,6 @@ from typing import Any
 from leaderboards.render.text import method_of
 from leaderboards.rendered import Number, RenderedTable
 
-FIELDS = (
-    "table",
-    "row",
-    "kind",
-    "section",
-    "name",
-    "method",
-    "arch",
-    "teacher",
-    "dataset",
-    "augmentation",
-    "selection",
-    "scale",
-    "column",
-    "metric",
-    "difference",
-    "value",
-    "badge",
-    "low",
-    "high",
-    "std",
-    "n",
-    "seeds",
-    "bold",
-    "underlined",
-    "from_print",
-    "recomputed",
-    "disputed",
-    "note",
-    "flags",
-    "run_ids",
-)
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
 OWN = (
     "value",
@@ -58,6 +26,13 @@ OWN = (
     "recomputed",
     "disputed",
     "note",
+)
+FIELDS = (
+    *("table", "row", "kind", "section", "name"),
+    *FACTS,
+    *("column", "metric", "difference"),
+    *OWN,
+    *("flags", "run_ids"),
 )
 
 
