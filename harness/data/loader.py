@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 from typing import Protocol, TypeVar
 
 import torch
@@ -133,6 +135,7 @@ class StreamLoader:
             sampler=torch.randperm(len(self.split), generator=generator).tolist(),
             drop_last=self.drop_last,
             num_workers=self.workers,
+            multiprocessing_context=_server() if self.workers else None,
             pin_memory=self.device.type == "cuda",
             generator=generator,
         )
@@ -151,6 +154,17 @@ class StreamLoader:
             # the garbage collector, it closes them first and then waits for the workers in vain.
             error.with_traceback(None)
             raise UserError(sentence) from None
+
+
+def _server() -> BaseContext:
+    """Workers are forked from a process that has imported this and has no threads.
+
+    A fork of this process would copy the locks that its threads, torch's and numpy's among them,
+    hold just then, and such a worker, or the fork itself, can wait for ever.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 class _TrainingImages(Dataset[tuple[Tensor, int]]):

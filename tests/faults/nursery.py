@@ -103,6 +103,8 @@ def _ended(child: int) -> bool:
 
 
 def main() -> None:
+    # What runs in a shell's background ignores it, and so would all that is forked from here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     load_dataset("digits")
     small_attacks()

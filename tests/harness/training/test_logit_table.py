@@ -1,8 +1,8 @@
 """The table of teacher logits: equal to the teacher, whatever happened to its files."""
 
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,36 +121,40 @@ def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
         table(tmp_path / "small", "float16")
 
 
-def _fill(folder: Path, seed: int, rounds: int) -> None:
-    filled = table(folder)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(rounds):
-        rows = torch.randint(200, (32,), generator=generator)
-        filled.write(rows, wanted(rows))
+FILL = """
+import sys
+from pathlib import Path
+import torch
+from harness.training.logit_table import LogitTable
+
+folder, seed, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+table, generator = LogitTable(folder, 200, 7, "float32"), torch.Generator().manual_seed(seed)
+for _ in range(rounds):
+    rows = torch.randint(200, (32,), generator=generator)
+    table.write(rows, (rows[:, None] * 7 + torch.arange(7)).float().sin())
+"""
 
 
-def wanted(rows: Tensor) -> Tensor:
-    return (rows[:, None] * 7 + torch.arange(7)).float().sin()
+def filling(folder: Path, seed: int, rounds: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", FILL, str(folder), str(seed), str(rounds)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[3])
 
 
 def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    doomed = fork.Process(target=_fill, args=(tmp_path, 3, 10**9))
-    doomed.start()
-    workers = [fork.Process(target=_fill, args=(tmp_path, seed, 300)) for seed in (1, 2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    assert doomed.pid is not None
-    os.kill(doomed.pid, signal.SIGKILL)
-    doomed.join()
+    doomed = filling(tmp_path, 3, 10**9)
+    try:
+        for worker in [filling(tmp_path, seed, 300) for seed in (1, 2)]:
+            assert worker.wait(120) == 0
+        assert doomed.poll() is None
+    finally:
+        doomed.kill()
+        doomed.wait()
     rows = torch.arange(200)
     read, there = table(tmp_path).read(rows)
     # The killed one may have left one batch half written; what counts as there is right.
     assert there.sum() >= 200 - 32
-    assert torch.equal(read[there], wanted(rows)[there])
+    wanted = (rows[:, None] * 7 + torch.arange(7)).float().sin()
+    assert torch.equal(read[there], wanted[there])
 
 
 class Counting(nn.Module):
