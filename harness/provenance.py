@@ -48,7 +48,7 @@ def collect(device: torch.device | str) -> dict[str, Any]:
     Returns:
         ``git`` (None outside a checkout of this project), ``packages`` (None where not installed),
         ``python``, ``platform``, ``cpu``, ``device``, ``num_threads``, ``precision``, ``shims``,
-        ``command`` without credentials, and ``collected_at`` (UTC).
+        ``command`` without the program's folder and credentials, and ``collected_at`` (UTC).
     """
     return {
         "git": git_state(CHECKOUT),
@@ -60,9 +60,15 @@ def collect(device: torch.device | str) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "precision": _precision(),
         "shims": active_shims(),
-        "command": without_credentials(sys.argv),
+        "command": without_credentials([_program(), *sys.argv[1:]]),
         "collected_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _program() -> str:
+    """What was called, by the name that is the same on every machine."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

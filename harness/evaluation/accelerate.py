@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from harness.evaluation.precision import pinned
+
 # What one piece holds at most, in pixels of the input: activations of that many stay in the cache.
 TILE_PIXELS = 32 * 1024
 SMALLEST_TILE = 16
@@ -95,7 +97,9 @@ def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
         folded = fold_batchnorm(graph)
     except Exception as error:  # a tracer meets arbitrary code, which may raise anything
         return 0, (f"not folded: {type(error).__name__}: {error}",)
-    expected, found = answers(network, images), answers(graph, images)
+    # TensorFloat-32 moves gradients by more than folding does, whose error alone is asked for.
+    with pinned("strict"):
+        expected, found = answers(network, images), answers(graph, images)
     for what, ours, theirs in zip(("logits", "gradients"), found, expected, strict=True):
         difference = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
         if not difference <= FOLDING_TOLERANCE:

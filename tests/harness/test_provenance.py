@@ -15,6 +15,14 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.parametrize("called", ["/home/me/harness/__main__.py", "/usr/bin/harness"])
+def test_the_command_does_not_tell_where_the_program_lies(
+    monkeypatch: pytest.MonkeyPatch, called: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called, "run"])
+    assert provenance.collect("cpu")["command"] == ["harness", "run"]
+
+
 def test_what_is_collected_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["harness", "run", "--api-key", "abc"])
     facts = provenance.collect("cpu")
