@@ -1,8 +1,11 @@
-"""Every test runs on one pinned thread from a fixed seed."""
+"""Every test, and every process that one starts, runs on one thread from a fixed seed."""
+
+import os
 
 import pytest
 import torch
 
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

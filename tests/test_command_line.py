@@ -25,7 +25,7 @@ def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [sys.executable, "-m", "harness", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment},
+        env={**os.environ, "COLUMNS": "100", **environment},
         timeout=240,
     )
 

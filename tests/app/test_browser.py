@@ -49,7 +49,7 @@ def server(small_store: tuple[Path, dict[str, str]]) -> Iterator[str]:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "harness", "app", "--results", str(results)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*command, "--port", str(port)],
         cwd=results,

@@ -35,7 +35,7 @@ class Nursery:
     """Copies of a process that has everything imported; see ``nursery.py``."""
 
     def __init__(self, folder: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.outputs = folder
         self._number = 0
         self._process = subprocess.Popen(

@@ -247,7 +247,7 @@ def started(folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"},
+        env={**os.environ, "COLUMNS": "140"},
     )
 
 

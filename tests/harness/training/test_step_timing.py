@@ -21,7 +21,7 @@ def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "harness", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+        env={**os.environ, "COLUMNS": "100"},
         timeout=240,
     )
 
