@@ -64,6 +64,7 @@ def make_trainer(folder: Path, dtype: torch.dtype) -> Trainer:
             "training.batch_size": BATCH,
             "training.batchnorm_replicas": 1,
             "training.channels_last": True,
+            "training.precision": str(dtype).removeprefix("torch."),
         },
     )
     method = METHODS.get("ikl")

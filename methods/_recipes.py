@@ -25,7 +25,7 @@ def digits() -> Overrides:
     return {
         "data": {"name": "digits", "crop_padding": 1, "flip": False},
         "model": {"arch": "resnet8"},
-        "training": {"epochs": 30, "batch_size": 64, "optimizer": {"lr": 0.1}},
+        "training": {"epochs": 24, "batch_size": 64, "optimizer": {"lr": 0.1}},
         # Two equal halves of the 360 test images, one for each core of a small machine.
         "evaluation": {"eps": 0.15, "chunk_size": 180, "workers": 2},
     }
