@@ -314,24 +314,33 @@ def evaluate_into(
 
 @contextmanager
 def recorded(directory: RunDirectory, described: dict[str, Any]) -> Iterator[None]:
-    """The run's status follows what happens inside, in its directory and in the database."""
+    """The run's status follows what happens inside, in its directory and in the database.
+
+    A finished run stays one: a further evaluation has a status of its own, and one that fails or is
+    stopped must not take a result out of the tables.
+    """
     database = Database(directory.results)
-    directory.update(
-        **described, status="started", started_at=utc_now(), finished_at=None, error=None
-    )
+    finished = directory.exists and directory.record["status"] == "success"
+    began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
+    directory.update(**described, **({} if finished else began))
+
+    def end(status: str, **why: str) -> None:
+        if not finished:
+            directory.end(status, **why)
+
     database.load_reported(REPORTS.get("reported"))
     database.record(directory)
     try:
         yield
     except KeyboardInterrupt:
-        directory.end("cancelled")
+        end("cancelled")
         raise
     except Exception as error:
-        directory.end("error", error=f"{type(error).__name__}: {error}")
+        end("error", error=f"{type(error).__name__}: {error}")
         directory.log(traceback.format_exc())
         raise
     else:
-        directory.end("success")
+        end("success")
     finally:
         database.record(directory)
 

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.config import RunConfig
+from harness import runner
+from harness.config import EvalConfig, RunConfig
 from harness.method import Method
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.resolve import resolve
-from harness.runner import run
+from harness.runner import evaluate_run, run
+from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 TINY = {
@@ -114,3 +116,21 @@ def test_every_recipe_resolves_and_the_data_sets_have_one(name: str) -> None:
         config = resolve(name, recipe=recipe)
         assert config.method == name
         assert config.evaluation.eps > 0
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), RuntimeError("out of patience")])
+def test_a_further_evaluation_that_fails_leaves_the_result_one(
+    ending: BaseException, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = tiny_run("vanilla", tmp_path, teacher)
+    before = finished.record
+
+    def fail(*args: Any, **named: Any) -> None:
+        raise ending
+
+    monkeypatch.setattr(runner, "evaluate", fail)
+    other = EvalConfig(eps=0.05, attacks=("apgd-ce",), limit=12)
+    with pytest.raises(type(ending)):
+        evaluate_run(finished, other, None, "cpu", Reporter(quiet=True))
+    assert finished.record == before
+    assert Database(tmp_path).query("SELECT status FROM runs")["status"].tolist() == ["success"]
