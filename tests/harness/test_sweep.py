@@ -105,7 +105,8 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
     settings = at_scale("trades", "row", "digits").settings
     assert settings["training.attack.eps"] == pytest.approx(0.075)
     assert settings["training.attack.step_size"] == pytest.approx(0.15 / 8)
-    assert settings["training.optimizer.milestones"] == [10, 20]
+    epochs = resolve("trades").training.epochs
+    assert settings["training.optimizer.milestones"] == [epochs / 3, 2 * epochs / 3]
 
 
 # What is wrong with a file
