@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from app.gallery import adversarial_images, class_names
 from app.shared import ask, one_of, plain, records, results_folder
 from app.words import stage_title
 from harness.errors import UserError
+from leaderboards.protocols import attacks_of
 
 SAMPLE_ROWS = 10
 
@@ -23,7 +25,7 @@ def attacks(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         return
     n, metrics = int(evaluation["n"]), evaluation["metrics"]
     stages, alive = [], n
-    for name in ("clean", *evaluation["attacks"].split(",")):
+    for name in ("clean", *attacks_of(evaluation)):
         found = metrics.get(name)
         if found is None:
             continue
@@ -69,13 +71,8 @@ def attacks(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
 
 def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     """Accuracy of each class, clean and under attack."""
-    rows = (
-        pd.DataFrame()
-        if evaluation is None
-        else ask(queries.per_class, run["run_id"], evaluation["evaluation_id"])
-    )
+    rows = _stored(queries.per_class, run, evaluation)
     if evaluation is None or rows.empty:
-        st.info("No verdicts are stored.")
         return
     names = class_names(run["dataset"])
     label = [names[label] if label < len(names) else str(label) for label in rows["label"]]
@@ -116,17 +113,11 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
 
 def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     """Images by what broke them."""
-    endings = (
-        pd.DataFrame()
-        if evaluation is None
-        else ask(queries.endings, run["run_id"], evaluation["evaluation_id"])
-    )
+    endings = _stored(queries.endings, run, evaluation)
     if evaluation is None or endings.empty:
-        st.info("No verdicts are stored.")
         return
     counts = dict(zip(endings["fooled_by"], endings["n"], strict=True))
-    attacks = [name for name in evaluation["attacks"].split(",") if name in counts]
-    options = [*attacks, *[name for name in ("clean", "robust") if name in counts]]
+    options = [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts]
     fooled = one_of(
         "Fooled by",
         options,
@@ -164,6 +155,20 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
                 alt=f"Test image {row['index']} clean, adversarial and their difference",
             )
     _sample_table(rows, names)
+
+
+def _stored(
+    query: Callable[..., pd.DataFrame], run: dict[str, Any], evaluation: dict[str, Any] | None
+) -> pd.DataFrame:
+    """What a query finds of an evaluation's verdicts; the page says so where that is nothing."""
+    rows = (
+        pd.DataFrame()
+        if evaluation is None
+        else ask(query, run["run_id"], evaluation["evaluation_id"])
+    )
+    if rows.empty:
+        st.info("No verdicts are stored.")
+    return rows
 
 
 def _sample_table(rows: pd.DataFrame, names: tuple[str, ...]) -> None:

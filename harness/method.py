@@ -28,7 +28,7 @@ class MethodCard:
     """What a reader is told of a method.
 
     Attributes:
-        title: the name as papers print it, for example "IKL-AT".
+        title: the name as papers print it.
         family: what it trains for.
         summary: the idea in one sentence.
         formula: the training loss in LaTeX, with parameters under their names here.

@@ -45,7 +45,7 @@ def metric_title(metric: str) -> str:
 def eps_text(eps: float) -> str:
     """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
     steps = eps * 255
-    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
+    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
 
 
 def percent(score: Score | None, *, interval: bool = False, flagged: bool = False) -> str:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import random
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
@@ -29,6 +32,8 @@ _READER_CONFIG = {"enable_external_access": "false", "python_enable_replacements
 _HELD_ELSEWHERE = re.compile(
     "Could not set lock on file|with a different configuration|is already attached"
 )
+
+_T = TypeVar("_T")
 
 _BROKEN = (
     duckdb.IOException,
@@ -142,6 +147,24 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
             yield connection
     finally:
         connection.close()
+
+
+def answered(connection: duckdb.DuckDBPyConnection, work: Callable[[], _T]) -> _T:
+    """What ``work`` on the connection gives; a signal ends it at once, however long it is.
+
+    In the main thread DuckDB looks for signals only between the tasks of a query that this thread
+    does itself. Where another of its threads has taken the only task, it would look at the end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        try:
+            return future.result()
+        finally:
+            while not future.done():
+                connection.interrupt()
+                wait([future], timeout=0.05)
 
 
 @contextmanager

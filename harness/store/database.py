@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from harness.errors import UserError
-from harness.store.connection import is_broken, read_connection, write_connection, writing
+from harness.store.connection import answered, is_broken, read_connection, write_connection, writing
 from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
 from harness.store.ingest import KnownHashes, Snapshot, snapshot
 from harness.store.rundir import RunDirectory, run_folders
@@ -64,7 +65,7 @@ class Database:
         """
         with read_connection(self.path, self._wait_s) as connection:
             try:
-                return connection.execute(sql, params or None).df()
+                return answered(connection, lambda: connection.execute(sql, params or None).df())
             except duckdb.Error as error:
                 if is_broken(error):
                     raise
@@ -78,8 +79,8 @@ class Database:
             duckdb.Error: it refuses the query.
         """
         with read_connection(self.path, self._wait_s) as connection:
-            connection.execute(sql)
-            return [column[0] for column in connection.description], connection.fetchall()
+            rows = answered(connection, lambda: connection.execute(sql).fetchall())
+            return [column[0] for column in connection.description], rows
 
     def record(self, run: RunDirectory) -> None:
         """Bring the database's rows of one run to what its directory holds, in one transaction.
@@ -132,10 +133,7 @@ class Database:
         """
         with read_connection(self.path, self._wait_s) as connection:
             connection.begin()
-            return {
-                name: connection.sql(f"SELECT * FROM {name} ORDER BY ALL").to_arrow_table()
-                for name in names
-            }
+            return {name: answered(connection, partial(_whole, connection, name)) for name in names}
 
     def rebuild(self, reported: Path | None = None) -> Rebuilt:
         """Make the database anew from the run directories; the old one serves until it is done.
@@ -288,6 +286,10 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -
     connection.register("incoming", rows)
     connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
     connection.unregister("incoming")
+
+
+def _whole(connection: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
+    return connection.sql(f"SELECT * FROM {table} ORDER BY ALL").to_arrow_table()
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -14,6 +14,8 @@ import pytest
 from rich.console import Console
 
 import leaderboards
+from harness import evaluation_view
+from leaderboards import summary_view
 from leaderboards.render.latex import document, to_latex
 from leaderboards.render.plots import Point, front, points_of, scatter
 from leaderboards.render.terminal import print_table
@@ -23,6 +25,12 @@ from leaderboards.report import FORMATS, text_of, write_site
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
 VOID = {"meta", "br"}
+
+
+@pytest.mark.parametrize("text_of_eps", [summary_view.eps_text, evaluation_view.eps_text])
+def test_a_radius_is_written_as_papers_write_it(text_of_eps: Callable[[float], str]) -> None:
+    texts = [text_of_eps(eps) for eps in (0.0, 8 / 255, 0.5 / 255, 0.15, 128 / 255)]
+    assert texts == ["0", "8/255", "0.001961", "0.15", "128/255"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from harness.evaluation.accelerate import apply, decide
 from harness.evaluation.batching import Batching
 from harness.evaluation.driver import accuracies, evaluate
 from harness.evaluation.forward import AttackModel
-from harness.evaluation.precision import arithmetic, pinned
+from harness.evaluation.precision import _precisions, arithmetic, pinned
 from harness.evaluation.protocol import AttackBudget, Threat, evaluation_id, is_standard
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
@@ -110,7 +110,7 @@ class Watching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(x, torch.fx.Proxy):
-            self.seen.append(torch.backends.cudnn.conv.fp32_precision == "tf32")
+            self.seen.append(_precisions()["cudnn.conv"] == "tf32")
         return self.bn(self.conv(x)).mean((2, 3))
 
 

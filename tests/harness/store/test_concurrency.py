@@ -136,8 +136,7 @@ def test_a_killed_writer_leaves_the_last_transaction(tmp_path: Path, make_run: M
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
 
 
-# Under load the query once outlived its signal, and compiled code heeds no timeout.
-@pytest.mark.slow
+# Without help DuckDB misses the signal where another of its threads has the query's only task.
 def test_a_signal_in_a_long_query_interrupts_it(tmp_path: Path, make_run: MakeRun) -> None:
     database = Database(tmp_path)
     database.record(make_run())
@@ -149,7 +148,7 @@ def test_a_signal_in_a_long_query_interrupts_it(tmp_path: Path, make_run: MakeRu
     try:
         threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(KeyboardInterrupt):
-            database.query("SELECT sum(a.range * b.range) FROM range(200000) a, range(200000) b")
+            database.query("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
