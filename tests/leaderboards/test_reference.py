@@ -1,10 +1,12 @@
 """The reference runs in the repository can be imported, and are what their page says."""
 
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from harness.evaluation.statistics import welch
 from harness.store.database import Database
 from harness.store.exchange import import_
 
@@ -30,3 +32,35 @@ def test_the_page_tells_the_adversarial_runs_numbers(tmp_path: Path) -> None:
         wanted.append(round(values.loc[(method, "sec_per_iter"), "value"], 3))
         assert numbers == pytest.approx(wanted, abs=1e-9)
         assert robust["n"] == 500
+
+
+def test_the_page_tells_the_distillation_runs_numbers(tmp_path: Path) -> None:
+    merged = import_(tmp_path, REFERENCE / "cifar100-distillation")
+    assert len(merged.added) == 13
+    rows = Database(tmp_path).query(
+        "SELECT method, arch, seed, name, value, n FROM runs JOIN metrics USING (run_id)"
+    )
+    clean = rows[rows["name"] == "clean"].set_index(["method", "arch", "seed"])
+    assert (clean["n"] == 10000).all()
+    assert f"{100 * clean.loc[('vanilla', 'resnet20', 0), 'value']:.2f}%" in PAGE
+    seconds = rows[rows["name"] == "sec_per_iter"].set_index(["method", "arch", "seed"])
+    section = PAGE.split("## CIFAR-100, distillation")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `(ikl-kd|dkd|kd|vanilla)` \| (\d.+) \|$", section, re.M)
+    assert len(told) == 4
+    over_seeds = {}
+    for method, text in told:
+        keys = [(method, "resnet8", seed) for seed in range(3)]
+        values = [100 * clean.loc[key, "value"] for key in keys]
+        over_seeds[method] = values
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
+        wanted = [*(f"{value:.2f}" for value in values), f"{mean:.2f} ± {deviation:.2f}"]
+        wanted.append(f"{seconds.loc[keys[0], 'value']:.3f}")
+        assert text.split(" | ") == wanted
+    pairs = re.findall(
+        r"^\| `(.+)` \| `(.+)` \| (\S+) \[(\S+), (\S+)\] \| (\S+) \|$", section, re.M
+    )
+    assert len(pairs) == 4
+    for a, b, *text in pairs:
+        found = welch(over_seeds[a], over_seeds[b])
+        points = [f"{value:+.2f}" for value in (found.difference, found.low, found.high)]
+        assert text == [*points, f"{found.p_value:.2g}"]
