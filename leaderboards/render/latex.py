@@ -49,6 +49,7 @@ ESCAPES = {
 }
 PACKAGES = ("booktabs", "multirow", "amssymb")
 ROW_END = r" \\"
+AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ def to_latex(table: RenderedTable, *, ours: bool = True) -> str:
         ours: whether our numbers, differences and rows stand in it too; without them it is as
             printed.
     """
-    rows = [
-        row for row in table.rows if ours or row.kind in (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
-    ]
+    rows = [row for row in table.rows if ours or row.kind in AS_PRINTED]
     caption = escape(table.caption)
     body = []
     if table.panels:
@@ -102,6 +101,9 @@ def document(table: RenderedTable, *, ours: bool = True) -> str:
     return (
         "\\documentclass{article}\n"
         f"{packages}\n\\usepackage[margin=1cm,landscape]{{geometry}}\n"
+        # A caption above its table, which bears the number it has in the paper.
+        "\\setlength{\\belowcaptionskip}{6pt}\n"
+        f"\\setcounter{{table}}{{{table.number - 1}}}\n"
         f"\\begin{{document}}\n{to_latex(table, ours=ours)}\\end{{document}}\n"
     )
 
@@ -139,10 +141,12 @@ def _tabular(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> l
     for number, (name, own) in enumerate(_stubbed(table, body)):
         if number:
             lines.append(r"\midrule")
-        if not stub and name and own[0].kind not in (PRINTED_ROW, DIFFERENCE_ROW):
+        if name and own[0].kind not in AS_PRINTED:
             lines.append(
                 rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(name)}}}}}" + ROW_END
             )
+            lines += [_row(table, row, slots, [""] * len(stub)) for row in own]
+            continue
         for place, row in enumerate(own):
             text = rf"\multirow{{{len(own)}}}{{*}}{{{escape(name)}}}" if place == 0 else ""
             if row.kind == DIFFERENCE_ROW and len(own) > 1:
@@ -213,6 +217,9 @@ def _row(
     first = len(table.labels) - table.last_labels
     labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)
     cells = [_cell(row, slot) for slot in slots]
+    if row.kind not in AS_PRINTED and stub:
+        # Names of rows that the paper has not are longer: they take the width of the stub too.
+        labels[0], stub = rf"\multicolumn{{{len(stub) + 1}}}{{l}}{{{labels[0]}}}", []
     return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
 
 
@@ -224,6 +231,8 @@ def _cell(row: RenderedRow, slot: _Slot) -> str:
 
 def _number(number: Number, row: RenderedRow, column: RenderedColumn) -> str:
     text = escape(value_text(number, column, signed=is_signed(row, column)))
+    if text.startswith("-"):
+        text = f"$-${text[1:]}"
     if number.bold:
         text = rf"\textbf{{{text}}}"
     if number.underlined:

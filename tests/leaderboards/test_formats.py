@@ -188,6 +188,7 @@ def test_latex_compiles(results: Path, tmp_path: Path) -> None:
             timeout=120,
         )
         assert ended.returncode == 0, ended.stdout[-2000:]
+        assert "Overfull" not in ended.stdout
 
 
 class Structure(HTMLParser):
