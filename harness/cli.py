@@ -26,6 +26,8 @@ from harness import (
     step_timing,
 )
 from harness.cli_db import Json, Results, db
+from harness.cli_study import OnCluster, PerTask, asked_cluster
+from harness.cluster import chunks_on
 from harness.config import EvalConfig, RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial, curves
@@ -101,6 +103,8 @@ def run(
     ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
+    on_cluster: OnCluster = None,
+    per_task: PerTask = None,
     set_: Set = None,
     dry_run: Annotated[
         bool,
@@ -124,6 +128,7 @@ def run(
         "results": results,
         **{f"evaluation.{name}": value for name, value in _protocol(locals()).items()},
     }
+    where = asked_cluster(on_cluster, per_task)
     config = resolve.resolve(
         method or resolve.method_of(recipe),
         recipe=recipe,
@@ -141,7 +146,8 @@ def run(
         at = config.model_copy(update={"evaluation": protocol})
         return runner.run(at, reporter, passed={"argv": sys.argv[1:]})
 
-    outcomes = [measure(protocol) for protocol in _radii(config.evaluation, eps)]
+    with chunks_on(where):
+        outcomes = [measure(protocol) for protocol in _radii(config.evaluation, eps)]
     _print_outcome(outcomes[-1], results, as_json)
 
 
@@ -166,40 +172,39 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     results: Results = Path("results"),
+    on_cluster: OnCluster = None,
+    per_task: PerTask = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a stored run or a model from elsewhere."""
     reporter = Reporter(quiet=as_json)
     overrides = _protocol(locals())
+    where = asked_cluster(on_cluster, per_task)
     directory = _as_run(results, source)
-    if directory is not None:
-        config = directory.record.get("config") or {}
-        protocol = resolve.evaluation(config.get("evaluation", {}), overrides, set_ or ())
-        outcomes = [
-            runner.evaluate_run(directory, at, data_root, device, reporter)
-            for at in _radii(protocol, eps)
-        ]
-    else:
-        if dataset is None:
-            raise UserError(
-                f"{source!r} is no stored run: for a model from elsewhere give --dataset"
-            )
-        protocol = resolve.evaluation({"eps": listing.default_eps(dataset)}, overrides, set_ or ())
-        outcomes = [
-            runner.evaluate_external(
-                source,
-                dataset,
-                at,
-                results=results,
-                reporter=reporter,
-                root=data_root,
-                device=device,
-                arch=arch,
-                weights=weights,
-            )
-            for at in _radii(protocol, eps)
-        ]
+    if directory is None and dataset is None:
+        raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    stored = (directory.record.get("config") or {}).get("evaluation", {}) if directory else {}
+    default = stored if directory else {"eps": listing.default_eps(str(dataset))}
+    protocol = resolve.evaluation(default, overrides, set_ or ())
+
+    def measure(at: EvalConfig) -> runner.Outcome:
+        if directory is not None:
+            return runner.evaluate_run(directory, at, data_root, device, reporter)
+        return runner.evaluate_external(
+            source,
+            str(dataset),
+            at,
+            results=results,
+            reporter=reporter,
+            root=data_root,
+            device=device,
+            arch=arch,
+            weights=weights,
+        )
+
+    with chunks_on(where):
+        outcomes = [measure(at) for at in _radii(protocol, eps)]
     _print_outcome(outcomes[-1], results, as_json)
 
 

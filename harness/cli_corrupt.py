@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import runner
 from harness.building import choose_device
 from harness.data import load_dataset
 from harness.errors import UserError
@@ -18,6 +17,7 @@ from harness.evaluation.corrupted import Corrupted, evaluate_corrupted
 from harness.evaluation.corruptions import SEVERITIES, chosen
 from harness.models.loading import load_model_file
 from harness.progress import Reporter
+from harness.recording import recorded
 from harness.store.rundir import RunDirectory, find_run
 
 
@@ -52,7 +52,7 @@ def corrupt(
     images = load_dataset(directory.record["dataset"], data_root).test
     with (
         directory.lock(),
-        runner.recorded(directory, {}),
+        recorded(directory, {}),
         reporter.stage("corrupt", 1000) as stage,
     ):
         found = evaluate_corrupted(

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from harness import check as checks
-from harness import check_view, estimate, sweep_view
+from harness import check_view, cluster, estimate, sweep_view
 from harness import sweep as sweeps
 from harness.errors import UserError
 from harness.progress import Reporter
@@ -21,6 +21,13 @@ from harness.resolve import parse_assignment, validated
 from harness.store.rundir import run_folders
 
 FAILED = 1
+
+OnCluster = Annotated[
+    str | None, typer.Option("--cluster", help="Ray: local, auto or the address of a cluster.")
+]
+PerTask = Annotated[
+    str | None, typer.Option("--task", help="What a task asks for: cpus=4,gpus=1,memory=16 (GiB).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +58,8 @@ def sweep(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting of all runs: a.b=c. Repeatable.")
     ] = None,
+    on_cluster: OnCluster = None,
+    per_task: PerTask = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is done and missing; run nothing.")
     ] = False,
@@ -72,6 +81,7 @@ def sweep(
         "set": dict(parse_assignment(text) for text in set_ or ()) or None,
     }
     spec = _spec(file, {name: value for name, value in given.items() if value is not None})
+    where = asked_cluster(on_cluster, per_task)
     costs = {"data.root": data_root, "device": device, "results": results}
     rows = sweeps.rows(spec, costs)
     items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
@@ -82,7 +92,11 @@ def sweep(
         sweep_view.print_plan(items, Console())
     if dry_run:
         return
-    failures = sweeps.run_missing(items, Reporter(quiet=as_json), {"argv": sys.argv[1:]})
+    reporter, passed = Reporter(quiet=as_json), {"argv": sys.argv[1:]}
+    if where is None:
+        failures = sweeps.run_missing(items, reporter, passed)
+    else:
+        failures = cluster.run_missing_on(where, items, reporter, passed)
     finished = sweeps.plan(rows)
     if as_json:
         print(json.dumps(sweep_view.outcome_json(finished, failures), indent=2))
@@ -93,6 +107,19 @@ def sweep(
         sweep_view.print_outcome(finished, failures, console)
     if failures:
         raise typer.Exit(FAILED)
+
+
+def asked_cluster(address: str | None, task: str | None) -> cluster.Cluster | None:
+    """The cluster of the options ``--cluster`` and ``--task``; None for none.
+
+    Raises:
+        UserError: a task is described without a cluster, or badly.
+    """
+    if address is None:
+        if task is not None:
+            raise UserError("--task says what a cluster's tasks ask for: give --cluster as well")
+        return None
+    return cluster.Cluster.asked(address, task)
 
 
 def check(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,10 +31,10 @@ from harness.method import Method, TaskContext
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
-from harness.registry import METHODS, REPORTS
+from harness.recording import recorded
+from harness.registry import METHODS
 from harness.resolve import recipe_changes
-from harness.store.database import Database
-from harness.store.rundir import RunDirectory, utc_now
+from harness.store.rundir import RunDirectory
 from harness.teacher import Teacher, prepare_teacher, teaching, unchanged
 from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
@@ -67,6 +64,7 @@ def run(
     passed: dict[str, Any] | None = None,
     *,
     wait: bool = False,
+    index: bool = True,
 ) -> Outcome:
     """Train by the configured method, evaluate by the configured protocol, store both.
 
@@ -78,6 +76,7 @@ def run(
         reporter: where progress is shown.
         passed: what the user typed, kept beside the resolved configuration.
         wait: wait for another process that works on the same run instead of raising.
+        index: bring the database up to date; False where another process does.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
@@ -88,13 +87,13 @@ def run(
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
     # Two students may want the same teacher at once: the second waits until the first has made it.
-    teacher = prepare_teacher(config, data, reporter, partial(run, wait=True))
+    teacher = prepare_teacher(config, data, reporter, partial(run, wait=True, index=index))
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
     described |= header(config, method, data, device, passed)
     described |= teacher.described if teacher else {}
     supplies = Supplies(data, generated, teacher)
-    with directory.lock(wait=wait), recorded(directory, described):
+    with directory.lock(wait=wait), recorded(directory, described, index=index):
         model = trained_model(config, method, supplies, directory, reporter, device)
         evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
     return Outcome(config.run_id, directory.path, evaluation)
@@ -310,39 +309,6 @@ def evaluate_into(
             stage.update(round(1000 * share), note)
 
         return evaluate(model, images, config, directory, device=device, say=say)
-
-
-@contextmanager
-def recorded(directory: RunDirectory, described: dict[str, Any]) -> Iterator[None]:
-    """The run's status follows what happens inside, in its directory and in the database.
-
-    A finished run stays one: a further evaluation has a status of its own, and one that fails or is
-    stopped must not take a result out of the tables.
-    """
-    database = Database(directory.results)
-    finished = directory.exists and directory.record["status"] == "success"
-    began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
-    directory.update(**described, **({} if finished else began))
-
-    def end(status: str, **why: str) -> None:
-        if not finished:
-            directory.end(status, **why)
-
-    database.load_reported(REPORTS.get("reported"))
-    database.record(directory)
-    try:
-        yield
-    except KeyboardInterrupt:
-        end("cancelled")
-        raise
-    except Exception as error:
-        end("error", error=f"{type(error).__name__}: {error}")
-        directory.log(traceback.format_exc())
-        raise
-    else:
-        end("success")
-    finally:
-        database.record(directory)
 
 
 def header(

@@ -259,13 +259,17 @@ def run_missing(
             execute(config, reporter, passed=passed)
         except Exception as error:
             # Whatever stopped this run, the others are worth having; it is recorded and counted.
-            told = (
-                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            )
-            reporter.line(f"failed: {config.run_id}: {told}")
-            record_failure(config, f"{type(error).__name__}: {error}")
-            failures.append(Failure(config.run_id, told))
+            failures.append(failed(config, error, reporter))
     return failures
+
+
+def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
+    """Say and record that a run ended with an exception."""
+    named = f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, UserError) else named
+    reporter.line(f"failed: {config.run_id}: {told}")
+    record_failure(config, named)
+    return Failure(config.run_id, told)
 
 
 def record_failure(config: RunConfig, error: str) -> None:

@@ -31,7 +31,7 @@ from harness.evaluation.protocol import (
 )
 from harness.evaluation.statistics import wilson_interval
 from harness.evaluation.work import Work
-from harness.evaluation.workers import attack_in_workers
+from harness.evaluation.workers import attack_in_workers, elsewhere
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
@@ -205,7 +205,10 @@ def _attack_chunks(
     """Finish every chunk; all verdicts, and the chunks' facts, in order."""
     missing = work.missing()
     workers = min(work.config.workers, len(missing))
-    if workers > 1:
+    away = elsewhere()
+    if missing and away is not None:
+        away(work, missing, device, say)
+    elif workers > 1:
         attack_in_workers(work, missing, device, workers, say)
     elif missing:
         attacker = work.attacker(device)

@@ -10,8 +10,9 @@ import multiprocessing
 import pickle
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -29,6 +30,26 @@ from harness.signals import STOPPING
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 TELL_EVERY_S = 0.2
+
+# What finishes the missing chunks of an evaluation on a device, as ``attack_in_workers`` does.
+Elsewhere = Callable[[Work, list[int], torch.device, Say], None]
+
+_elsewhere: ContextVar[Elsewhere | None] = ContextVar("elsewhere", default=None)
+
+
+@contextmanager
+def attacked_elsewhere(attack: Elsewhere) -> Iterator[None]:
+    """Within, every evaluation has its chunks attacked by ``attack``, whatever its workers."""
+    before = _elsewhere.set(attack)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(before)
+
+
+def elsewhere() -> Elsewhere | None:
+    """What attacks chunks in place of this process and its workers, if anything does."""
+    return _elsewhere.get()
 
 
 @dataclass
@@ -113,17 +134,27 @@ def _death(worker: Worker) -> UserError:
     )
 
 
+def packed(work: Work) -> bytes:
+    """The work as another process can take it, its model on the CPU.
+
+    Raises:
+        UserError: the model cannot be sent.
+    """
+    portable = replace(work, model=deepcopy(work.model).cpu())
+    try:
+        return pickle.dumps(portable)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"the model cannot be given to another process ({error}): evaluate with --workers 1, "
+            "and not on a cluster"
+        ) from error
+
+
 @contextmanager
 def _work_file(work: Work) -> Iterator[Path]:
     """The work in a file; what a killed parent leaves of it goes with other leftovers."""
     path = work.directory.path / f".work{TEMPORARY_SUFFIX}"
-    portable = replace(work, model=deepcopy(work.model).cpu())
-    try:
-        content = pickle.dumps(portable)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"the model cannot be given to another process ({error}): evaluate with --workers 1"
-        ) from error
+    content = packed(work)
     try:
         with replacing(path) as handle:
             handle.write(content)
