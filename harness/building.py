@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.method import Method, Task, TaskContext
 from harness.models import build_model
 from harness.models.normalize import Normalized
+from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed
 
 
@@ -40,6 +41,7 @@ def training_loader(
     originals: int,
     generated: NpzImages | None,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> Loader:
     """The loader of original images, or of those and generated ones.
 
@@ -68,6 +70,7 @@ def training_loader(
         workers=data.workers,
         crop_mode=data.crop_mode,
         rotation=data.rotation,
+        processes=processes,
     )
 
 

@@ -32,13 +32,13 @@ from harness.config import EvalConfig, RunConfig
 from harness.errors import UserError
 from harness.evaluation import adversarial, curves
 from harness.evaluation_view import print_curve
+from harness.processes import Processes, together, under_torchrun
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
 from harness.signals import stopping
 from harness.store.rundir import RunDirectory, find_run
 
 app = typer.Typer(
-    help="Train, evaluate and rank models of adversarial robustness and knowledge distillation.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -68,6 +68,17 @@ Workers = Annotated[int | None, typer.Option(help="Processes that share the eval
 SaveAdversarial = Annotated[
     str | None, typer.Option(help="Keep the adversarial images: float32 or uint8.")
 ]
+
+
+@app.callback()
+def alone_but_for_training(context: typer.Context) -> None:
+    """Train, evaluate and rank models of adversarial robustness and knowledge distillation."""
+    count = under_torchrun().count
+    if count > 1 and context.invoked_subcommand != "run":
+        raise UserError(
+            f"torchrun started {count} processes, which only `run` can share: call "
+            f"`python -m harness {context.invoked_subcommand}` without torchrun"
+        )
 
 
 @app.command()
@@ -140,14 +151,19 @@ def run(
         _print_plan(config, as_json)
         return
     reporter = Reporter(quiet=as_json)
-    _announce(config, reporter)
 
-    def measure(protocol: EvalConfig) -> runner.Outcome:
+    def measure(protocol: EvalConfig, processes: Processes) -> runner.Outcome:
         at = config.model_copy(update={"evaluation": protocol})
-        return runner.run(at, reporter, passed={"argv": sys.argv[1:]})
+        return runner.run(at, reporter, passed={"argv": sys.argv[1:]}, processes=processes)
 
-    with chunks_on(where):
-        outcomes = [measure(protocol) for protocol in _radii(config.evaluation, eps)]
+    with together(device) as processes:
+        if not processes.first:
+            runner.follow(processes)
+            return
+        _announce(config, reporter)
+        with chunks_on(where):
+            outcomes = [measure(at, processes) for at in _radii(config.evaluation, eps)]
+        processes.tell(None)
     _print_outcome(outcomes[-1], results, as_json)
 
 
@@ -293,11 +309,12 @@ def browse(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2."""
+    rank = under_torchrun().rank
     with stopping() as stop:
         try:
             app(prog_name="harness")
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except SystemExit as ending:
             if not ending.code or stop.status is None:

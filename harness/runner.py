@@ -30,6 +30,7 @@ from harness.evaluation.statistics import accuracy
 from harness.method import Method, TaskContext
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
+from harness.processes import ALONE, Processes
 from harness.progress import Reporter, TrainingProgress
 from harness.recording import recorded
 from harness.registry import METHODS
@@ -56,6 +57,7 @@ class Supplies:
     data: Dataset
     generated: NpzImages | None = None
     teacher: Teacher | None = None
+    processes: Processes = ALONE
 
 
 def run(
@@ -65,6 +67,7 @@ def run(
     *,
     wait: bool = False,
     index: bool = True,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train by the configured method, evaluate by the configured protocol, store both.
 
@@ -77,6 +80,7 @@ def run(
         passed: what the user typed, kept beside the resolved configuration.
         wait: wait for another process that works on the same run instead of raising.
         index: bring the database up to date; False where another process does.
+        processes: those that train together, of which this is the first; the others ``follow``.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
@@ -87,16 +91,34 @@ def run(
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
     # Two students may want the same teacher at once: the second waits until the first has made it.
-    teacher = prepare_teacher(config, data, reporter, partial(run, wait=True, index=index))
+    teach = partial(run, wait=True, index=index, processes=processes)
+    teacher = prepare_teacher(config, data, reporter, teach)
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
     described |= header(config, method, data, device, passed)
+    described["provenance"]["processes"] = processes.count
     described |= teacher.described if teacher else {}
-    supplies = Supplies(data, generated, teacher)
+    supplies = Supplies(data, generated, teacher, processes)
     with directory.lock(wait=wait), recorded(directory, described, index=index):
         model = trained_model(config, method, supplies, directory, reporter, device)
         evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
     return Outcome(config.run_id, directory.path, evaluation)
+
+
+def follow(processes: Processes) -> None:
+    """Take part in each training of the first process until it is done.
+
+    The results folder, where teachers are, must be one that both see.
+    """
+    reporter = Reporter(quiet=True)
+    while (config := processes.told()) is not None:
+        method, device = METHODS.get(config.method), choose_device(config.device)
+        generated, _ = generated_images(config)
+        data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+        teacher = prepare_teacher(config, data, reporter, run)
+        supplies = Supplies(data, generated, teacher, processes)
+        directory = RunDirectory(config.results, config.run_id)
+        train(config, method, supplies, directory, reporter, device)
 
 
 def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any]]:
@@ -183,6 +205,7 @@ def trained_model(
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
         data = supplies.data
+        supplies.processes.tell(config)
         selected = train(config, method, supplies, directory, reporter, device)
         # The model's file comes last: with it the training is finished and will not be looked at.
         directory.update(
@@ -217,14 +240,16 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
-    data, teacher = supplies.data, supplies.teacher
+    data, teacher, processes = supplies.data, supplies.teacher, supplies.processes
     train_set, watched = data.train, data.test
     if config.data.val_size:
         train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
         watched = validation if config.training.selection.rule != "best-on-test" else watched
     elif config.training.selection.rule == "best-on-val":
         raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    loader = training_loader(config, train_set, len(data.train), supplies.generated, device)
+    loader = training_loader(
+        config, train_set, len(data.train), supplies.generated, device, processes
+    )
     model = new_model(config, data.info)
     context = TaskContext(
         num_classes=data.info.num_classes,
@@ -238,7 +263,7 @@ def train(
         train_labels=train_set.labels,
     )
     task = new_task(config, method, context)
-    teach = teaching(config, task, teacher, train_set, loader, reporter)
+    teach = teaching(config, task, teacher, train_set, loader, reporter, processes)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
     title = f"train {method.card.title}"
     with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
@@ -253,6 +278,7 @@ def train(
             run=directory,
             reporter=TrainingProgress(reporter, stage, epochs),
             device=device,
+            processes=processes,
         )
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit()

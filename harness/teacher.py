@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from harness.building import choose_device
+from harness.building import choose_device, training_dtype
 from harness.config import RunConfig, TeacherConfig
 from harness.data.base import Dataset, DatasetInfo, ImageSource
 from harness.data.loader import Loader
@@ -32,11 +32,13 @@ from harness.models.checkpoint import (
 from harness.models.loading import from_own, is_own, load_external
 from harness.models.normalize import Normalized
 from harness.models.zoos import Loaded
+from harness.processes import ALONE, Processes
 from harness.progress import Reporter
 from harness.resolve import TORCHVISION, teacher_file, teacher_run
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory
 from harness.training.logit_table import LogitTable, free_bytes, gigabytes, table_bytes
+from harness.training.modes import ReplicaForward
 
 TABLES_FOLDER = Path("cache", "teacher-logits")
 
@@ -105,6 +107,7 @@ def prepare_teacher(
         "test_sha256": data.test.sha256,
     }
     _check_accuracy(config.teacher, facts, reporter)
+    model = model.to(training_dtype(config))
     return Teacher(model, sha256, state_dict_sha256(model), facts)
 
 
@@ -208,6 +211,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     That holds on a CPU, where a batch is padded to the least size from which kernels treat each
     image alike; on a GPU logits may differ by rounding. Mixed precision does not extend to it.
     """
+    x = x.to(next(model.parameters()).dtype)
     short = max(0, GRAIN - len(x))
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         logits: Tensor = model(pad(x, (0, 0) * 3 + (0, short)) if short else x)
@@ -221,8 +225,11 @@ def teaching(
     split: ImageSource,
     loader: Loader,
     reporter: Reporter,
+    processes: Processes = ALONE,
 ) -> Teach | None:
     """How a batch gets its teacher's logits; None where the task does not ask for them.
+
+    Of several processes each asks the teacher about its share; a table each reads by itself.
 
     Raises:
         UserError: a table is asked for where there can be none.
@@ -232,7 +239,8 @@ def teaching(
     if teacher is None or config.teacher is None:
         raise RuntimeError(f"the task of {config.method} asks for logits, but has no teacher")
     settings = config.teacher
-    forward = replace(_Forward(teacher.model), half=settings.logits_dtype == "float16")
+    shared = ReplicaForward(teacher.model, replicas=1, processes=processes)
+    forward = _Forward(shared, half=settings.logits_dtype == "float16")
     if settings.logits == "forward":
         return forward
     impossible = _no_table(task, loader)

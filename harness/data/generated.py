@@ -64,7 +64,7 @@ class MixedLoader:
                 "folders: set data.generated_fraction=0"
             )
         self.originals = originals_per_batch(batch_size, fraction)
-        self.batch_size = batch_size
+        self.batch_size = self.smallest_batch = batch_size
         self.steps_per_epoch = steps
         self.views = None
         self.images, self.labels = split.images.to(device), split.labels.to(device)

@@ -16,6 +16,7 @@ from harness.data.base import ImageSet, ImageSource
 from harness.data.imagenet import FolderSet
 from harness.errors import UserError
 from harness.method import Batch
+from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed, seeded_generator
 
 CPU = torch.device("cpu")
@@ -32,6 +33,10 @@ class Loader(Protocol):
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images in the smallest batch of an epoch, its last."""
 
     @property
     def views(self) -> int | None:
@@ -70,6 +75,7 @@ class DeviceLoader:
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
+        self.smallest_batch = min(batch_size, len(split) - (self.steps_per_epoch - 1) * batch_size)
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
@@ -105,6 +111,7 @@ class StreamLoader:
         flip: mirror half of the images.
         drop_last: leave out a last batch that is not full.
         workers: processes that decode; 0 decodes in this one.
+        processes: that train together; each decodes its share of every batch.
     """
 
     def __init__(
@@ -115,9 +122,11 @@ class StreamLoader:
         flip: bool = False,
         drop_last: bool = False,
         workers: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
+        self.smallest_batch = min(batch_size, len(split) - (self.steps_per_epoch - 1) * batch_size)
         self.views = None
         self.split = split
         self.batch_size = batch_size
@@ -125,24 +134,27 @@ class StreamLoader:
         self.flip = flip
         self.drop_last = drop_last
         self.workers = workers
+        self.processes = processes
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """See ``Loader``."""
         generator = seeded_generator(CPU, seed, "loader", epoch)
+        order = torch.randperm(len(self.split), generator=generator)
+        whole = order.split(self.batch_size)[: self.steps_per_epoch]
+        shared = [index.tensor_split(self.processes.count) for index in whole]
         batches = DataLoader(
             _TrainingImages(self.split, self.flip, seed, epoch),
-            batch_size=self.batch_size,
-            sampler=torch.randperm(len(self.split), generator=generator).tolist(),
-            drop_last=self.drop_last,
+            batch_sampler=[parts[self.processes.rank].tolist() for parts in shared],
             num_workers=self.workers,
             multiprocessing_context=_server() if self.workers else None,
             pin_memory=self.device.type == "cuda",
             generator=generator,
         )
         try:
-            for images, index in batches:
+            for images, index, parts in zip(batches, whole, shared, strict=True):
+                own = images.to(self.device, non_blocking=True)
                 yield Batch(
-                    x=images.to(self.device, non_blocking=True).float() / 255,
+                    x=self.processes.gathered(own, parts).float() / 255,
                     y=self.split.labels[index].to(self.device),
                     index=index.to(self.device),
                     epoch=epoch,
@@ -167,8 +179,8 @@ def _server() -> BaseContext:
     return context
 
 
-class _TrainingImages(Dataset[tuple[Tensor, int]]):
-    """The random crop of each image in one epoch, with its position."""
+class _TrainingImages(Dataset[Tensor]):
+    """The random crop of each image in one epoch."""
 
     def __init__(self, split: FolderSet, flip: bool, seed: int, epoch: int) -> None:
         self.split = split
@@ -179,9 +191,9 @@ class _TrainingImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> Tensor:
         seed = derive_seed(self.seed, "loader", self.epoch, position)
-        return self.split.training_image(position, self.flip, seed), position
+        return self.split.training_image(position, self.flip, seed)
 
 
 def count_steps(split: ImageSource, batch_size: int, drop_last: bool) -> int:
@@ -209,18 +221,19 @@ def make_loader(
     workers: int = 0,
     crop_mode: str = "zero",
     rotation: float = 0.0,
+    processes: Processes = ALONE,
 ) -> Loader:
     """The loader for a training split, wherever it is kept.
 
-    ``crop_padding``, ``crop_mode`` and ``rotation`` are for sets in memory and ``workers`` for
-    folders, whose random crop draws its own size.
+    ``crop_padding``, ``crop_mode`` and ``rotation`` are for sets in memory, ``workers`` and
+    ``processes`` for folders, whose random crop draws its own size.
     """
     if isinstance(split, ImageSet):
         return DeviceLoader(
             split, batch_size, device, crop_padding, flip, drop_last, crop_mode, rotation
         )
     if isinstance(split, FolderSet):
-        return StreamLoader(split, batch_size, device, flip, drop_last, workers)
+        return StreamLoader(split, batch_size, device, flip, drop_last, workers, processes)
     raise TypeError(f"no loader serves a {type(split).__name__}")
 
 

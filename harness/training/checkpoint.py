@@ -25,8 +25,8 @@ def save_training(path: Path, **state: Any) -> None:
     write_torch_atomic({"format": TRAINING_FORMAT, **state}, path)
 
 
-def load_training(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The training checkpoint at ``path``, or None where there is none.
+def load_training(path: Path) -> dict[str, Any] | None:
+    """The training checkpoint at ``path``, on the CPU, or None where there is none.
 
     Raises:
         UserError: the file is no training checkpoint.
@@ -34,7 +34,7 @@ def load_training(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         raise UserError(
             f"the training checkpoint {path} cannot be read ({type(error).__name__}): delete it to "

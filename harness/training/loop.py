@@ -6,9 +6,10 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +23,12 @@ from harness.errors import UserError
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.timing import StepTimer
 from harness.method import Batch, StepOutput, Task
+from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.checkpoint import load_training, save_training
+from harness.training.finite import FiniteWatch
 from harness.training.inner import clipped, follow, maximise
 from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
@@ -33,10 +36,8 @@ from harness.training.optimizer import build_optimizer
 from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
 from harness.training.weight_perturbation import perturbation, perturbed
+from harness.training.whole_batch import with_whole_batches
 
-# On an accelerator reading the loss back stalls the device, so it is read only this often; the
-# first bad step is remembered on the device and named exactly.
-FINITE_CHECK_EVERY = 50
 # Losses of single steps that an epoch's record keeps.
 OPENING_STEPS = 20
 
@@ -76,22 +77,26 @@ class Trainer:
         device: torch.device,
         tracked: ImageSource | None = None,
         teach: Callable[[Batch], Tensor] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Build optimiser and averages, and take up the last checkpoint if there is one.
 
         ``watched`` are the images for the per-epoch accuracies and for selection; of ``tracked``
         every epoch's clean accuracy is recorded, and nothing chosen by it. ``teach`` gives a
-        batch's teacher logits.
+        batch's teacher logits. Of several ``processes`` only the first reads and writes the run.
         """
+        self.processes = processes
         self.config, self.training = config, config.training
         self.device, self.run, self.reporter = device, run, reporter
         self.dtype = training_dtype(config)
         self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
         self.tracked, self.teach = tracked, teach
         self.model = model.to(device, self.dtype)
+        if processes.count > 1:
+            self.model = _shared_out(self.model, config, loader, processes)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas)
+        self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas, processes)
         self.forward: nn.Module = compiled(self.plain) if self.training.compile else self.plain
         self.optimizer = build_optimizer(
             self.model, self.task.optimised_parameters(), self.training.optimizer
@@ -100,18 +105,24 @@ class Trainer:
         self.timer = StepTimer(device)
         self.best: dict[str, Any] | None = None
         self.finished_epochs = self._resume()
+        processes.copy_first_(_tensors(self.model, self.task))
 
     def fit(self) -> Selected:
         """Train to the last epoch and return the selected model."""
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
             record = self._train_epoch(epoch)
-            record |= self._watch(epoch) | self._track()
-            self.run.append_epoch(record)
-            last = epoch == self.training.epochs
-            if last or epoch % self.training.checkpoint_every == 0:
-                self._checkpoint(epoch)
-            self.reporter.epoch(record)
+            self.processes.agreed(partial(self._close, record))
         return self._select()
+
+    def _close(self, record: dict[str, Any]) -> None:
+        """An epoch's accuracies, record and checkpoint, which the first process sees to."""
+        epoch = record["epoch"]
+        record |= self._watch(epoch) | self._track()
+        self.run.append_epoch(record)
+        last = epoch == self.training.epochs
+        if last or epoch % self.training.checkpoint_every == 0:
+            self._checkpoint(epoch)
+        self.reporter.epoch(record)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         training, attack = self.training, self.training.attack
@@ -172,11 +183,14 @@ class Trainer:
         offsets: list[Tensor] = []
         gamma = self._gamma(batch.epoch)
         if gamma:
-            offsets = perturbation(self.model, lambda: self._perturbation_loss(batch), gamma)
+            offsets = perturbation(
+                self.model, lambda: self._perturbation_loss(batch), gamma, self.processes
+            )
         with perturbed(self.model, offsets):
             output = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             output.loss.backward()
+            self.processes.average_(self._gradients())
             self.optimizer.step()
         with torch.no_grad():
             self.task.observe(batch, output)
@@ -186,6 +200,10 @@ class Trainer:
     def _loss(self, batch: Batch) -> StepOutput:
         with self._precision():
             return self.task.loss(self.forward, batch)
+
+    def _gradients(self) -> Iterator[Tensor]:
+        for group in self.optimizer.param_groups:
+            yield from (p.grad for p in group["params"] if p.grad is not None)
 
     def _perturbation_loss(self, batch: Batch) -> Tensor:
         with self._precision():
@@ -234,8 +252,10 @@ class Trainer:
             if objective is None:
                 return None
             if batch.plan is None:
-                return maximise(self.forward, objective, batch.x, schedule, attack, generator)
-            return follow(self.forward, objective, batch.x, batch.plan, attack, generator)
+                found = maximise(self.forward, objective, batch.x, schedule, attack, generator)
+            else:
+                found = follow(self.forward, objective, batch.x, batch.plan, attack, generator)
+            return self.plain.collected(found)
 
     def _watch(self, epoch: int) -> dict[str, Any]:
         """Accuracies on the watched images; remembers the best epoch if selection asks for it."""
@@ -293,9 +313,8 @@ class Trainer:
 
     def _resume(self) -> int:
         """Take up the last checkpoint; the number of epochs it has finished."""
-        state = load_training(self.run.checkpoint_path, self.device)
+        state = self.processes.agreed(self._last_checkpoint)
         if state is None:
-            self.run.truncate_epochs(0)
             return 0
         self.model.load_state_dict(state["model"])
         self.task.load_state_dict(state["task"])
@@ -303,8 +322,13 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.best = state["best"]
         self.timer.load_state(state["step_seconds"])
-        self.run.truncate_epochs(state["epoch"])
         return int(state["epoch"])
+
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        """Read it, and drop the records of epochs that ended after it."""
+        state = load_training(self.run.checkpoint_path)
+        self.run.truncate_epochs(state["epoch"] if state else 0)
+        return state
 
     def _peak_memory_mb(self) -> float:
         if self.device.type == "cuda":
@@ -312,50 +336,34 @@ class Trainer:
         return peak_resident_bytes() / 2**20
 
 
+def _tensors(*modules: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    for module in modules:
+        yield from module.parameters()
+        yield from module.buffers()
+
+
+def _shared_out(
+    model: nn.Module, config: RunConfig, loader: Loader, processes: Processes
+) -> nn.Module:
+    """The network as several processes train it on parts of each batch.
+
+    Raises:
+        UserError: a batch has too few parts or images for them.
+    """
+    replicas, images = config.training.batchnorm_replicas, loader.smallest_batch
+    parts = images if replicas == 1 else len(torch.arange(images).chunk(replicas))
+    if parts < processes.count:
+        raise UserError(
+            f"a batch of {images} images has {parts} parts, too few for {processes.count} "
+            "processes: start fewer, or see training.batch_size, training.drop_last and "
+            "training.batchnorm_replicas"
+        )
+    return with_whole_batches(model, processes) if replicas == 1 else model
+
+
 def peak_resident_bytes() -> int:
     """The most memory this process has held so far; it never falls from epoch to epoch."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-class FiniteWatch:
-    """Remembers, on the device, the first step whose loss was not finite."""
-
-    def __init__(self, device: torch.device, epoch: int) -> None:
-        """Watch one epoch."""
-        self._epoch = epoch
-        self._every = FINITE_CHECK_EVERY if device.type == "cuda" else 1
-        self._first_bad = torch.zeros((), dtype=torch.int64, device=device)
-
-    def see(self, step: int, loss: Tensor) -> None:
-        """Note a step's loss."""
-        bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
-        self._first_bad = torch.where(bad, step, self._first_bad)
-        if step % self._every == 0:
-            self._raise_if_bad()
-
-    def check_now(self, model: nn.Module) -> None:
-        """Before an epoch's weights are kept: all losses and all weights must be finite."""
-        self._raise_if_bad()
-        for name, tensor in model.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise TrainingDivergedError(f"{name} is not finite after epoch {self._epoch}")
-
-    def _raise_if_bad(self) -> None:
-        step = int(self._first_bad)
-        if step:
-            raise TrainingDivergedError(
-                f"the loss is not finite at epoch {self._epoch}, step {step}"
-            )
-
-
-class TrainingDivergedError(UserError):
-    """Training ran into NaN or infinity; the last checkpoint before it is kept."""
-
-    def __init__(self, what: str) -> None:
-        """Say what was not finite, and what to do."""
-        super().__init__(
-            f"training diverged: {what}; the checkpoint of the epoch before is kept: try a lower "
-            "training.optimizer.lr"
-        )

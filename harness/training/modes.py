@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.models.features import Features, features_of
+from harness.processes import ALONE, Processes
 
 T = TypeVar("T")
 
@@ -71,43 +72,73 @@ class ReplicaForward(nn.Module):
 
     ``nn.DataParallel`` splits a batch over devices: each part is normalised by its own statistics,
     and the running ones follow the first part alone. With one replica this is a plain forward.
+
+    Several processes share the parts out; the result is that of one process. There, one replica is
+    a plain forward of each process's share, with BatchNorms that look at all of them.
     """
 
-    def __init__(self, model: nn.Module, replicas: int) -> None:
+    def __init__(self, model: nn.Module, replicas: int, processes: Processes = ALONE) -> None:
         """Wrap the model; it stays the owner of parameters and statistics."""
         super().__init__()
         self.model = model
         self.replicas = replicas
+        self.processes = processes
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W]."""
-        first, *rest = self._parts(self.model, x)
-        return cat([first, *rest]) if rest else first
+        parts = self._parts(x)
+        return self._joined(self._outputs(self.model, parts), parts)
 
     def features(self, x: Tensor) -> Features:
         """Logits and everything before them; see ``FeatureNetwork``."""
-        parts = self._parts(partial(features_of, self.model), x)
-        if len(parts) == 1:
-            return parts[0]
+        parts = self._parts(x)
+        outputs = self._outputs(partial(features_of, self.model), parts)
         return Features(
-            stages=_joined([part.stages for part in parts]),
-            preacts=_joined([part.preacts for part in parts]),
-            pooled=cat([part.pooled for part in parts]),
-            logits=cat([part.logits for part in parts]),
+            stages=self._maps([output.stages for output in outputs], parts),
+            preacts=self._maps([output.preacts for output in outputs], parts),
+            pooled=self._joined([output.pooled for output in outputs], parts),
+            logits=self._joined([output.logits for output in outputs], parts),
         )
 
-    def _parts(self, forward: Callable[[Tensor], T], x: Tensor) -> list[T]:
-        if self.replicas == 1 or not self.model.training:
-            return [forward(x)]
-        first, *rest = x.chunk(self.replicas)
+    def collected(self, x: Tensor) -> Tensor:
+        """Images [B, K, H, W], each as the process has it whose part of the batch it is in."""
+        if self.processes.count == 1:
+            return x
+        parts = self._parts(x)
+        return self._joined(parts[self.processes.own(parts)], parts)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """All parts of a batch, of all processes, the same in every mode of the network."""
+        if self.replicas > 1:
+            return x.chunk(self.replicas)
+        return x.tensor_split(self.processes.count)
+
+    def _outputs(self, forward: Callable[[Tensor], T], parts: tuple[Tensor, ...]) -> list[T]:
+        """What the network makes of each of this process's parts, of all at once in eval mode."""
+        own = parts[self.processes.own(parts)]
+        first, *rest = own if self.model.training or len(own) == 1 else (cat(own),)
         outputs = [forward(first)]
-        with frozen_statistics(self.model):
+        with frozen_statistics(self.model) if rest else nullcontext():
             outputs += [forward(part) for part in rest]
+        if self.replicas > 1 and self.processes.count > 1 and self.model.training:
+            self._copy_statistics()
         return outputs
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _copy_statistics(self) -> None:
+        """BatchNorm's running statistics are those that the first process's first part moved."""
+        moved = [layer for layer in batchnorms(self.model) if layer.track_running_stats]
+        # Past autograd: a backward pass in training mode does not read them.
+        self.processes.copy_first_(buffer.data for layer in moved for buffer in layer.buffers())
 
-def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(cat(maps) for maps in zip(*parts, strict=True))
+    def _joined(self, outputs: Sequence[Tensor], parts: tuple[Tensor, ...]) -> Tensor:
+        own = cat(list(outputs)) if len(outputs) > 1 else outputs[0]
+        return self.processes.gathered(own, parts)
+
+    def _maps(
+        self, outputs: list[tuple[Tensor, ...]], parts: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        return tuple(self._joined(maps, parts) for maps in zip(*outputs, strict=True))
 
 
 def compiled(forward: ReplicaForward) -> nn.Module:

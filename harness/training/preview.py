@@ -57,14 +57,16 @@ class Preview:
         self, loss: Callable[[Forward], Tensor], perturbation_loss: Callable[[Forward], Tensor]
     ) -> nn.Module:
         """See ``StepView``."""
+        processes = self.forward.processes
         copy = deepcopy(self.forward).train()
         optimizer = build_optimizer(copy, (), self.optimizer)
         for group in optimizer.param_groups:
             group["lr"], group["momentum"] = self.rate, self.momentum
         offsets: list[Tensor] = []
         if self.gamma:
-            offsets = perturbation(copy, lambda: perturbation_loss(copy), self.gamma)
+            offsets = perturbation(copy, lambda: perturbation_loss(copy), self.gamma, processes)
         with perturbed(copy, offsets):
             loss(copy).backward()
+            processes.average_(p.grad for p in copy.parameters() if p.grad is not None)
             optimizer.step()
         return copy

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from harness.processes import ALONE, Processes
 from harness.training.modes import frozen_statistics
 
 
@@ -23,7 +24,9 @@ def perturbed_parameters(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> list[Tensor]:
+def perturbation(
+    model: nn.Module, loss: Callable[[], Tensor], gamma: float, processes: Processes = ALONE
+) -> list[Tensor]:
     """Per tensor, v = gamma ||w|| g / ||g||, where g is the loss's gradient at the weights w.
 
     The loss is evaluated on the model itself, its running BatchNorm statistics held still, in place
@@ -32,6 +35,7 @@ def perturbation(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> 
     parameters = perturbed_parameters(model)
     with frozen_statistics(model):
         gradients = torch.autograd.grad(loss(), parameters)
+    processes.average_(gradients)
     # The foreach norms take a few kernels, a loop over some hundred tensors hundreds.
     weight_norms = torch._foreach_norm([parameter.detach() for parameter in parameters])
     gradient_norms = torch._foreach_norm(gradients)
