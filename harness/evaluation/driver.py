@@ -16,9 +16,10 @@ from harness import provenance
 from harness.config import EvalConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.evaluation.accelerate import PLAIN, Plan, decide
+from harness.evaluation.accelerate import PLAIN, Plan, apply, decide
 from harness.evaluation.chunk import Say
 from harness.evaluation.chunk_files import read_chunk
+from harness.evaluation.compiling import Passes, must_compile
 from harness.evaluation.curves import mark
 from harness.evaluation.flags import flags_of, modules_in_training
 from harness.evaluation.guards import unit_images, untouched
@@ -28,12 +29,16 @@ from harness.evaluation.protocol import (
     attack_version,
     evaluation_id,
     is_standard,
+    passes,
 )
 from harness.evaluation.statistics import wilson_interval
 from harness.evaluation.work import Work
 from harness.evaluation.workers import attack_in_workers, elsewhere
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
+
+# The share of images that are attacked to the end, by which work is estimated.
+SURVIVING = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def evaluate(
             config, threat, data_sha256=images.sha256, model_sha256=model_sha256
         )
         directory = run.evaluation(identity)
-        plan = planned(model, images, config, directory, device)
+        plan = planned(model, images, config, threat, directory, device)
         directory.update(
             status="started",
             acceleration=plan.as_dict(),
@@ -181,22 +186,42 @@ def planned(
     model: nn.Module,
     images: ImageSource,
     config: EvalConfig,
+    threat: Threat,
     directory: EvaluationDirectory,
     device: torch.device,
 ) -> Plan:
     """How the attacked copy is run: as an earlier call on such a device decided, else decided now.
 
     One plan holds for all workers and all resumptions, so that none runs the network otherwise.
+
+    Raises:
+        UserError: an earlier call compiled the network, which cannot be done here.
     """
     if not config.accelerate:
         return PLAIN
+    sample = unit_images(images, torch.arange(min(32, len(images)))).to(device)
     stored = directory.record if directory.exists else {}
     if stored.get("planned_on") == device.type and stored.get("acceleration"):
         # A plan of another release, with other fields, is decided anew.
         with suppress(TypeError, KeyError):
-            return Plan.from_dict(stored["acceleration"])
-    sample = unit_images(images, torch.arange(min(16, len(images)))).to(device)
-    return decide(model, sample, device)
+            plan = Plan.from_dict(stored["acceleration"])
+            if plan.compiled:
+                must_compile(apply(model, plan), plan.laid_out(sample))
+            return plan
+    return decide(model, sample, device, expected(config, threat, images))
+
+
+def expected(config: EvalConfig, threat: Threat, images: ImageSource) -> Passes | None:
+    """The work ahead of each process, if so many images survive as often do.
+
+    None where chunks go to other machines, which would compile for each of them.
+    """
+    if elsewhere() is not None or config.precision != "float32":
+        return None
+    attacked = SURVIVING * (config.limit or len(images)) / config.workers
+    costs = [passes(stage, threat) for stage in config.attacks]
+    backward = sum(back for _, back in costs)
+    return Passes(attacked * (sum(fore for fore, _ in costs) - backward), attacked * backward)
 
 
 def _attack_chunks(

@@ -78,13 +78,12 @@ class Work:
 
     def attacker(self, device: torch.device) -> Attacker:
         """What attacks the chunks; the model is on the device."""
-        layout = torch.channels_last if self.plan.channels_last else torch.contiguous_format
         config = self.config
         attacked = AttackModel(
             apply(self.model, self.plan) if config.accelerate else self.model,
             self.threat.num_classes,
             Batching(limit=config.device_batch, tile=self.plan.tile),
-            layout=layout,
+            layout=self.plan.layout,
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
         )
         return Attacker(

@@ -112,7 +112,7 @@ def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_every_method_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
-    compare(2, tmp_path, [(name, {}) for name in METHODS])
+    compare(2, tmp_path, [(name, {}) for name in METHODS.names()])
 
 
 def command(results: Path, *more: str) -> list[str]:
