@@ -15,10 +15,14 @@ Prediction, written after timing single passes, before the first whole run: on 2
 2.2 times. Folding and the channels-last layout make a forward pass near twice as fast, Square is
 half of all passes and has no others, and FAB no longer computes gradients of weights.
 
-Both attack the same images in the same batches with the same seeds in one process, in turns, batch
-by batch. The networks are made robust first by a short adversarial training, since on a network
-that breaks at once the long attacks have nothing to do; ``--cache`` keeps their weights. The
-harness's time has all that ``evaluate`` does: it prepares its copy of the network for every batch
+Both attack the same images, in turns, batch by batch. With ``--workers 1`` they do so with the same
+seeds, and their verdicts are compared. By default the harness shares each batch among as many
+workers as there are threads, as ``evaluate --workers`` does; its noise is then not the reference's,
+which has the whole batch and all threads, so that a few verdicts may differ.
+
+The networks are made robust first by a short adversarial training, since on a network that breaks
+at once the long attacks have nothing to do; ``--cache`` keeps their weights. The harness's time has
+all that ``evaluate`` does: it starts workers, prepares its copy of the network for every batch
 anew, judges, and writes verdicts to disk. A ratio below ``--wanted`` exits with status 1.
 """
 
@@ -32,6 +36,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +118,9 @@ def adversarial_training(
             schedule.step()
 
 
-def by_harness(network: nn.Module, part: ImageSet, device: torch.device) -> Timed:
-    """The batch by the harness, as one chunk."""
-    config = EvalConfig(eps=EPS, chunk_size=len(part))
+def by_harness(network: nn.Module, part: ImageSet, device: torch.device, workers: int) -> Timed:
+    """The batch by the harness, a chunk for each worker."""
+    config = EvalConfig(eps=EPS, chunk_size=-(-len(part) // workers), workers=workers)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder), "benchmark")
         run.update(kind="loaded", dataset=part.info.name)
@@ -142,9 +147,11 @@ def by_reference(network: nn.Module, part: ImageSet, device: torch.device) -> Ti
     return Timed(time.perf_counter() - began, robust)
 
 
-def compare(network: nn.Module, test: ImageSet, batch: int, device: torch.device) -> dict[str, Any]:
+def compare(
+    network: nn.Module, test: ImageSet, batch: int, device: torch.device, workers: int
+) -> dict[str, Any]:
     """Both on every batch, in turns; who begins changes from batch to batch."""
-    sides = {"harness": by_harness, "reference": by_reference}
+    sides = {"harness": partial(by_harness, workers=workers), "reference": by_reference}
     found: dict[str, list[Timed]] = {name: [] for name in sides}
     for number, rows in enumerate(torch.arange(len(test)).split(batch)):
         part = test.take(rows, complete=False)
@@ -156,6 +163,7 @@ def compare(network: nn.Module, test: ImageSet, batch: int, device: torch.device
     return {
         "images": len(test),
         "batch": batch,
+        "workers": workers,
         "seconds": seconds,
         "ratio": seconds["reference"] / seconds["harness"],
         "survivors": {name: int(kept.sum()) for name, kept in robust.items()},
@@ -167,7 +175,10 @@ def compare(network: nn.Module, test: ImageSet, batch: int, device: torch.device
 def show(name: str, result: dict[str, Any], wanted: float) -> str:
     """One network's result as a few lines of text."""
     seconds, accuracy, left = (result[key] for key in ("seconds", "robust_accuracy", "survivors"))
-    lines = [f"{name}: {result['images']} images in batches of {result['batch']}"]
+    lines = [
+        f"{name}: {result['images']} images in batches of {result['batch']}, "
+        f"{result['workers']} workers of the harness"
+    ]
     lines += [
         f"  {side:<10} {seconds[side]:8.1f} s, {left[side]} survive, robust accuracy "
         f"{accuracy[side]:.2%}"
@@ -188,14 +199,16 @@ def main() -> int:
     parser.add_argument("--network", nargs="+", default=["resnet20", "wrn-16-2"])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=6, help="of the adversarial training")
+    parser.add_argument("--epochs", type=int, default=12, help="of the adversarial training")
     parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="default: threads on a CPU, 1 on a GPU")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--wanted", type=float, default=RATIO_WANTED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    workers = options.workers or (options.threads if options.device.type == "cpu" else 1)
     # The reference warns of flags that this comparison does not turn on.
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     data = load_dataset("cifar10", options.data_root, train_limit=options.train_images)
@@ -203,7 +216,7 @@ def main() -> int:
     results = {}
     for name in options.network:
         network = robust_network(name, data.train, options.epochs, options.cache, options.device)
-        results[name] = compare(network, test, options.batch, options.device)
+        results[name] = compare(network, test, options.batch, options.device, workers)
         if not options.json:
             print(show(name, results[name], options.wanted), flush=True)
     if options.json:
