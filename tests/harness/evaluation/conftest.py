@@ -19,7 +19,13 @@ from harness.store.rundir import RunDirectory
 def train_robust(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, eps: float
 ) -> None:
-    """Plain PGD adversarial training, three steps an attack."""
+    """Plain PGD adversarial training, three steps an attack.
+
+    In float64, so that every machine makes the same network: in float32 a processor's rounding
+    chose the images that a stage breaks.
+    """
+    model.double()
+    x = x.double()
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(steps):
@@ -36,7 +42,7 @@ def train_robust(
         optimizer.zero_grad()
         cross_entropy(model(adversarial), labels).backward()
         optimizer.step()
-    model.eval()
+    model.float().eval()
 
 
 @pytest.fixture(scope="session")

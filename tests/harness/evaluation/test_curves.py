@@ -44,8 +44,8 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(
     network: nn.Module, digits: ImageSet, new_run: NewRun
 ) -> None:
     run = new_run("curve")
-    points = measured(network, digits, run, 0.0, 0.15, 0.05)
-    assert [point.eps for point in points] == [0.0, 0.05, 0.15]
+    points = measured(network, digits, run, 0.0, 0.2, 0.1)
+    assert [point.eps for point in points] == [0.0, 0.1, 0.2]
     clean, *accuracies = [point.robust for point in points]
     assert clean == run.evaluations()[0].record["metrics"]["clean"]["value"]
     assert clean > accuracies[0] > accuracies[1]

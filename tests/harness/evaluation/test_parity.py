@@ -76,7 +76,7 @@ def reference_chunks(model: nn.Module, images: ImageSet, config: EvalConfig) -> 
     return found
 
 
-@pytest.fixture(scope="module", params=[("Linf", 0.13), ("L2", 0.9)], ids=["Linf", "L2"])
+@pytest.fixture(scope="module", params=[("Linf", 0.12), ("L2", 0.9)], ids=["Linf", "L2"])
 def ten(
     request: pytest.FixtureRequest, network: nn.Module, digits: ImageSet
 ) -> tuple[EvalConfig, list[str | None]]:
@@ -85,12 +85,12 @@ def ten(
     return config, reference_chunks(network, digits, config)
 
 
-@pytest.fixture(scope="module", params=[("Linf", 0.13), ("L2", 0.9)], ids=["Linf", "L2"])
+@pytest.fixture(scope="module", params=[("Linf", 0.12), ("L2", 0.9)], ids=["Linf", "L2"])
 def hundred(
     request: pytest.FixtureRequest, pair_network: nn.Module, digit_pairs: ImageSet
 ) -> tuple[EvalConfig, list[str | None]]:
     """A protocol, and the reference's verdicts on pairs of digits."""
-    config = parity_config(*request.param, 40, 40)
+    config = parity_config(*request.param, 64, 64)
     return config, reference_chunks(pair_network, digit_pairs, config)
 
 
