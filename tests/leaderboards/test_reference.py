@@ -12,26 +12,45 @@ from harness.store.exchange import import_
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 PAGE = (REFERENCE / "README.md").read_text()
-COLUMNS = ("clean", "apgd-ce", "apgd-t", "aa")
 
 
-def test_the_page_tells_the_adversarial_runs_numbers(tmp_path: Path) -> None:
-    merged = import_(tmp_path, REFERENCE / "cifar10-adversarial")
+@pytest.mark.parametrize(
+    ("folder", "title", "columns", "images"),
+    [
+        (
+            "cifar10-adversarial",
+            "## CIFAR-10, adversarial training\n",
+            ("clean", "apgd-ce", "apgd-t", "aa"),
+            500,
+        ),
+        (
+            "cifar10-adversarial-cpu",
+            "## CIFAR-10, adversarial training on a CPU\n",
+            ("clean", "apgd-ce", "apgd-t"),
+            2000,
+        ),
+    ],
+)
+def test_the_page_tells_the_adversarial_runs_numbers(
+    folder: str, title: str, columns: tuple[str, ...], images: int, tmp_path: Path
+) -> None:
+    merged = import_(tmp_path, REFERENCE / folder)
     assert len(merged.added) == 3
     rows = Database(tmp_path).query(
         "SELECT method, name, value, low, high, n FROM runs JOIN metrics USING (run_id)"
     )
     values = rows.set_index(["method", "name"])
-    told = re.findall(r"^\| `(ikl|kl|trades)` \| (.+) \|$", PAGE, re.MULTILINE)
+    section = PAGE.split(title)[1].split("\n## ")[0]
+    told = re.findall(r"^\| `(ikl|kl|trades)` \| (.+) \|$", section, re.MULTILINE)
     assert len(told) == 3
     for method, text in told:
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", text)]
-        wanted = [round(100 * values.loc[(method, name), "value"], 2) for name in COLUMNS]
-        robust = values.loc[(method, "aa")]
+        wanted = [round(100 * values.loc[(method, name), "value"], 2) for name in columns]
+        robust = values.loc[(method, columns[-1])]
         wanted += [round(100 * robust[end], 1) for end in ("low", "high")]
         wanted.append(round(values.loc[(method, "sec_per_iter"), "value"], 3))
         assert numbers == pytest.approx(wanted, abs=1e-9)
-        assert robust["n"] == 500
+        assert robust["n"] == images
 
 
 def test_the_page_tells_the_distillation_runs_numbers(tmp_path: Path) -> None:
