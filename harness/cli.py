@@ -59,7 +59,8 @@ Eps = Annotated[
 ]
 Norm = Annotated[str | None, typer.Option(help="Linf or L2.")]
 Attacks = Annotated[
-    str | None, typer.Option(help="Stages in order, such as apgd-ce,apgd-t; default: all four.")
+    str | None,
+    typer.Option(help="Stages in order, such as apgd-ce,apgd-t; default: the run's, or all four."),
 ]
 EvalLimit = Annotated[
     int | None, typer.Option(help="Evaluate so many test images; the result is marked partial.")

@@ -16,7 +16,7 @@ from harness.errors import UserError
 
 # A probe compiles, which takes some 10 to 60 s: it is made where so many seconds could be saved.
 WORTH_PROBING_S = 120.0
-# The most that compiling saved of a pass, in our measurements, was less.
+# About the most that compiling saved of a pass of the networks that we timed on a CPU.
 HOPED_FOR = 0.3
 # Each clock runs at least so long; what is asked is a difference of some per cent.
 TIMED_S = 0.5

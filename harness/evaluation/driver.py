@@ -202,9 +202,11 @@ def planned(
     sample = unit_images(images, torch.arange(min(32, len(images)))).to(device)
     stored = directory.record if directory.exists else {}
     if stored.get("planned_on") == device.type and stored.get("acceleration"):
+        plan = None
         # A plan of another release, with other fields, is decided anew.
         with suppress(TypeError, KeyError):
             plan = Plan.from_dict(stored["acceleration"])
+        if plan is not None:
             if plan.compiled:
                 must_compile(apply(model, plan), plan.laid_out(sample))
             return plan
