@@ -10,14 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from harness.evaluation.compiling import Passes, compiled, pays
+from harness.evaluation.batching import GRAIN
+from harness.evaluation.compiling import Passes, answers, compiled, pays
 from harness.evaluation.precision import pinned
 
 # What one piece holds at most, in pixels of the input: activations of that many stay in the cache.
 TILE_PIXELS = 32 * 1024
 SMALLEST_TILE = 16
+# Of a multiple, the batches that are probed for it, as far as there are images.
+PROBED_STEPS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 16, 17, 21, 25, 29, 31)
 # Of folding in float64, relative to the norm of all logits, and of all gradients. In float32 a
 # single ReLU whose input is all but zero moved the gradients of a network by a hundredth.
 FOLDING_TOLERANCE = 1e-6
@@ -31,6 +35,8 @@ class Plan:
         folded: BatchNorm layers that were folded into the convolution before them.
         channels_last: the memory layout of activations.
         tile: images in one piece on a CPU, None where pieces are as large as memory allows.
+        multiple: pieces of a tile are padded to a multiple of so many images; see
+            ``smallest_multiple``.
         compiled: whether the copy is compiled.
         probe: what decided that, in seconds; see ``compiling.pays``.
         notes: what was not done, and why.
@@ -39,6 +45,7 @@ class Plan:
     folded: int = 0
     channels_last: bool = False
     tile: int | None = None
+    multiple: int = GRAIN
     compiled: bool = False
     probe: dict[str, float] | None = None
     notes: tuple[str, ...] = ()
@@ -50,7 +57,9 @@ class Plan:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Plan:
         """The plan of which ``as_dict`` gave the fields, also by way of JSON."""
-        return cls(**{**fields, "notes": tuple(fields["notes"])})
+        # Not by default: a release that had no such field padded otherwise.
+        multiple, notes = fields["multiple"], tuple(fields["notes"])
+        return cls(**{**fields, "multiple": multiple, "notes": notes})
 
     def laid_out(self, images: Tensor) -> Tensor:
         """Images as the copy takes them."""
@@ -79,12 +88,12 @@ def decide(
     height, width = images.shape[2:]
     tile = max(SMALLEST_TILE, TILE_PIXELS // (height * width) // SMALLEST_TILE * SMALLEST_TILE)
     folded, notes = foldable(network, images)
-    plan = Plan(
-        folded=folded,
-        channels_last=True,
-        tile=tile if device.type == "cpu" else None,
-        notes=notes,
-    )
+    plan = Plan(folded=folded, channels_last=True, notes=notes)
+    if device.type == "cpu":
+        plan = replace(plan, tile=tile)
+        with pinned("reference"):
+            multiple = smallest_multiple(rewritten(network, plan), plan.laid_out(images))
+        plan = replace(plan, multiple=multiple)
     if expected is None:
         return plan
     with pinned("reference"):
@@ -116,6 +125,8 @@ def rewritten(network: nn.Module, plan: Plan) -> nn.Module:
             raise RuntimeError(
                 f"the plan folds {plan.folded} BatchNorm layers, but this network allows {folded}"
             )
+    if plan.tile is not None:
+        pad_linear_layers(copied)
     if plan.channels_last:
         copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return copied.requires_grad_(False)
@@ -142,22 +153,43 @@ def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
     return folded, ()
 
 
-def answers(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [B, C], and the gradient [B, K, H, W] of a fixed sum of them.
+class PaddedLinear(nn.Linear):
+    """A linear layer that never multiplies fewer than ``GRAIN`` rows, whose last bits differ."""
 
-    A tracer leaves out the backward pass that a network defines by itself: only the gradient of its
-    copy tells.
+    def forward(self, x: Tensor) -> Tensor:
+        """Of [B, D]; other shapes go through as they are."""
+        if x.ndim != 2 or len(x) >= GRAIN:
+            return super().forward(x)
+        return super().forward(pad(x, (0, 0, 0, GRAIN - len(x))))[: len(x)]
+
+
+def pad_linear_layers(network: nn.Module) -> None:
+    """Make each plain linear layer a padded one; its weights, hooks and name stay."""
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = PaddedLinear
+
+
+def smallest_multiple(network: nn.Module, images: Tensor) -> int:
+    """The least power of 2 by which batches of all probed sizes give each image the same bits.
+
+    Convolution kernels for odd batches, or for the threads that share them, may add up in another
+    order. Where no power below ``GRAIN`` will do, it is ``GRAIN``.
     """
-    with torch.enable_grad():
-        leaf = images.detach().clone().requires_grad_()
-        logits = network(leaf)
-        if not logits.requires_grad:
-            return logits, torch.zeros_like(leaf)
-        weights = torch.linspace(-1, 1, logits.shape[1]).to(logits)
-        (gradient,) = torch.autograd.grad(
-            (logits * weights).sum(), leaf, allow_unused=True, materialize_grads=True
-        )
-    return logits.detach(), gradient
+    whole = answers(network, images)
+    multiple = 1
+    while multiple < GRAIN:
+        sizes = [step * multiple for step in PROBED_STEPS if step * multiple < len(images)]
+        if all(_same_bits(answers(network, images[:size]), whole) for size in sizes):
+            return multiple
+        multiple *= 2
+    return GRAIN
+
+
+def _same_bits(part: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor]) -> bool:
+    return all(
+        torch.equal(ours, theirs[: len(ours)]) for ours, theirs in zip(part, whole, strict=True)
+    )
 
 
 def fold_batchnorm(graph: fx.GraphModule) -> int:

@@ -12,19 +12,21 @@ GRAIN = 16
 class Batching:
     """How a batch is cut into pieces so that logits and gradients do not depend on the cut.
 
-    Convolution kernels treat each image alike whatever the batch; matrix products do so from
-    ``GRAIN`` rows on. So pieces start at multiples of ``grain``, and a shorter tail joins the piece
-    before it, or, where ``tile`` is set, is padded to ``grain``.
+    Matrix products treat each row alike from ``GRAIN`` rows on. So pieces start at multiples of
+    ``grain``, and a shorter tail joins the piece before it, or, where ``tile`` is set, is padded to
+    a multiple of ``multiple``: which batches a network treats alike is asked of itself there.
 
     Attributes:
         limit: images whose activations are held at once, rounded up to a multiple of ``grain``;
             None is the whole batch.
         tile: images in one piece, None for as many as ``limit`` allows.
+        multiple: where ``tile`` is set, a piece is padded to a multiple of so many images.
         grain: see above.
     """
 
     limit: int | None = None
     tile: int | None = None
+    multiple: int = GRAIN
     grain: int = GRAIN
 
     def pieces(self, count: int) -> list[tuple[int, int]]:
@@ -39,7 +41,10 @@ class Batching:
 
     def padded(self, count: int) -> int:
         """Images to run for a piece of ``count``."""
-        return count if self.tile is None else max(count, self.grain)
+        if self.tile is None:
+            return count
+        multiple = min(self.multiple, self.grain)
+        return -(-count // multiple) * multiple
 
     def graphs_kept(self, count: int) -> int:
         """How many pieces of a batch of ``count`` may keep what their backward pass needs."""

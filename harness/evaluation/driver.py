@@ -33,7 +33,7 @@ from harness.evaluation.protocol import (
 )
 from harness.evaluation.statistics import wilson_interval
 from harness.evaluation.work import Work
-from harness.evaluation.workers import attack_in_workers, elsewhere
+from harness.evaluation.workers import as_in_worker, attack_in_workers, elsewhere
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
@@ -210,7 +210,8 @@ def planned(
             if plan.compiled:
                 must_compile(apply(model, plan), plan.laid_out(sample))
             return plan
-    return decide(model, sample, device, expected(config, threat, images))
+    with as_in_worker(config.workers):
+        return decide(model, sample, device, expected(config, threat, images))
 
 
 def expected(config: EvalConfig, threat: Threat, images: ImageSource) -> Passes | None:

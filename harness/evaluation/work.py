@@ -82,7 +82,7 @@ class Work:
         attacked = AttackModel(
             apply(self.model, self.plan) if config.accelerate else self.model,
             self.threat.num_classes,
-            Batching(limit=config.device_batch, tile=self.plan.tile),
+            Batching(config.device_batch, self.plan.tile, self.plan.multiple),
             layout=self.plan.layout,
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
         )

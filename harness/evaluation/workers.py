@@ -52,6 +52,22 @@ def elsewhere() -> Elsewhere | None:
     return _elsewhere.get()
 
 
+def threads_each(workers: int) -> int:
+    """The threads of each of so many workers."""
+    return max(1, torch.get_num_threads() // workers)
+
+
+@contextmanager
+def as_in_worker(workers: int) -> Iterator[None]:
+    """Within, this process has as many threads as each of so many workers will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_each(workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass
 class Worker:
     """A worker as its parent sees it."""
@@ -167,7 +183,7 @@ def _work_file(work: Work) -> Iterator[Path]:
 def _started(path: Path, device: torch.device, workers: int) -> Iterator[list[Worker]]:
     """Workers, which are gone when the block ends, however it ends."""
     context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // workers)
+    threads = threads_each(workers)
     team: list[Worker] = []
     try:
         for number, where in enumerate(worker_devices(device, workers)):
