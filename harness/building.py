@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.config import RunConfig
 from harness.data.augment import Augmentation
+from harness.data.autoaugment import with_views
 from harness.data.base import DatasetInfo, ImageSource
 from harness.data.generated import MixedLoader, steps_with_generated
 from harness.data.loader import Loader, make_loader
@@ -42,12 +43,25 @@ def training_loader(
     generated: NpzImages | None,
     device: torch.device,
     processes: Processes = ALONE,
+    views: int = 0,
 ) -> Loader:
-    """The loader of original images, or of those and generated ones.
+    """The loader of original images, or of those and generated ones, with a task's further views.
 
     ``originals`` counts the original images before any were held out: an epoch with generated
     images is as long whether or not some were, as in released trainings.
     """
+    loader = _loader(config, split, originals, generated, device, processes)
+    return with_views(loader, split, views)
+
+
+def _loader(
+    config: RunConfig,
+    split: ImageSource,
+    originals: int,
+    generated: NpzImages | None,
+    device: torch.device,
+    processes: Processes,
+) -> Loader:
     data, batch_size = config.data, config.training.batch_size
     if generated is not None:
         return MixedLoader(

@@ -89,6 +89,8 @@ class Batch:
             device, where it is drawn and looked up. None where views are not finitely many.
         teacher_logits: the teacher's logits [B, C] of ``x``, float32 and detached; set by the
             engine for a task that asks for them.
+        others: further views of the same images, changed by AutoAugment, cropped and flipped anew,
+            for a task that asks for them; what attacks find for them is the task's to set.
     """
 
     x: Tensor
@@ -99,6 +101,7 @@ class Batch:
     plan: AttackPlan | None = None
     view: Tensor | None = None
     teacher_logits: Tensor | None = None
+    others: tuple[Batch, ...] = ()
 
     @property
     def adversarial(self) -> Tensor:
@@ -146,7 +149,8 @@ class TaskContext:
             write it into every checkpoint, and is refused.
         in_channels: channels of the images.
         image_size: height and width of the images in pixels.
-        student: the network that is trained, for its shapes; ``Task.loss`` is given its forward.
+        student: the network that is trained, for its shapes and layers; ``Task.loss`` is given its
+            forward. As of the teacher, a task must not make it its own submodule.
         train_labels: labels [N] of the training set, in the order of ``Batch.index``.
     """
 
@@ -201,10 +205,12 @@ class Task(nn.Module):
         teacher_logits: whether each batch comes with the eval-mode teacher's logits of its images.
         teacher_state_moves: whether training moves the teacher's buffers, as the running statistics
             of a teacher in training mode; without it the engine refuses a teacher that changed.
+        autoaugmented_views: how many further views of its images each batch brings in ``others``.
     """
 
     teacher_logits: ClassVar[bool] = False
     teacher_state_moves: ClassVar[bool] = False
+    autoaugmented_views: int = 0
 
     def __init__(self, params: Any, context: TaskContext) -> None:
         """Keep the method's validated parameters and the run's context."""

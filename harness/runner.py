@@ -247,9 +247,6 @@ def train(
         watched = validation if config.training.selection.rule != "best-on-test" else watched
     elif config.training.selection.rule == "best-on-val":
         raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    loader = training_loader(
-        config, train_set, len(data.train), supplies.generated, device, processes
-    )
     model = new_model(config, data.info)
     context = TaskContext(
         num_classes=data.info.num_classes,
@@ -263,6 +260,15 @@ def train(
         train_labels=train_set.labels,
     )
     task = new_task(config, method, context)
+    loader = training_loader(
+        config,
+        train_set,
+        len(data.train),
+        supplies.generated,
+        device,
+        processes,
+        task.autoaugmented_views,
+    )
     teach = teaching(config, task, teacher, train_set, loader, reporter, processes)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
     title = f"train {method.card.title}"

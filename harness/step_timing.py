@@ -210,7 +210,9 @@ class Subject:
             train_labels=labels,
         )
         task = new_task(config, METHODS.get(config.method), context)
-        loader = training_loader(config, images, len(images), None, device)
+        loader = training_loader(
+            config, images, len(images), None, device, views=task.autoaugmented_views
+        )
         quiet = Reporter(quiet=True)
         self.trainer = Trainer(
             config,

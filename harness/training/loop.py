@@ -172,10 +172,12 @@ class Trainer:
     ) -> StepOutput:
         """Ask the teacher, attack, perturb the weights, descend, restore."""
         if self.training.channels_last:
-            batch.x = batch.x.contiguous(memory_format=torch.channels_last)
+            for each in (batch, *batch.others):
+                each.x = each.x.contiguous(memory_format=torch.channels_last)
         if self.teach is not None:
             batch.teacher_logits = self.teach(batch).to(self.dtype)
-        batch.x = batch.x.to(self.dtype)
+        for each in (batch, *batch.others):
+            each.x = each.x.to(self.dtype)
         if schedule is not None:
             self._attack(batch, schedule, generator)
         self.model.train()

@@ -76,3 +76,15 @@ LAS = Paper(
   year = {2022}
 }""",
 )
+
+ACAT = Paper(
+    line="Addepalli, Jain, Babu: Efficient and Effective Augmentation Strategy for Adversarial "
+    "Training, NeurIPS 2022",
+    url="https://arxiv.org/abs/2210.15318",
+    bibtex="""@inproceedings{addepalli2022efficient,
+  title = {Efficient and Effective Augmentation Strategy for Adversarial Training},
+  author = {Addepalli, Sravanti and Jain, Samyak and Babu, R. Venkatesh},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022}
+}""",
+)

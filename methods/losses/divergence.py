@@ -13,6 +13,8 @@ student). Losses are means over the batch, at least in float32 whatever the prec
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +56,20 @@ def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
     log_m_BC = log_softmax(float32_or_wider(logits_m), dim=-1)
     log_n_BC = log_softmax(float32_or_wider(logits_n), dim=-1)
     return (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1).mean()
+
+
+def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
+    """How far V predictions of the same samples are from their mean: mean_v KL(s_v || mean_u s_u).
+
+    Args:
+        logits: V tensors [B, C].
+
+    Returns:
+        The mean over the batch, a scalar in [0, log V]; gradients flow into all.
+    """
+    log_VBC = torch.stack([log_softmax(float32_or_wider(each), dim=-1) for each in logits])
+    log_mean_BC = log_VBC.logsumexp(0) - math.log(len(log_VBC))
+    return (log_VBC.exp() * (log_VBC - log_mean_BC)).sum(2).mean()
 
 
 def soft_cross_entropy(logits_m: Tensor, logits_n: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from harness.registry import METHODS
 
 NAMES = METHODS.names()
 RECIPES = [(name, recipe) for name in NAMES for recipe in METHODS.get(name).recipes]
-EXPECTED = ["at-awp", "dkl", "dkl-ba", "dkl-ba-const", "gkl", "ikl", "kl", "mart", "pgd-at"]
-EXPECTED += ["score", "trades", "trades-awp", "vanilla"]
+EXPECTED = ["acat", "at-awp", "dajat", "dkl", "dkl-ba", "dkl-ba-const", "gkl", "ikl", "kl"]
+EXPECTED += ["mart", "pgd-at", "score", "trades", "trades-awp", "vanilla"]
 
 
 def test_methods_are_found_by_their_files() -> None:

@@ -11,6 +11,7 @@ from methods.losses.divergence import (
     dkl_loss,
     gkl_loss,
     ikl_loss,
+    jensen_shannon,
     kl_divergence,
     soft_cross_entropy,
     weighted_mse,
@@ -226,3 +227,19 @@ def test_second_derivatives_are_exact() -> None:
     m, n = draw_logits(2, 5, scale=1.0)
     weights = draw_weights(2, 5, normalised=False)
     assert torch.autograd.gradgradcheck(lambda a, b: weighted_mse(a, b, weights), (m, n))
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_jensen_shannon_is_torchs_divergence_from_the_mean(views: int) -> None:
+    logits = [draw_logits(8, 5 + view)[0][:, :5] for view in range(views)]
+    mean = sum(softmax(each, -1) for each in logits) / views
+    expected = sum(kl_div(mean.log(), softmax(each, -1), reduction="batchmean") for each in logits)
+    ours, expected = jensen_shannon(logits), expected / views
+    assert_same((ours, *gradients(ours, *logits)), (expected, *gradients(expected, *logits)))
+
+
+def test_jensen_shannon_of_sure_predictions_that_all_differ_is_log_of_their_number() -> None:
+    logits = [row[None].requires_grad_() for row in 1e4 * torch.eye(3, 4)]
+    found = jensen_shannon(logits)
+    torch.testing.assert_close(found, torch.tensor(3.0).log())
+    assert all(torch.isfinite(each).all() for each in gradients(found, *logits))

@@ -1,0 +1,95 @@
+"""Training batches that bring further views of their images, changed by AutoAugment.
+
+Cubuk et al.: AutoAugment: Learning Augmentation Policies from Data, CVPR 2019.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from harness.data.base import ImageSet, ImageSource
+from harness.data.loader import CPU, DeviceLoader, Loader
+from harness.errors import UserError
+from harness.method import Batch
+from harness.seeding import derive_seed, seeded_generator
+
+# What a rotation or a shift uncovers, as in the policy's first PyTorch release.
+FILL = 128.0
+
+
+class AutoAugmentedLoader:
+    """A ``Loader`` that adds ``Batch.others`` to another's batches, which stay as they are.
+
+    Each further view is made from the images as they are kept: a sub-policy of AutoAugment's
+    CIFAR-10 policy, drawn for each image, and then the crop and flip of the loader, drawn anew.
+
+    Args:
+        loader: of images in memory.
+        images: the split's images, uint8 [N, K, H, W] on the CPU, where the policy is applied.
+        views: further views of each image, at least 1.
+    """
+
+    def __init__(self, loader: DeviceLoader, images: Tensor, views: int) -> None:
+        """See the class."""
+        self.loader, self.images, self.count = loader, images, views
+        self.steps_per_epoch = loader.steps_per_epoch
+        self.smallest_batch = loader.smallest_batch
+        self.views = loader.views
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """See ``Loader``."""
+        for step, batch in enumerate(self.loader.epoch(seed, epoch)):
+            batch.others = tuple(
+                self._other(batch, (seed, "autoaugment", epoch, step, view))
+                for view in range(self.count)
+            )
+            yield batch
+
+    def _other(self, batch: Batch, source: tuple[object, ...]) -> Batch:
+        changed = autoaugmented(self.images[batch.index.cpu()], derive_seed(*source))
+        generator = seeded_generator(CPU, *source, "crop and flip")
+        images = self.loader.augment(changed.to(batch.x.device), generator)
+        return Batch(x=images.float() / 255, y=batch.y, index=batch.index, epoch=batch.epoch)
+
+
+def with_views(loader: Loader, split: ImageSource, views: int) -> Loader:
+    """The loader, its batches with so many further views.
+
+    Raises:
+        UserError: they are asked for of images that are not all original ones in memory.
+    """
+    if not views:
+        return loader
+    if not (isinstance(loader, DeviceLoader) and isinstance(split, ImageSet)):
+        raise UserError(
+            "views by AutoAugment are made of original images in memory, not of folders or of "
+            "generated images: set data.generated_fraction=0, choose another data set, or "
+            "params.views=0"
+        )
+    return AutoAugmentedLoader(loader, split.images, views)
+
+
+def autoaugmented(images: Tensor, seed: int) -> Tensor:
+    """Copies of images uint8 [B, K, H, W] on the CPU, each by a sub-policy that the seed draws."""
+    policy = _policy(images.shape[1])
+    # torchvision draws from torch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.stack([policy(image) for image in images])
+
+
+@cache
+def _policy(channels: int) -> Callable[[Tensor], Tensor]:
+    from harness.compat import import_torchvision
+
+    import_torchvision()
+    transforms = importlib.import_module("torchvision.transforms")
+    made: Callable[[Tensor], Tensor] = transforms.AutoAugment(
+        transforms.AutoAugmentPolicy.CIFAR10, fill=[FILL] * channels
+    )
+    return made

@@ -1,0 +1,147 @@
+"""DAJAT: views by AutoAugment join in, with BatchNorms of their own (Addepalli et al., 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.config import merge
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, StepView, TaskContext
+from methods._recipes import SMALL, Overrides, by_dataset
+from methods.adversarial._papers import ACAT
+from methods.adversarial.acat import AcatParams, AcatTask, acat_training
+from methods.losses.divergence import jensen_shannon
+
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+JS_WEIGHTS = {"cifar10": 3.0, "cifar100": 2.0}
+
+
+class DajatParams(AcatParams):
+    """ACAT's, the number of views by AutoAugment, and the weight that draws all views together."""
+
+    views: int = Field(2, ge=0)
+    js_weight: float = Field(2.0, ge=0)
+
+
+class DajatTask(AcatTask):
+    """ACAT's loss on an image and on views of it, bound by the Jensen-Shannon divergence.
+
+    The views share the network's weights but not its BatchNorms: theirs are the task's own, which
+    the engine optimises together with the model and keeps in checkpoints. They are no part of the
+    result.
+    """
+
+    def __init__(self, params: DajatParams, context: TaskContext) -> None:
+        """Copy the network's BatchNorms."""
+        super().__init__(params, context)
+        self.autoaugmented_views = params.views
+        self.norms = nn.ModuleList(map(deepcopy, self._norms_of_network() if params.views else ()))
+
+    def before_attack(self, batch: Batch, view: StepView) -> None:
+        """Attack the views as the images are, each from its own clean predictions."""
+        with self._own_norms():
+            for other in batch.others:
+                other.x_adv = view.attack(other)
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The mean of ACAT's loss over all views + js_weight JS of their clean predictions."""
+        if len(batch.others) != self.autoaugmented_views:
+            raise RuntimeError(
+                f"this batch has {len(batch.others)} further views, not {self.autoaugmented_views}"
+            )
+        smoothing = self.params.label_smoothing
+        terms = [self.view_terms(model, batch, smoothing)]
+        with self._own_norms():
+            terms += [self.view_terms(model, other, smoothing) for other in batch.others]
+        clean, ce, kl = zip(*terms, strict=True)
+        parts = {
+            "ce": torch.stack(ce).mean(),
+            "kl": torch.stack(kl).mean(),
+            "js": jensen_shannon(clean),
+        }
+        loss = (
+            parts["ce"] + self.params.kl_weight * parts["kl"] + self.params.js_weight * parts["js"]
+        )
+        return StepOutput(loss, {name: value.detach() for name, value in parts.items()})
+
+    @contextmanager
+    def _own_norms(self) -> Iterator[None]:
+        """Inside, the network's BatchNorms hold the views' parameters and statistics."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        if not self.norms:
+            return
+        for layer, own in zip(self._norms_of_network(), self.norms, strict=True):
+            for name in NORM_TENSORS:
+                ours, theirs = getattr(own, name), getattr(layer, name)
+                setattr(own, name, theirs)
+                setattr(layer, name, ours)
+
+    def _norms_of_network(self) -> list[_BatchNorm]:
+        if self.context.student is None:
+            return []
+        return [layer for layer in self.context.student.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _training(dataset: str) -> Overrides:
+    high: Overrides = {"training": {"attack": {"step_rule": "five-halves"}}}
+    base = merge(acat_training(dataset), high)
+    if dataset in SMALL:
+        return base
+    return merge(
+        base,
+        {
+            "params": {"js_weight": JS_WEIGHTS[dataset]},
+            "training": {"epochs": 200, "averaging": {"start_epoch": 150}},
+        },
+    )
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="DAJAT",
+        family="adversarial",
+        summary="ACAT on each image and on two views of it by AutoAugment, which have BatchNorms "
+        "of their own, with all clean predictions drawn to their mean.",
+        formula=(
+            r"\frac{1}{V + 1} \sum_{v=0}^{V} \left[ \mathrm{CE}_{\mathtt{label\_smoothing}}"
+            r"(o_m^v, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, s_n^v) + "
+            r"\mathtt{js\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, \bar s_m) \right], \quad "
+            r"\bar s_m = \frac{1}{V + 1} \sum_v s_m^v, \quad V = \mathtt{views}"
+        ),
+        paper=ACAT.line,
+        url=ACAT.url,
+        notes=(
+            "The paper's step count grows over the epochs. The released cascade always takes five "
+            "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
+            "what it seems to intend.",
+            "The weight perturbation raises ACAT's loss of the images alone, without their views "
+            "and without label smoothing, as released; all views are trained at its weights.",
+            "The released divergence clamps the mean prediction at 1e-7, which is left out here.",
+            "The policy is torchvision's of AutoAugment for CIFAR-10, for every data set, before "
+            "crop and flip. The released code has the same policy in PIL.",
+            "The averaged weights are evaluated with the BatchNorms of the images.",
+        ),
+        bibtex=ACAT.bibtex,
+        released_names={
+            "kl_weight": "beta",
+            "views": "num_auto",
+            "js_weight": "JS_weight",
+            "label_smoothing": "LS",
+        },
+    ),
+    params=DajatParams,
+    task=DajatTask,
+    recipes=by_dataset(_training),
+)
