@@ -43,6 +43,7 @@ def test_margins_of_constant_channels_are_their_limits() -> None:
 
 def plain_partial_l2(student: Tensor, teacher: Tensor, margins: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
+    teacher, margins = teacher.detach(), margins.detach()
     for b, k, h, w in torch.cartesian_prod(*(torch.arange(n) for n in student.shape)).tolist():
         s, t, m = student[b, k, h, w], float(teacher[b, k, h, w]), float(margins[k])
         if t <= m:
