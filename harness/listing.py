@@ -53,15 +53,26 @@ def print_rows(kind: str, listed: list[Row], console: Console) -> None:
         console.print(f"no {kind}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = [name for name in listed[0] if name != "note"]
+    columns = [
+        name
+        for number, name in enumerate(listed[0])
+        if name != "note" and (number == 0 or any(row[name] is not None for row in listed))
+    ]
     for number, name in enumerate(columns):
         table.add_column(name.replace("_", " "), no_wrap=number == 0, overflow="fold")
     for row in listed:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in columns))
+        table.add_row(*(_shown(name, row[name]) for name in columns))
     console.print(table)
     for row in listed:
         if row.get("note"):
             console.print(f"note on {row[columns[0]]}: {row['note']}", highlight=False)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    # To the minute, UTC; JSON has the whole of it.
+    return str(value)[:16].replace("T", " ") if name == "started" else str(value)
 
 
 def _methods() -> list[Row]:

@@ -95,6 +95,13 @@ def test_a_tables_recipe_names_its_method_and_carries_its_note() -> None:
 def test_show_and_list_speak_of_the_stored_run(stored: Path) -> None:
     listed = json.loads(harness("list", "runs", "--results", str(stored), "--json").stdout)
     assert [row["run"] for row in listed] == [run_id(stored)]
+    heads, row = harness(
+        "list", "runs", "--results", str(stored), COLUMNS="120"
+    ).stdout.splitlines()
+    filled = [name for name, value in listed[0].items() if value is not None and name != "note"]
+    assert heads.split() == filled
+    assert row.split()[:2] == [run_id(stored), "success"]
+    assert row.rstrip().endswith(listed[0]["started"][:16].replace("T", " "))
     shown = harness("show", run_id(stored), "--results", str(stored))
     assert shown.returncode == 0, shown.stderr
     assert "partial" in shown.stdout
