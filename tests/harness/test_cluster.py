@@ -111,16 +111,19 @@ def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_what_a_task_raises_and_what_always_dies_end_the_evaluation(
-    digits: ImageSet, tmp_path: Path
-) -> None:
+def test_what_a_task_raises_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
+    with chunks_on(LOCAL), pytest.raises(ArithmeticError, match="not here"):
+        attacked(Failing().eval(), digits, tmp_path / "raises", chunk_size=60)
+
+
+def test_what_always_dies_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
     deaths = tmp_path / "deaths"
     deaths.mkdir()
-    with chunks_on(LOCAL):
-        with pytest.raises(ArithmeticError, match="not here"):
-            attacked(Failing().eval(), digits, tmp_path / "raises", chunk_size=60)
-        with pytest.raises(UserError, match=r"ended 4 times .* repeat the command"):
-            attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", chunk_size=60)
+    with (
+        chunks_on(LOCAL),
+        pytest.raises(UserError, match=r"ended 4 times .* repeat the command"),
+    ):
+        attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", chunk_size=60)
     assert len(list(deaths.iterdir())) == 4
 
 
