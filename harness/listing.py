@@ -55,8 +55,8 @@ def print_rows(kind: str, listed: list[Row], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [
         name
-        for number, name in enumerate(listed[0])
-        if name != "note" and (number == 0 or any(row[name] is not None for row in listed))
+        for name in listed[0]
+        if name != "note" and any(row[name] is not None for row in listed)
     ]
     for number, name in enumerate(columns):
         table.add_column(name.replace("_", " "), no_wrap=number == 0, overflow="fold")

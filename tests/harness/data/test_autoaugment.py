@@ -108,7 +108,6 @@ def test_other_images_than_originals_in_memory_are_refused(smooth: ImageSet) -> 
     class Folder(ImageSource):
         """A split that is not in memory."""
 
-    assert with_views(loader(smooth), smooth, 0).epoch
     for refused, split in ((Elsewhere(), smooth), (loader(smooth), Folder.__new__(Folder))):
         assert with_views(refused, split, 0) is refused
         with pytest.raises(UserError, match=r"set data.generated_fraction=0.* or params.views=0"):

@@ -123,7 +123,7 @@ def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
     assert directory.record["acceleration"] == plan
 
 
-def test_a_network_that_is_run_as_it_is_keeps_its_linear_layers(
+def test_linear_layers_are_padded_in_a_copy_for_the_cpu_alone(
     network: nn.Module, digits: ImageSet
 ) -> None:
     x = digits.images_float(slice(32))
