@@ -30,7 +30,7 @@ from harness.evaluation.chunk import Attacker, Say
 from harness.evaluation.chunk_files import adversarial_path, finished
 from harness.evaluation.guards import untouched
 from harness.evaluation.work import Work
-from harness.evaluation.workers import attacked_elsewhere, packed
+from harness.evaluation.workers import Elsewhere, attacked_elsewhere, packed
 from harness.progress import Reporter
 from harness.recording import indexed
 from harness.store.files import make_folder, write_bytes_atomic
@@ -133,8 +133,10 @@ def chunks_on(cluster: Cluster | None) -> Iterator[None]:
     if cluster is None:
         yield
         return
-    with connected(cluster) as ray, attacked_elsewhere(partial(attack_chunks, ray, cluster)):
-        yield
+    with connected(cluster) as ray:
+        there = Elsewhere(partial(attack_chunks, ray, cluster), cluster.cpus)
+        with attacked_elsewhere(there):
+            yield
 
 
 def attack_chunks(

@@ -32,8 +32,8 @@ from harness.evaluation.protocol import (
     passes,
 )
 from harness.evaluation.statistics import wilson_interval
-from harness.evaluation.work import Work
-from harness.evaluation.workers import as_in_worker, attack_in_workers, elsewhere
+from harness.evaluation.work import Work, chunk_count
+from harness.evaluation.workers import attack_in_workers, elsewhere, threads_each, with_threads
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
@@ -210,7 +210,7 @@ def planned(
             if plan.compiled:
                 must_compile(apply(model, plan), plan.laid_out(sample))
             return plan
-    with as_in_worker(config.workers):
+    with with_threads(threads_each(config.workers, chunk_count(config, images))):
         return decide(model, sample, device, expected(config, threat, images))
 
 
@@ -221,7 +221,8 @@ def expected(config: EvalConfig, threat: Threat, images: ImageSource) -> Passes 
     """
     if elsewhere() is not None or config.precision != "float32":
         return None
-    attacked = SURVIVING * (config.limit or len(images)) / config.workers
+    workers = min(config.workers, chunk_count(config, images))
+    attacked = SURVIVING * (config.limit or len(images)) / workers
     costs = [passes(stage, threat) for stage in config.attacks]
     backward = sum(back for _, back in costs)
     return Passes(attacked * (sum(fore for fore, _ in costs) - backward), attacked * backward)
@@ -232,21 +233,26 @@ def _attack_chunks(
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Finish every chunk; all verdicts, and the chunks' facts, in order."""
     missing = work.missing()
-    workers = min(work.config.workers, len(missing))
+    workers = work.config.workers
     away = elsewhere()
     if missing and away is not None:
-        away(work, missing, device, say)
-    elif workers > 1:
+        away.attack(work, missing, device, say)
+    elif min(workers, len(missing)) > 1:
         attack_in_workers(work, missing, device, workers, say)
     elif missing:
-        attacker = work.attacker(device)
-        for done, number in enumerate(missing, work.chunks - len(missing)):
-
-            def tell(share: float, note: str, done: int = done) -> None:
-                say((done + share) / work.chunks, note)
-
-            work.attack(number, attacker, tell)
+        with with_threads(threads_each(workers, work.chunks)):
+            _attack_here(work, missing, device, say)
     say(1.0, "")
     paths = [work.directory.chunk_path(number) for number in range(work.chunks)]
     chunks = [read_chunk(path) for path in paths]
     return pa.concat_tables([table for table, _ in chunks]), [facts for _, facts in chunks]
+
+
+def _attack_here(work: Work, missing: list[int], device: torch.device, say: Say) -> None:
+    attacker = work.attacker(device)
+    for done, number in enumerate(missing, work.chunks - len(missing)):
+
+        def tell(share: float, note: str, done: int = done) -> None:
+            say((done + share) / work.chunks, note)
+
+        work.attack(number, attacker, tell)

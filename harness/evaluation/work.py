@@ -25,6 +25,12 @@ from harness.evaluation.protocol import Threat, chunk_seed
 from harness.store.rundir import EvaluationDirectory
 
 
+def chunk_count(config: EvalConfig, images: ImageSource) -> int:
+    """The chunks of an evaluation."""
+    count = len(images) if config.limit is None else config.limit
+    return -(-count // config.chunk_size)
+
+
 @dataclass(frozen=True)
 class Work:
     """All that a process needs to attack any chunk of an evaluation.
@@ -48,8 +54,7 @@ class Work:
     @property
     def chunks(self) -> int:
         """How many there are; they are numbered from 0."""
-        count = len(self.images) if self.config.limit is None else self.config.limit
-        return -(-count // self.config.chunk_size)
+        return chunk_count(self.config, self.images)
 
     def missing(self) -> list[int]:
         """Chunks that are not on disk, whole and as asked for."""

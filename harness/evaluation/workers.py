@@ -31,16 +31,27 @@ from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 TELL_EVERY_S = 0.2
 
-# What finishes the missing chunks of an evaluation on a device, as ``attack_in_workers`` does.
-Elsewhere = Callable[[Work, list[int], torch.device, Say], None]
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What attacks chunks in place of this process and its workers.
+
+    Attributes:
+        attack: finishes the missing chunks of an evaluation on a device, as ``attack_in_workers``.
+        threads: of each process that attacks a chunk.
+    """
+
+    attack: Callable[[Work, list[int], torch.device, Say], None]
+    threads: int
+
 
 _elsewhere: ContextVar[Elsewhere | None] = ContextVar("elsewhere", default=None)
 
 
 @contextmanager
-def attacked_elsewhere(attack: Elsewhere) -> Iterator[None]:
-    """Within, every evaluation has its chunks attacked by ``attack``, whatever its workers."""
-    before = _elsewhere.set(attack)
+def attacked_elsewhere(where: Elsewhere) -> Iterator[None]:
+    """Within, every evaluation has its chunks attacked there, whatever its workers."""
+    before = _elsewhere.set(where)
     try:
         yield
     finally:
@@ -52,16 +63,25 @@ def elsewhere() -> Elsewhere | None:
     return _elsewhere.get()
 
 
-def threads_each(workers: int) -> int:
-    """The threads of each of so many workers."""
-    return max(1, torch.get_num_threads() // workers)
+def threads_each(workers: int, chunks: int) -> int:
+    """The threads of each process that attacks chunks of an evaluation, wherever it is.
+
+    They do not depend on how many chunks are still missing, since the last bits of logits may
+    depend on threads.
+
+    Args:
+        workers: how many are asked for.
+        chunks: of the whole evaluation; at most one worker a chunk is started.
+    """
+    away = _elsewhere.get()
+    return away.threads if away else max(1, torch.get_num_threads() // min(workers, chunks))
 
 
 @contextmanager
-def as_in_worker(workers: int) -> Iterator[None]:
-    """Within, this process has as many threads as each of so many workers will have."""
+def with_threads(threads: int) -> Iterator[None]:
+    """Within, this process computes with so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_each(workers))
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
@@ -88,7 +108,7 @@ def attack_in_workers(
         work: the evaluation.
         missing: chunks to attack.
         device: where to compute; ``cuda`` without a number is every visible GPU in turn.
-        workers: processes; at most one a chunk is started.
+        workers: processes; at most one a missing chunk is started.
         say: is told the share of the whole evaluation that is done.
 
     Raises:
@@ -97,7 +117,9 @@ def attack_in_workers(
     """
     todo = list(missing)
     finished = work.chunks - len(todo)
-    with _work_file(work) as path, _started(path, device, min(workers, len(todo))) as team:
+    threads = threads_each(workers, work.chunks)
+    workers = min(workers, len(todo))
+    with _work_file(work) as path, _started(path, device, workers, threads) as team:
         at_work = list(team)
         while at_work:
             heard = wait([worker.connection for worker in at_work])
@@ -180,10 +202,11 @@ def _work_file(work: Work) -> Iterator[Path]:
 
 
 @contextmanager
-def _started(path: Path, device: torch.device, workers: int) -> Iterator[list[Worker]]:
+def _started(
+    path: Path, device: torch.device, workers: int, threads: int
+) -> Iterator[list[Worker]]:
     """Workers, which are gone when the block ends, however it ends."""
     context = multiprocessing.get_context("spawn")
-    threads = threads_each(workers)
     team: list[Worker] = []
     try:
         for number, where in enumerate(worker_devices(device, workers)):

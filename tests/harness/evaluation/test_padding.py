@@ -13,7 +13,6 @@ from harness.evaluation.accelerate import PaddedLinear, Plan, apply, decide, sma
 from harness.evaluation.batching import GRAIN, Batching
 from harness.evaluation.driver import evaluate
 from harness.evaluation.forward import AttackModel
-from harness.evaluation.workers import as_in_worker, threads_each
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
@@ -90,18 +89,6 @@ def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows: in
     assert torch.equal(layer(x), plain)
     assert torch.equal(layer(x[:rows]), plain[:rows])
     assert layer(x[0]).shape == (10,)
-
-
-def test_the_multiple_is_decided_with_a_workers_threads() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        assert [threads_each(workers) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
-        with as_in_worker(2):
-            assert torch.get_num_threads() == 2
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(

@@ -20,6 +20,7 @@ from harness.evaluation.adversarial import export, find_evaluation, on_grid
 from harness.evaluation.batching import GRAIN, Batching
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.judging import TOLERANCE, perturbation_norm
+from harness.evaluation.workers import Elsewhere, attacked_elsewhere, threads_each, with_threads
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
@@ -91,6 +92,32 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
     found = attack(network, digits, run, chunk_size=10, limit=60).verdicts
     whole = attack(network, digits, new_run("whole"), chunk_size=10, limit=60).verdicts
     pd.testing.assert_frame_equal(found, whole, check_exact=True)
+
+
+def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    run, seen = new_run("threads"), set()
+    with with_threads(4):
+        attack(network, digits, run, workers=2, accelerate=False)
+        run.evaluations()[0].chunk_path(1).unlink()
+        watch = network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+        try:
+            attack(network, digits, run, workers=2, accelerate=False)
+        finally:
+            watch.remove()
+        assert torch.get_num_threads() == 4
+    # What is computed once for all chunks has all threads.
+    assert 2 in seen <= {2, 4}
+
+
+def test_threads_are_shared_by_as_many_workers_as_there_are_chunks() -> None:
+    with with_threads(4):
+        asked = [(1, 9), (2, 9), (3, 9), (8, 9), (8, 2)]
+        assert [threads_each(*each) for each in asked] == [4, 2, 1, 1, 2]
+        with attacked_elsewhere(Elsewhere(lambda *_: None, threads=3)):
+            assert threads_each(8, 9) == 3
+        assert threads_each(8, 9) == 1
 
 
 def test_a_model_that_cannot_be_sent_is_the_users_mistake(
