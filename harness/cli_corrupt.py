@@ -53,7 +53,7 @@ def corrupt(
     with (
         directory.lock(),
         recorded(directory, {}),
-        reporter.stage("corrupt", 1000) as stage,
+        reporter.stage("corrupt") as stage,
     ):
         found = evaluate_corrupted(
             load_model_file(directory.model_path),
@@ -64,7 +64,7 @@ def corrupt(
             limit=eval_limit,
             seed=seed,
             device=where,
-            say=lambda share, note: stage.update(round(1000 * share), note),
+            say=stage.update,
         )
     if as_json:
         print(json.dumps({"protocol": found.protocol, "metrics": found.metrics()}, indent=2))

@@ -13,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -33,13 +34,13 @@ class Reporter:
         self.console.print(text)
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Stage]:
-        """A piece of work of ``total`` steps."""
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        """A piece of work of ``total`` steps, or one that is told in shares of the whole."""
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
+                MofNCompleteColumn() if total else TaskProgressColumn(),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -53,29 +54,35 @@ class Reporter:
 class Stage:
     """Progress of one piece of work."""
 
-    def __init__(self, reporter: Reporter, title: str, total: int, bar: Progress | None) -> None:
+    def __init__(
+        self, reporter: Reporter, title: str, total: int | None, bar: Progress | None
+    ) -> None:
         """Made by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
-        self._task: TaskID | None = bar.add_task(title, total=total) if bar else None
+        self._whole = total or 1
+        self._task: TaskID | None = bar.add_task(title, total=self._whole) if bar else None
         self._began = self._last_line = time.monotonic()
-        self._start = 0
+        # The first share that is told was done before; steps are counted from 0.
+        self._start: float | None = 0 if total else None
 
     def start_at(self, done: int) -> None:
-        """Work that an earlier process finished; it does not count for the estimate."""
+        """Steps that an earlier process finished; they do not count for the estimate."""
         self._start = done
         self.update(done)
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say how many steps are done."""
+    def update(self, done: float, note: str = "") -> None:
+        """Say how many steps are done, or which share of the whole, in [0, 1]."""
         title = f"{self._title} {note}" if note else self._title
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=title)
             return
+        start = self._start = done if self._start is None else self._start
         now = time.monotonic()
-        if now - self._last_line >= PLAIN_LINE_EVERY_S and done > self._start:
+        if now - self._last_line >= PLAIN_LINE_EVERY_S and done > start:
             self._last_line = now
-            left = (now - self._began) / (done - self._start) * (self._total - done)
-            self._reporter.line(f"{title}: {done} of {self._total}, about {duration(left)} left")
+            left = (now - self._began) / (done - start) * (self._whole - done)
+            so_far = f"{done} of {self._total}" if self._total else f"{done:.0%}"
+            self._reporter.line(f"{title}: {so_far}, about {duration(left)} left")
 
 
 class TrainingProgress:

@@ -335,12 +335,8 @@ def evaluate_into(
     device: torch.device,
 ) -> EvaluationResult:
     """Evaluate into the run's directory, with progress."""
-    with reporter.stage("evaluate", 1000) as stage:
-
-        def say(share: float, note: str) -> None:
-            stage.update(round(1000 * share), note)
-
-        return evaluate(model, images, config, directory, device=device, say=say)
+    with reporter.stage("evaluate") as stage:
+        return evaluate(model, images, config, directory, device=device, say=stage.update)
 
 
 def header(

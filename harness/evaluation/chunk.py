@@ -279,7 +279,7 @@ class Share:
         self._expected = alive * costs[stage][0]
         self._seen = 0
         self._say = say
-        self._note = f"{attacker.attacks[stage]}, {alive} left"
+        self._note = f"{attacker.attacks[stage]}, {alive} images left"
         say(self._before, self._note)
 
     def again(self) -> None:
