@@ -55,10 +55,10 @@ class StepTimer:
         """Steps that count."""
         return len(self._values())
 
-    def median(self) -> float:
-        """The median in seconds; NaN before the first step."""
+    def median(self, last: int | None = None) -> float:
+        """The median in seconds, of the last so many steps if asked; NaN before the first step."""
         values = self._values()
-        return statistics.median(values) if values else float("nan")
+        return statistics.median(values[-(last or 0) :]) if values else float("nan")
 
     def spread(self) -> float:
         """The interquartile range in seconds; NaN for fewer than two steps."""

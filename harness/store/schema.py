@@ -161,7 +161,7 @@ EPOCHS = Table(
         Column("parts", "JSON", "mean of each named part of the loss"),
         Column("clean_val", "DOUBLE", "accuracy on the watched images, in [0, 1]"),
         Column("pgd_val", "DOUBLE", "accuracy on the watched images under PGD, in [0, 1]"),
-        Column("sec_per_iter", "DOUBLE", "median seconds of an optimiser step"),
+        Column("sec_per_iter", "DOUBLE", "median seconds of the epoch's optimiser steps"),
         Column("seconds", "DOUBLE", "seconds of the epoch's training"),
         Column(
             "peak_memory_mb", "DOUBLE", "peak memory of the GPU, or of the process so far, in MiB"

@@ -162,7 +162,7 @@ class Trainer:
             "loss": means.pop("loss"),
             "parts": means,
             "opening_losses": torch.stack(opening).tolist(),
-            "sec_per_iter": self.timer.median(),
+            "sec_per_iter": self.timer.median(last=steps),
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": self._peak_memory_mb(),
         }
