@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config import InnerAttackConfig
-from harness.method import AttackPlan, Objective
+from harness.method import AttackPlan, Forward, Objective
 from harness.training.schedules import InnerSchedule
 
 
@@ -24,7 +24,7 @@ def starting_point(x: Tensor, start: str, eps: float, generator: torch.Generator
 
 
 def maximise(
-    model: nn.Module,
+    model: Forward,
     objective: Objective,
     x: Tensor,
     schedule: InnerSchedule,
@@ -53,7 +53,7 @@ def maximise(
 
 
 def follow(
-    model: nn.Module,
+    model: Forward,
     objective: Objective,
     x: Tensor,
     plan: AttackPlan,
@@ -84,7 +84,7 @@ def _spread(values_B: Tensor, x: Tensor) -> Tensor:
 
 
 def _ascend(
-    model: nn.Module,
+    model: Forward,
     objective: Objective,
     x_adv: Tensor,
     sizes: Iterable[float | Tensor],

@@ -22,7 +22,7 @@ from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.timing import StepTimer
-from harness.method import Batch, StepOutput, Task
+from harness.method import Batch, Forward, StepOutput, Task
 from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
@@ -35,6 +35,7 @@ from harness.training.monitor import monitor_accuracy
 from harness.training.optimizer import build_optimizer
 from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
+from harness.training.tiles import Tiled, images_at_once
 from harness.training.weight_perturbation import perturbation, perturbed
 from harness.training.whole_batch import with_whole_batches
 
@@ -98,6 +99,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas, processes)
         self.forward: nn.Module = compiled(self.plain) if self.training.compile else self.plain
+        self.tiled: Tiled | None = None
         self.optimizer = build_optimizer(
             self.model, self.task.optimised_parameters(), self.training.optimizer
         )
@@ -248,16 +250,26 @@ class Trainer:
         """What the attack finds for a batch, or None where the task names no objective."""
         attack = self.training.attack
         assert attack is not None
+        forward = self._attacked(batch.x)
         with frozen_parameters(self.model):
             with torch.no_grad():
-                objective = self.task.attack_objective(self.forward, batch)
+                objective = self.task.attack_objective(forward, batch)
             if objective is None:
                 return None
             if batch.plan is None:
-                found = maximise(self.forward, objective, batch.x, schedule, attack, generator)
+                found = maximise(forward, objective, batch.x, schedule, attack, generator)
             else:
-                found = follow(self.forward, objective, batch.x, batch.plan, attack, generator)
+                found = follow(forward, objective, batch.x, batch.plan, attack, generator)
             return self.plain.collected(found)
+
+    def _attacked(self, x: Tensor) -> Forward:
+        """The network as the attack runs it: on a CPU, in pieces where no image sees another."""
+        in_pieces = self.device.type == "cpu" and self.processes.count == 1
+        if not in_pieces or self.model.training:
+            return self.forward
+        if self.tiled is None:
+            self.tiled = Tiled(self.forward, images_at_once(self.model, x))
+        return self.tiled
 
     def _watch(self, epoch: int) -> dict[str, Any]:
         """Accuracies on the watched images; remembers the best epoch if selection asks for it."""

@@ -1,0 +1,57 @@
+"""A large batch through a network in eval mode, in pieces whose activations stay in the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, cat, nn
+
+from harness.method import Forward
+
+# What the largest activation of a piece may hold. On two CPUs' cores, batches of 128 of 32 pixels:
+# pieces of 8 MiB save an attack on wrn-16-4 15%, on preact-resnet18 12% and on wrn-34-10 18% of its
+# time; smaller ones waste it on networks that are small, and those of 16 MiB save half as much.
+TILE_BYTES = 8 * 2**20
+# Convolutions lose more on fewer images than the cache gains.
+SMALLEST_TILE = 16
+
+
+class Tiled:
+    """Logits [B, C] of images [B, K, H, W], piece by piece; the network must be in eval mode.
+
+    There no image sees another, so that the maths is that of the whole batch.
+    """
+
+    def __init__(self, forward: Forward, images: int) -> None:
+        """Pieces of at most so many images, all alike, as a network is compiled for each size."""
+        self.forward = forward
+        self.images = images
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See the class."""
+        pieces = x.chunk(-(-len(x) // self.images))
+        return (
+            cat([self.forward(piece) for piece in pieces]) if len(pieces) > 1 else self.forward(x)
+        )
+
+
+def images_at_once(model: nn.Module, images: Tensor) -> int:
+    """How many images a piece has, asked of the layers of a network in eval mode.
+
+    Args:
+        model: the network.
+        images: at least one image [B, K, H, W]; the first is sent through.
+    """
+    sizes = [images[:1].nbytes]
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.nbytes)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(SMALLEST_TILE, TILE_BYTES // max(sizes))
