@@ -87,7 +87,7 @@ class Processes:
         lengths = [
             sum(len(part) for part in parts[share]) for share in _shares(len(parts), self.count)
         ]
-        everything: Tensor = _gather(own, lengths, self.rank)
+        everything: Tensor = _Gather.apply(own, lengths, self.rank)  # type: ignore[no-untyped-call]
         return everything
 
     def total(self, values: Tensor) -> Tensor:
@@ -222,10 +222,4 @@ class _Total(torch.autograd.Function):
 def _summed(values: Tensor) -> Tensor:
     everything = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(everything)
-    return everything
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _gather(own: Tensor, lengths: list[int], rank: int) -> Tensor:
-    everything: Tensor = _Gather.apply(own, lengths, rank)  # type: ignore[no-untyped-call]
     return everything

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from harness.config import EvalConfig, Norm, parse_fraction
 from harness.data.base import DatasetInfo
@@ -162,7 +162,7 @@ def rises(
     """
     back = int((robust_large & ~robust_small).sum())
     gone = int((robust_small & ~robust_large).sum())
-    if not back or binomtest(back, back + gone, alternative="greater").pvalue >= 0.05:
+    if not back or scipy.stats.binomtest(back, back + gone, alternative="greater").pvalue >= 0.05:
         return None
     n = len(robust_large)
     return Flag(

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import scipy
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -247,7 +247,7 @@ def surely_more(count: int, n: int, share: float) -> bool:
     at a true share of 0.2% fewer than one evaluation in 20 is flagged; a model that hides its
     gradients loses tens of points and is flagged at 40 images already.
     """
-    return float(binomtest(count, n, share, alternative="greater").pvalue) < 0.05
+    return float(scipy.stats.binomtest(count, n, share, alternative="greater").pvalue) < 0.05
 
 
 def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm, t, ttest_ind
 
 from harness.errors import UserError
 
@@ -39,7 +39,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n}")
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(scipy.stats.norm.ppf(0.5 + confidence / 2))
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -65,7 +65,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     """
     if not only_a + only_b:
         return 1.0
-    return float(binomtest(only_a, only_a + only_b).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def seeds_summary(values: Sequence[float], confidence: float = 0.95) -> SeedsSum
     if n == 1:
         return SeedsSummary(mean, math.nan, math.nan, math.nan, 1)
     std = float(np.std(values, ddof=1))
-    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
     return SeedsSummary(mean, std, mean - half, mean + half, n)
 
 
@@ -234,7 +234,7 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> M
     difference = float(np.mean(a) - np.mean(b))
     if not np.ptp(a) and not np.ptp(b):
         return MeanDifference(difference, difference, difference, 0.0 if difference else 1.0)
-    result = ttest_ind(a, b, equal_var=False)
+    result = scipy.stats.ttest_ind(a, b, equal_var=False)
     interval = result.confidence_interval(confidence)
     low, high = float(interval.low), float(interval.high)
     return MeanDifference(difference, low, high, float(result.pvalue))

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import scipy
 import torch
-from scipy.stats import binom
 
 Events = tuple[torch.cuda.Event, torch.cuda.Event]
 
@@ -76,7 +76,7 @@ class StepTimer:
         """
         values = sorted(self._values())
         summary: dict[str, float] = {"value": self.median(), "n": len(values)}
-        rank = int(binom.ppf(0.025, len(values), 0.5)) if values else 0
+        rank = int(scipy.stats.binom.ppf(0.025, len(values), 0.5)) if values else 0
         if rank:
             summary |= {"low": values[rank - 1], "high": values[-rank]}
         return summary

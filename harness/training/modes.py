@@ -83,6 +83,7 @@ class ReplicaForward(nn.Module):
         self.model = model
         self.replicas = replicas
         self.processes = processes
+        self._gathered = processes.gathered
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W]."""
@@ -124,7 +125,17 @@ class ReplicaForward(nn.Module):
             self._copy_statistics()
         return outputs
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def keep_messages_out_of_graphs(self) -> None:
+        """What processes tell each other is not for a compiler.
+
+        It is said here, not by decorators, which would load the compiler with this module.
+        """
+        if self.processes.count > 1:
+            self._gathered = torch.compiler.disable(self._gathered)
+            self._copy_statistics = torch.compiler.disable(  # type: ignore[method-assign]
+                self._copy_statistics
+            )
+
     def _copy_statistics(self) -> None:
         """BatchNorm's running statistics are those that the first process's first part moved."""
         moved = [layer for layer in batchnorms(self.model) if layer.track_running_stats]
@@ -133,7 +144,7 @@ class ReplicaForward(nn.Module):
 
     def _joined(self, outputs: Sequence[Tensor], parts: tuple[Tensor, ...]) -> Tensor:
         own = cat(list(outputs)) if len(outputs) > 1 else outputs[0]
-        return self.processes.gathered(own, parts)
+        return self._gathered(own, parts)
 
     def _maps(
         self, outputs: list[tuple[Tensor, ...]], parts: tuple[Tensor, ...]
@@ -143,5 +154,6 @@ class ReplicaForward(nn.Module):
 
 def compiled(forward: ReplicaForward) -> nn.Module:
     """The forward passes to logits and to features, each compiled when it is first used."""
+    forward.keep_messages_out_of_graphs()
     forward.features = torch.compile(forward.features)  # type: ignore[method-assign]
     return torch.compile(forward)  # type: ignore[return-value]
