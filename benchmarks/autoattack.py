@@ -15,14 +15,14 @@ Prediction, written after timing single passes, before the first whole run: on 2
 half of all passes and has no others, and FAB no longer computes gradients of weights. The first
 whole run gave 1.40 on resnet20: 23 images were left, and each worker padded its 11 or 12 to 16.
 Since then a batch is padded to the least multiple that keeps an image's bits; predicted: 1.7 to 1.8
-on resnet20, more on wrn-16-2. It was wrong, since what is left is convolution, which the reference
-computes at half of what two cores can multiply. Passes of resnet20 take the reference, 24 images
-and two threads, 9.4 ms forward and 21.8 with backward on an AMD EPYC, 13.5 and 34.9 on an Intel
-Xeon; they take the copy, 12 images and one thread, 6.9 and 14.8, or 10.0 and 22.7. So 1.35 to 1.54
-was all that two workers could reach. Whole runs gave 1.21 and 1.25, that of wrn-16-2 on the EPYC
-1.16: workers start and plan for some 5 s of 120, and where one has 14 of the 23 survivors and the
-other 9, it is 14% later than if they had shared alike. Chunks of 32 share better and cost more a
-pass: 137 s instead of 123. Compiled, passes are 5 to 12% faster, once it has taken 20 s.
+on resnet20, more on wrn-16-2. It was wrong. Passes of resnet20 take the reference, 24 images and
+two threads, 9.4 ms forward and 21.8 with backward on an AMD EPYC, 13.5 and 34.9 on an Intel Xeon;
+they take the copy, 12 images and one thread, 6.9 and 14.8, or 10.0 and 22.7. So two workers of it
+reach 1.35 to 1.54 at most. Whole runs gave 1.21 and 1.25, that of wrn-16-2 on the EPYC 1.16:
+workers start, plan and look for flags for 5 s of 123, and where one has 14 of the 23 survivors and
+the other 9, it is 14% later than if they had shared alike. Chunks of 32 share better and cost more
+a pass: 137 s. On the Xeon, the 19 convolutions of a forward pass take 6.1 of the copy's 10.0 ms if
+each is timed alone, at 160 to 190 GFLOP/s; compiled, a pass is 5 to 12% faster, after 20 s.
 
 Both attack the same images, in turns, batch by batch. With ``--workers 1`` they do so with the same
 seeds, and their verdicts are compared. By default the harness shares each batch among as many

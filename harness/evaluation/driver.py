@@ -32,7 +32,7 @@ from harness.evaluation.protocol import (
     passes,
 )
 from harness.evaluation.statistics import wilson_interval
-from harness.evaluation.work import Work, chunk_count
+from harness.evaluation.work import Work, worker_count
 from harness.evaluation.workers import attack_in_workers, elsewhere, threads_each, with_threads
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
@@ -210,7 +210,7 @@ def planned(
             if plan.compiled:
                 must_compile(apply(model, plan), plan.laid_out(sample))
             return plan
-    with with_threads(threads_each(config.workers, chunk_count(config, images))):
+    with with_threads(threads_each(worker_count(config, images))):
         return decide(model, sample, device, expected(config, threat, images))
 
 
@@ -221,8 +221,7 @@ def expected(config: EvalConfig, threat: Threat, images: ImageSource) -> Passes 
     """
     if elsewhere() is not None or config.precision != "float32":
         return None
-    workers = min(config.workers, chunk_count(config, images))
-    attacked = SURVIVING * (config.limit or len(images)) / workers
+    attacked = SURVIVING * (config.limit or len(images)) / worker_count(config, images)
     costs = [passes(stage, threat) for stage in config.attacks]
     backward = sum(back for _, back in costs)
     return Passes(attacked * (sum(fore for fore, _ in costs) - backward), attacked * backward)
@@ -233,14 +232,14 @@ def _attack_chunks(
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Finish every chunk; all verdicts, and the chunks' facts, in order."""
     missing = work.missing()
-    workers = work.config.workers
+    workers = worker_count(work.config, work.images)
     away = elsewhere()
     if missing and away is not None:
         away.attack(work, missing, device, say)
     elif min(workers, len(missing)) > 1:
         attack_in_workers(work, missing, device, workers, say)
     elif missing:
-        with with_threads(threads_each(workers, work.chunks)):
+        with with_threads(threads_each(workers)):
             _attack_here(work, missing, device, say)
     say(1.0, "")
     paths = [work.directory.chunk_path(number) for number in range(work.chunks)]

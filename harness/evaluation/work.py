@@ -31,6 +31,15 @@ def chunk_count(config: EvalConfig, images: ImageSource) -> int:
     return -(-count // config.chunk_size)
 
 
+def worker_count(config: EvalConfig, images: ImageSource) -> int:
+    """The processes that share an evaluation: as many as are asked for, but at most one a chunk.
+
+    They do not depend on how many chunks are still missing: each process's threads follow from
+    them, and the last bits of logits may follow from threads.
+    """
+    return min(config.workers, chunk_count(config, images))
+
+
 @dataclass(frozen=True)
 class Work:
     """All that a process needs to attack any chunk of an evaluation.

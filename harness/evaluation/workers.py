@@ -63,18 +63,10 @@ def elsewhere() -> Elsewhere | None:
     return _elsewhere.get()
 
 
-def threads_each(workers: int, chunks: int) -> int:
-    """The threads of each process that attacks chunks of an evaluation, wherever it is.
-
-    They do not depend on how many chunks are still missing, since the last bits of logits may
-    depend on threads.
-
-    Args:
-        workers: how many are asked for.
-        chunks: of the whole evaluation; at most one worker a chunk is started.
-    """
+def threads_each(workers: int) -> int:
+    """The threads of each of so many workers, or of each process elsewhere if chunks go there."""
     away = _elsewhere.get()
-    return away.threads if away else max(1, torch.get_num_threads() // min(workers, chunks))
+    return away.threads if away else max(1, torch.get_num_threads() // workers)
 
 
 @contextmanager
@@ -108,7 +100,7 @@ def attack_in_workers(
         work: the evaluation.
         missing: chunks to attack.
         device: where to compute; ``cuda`` without a number is every visible GPU in turn.
-        workers: processes; at most one a missing chunk is started.
+        workers: of the whole evaluation; at most one a missing chunk is started.
         say: is told the share of the whole evaluation that is done.
 
     Raises:
@@ -117,9 +109,11 @@ def attack_in_workers(
     """
     todo = list(missing)
     finished = work.chunks - len(todo)
-    threads = threads_each(workers, work.chunks)
-    workers = min(workers, len(todo))
-    with _work_file(work) as path, _started(path, device, workers, threads) as team:
+    started = min(workers, len(todo))
+    with (
+        _work_file(work) as path,
+        _started(path, device, started, threads_each(workers)) as team,
+    ):
         at_work = list(team)
         while at_work:
             heard = wait([worker.connection for worker in at_work])

@@ -23,6 +23,9 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from harness.sweep import Item, SweepSpec, plan, rows, run_missing
 
+# In one process: `auto` finds any Ray that runs on the machine, also another test's.
+pytestmark = pytest.mark.xdist_group("ray")
+
 CPU = torch.device("cpu")
 CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=15, limit=60)
 LOCAL = Cluster("local")

@@ -20,6 +20,7 @@ from harness.evaluation.adversarial import export, find_evaluation, on_grid
 from harness.evaluation.batching import GRAIN, Batching
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.judging import TOLERANCE, perturbation_norm
+from harness.evaluation.work import worker_count
 from harness.evaluation.workers import Elsewhere, attacked_elsewhere, threads_each, with_threads
 from harness.store.rundir import RunDirectory
 
@@ -112,13 +113,14 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
     assert 1 in seen <= {1, 2}
 
 
-def test_threads_are_shared_by_as_many_workers_as_there_are_chunks() -> None:
+def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads(digits: ImageSet) -> None:
+    asked = [CONFIG.model_copy(update={"workers": workers}) for workers in (1, 2, 8)]
+    assert [worker_count(config, digits) for config in asked] == [1, 2, 3]
     with with_threads(4):
-        asked = [(1, 9), (2, 9), (3, 9), (8, 9), (8, 2)]
-        assert [threads_each(*each) for each in asked] == [4, 2, 1, 1, 2]
+        assert [threads_each(workers) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
         with attacked_elsewhere(Elsewhere(lambda *_: None, threads=3)):
-            assert threads_each(8, 9) == 3
-        assert threads_each(8, 9) == 1
+            assert threads_each(8) == 3
+        assert threads_each(8) == 1
 
 
 def test_a_model_that_cannot_be_sent_is_the_users_mistake(
