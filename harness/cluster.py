@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -41,6 +43,7 @@ LOCAL = "local"
 # How often a task begins anew whose process or node died.
 RETRIES = 3
 STOPPING_S = 60.0
+ANSWERING_S = 10.0
 GIB = 2**30
 
 
@@ -107,16 +110,19 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     heeded = signal.getsignal(signal.SIGTERM)
     start: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False}
     try:
+        _knock(ray, cluster.address)
         ray.init(
             address=cluster.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             **(start if cluster.address == LOCAL else {}),
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        # Ray's own words end with the reason, such as a token that is missing.
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
         raise UserError(
-            f"no Ray cluster answers at {cluster.address!r} ({str(error).splitlines()[0]}): start "
-            "one with `ray start --head`, or give --cluster local"
+            f"no Ray cluster answers at {cluster.address!r} ({reason}): start one with `ray start "
+            "--head`, or give --cluster local"
         ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray ends the process at a SIGTERM; here a signal ends work in order.
@@ -125,6 +131,22 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(ray: Any, address: str) -> None:
+    """Raise an error unless something listens at the address: Ray itself tries for 13 minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "") or address
+    if address in ("auto", LOCAL):
+        return
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if not place.hostname or not place.port:
+        raise ValueError("it has not the form host:port")
+    host = place.hostname
+    if host in ("localhost", "127.0.0.1", "::1"):
+        # As Ray reads it: a cluster may listen on the machine's outer address alone.
+        host = ray.util.get_node_ip_address()
+    socket.create_connection((host, place.port), timeout=ANSWERING_S).close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,9 +23,6 @@ from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from harness.sweep import Item, SweepSpec, plan, rows, run_missing
-
-# In one process: `auto` finds any Ray that runs on the machine, also another test's.
-pytestmark = pytest.mark.xdist_group("ray")
 
 CPU = torch.device("cpu")
 CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=15, limit=60)
@@ -176,13 +174,34 @@ def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(UserError, match="no resource: write cpus=4"):
             Cluster.asked("local", task)
     assert Cluster.asked("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
-    with pytest.raises(UserError, match="give --cluster local"), chunks_on(Cluster("auto")):
-        pass
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(UserError, match=r"pip install 'divergence-bench\[cluster\]'"),
         chunks_on(LOCAL),
     ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "reason"),
+    [
+        ("127.0.0.1:{port}", None, "Connection refused"),
+        ("ray://localhost:{port}", None, "Connection refused"),
+        # By its variable: without it `auto` would find any Ray of this machine.
+        ("auto", "127.0.0.1:{port}", "Connection refused"),
+        ("localhost", None, "not the form host:port"),
+        ("localhost:six", None, "six"),
+    ],
+)
+def test_where_no_cluster_answers_is_told_at_once(
+    address: str, environment: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment.format(port=port))
+    cluster = Cluster(address.format(port=port))
+    with pytest.raises(UserError, match=rf"{reason}.*give --cluster local"), chunks_on(cluster):
         pass
 
 
