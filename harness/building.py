@@ -24,7 +24,13 @@ from harness.seeding import derive_seed
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the accelerator if there is one."""
+    """The device of that name, which becomes the current one; ``auto`` is a GPU if there is one.
+
+    What names no device, such as an event or a seed of all random numbers, is then meant for it.
+
+    Raises:
+        UserError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,6 +39,13 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs: "
+                "their numbers begin at 0"
+            )
+        torch.cuda.set_device(device)
     return device
 
 

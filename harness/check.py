@@ -34,6 +34,7 @@ from harness.store.rundir import RunDirectory, utc_now
 FORMAT = "divergence-bench baseline 1"
 # Signs of a verdict: it survived, it was wrong before any attack, or the n-th attack broke it.
 ROBUST, WRONG = ".", "x"
+UNTOLD = "not told"
 
 DEFAULT_GOLDEN: dict[str, JsonValue] = {
     "training.precision": "float64",
@@ -62,6 +63,8 @@ class Result(Strict):
         verdicts: one sign an image in the test set's order.
         index_sha256: hash of the images' rows.
         attack_version: package and version of the attacks.
+        protocol: what else identifies the evaluation: its settings, and the hash of its test
+            set; empty in a baseline that was made before it was kept.
         run_id: the run that was evaluated.
     """
 
@@ -70,6 +73,7 @@ class Result(Strict):
     verdicts: str
     index_sha256: str
     attack_version: str
+    protocol: dict[str, JsonValue] = Field(default_factory=dict)
     run_id: str
 
 
@@ -245,6 +249,7 @@ def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Re
     outcome = run(benchmark, reporter)
     directory = RunDirectory(results, outcome.run_id)
     protocol = directory.evaluation(outcome.evaluation.evaluation_id).record["protocol"]
+    told = (*benchmark.evaluation.identity_payload(), "data_sha256")
     verdicts = outcome.evaluation.verdicts.sort_values("index")
     signs = {"clean": WRONG, None: ROBUST}
     signs |= {name: str(number) for number, name in enumerate(protocol["attacks"], 1)}
@@ -256,6 +261,7 @@ def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Re
         ),
         index_sha256=protocol["index_sha256"],
         attack_version=protocol["attack_version"],
+        protocol={name: protocol[name] for name in told},
         run_id=outcome.run_id,
     )
 
@@ -280,8 +286,8 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
     if golden.step is not None:
         worse.append(_golden_text(golden, len(stored.losses)))
     accuracies: dict[str, PairedComparison] = {}
-    if stored.index_sha256 != found.index_sha256 or len(stored.verdicts) != len(found.verdicts):
-        worse.append("it was evaluated on other images than the baseline: update the baseline")
+    if reason := unlike(stored, found):
+        worse.append(f"{reason}: update the baseline with --update --reason")
     else:
         accuracies = {
             "clean": compare_paired(_right(found, WRONG), _right(stored, WRONG)),
@@ -303,6 +309,22 @@ def compare_golden(stored: Result, found: Result, tolerance: float) -> Golden:
     first = next((step for step, each in enumerate(apart, 1) if not each <= tolerance), None)
     was, now = pairs[first - 1] if first else (None, None)
     return Golden(max(apart), first, was, now)
+
+
+def unlike(stored: Result, found: Result) -> str | None:
+    """Why verdicts cannot be compared image by image; None where they can."""
+    was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
+    differing = [
+        f"{name} differs (baseline {was.get(name, UNTOLD)}, now {now.get(name, UNTOLD)})"
+        for name in dict.fromkeys([*was, *now])
+        if name != "data_sha256" and was.get(name, UNTOLD) != now.get(name, UNTOLD)
+    ]
+    if differing:
+        return f"other protocol: {'; '.join(differing)}"
+    rows = stored.index_sha256 == found.index_sha256 and len(stored.verdicts) == len(found.verdicts)
+    if rows and was.get("data_sha256") == now.get("data_sha256"):
+        return None
+    return "it was evaluated on other images than the baseline"
 
 
 def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.comparison import Compared
 from harness.evaluation.compare import Comparison, SeedsComparison
-from harness.evaluation.statistics import PairedComparison, SeedsSummary
+from harness.evaluation.statistics import MeanDifference, PairedComparison, SeedsSummary
 from harness.evaluation_view import eps_text
 
 
@@ -80,10 +80,7 @@ def seeds_blocks(comparison: SeedsComparison) -> list[Block]:
         )
     ]
     for letter, difference in zip(letters[1:], comparison.differences, strict=True):
-        rows = tuple(
-            (name, interval(each.difference, each.low, each.high, sign=True), f"{each.p_value:.3g}")
-            for name, each in difference.items()
-        )
+        rows = tuple(_difference_row(name, each) for name, each in difference.items())
         if rows:
             header = ("after", f"A - {letter} points [95%, Welch]", "p")
             found.append(Block((f"A against {letter}, over seeds:",), header, rows))
@@ -109,6 +106,13 @@ def _paired_row(name: str, paired: PairedComparison) -> tuple[str, ...]:
         f"{paired.p_value:.3g}",
         f"{100 * paired.agreement:.2f}",
     )
+
+
+def _difference_row(name: str, each: MeanDifference) -> tuple[str, ...]:
+    if math.isnan(each.p_value):
+        return name, f"{100 * each.difference:+.2f}", "-"
+    told = interval(each.difference, each.low, each.high, sign=True)
+    return name, told, f"{each.p_value:.3g}"
 
 
 def _summary_row(name: str, letter: str, summary: SeedsSummary) -> tuple[str, ...]:

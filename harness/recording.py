@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
+from harness import provenance
+from harness.config import RunConfig
+from harness.data import dataset_info
+from harness.data.base import Dataset
+from harness.method import Method
+from harness.processes import Processes
 from harness.registry import REPORTS
+from harness.resolve import recipe_changes
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, utc_now
 
@@ -57,3 +66,35 @@ def indexed(directory: RunDirectory) -> None:
     database = Database(directory.results)
     database.load_reported(REPORTS.get("reported"))
     database.record(directory)
+
+
+def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
+    """What run.json says of a trained run whatever its evaluation."""
+    changes = recipe_changes(config)
+    at_scale = not changes and not dataset_info(config.data.name).small_scale
+    return {
+        "kind": "trained",
+        "method": config.method,
+        "method_title": method.card.title,
+        "task": method.card.family,
+        "dataset": config.data.name,
+        "arch": config.model.arch,
+        "recipe": config.recipe,
+        "recipe_changes": changes,
+        "scale": "paper" if at_scale else "small",
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "config_passed": passed or {},
+    }
+
+
+def training_header(
+    config: RunConfig, data: Dataset, device: torch.device, processes: Processes
+) -> dict[str, Any]:
+    """What run.json says of the training, and what a later evaluation must not overwrite."""
+    return {
+        "partial": config.data.train_limit is not None or not data.train.complete,
+        "train_sha256": data.train.sha256,
+        "test_sha256": data.test.sha256,
+        "provenance": provenance.collect(device) | {"processes": processes.count},
+    }

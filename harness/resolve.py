@@ -55,15 +55,16 @@ def resolve(
     layers = merge({"method": method_name, "recipe": name}, _recipe(method_name, method, name))
     if dataset is not None:
         layers = merge(layers, {"data": {"name": dataset}})
-    for path, value in (options or {}).items():
-        if value is not None:
-            layers = merge(layers, assign(path, value))
-    for text in assignments:
-        path, value = parse_assignment(text)
+    given = [(path, value) for path, value in (options or {}).items() if value is not None]
+    given += [parse_assignment(text) for text in assignments]
+    norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
+    for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
+    if "evaluation.eps" not in dict(given):
+        check_radius(config.evaluation, norm)
     return _with_teacher(config, method)
 
 
@@ -187,12 +188,30 @@ def evaluation(
     stored: Mapping[str, Any], overrides: Mapping[str, Any], assignments: Iterable[str]
 ) -> EvalConfig:
     """An evaluation protocol: ``stored`` with the overrides that are not None laid on it."""
-    layers = merge(dict(stored), {k: v for k, v in overrides.items() if v is not None})
+    given = [(path, value) for path, value in overrides.items() if value is not None]
     for text in assignments:
         path, value = parse_assignment(text)
-        layers = merge(layers, assign(path.removeprefix("evaluation."), value))
+        given.append((path.removeprefix("evaluation."), value))
+    layers = dict(stored)
+    for path, value in given:
+        layers = merge(layers, assign(path, value))
     config: EvalConfig = validated(EvalConfig, layers, "evaluation.")
+    if "eps" not in dict(given):
+        check_radius(config, stored.get("norm", EvalConfig().norm))
     return config
+
+
+def check_radius(protocol: EvalConfig, norm: str) -> None:
+    """A radius that was chosen for one norm means nothing in another.
+
+    Raises:
+        UserError: the protocol's norm is not the one that its radius was chosen for.
+    """
+    if protocol.norm != norm:
+        raise UserError(
+            f"the norm {protocol.norm} was asked for, but the radius {protocol.eps:.4g} was chosen "
+            f"for {norm}: give --eps as well"
+        )
 
 
 def recipe_changes(config: RunConfig) -> dict[str, Any]:

@@ -32,9 +32,8 @@ from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.processes import ALONE, Processes
 from harness.progress import Reporter, TrainingProgress
-from harness.recording import recorded
+from harness.recording import header, recorded, training_header
 from harness.registry import METHODS
-from harness.resolve import recipe_changes
 from harness.store.rundir import RunDirectory
 from harness.teacher import Teacher, prepare_teacher, teaching, unchanged
 from harness.training.checkpoint import save_model
@@ -95,13 +94,18 @@ def run(
     teacher = prepare_teacher(config, data, reporter, teach)
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
-    described |= header(config, method, data, device, passed)
-    described["provenance"]["processes"] = processes.count
-    described |= teacher.described if teacher else {}
+    described |= header(config, method, passed)
     supplies = Supplies(data, generated, teacher, processes)
-    with directory.lock(wait=wait), recorded(directory, described, index=index):
-        model = trained_model(config, method, supplies, directory, reporter, device)
-        evaluation = evaluate_into(directory, model, data.test, config.evaluation, reporter, device)
+    with directory.lock(wait=wait):
+        if not directory.model_path.exists():
+            check_images(directory, data.train)
+            described |= training_header(config, data, device, processes)
+            described |= teacher.described if teacher else {}
+        with recorded(directory, described, index=index):
+            model = trained_model(config, method, supplies, directory, reporter, device)
+            evaluation = evaluate_into(
+                directory, model, data.test, config.evaluation, reporter, device
+            )
     return Outcome(config.run_id, directory.path, evaluation)
 
 
@@ -179,13 +183,16 @@ def evaluate_external(
         source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
     )
     identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": dataset}
+    if facts.get("code_sha256"):
+        # Weights do not say what a function's network does with them.
+        identity |= {"function": source, "code": facts["code_sha256"]}
     directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
     described = {
         "kind": "loaded",
         "dataset": dataset,
         "arch": facts.get("arch"),
         "source": facts,
-        "scale": "paper" if is_full_protocol(evaluation, data) else "small",
+        "scale": "small" if data.info.small_scale else "paper",
         "partial": not data.test.complete,
         "provenance": provenance.collect(where),
     }
@@ -339,39 +346,20 @@ def evaluate_into(
         return evaluate(model, images, config, directory, device=device, say=stage.update)
 
 
-def header(
-    config: RunConfig,
-    method: Method,
-    data: Dataset,
-    device: torch.device,
-    passed: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """What run.json says of a trained run before it is trained."""
-    changes = recipe_changes(config)
-    full = is_full_protocol(config.evaluation, data)
-    return {
-        "kind": "trained",
-        "method": config.method,
-        "method_title": method.card.title,
-        "task": method.card.family,
-        "dataset": config.data.name,
-        "arch": config.model.arch,
-        "recipe": config.recipe,
-        "recipe_changes": changes,
-        "scale": "paper" if full and not changes else "small",
-        "partial": config.data.train_limit is not None or not data.train.complete,
-        "seed": config.seed,
-        "config": config.model_dump(mode="json"),
-        "config_passed": passed or {},
-        "train_sha256": data.train.sha256,
-        "test_sha256": data.test.sha256,
-        "provenance": provenance.collect(device),
-    }
+def check_images(directory: RunDirectory, images: ImageSource) -> None:
+    """A training that was begun goes on with the images it began with.
 
-
-def is_full_protocol(evaluation: EvalConfig, data: Dataset) -> bool:
-    """Whether the evaluation is of the size the literature reports: all of a standard test set."""
-    return evaluation.limit is None and data.test.complete and not data.info.small_scale
+    Raises:
+        UserError: these are others.
+    """
+    begun = directory.checkpoint_path.exists() and directory.exists
+    before = directory.record.get("train_sha256") if begun else None
+    if before not in (None, images.sha256):
+        raise UserError(
+            f"run {directory.run_id} was begun on other training images of {images.info.name} "
+            f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
+            f"with, or remove {directory.path} to begin anew"
+        )
 
 
 def check_limit(config: EvalConfig, images: ImageSource) -> None:

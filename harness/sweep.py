@@ -21,6 +21,7 @@ from harness import runner
 from harness.config import RunConfig, Strict, fingerprint
 from harness.data import dataset_info
 from harness.errors import UserError
+from harness.evaluation.protocol import Threat, attack_version
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.resolve import DEFAULT_DATASET, method_of, resolve, validated
@@ -227,13 +228,23 @@ def _checkpointed(directory: RunDirectory) -> int:
 
 
 def find_evaluation(directory: RunDirectory, config: RunConfig) -> EvaluationDirectory | None:
-    """The run's evaluation by the configured protocol, finished or not."""
-    wanted = config.evaluation.identity_payload()
-    for evaluation in directory.evaluations():
+    """The run's evaluation by the configured protocol: a finished one, else that of most chunks.
+
+    One by another version of the attacks is none: ``evaluate`` would not go on from it.
+    """
+    asked = config.evaluation
+    threat = Threat(asked.norm, asked.eps, dataset_info(config.data.name).num_classes)
+    wanted = asked.identity_payload()
+    wanted["attack_version"] = attack_version(asked.attacks, threat)
+
+    def fits(evaluation: EvaluationDirectory) -> bool:
         told = evaluation.record.get("protocol") or {}
-        if all(told.get(name) == value for name, value in wanted.items()):
-            return evaluation
-    return None
+        return all(told.get(name) == value for name, value in wanted.items())
+
+    def progress(evaluation: EvaluationDirectory) -> tuple[bool, int]:
+        return evaluation.record["status"] == "success", len(evaluation.finished_chunks())
+
+    return max(filter(fits, directory.evaluations()), key=progress, default=None)
 
 
 def run_missing(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.evaluation.statistics import seeds_summary
 from harness.store.database import Database
 from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.standing import Entry, Score, arch_text
@@ -21,8 +22,9 @@ LIKE = """
 WITH measured AS (
     SELECT r.run_id, r.seed_group, coalesce(r.method_title, r.method, r.source->>'source') AS title,
            r.task, r.dataset, r.arch, r.teacher, r.recipe, r.recipe_changes, r.train_limit,
-           r.selection, r.scale, r.status,
+           r.selection, r.status,
            coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
+           CASE WHEN r.partial OR e.partial THEN 'small' ELSE r.scale END AS scale,
            e.evaluation_id, e.norm, e.eps, e.attacks, e.attack_version, e.n, e.index_sha256,
            e.data_sha256, e.precision, e.flags, e.finished_at
     FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
@@ -105,16 +107,27 @@ def flags_of(group: Sequence[Run]) -> tuple[str, ...]:
 def over_seeds(scores: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
     """Mean and sample standard deviation of the metrics that all runs have; of one run, its own.
 
-    Several runs get no interval: that of pooled images would leave out what differs between seeds.
+    Several runs get no ``low`` and ``high``: those of pooled images would leave out what differs
+    between seeds. The interval of their mean is Student's, and at least as wide as that of one run:
+    seeds share their test images, so two that agree know no more of other images than one.
     """
     if len(scores) == 1:
         return dict(scores[0])
     shared = [name for name in scores[0] if all(name in run for run in scores)]
-    values = {name: [run[name].value for run in scores] for name in shared}
-    return {
-        name: Score(statistics.fmean(several), std=statistics.stdev(several))
-        for name, several in values.items()
-    }
+    return {name: _over_seeds([run[name] for run in scores]) for name in shared}
+
+
+def _over_seeds(scores: Sequence[Score]) -> Score:
+    values = [score.value for score in scores]
+    mean, seeds = statistics.fmean(values), seeds_summary(values)
+    below = statistics.fmean(score.value - score.span[0] for score in scores)
+    above = statistics.fmean(score.span[1] - score.value for score in scores)
+    return Score(
+        mean,
+        std=statistics.stdev(values),
+        mean_low=min(seeds.low, mean - below),
+        mean_high=max(seeds.high, mean + above),
+    )
 
 
 def names_of(firsts: Sequence[Run]) -> list[str]:

@@ -37,6 +37,8 @@ INFO = DatasetInfo(
 )
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+# Of the permutation in which the images of a test split stand.
+TEST_ORDER_SEED = 0
 
 
 class FolderSet:
@@ -51,7 +53,7 @@ class FolderSet:
         split: which split it is.
         files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
         labels: int64 [N].
-        rows: positions [N] in the sorted list of all files.
+        rows: positions [N] in the sorted list of all files; ``open_folder`` says in which order.
         complete: see ``ImageSource``.
     """
 
@@ -139,6 +141,10 @@ class FolderSet:
 def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> FolderSet:
     """The images under ``folder``, which must have as many class folders as there are classes.
 
+    A training split is in the files' order, class by class. A test split stands in one fixed
+    permutation of it, so that its first images, which a limit and an evaluation's probes take, are
+    of as many classes as a random draw has. ``rows`` says where each stands among the files.
+
     Raises:
         UserError: class folders are missing or empty, which would shift the labels.
     """
@@ -158,7 +164,7 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
             )
         files += (f"{name}/{image}" for image in images)
         labels += [label] * len(images)
-    return FolderSet(
+    found = FolderSet(
         folder,
         replace(info, class_names=tuple(names)),
         split,
@@ -167,6 +173,10 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
         torch.arange(len(files)),
         complete=len(files) == info.official_size(split),
     )
+    if split == "train":
+        return found
+    generator = torch.Generator().manual_seed(TEST_ORDER_SEED)
+    return found.take(torch.randperm(len(found), generator=generator), complete=found.complete)
 
 
 def load(root: Path | None, split: OfficialSplit) -> FolderSet:

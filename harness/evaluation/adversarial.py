@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.config import Norm
 from harness.errors import UserError
 from harness.evaluation.chunk_files import adversarial_path
-from harness.evaluation.judging import TOLERANCE
+from harness.evaluation.judging import reach
 from harness.store.files import write_torch_atomic
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
@@ -25,11 +25,11 @@ def on_grid(adversarial: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tenso
         adversarial: float32 [B, K, H, W] in [0, 1], in the ball.
         clean: the ball's centres; in an L2 ball they must be multiples of 1/255.
         norm: the ball's norm.
-        eps: its radius; the ball is taken wider by ``TOLERANCE``, as everywhere.
+        eps: its radius; the ball is taken as wide as its ``reach``, as everywhere.
     """
     scaled, centre = adversarial.double() * LEVELS, clean.double() * LEVELS
     rounded = scaled.round()
-    radius = (eps + TOLERANCE) * LEVELS
+    radius = reach(norm, eps, clean[0].numel()) * LEVELS
     if norm == "Linf":
         low, high = (centre - radius).ceil(), (centre + radius).floor()
         rounded = torch.minimum(torch.maximum(rounded, low), high)
@@ -99,6 +99,11 @@ def export(evaluation: EvaluationDirectory, path: Path) -> tuple[int, ...]:
             f"evaluation {evaluation.evaluation_id} kept no adversarial images, or not of all "
             f"{count} test images: repeat `evaluate` with --save-adversarial float32"
         )
+    # Chunks follow the order of attack, which is not everywhere that of the rows.
+    order = torch.tensor(evaluation.verdicts()["index"].to_pylist()).argsort()
     tensor = torch.cat(parts)
+    # Of a large test set, each copy of the images is many gigabytes.
+    parts.clear()
+    tensor = tensor[order]
     write_torch_atomic(tensor, path)
     return tuple(tensor.shape)

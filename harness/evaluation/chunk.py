@@ -62,6 +62,8 @@ class StageFacts:
 
     Attributes:
         attacked: images it was given, all correctly classified by then.
+        by_judge: those of them that the attacked network gets wrong before any attack; they were
+            attacked through the judge's network instead.
         broken: images it broke.
         forward: images that went forward through the attacked network.
         backward: images that went backward through it.
@@ -73,6 +75,7 @@ class StageFacts:
     """
 
     attacked: int
+    by_judge: int
     broken: int
     forward: int
     backward: int
@@ -81,6 +84,20 @@ class StageFacts:
     left_ball: int
     not_finite: int
     zero_gradient: int
+
+    def add(self, more: StageFacts) -> None:
+        """Count what it took to attack some of the images anew, through the judge's network."""
+        self.by_judge += more.attacked
+        self.forward += more.forward
+        self.backward += more.backward
+        self.repeated += more.repeated
+        self.seconds += more.seconds
+        self.left_ball += more.left_ball
+        self.not_finite += more.not_finite
+        self.zero_gradient += more.zero_gradient
+
+
+Stage = tuple[Tensor, StageFacts, Tensor | None]
 
 
 class Verdicts:
@@ -168,6 +185,7 @@ class Attacker:
 
     Attributes:
         attacked: the network that the attacks query, perhaps accelerated.
+        exact: the untouched network, for images that the attacked one gets wrong.
         judge: answers for the untouched network.
         threat: what the attacks may do.
         attacks: stages in order.
@@ -177,6 +195,7 @@ class Attacker:
     """
 
     attacked: AttackModel
+    exact: AttackModel
     judge: Judge
     threat: Threat
     attacks: tuple[AttackName, ...]
@@ -195,6 +214,7 @@ class Attacker:
         self._halvings = []
         x, labels = chunk.images.to(self.device), chunk.labels.to(self.device)
         verdicts = Verdicts(chunk, self.judged(x))
+        lost = self._lost(x, labels)
         adversarial = x.clone()
         stages: dict[str, StageFacts] = {}
         for number, name in enumerate(self.attacks):
@@ -202,11 +222,8 @@ class Attacker:
             if not len(alive):
                 break
             share = Share(self, number, len(alive), chunk, say)
-            found, facts, target = self._fitted(
-                name,
-                self.attacked.batching,
-                len(alive),
-                partial(self._stage, name, x[alive], labels[alive], chunk.seed, share),
+            found, facts, target = self._attack(
+                name, x[alive], labels[alive], lost[alive], chunk.seed, share
             )
             logits = self.judged(found)
             broken = predict(logits) != labels[alive]
@@ -224,28 +241,72 @@ class Attacker:
         not_finite = int((verdicts.clean_pred == NO_PREDICTION).sum())
         return Outcome(verdicts.table(), stages, not_finite, adversarial.cpu(), self._halvings)
 
+    def _lost(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which images [N] the attacked network gets wrong as they are.
+
+        By its rounding it may do so near a boundary, where the judge gets them right. The attacks
+        leave such images alone, which would count as robust though nobody had attacked them.
+        """
+        self.attacked.listener = lambda images: None
+        with torch.no_grad(), self.attacking():
+            logits = self._fitted("clean", self.attacked.batching, len(x), lambda: self.attacked(x))
+        return predict(logits) != y
+
+    def _attack(
+        self, name: AttackName, x: Tensor, y: Tensor, lost: Tensor, seed: int, share: Share
+    ) -> Stage:
+        """One attack through the attacked network; images that it has lost, through the judge's."""
+        arguments = name, seed, share
+        found, facts, target = self._fitted(
+            name,
+            self.attacked.batching,
+            len(x),
+            partial(self._stage, self.attacked, self.attacking, x, y, *arguments),
+        )
+        if bool(lost.any()):
+            again, more, aimed = self._fitted(
+                name,
+                self.exact.batching,
+                int(lost.sum()),
+                partial(self._stage, self.exact, self.judging, x[lost], y[lost], *arguments),
+            )
+            found[lost] = again
+            facts.add(more)
+            if target is not None and aimed is not None:
+                target[lost] = aimed
+        return found, facts, target
+
     def _stage(
-        self, name: AttackName, x: Tensor, y: Tensor, seed: int, share: Share
-    ) -> tuple[Tensor, StageFacts, Tensor | None]:
+        self,
+        network: AttackModel,
+        arithmetic: Callable[[], AbstractContextManager[Any]],
+        x: Tensor,
+        y: Tensor,
+        name: AttackName,
+        seed: int,
+        share: Share,
+    ) -> Stage:
         """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
-        self.attacked.reset()
-        share.again()
-        self.attacked.listener = share.advance
-        attack = make_attack(name, self.attacked, self.threat, seed, self.device)
+        network.reset()
+        if network is self.attacked:
+            share.again()
+            network.listener = share.advance
+        attack = make_attack(name, network, self.threat, seed, self.device)
         began = time.perf_counter()
-        with self.attacking():
+        with arithmetic():
             returned = attack.perturb(x.clone(), y.clone()).detach()
         found, outside = confine(returned, x, self.threat.norm, self.threat.eps)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - began
-        not_finite = self.attacked.not_finite
+        not_finite = network.not_finite
         facts = StageFacts(
             attacked=len(x),
+            by_judge=0,
             broken=0,
-            forward=self.attacked.forward_images,
-            backward=self.attacked.backward_images,
-            repeated=self.attacked.repeated_images,
+            forward=network.forward_images,
+            backward=network.backward_images,
+            repeated=network.repeated_images,
             seconds=seconds,
             left_ball=int(outside.sum()),
             not_finite=0 if not_finite is None else int(not_finite),

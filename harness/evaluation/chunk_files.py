@@ -94,6 +94,8 @@ def _has_images(path: Path, expected: Expected) -> bool:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         return len(images) == len(expected.rows) and images.dtype == np.dtype(expected.adversarial)
-    except (OSError, ValueError):
+    except Exception:
+        # Where a file is damaged decides what NumPy raises: EOFError, SyntaxError, TokenError,
+        # BadZipFile and more.
         path.unlink()
         return False

@@ -17,7 +17,7 @@ from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.evaluation.chunk import Say
 from harness.evaluation.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
-from harness.evaluation.guards import unit_images, untouched
+from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.judging import predict
 from harness.evaluation.precision import pinned
 from harness.evaluation.statistics import accuracy
@@ -116,6 +116,7 @@ def evaluate_corrupted(
             if key not in done:
                 say(number / len(parts), key)
                 done[key] = correct_images(model, images, positions, name, severity, seed, device)
+                ensure_unchanged(model, model_sha256)
                 write_part(path, told, done)
     say(1.0, "")
     counts = {name: [done[f"{name}/{severity}"] for severity in severities] for name in names}

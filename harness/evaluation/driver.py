@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from harness.evaluation.chunk_files import read_chunk
 from harness.evaluation.compiling import Passes, must_compile
 from harness.evaluation.curves import mark
 from harness.evaluation.flags import flags_of, modules_in_training
-from harness.evaluation.guards import unit_images, untouched
+from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.precision import arithmetic
 from harness.evaluation.protocol import (
     Threat,
@@ -61,7 +62,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Attack a model by a protocol and store every verdict in the run's directory.
 
-    Chunks that an earlier call finished are kept. The model is left as it was.
+    Chunks that an earlier call finished are kept, and a finished evaluation is returned as it is
+    stored, unless adversarial images are wanted as well. The model is left as it was.
 
     Args:
         model: maps images [B, K, H, W] in [0, 1] to logits [B, C]; its parameters are float32.
@@ -72,7 +74,8 @@ def evaluate(
         say: is told the share of the work that is done, in [0, 1], and what is being done.
 
     Raises:
-        UserError: more images are asked for than there are, or the model is not float32.
+        UserError: more images are asked for than there are, the model is not float32, or its
+            forward pass changes it.
     """
     if config.limit is not None and config.limit > len(images):
         raise UserError(
@@ -86,33 +89,28 @@ def evaluate(
             config, threat, data_sha256=images.sha256, model_sha256=model_sha256
         )
         directory = run.evaluation(identity)
+        stored = stored_result(directory)
+        if stored is not None and config.save_adversarial == "no":
+            mark(run, identity, images.info)
+            return stored
         plan = planned(model, images, config, threat, directory, device)
-        directory.update(
-            status="started",
-            acceleration=plan.as_dict(),
-            planned_on=device.type,
-            started_at=utc_now(),
-            finished_at=None,
-            protocol=protocol(config, threat, images, model_sha256),
-            provenance=provenance.collect(device),
-            arithmetic=arithmetic(),
-            error=None,
-        )
-        try:
-            work = Work(model, images, config, threat, plan, directory)
+        about = {
+            "acceleration": plan.as_dict(),
+            "planned_on": device.type,
+            "protocol": protocol(config, threat, images, model_sha256),
+            "provenance": provenance.collect(device),
+            "arithmetic": arithmetic(),
+        }
+        work = Work(model, model_sha256, images, config, threat, plan, directory)
+        with _recorded(directory, about, finished=stored is not None):
             verdicts, facts = _attack_chunks(work, device, say)
-            write_verdicts(verdicts, directory.verdicts_path)
             flags = flags_of(work, device, stage_totals(facts), facts, in_training)
-        except KeyboardInterrupt:
-            directory.end("cancelled")
-            raise
-        except BaseException as error:
-            directory.end("error", error=f"{type(error).__name__}")
-            raise
-    # Only now is it known that the evaluation left the model as it was.
+            ensure_unchanged(model, model_sha256)
+            write_verdicts(verdicts, directory.verdicts_path)
     metrics = accuracies(verdicts, config, threat)
     directory.end(
         "success",
+        **about,
         metrics=metrics,
         verdicts_digest=verdicts_digest(verdicts),
         wall_s=sum(chunk["seconds"] for chunk in facts),
@@ -122,6 +120,47 @@ def evaluate(
     )
     mark(run, identity, images.info)
     return EvaluationResult(identity, metrics, verdicts.to_pandas())
+
+
+def stored_result(directory: EvaluationDirectory) -> EvaluationResult | None:
+    """What a finished evaluation found; None where it is not finished or its verdicts are damaged.
+
+    Its chunks need not be there: what came from another results folder has none.
+    """
+    record = directory.record if directory.exists else {}
+    if record.get("status") != "success":
+        return None
+    try:
+        verdicts = directory.verdicts()
+    except UserError:
+        # They are made anew, from the chunks that are there.
+        return None
+    if verdicts_digest(verdicts) != record.get("verdicts_digest"):
+        return None
+    return EvaluationResult(directory.evaluation_id, record["metrics"], verdicts.to_pandas())
+
+
+@contextmanager
+def _recorded(
+    directory: EvaluationDirectory, about: dict[str, Any], *, finished: bool
+) -> Iterator[None]:
+    """The record follows what happens inside, but for success, which ``evaluate`` writes.
+
+    A finished evaluation whose images are wanted as well stays one, whatever becomes of that.
+    """
+    if not finished:
+        began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
+        directory.update(**began, **about)
+    try:
+        yield
+    except BaseException as error:
+        if finished:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            directory.end("cancelled")
+        else:
+            directory.end("error", error=f"{type(error).__name__}")
+        raise
 
 
 def protocol(
@@ -164,9 +203,9 @@ def stage_totals(facts: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     totals: dict[str, dict[str, float]] = {}
     for chunk in facts:
         for stage, counts in chunk["stages"].items():
-            total = totals.setdefault(stage, dict.fromkeys(counts, 0))
+            total = totals.setdefault(stage, {})
             for name, count in counts.items():
-                total[name] += count
+                total[name] = total.get(name, 0) + count
     return totals
 
 

@@ -213,7 +213,7 @@ def counted(stages: Mapping[str, Facts], n: int, clean_not_finite: int) -> list[
     """The flags in the facts of the stages.
 
     Args:
-        stages: stage name to its facts over all images, in order.
+        stages: stage name to its facts over all images, in the order in which they ran.
         n: images evaluated.
         clean_not_finite: clean images whose logits are not finite.
     """
@@ -250,13 +250,23 @@ def surely_more(count: int, n: int, share: float) -> bool:
     return float(scipy.stats.binomtest(count, n, share, alternative="greater").pvalue) < 0.05
 
 
+def before(stages: Mapping[str, Facts], name: str) -> list[str]:
+    """The stages that ran before one of that name, in order; none where it did not run."""
+    names = list(stages)
+    return names[: names.index(name)] if name in stages else []
+
+
 def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
     """Square surely broke more than 0.2 points of what attacks by gradient had left.
 
+    Where none of these ran before it, it says nothing of them.
+
     The bar is a rule of thumb of AutoAttack's authors; ``surely_more`` allows for ``n``.
     """
-    broken = int(stages["square"]["broken"]) if "square" in stages else 0
-    if not any(name in stages for name in WHITE_BOX) or not surely_more(broken, n, SQUARE_POINTS):
+    if not any(name in WHITE_BOX for name in before(stages, "square")):
+        return None
+    broken = int(stages["square"]["broken"])
+    if not surely_more(broken, n, SQUARE_POINTS):
         return None
     return Flag(
         "square-after-white-box",
@@ -266,8 +276,8 @@ def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
 
 
 def targeted_gap(stages: Mapping[str, Facts], n: int) -> Flag | None:
-    """APGD-T surely broke more than 10 points, and a quarter of what APGD-CE had left."""
-    if "apgd-ce" not in stages or "apgd-t" not in stages:
+    """APGD-T surely broke more than 10 points, and a quarter of what was left after APGD-CE."""
+    if "apgd-ce" not in before(stages, "apgd-t"):
         return None
     broken, left = int(stages["apgd-t"]["broken"]), int(stages["apgd-t"]["attacked"])
     points = surely_more(broken, n, TARGETED_POINTS)
@@ -275,7 +285,7 @@ def targeted_gap(stages: Mapping[str, Facts], n: int) -> Flag | None:
         return None
     return Flag(
         "targeted-gap",
-        f"APGD-T broke {broken} of the {left} images that APGD-CE had left "
+        f"APGD-T broke {broken} of the {left} images that were left after APGD-CE "
         f"({100 * broken / n:.1f} points): the cross-entropy's gradient is a poor guide here",
     )
 

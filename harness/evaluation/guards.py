@@ -21,8 +21,7 @@ def untouched(model: nn.Module) -> Iterator[str]:
         The hash of its parameters and buffers.
 
     Raises:
-        UserError: a parameter is not float32.
-        RuntimeError: the block changed a parameter or a buffer.
+        UserError: a parameter is not float32, or the block changed a parameter or a buffer.
     """
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
@@ -42,10 +41,19 @@ def untouched(model: nn.Module) -> Iterator[str]:
             module.training = training
         for parameter in wanted:
             parameter.requires_grad_(True)
-    if state_dict_sha256(model) != before:
-        raise RuntimeError(
-            "the evaluation changed the model's parameters or buffers: its forward pass in eval "
-            "mode writes to them, and the result is void"
+    ensure_unchanged(model, before)
+
+
+def ensure_unchanged(model: nn.Module, sha256: str) -> None:
+    """The model's parameters and buffers have the hash that they had before it was evaluated.
+
+    Raises:
+        UserError: they have not.
+    """
+    if state_dict_sha256(model) != sha256:
+        raise UserError(
+            "the evaluation changed the model's parameters or buffers, and its result is void: "
+            "write a forward pass that leaves them alone in eval mode"
         )
 
 

@@ -207,9 +207,9 @@ class MeanDifference:
 
     Attributes:
         difference: the first mean minus the second.
-        low: lower end of its interval.
-        high: upper end.
-        p_value: two-sided, of equal means.
+        low: lower end of its interval; NaN where nothing tells how much seeds differ.
+        high: upper end; NaN like it.
+        p_value: two-sided, of equal means; NaN like them.
     """
 
     difference: float
@@ -222,7 +222,9 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> M
     """Welch's t interval and test of the difference of two means over seeds.
 
     Seeds are not paired: that two trainings begin with the same number makes them no more alike.
-    Where no value differs from its own mean, the interval is the difference itself.
+    Where the values of both are all the same, the statistic is a number over 0 and has no degrees
+    of freedom. A few seeds that break as many images agree by chance, so nothing is claimed then:
+    interval and p-value are NaN.
 
     Source: B. L. Welch, Biometrika 34 (1947) 28-35.
 
@@ -233,7 +235,7 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> M
         raise UserError("a mean over seeds needs two of them to be tested: train a further seed")
     difference = float(np.mean(a) - np.mean(b))
     if not np.ptp(a) and not np.ptp(b):
-        return MeanDifference(difference, difference, difference, 0.0 if difference else 1.0)
+        return MeanDifference(difference, math.nan, math.nan, math.nan)
     result = scipy.stats.ttest_ind(a, b, equal_var=False)
     interval = result.confidence_interval(confidence)
     low, high = float(interval.low), float(interval.high)

@@ -18,7 +18,7 @@ from harness.evaluation.batching import Batching
 from harness.evaluation.chunk import Attacker, Chunk, Outcome, Say
 from harness.evaluation.chunk_files import Expected, finished, write_chunk
 from harness.evaluation.forward import AttackModel, Judge
-from harness.evaluation.guards import own_random_state, unit_images
+from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_images
 from harness.evaluation.judging import predict
 from harness.evaluation.precision import pinned
 from harness.evaluation.protocol import Threat, chunk_seed
@@ -46,6 +46,7 @@ class Work:
 
     Attributes:
         model: in eval mode.
+        model_sha256: hash of its parameters and buffers.
         images: the test split.
         config: the protocol.
         threat: what the attacks may do.
@@ -54,6 +55,7 @@ class Work:
     """
 
     model: nn.Module
+    model_sha256: str
     images: ImageSource
     config: EvalConfig
     threat: Threat
@@ -102,6 +104,7 @@ class Work:
         )
         return Attacker(
             attacked,
+            AttackModel(self.model, self.threat.num_classes, Batching(limit=config.device_batch)),
             Judge(self.model, Batching(limit=config.device_batch)),
             self.threat,
             config.attacks,
@@ -111,7 +114,7 @@ class Work:
         )
 
     def attack(self, number: int, attacker: Attacker, say: Say) -> None:
-        """Attack a chunk and write its file."""
+        """Attack a chunk and write its file, unless the model is no longer what it was."""
         expected = self.expected(number)
         chunk = Chunk(
             number,
@@ -124,6 +127,7 @@ class Work:
         with own_random_state(attacker.device):
             outcome = attacker.run(chunk, say)
         kept, rounding = self._kept(chunk, outcome, attacker)
+        ensure_unchanged(self.model, self.model_sha256)
         facts = {
             "evaluation_id": expected.evaluation_id,
             "chunk": number,

@@ -228,6 +228,8 @@ def _started(
 def _serve(path: Path, device: torch.device, threads: int, connection: Connection) -> None:
     """A worker's life: chunks until there are no more."""
     torch.set_num_threads(threads)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     try:
         work: Work = pickle.loads(path.read_bytes())
         with untouched(work.model.to(device)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,8 @@ def load_external(
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
-        and ``sha256`` of the file of weights, or of the state dict where there is no single file.
+        ``sha256`` of the file of weights, or of the state dict where there is no single file, and
+        of a function ``code_sha256``, that of the file it is defined in.
 
     Raises:
         UserError: the model cannot be had, or does not fit the data set.
@@ -88,13 +90,15 @@ def load_external(
         statistics = (dataset_info.mean, dataset_info.std) if normalize else None
     model = (Normalized(loaded.network, *statistics) if statistics else loaded.network).eval()
     check_answers(model, dataset_info, spec)
-    facts = {
+    facts: dict[str, Any] = {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
         "arch": loaded.arch,
         "model_name": loaded.name,
         "normalize": statistics and {"mean": list(statistics[0]), "std": list(statistics[1])},
     }
+    if is_function:
+        facts["code_sha256"] = code_sha256(spec.partition(":")[0])
     return model, facts
 
 
@@ -169,6 +173,18 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
         return Loaded(network, type(network).__name__, spec)
     statistics = load_weights(network, read_state(weights), str(weights))
     return Loaded(network, type(network).__name__, spec, statistics, file_sha256(weights))
+
+
+def code_sha256(module_name: str) -> str:
+    """The SHA-256 of the file that an imported module was read from; what it imports is not in it.
+
+    Raises:
+        UserError: there is no such file, so that nobody could say what was evaluated.
+    """
+    path = getattr(sys.modules[module_name], "__file__", None)
+    if path is None:
+        raise UserError(f"{module_name} has no file: put the function into a module that has one")
+    return file_sha256(Path(path))
 
 
 def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:

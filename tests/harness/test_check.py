@@ -16,6 +16,8 @@ from planted_faults import FAULTS
 from harness import check as gate
 from harness import check_view
 from harness.check import Baseline, Result, compare, configs, measure_golden, read_baseline
+from harness.config import EvalConfig
+from harness.data import load_dataset
 from harness.errors import UserError
 from harness.progress import Reporter
 
@@ -48,13 +50,24 @@ def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 # The rule
 
 
-def result(verdicts: str, losses: tuple[float, ...] = (2.0, 1.0), margin: float = 0.5) -> Result:
+PROTOCOL = {**EvalConfig(eps=0.1).identity_payload(), "data_sha256": "images"}
+
+
+def result(
+    verdicts: str,
+    losses: tuple[float, ...] = (2.0, 1.0),
+    margin: float = 0.5,
+    attack_version: str = "v",
+    index_sha256: str = "rows",
+    **protocol: Any,
+) -> Result:
     return Result(
         losses=losses,
         margin=margin,
         verdicts=verdicts,
-        index_sha256="rows",
-        attack_version="v",
+        index_sha256=index_sha256,
+        attack_version=attack_version,
+        protocol={**PROTOCOL, **protocol},
         run_id="r",
     )
 
@@ -113,8 +126,40 @@ def test_rounding_passes() -> None:
 
 def test_a_run_that_fails_and_other_images_are_regressions() -> None:
     assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
-    (text,) = compared(result("..."), result("....")).worse
-    assert "other images" in text
+    for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
+        (text,) = compared(result("..."), other).worse
+        assert "other images" in text
+        assert "--update" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"norm": "L2"}, "norm differs (baseline Linf, now L2)"),
+        ({"eps": 0.2}, "eps differs (baseline 0.1, now 0.2)"),
+        ({"seed": 3}, "seed differs (baseline 0, now 3)"),
+        ({"chunk_size": 10}, "chunk_size differs (baseline 250, now 10)"),
+        ({"attacks": ["square"]}, "now ['square'])"),
+        ({"attack_version": "w"}, "attack_version differs (baseline v, now w)"),
+        ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
+    ],
+)
+def test_verdicts_by_another_protocol_are_not_compared(changed: dict[str, Any], says: str) -> None:
+    then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
+    found = compared(then, now)
+    (text,) = found.worse
+    assert text.startswith("other protocol: ")
+    assert says in text
+    assert text.endswith(": update the baseline with --update --reason")
+    assert found.accuracies == {}
+    assert compared(now, now).worse == ()
+
+
+def test_a_baseline_without_its_protocol_is_read_and_says_so() -> None:
+    told = result("...").model_dump()
+    del told["protocol"]
+    (text,) = compared(Result.model_validate(told), result("...")).worse
+    assert "eps differs (baseline not told, now 0.1)" in text
 
 
 def test_the_report_leads_with_what_got_worse_and_names_another_environment() -> None:
@@ -133,18 +178,39 @@ def test_the_report_leads_with_what_got_worse_and_names_another_environment() ->
     assert json.loads(json.dumps(gate.to_json(baseline, found)))["regression"]
 
 
+def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
+    tiny = {"training.epochs": 1, "data.train_limit": 32, "evaluation.limit": 20}
+    baseline = Baseline.model_validate(
+        {
+            "golden": {**gate.DEFAULT_GOLDEN, **tiny},
+            "benchmark": {**gate.DEFAULT_BENCHMARK, **tiny, "evaluation.eps": 0.05},
+            "runs": [{"name": "a", "method": "pgd-at"}],
+        }
+    )
+    found = gate.measure(baseline, baseline.runs[0], tmp_path, QUIET)
+    _, benchmark = configs(baseline, baseline.runs[0], tmp_path)
+    assert found.protocol["eps"] == 0.05
+    assert found.protocol == {
+        **benchmark.evaluation.identity_payload(),
+        "data_sha256": load_dataset("digits").test.sha256,
+    }
+
+
 # The committed baseline
 
 
-def test_the_committed_baseline_is_whole() -> None:
+def test_the_committed_baseline_is_whole(tmp_path: Path) -> None:
     baseline = read_baseline(BASELINE)
     assert [run.name for run in baseline.runs] == [
         "kl", "dkl", "ikl", "trades", "kd", "dkd", "ikl-kd",
     ]  # fmt: skip
     assert BASELINE.stat().st_size < 30_000
     assert baseline.history
+    images = {"data_sha256": load_dataset("digits").test.sha256}
     for run in baseline.runs:
         assert run.result is not None
+        _, benchmark = configs(baseline, run, tmp_path)
+        assert run.result.protocol == benchmark.evaluation.identity_payload() | images
         assert len(run.result.losses) >= 12
         assert len(run.result.verdicts) == 360
         # Neither all right nor all wrong: there is something to lose and to win.

@@ -88,3 +88,30 @@ def test_an_evaluation_protocol_from_a_stored_one() -> None:
         4,
         50,
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        (["norm=L2"], True),
+        (["norm=L2", "eps=0.5"], False),
+        (["norm=Linf"], False),
+        (["eps=0.5"], False),
+    ],
+)
+def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: bool) -> None:
+    def asked() -> None:
+        resolve("trades", assignments=[f"evaluation.{change}" for change in changes])
+        evaluation({"norm": "Linf", "eps": 0.1}, {}, changes)
+        options = dict(change.split("=") for change in changes)
+        resolve("trades", options={f"evaluation.{name}": value for name, value in options.items()})
+
+    if refused:
+        with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
+            asked()
+        for layer in ({"norm": "L2"}, {"norm": "L2", "eps": None}):
+            with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
+                evaluation({}, layer, [])
+    else:
+        asked()
+    assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == 2

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from harness import estimate
+from harness.config import RunConfig
 from harness.errors import UserError
+from harness.evaluation.protocol import Threat, attack_version
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.resolve import resolve
@@ -226,6 +228,47 @@ def test_another_protocol_of_a_finished_run_is_missing_work(swept: tuple[Path, l
     results, _ = swept
     (item,) = planned(results, methods=("trades",), set={**TINY, "evaluation.eps": 0.05})
     assert (item.state, item.epochs, item.chunks) == ("partial", 2, 0)
+
+
+def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
+    (item,) = planned(tmp_path, methods=("trades",), set=TINY)
+    config = item.config
+    run = RunDirectory.create(config.results, config.run_id)
+    run.update(method="trades")
+    run.model_path.touch()
+    identity = config.evaluation.identity_payload()
+
+    def state() -> tuple[str | None, str, int]:
+        found = find_evaluation(run, config)
+        (item,) = plan(rows(SweepSpec(methods=("trades",), set=TINY), {"results": tmp_path}))
+        return found and found.evaluation_id, item.state, item.chunks
+
+    def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
+        evaluation = run.evaluation(name)
+        told = {**identity, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=told)
+        evaluation.chunks_path.mkdir()
+        for number in range(chunks):
+            evaluation.chunk_path(number).touch()
+
+    assert state() == (None, "partial", 0)
+    stored("a", "cancelled", 0)
+    stored("b", "error", 2)
+    stored("c", "cancelled", 1)
+    assert state() == ("b", "partial", 2)
+    # Other attacks' verdicts are no part of what `evaluate` would finish.
+    stored("d", "success", 3, attack_version="custom(apgd-ce) pyautoattack-0.0.1")
+    assert state() == ("b", "partial", 2)
+    stored("e", "success", 1)
+    assert state() == ("e", "done", 1)
+    run.model_path.unlink()
+    assert state() == ("e", "partial", 1)
+
+
+def version(config: RunConfig) -> str:
+    """What the attacks of a run are called today."""
+    protocol = config.evaluation
+    return attack_version(protocol.attacks, Threat(protocol.norm, protocol.eps, 10))
 
 
 # Killed on the way

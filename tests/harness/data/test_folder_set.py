@@ -46,6 +46,29 @@ def test_labels_follow_sorted_folders_and_files(tree, info):
     assert found.subset(9) is found
 
 
+def test_the_first_test_images_are_of_many_classes(tmp_path, info):
+    """Files lie class by class; the first tenth of the test split must not be of one class."""
+    classes, each = 20, 10
+    for c in range(classes):
+        folder = tmp_path / f"n{c:02}"
+        folder.mkdir()
+        for i in range(each):
+            (folder / f"{i}.png").touch()
+    info = replace(info, num_classes=classes, max_test_size=classes * each)
+    found = open_folder(tmp_path, info, "test")
+    assert found.complete
+    assert len(set(found.labels[:each].tolist())) > each / 2
+    # The rows tell where each image stands among the sorted files, as they did.
+    assert sorted(found.rows.tolist()) == list(range(classes * each))
+    assert torch.equal(found.labels, found.rows // each)
+    names = [name.decode() for name in found.files]
+    assert names == [f"n{row // each:02}/{row % each}.png" for row in found.rows.tolist()]
+    # The order is the same each time, and a smaller limit's images are the first of a larger one's.
+    assert torch.equal(open_folder(tmp_path, info, "test").rows, found.rows)
+    assert found.rows[:4].tolist() == [44, 57, 157, 64]
+    assert open_folder(tmp_path, info, "train").rows.tolist() == list(range(classes * each))
+
+
 def test_images_are_resized_and_cropped_at_the_centre(tree, info):
     """Against Pillow alone: the shorter side becomes 16 (8/7 of 14), then the middle 14 stay."""
     found = open_folder(tree, info, "test")

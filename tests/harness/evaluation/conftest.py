@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from harness.data import ImageSet, load_dataset
 from harness.evaluation import driver, protocol
 from harness.evaluation.protocol import AttackBudget
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 
 def train_robust(
@@ -107,6 +107,19 @@ def new_run(tmp_path: Path) -> Callable[[str], RunDirectory]:
         run = RunDirectory.create(tmp_path, name)
         run.update(kind="loaded", dataset="digits")
         return run
+
+    return make
+
+
+@pytest.fixture
+def interrupt() -> Callable[..., None]:
+    """Makes a finished evaluation one that was stopped before those of its chunks were there."""
+
+    def make(evaluation: EvaluationDirectory, *missing: int) -> None:
+        evaluation.update(status="cancelled")
+        evaluation.verdicts_path.unlink()
+        for number in missing:
+            evaluation.chunk_path(number).unlink()
 
     return make
 

@@ -14,6 +14,7 @@ from scipy.stats import binomtest, t, ttest_ind
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.comparison_view import seeds_blocks, to_json
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation.compare import Evaluated, compare, compare_seeds
@@ -178,9 +179,29 @@ def test_welchs_interval_by_its_formula() -> None:
     found = welch(a, b)
     half = t.ppf(0.975, freedom) * math.sqrt(va + vb)
     assert found.high - found.difference == pytest.approx(half)
-    assert welch([1.0, 1.0], [0.5, 0.5]).low == 0.5
     with pytest.raises(UserError, match="further seed"):
         welch([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("other", [0.5, 1.0])
+def test_seeds_that_do_not_differ_cannot_be_tested(other: float) -> None:
+    found = welch([1.0, 1.0], [other, other])
+    assert found.difference == 1.0 - other
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
+
+
+def test_what_cannot_be_tested_is_shown_as_a_dash() -> None:
+    def runs(method: str, right: int) -> list[Evaluated]:
+        return [
+            made(["apgd-ce"] * (10 - right) + [None] * right, method=method, config={"seed": seed})
+            for seed in range(2)
+        ]
+
+    found = compare_seeds([runs("trades", 6), runs("mart", 4)])
+    *_, shown = seeds_blocks(found)
+    assert shown.rows[-1] == ("robust", "+20.00", "-")
+    (difference,) = to_json(found)["differences"]
+    assert difference["robust"]["p_value"] is None
 
 
 def stored(results: Path, evaluated: Evaluated, seed: int, **protocol: Any) -> str:

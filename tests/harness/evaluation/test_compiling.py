@@ -90,6 +90,7 @@ def test_verdicts_of_a_compiled_network(
     digits: ImageSet,
     eager: EvaluationResult,
     new_run: Callable[[str], RunDirectory],
+    interrupt: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Equal for one worker, two, and a resumption; nearly those of the network as it is."""
@@ -102,7 +103,7 @@ def test_verdicts_of_a_compiled_network(
     assert alone.verdicts.equals(shared.verdicts)
     directory = run.evaluation(shared.evaluation_id)
     assert directory.record["acceleration"]["compiled"] is True
-    directory.chunk_path(2).unlink()
+    interrupt(directory, 2)
     monkeypatch.undo()
     resumed = evaluate(network, digits, config, run, device=CPU)
     assert resumed.verdicts.equals(alone.verdicts)
@@ -114,6 +115,7 @@ def test_what_was_begun_compiled_is_not_finished_otherwise(
     network: nn.Module,
     digits: ImageSet,
     new_run: Callable[[str], RunDirectory],
+    interrupt: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = EvalConfig(eps=0.1, limit=20, chunk_size=10, attacks=("apgd-ce",))
@@ -121,7 +123,7 @@ def test_what_was_begun_compiled_is_not_finished_otherwise(
     compile_all(monkeypatch)
     monkeypatch.setattr(work, "apply", rewritten)
     begun = evaluate(network, digits, config, run, device=CPU)
-    run.evaluation(begun.evaluation_id).chunk_path(1).unlink()
+    interrupt(run.evaluation(begun.evaluation_id), 1)
     monkeypatch.setattr(driver, "apply", lambda model, plan: no_compiler)
     with pytest.raises(UserError, match=r"cannot be compiled here \(RuntimeError: no compiler\)"):
         evaluate(network, digits, config, run, device=CPU)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
+from harness.evaluation import work
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.judging import TOLERANCE, confine, perturbation_norm, predict
 from harness.evaluation.statistics import wilson_interval
@@ -66,6 +67,7 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
     new_run: NewRun,
     finished: tuple[RunDirectory, EvaluationResult],
     undisturbed: pd.DataFrame,
+    interrupt: Callable[..., None],
 ) -> None:
     run = new_run("resumed")
     shutil.copytree(finished[0].evaluations_path, run.evaluations_path)
@@ -75,7 +77,8 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
     kept, torn, gone = (evaluation.chunk_path(number) for number in range(3))
     before = kept.stat().st_mtime_ns
     torn.write_bytes(torn.read_bytes()[:-20])
-    gone.unlink()
+    interrupt(evaluation, 2)
+    assert not gone.exists()
     again = run_pair(network, digits, run).verdicts
     pd.testing.assert_frame_equal(again, undisturbed, check_exact=True)
     assert kept.stat().st_mtime_ns == before
@@ -172,10 +175,111 @@ def test_a_model_that_writes_to_its_buffers_voids_the_result(
             return self.inner(x)
 
     run = new_run("counting")
-    with pytest.raises(RuntimeError, match="the evaluation changed the model"):
+    with pytest.raises(UserError, match="the evaluation changed the model"):
         run_pair(Counting(), digits, run, attacks=("apgd-ce",), limit=4)
     (evaluation,) = run.evaluations()
-    assert evaluation.record["status"] != "success"
+    assert evaluation.record["status"] == "error"
+
+
+def test_nothing_of_a_void_result_is_taken_up(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    """What is written only once must not be there already when the command is repeated."""
+    run, model = new_run("void"), Remembering(network)
+    for _ in range(2):
+        # A copy, as a second command would load it.
+        with pytest.raises(UserError, match="the evaluation changed the model"):
+            run_pair(deepcopy(model), digits, run, attacks=("apgd-ce",), limit=32)
+        (evaluation,) = run.evaluations()
+        assert evaluation.record["status"] == "error"
+        assert not evaluation.finished_chunks()
+
+
+class Remembering(nn.Module):
+    """Writes down that it saw images that are not those of the test set."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("attacked", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = x.detach() * 16
+        self.attacked.logical_or_(((levels - levels.round()).abs() > 1e-3).any())
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+class Unusable(nn.Module):
+    """Has the weights of a network, and must not be asked."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+
+def test_a_finished_evaluation_is_given_as_it_is_stored(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model, run = Unusable(network), new_run("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unusable, "forward", lambda self, x: self.inner(x))
+        first = run_pair(model, digits, run, limit=16)
+    (evaluation,) = run.evaluations()
+    # What came from another results folder has verdicts, but no chunks.
+    shutil.rmtree(evaluation.chunks_path)
+    record = evaluation.record
+    again = run_pair(model, digits, run, limit=16)
+    pd.testing.assert_frame_equal(again.verdicts, first.verdicts, check_exact=True)
+    assert again.metrics == first.metrics
+    assert evaluation.record == record
+    # Stopped while images are made that were not asked for before, it is what it was.
+    with pytest.raises(KeyboardInterrupt):
+        run_pair(model, digits, run, limit=16, save_adversarial="float32")
+    assert evaluation.record == record
+    # Verdicts that are not those of the record are no result.
+    evaluation.verdicts_path.write_bytes(b"damaged")
+    with pytest.raises(KeyboardInterrupt):
+        run_pair(model, digits, run, limit=16)
+    assert evaluation.record["status"] == "cancelled"
+
+
+class Misled(nn.Module):
+    """Takes images with much ink in the middle for another class.
+
+    Like a copy whose rounding errs, but for so many images that a test sees what becomes of them.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        astray = x[:, :, 2:6, 2:6].mean(dim=(1, 2, 3)) > 0.5
+        return torch.where(astray[:, None], logits.roll(1, dims=1), logits)
+
+
+def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
+    network: nn.Module, digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "apply", lambda model, plan: Misled(model))
+    run = new_run("misled")
+    found = run_pair(network, digits, run, eps=0.4, attacks=("apgd-t",))
+    images = digits.images_float(slice(40))
+    correct = found.verdicts["broken_by"] != "clean"
+    lost = Misled(network)(images).argmax(1).numpy() != digits.labels[:40].numpy()
+    (evaluation,) = run.evaluations()
+    counted = evaluation.record["stages"]["apgd-t"]
+    assert counted["by_judge"] == int((lost & correct).sum()) > 5
+    assert counted["attacked"] == int(correct.sum())
+    # At this radius none of them holds, unless nobody attacks it.
+    through_judge = found.verdicts[correct & lost]
+    assert (through_judge["broken_by"] == "apgd-t").all()
+    assert through_judge["target"].notna().all()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 9])

@@ -195,6 +195,34 @@ def test_rules_at_their_edges() -> None:
 
 
 @pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        ("apgd-ce,square", {"square-after-white-box"}),
+        ("square,apgd-ce", set()),
+        ("square,fab-t,apgd-t", set()),
+        ("fab-t,square,apgd-ce", {"square-after-white-box"}),
+        ("apgd-ce,apgd-t", {"targeted-gap"}),
+        ("apgd-t,apgd-ce", set()),
+        ("apgd-ce,square,apgd-t", {"square-after-white-box", "targeted-gap"}),
+        ("apgd-t,square,apgd-ce", {"square-after-white-box"}),
+    ],
+)
+def test_a_stage_is_held_against_those_that_ran_before_it(attacks: str, expected: set[str]) -> None:
+    stage = {"attacked": 400, "broken": 200, "left_ball": 0, "not_finite": 0}
+    stages = dict.fromkeys(attacks.split(","), stage)
+    assert {flag.name for flag in flags.counted(stages, 1000, 0)} == expected
+
+
+def test_square_that_ran_first_says_nothing_of_gradients(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model = Behind(network, hidden).eval()
+    names, result = flagged(model, digits, new_run("first"), ("square", "apgd-ce"), 0.2)
+    assert (result.verdicts["broken_by"] == "square").sum() > 1
+    assert "square-after-white-box" not in names
+
+
+@pytest.mark.parametrize(
     ("n", "allowed", "too_many"), [(40, 0, 2), (360, 1, 3), (1000, 5, 6), (10_000, 28, 29)]
 )
 def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_many: int) -> None:

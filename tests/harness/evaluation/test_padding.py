@@ -92,7 +92,10 @@ def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows: in
 
 
 def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
-    network: nn.Module, digits: ImageSet, new_run: Callable[[str], RunDirectory]
+    network: nn.Module,
+    digits: ImageSet,
+    new_run: Callable[[str], RunDirectory],
+    interrupt: Callable[..., None],
 ) -> None:
     config = EvalConfig(eps=0.1, limit=20, chunk_size=10, attacks=("apgd-ce",))
     run = new_run("older")
@@ -104,7 +107,7 @@ def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
     with pytest.raises(KeyError):
         Plan.from_dict(older)
     directory.update(acceleration=older)
-    directory.chunk_path(1).unlink()
+    interrupt(directory, 1)
     resumed = evaluate(network, digits, config, run, device=CPU)
     assert resumed.verdicts.equals(begun.verdicts)
     assert directory.record["acceleration"] == plan

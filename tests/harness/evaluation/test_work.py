@@ -59,13 +59,16 @@ def test_verdicts_do_not_depend_on_the_number_of_workers(
 
 
 def test_verdicts_do_not_depend_on_the_order_of_chunks(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
+    network: nn.Module,
+    digits: ImageSet,
+    new_run: NewRun,
+    alone: pd.DataFrame,
+    interrupt: Callable[..., None],
 ) -> None:
     run = new_run("order")
     attack(network, digits, run)
     for gone in ((0, 2), (1,)):
-        for number in gone:
-            run.evaluations()[0].chunk_path(number).unlink()
+        interrupt(run.evaluations()[0], *gone)
         pd.testing.assert_frame_equal(
             attack(network, digits, run).verdicts, alone, check_exact=True
         )
@@ -96,13 +99,13 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
 
 
 def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
+    network: nn.Module, digits: ImageSet, new_run: NewRun, interrupt: Callable[..., None]
 ) -> None:
     run, seen = new_run("threads"), set()
     changes = {"workers": 2, "accelerate": False, "chunk_size": 10, "limit": 20}
     with with_threads(2):
         attack(network, digits, run, **changes)
-        run.evaluations()[0].chunk_path(1).unlink()
+        interrupt(run.evaluations()[0], 1)
         watch = network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
         try:
             attack(network, digits, run, **changes)
