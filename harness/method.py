@@ -205,11 +205,21 @@ class Task(nn.Module):
         teacher_logits: whether each batch comes with the eval-mode teacher's logits of its images.
         teacher_state_moves: whether training moves the teacher's buffers, as the running statistics
             of a teacher in training mode; without it the engine refuses a teacher that changed.
+        clean_pass_last: whether a step ends with a forward pass of the clean images, in training
+            mode at the weights it has found. Nothing but BatchNorm's running statistics follows
+            from it: released trainings make it to log the clean accuracy.
+        least_batch: how many images each batch must have, an epoch's last one too; 2 where the
+            task normalises single numbers over the batch.
+        remembers_images: whether it keeps something of each image by ``Batch.index``; the engine
+            then refuses generated images.
         autoaugmented_views: how many further views of its images each batch brings in ``others``.
     """
 
     teacher_logits: ClassVar[bool] = False
     teacher_state_moves: ClassVar[bool] = False
+    clean_pass_last: ClassVar[bool] = False
+    least_batch: ClassVar[int] = 1
+    remembers_images: ClassVar[bool] = False
     autoaugmented_views: int = 0
 
     def __init__(self, params: Any, context: TaskContext) -> None:

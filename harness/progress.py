@@ -96,6 +96,10 @@ class TrainingProgress:
         """After each optimiser step."""
         self._stage.update((epoch - 1) * steps + step, f"epoch {epoch}/{self._epochs}")
 
+    def line(self, text: str) -> None:
+        """One line of news."""
+        self._reporter.line(text)
+
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch."""
         self._reporter.line(epoch_line(record, self._epochs))

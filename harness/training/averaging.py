@@ -11,6 +11,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from harness.config import AveragingConfig
 
 
+def first_epoch(config: AveragingConfig, epochs: int) -> int:
+    """The first of ``epochs`` epochs, counted from 1, in which the weights are averaged."""
+    return max(config.start_epoch, int(config.start_fraction * epochs) + 1)
+
+
 class WeightAverage:
     """An exponential moving average of the weights; see ``AveragingConfig``.
 
@@ -22,7 +27,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, config: AveragingConfig, epochs: int = 0) -> None:
         """Make the average of ``model``, on its device, over a training of ``epochs``."""
         self._config = config
-        self._start = max(config.start_epoch, int(config.start_fraction * epochs) + 1)
+        self._start = first_epoch(config, epochs)
         self._live = model
         self._average = (
             None

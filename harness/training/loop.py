@@ -28,6 +28,7 @@ from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.checkpoint import load_training, save_training
+from harness.training.demands import check_demands
 from harness.training.finite import FiniteWatch
 from harness.training.inner import clipped, follow, maximise
 from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
@@ -48,6 +49,9 @@ class TrainingReporter(Protocol):
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """After each optimiser step."""
+
+    def line(self, text: str) -> None:
+        """One line of news."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch, with its record."""
@@ -110,7 +114,12 @@ class Trainer:
         processes.copy_first_(_tensors(self.model, self.task))
 
     def fit(self) -> Selected:
-        """Train to the last epoch and return the selected model."""
+        """Train to the last epoch and return the selected model.
+
+        Raises:
+            UserError: the batches or the settings are none that the task can be trained on.
+        """
+        check_demands(self.config, self.task, self.loader, self.reporter.line)
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
             record = self._train_epoch(epoch)
             self.processes.agreed(partial(self._close, record))
@@ -198,6 +207,9 @@ class Trainer:
             self.optimizer.step()
         with torch.no_grad():
             self.task.observe(batch, output)
+            if self.task.clean_pass_last:
+                with self._precision():
+                    self.forward(batch.x)
         self.average.after_step(batch.epoch)
         return output
 
@@ -213,9 +225,10 @@ class Trainer:
         with self._precision():
             return self.task.perturbation_loss(self.forward, batch)
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def _precision(self, *, cached: bool = True) -> AbstractContextManager[object]:
+        """The run's arithmetic; ``cached`` keeps a weight's rounded copy until the context ends."""
         if self.training.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
+            return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=cached)
         return nullcontext()
 
     def _gamma(self, epoch: int) -> float:
@@ -236,7 +249,9 @@ class Trainer:
             gamma=self._gamma(batch.epoch),
             generator=generator,
         )
-        with attack_mode(self.model, attack.model_mode), self._precision():
+        # Networks that a task trains in here change in place: a cached copy would outlive the step.
+        # The frozen weights of the attack have no copies to lose.
+        with attack_mode(self.model, attack.model_mode), self._precision(cached=False):
             self.task.before_attack(batch, view)
             with torch.no_grad():
                 batch.plan = self.task.attack_plan(batch, generator)

@@ -15,9 +15,12 @@ class WholeBatchNorm(_BatchNorm):
     processes = ALONE
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of [B, K, H, W] or [B, K]: the same shape."""
+        """Of [B, K, H, W] or [B, K]: the same shape and type."""
         if not self.training:
             return super().forward(x)
+        given = x.dtype
+        # As in torch's own layers: half precision would round counts and sums over a batch.
+        x = x.to(torch.promote_types(given, torch.float32))
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         total = self.processes.total
@@ -28,7 +31,9 @@ class WholeBatchNorm(_BatchNorm):
         if self.track_running_stats:
             self._move(mean.detach(), variance.detach() * count / (count - 1))
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return scaled * self.weight.view(shape) + self.bias.view(shape) if self.affine else scaled
+        if self.affine:
+            scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
+        return scaled.to(given)
 
     @torch.no_grad()
     def _move(self, mean: Tensor, variance: Tensor) -> None:

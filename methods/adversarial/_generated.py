@@ -23,7 +23,8 @@ TRAINING_NOTES = (
     "The attack normalises by batch statistics and leaves the running ones alone, as released.",
     "BatchNorm's running statistics are those of the live model; the weights are averaged over "
     "steps. The epoch is chosen on 1,024 held-out training images by PGD-40 on cross-entropy; "
-    "the released training takes a margin loss; it holds out the first 1,024, here they are drawn.",
+    "the released training takes a margin loss; it holds out the first 1,024, here they are drawn. "
+    "Of epochs that are equally good the release keeps the latest, here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; with --generated FILE, "
     "data.generated_fraction and data.generated_name any data set mixes them in.",

@@ -53,7 +53,11 @@ STRATEGY_NOTES = (
     "training.attack.eps is the radius that no image leaves; the steps and step size there are not "
     "used, since the strategy network chooses them.",
     "The reward's PGD, ten steps and two restarts, meets the copy of the network in training mode, "
-    "as released; unlike there it also moves images that are already misclassified.",
+    "as released.",
+)
+MOVED_NOTE = (
+    "The reward's PGD moves every image; the released one leaves alone those that are already "
+    "misclassified."
 )
 
 
@@ -89,7 +93,7 @@ class StrategyParams(Params):
         eps_choices, step_size_choices, steps_choices: the alternatives, the former in pixel space.
         target_eps: the radius of the start and of the reward's attack, in pixel space.
         robust_reward_weight, clean_reward_weight: of the two accuracies after a step, in [0, 1].
-        label_smoothing: the mass taken off the label in that step.
+        label_smoothing: the mass taken off the label in that step; at 0.5 two classes weigh alike.
     """
 
     strategy_arch: str = "resnet18-cifar"
@@ -104,7 +108,7 @@ class StrategyParams(Params):
     target_eps: Radius = 8 / 255
     robust_reward_weight: float = Field(4.0, ge=0)
     clean_reward_weight: float = Field(2.0, ge=0)
-    label_smoothing: float = Field(0.3, ge=0, lt=1)
+    label_smoothing: float = Field(0.3, ge=0, le=0.5)
 
 
 class StrategyTask(PgdAtTask):

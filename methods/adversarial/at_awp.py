@@ -13,7 +13,12 @@ from methods._recipes import (
     uniform_start,
 )
 from methods.adversarial._papers import AWP
-from methods.adversarial.pgd_at import PgdAtParams, PgdAtTask
+from methods.adversarial.pgd_at import (
+    CLEAN_PASS_NOTE,
+    RESTART_NOTE,
+    LoggedPgdAtTask,
+    PgdAtParams,
+)
 
 
 def _training(dataset: str) -> Overrides:
@@ -48,11 +53,13 @@ METHOD = Method(
             "released; table2/at-awp does as the printed row did.",
             "The released CIFAR-100 images are rotated by up to 15 degrees and the CIFAR-10 crop "
             "pads by reflection; the recipes do neither, data.crop_mode and data.rotation can.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
+            RESTART_NOTE,
         ),
         bibtex=AWP.bibtex,
     ),
     params=PgdAtParams,
-    task=PgdAtTask,
+    task=LoggedPgdAtTask,
     recipes={**RECIPES, "table2/at-awp": changed(RECIPES["cifar100"], CHOSEN_ON_TEST)},
     recipe_notes={
         "table2/at-awp": "Row AWP is AT-AWP here and TRADES-AWP in Table 4. Its epoch was chosen "

@@ -14,7 +14,7 @@ from methods.adversarial._consistency import (
     DecoupledTask,
 )
 from methods.adversarial._papers import DKL
-from methods.losses.divergence import DecoupledParts, ikl_loss
+from methods.losses.divergence import DecoupledParts, float32_or_wider, ikl_loss
 
 
 class DklBaConstParams(AttackedDecoupledParams):
@@ -34,7 +34,9 @@ class DklBaConstTask(DecoupledTask):
         weight = self.params.class_weight
         if weight is None:
             weight = 1 / self.context.num_classes
-        return ikl_loss(clean_BC, adv_BC, torch.full_like(clean_BC, weight, requires_grad=False))
+        # Half precision would round the constant.
+        weights_BC = torch.full_like(float32_or_wider(clean_BC), weight, requires_grad=False)
+        return ikl_loss(clean_BC, adv_BC, weights_BC)
 
 
 RECIPES = by_dataset(growing_epsilon, RELEASED_ATTACK_WEIGHTS)

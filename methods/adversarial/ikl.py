@@ -160,8 +160,10 @@ METHOD = Method(
             "The trainer on generated images was never released. The paper says that it replaces "
             "KL in the training of Wang et al. (wang-dm) and changes nothing else: so the recipes "
             "with generated images keep that training, its smoothed labels included, without "
-            "weight perturbation. Class means gather original and generated images alike, and the "
-            "attack's objective is that of the data set's other recipe; both are choices.",
+            "weight perturbation. One thing is not kept: adversarial images pass before clean "
+            "ones, as in the released IKL trainers, where wang-dm passes clean ones first. Class "
+            "means gather original and generated images alike, and the attack's objective is that "
+            "of the data set's other recipe; both are choices.",
             "Weights with generated images: 12, 5 (CIFAR-100, 50 million) and 10, 3 (CIFAR-10, 20 "
             "million) by the names of the authors' logs; those with a million are not known, and "
             "the same data set's are taken.",

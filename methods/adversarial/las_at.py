@@ -7,6 +7,7 @@ from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
 from methods.adversarial._papers import LAS
 from methods.adversarial._strategy import (
+    MOVED_NOTE,
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
@@ -73,6 +74,7 @@ METHOD = Method(
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images, those named best-on-test do as released.",
             *STRATEGY_NOTES,
+            MOVED_NOTE,
         ),
         bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,

@@ -16,6 +16,7 @@ from methods.adversarial._strategy import (
     StrategyTask,
     chosen_from,
 )
+from methods.adversarial.pgd_at import CLEAN_PASS_NOTE
 
 
 class LasAwpParams(StrategyParams):
@@ -31,7 +32,12 @@ class LasAwpParams(StrategyParams):
 
 
 class LasAwpTask(StrategyTask):
-    """Plain cross-entropy; labels are smoothed only in the step that the reward looks ahead."""
+    """Plain cross-entropy; labels are smoothed only in the step that the reward looks ahead.
+
+    As released, each step ends with a pass of the clean images.
+    """
+
+    clean_pass_last = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
@@ -102,7 +108,9 @@ METHOD = Method(
             "CIFAR-10 feeds the network images that are not standardised; here they are.",
             "The released training chooses the epoch by PGD-20 on the test images; the recipes "
             "choose it on 1,000 held-out training images, the table's recipes do as released.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
             *STRATEGY_NOTES,
+            "Every image is moved by the reward's PGD, as released for this variant.",
         ),
         bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,

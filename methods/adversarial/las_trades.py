@@ -14,6 +14,7 @@ from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objec
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
 from methods.adversarial._papers import LAS
 from methods.adversarial._strategy import (
+    MOVED_NOTE,
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
@@ -142,6 +143,7 @@ METHOD = Method(
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,
+            MOVED_NOTE,
         ),
         bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES | {"kl_weight_choices": "beta_types"},

@@ -8,7 +8,16 @@ from typing import Literal
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import Method, MethodCard, Params, Task, TaskContext
+from harness.method import (
+    Batch,
+    Forward,
+    Method,
+    MethodCard,
+    Objective,
+    Params,
+    Task,
+    TaskContext,
+)
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
 from methods.adversarial._generated import images
 from methods.adversarial.pgd_at import PgdAtParams, PgdAtTask
@@ -22,11 +31,23 @@ class ProxyParams(Params):
     kl_weight: float = Field(6.0, ge=0)
 
 
+class ProxyPgdTask(PgdAtTask):
+    """PGD adversarial training whose steps begin with a clean pass, as the release logs it.
+
+    The attack is in training mode: the pass moves BatchNorm's running statistics.
+    """
+
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """That of PGD adversarial training, after the pass."""
+        model(batch.x)
+        return super().attack_objective(model, batch)
+
+
 def proxy_task(params: ProxyParams, context: TaskContext) -> Task:
     """PGD adversarial training or TRADES, on whatever images the batches hold."""
     if params.loss == "trades":
         return TradesTask(TradesParams(kl_weight=params.kl_weight), context)
-    return PgdAtTask(PgdAtParams(), context)
+    return ProxyPgdTask(PgdAtParams(), context)
 
 
 def _training(dataset: str) -> Overrides:
@@ -86,6 +107,11 @@ METHOD = Method(
             "The release offers PGD adversarial training and TRADES of weight 6; which one made "
             "the printed rows is not known: the parameter loss chooses, pgd by default. Under "
             "trades the attack maximises KL.",
+            "Under pgd each step begins with a forward pass of the clean images in training mode, "
+            "as released, where it serves the log: it moves BatchNorm's running statistics. Under "
+            "trades that pass gives the attack its clean predictions, here as there; the release "
+            "then attacks in eval mode and passes clean images before adversarial ones, here the "
+            "attack is in training mode and adversarial images pass first.",
             "An epoch is one round of the original images, 128 in each batch of 256. Generated "
             "images are neither cropped nor flipped on CIFAR-10, as released.",
             "The released rate falls with each step to 0.001; here it falls between epochs, to "

@@ -37,6 +37,9 @@ METHOD = Method(
             "adversarial training with weight perturbation, method at-awp.",
             "gamma is a setting of the training (training.weight_perturbation.gamma), 0.005 from "
             "epoch 10 on as released.",
+            "The released loss passes the clean images twice at the perturbed weights, which moves "
+            "BatchNorm's running statistics by them once more; here they pass once. It logs "
+            "without a further pass.",
         ),
         bibtex=AWP.bibtex,
         released_names={"kl_weight": "beta"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from harness.config import merge
@@ -35,6 +37,8 @@ class CrdTask(FeatureTask):
 
     Negatives are drawn from the global generator, which the engine seeds anew each epoch.
     """
+
+    remembers_images: ClassVar[bool] = True
 
     def __init__(self, params: CrdParams, context: TaskContext) -> None:
         """Build embeddings for the two pooled features, and a memory of the training set."""

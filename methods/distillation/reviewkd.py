@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from harness.config import merge
@@ -27,7 +29,12 @@ class ReviewKdParams(WarmedParams):
 
 
 class ReviewKdTask(FeatureTask):
-    """A chain of fusions, trained along, from the student's maps to the teacher's."""
+    """A chain of fusions, trained along, from the student's maps to the teacher's.
+
+    The deepest fuses pooled features, of which its BatchNorm sees one number an image.
+    """
+
+    least_batch: ClassVar[int] = 2
 
     def __init__(self, params: ReviewKdParams, context: TaskContext) -> None:
         """Build the fusions for the two networks' channels."""

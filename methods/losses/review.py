@@ -138,6 +138,8 @@ class ReviewDistillation(nn.Module):
     ) -> Tensor:
         """The HCL loss of the fused maps, a scalar >= 0.
 
+        In training B must be at least 2: the pooled features are normalised over the batch.
+
         Args:
             student: maps [B, K, H, W] of the student's stem and stages.
             student_pooled: its pooled features [B, D].

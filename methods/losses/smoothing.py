@@ -14,7 +14,8 @@ def smoothed_cross_entropy(logits_BC: Tensor, y_B: Tensor, smoothing: float) -> 
     Args:
         logits_BC: logits [B, C], C >= 2.
         y_B: labels, int64 in [0, C).
-        smoothing: the mass taken off the label, in [0, 1).
+        smoothing: the mass taken off the label, in [0, (C - 1) / C), below which the label keeps
+            more than any other class.
 
     Returns:
         The mean over the batch, a scalar >= 0.

@@ -39,6 +39,15 @@ def test_a_piece_is_what_the_largest_activation_allows() -> None:
     assert images_at_once(nn.Flatten(), torch.rand(1, 1, 2, TILE_BYTES // 8 // 20)) == 20
 
 
+def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode() -> None:
+    norm = nn.BatchNorm1d(TILE_BYTES // 4, track_running_stats=False)
+    network, x = nn.Sequential(nn.Flatten(), norm).eval(), torch.rand(20, 1, 1, TILE_BYTES // 4)
+    tiled = Tiled(network, images_at_once(network, x))
+    torch.testing.assert_close(tiled(x), network(x), rtol=0, atol=0)
+    # The check has something to find.
+    assert not torch.allclose(Tiled(network, 10)(x), network(x))
+
+
 @pytest.mark.parametrize(
     ("images", "pieces"), [(4, [4, 4, 2]), (9, [5, 5]), (10, [10]), (99, [10])]
 )

@@ -10,6 +10,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from harness.config import AveragingConfig, InnerAttackConfig, OptimizerConfig
 from harness.method import Batch, Task
 from harness.registry import METHODS
+from harness.training.averaging import first_epoch
 from harness.training.schedules import inner_schedule, learning_rate
 
 
@@ -52,7 +53,23 @@ def test_released_training() -> None:
     assert learning_rate(optimizer, 1, 110) == pytest.approx(0.2)
     assert learning_rate(optimizer, 56, 110) == pytest.approx(0.1)
     averaging = AveragingConfig.model_validate(training["averaging"])
-    assert (averaging.kind, averaging.decay, averaging.start_epoch) == ("step", 0.9996, 82)
+    assert (averaging.kind, averaging.decay) == ("step", 0.9996)
+    assert first_epoch(averaging, 110) == 82
     assert training["weight_perturbation"] == {"gamma": 0.005, "start_epoch": 10}
     assert recipe["params"] == {"kl_weight": 9.0, "label_smoothing": 0.1}
     assert METHODS.get("acat").recipes["table4/acat"]()["params"] == {"kl_weight": 10.0}
+
+
+@pytest.mark.parametrize("method", ["acat", "dajat"])
+@pytest.mark.parametrize("dataset", ["digits", "fashion-mnist", "cifar10", "cifar100"])
+def test_weights_are_averaged_over_the_last_quarter_of_any_number_of_epochs(
+    method: str, dataset: str
+) -> None:
+    """The release begins with epoch 150 E // 200; a fraction gives that or a neighbour."""
+    training = METHODS.get(method).recipes[dataset]()["training"]
+    averaging = AveragingConfig.model_validate(training["averaging"])
+    for epochs in (24, 110, 200):
+        assert first_epoch(averaging, epochs) == 150 * epochs // 200
+    for epochs in range(1, 401):
+        assert abs(first_epoch(averaging, epochs) - 150 * epochs // 200) <= 1
+        assert first_epoch(averaging, epochs) <= epochs

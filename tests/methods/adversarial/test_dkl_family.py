@@ -87,3 +87,15 @@ def test_attack_weights(
         assert objective is not None
         values.append(objective(network(batch.adversarial)))
     torch.testing.assert_close(values[2], 2 * values[0] + 3 * values[1])
+
+
+def test_constant_weight_is_not_rounded_with_half_precision_logits(
+    make_task: Callable[..., Task],
+) -> None:
+    clean, adv = (torch.randn(6, 7, generator=torch.Generator().manual_seed(k)) for k in (3, 4))
+    clean, adv = clean.bfloat16(), adv.bfloat16()
+    task = make_task("dkl-ba-const", class_weight=0.01)
+    y = torch.zeros(6, dtype=torch.int64)
+    found, expected = task.divergence(clean, adv, y), task.divergence(clean.float(), adv.float(), y)
+    assert found.wmse.dtype == torch.float32
+    torch.testing.assert_close(found.wmse, expected.wmse, rtol=1e-6, atol=0)

@@ -165,3 +165,19 @@ def test_two_sets_are_two_runs_and_two_places_of_one_are_not() -> None:
         "wang-dm", recipe="table4/wang-dm-1m", assignments=["data.generated_name=other"]
     )
     assert other.run_id not in ids
+
+
+def test_ikl_passes_adversarial_images_first_and_its_card_says_so(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
+) -> None:
+    order = Order(network)
+    make_task("ikl").loss(order, batch)
+    assert [x is batch.x for x in order.seen] == [False, True]
+    (note,) = (note for note in METHODS.get("ikl").card.notes if "wang-dm" in note)
+    assert "adversarial images pass before clean ones" in note
+
+
+@pytest.mark.parametrize("method", ["wang-dm", "rebuffi", "gowal", "score"])
+def test_cards_say_which_of_equal_epochs_is_kept(method: str) -> None:
+    told = [note for note in METHODS.get(method).card.notes if "equally good" in note]
+    assert len(told) == 1

@@ -1,6 +1,7 @@
 """las-at, las-awp, las-trades: losses, the strategy network's learning, its plans, restarts."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.method import Batch, Task
+from harness.method import AttackPlan, Batch, Task
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.resolve import resolve
 from harness.runner import run
 from harness.store.rundir import RunDirectory
-from methods.adversarial._strategy import strategy_loss
+from methods.adversarial import _strategy
+from methods.adversarial._strategy import MOVED_NOTE, StrategyTask, strategy_loss
 
 LAS = ["las-at", "las-awp", "las-trades"]
 
@@ -309,3 +311,55 @@ def test_only_its_own_optimiser_moves_the_strategy_network(tmp_path: Path) -> No
         if name.endswith("weight")
     ]
     assert all(moved)
+
+
+def test_mixed_precision_judges_and_plans_by_the_weights_after_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast may keep a weight's rounded copy, which a step in place does not change."""
+    checked = []
+
+    def check(network: nn.Module, x: Tensor, role: str) -> None:
+        fresh = deepcopy(network).eval()
+        used = network.training
+        with torch.no_grad():
+            assert torch.equal(network.eval()(x), fresh(x)), role
+        network.train(used)
+        checked.append(role)
+
+    strongest, plan = _strategy.strongest, StrategyTask.attack_plan
+
+    def judged(model: nn.Module, batch: Batch, *more: Any) -> Tensor:
+        check(model, batch.x, "the network after a step")
+        return strongest(model, batch, *more)
+
+    def planned_by(task: StrategyTask, batch: Batch, generator: torch.Generator) -> AttackPlan:
+        check(task.strategy, batch.x, "the strategy network")
+        return plan(task, batch, generator)
+
+    monkeypatch.setattr(_strategy, "strongest", judged)
+    monkeypatch.setattr(StrategyTask, "attack_plan", planned_by)
+    options = {**SHORT, "training.epochs": 1, "data.train_limit": 64, "training.precision": "bf16"}
+    changes = ["params.strategy_interval=1", "params.strategy_lr=0.1", "evaluation.attacks=[]"]
+    config = resolve("las-awp", options={**options, "results": tmp_path}, assignments=changes)
+    run(config, Reporter(quiet=True))
+    assert checked == ["the network after a step", "the strategy network"] * 2
+
+
+def test_cards_say_of_which_release_the_rewards_attack_moves_fewer_images() -> None:
+    told = {method for method in LAS if MOVED_NOTE in METHODS.get(method).card.notes}
+    assert told == {"las-at", "las-trades"}
+
+
+@pytest.mark.parametrize("method", LAS)
+def test_labels_cannot_be_smoothed_past_uniform_ones(
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+) -> None:
+    """Two classes are uniform at a half; more classes later."""
+    with pytest.raises(ValueError, match="label_smoothing"):
+        METHODS.get(method).params(label_smoothing=0.51)
+    task = make_task("las-at", strategy_arch="resnet8", label_smoothing=0.5)
+    batch.y %= 2
+    two = nn.Sequential(network, nn.Linear(7, 2).double())
+    log = two(batch.adversarial).log_softmax(1)
+    torch.testing.assert_close(task.loss(two, batch).loss, -log.mean())
