@@ -10,8 +10,10 @@ from leaderboards.declared import ColumnSpec, TableSpec
 from leaderboards.measured import Measured
 from leaderboards.names import architecture_names
 from leaderboards.places import Places, difference, embolden, is_baseline
+from leaderboards.protocols import attacks_of
 from leaderboards.rendered import OURS_ROW, Cell, Number, RenderedColumn, RenderedRow
 from leaderboards.standing import arch_text
+from leaderboards.summary_view import metric_title
 
 OTHER = "other"
 
@@ -19,9 +21,10 @@ OTHER = "other"
 def added_rows(
     spec: TableSpec, groups: Sequence[Measured], places: Places
 ) -> tuple[list[RenderedRow], list[RenderedColumn]]:
-    """The rows, best first in each section, and the column they need if none of print's is theirs.
+    """The rows, best first in each section, and the columns they need where none of print's is.
 
-    A section holds one data set, scale and protocol.
+    A section holds one data set, scale and protocol. What an attack leaves that is not all of
+    AutoAttack must not pass for AA, so it has a column that names the attack.
     """
     welcome, used = spec.welcome, places.used
     sections: dict[tuple[object, ...], list[Measured]] = defaultdict(list)
@@ -37,16 +40,22 @@ def added_rows(
     rows: list[RenderedRow] = []
     for members in sorted(sections.values(), key=lambda m: (m[0].badge, m[0].protocol)):
         rows += _section(spec, members)
-    needs_other = any(OTHER in row.cells for row in rows)
-    return rows, [_other_column(spec)] * needs_other
+    filled = {key for row in rows for key in row.cells}
+    attacks = sorted({attack for group in groups if (attack := _last_attack(spec, group))})
+    further = [*(_after_spec(spec, attack) for attack in attacks), _other_spec(spec)]
+    return rows, [_rendered(column) for column in further if column.key in filled]
 
 
 def _section(spec: TableSpec, members: Sequence[Measured]) -> list[RenderedRow]:
     small = members[0].badge == SMALL
     title = f"{'Small scale' if small else 'Also measured here'}: {members[0].protocol}"
     cells = [_cells(spec, group) for group in members]
-    for column in (*spec.columns, _other_spec(spec)):
-        embolden(cells, column)
+    after = _last_attack(spec, members[0])
+    columns = [*spec.columns, *([_after_spec(spec, after)] if after else []), _other_spec(spec)]
+    # A part of the data ranks nobody, so nothing is the best of it.
+    if not members[0]["partial"]:
+        for column in columns:
+            embolden(cells, column)
     for wanted in spec.differences:
         method = wanted.baselines[0].method
         able = [group for group in members if group["method"] == method]
@@ -67,7 +76,9 @@ def _section(spec: TableSpec, members: Sequence[Measured]) -> list[RenderedRow]:
         )
         for group, own in zip(members, cells, strict=True)
     ]
-    return sorted(rows, key=lambda row: _rank(spec, row), reverse=True)
+    key = _ranking_key(spec, members[0])
+    shown = [row for row in rows if row.cells]
+    return sorted(shown, key=lambda row: _rank(row, key), reverse=True)
 
 
 def _cells(spec: TableSpec, group: Measured) -> dict[str, Cell]:
@@ -78,6 +89,11 @@ def _cells(spec: TableSpec, group: Measured) -> dict[str, Cell]:
         number = group.number(Places.metric(column))
         if number is not None:
             found[column.key] = Cell(ours=number)
+    after = _last_attack(spec, group)
+    if after:
+        number = group.number(after)
+        if number is not None:
+            found[_after_key(after)] = Cell(ours=number)
     if not found and not spec.attacked:
         number = group.number("clean")
         if number is not None:
@@ -111,11 +127,46 @@ def _difference(own: Cell, base: Cell | None) -> Cell:
     return Cell(ours=Number(value, own.ours.badge, note=note, run_ids=ids))
 
 
-def _rank(spec: TableSpec, row: RenderedRow) -> tuple[float, ...]:
-    """The number that orders a section: of attacked models AA, else the first that is there."""
-    keys = [spec.columns[1].key] if spec.attacked else [*row.cells]
-    numbers = [row.cells[key].ours for key in keys if key in row.cells]
+def _last_attack(spec: TableSpec, group: Measured) -> str:
+    """The attack whose number none of print's columns has; empty if one has it.
+
+    Whole AutoAttack ends in Square, but what it leaves is called AA.
+    """
+    if not spec.attacked or not group["attacks"] or "aa" in group.scores:
+        return ""
+    last = attacks_of(group.runs[0])[-1]
+    return "" if last in map(Places.metric, spec.columns) else last
+
+
+def _ranking_key(spec: TableSpec, group: Measured) -> str:
+    """The column that orders a section of attacked models; empty for others."""
+    if not spec.attacked:
+        return ""
+    after = _last_attack(spec, group)
+    if after:
+        return _after_key(after)
+    metric = "aa" if "aa" in group.scores else attacks_of(group.runs[0])[-1]
+    return next(column.key for column in spec.columns if Places.metric(column) == metric)
+
+
+def _rank(row: RenderedRow, key: str) -> tuple[float, ...]:
+    """The number that orders a section: what the last attack left, else the first that is there."""
+    numbers = [row.cells[name].ours for name in ([key] if key else row.cells) if name in row.cells]
     return tuple(number.value for number in numbers if number is not None)
+
+
+def _after_key(attack: str) -> str:
+    return f"after-{attack}"
+
+
+def _after_spec(spec: TableSpec, attack: str) -> ColumnSpec:
+    title = metric_title(attack)
+    heads = ("",) * (len(spec.columns[0].heads) - 1) + (f"after {title}",)
+    text = (
+        f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
+        "AutoAttack, percent; not AA, which further attacks make lower."
+    )
+    return ColumnSpec(_after_key(attack), heads, attack, help=text)
 
 
 def _other_spec(spec: TableSpec) -> ColumnSpec:
@@ -123,6 +174,6 @@ def _other_spec(spec: TableSpec) -> ColumnSpec:
     return ColumnSpec(OTHER, heads, "top1", help="Top-1 accuracy of other networks, percent.")
 
 
-def _other_column(spec: TableSpec) -> RenderedColumn:
-    column = _other_spec(spec)
-    return RenderedColumn(column.key, column.heads, "clean", column.help)
+def _rendered(column: ColumnSpec) -> RenderedColumn:
+    metric = "clean" if column.key == OTHER else column.metric
+    return RenderedColumn(column.key, column.heads, metric, column.help)

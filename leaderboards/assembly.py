@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from pathlib import Path
 
 from harness.errors import UserError
@@ -13,6 +15,9 @@ from leaderboards.paper import TABLES
 from leaderboards.places import Places
 from leaderboards.published import published_rows
 from leaderboards.rendered import RenderedColumn, RenderedRow, RenderedTable, TableTitle
+
+# Where the command line stores runs if it is told no folder.
+DEFAULT_RESULTS = Path("results")
 
 
 def tables() -> list[TableTitle]:
@@ -26,7 +31,8 @@ def table(number: int, results: Path | None = None) -> RenderedTable:
     Args:
         number: 1 to 9.
         results: the results folder whose runs stand beside; None for the printed numbers alone.
-            A folder without a database is as good as None; ``message`` then says so.
+            A folder without a database is as good as None; ``message`` then says so. The table's
+            commands store in it.
 
     Raises:
         UserError: there is no such table, or the database cannot be read.
@@ -43,7 +49,21 @@ def table(number: int, results: Path | None = None) -> RenderedTable:
             entries = published_rows(spec, results)
         else:
             message = f"there is no results database in {results} yet"
-    return _assembled(spec, groups, entries, message)
+    return _for_folder(_assembled(spec, groups, entries, message), results)
+
+
+def in_folder(command: str, results: Path | None) -> str:
+    """A command that stores in the results folder, which it need not name if it is the default."""
+    if not command or results is None or results.resolve() == DEFAULT_RESULTS.resolve():
+        return command
+    return f"{command} --results {shlex.quote(str(results))}"
+
+
+def _for_folder(shown: RenderedTable, results: Path | None) -> RenderedTable:
+    """The table whose commands make numbers that it will show."""
+    rows = [dataclasses.replace(row, command=in_folder(row.command, results)) for row in shown.rows]
+    first_run = in_folder(shown.first_run, results)
+    return dataclasses.replace(shown, rows=tuple(rows), first_run=first_run)
 
 
 def _assembled(

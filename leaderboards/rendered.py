@@ -23,7 +23,8 @@ class Number:
     Attributes:
         value: percent, seconds, or percentage points.
         badge: where it comes from: P, L, RB, R or S of ``leaderboards.badges``.
-        low: lower end of the 95% interval of one model, in the unit of ``value``.
+        low: lower end of the 95% interval of one model, in the unit of ``value``; of a printed or
+            published number Wilson's for ``n`` images, computed here.
         high: its upper end.
         std: sample standard deviation (ddof 1) over seeds; as printed for a printed number.
         n: test images, where the number is of one evaluation.
@@ -85,7 +86,7 @@ class RenderedColumn:
         key: its name in ``RenderedRow.cells``, in JSON and in CSV.
         heads: its titles from top to bottom, as many in each column of a table; equal neighbours
             of the upper lines belong together.
-        metric: clean, aa, apgd-ce, apgd-t or sec_per_iter.
+        metric: clean, aa, sec_per_iter, or an attack's name for what was left after it.
         help: what the number is, in a sentence.
         decimals: digits after the point.
         unit: written after each number, empty for percent.
@@ -154,7 +155,8 @@ class RenderedTable:
         stub_text: the one text in that column; where it is empty, the section's name.
         panels: section to its caption where the paper prints each section as a table of its own;
             else empty.
-        columns: printed columns first, in the paper's order, then differences.
+        columns: printed columns first, in the paper's order, then those that only ours need, then
+            differences.
         rows: printed rows in the paper's order, then RobustBench's, then ours.
         remarks: what a reader must know of the whole table.
         first_run: the command that makes the first number of ours.

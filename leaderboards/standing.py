@@ -19,6 +19,9 @@ class Score:
         high: its upper end.
         std: sample standard deviation (ddof 1) over seeds, or as printed.
         disputed: whether it is printed, and the paper contradicts it.
+        mean_low: of a mean over seeds, the lower end of its 95% interval: what seeds and what
+            images leave open, whichever is wider.
+        mean_high: its upper end.
     """
 
     value: float
@@ -26,16 +29,15 @@ class Score:
     high: float | None = None
     std: float | None = None
     disputed: bool = False
+    mean_low: float | None = None
+    mean_high: float | None = None
 
     @property
     def span(self) -> tuple[float, float]:
-        """What is shown beside the value, as two ends; the value itself where nothing is."""
-        if self.std is not None:
-            return self.value - self.std, self.value + self.std
-        return (
-            self.value if self.low is None else self.low,
-            self.value if self.high is None else self.high,
-        )
+        """The ends of its 95% interval; the value itself where none is known."""
+        low = self.low if self.mean_low is None else self.mean_low
+        high = self.high if self.mean_high is None else self.mean_high
+        return self.value if low is None else low, self.value if high is None else high
 
     def overlaps(self, other: Score) -> bool:
         """Whether the two spans share a number."""
@@ -58,7 +60,8 @@ class Entry:
         run_ids: its runs.
         source: where a printed row is printed.
         flags: reasons to doubt the numbers, one sentence each.
-        rank: "1", "1=" for a span that overlaps the leader's, "2" ..., "partial", or empty.
+        rank: "1", "1=" for a 95% interval that overlaps the leader's, then the place, "partial",
+            or empty.
     """
 
     method: str
@@ -76,7 +79,11 @@ class Entry:
 
 
 def ranked(entries: Sequence[Entry], metric: str) -> list[Entry]:
-    """The entries with their ranks by ``metric``, best first, then those that are not ranked."""
+    """The entries with their ranks by ``metric``, best first, then those that are not ranked.
+
+    "1=" says that an entry cannot be told from the leader: a few seeds that differ much may have a
+    low mean, below that of entries which can be told from it, and still be one of these.
+    """
 
     def value(entry: Entry) -> float:
         return entry.scores[metric].value if metric in entry.scores else -1.0

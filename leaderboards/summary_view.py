@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.badges import DISPUTED, FLAGGED, MEANINGS
+from leaderboards.badges import DISPUTED, FLAGGED, INTERVAL, MEANINGS, OF_MEANS
 from leaderboards.standing import PARTIAL, Entry, Score
 
 RANK, METHOD, ARCH, SEEDS, N, STEP, BADGE = (
@@ -76,7 +76,7 @@ def table_of(entries: Sequence[Entry], stages: Sequence[str], metric: str) -> pd
                 ARCH: entry.arch,
                 SEEDS: str(entry.seeds or ""),
                 **{metric_title(stage): percent(entry.scores.get(stage)) for stage in stages},
-                ranking_title(metric): percent(
+                ranking_title(metric, entries): percent(
                     entry.scores.get(metric), interval=True, flagged=bool(entry.flags)
                 ),
                 N: str(entry.n or ""),
@@ -87,9 +87,17 @@ def table_of(entries: Sequence[Entry], stages: Sequence[str], metric: str) -> pd
     return pd.DataFrame(rows)
 
 
-def ranking_title(metric: str) -> str:
-    """The head of the column that ranks."""
+def ranking_title(metric: str, entries: Sequence[Entry] = ()) -> str:
+    """The head of the column that ranks; what stands beside deviations is told by the legend."""
+    if _over_seeds(entries, metric):
+        return metric_title(metric)
     return f"{metric_title(metric)} [95%]"
+
+
+def _over_seeds(entries: Sequence[Entry], metric: str) -> bool:
+    """Whether a deviation stands beside one of the numbers that rank."""
+    scores = (entry.scores.get(metric) for entry in entries)
+    return any(score is not None and score.std is not None for score in scores)
 
 
 def print_entries(
@@ -116,8 +124,9 @@ def print_entries(
     left_out = []
     # The title says how many images; seeds are of interest where there is more than one.
     needless = [N] + [SEEDS] * all((entry.seeds or 0) < 2 for entry in entries)
+    ranking = ranking_title(metric, entries)
     for column in (*needless, "FAB-T", SEEDS, *[ARCH] * one_arch, STEP, *STAGES, ARCH, BADGE, RANK):
-        if _width(cells, columns) > console.width and column in columns:
+        if _width(cells, columns) > console.width and column in columns and column != ranking:
             columns.remove(column)
             left_out.append(column)
     if one_arch and ARCH in left_out:
@@ -125,7 +134,7 @@ def print_entries(
         facts = [facts[0], entries[0].arch, *facts[1:]]
     console.print(Text(" | ".join(facts), style="bold"))
     console.print(_table(entries, cells[columns], metric, console.width))
-    for line in [*_legend(entries), *_omission([c for c in left_out if c not in needless])]:
+    for line in [*_legend(entries, metric), *_omission([c for c in left_out if c not in needless])]:
         console.print(Text(line.replace(PLUS_MINUS, sign), style="dim"))
 
 
@@ -158,24 +167,40 @@ def _table(entries: Sequence[Entry], cells: pd.DataFrame, metric: str, width: in
             table.add_column(column, no_wrap=True, justify="left" if textual else "right")
     for entry, row in zip(entries, cells.to_dict("records"), strict=True):
         row[METHOD] = (OWN_MARK if entry.own else "") + row[METHOD]
-        bold = (METHOD, ranking_title(metric)) if entry.rank == "1" else ()
+        bold = (METHOD, ranking_title(metric, entries)) if entry.rank == "1" else ()
         table.add_row(*(Text(row[name], style="bold" if name in bold else "") for name in row))
     return table
 
 
-def _legend(entries: Sequence[Entry]) -> list[str]:
+def _legend(entries: Sequence[Entry], metric: str) -> list[str]:
     shown = {entry.badge for entry in entries}
     if any(score.disputed for entry in entries for score in entry.scores.values()):
         shown.add(DISPUTED)
+    if any(entry.flags for entry in entries):
+        shown.add(FLAGGED)
     lines = [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
     marks = [f"{OWN_MARK} this run"]
     if any(entry.rank == "1=" for entry in entries):
-        marks.append("1=  overlaps the leader's interval")
+        marks.append("1=  95% interval overlaps the leader's")
     if any(entry.rank == PARTIAL for entry in entries):
         marks.append("partial  on a part of the data, not ranked")
     if any((entry.seeds or 0) > 1 for entry in entries):
         marks.append(f"a {PLUS_MINUS} b  mean and deviation over seeds")
-    return [*_doubts(entries), *lines, "; ".join(marks)]
+    intervals = []
+    if any(_has_interval(entry.scores.get(metric)) for entry in entries):
+        intervals.append(f"[a, b]  {INTERVAL}")
+    means = any(_is_mean(entry.scores.get(metric)) for entry in entries)
+    if means and any(entry.rank == "1=" for entry in entries):
+        intervals.append(f"1=  {OF_MEANS}")
+    return [*_doubts(entries), *lines, "; ".join(marks), *intervals]
+
+
+def _is_mean(score: Score | None) -> bool:
+    return score is not None and score.mean_low is not None
+
+
+def _has_interval(score: Score | None) -> bool:
+    return score is not None and score.low is not None and score.std is None
 
 
 def _doubts(entries: Sequence[Entry]) -> list[str]:

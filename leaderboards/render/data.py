@@ -37,7 +37,10 @@ FIELDS = (
 
 
 def to_csv(table: RenderedTable) -> str:
-    """One number a line, under ``FIELDS``; empty where nothing is known, lists joined by spaces."""
+    """One number a line, under ``FIELDS``; empty where nothing is known, lists joined by spaces.
+
+    ``low`` and ``high`` are computed here, of printed numbers too.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()

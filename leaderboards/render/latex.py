@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from leaderboards.render.text import is_signed, sections, value_text
+from leaderboards.render.text import is_signed, rows_with_numbers, sections, value_text
 from leaderboards.rendered import (
     DIFFERENCE_ROW,
     HEAD_ROW,
@@ -68,7 +68,8 @@ def to_latex(table: RenderedTable, *, ours: bool = True) -> str:
         ours: whether our numbers, differences and rows stand in it too; without them it is as
             printed.
     """
-    rows = [row for row in table.rows if ours or row.kind in AS_PRINTED]
+    rows = rows_with_numbers(table.rows, ours=ours)
+    rows = [row for row in rows if ours or row.kind in AS_PRINTED]
     caption = escape(table.caption)
     body = []
     if table.panels:
@@ -162,7 +163,9 @@ def _stubbed(
     if not table.stub_text:
         return sections(rows)
     printed = [row for row in rows if row.kind == PRINTED_ROW]
-    return [(table.stub_text, printed), *sections(rows[len(printed) :])]
+    others = sections([row for row in rows if row.kind != PRINTED_ROW])
+    # A reader's selection may leave no printed row.
+    return [(table.stub_text, printed), *others] if printed else others
 
 
 def _heads(

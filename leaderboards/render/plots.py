@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from leaderboards.badges import MEANINGS, SMALL
+from leaderboards.badges import FLAGGED, INTERVAL, MEANINGS, SMALL
 from leaderboards.render.text import method_of
 from leaderboards.rendered import Number, RenderedTable
 
@@ -30,6 +30,11 @@ class Point:
     def badge(self) -> str:
         """Where its numbers come from."""
         return self.y.badge
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether there is reason to doubt one of its numbers."""
+        return bool(self.x.flags or self.y.flags)
 
 
 def points_of(table: RenderedTable, x: str, y: str) -> list[Point]:
@@ -73,11 +78,17 @@ def scatter(
     taken = [(across(p.x.value) - 5, across(p.x.value) + 5, up(p.y.value)) for p in points]
     for point in sorted(points, key=lambda p: p not in best):
         drawn += _point(point, across, up, taken)
-    names = "; ".join(f"{p.name} ({p.x.value:g}, {p.y.value:g}) {p.badge}" for p in best)
+    names = "; ".join(
+        f"{p.name} ({p.x.value:g}, {p.y.value:g}) {p.badge}{FLAGGED * p.is_flagged}" for p in best
+    )
     shapes = {"P": "circle", "R": "triangle", "RB": "square"}
     present = dict.fromkeys(p.badge for p in points)
     key = "; ".join(f"{shapes[badge]}: {MEANINGS[badge]}" for badge in present)
+    if any(p.is_flagged for p in points):
+        key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
     words = f"{len(points)} models. None is better in both than: {names}. {key.capitalize()}."
+    if any(number.low is not None for p in points for number in (p.x, p.y)):
+        words += f" Lines: {INTERVAL}."
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(y_title)} against {escape(x_title)}, {len(points)} models">'
@@ -149,7 +160,9 @@ def _point(
             f'<line class="{point.badge}" stroke-opacity=".45" x1="{x:.1f}" y1="{low:.1f}" '
             f'x2="{x:.1f}" y2="{high:.1f}"/>'
         )
-    title = f"<title>{escape(point.name)}: {point.x.value:g}, {point.y.value:g}</title>"
+    mark = FLAGGED * point.is_flagged
+    numbers = f"{point.x.value:g}, {point.y.value:g}{mark}"
+    title = f"<title>{escape(point.name)}: {numbers}</title>"
     drawn.append(f'<g class="{point.badge}">{title}{_shape(point.badge, x, y)}</g>')
     # A label that would cover something is left to the title that pointing shows.
     width = LETTER * len(point.name)

@@ -18,6 +18,7 @@ from leaderboards.render.text import (
     legend,
     number_text,
     row_notes,
+    rows_with_numbers,
     sections,
 )
 from leaderboards.rendered import Number, RenderedColumn, RenderedRow, RenderedTable
@@ -39,15 +40,18 @@ def print_table(table: RenderedTable, console: Console) -> None:
     say(f"Table {table.number}: {table.title}", "bold")
     say(table.protocol)
     blocks = _blocks(table, console)
+    several = len(sections(table.rows)) > 1
     for number, columns in enumerate(blocks):
         if number:
             say("")
             say(f"Table {table.number}, continued", "bold")
-        found = sections(table.rows)
+        # Another block is for further numbers: a row that has none there is not told again.
+        keys = [column.key for column in columns]
+        found = sections(rows_with_numbers(table.rows, columns=keys))
         for place, (name, rows) in enumerate(found):
             title = f"{name} {table.panels.get(name, '')}".strip()
             grid = _grid(table, columns, rows, console, header=place == 0)
-            if title and len(found) > 1:
+            if title and several:
                 console.print(Text(title, style="italic"))
             console.print(grid)
     for line in legend(table):

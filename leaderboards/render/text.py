@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from leaderboards.badges import DISPUTED, FLAGGED, MEANINGS
+from leaderboards.badges import DISPUTED, FLAGGED, INTERVAL, MEANINGS
 from leaderboards.rendered import (
     DIFFERENCE_ROW,
     Number,
@@ -56,9 +56,10 @@ def legend(table: RenderedTable) -> list[str]:
     """What each badge and mark in the table means."""
     shown = {number.badge for number in table.numbers}
     shown |= {DISPUTED for number in table.numbers if number.disputed}
+    shown |= {FLAGGED for number in table.numbers if number.flags}
     lines = [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
-    if any(number.flags for number in table.numbers):
-        lines.append(f"{FLAGGED}  measured here, with reason to doubt it")
+    if any(number.run_ids and number.low is not None for number in table.numbers):
+        lines.append(f"[a, b]  {INTERVAL}")
     if any(number.from_print is not None for number in table.numbers):
         lines.append("P+0.10  a tenth of a point above the printed number")
     if any(column.difference for column in table.columns):
@@ -94,7 +95,7 @@ def row_notes(table: RenderedTable) -> list[tuple[str, str]]:
 
 
 def flags(table: RenderedTable) -> list[str]:
-    """Each reason to doubt a number of ours, with its row, once."""
+    """Each reason to doubt a number that was measured, with its row, once."""
     found = {
         f"{method_of(table, row)}: {flag}": None
         for row in table.rows
@@ -103,6 +104,31 @@ def flags(table: RenderedTable) -> list[str]:
         for flag in number.flags
     }
     return list(found)
+
+
+def rows_with_numbers(
+    rows: Sequence[RenderedRow],
+    *,
+    printed: bool = True,
+    ours: bool = True,
+    columns: Collection[str] | None = None,
+) -> list[RenderedRow]:
+    """The rows that have a number to show.
+
+    Args:
+        rows: rows of a table.
+        printed: whether what others measured is shown: print's, the log's and RobustBench's.
+        ours: whether ours is shown.
+        columns: keys of the columns that are shown; None for all.
+    """
+
+    def has_number(row: RenderedRow) -> bool:
+        cells = [cell for key, cell in row.cells.items() if columns is None or key in columns]
+        return any(
+            (ours and cell.ours) or (printed and (cell.printed or cell.logged)) for cell in cells
+        )
+
+    return [row for row in rows if has_number(row)]
 
 
 def sections(rows: Sequence[RenderedRow]) -> list[tuple[str, list[RenderedRow]]]:

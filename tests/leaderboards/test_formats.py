@@ -16,6 +16,7 @@ from rich.console import Console
 import leaderboards
 from harness import evaluation_view
 from leaderboards import summary_view
+from leaderboards.badges import INTERVAL, MEANINGS
 from leaderboards.render.latex import document, to_latex
 from leaderboards.render.plots import Point, front, points_of, scatter
 from leaderboards.render.terminal import print_table
@@ -251,6 +252,26 @@ def test_the_site_is_one_page_that_needs_nothing_else(results: Path, tmp_path: P
             assert f"{abs(number.value):.2f}" in page.text or f"{number.value:.3f}" in page.text
     # The hostile name is there as text.
     assert "<script>alert(1)</script>" in page.text
+
+
+@pytest.mark.parametrize("format_", ["markdown", "html"])
+def test_a_legend_says_where_intervals_are_from(
+    add_run: AddRun, tmp_path: Path, format_: str
+) -> None:
+    flags = [{"name": "zero-gradients", "detail": "12 of 360 images"}]
+    assert INTERVAL not in text_of(leaderboards.table(2), format_)
+    assert MEANINGS["?"] not in text_of(leaderboards.table(2), format_)
+    add_run("IKL", (340, 280, 270, 268, 262), flags=flags)
+    text = text_of(leaderboards.table(2, tmp_path), format_)
+    assert "95% interval (Wilson) from n test images, computed here for printed" in INTERVAL
+    assert INTERVAL in text
+    assert MEANINGS["?"] in text
+
+
+def test_a_plot_says_where_its_intervals_are_from(printed: list[RenderedTable]) -> None:
+    assert INTERVAL in scatter(points_of(printed[1], "clean", "aa"), "x", "y")
+    pair = "resnet34/resnet18"
+    assert INTERVAL not in scatter(points_of(printed[2], f"{pair}/time", pair), "x", "y")
 
 
 def test_a_page_has_evidence_one_click_away(printed: list[RenderedTable]) -> None:

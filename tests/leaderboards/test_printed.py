@@ -1,6 +1,7 @@
 """Every printed number stands in its place."""
 
 import csv
+import re
 from collections import Counter
 
 import pytest
@@ -121,6 +122,22 @@ def test_differences_are_recomputed_and_agree_unless_disputed(
             assert agrees != bool(cell.printed.disputed)
             checked += 1
     assert checked == 13
+
+
+@pytest.mark.parametrize("number", [6, 8, 9])
+def test_the_row_that_tells_the_network_stands_in_both_tables(
+    printed: dict[int, RenderedTable], number: int
+) -> None:
+    remarks = [remark for remark in printed[number].remarks if "of Table 2: WRN-34-10" in remark]
+    (pair,) = re.findall(r"the row (\S+ / \S+) is", " ".join(remarks))
+    for table in (printed[number], printed[2]):
+        pairs = {
+            f"{row.cells['clean'].printed.value:.2f} / {row.cells['aa'].printed.value:.2f}"
+            for row in table.rows
+            if row.cells["clean"].printed and row.cells["aa"].printed
+        }
+        assert pair in pairs
+    assert pair == ("64.08 / 31.67" if number == 9 else "66.51 / 31.45")
 
 
 @pytest.mark.parametrize(

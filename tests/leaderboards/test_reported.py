@@ -73,6 +73,8 @@ def test_a_student_is_matched_with_its_teacher_and_gets_no_interval() -> None:
     assert not any(name.startswith("Delta") for name in values)
     assert values["KD"].value == 0.7066
     assert values["KD"].low is None
+    # What ranks it is no narrower than what its images leave open.
+    assert values["KD"].span == wilson_interval(7066, 10000)
     assert printed_entries("cifar100", "resnet20", "resnet110", metric="clean", n=1) == []
     with_std = printed_entries("cifar100", "shufflenet-v1", "wrn-40-2", metric="clean", n=10000)
     assert next(e for e in with_std if e.method == "IKL-KD").scores["clean"].std == 0.0001

@@ -10,6 +10,8 @@ import pytest
 import leaderboards
 from harness.errors import UserError
 from harness.store.database import Database
+from leaderboards.render.plots import points_of, scatter
+from leaderboards.report import text_of
 from leaderboards.reported import REPORTED_CSV
 from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
 
@@ -110,6 +112,46 @@ def test_entries_stand_beside_the_tables_of_their_threat(folder: Path, tmp_path:
         assert not any(
             row.kind == "published" for row in leaderboards.table(number_, tmp_path).rows
         )
+
+
+def test_doubtful_entries_wear_their_mark_and_rank_by_the_lowest_known(tmp_path: Path) -> None:
+    doubtful = {"autoattack_acc": "50.00", "unreliable": True}
+    folder = folder_of(
+        tmp_path / "model_info",
+        cifar100__Linf__Doubt=ATTACKED | doubtful | {"external": "40.00"},
+        cifar100__Linf__Sound=ATTACKED,
+        cifar100__Linf__Broken=ATTACKED | {"autoattack_acc": "60.00", "external": "41.00"},
+        cifar100__Linf__Unsure=ATTACKED | doubtful | {"autoattack_acc": "41.50"},
+        cifar100__Linf__Higher=ATTACKED | {"autoattack_acc": "39.00", "external": "39.50"},
+    )
+    import_folder(folder, tmp_path)
+    table = leaderboards.table(2, tmp_path)
+    rows = {row.labels[0]: row for row in table.rows if row.kind == "published"}
+    assert list(rows) == ["Sound", "Unsure", "Broken", "Doubt", "Higher"]
+    flags = {}
+    for name, row in rows.items():
+        number = row.cells["aa"].printed
+        assert number is not None
+        flags[name] = number.flags
+        assert row.cells["clean"].printed is not None
+        assert row.cells["clean"].printed.flags == ()
+    unreliable = "RobustBench calls AutoAttack's number potentially unreliable"
+    assert flags["Doubt"] == (
+        unreliable,
+        "an attack from elsewhere leaves 40.00, by which it ranks here",
+    )
+    assert flags["Broken"] == ("an attack from elsewhere leaves 41.00, by which it ranks here",)
+    assert flags["Unsure"] == (unreliable,)
+    assert flags["Sound"] == flags["Higher"] == ()
+    assert "The best attack from elsewhere leaves 40.00." in rows["Doubt"].notes
+    assert "The best attack from elsewhere leaves 39.50." in rows["Higher"].notes
+    text = text_of(table, "markdown")
+    assert "50.00 RB?" in text
+    assert "- ? a measured number with reason to doubt it" in text
+    assert f"- ? Doubt: {unreliable}" in text
+    words = scatter(points_of(table, "clean", "aa"), "x", "y")
+    assert "Broken (75.22, 60) RB?" in words
+    assert "?: a measured number with reason to doubt it" in words
 
 
 def test_they_lie_in_reported_with_badge_and_source(folder: Path, tmp_path: Path) -> None:

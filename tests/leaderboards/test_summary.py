@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from harness.errors import UserError
-from harness.evaluation.statistics import wilson_interval
+from harness.evaluation.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from leaderboards.badges import OF_MEANS
 from leaderboards.standing import Entry, Score, ranked
 from leaderboards.summary import RunSummary, run_summary
 
@@ -66,11 +67,76 @@ def test_seeds_share_a_row_with_mean_and_sample_deviation(add_run: AddRun, tmp_p
     fractions = [aa / 360 for aa in left]
     cell = f"{100 * statistics.fmean(fractions):.2f} ± {100 * statistics.stdev(fractions):.2f}"
     row = row_of(summary, "A")
-    assert (row["Seeds"], row["AA [95%]"]) == ("3", cell)
+    # A deviation is no 95% interval, so the head does not promise one.
+    assert (row["Seeds"], row["AA"]) == ("3", cell)
     (entry,) = summary.to_json()["rows"]
     assert entry["scores"]["aa"]["std"] == pytest.approx(3 / 360)
     assert entry["scores"]["aa"]["low"] is None
     assert sorted(entry["run_ids"]) == sorted(ids)
+
+
+def test_seeds_that_agree_know_no_more_than_their_images(add_run: AddRun, tmp_path: Path) -> None:
+    for title, left in (("A", 35), ("B", 34)):
+        run_id = add_run(title, (39, 38, 37, 36, left), n=40)
+    ranks = [entry.rank for entry in run_summary(tmp_path, run_id).entries]
+    assert ranks == ["1", "1="]
+    for title, left in (("A", 35), ("B", 34)):
+        add_run(title, (39, 38, 37, 36, left), n=40, seed=1)
+    summary = run_summary(tmp_path, run_id)
+    assert [(entry.seeds, entry.rank) for entry in summary.entries] == [(2, "1"), (2, "1=")]
+    score = summary.entries[0].scores["aa"]
+    assert score.std == 0
+    assert score.span == pytest.approx(wilson_interval(35, 40))
+    assert f"1=  {OF_MEANS}"[:40] in printed(summary)
+
+
+def test_seeds_that_differ_have_the_t_interval_of_their_mean(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    left = (6651, 5651, 6151)
+    for seed, aa in enumerate(left):
+        run_id = add_run("A", (9000, 8000, 7000, 7000, aa), n=10000, seed=seed)
+    score = run_summary(tmp_path, run_id).entries[0].scores["aa"]
+    told = seeds_summary([aa / 10000 for aa in left])
+    assert score.span == pytest.approx((told.low, told.high))
+
+
+def test_deviations_beside_intervals_are_told_apart(add_run: AddRun, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        add_run("A", (340, 280, 270, 268, 262 + seed), seed=seed)
+    run_id = add_run("B", (340, 280, 270, 268, 261))
+    summary = run_summary(tmp_path, run_id)
+    assert "AA" in summary.table
+    assert "AA [95%]" not in summary.table
+    text = printed(summary, 200)
+    assert "a \u00b1 b  mean and deviation over seeds" in text
+    assert "[a, b]  95% interval (Wilson) from n test images, computed here for printed" in text
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    summary.render(console)
+    assert isinstance(console.file, io.StringIO)
+    leader = next(line for line in console.file.getvalue().splitlines() if "72.92" in line)
+    assert "\x1b[1m" in leader.partition("72.92")[0][-12:]
+
+
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_no_width_leaves_out_the_number_that_ranks(
+    add_run: AddRun, tmp_path: Path, width: int
+) -> None:
+    for seed in (0, 1):
+        short = {"attacks": ("apgd-ce", "apgd-t"), "arch": "a-network-of-a-long-name"}
+        add_run("B", (340, 280, 271), seed=seed, params={"w": 1}, **short)
+        run_id = add_run("A", (340, 280, 270 + seed), seed=seed, **short)
+    assert "75.14 \u00b1 0.20" in printed(run_summary(tmp_path, run_id), width)
+
+
+def test_order_is_by_the_number_though_a_wide_interval_reaches_the_leader() -> None:
+    def entry(name: str, value: float, half: float) -> Entry:
+        score = Score(value, value - half, value + half)
+        return Entry(name, "a", "R", {"aa": score})
+
+    entries = [entry("wide", 0.6, 0.3), entry("narrow", 0.7, 0.01), entry("best", 0.8, 0.02)]
+    order = [(found.method, found.rank) for found in ranked(entries, "aa")]
+    assert order == [("best", "1"), ("narrow", "2"), ("wide", "1=")]
 
 
 def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> None:
@@ -225,6 +291,7 @@ def test_a_flagged_number_wears_its_mark_and_the_reason_stands_below(
     assert {name for name, cell in cells.items() if "? [" in cell} == {"A", "Other"}
     text = printed(summary)
     assert "?  randomised: two passes differ" in text
+    assert "?  a measured number with reason to doubt it" in text
     assert "?  Other: zero-gradients" in text
     assert summary.to_json()["rows"][0]["flags"] == ["randomised: two passes differ"]
 

@@ -1,5 +1,6 @@
 """Measured results beside the printed rows, by the functions that the app calls."""
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from harness.resolve import resolve
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
 from leaderboards.paper import TABLES
-from leaderboards.rendered import Cell, RenderedTable
+from leaderboards.rendered import Cell, RenderedRow, RenderedTable
+from leaderboards.report import text_of
 from leaderboards.reported import REPORTED_CSV
 
 AddRun = Callable[..., str]
@@ -157,6 +159,60 @@ def test_small_runs_stand_in_a_section_of_their_own(add_run: AddRun, tmp_path: P
     assert leaderboards.table(4, tmp_path).has_ours is False
 
 
+def ours_of(table: RenderedTable) -> list[RenderedRow]:
+    return [row for row in table.rows if row.kind == "ours"]
+
+
+def test_a_part_of_the_data_has_no_best(add_run: AddRun, tmp_path: Path) -> None:
+    parts = ({"partial": True}, {"n": 40, "protocol": {"partial": True}})
+    for seed, part in enumerate(parts):
+        add_run("IKL", (35, 30, 25, 24, 23), seed=seed, **part)
+        add_run("KL", (34, 29, 24, 23, 22), seed=seed, **part)
+    for number, count in ((1, 4), (2, 4), (6, 2)):
+        rows = ours_of(leaderboards.table(number, tmp_path))
+        assert len(rows) == count
+        assert all("partial" in row.group for row in rows)
+        assert not any(cell.ours.bold for row in rows for cell in row.cells.values() if cell.ours)
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_what_another_last_attack_leaves_ranks_and_is_not_called_aa(
+    add_run: AddRun, tmp_path: Path, number: int
+) -> None:
+    short = {"attacks": ("apgd-ce", "apgd-t")}
+    # The better on clean images holds less under attack.
+    add_run("IKL", (300, 250, 240), **short)
+    add_run("IKL", (350, 200, 190), params={"ce_weight": 1}, **short)
+    add_run("IKL", (355, 230), params={"ce_weight": 2}, attacks=("apgd-ce",))
+    add_run("IKL", (340,), params={"ce_weight": 3}, attacks=())
+    table = leaderboards.table(number, tmp_path)
+    rows = ours_of(table)
+    # Table 6 has columns of these attacks.
+    keys = ("apgd-ce", "apgd-t") if number == 6 else ("after-apgd-ce", "after-apgd-t")
+    first, *both = rows
+    assert "APGD-CE (" in first.group
+    assert first.cells[keys[0]].ours is not None
+    assert keys[1] not in first.cells
+    left = [row.cells[keys[1]].ours for row in both]
+    assert [number and (number.value, number.bold) for number in left] == [
+        (pytest.approx(100 * 240 / 360), True),
+        (pytest.approx(100 * 190 / 360), False),
+    ]
+    assert not any("aa" in row.cells for row in rows)
+    titles = [column.title for column in table.columns]
+    assert (["after APGD-CE", "after APGD-T"] == titles[2:4]) == (number != 6)
+    for format_ in ("latex", "markdown", "csv", "html", "json"):
+        assert ("after-apgd-t" in text_of(table, format_)) <= (number != 6)
+
+
+def test_runs_without_attack_stay_out_of_adversarial_tables(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    add_run("IKL", (340,), attacks=())
+    for number in (1, 2, 4, 6, 8, 9):
+        assert ours_of(leaderboards.table(number, tmp_path)) == []
+
+
 def test_a_distilled_student_stands_in_its_pair(add_run: AddRun, tmp_path: Path) -> None:
     distilled = {
         "task": "distillation",
@@ -219,7 +275,8 @@ def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> No
         ours = found.cells["aa"].ours
         assert ours is not None, row.recipe
         assert ids[config.run_id] in ours.run_ids, row.recipe
-        assert found.command == f"python -m harness run --recipe {row.recipe}"
+        command = f"python -m harness run --recipe {row.recipe} --results {tmp_path}"
+        assert found.command == command
 
 
 def test_each_row_of_a_method_of_ours_names_a_registered_one() -> None:
@@ -240,17 +297,44 @@ def test_the_first_run_of_each_table_is_a_recipe() -> None:
 
 
 def test_without_a_database_the_printed_numbers_stand_alone(tmp_path: Path) -> None:
-    table = leaderboards.table(2, tmp_path / "nowhere")
+    nowhere = tmp_path / "no where"
+    table = leaderboards.table(2, nowhere)
     assert "no results database" in table.message
     assert not table.has_ours
-    assert table.first_run == "python -m harness run --recipe table2/ikl-a20-b3"
-    assert table.rows == leaderboards.table(2).rows
-    assert not (tmp_path / "nowhere").exists()
+    recipe = "python -m harness run --recipe table2/ikl-a20-b3"
+    assert table.first_run == f"{recipe} --results '{nowhere}'"
+    assert without_commands(table) == without_commands(leaderboards.table(2))
+    assert not nowhere.exists()
+
+
+def without_commands(table: RenderedTable) -> list[RenderedRow]:
+    return [dataclasses.replace(row, command="") for row in table.rows]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_commands_store_where_the_table_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = Path("else where")
+    named, default, printed = (
+        [shown.first_run, *(row.command for row in shown.rows)]
+        for shown in (
+            leaderboards.table(number, elsewhere),
+            leaderboards.table(number, tmp_path / "results"),
+            leaderboards.table(number),
+        )
+    )
+    assert default == printed
+    assert not any("--results" in command for command in default)
+    assert named == [command and f"{command} --results 'else where'" for command in default]
+    assert sum(map(bool, named)) > 5
 
 
 def test_a_database_without_runs_is_as_good(tmp_path: Path) -> None:
     Database(tmp_path).load_reported(REPORTED_CSV)
-    assert leaderboards.table(2, tmp_path).rows == leaderboards.table(2).rows
+    found = without_commands(leaderboards.table(2, tmp_path))
+    assert found == without_commands(leaderboards.table(2))
 
 
 def test_a_newer_or_damaged_database_is_a_sentence(add_run: AddRun, tmp_path: Path) -> None:
