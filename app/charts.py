@@ -112,7 +112,13 @@ def per_class(frame: pd.DataFrame) -> Picture:
 
 
 def tradeoff(
-    points: pd.DataFrame, front: pd.DataFrame, *, x_title: str, y_title: str, lower_is_better: bool
+    points: pd.DataFrame,
+    front: pd.DataFrame,
+    *,
+    x_title: str,
+    y_title: str,
+    lower_is_better: bool,
+    formats: tuple[str, str] = (".2f", ".2f"),
 ) -> Picture:
     """A scatter of two numbers with intervals and the Pareto front as steps.
 
@@ -122,6 +128,7 @@ def tradeoff(
         x_title: what x is.
         y_title: what y is.
         lower_is_better: whether small x is good, which turns the steps round.
+        formats: of x and y, as d3 writes them.
     """
     sources = sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
@@ -160,8 +167,8 @@ def tradeoff(
                 alt.Tooltip("name:N", title="Method"),
                 alt.Tooltip("arch:N", title="Network"),
                 alt.Tooltip("source:N", title="Source"),
-                alt.Tooltip("x:Q", title=x_title, format=".4g"),
-                alt.Tooltip("y:Q", title=y_title, format=".2f"),
+                alt.Tooltip("x:Q", title=x_title, format=formats[0]),
+                alt.Tooltip("y:Q", title=y_title, format=formats[1]),
             ],
         )
         .add_params(brush)
@@ -191,7 +198,8 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Pict
         .properties(width=118, height=height)
         .facet(
             facet=alt.Facet("loss:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
-            columns=3,
+            # Two panels are as wide as a phone.
+            columns=2,
             spacing=14,
         )
     )

@@ -9,7 +9,15 @@ from app.shared import data_line, sentences
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
 PAGES = [
-    st.Page("views/leaderboards.py", title="Leaderboards", default=True),
+    # Streamlit puts the default page at the root and nowhere else, so that the address which a
+    # reader would type needs a page of its own.
+    st.Page("views/leaderboards.py", title="Leaderboards", url_path="start", default=True),
+    st.Page(
+        "views/leaderboards.py",
+        title="Leaderboards",
+        url_path="leaderboards",
+        visibility="hidden",
+    ),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),
     st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),

@@ -16,12 +16,25 @@ from harness.errors import UserError
 from harness.evaluation.compare import Evaluated
 from harness.store.database import Database
 
-# The newest finished evaluation of each run; ``whole`` ones before those of a part of the images.
-NEWEST = """
-newest AS (
-    SELECT * FROM evaluations WHERE status = 'success'
-    QUALIFY row_number() OVER (
-        PARTITION BY run_id ORDER BY coalesce(partial, false), finished_at DESC, evaluation_id) = 1
+# The finished evaluation that stands for a run: by the protocol that the run itself was given, else
+# of the whole test set, with the most attacks, the newest. A later one by another protocol is no
+# better or worse result of the run, only another question.
+ORDER = """
+    coalesce(
+        array_to_string(CAST(r.config->'$.evaluation.attacks' AS VARCHAR[]), ',') = e.attacks
+        AND r.config->>'$.evaluation.precision' = e.precision
+        AND (e.attacks = '' OR (r.config->>'$.evaluation.norm' = e.norm
+                                AND abs((r.config->>'$.evaluation.eps')::DOUBLE - e.eps) < 1e-9)),
+        false) DESC,
+    coalesce(e.partial, false),
+    CASE WHEN coalesce(e.attacks, '') = '' THEN 0 ELSE len(string_split(e.attacks, ',')) END DESC,
+    e.finished_at DESC NULLS LAST, e.evaluation_id
+"""
+
+MAIN = f"""
+main AS (
+    SELECT e.* FROM evaluations e JOIN runs r USING (run_id) WHERE e.status = 'success'
+    QUALIFY row_number() OVER (PARTITION BY e.run_id ORDER BY {ORDER}) = 1
 )
 """
 
@@ -34,7 +47,7 @@ FROM runs
 """
 
 RUNS = f"""
-WITH {NEWEST}, chosen AS (
+WITH {MAIN}, chosen AS (
     SELECT r.*, {TITLE} AS title FROM runs r
     WHERE (len($status::VARCHAR[]) = 0 OR list_contains($status::VARCHAR[], r.status))
       AND (len($methods::VARCHAR[]) = 0 OR list_contains($methods::VARCHAR[], {TITLE}))
@@ -44,7 +57,8 @@ WITH {NEWEST}, chosen AS (
       AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
                    $words)
 ), scored AS (
-    SELECT n.run_id, n.evaluation_id, n.norm, n.eps, n.attacks, n.n, n.partial AS eval_partial,
+    SELECT n.run_id, n.evaluation_id, n.norm, n.eps, n.attacks, n.attack_version,
+           n.precision, n.n, n.partial AS eval_partial,
            max(m.value) FILTER (m.name = 'clean') AS clean,
            max(m.low) FILTER (m.name = 'clean') AS clean_low,
            max(m.high) FILTER (m.name = 'clean') AS clean_high,
@@ -52,7 +66,7 @@ WITH {NEWEST}, chosen AS (
            max(m.low) FILTER (m.name = 'robust') AS robust_low,
            max(m.high) FILTER (m.name = 'robust') AS robust_high,
            max(m.value) FILTER (m.name = 'aa') AS aa
-    FROM newest n JOIN metrics m USING (run_id, evaluation_id) GROUP BY ALL
+    FROM main n JOIN metrics m USING (run_id, evaluation_id) GROUP BY ALL
 ), trained AS (
     SELECT run_id, max(value) FILTER (name = 'sec_per_iter') AS sec_per_iter,
            max(value) FILTER (name = 'train_seconds') AS train_seconds
@@ -65,9 +79,9 @@ WITH {NEWEST}, chosen AS (
 SELECT r.run_id, r.status, r.title, r.method, r.task, r.dataset, r.arch, r.teacher, r.recipe,
        r.seed, r.scale, r.selection, coalesce(r.partial, false) OR coalesce(s.eval_partial, false)
        AS partial, r.epochs_planned, w.epochs_done, w.watched, s.evaluation_id, s.norm, s.eps,
-       s.attacks, s.n, s.clean, s.clean_low, s.clean_high, s.robust, s.robust_low, s.robust_high,
-       s.aa, t.sec_per_iter, t.train_seconds, r.device, r.started_at, r.finished_at, r.git_commit,
-       r.git_dirty, r.error, count(*) OVER () AS found
+       s.attacks, s.attack_version, s.precision, s.n, s.clean, s.clean_low, s.clean_high, s.robust,
+       s.robust_low, s.robust_high, s.aa, t.sec_per_iter, t.train_seconds, r.device, r.started_at,
+       r.finished_at, r.git_commit, r.git_dirty, r.error, count(*) OVER () AS found
 FROM chosen r LEFT JOIN scored s USING (run_id) LEFT JOIN trained t USING (run_id)
      LEFT JOIN walked w USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT $limit
@@ -94,8 +108,9 @@ GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
 
 RUN = f"SELECT r.*, {TITLE} AS title FROM runs r WHERE run_id = ?"
 
-EVALUATIONS = """
-SELECT * FROM evaluations WHERE run_id = ? ORDER BY status <> 'success', finished_at DESC NULLS LAST
+EVALUATIONS = f"""
+SELECT e.* FROM evaluations e JOIN runs r USING (run_id)
+WHERE run_id = ? ORDER BY e.status <> 'success', {ORDER}
 """
 
 METRICS = """
@@ -123,10 +138,11 @@ FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DES
 """
 
 COMPARABLE = f"""
-WITH {NEWEST}
+WITH {MAIN}
 SELECT r.run_id, {TITLE} AS title, r.dataset, r.arch, r.seed, r.scale, n.evaluation_id,
-       n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version
-FROM runs r JOIN newest n USING (run_id)
+       n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version, n.precision,
+       coalesce(r.partial, false) OR coalesce(n.partial, false) AS partial
+FROM runs r JOIN main n USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT 2000
 """
 
@@ -155,7 +171,7 @@ def runs(
     scales: Sequence[str] = (),
     limit: int = 50,
 ) -> pd.DataFrame:
-    """The newest runs that fit, with what training cost and what was measured last.
+    """The newest runs that fit, with what training cost and their main evaluation.
 
     ``found`` is how many fit; ``watched`` the last 40 epochs' accuracy on watched images. An empty
     choice is no restriction.
@@ -183,6 +199,12 @@ def choices(database: Database) -> dict[str, list[str]]:
     }
 
 
+def methods(database: Database) -> list[str]:
+    """Registered names of the methods that any run here trains by."""
+    found = database.query("SELECT DISTINCT method FROM runs WHERE method IS NOT NULL")
+    return [str(name) for name in found["method"]]
+
+
 def protocols(database: Database) -> pd.DataFrame:
     """The protocols by which finished evaluations were made; ``run_id`` stands for each."""
     return database.query(PROTOCOLS)
@@ -207,7 +229,7 @@ def run(database: Database, run_id: str) -> dict[str, Any]:
 
 
 def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
-    """A run's evaluations, finished and newest first, with ``metrics`` by name."""
+    """A run's evaluations, finished ones and the main one first, with ``metrics`` by name."""
     rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
     metrics = database.query(METRICS, [run_id])
     for row in rows:
@@ -248,7 +270,7 @@ def samples(
 
 
 def comparable(database: Database) -> pd.DataFrame:
-    """The newest 2,000 runs with a finished evaluation, and that evaluation."""
+    """The newest 2,000 runs with a finished evaluation, and their main one."""
     return database.query(COMPARABLE)
 
 

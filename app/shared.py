@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from app import queries
 from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
+from leaderboards.assembly import in_folder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +24,7 @@ T = TypeVar("T")
 # A page that waits longer is taken for hung; whoever holds the database so long is named instead.
 WAIT_S = 8.0
 SHOWN_OF_A_BAD_VALUE = 60
-FIRST_RUN = "python -m harness run --method ikl"
+FIRST_METHODS = ("ikl", "trades", "pgd-at")
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
 
@@ -123,10 +124,17 @@ def data_line() -> None:
 
 
 def nothing_yet(words: str = "There are no results in this folder yet.") -> None:
-    """What a page shows without results: the command that makes the first."""
-    st.info(f"{words} This command makes the first run, in three or four minutes on a laptop:")
-    folder = "" if str(results_folder()) == "results" else f" --results {results_folder()}"
-    st.code(FIRST_RUN + folder, language="bash")
+    """What a page shows without results: a command that makes one which is not there yet."""
+    here = ask(queries.methods) if has_database() else []
+    method = next((name for name in FIRST_METHODS if name not in here), FIRST_METHODS[0])
+    what = "a further run" if here else "the first run"
+    st.info(f"{words} This command makes {what}, in three or four minutes on a laptop:")
+    st.code(with_results(f"python -m harness run --method {method}"), language="bash")
+
+
+def with_results(command: str) -> str:
+    """A command as it must be typed for the folder that is shown."""
+    return command if "--results" in command else in_folder(command, results_folder())
 
 
 def when(moment: Any) -> str:
@@ -165,14 +173,29 @@ def one_of(
 
 
 def one_named(
-    label: str, options: Sequence[str], *, key: str, default: str, help: str | None = None
+    label: str,
+    options: Sequence[str],
+    *,
+    key: str,
+    default: str,
+    help: str | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> str:
     """A choice whose default depends on the data, so that the address always names it.
 
-    A link to it then shows the same when there are newer runs.
+    A link to it then shows the same when there are newer runs. ``titles`` are what a reader sees in
+    the options' place; the address holds the options.
     """
     _complain(label, key, options, default)
     given = st.query_params.get(key)
+    if titles is not None:
+        # Streamlit would bind the title: the address is kept by hand.
+        widget = f"{key}-choice"
+        if st.session_state.get(widget) not in options:
+            st.session_state[widget] = given if given in options else default
+        picked = st.selectbox(label, options, key=widget, help=help, format_func=titles.__getitem__)
+        st.query_params[key] = picked
+        return picked
     if given not in options and st.session_state.get(key) not in options:
         st.session_state[key] = default
     chosen = st.selectbox(label, options, index=None, key=key, help=help, bind="query-params")

@@ -7,13 +7,27 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from leaderboards.badges import DISPUTED, FLAGGED
+from leaderboards.badges import DISPUTED, FLAGGED, LOGGED, PRINTED, ROBUSTBENCH
 from leaderboards.render.latex import escape
 from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
-from leaderboards.rendered import Cell, Number, RenderedColumn, RenderedRow, RenderedTable
+from leaderboards.rendered import (
+    OURS_ROW,
+    PUBLISHED_ROW,
+    Cell,
+    Number,
+    RenderedColumn,
+    RenderedRow,
+    RenderedTable,
+)
+from leaderboards.standing import Entry
 
 PRINTED_ORDER = "as printed"
-SECTION = "Section"
+UNDERLINED = "†"
+ORIGINS = {
+    PRINTED: "As printed.",
+    LOGGED: "Where print has none, from the authors' log.",
+    ROBUSTBENCH: "In rows of RobustBench, as it publishes them.",
+}
 OURS = " (ours)"
 FROM_PRINT = " (ours - print)"
 
@@ -102,7 +116,9 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
     def add_label(place: int) -> None:
         title = table.labels[place]
         texts = [row.labels[place] for row in rows]
-        add(title, texts, None, f"{title}, as the paper prints it.")
+        printed_alone = all(row.kind not in (PUBLISHED_ROW, OURS_ROW) for row in rows)
+        source = "the paper prints it" if printed_alone else "its source names it"
+        add(title, texts, None, f"{title}, as {source}.")
 
     # Numbers next to the method, so that a phone shows them; what else is printed comes after.
     add_label(table.method_label)
@@ -118,7 +134,7 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
                     for number, row in zip(numbers, rows, strict=True)
                 ]
                 weights = [number is not None and number.bold for number in numbers]
-                add(title, texts, weights, _help(column, side))
+                add(title, texts, weights, _help(column, side, numbers))
         gaps = [_side(row.cells.get(column.key), "ours") for row in rows]
         if printed and ours and any(gap and gap.from_print is not None for gap in gaps):
             texts = [
@@ -130,8 +146,6 @@ def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, o
     for place in range(len(table.labels)):
         if place != table.method_label:
             add_label(place)
-    if len({row.group for row in rows}) > 1:
-        add(SECTION, [row.group for row in rows], None, "Rows of different sections rank apart.")
     return Shown(pd.DataFrame(cells), pd.DataFrame(bold), notes)
 
 
@@ -146,6 +160,7 @@ def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn)
     if number is None:
         return ""
     text = value_text(number, column, signed=is_signed(row, column)) + marks(number)
+    text += UNDERLINED if number.underlined else ""
     if number.std is not None:
         return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
     if number.low is not None and number.high is not None:
@@ -153,11 +168,24 @@ def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn)
     return text
 
 
-def _help(column: RenderedColumn, side: str) -> str:
-    text = column.help or column.title
+def _help(column: RenderedColumn, side: str, numbers: Sequence[Number | None]) -> str:
+    """What a column's numbers are, where they are from and what stands beside them."""
+    there = [number for number in numbers if number is not None]
+    badges = {number.badge for number in there}
+    told = [column.help or column.title]
     if column.difference:
-        return f"{text} Computed here from the numbers shown."
-    return f"{text} {'Measured here.' if side == 'ours' else 'As printed.'}"
+        told.append("Computed here from the numbers shown.")
+    elif side == "ours":
+        told.append("Measured here.")
+    else:
+        told += [said for badge, said in ORIGINS.items() if badge in badges]
+    if any(number.std is None and number.low is not None for number in there):
+        images = sorted({number.n for number in there if number.low is not None and number.n})
+        n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
+        told.append(f"In brackets the Wilson 95% interval of one model, computed here{n}.")
+    if any(number.std is not None for number in there):
+        told.append(f"{PLUS_MINUS}: deviation over seeds.")
+    return " ".join(told)
 
 
 def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
@@ -184,6 +212,32 @@ def run_ids(row: RenderedRow) -> list[str]:
         run for cell in row.cells.values() for number in cell.numbers for run in number.run_ids
     ]
     return list(dict.fromkeys(found))
+
+
+def numbers_csv(entries: Sequence[Entry]) -> str:
+    """One number of a protocol's runs a line; accuracies as fractions, times in seconds."""
+    lines = [
+        {
+            "rank": entry.rank,
+            "method": entry.method,
+            "arch": entry.arch,
+            "badge": entry.badge,
+            "seeds": entry.seeds,
+            "n": entry.n,
+            "partial": int(entry.partial),
+            "metric": metric,
+            "value": score.value,
+            "low": score.low,
+            "high": score.high,
+            "std": score.std,
+            "flags": " ".join(entry.flags),
+            "run_ids": " ".join(entry.run_ids),
+            "source": entry.source,
+        }
+        for entry in entries
+        for metric, score in entry.scores.items()
+    ]
+    return pd.DataFrame(lines).to_csv(index=False)
 
 
 def markdown(cells: pd.DataFrame) -> str:

@@ -6,29 +6,34 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from app.shared import records
+from app.words import protocol_text
 from harness.evaluation.statistics import wilson_interval
 from leaderboards.badges import MEANINGS, PRINTED, REPRODUCED, SMALL
 from leaderboards.names import dataset_name
+from leaderboards.paper import TABLES
+from leaderboards.protocols import PAPER_EPS, STANDARD_ATTACKS
 from leaderboards.reported import load_reported
 from leaderboards.standing import arch_text
 
 
 class Axis(NamedTuple):
-    """A number that can be shown: its column, and which end is good."""
+    """A number that can be shown: its column, which end is good, and its digits as printed."""
 
     field: str
     lower_is_better: bool = False
+    decimals: int = 2
 
 
 AXES = {
     "AutoAttack accuracy (%)": Axis("aa"),
     "Clean accuracy (%)": Axis("clean"),
     "Accuracy after the last attack (%)": Axis("robust"),
-    "Seconds per step": Axis("sec_per_iter", True),
+    "Seconds per step": Axis("sec_per_iter", True, 3),
     "Training (hours)": Axis("hours", True),
 }
 SOURCES = {badge: f"{badge}: {MEANINGS[badge]}" for badge in (PRINTED, REPRODUCED, SMALL)}
-COLUMNS = ["name", "arch", "dataset", "augmentation", "source", "where", "page"]
+COLUMNS = ["name", "arch", "dataset", "augmentation", "protocol", "source", "where", "page"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -45,6 +50,8 @@ def printed_points() -> pd.DataFrame:
     lines = lines[
         ~lines["method"].str.startswith("Delta") & ~lines["setting"].str.contains("panel=")
     ]
+    # What else is said of a number, such as the machine of a time, tells no rows apart.
+    lines = lines.assign(setting=lines["setting"].map(_named_settings))
     keys = [
         "table",
         "task",
@@ -65,6 +72,10 @@ def printed_points() -> pd.DataFrame:
             ],
             "dataset": wide["dataset"].map(dataset_name),
             "augmentation": wide["augmentation"],
+            "protocol": [
+                _printed_protocol(table, task)
+                for table, task in zip(wide["table"], wide["task"], strict=True)
+            ],
             "source": SOURCES[PRINTED],
             "where": "Table " + wide["table"].astype(str),
             "page": None,
@@ -80,6 +91,17 @@ def printed_points() -> pd.DataFrame:
         ]
         points[f"{name}_low"], points[f"{name}_high"] = zip(*spans, strict=True)
     return points.reindex(columns=COLUMNS + NUMBERS)
+
+
+def _named_settings(setting: str) -> str:
+    return ";".join(part for part in setting.split(";") if "=" in part)
+
+
+def _printed_protocol(table: int, task: str) -> str:
+    facts = {"attacks": "", "n": TABLES[table].images}
+    if task != "kd":
+        facts |= {"attacks": ",".join(STANDARD_ATTACKS), "norm": "Linf", "eps": PAPER_EPS}
+    return protocol_text(facts)
 
 
 def _wilson(percent: float) -> tuple[float, float]:
@@ -102,6 +124,10 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
             ],
             "dataset": runs["dataset"],
             "augmentation": "",
+            "protocol": [
+                protocol_text(row) + ("" if row["scale"] == "paper" else ", small scale")
+                for row in records(runs)
+            ],
             "source": is_paper.map({True: SOURCES[REPRODUCED], False: SOURCES[SMALL]}),
             "where": runs["run_id"],
             "page": "run?run=" + runs["run_id"],
@@ -119,6 +145,13 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return points.reindex(columns=COLUMNS + NUMBERS)
+
+
+def protocols(points: pd.DataFrame) -> list[str]:
+    """The protocols of some points, first that of the most which have two numbers."""
+    numbers = points[list({axis.field for axis in AXES.values()})].notna().sum(axis=1)
+    able = points["protocol"][numbers > 1]
+    return list(dict.fromkeys([*able.value_counts().index, *points["protocol"]]))
 
 
 def pareto_front(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> pd.DataFrame:

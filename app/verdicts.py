@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import charts, queries
 from app.gallery import adversarial_images, class_names
-from app.shared import ask, one_of, plain, records, results_folder
+from app.shared import ask, one_of, plain, records, results_folder, with_results
 from app.words import stage_title
 from harness.errors import UserError
 from leaderboards.protocols import attacks_of
@@ -138,9 +138,8 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         )
     except UserError as error:
         st.info(plain(str(error)))
-        st.code(
-            f"python -m harness evaluate {run['run_id']} --save-adversarial uint8", language="bash"
-        )
+        command = f"python -m harness evaluate {run['run_id']} --save-adversarial uint8"
+        st.code(with_results(command), language="bash", wrap_lines=True)
         _sample_table(rows, names)
         return
     st.caption("Left: clean. Middle: adversarial. Right: difference, grey is none.")

@@ -18,7 +18,7 @@ from app.shared import (
     plain,
     records,
 )
-from app.words import stage_title
+from app.words import protocol_text, run_title, stage_title
 from harness.errors import UserError
 from harness.evaluation.compare import Evaluated, compare, differences, shared_correct
 from harness.evaluation.statistics import PairedComparison
@@ -41,12 +41,15 @@ def page() -> None:
         nothing_yet("Two finished runs are needed, and there are not two.")
         return
     ids = known["run_id"].tolist()
+    titles = {row["run_id"]: run_title(row) for row in records(known)}
     left, right = st.columns(2)
     with left:
-        a = one_named("First run", ids, key="a", default=ids[0], help="A of A minus B.")
+        a = one_named(
+            "First run", ids, key="a", default=ids[0], help="A of A minus B.", titles=titles
+        )
         row_a = _row(known, a)
     with right:
-        b = one_named("Second run", ids, key="b", default=_partner(known, row_a))
+        b = one_named("Second run", ids, key="b", default=_partner(known, row_a), titles=titles)
         row_b = _row(known, b)
     if a == b:
         st.info("Both are the same run: choose two.")
@@ -114,6 +117,15 @@ def _verdict(a: Evaluated, b: Evaluated) -> None:
         return
     for note in found.notes:
         st.caption(plain(note))
+    own = [
+        protocol_text({**each.protocol, "attacks": ",".join(each.protocol["attacks"])})
+        for each in (a, b)
+    ]
+    st.markdown(
+        f"Both measured by: **{plain(own[0])}**"
+        if own[0] == own[1]
+        else f"A measured by: **{plain(own[0])}**. B measured by: **{plain(own[1])}**."
+    )
     names = list(found.metrics)
     metric = one_named(
         "Images count as right",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from app import queries
+from app.frames import downloads, frame
 from app.shared import (
     ask,
     ask_folder,
-    download_name,
     has_database,
     heading,
     nothing_yet,
@@ -25,6 +26,7 @@ from app.shared import (
 )
 from app.tabular import (
     PRINTED_ORDER,
+    UNDERLINED,
     Filters,
     Shown,
     chosen_rows,
@@ -32,22 +34,24 @@ from app.tabular import (
     known_facts,
     latex,
     markdown,
+    numbers_csv,
     run_ids,
     shown,
 )
-from app.words import BADGE_LEGEND, protocol_text
+from app.words import BADGE_LEGEND, protocol_text, stage_title
 from harness.registry import METHODS
 from leaderboards.assembly import table as paper_table
 from leaderboards.assembly import tables
+from leaderboards.badges import REPRODUCED, SMALL
+from leaderboards.render.data import to_csv
 from leaderboards.render.latex import to_latex
 from leaderboards.render.markdown import to_markdown
-from leaderboards.rendered import RenderedRow, RenderedTable
+from leaderboards.render.text import sections
+from leaderboards.rendered import Cell, RenderedRow, RenderedTable
 from leaderboards.summary import RunSummary, run_summary
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
-PIXELS_A_SIGN, PIXELS_A_BOLD_SIGN, PIXELS_AROUND, WIDEST = 7, 8, 24, 240
-ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 FACTS = {
     "aug": ("augmentation", "Augmentation", "Training data beyond the set itself, as printed."),
     "arch": ("arch", "Architecture", "The network, as printed."),
@@ -90,12 +94,11 @@ def _paper_table(table: RenderedTable) -> None:
         st.info("No row fits these filters.")
         return
     cells = shown(table, rows, printed=view != "ours", ours=view != "printed")
-    picked = _frame(cells, f"Table {table.number} with {len(rows)} rows")
-    st.caption(_told(table, len(rows)))
-    _downloads(f"table-{table.number}", _table_files(table, rows, view, cells))
-    for index in picked:
-        if index < len(rows):
-            _row(table, rows[index])
+    picked = _sections(table, rows, cells)
+    st.caption(_told(table, rows))
+    downloads(f"table-{table.number}", table_files(table, rows, view))
+    for place in picked:
+        _row(table, rows[place])
     for remark in table.remarks:
         st.markdown(f"- {plain(remark)}")
     if table.selection:
@@ -134,51 +137,39 @@ def _view(table: RenderedTable) -> str:
     )
 
 
-def _frame(cells: Shown, words: str) -> list[int]:
-    """Show the cells; the rows that the reader picked."""
-    weight = cells.bold.map(lambda bold: "font-weight: 700" if bold else "")
-    first = next(iter(cells.help))
-    config = {
-        title: st.column_config.TextColumn(
-            title,
-            help=help,
-            pinned=title == first,
-            width=_width(cells, title),
-            alignment="left" if cells.cells[title].map(_is_word).any() else "right",
-        )
-        for title, help in cells.help.items()
-    }
-    picked = st.dataframe(
-        cells.cells.style.apply(lambda _: weight, axis=None),
-        hide_index=True,
-        placeholder="",
-        height="content" if len(cells.cells) <= 40 else 720,
-        column_config=config,
-        on_select="rerun",
-        selection_mode="single-row",
-        key="rows",
-        alt=words,
-    )
-    return list(picked.selection.rows)
+def _sections(table: RenderedTable, rows: list[RenderedRow], cells: Shown) -> list[int]:
+    """A frame a section, under its name where the table has several; the rows picked in any."""
+    several = len({row.group for row in table.rows}) > 1
+    picked = []
+    start = 0
+    for name, own in sections(rows):
+        title = f"{name} {table.panels.get(name, '')}".strip() if several else ""
+        if title:
+            st.markdown(f"**{plain(title)}**")
+        places = range(start, start + len(own))
+        words = f"Table {table.number}{title and f', {title},'} with {len(own)} rows"
+        identity = (table.number, [(row.group, row.labels, _values(row)) for row in own])
+        picked += frame(cells, places, identity=identity, words=words)
+        start += len(own)
+    return picked
 
 
-def _width(cells: Shown, title: str) -> int:
-    """Pixels that the longest cell and the head need: Streamlit itself measures no bold text."""
-    sign = PIXELS_A_BOLD_SIGN if cells.bold[title].any() else PIXELS_A_SIGN
-    longest = max(map(len, [title, *cells.cells[title]]))
-    return min(longest * sign + PIXELS_AROUND, WIDEST)
+def _values(row: RenderedRow) -> list[float]:
+    """What tells rows of one name apart."""
+    return [number.value for cell in row.cells.values() for number in cell.numbers]
 
 
-def _is_word(text: str) -> bool:
-    return bool(text) and not any(sign.isdigit() for sign in text[:2])
-
-
-def _told(table: RenderedTable, rows: int) -> str:
-    ours = sum(number.badge in ("R", "S") for number in table.numbers)
-    disputed = sum(bool(number.disputed) for number in table.numbers)
-    told = f"{rows} of {len(table.rows)} rows; {ours} numbers measured here. Bold is as printed"
-    told += f"; {disputed} wear !, where the paper contradicts itself. " if disputed else ". "
-    return f"{told} Choose a row for its evidence, command and runs. {BADGE_LEGEND}"
+def _told(table: RenderedTable, rows: list[RenderedRow]) -> str:
+    numbers = table.numbers
+    ours = sum(number.badge in (REPRODUCED, SMALL) for number in numbers)
+    disputed = sum(bool(number.disputed) for number in numbers)
+    told = f"{len(rows)} of {len(table.rows)} rows; {ours} numbers measured here. "
+    told += "Bold: as printed; of ours, the best of its column in its section. "
+    if any(number.underlined for number in numbers):
+        told += f"{UNDERLINED}: underlined in print. "
+    if disputed:
+        told += f"{disputed} wear !, where the paper contradicts itself. "
+    return f"{told}Choose a row for its evidence, command and runs. {BADGE_LEGEND}"
 
 
 def _row(table: RenderedTable, row: RenderedRow) -> None:
@@ -197,33 +188,24 @@ def _row(table: RenderedTable, row: RenderedRow) -> None:
             st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
 
 
-def _table_files(
-    table: RenderedTable, rows: list[RenderedRow], view: str, cells: Shown
-) -> dict[str, str]:
-    """The rows shown, in each format; LaTeX is set as the paper sets it."""
-    selected = replace(table, rows=tuple(rows))
+def table_files(table: RenderedTable, rows: Sequence[RenderedRow], view: str) -> dict[str, str]:
+    """The rows and numbers shown, in each format; LaTeX is set as the paper sets it."""
+    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
+    selected = replace(table, rows=shown_rows)
     return {
-        "CSV": cells.cells.to_csv(index=False),
-        "LaTeX": to_latex(selected, ours=view != "printed"),
+        "CSV": to_csv(selected),
+        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
         "Markdown": to_markdown(selected),
         "BibTeX": _bibtex([row.facts.get("method", "") for row in rows]),
     }
 
 
-def _downloads(name: str, files: dict[str, str]) -> None:
-    with st.container(horizontal=True, gap="small"):
-        for label, text in files.items():
-            ending = ENDINGS[label]
-            st.download_button(
-                label,
-                text,
-                f"{download_name(name)}.{ending}",
-                "text/csv" if ending == "csv" else "text/plain",
-                key=f"download-{ending}",
-                on_click="ignore",
-                disabled=not text,
-                help=f"The rows shown, as {label}.",
-            )
+def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
+    if view == "both":
+        return dict(cells)
+    if view == "ours":
+        return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
+    return {key: replace(cell, ours=None) for key, cell in cells.items()}
 
 
 def _bibtex(methods: list[str]) -> str:
@@ -262,9 +244,8 @@ def _protocol_names(protocols: pd.DataFrame) -> list[str]:
     """A name for each protocol, told apart by the images' hash where words do not suffice."""
     names = []
     for row in records(protocols):
-        marks = ["small scale"] * (row["scale"] == "small") + ["partial"] * bool(row["partial"])
-        precision = [row["precision"]] * (row["precision"] not in (None, "float32"))
-        names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *precision, *marks]))
+        small = ["small scale"] * (row["scale"] == "small")
+        names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *small]))
     twice = {name for name in names if names.count(name) > 1}
     hashes = protocols["data_sha256"].fillna("") + protocols["index_sha256"].fillna("")
     return [
@@ -290,31 +271,37 @@ def _summary_table(summary: RunSummary, words: str) -> None:
     }
     bold = pd.DataFrame(False, index=cells.index, columns=cells.columns)
     bold.loc[[entry.rank == "1" for entry in entries]] = True
-    picked = _frame(Shown(cells, bold, help), f"{len(entries)} rows of one protocol")
+    identity = (summary.title, [entry.run_ids or entry.source for entry in entries])
+    picked = frame(
+        Shown(cells, bold, help),
+        range(len(entries)),
+        identity=identity,
+        words=f"{len(entries)} rows of one protocol",
+    )
     st.caption(
-        f"{plain(summary.title)}. Ranked by {plain(summary.metric)}; 1=: interval overlaps the "
-        f"leader's; partial: on a part of the data, never ranked. {BADGE_LEGEND}"
+        f"{plain(summary.title)}. Ranked by {plain(stage_title(summary.metric))}; 1=: 95% "
+        f"interval overlaps the leader's; partial: on a part of the data, never ranked. "
+        f"{BADGE_LEGEND}"
     )
     files = {
-        "CSV": cells.to_csv(index=False),
+        "CSV": numbers_csv(entries),
         "LaTeX": latex(cells, summary.title),
         "Markdown": markdown(cells),
     }
-    _downloads("runs", files)
-    for index in picked:
-        if index < len(entries):
-            entry = entries[index]
-            with st.container(border=True):
-                st.markdown(f"**{plain(entry.method)}** · {plain(entry.arch)}")
-                for flag in entry.flags:
-                    st.markdown(f"- ? {plain(flag)}")
-                for run_id in entry.run_ids[:12]:
-                    st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
+    downloads("runs", files)
+    for place in picked:
+        entry = entries[place]
+        with st.container(border=True):
+            st.markdown(f"**{plain(entry.method)}** · {plain(entry.arch)}")
+            for flag in entry.flags:
+                st.markdown(f"- ? {plain(flag)}")
+            for run_id in entry.run_ids[:12]:
+                st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
 
 
 _SUMMARY_HELP = {
     "Method": "The method's name; its recipe where that tells rows apart.",
-    "#": "Rank by the last column with an interval; 1= overlaps the leader's interval.",
+    "#": "Rank by what the caption names; 1=: its 95% interval overlaps the leader's.",
     "Architecture": "The network, with its teacher if it has one.",
     "Seeds": "Runs that differ in nothing but the seed, averaged.",
     "n": "Test images.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.shared import heading, one_of, plain, some_of
+from app.shared import heading, one_of, plain, some_of, with_results
 from harness.method import Method
 from harness.registry import METHODS
 
@@ -25,9 +25,12 @@ def page() -> None:
     with left:
         families = some_of("Trains for", FAMILIES, key="family")
     names = [name for name, m in cards.items() if not families or m.card.family in families]
+    # A card that the address names stays open whatever the list is narrowed to.
+    named = st.query_params.get("m", "")
+    open_to = [*names, *[named] * (named in cards and named not in names)]
     with right:
         first = FIRST if FIRST in names else names[0]
-        chosen = one_of("Method", names, key="m", default=first, help="The name of --method.")
+        chosen = one_of("Method", open_to, key="m", default=first, help="The name of --method.")
     _card(chosen, cards[chosen])
     with st.expander(f"All {len(names)} methods", expanded=False):
         _list({name: cards[name] for name in names})
@@ -75,7 +78,7 @@ def _card(name: str, method: Method) -> None:
         for number in card.tables:
             st.badge(f"Table {number}", color="gray")
     st.markdown(f"{plain(card.paper)}" + (f" [{plain(card.url)}]({card.url})" if card.url else ""))
-    st.code(f"python -m harness run --method {name}", language="bash")
+    st.code(with_results(f"python -m harness run --method {name}"), language="bash")
     _parameters(method)
     for note in card.notes:
         st.markdown(f"- {plain(note)}")

@@ -24,6 +24,7 @@ from app.shared import (
     plain,
     results_folder,
     when,
+    with_results,
 )
 from app.words import STATUS_WORDS, protocol_text, stage_title
 from harness.store.rundir import RunDirectory
@@ -97,7 +98,7 @@ def _head(run: dict[str, Any]) -> None:
     if run["error"]:
         st.error(plain(run["error"]))
     with st.expander("The command that repeats it"):
-        st.code(_command(run), language="bash", wrap_lines=True)
+        st.code(with_results(_command(run)), language="bash", wrap_lines=True)
         st.caption("A finished run is not run again: the same command shows its result.")
 
 
@@ -122,8 +123,19 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(finished) < 2:
         return finished[0] if finished else None
     names = [each["evaluation_id"] for each in finished]
-    help = "The run was measured several times."
-    name = one_named("Evaluation", names, key="evaluation", default=names[0], help=help)
+    name = one_named(
+        "Evaluation",
+        names,
+        key="evaluation",
+        default=names[0],
+        help="The run was measured several times. First stands what was measured by its own "
+        "protocol, else on the whole test set.",
+        titles={
+            each["evaluation_id"]: f"{protocol_text(each)} ({when(each['finished_at'])}, "
+            f"{each['evaluation_id']})"
+            for each in finished
+        },
+    )
     return finished[names.index(name)]
 
 
@@ -132,6 +144,8 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         st.info("No evaluation of this run is finished.")
         return
     st.markdown(f"**{plain(protocol_text(evaluation))}** · {when(evaluation['finished_at'])}")
+    if evaluation["partial"]:
+        st.badge("partial", color="orange", help="Measured on a part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
     costs = ask(queries.training_metrics, run["run_id"])

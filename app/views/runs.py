@@ -22,7 +22,7 @@ from app.shared import (
     sentences,
     some_of,
 )
-from app.words import STATUS_WORDS
+from app.words import STATUS_WORDS, attack_texts
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
@@ -50,6 +50,11 @@ COLUMNS: dict[str, Any] = {
     ),
     "robust": st.column_config.NumberColumn(
         "Robust %", format="%.2f", help="Accuracy after the last attack stage of the protocol."
+    ),
+    "protocol": st.column_config.TextColumn(
+        "Protocol",
+        help="What the accuracies are under: the run's own protocol where it was measured by it, "
+        "else that of the whole test set with the most attacks. Compare like with like.",
     ),
     "n": st.column_config.NumberColumn("n", format="%d", help="Test images evaluated."),
     "dataset": st.column_config.TextColumn("Data", help="Registered name of the data set."),
@@ -136,6 +141,9 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
         progress=(found["epochs_done"] / found["epochs_planned"]).clip(0, 1),
         clean=100 * found["clean"],
         robust=(100 * found["robust"]).where(found["attacks"].fillna("") != ""),
+        protocol=[
+            "" if pd.isna(row["n"]) else ", ".join(attack_texts(row)) for row in records(found)
+        ],
         marks=[_marks(row) for row in records(found)],
     )
     return shown[list(COLUMNS)]

@@ -9,7 +9,15 @@ import streamlit as st
 
 from app import charts, queries
 from app.shared import ask, has_database, heading, nothing_yet, one_named, one_of, plain, some_of
-from app.tradeoff import AXES, SOURCES, pareto_front, printed_points, run_points, with_ends
+from app.tradeoff import (
+    AXES,
+    SOURCES,
+    pareto_front,
+    printed_points,
+    protocols,
+    run_points,
+    with_ends,
+)
 
 
 def page() -> None:
@@ -17,26 +25,37 @@ def page() -> None:
     heading(
         "Trade-offs",
         "One number against another: every printed row of the paper and every run here that has "
-        "both. The dashed line joins the points that no other beats in both.",
+        "both, measured alike. The dashed line joins the points that no other beats in both.",
     )
     points = printed_points()
     if has_database():
         points = pd.concat([points, run_points(ask(_all_runs))], ignore_index=True)
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
-    columns = st.columns([1, 1, 1, 2])
+    columns = st.columns([1, 3])
     with columns[0]:
         dataset = one_of("Data set", datasets, key="ds", help="Only like is shown with like.")
     points = points[points["dataset"] == dataset]
+    known = protocols(points)
+    with columns[1]:
+        protocol = one_named(
+            "Protocol",
+            known,
+            key="protocol",
+            default=known[0],
+            help="How the points were measured. Only like is ranked with like.",
+        )
+    points = points[points["protocol"] == protocol]
+    columns = st.columns([1, 1, 2])
     able = [name for name in AXES if points[AXES[name].field].notna().any()]
     if len(able) < 2:
-        st.info(f"No point of {plain(dataset)} has two numbers to set against each other.")
+        st.info(f"No point of {plain(dataset)} under this protocol has two numbers.")
         return
     defaults = _defaults(points, able)
-    with columns[1]:
+    with columns[0]:
         y_name = one_named("Up", able, key="y", default=defaults[1], help="Vertical axis.")
-    with columns[2]:
+    with columns[1]:
         x_name = one_named("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
-    with columns[3]:
+    with columns[2]:
         sources = some_of(
             "Source", list(SOURCES.values()), key="src", help="Where numbers are from."
         )
@@ -84,7 +103,12 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
     front = pareto_front(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
     line = front if y.lower_is_better else with_ends(front, shown, x_lower=x.lower_is_better)
     chart = charts.tradeoff(
-        shown, line, x_title=x_name, y_title=y_name, lower_is_better=x.lower_is_better
+        shown,
+        line,
+        x_title=x_name,
+        y_title=y_name,
+        lower_is_better=x.lower_is_better,
+        formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
     picked = st.altair_chart(
         chart,
@@ -126,8 +150,12 @@ def _listed(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
         column_config={
             "name": st.column_config.TextColumn("Method", pinned=True, help="As printed."),
             "arch": st.column_config.TextColumn("Network", help="With its teacher, if any."),
-            "x": st.column_config.NumberColumn(x_name, format="%.4g", help="Horizontal axis."),
-            "y": st.column_config.NumberColumn(y_name, format="%.4g", help="Vertical axis."),
+            "x": st.column_config.NumberColumn(
+                x_name, format=f"%.{AXES[x_name].decimals}f", help="Horizontal axis."
+            ),
+            "y": st.column_config.NumberColumn(
+                y_name, format=f"%.{AXES[y_name].decimals}f", help="Vertical axis."
+            ),
             "augmentation": st.column_config.TextColumn("Training data", help="As printed."),
             "source": st.column_config.TextColumn("Source", help="Where the numbers are from."),
             "where": st.column_config.TextColumn("Where", help="Table of the paper, or the run."),

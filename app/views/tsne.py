@@ -21,6 +21,7 @@ from app.shared import (
     results_folder,
     whole_number,
 )
+from app.words import protocol_text, run_title
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
 from leaderboards.summary_view import eps_text
@@ -41,14 +42,24 @@ def page() -> None:
         nothing_yet("A finished run whose model file is in the results folder is needed.")
         return
     ids = known["run_id"].tolist()
+    titles = {row["run_id"]: run_title(row) for row in records(known)}
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
-        a = one_named("First run", ids, key="a", default=ids[0], help="Left picture.")
+        a = one_named(
+            "First run", ids, key="a", default=ids[0], help="Left picture.", titles=titles
+        )
     first = records(known[known["run_id"] == a])[0]
     like = known[known["dataset"] == first["dataset"]]["run_id"].tolist()
     partner = next((name for name in like if name != a), a)
     with columns[1]:
-        b = one_named("Second run", like, key="b", default=partner, help="Of the same data set.")
+        b = one_named(
+            "Second run",
+            like,
+            key="b",
+            default=partner,
+            help="Of the same data set.",
+            titles=titles,
+        )
     with columns[2]:
         wanted = whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
     with columns[3]:
@@ -108,7 +119,7 @@ def _radius(row: dict[str, Any]) -> float:
 
 def _picture(row: dict[str, Any], result: Embedding) -> None:
     st.subheader(plain(row["title"]), anchor=False)
-    st.caption(plain(row["run_id"]))
+    st.caption(plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
     half = len(result.points) // 2
     st.altair_chart(
         charts.embedding(result.points),

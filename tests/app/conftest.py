@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.launch import MAIN, RESULTS_VARIABLE
-from harness.config import RunConfig
+from harness.config import EvalConfig, RunConfig
 from harness.data import load_dataset
 from harness.evaluation.statistics import accuracy
 from harness.models import build_model
@@ -51,9 +51,17 @@ def verdicts(seed: int) -> pa.Table:
 def store_run(
     results: Path, method: str, title: str, *, seed: int = 0, status: str = "success", **fields: Any
 ) -> str:
-    """A run of a small network on digits, whole as the engine writes it, model file included."""
+    """A run of a small network on digits, whole as the engine writes it, model file included.
+
+    ``eps`` and ``n`` are of its evaluation; other ``fields`` are of its record.
+    """
+    changes = {name: fields.pop(name) for name in ("eps", "n") if name in fields}
     config = RunConfig(
-        method=method, seed=seed, recipe="digits", params={"weight": fields.pop("weight", 6.0)}
+        method=method,
+        seed=seed,
+        recipe="digits",
+        params={"weight": fields.pop("weight", 6.0)},
+        evaluation=fields.pop("evaluation", EvalConfig()),
     )
     run = RunDirectory.create(results, config.run_id)
     described = {
@@ -80,13 +88,24 @@ def store_run(
             run.model_path, network, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
             normalize=None, dataset="digits", method=method, epoch=5,
         )  # fmt: skip
-        store_evaluation(run, seed)
+        store_evaluation(run, seed, **changes)
     Database(results).record(run)
     return config.run_id
 
 
-def store_evaluation(run: RunDirectory, seed: int, *, keep_images: bool = True) -> None:
-    """A finished AutoAttack evaluation of the first 40 test images, in two chunks."""
+def store_evaluation(
+    run: RunDirectory,
+    seed: int,
+    *,
+    keep_images: bool = True,
+    name: str = "e" * 12,
+    minute: int = 6,
+    **changes: Any,
+) -> None:
+    """A finished AutoAttack evaluation of the first 40 test images, in two chunks.
+
+    ``changes`` are to the protocol; ``minute`` is when it ended.
+    """
     table = verdicts(seed)
     broken = table["broken_by"].to_pylist()
     left, metrics = N - broken.count("clean"), {}
@@ -95,13 +114,13 @@ def store_evaluation(run: RunDirectory, seed: int, *, keep_images: bool = True) 
         left -= broken.count(stage)
         metrics[stage] = accuracy(left, N).as_dict()
     metrics["aa"] = metrics["robust"] = metrics["square"]
-    evaluation = run.evaluation("e" * 12)
+    evaluation = run.evaluation(name)
     protocol = {
         "norm": "Linf", "eps": 0.15, "attacks": list(STAGES), "n": N, "limit": None,
         "attack_version": "standard pyautoattack-0.2.0", "precision": "float32", "seed": 0,
         "chunk_size": 25, "index_sha256": "1" * 64, "data_sha256": "2" * 64,
         "model_sha256": "3" * 64, "partial": False, "accelerate": True, "standard": True,
-    }  # fmt: skip
+    } | changes  # fmt: skip
     evaluation.update(protocol=protocol)
     write_verdicts(table.cast(VERDICT_SCHEMA), evaluation.verdicts_path)
     if keep_images:
@@ -113,8 +132,8 @@ def store_evaluation(run: RunDirectory, seed: int, *, keep_images: bool = True) 
             np.save(path.with_suffix(".adversarial.npy"), adversarial[rows])
     evaluation.update(
         status="success", metrics=metrics, flags=[{"name": "some-flag", "detail": "a doubt"}],
-        started_at="2026-01-02T03:05:00+00:00", finished_at=f"2026-01-02T03:06:{seed:02d}+00:00",
-        wall_s=60.0,
+        started_at="2026-01-02T03:05:00+00:00",
+        finished_at=f"2026-01-02T03:{minute:02d}:{seed:02d}+00:00", wall_s=60.0,
     )  # fmt: skip
 
 
@@ -152,9 +171,25 @@ def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.fixture(name="store_run")
+@pytest.fixture
+def measured_again(tmp_path: Path) -> tuple[Path, str]:
+    """A results folder with one run of the usual protocol that was measured at eps 0.02 later."""
+    protocol = EvalConfig(eps=0.15, attacks=STAGES)
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", evaluation=protocol)
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, name="f" * 12, minute=30, eps=0.02)
+    Database(tmp_path).record(run)
+    return tmp_path, run_id
+
+
+@pytest.fixture(name="store_run", scope="session")
 def _store_run() -> Callable[..., str]:
     return store_run
+
+
+@pytest.fixture(name="store_evaluation")
+def _store_evaluation() -> Callable[..., None]:
+    return store_evaluation
 
 
 @pytest.fixture

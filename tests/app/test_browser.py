@@ -160,10 +160,9 @@ def test_every_page_opens_without_an_error(visit, small_store, width, theme) -> 
     visitor = visit(width, theme)
     for page in PAGES:
         visitor.open(page + query.get(page, ""))
-        overflow = visitor.page.evaluate(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert overflow <= 0, f"{page} is {overflow} pixels too wide"
+        for part in ("html", "[data-testid=stMain]"):
+            overflow = visitor.page.locator(part).evaluate("it => it.scrollWidth - it.clientWidth")
+            assert overflow <= 0, f"{part} of {page} is {overflow} pixels too wide"
         visitor.shoot(f"{page}-{width}-{theme}")
 
 
@@ -195,6 +194,47 @@ def test_a_filter_goes_into_the_address_and_the_download_holds_its_rows(visit, t
     rows = pd.read_csv(path)
     assert len(rows)
     assert rows.apply(lambda row: "ikl" in " ".join(map(str, row)).lower(), axis=1).all()
+
+
+def cells(visitor: Visitor, column: int) -> list[str]:
+    """A column's cells as the first table holds them for those who cannot see its canvas."""
+    found = visitor.table().locator(f"[role=gridcell][aria-colindex='{column}']")
+    # They are written after the canvas is drawn.
+    found.first.wait_for(state="attached")
+    visitor.page.wait_for_timeout(500)
+    return [cell.inner_text() for cell in found.all()]
+
+
+def test_a_click_on_a_head_sorts_numbers_as_numbers_and_keeps_sections(visit) -> None:
+    visitor = visit()
+    visitor.open("leaderboards?table=4")
+    before = cells(visitor, 2)
+    box = visitor.table().bounding_box()
+    visitor.page.mouse.click(box["x"] + 330, box["y"] + 16)
+    visitor.settle()
+    after = cells(visitor, 2)
+    assert after != before
+    assert after == sorted(after, key=float)
+    assert sorted(after) == sorted(before)
+
+
+def test_the_first_page_answers_at_its_own_address_too(visit) -> None:
+    visitor = visit()
+    visitor.page.goto(f"{visitor.server}/leaderboards?table=4")
+    visitor.page.get_by_role("heading", name="Table 4").wait_for()
+    visitor.settle()
+    assert visitor.page.get_by_text("Page not found").count() == 0
+
+
+def test_a_choice_of_runs_says_which_they_are_and_stays_in_the_address(visit, small_store) -> None:
+    _, ids = small_store
+    visitor = visit()
+    visitor.open(f"compare?a={ids['a']}&b={ids['b']}")
+    assert f"a={ids['a']}" in visitor.page.url
+    assert f"b={ids['b']}" in visitor.page.url
+    shown = visitor.page.get_by_role("combobox", name="First run")
+    assert "IKL-AT, digits, resnet8, seed 1" in (shown.input_value() or shown.inner_text())
+    visitor.shoot("compare-titles")
 
 
 def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) -> None:

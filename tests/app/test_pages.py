@@ -7,6 +7,7 @@ from streamlit.testing.v1 import AppTest
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from leaderboards.reported import load_reported
 
 PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
 
@@ -149,6 +150,42 @@ def test_new_results_show_at_the_next_refresh(open_page, store_run, tmp_path) ->
     assert sorted(whole(at.run()).dataframe[0].value["title"]) == ["IKL-AT", "TRADES"]
 
 
+def test_the_runs_page_says_under_what_its_accuracies_are(open_page, measured_again) -> None:
+    frame = whole(open_page("runs", measured_again[0])).dataframe[0].value
+    assert frame["protocol"].tolist() == ["Linf 0.15, AutoAttack"]
+
+
+def test_points_of_other_protocols_stand_on_no_common_front(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    for seed, eps in enumerate((0.15, 0.15, 0.02)):
+        status = "success" if eps == 0.15 else "started"
+        run_id = store_run(tmp_path, "ikl", "IKL-AT", seed=seed, status=status)
+        if status == "started":
+            run = RunDirectory(tmp_path, run_id)
+            store_evaluation(run, seed, eps=eps)
+            run.update(status="success")
+            Database(tmp_path).record(run)
+    other = "Linf 0.02, AutoAttack, n = 40, small scale"
+    at = whole(open_page("tradeoffs", tmp_path, ds="digits"))
+    assert len(at.dataframe[0].value) == 2
+    assert at.selectbox(key="protocol").value == "Linf 0.15, AutoAttack, n = 40, small scale"
+    at = whole(open_page("tradeoffs", tmp_path, ds="digits", protocol=other))
+    assert len(at.dataframe[0].value) == 1
+
+
+def test_printed_times_stand_against_printed_accuracies(open_page, empty) -> None:
+    axes = {"x": "Seconds per step", "y": "Clean accuracy (%)"}
+    frame = whole(open_page("tradeoffs", empty, ds="imagenet", **axes)).dataframe[0].value
+    found = {(row.arch, row.x, row.y) for row in frame.itertuples()}
+    printed = load_reported()
+    printed = printed[printed["table"] == 3].set_index(["method", "student_or_arch"])
+    times = printed[printed["metric"] == "sec_per_iter"]["value"]
+    accuracies = printed[printed["metric"] == "top1"]["value"]
+    assert {(x, y) for _, x, y in found} == {(times[key], accuracies[key]) for key in times.index}
+    assert len(found) == 4
+
+
 def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_store) -> None:
     results, ids = small_store
     at = whole(open_page("run", results, run=ids["a"]))
@@ -164,6 +201,33 @@ def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_
     assert stages["attacked"].iloc[0] == 40
     classes = next(frame.value for frame in at.dataframe if "under attack" in frame.value)
     assert classes["n"].sum() == 40
+
+
+def test_a_run_page_shows_its_own_protocol_first_and_names_the_others(
+    open_page, measured_again
+) -> None:
+    results, run_id = measured_again
+    at = whole(open_page("run", results, run=run_id))
+    choice = at.selectbox(key="evaluation-choice")
+    assert choice.value == "e" * 12
+    assert choice.options[0].startswith("Linf 0.15, AutoAttack, n = 40 (2026-01-02 03:06 UTC")
+    assert choice.options[1].startswith("Linf 0.02, AutoAttack, n = 40 (2026-01-02 03:30 UTC")
+    at = whole(open_page("run", results, run=run_id, evaluation="f" * 12))
+    assert at.selectbox(key="evaluation-choice").value == "f" * 12
+    assert "**Linf 0.02, AutoAttack" in words(at).replace("\\", "")
+
+
+def test_an_evaluation_of_a_part_of_the_images_says_so(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT")
+    assert "partial" not in words(whole(open_page("run", tmp_path, run=run_id)))
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, name="part", partial=True, n=20, attacks=["apgd-ce"])
+    Database(tmp_path).record(run)
+    text = words(whole(open_page("run", tmp_path, run=run_id, evaluation="part")))
+    assert "n = 20, partial" in text.replace("\\", "")
+    assert ":orange-badge[partial]" in text
 
 
 def test_a_run_that_kept_no_images_says_the_command_that_does(
@@ -201,6 +265,16 @@ def test_compare_shows_the_exact_test_of_the_stored_verdicts(open_page, small_st
     assert at.table[0].value.to_numpy().sum() == 40
 
 
+def test_runs_are_chosen_by_what_they_are(open_page, small_store) -> None:
+    results, ids = small_store
+    title = "IKL-AT, digits, resnet8, seed 1, " + ids["a"]
+    at = whole(open_page("compare", results, a=ids["a"], b=ids["b"]))
+    assert at.selectbox(key="a-choice").value == ids["a"]
+    assert title in at.selectbox(key="a-choice").options
+    assert "Both measured by: **Linf 0.15, AutoAttack, n = 40**" in words(at).replace("\\", "")
+    assert title in whole(open_page("tsne", results)).selectbox(key="a-choice").options
+
+
 def test_unlike_protocols_are_not_compared(open_page, store_run, tmp_path) -> None:
     ids = [store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in (1, 2)]
     evaluation = RunDirectory(tmp_path, ids[1]).evaluation("e" * 12)
@@ -227,6 +301,20 @@ def test_a_method_card_is_the_one_that_the_address_names(open_page, empty) -> No
     assert "IKL-AT" in [box.value.replace("\\", "") for box in at.header]
     assert at.latex
     assert "python -m harness run --method ikl" in words(at)
+
+
+def test_a_card_stays_open_when_the_list_is_narrowed(open_page, empty) -> None:
+    at = whole(open_page("methods", empty, m="trades", family="distillation"))
+    assert not at.warning
+    assert [box.value for box in at.header] == ["TRADES"]
+    assert "trades" not in list(at.dataframe[-1].value["name"])
+
+
+def test_runs_of_a_protocol_are_ranked_by_an_attack_as_papers_call_it(
+    open_page, small_store
+) -> None:
+    text = words(whole(open_page("leaderboards", small_store[0], table="runs")))
+    assert "Ranked by AutoAttack;" in text
 
 
 def test_tsne_computes_when_asked(open_page, small_store) -> None:

@@ -8,9 +8,10 @@ import pytest
 from app import queries
 from harness.errors import UserError
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
 
 
-def test_runs_carry_the_newest_evaluation_and_the_last_epochs(small_store) -> None:
+def test_runs_carry_their_evaluation_and_the_last_epochs(small_store) -> None:
     results, ids = small_store
     runs = queries.runs(Database(results)).set_index("run_id")
     record = json.loads(
@@ -22,6 +23,35 @@ def test_runs_carry_the_newest_evaluation_and_the_last_epochs(small_store) -> No
     assert np.isnan(runs.loc[ids["running"], "robust"])
     assert runs["found"].tolist() == [4, 4, 4, 4]
     assert runs.index[0] == ids["failed"]
+
+
+def test_the_runs_own_protocol_stands_for_it_whatever_was_measured_later(measured_again) -> None:
+    results, run_id = measured_again
+    database = Database(results)
+    (row,) = queries.runs(database).to_dict("records")
+    assert (row["eps"], row["evaluation_id"]) == (0.15, "e" * 12)
+    assert queries.comparable(database)["evaluation_id"].tolist() == ["e" * 12]
+    found = [each["evaluation_id"] for each in queries.evaluations(database, run_id)]
+    assert found == ["e" * 12, "f" * 12]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("whole", {"eps": 0.02, "partial": False}),
+        ("stages", {"eps": 0.02, "partial": True, "attacks": ["apgd-ce", "apgd-t"]}),
+    ],
+)
+def test_of_other_protocols_whole_and_stronger_ones_are_shown(
+    store_run, store_evaluation, tmp_path, name, changes
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", status="started")
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, name=name, minute=5, **changes)
+    weaker = {"attacks": ["apgd-ce"], "partial": True}
+    store_evaluation(run, 1, name="weaker", minute=40, **{"eps": 0.02} | weaker)
+    Database(tmp_path).record(run)
+    assert queries.runs(Database(tmp_path))["evaluation_id"].tolist() == [name]
 
 
 @pytest.mark.parametrize(
