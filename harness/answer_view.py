@@ -14,8 +14,8 @@ from rich.text import Text
 from harness.store.asking import Answer
 
 
-def print_answer(answer: Answer, *, as_json: bool, as_csv: bool) -> None:
-    """As JSON objects, as CSV, or as a table as wide as the terminal."""
+def print_answer(answer: Answer, *, as_json: bool, as_csv: bool, wrap: bool = False) -> None:
+    """As JSON objects, as CSV, or as text; with ``wrap`` in a table of any width."""
     if as_json:
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         print(json.dumps(rows, indent=2, default=str))
@@ -24,10 +24,22 @@ def print_answer(answer: Answer, *, as_json: bool, as_csv: bool) -> None:
         writer.writerow(answer.columns)
         writer.writerows(answer.rows)
     else:
-        _print_table(answer, Console())
+        print_text(answer, Console(), wrap=wrap)
 
 
-def _print_table(answer: Answer, console: Console) -> None:
+def print_text(answer: Answer, console: Console, *, wrap: bool = False) -> None:
+    """As a table, or where it is wider than the console and does not wrap, each row vertically."""
+    table = _table(answer)
+    unlimited = console.options.update(width=sys.maxsize)
+    if wrap or console.measure(table, options=unlimited).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_vertically(answer, console)
+    count = len(answer.rows)
+    console.print(f"{count} row{'' if count == 1 else 's'}", style="dim", highlight=False)
+
+
+def _table(answer: Answer) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for place, name in enumerate(answer.columns):
         values = [row[place] for row in answer.rows]
@@ -36,6 +48,19 @@ def _print_table(answer: Answer, console: Console) -> None:
         table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
     for row in answer.rows:
         table.add_row(*("" if value is None else Text(str(value)) for value in row))
-    console.print(table)
-    count = len(answer.rows)
-    console.print(f"{count} row{'' if count == 1 else 's'}", style="dim", highlight=False)
+    return table
+
+
+def _print_vertically(answer: Answer, console: Console) -> None:
+    """One line a column; a terminal cuts a long one, a pipe gets it whole."""
+    widest = max(map(len, answer.columns))
+    for number, row in enumerate(answer.rows, 1):
+        console.print(Text(f"-[ {number} ]-", style="dim"))
+        for name, value in zip(answer.columns, row, strict=True):
+            first, *others = ("" if value is None else str(value)).splitlines() or [""]
+            lines = [Text.assemble((name.ljust(widest), "bold"), "  ", first)]
+            lines += [Text(" " * (widest + 2) + other) for other in others]
+            for line in lines:
+                if console.is_terminal:
+                    line.truncate(console.width, overflow="ellipsis")
+                console.print(line, soft_wrap=True)

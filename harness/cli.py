@@ -201,6 +201,8 @@ def evaluate(
     directory = _as_run(results, source)
     if directory is None and dataset is None:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    if directory is not None:
+        _check_own(directory, {"--dataset": dataset, "--arch": arch, "--weights": weights})
     stored = (directory.record.get("config") or {}).get("evaluation", {}) if directory else {}
     default = stored if directory else {"eps": listing.default_eps(str(dataset))}
     protocol = resolve.evaluation(default, overrides, set_ or ())
@@ -326,12 +328,14 @@ def main() -> None:
 
 def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     """The evaluation settings among a command's options, under their configuration names."""
-    attacks = given["attacks"]
-    largest = max(curves.radii(given["eps"])) if given["eps"] else None
+    largest = max(curves.radii(given["eps"])) if given["eps"] is not None else None
+    settings = [text.partition("=")[0].strip() for text in given["set_"] or ()]
+    if largest is not None and {"eps", "evaluation.eps"} & set(settings):
+        raise UserError("--eps and --set evaluation.eps are both given: leave one out")
     return {
         "norm": given["norm"],
         "eps": largest or None,
-        "attacks": attacks and tuple(name.strip() for name in attacks.split(",")),
+        "attacks": given["attacks"],
         "limit": given["eval_limit"],
         "workers": given["workers"],
         "save_adversarial": given["save_adversarial"],
@@ -340,7 +344,7 @@ def _protocol(given: dict[str, Any]) -> dict[str, Any]:
 
 def _radii(protocol: EvalConfig, eps: str | None) -> list[EvalConfig]:
     """The protocol at each radius that was asked for, the largest last."""
-    return curves.protocols(protocol, curves.radii(eps)) if eps else [protocol]
+    return [protocol] if eps is None else curves.protocols(protocol, curves.radii(eps))
 
 
 def _as_run(results: Path, source: str) -> RunDirectory | None:
@@ -348,6 +352,17 @@ def _as_run(results: Path, source: str) -> RunDirectory | None:
     if ":" in source or Path(source).is_file():
         return None
     return find_run(results, source)
+
+
+def _check_own(directory: RunDirectory, given: dict[str, object]) -> None:
+    """A stored run has its own model and data set; naming these as they are does no harm."""
+    own = {"--dataset": directory.record["dataset"], "--arch": directory.record.get("arch")}
+    other = [name for name, value in given.items() if value not in (None, own.get(name))]
+    if other:
+        raise UserError(
+            f"{' and '.join(other)} given, but {directory.run_id} is a stored run, which has its "
+            "own model and data set: leave that out"
+        )
 
 
 def _announce(config: RunConfig, reporter: Reporter) -> None:

@@ -79,7 +79,7 @@ def sql(
         answer = ask(results, query)
     else:
         raise UserError("nothing is asked: give an SQL statement, or --schema")
-    print_answer(answer, as_json=as_json, as_csv=as_csv)
+    print_answer(answer, as_json=as_json, as_csv=as_csv, wrap=show_schema)
 
 
 @import_.command("robustbench")

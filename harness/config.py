@@ -59,6 +59,15 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any, info: ValidationInfo) -> Any:
+        # What the database's columns hold of seeds, and of counts.
+        largest = 2 ** (63 if info.field_name == "seed" else 31) - 1
+        if isinstance(value, int) and value > largest:
+            raise ValueError(f"at most {largest}")
+        return value
+
 
 class Section(Strict):
     """Base of all parts of the configuration."""
@@ -302,6 +311,12 @@ class EvalConfig(Section):
     device_batch: int | None = cost(None, ge=1)
     workers: int = cost(1, ge=1)
     save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _named_with_commas(cls, attacks: Any) -> Any:
+        is_text = isinstance(attacks, str)
+        return tuple(filter(None, map(str.strip, attacks.split(",")))) if is_text else attacks
 
     @field_validator("eps")
     @classmethod

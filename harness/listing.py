@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ def rows(
 
 
 def print_rows(kind: str, listed: list[Row], console: Console) -> None:
-    """The rows as a table as wide as the terminal, and below it the notes that rows carry."""
+    """The rows as a table, and below it the notes that rows carry.
+
+    On a terminal cells wrap between words. Elsewhere, and where the words do not fit, a row is one
+    line.
+    """
     if not listed:
         console.print(f"no {kind}")
         return
@@ -58,14 +63,23 @@ def print_rows(kind: str, listed: list[Row], console: Console) -> None:
         for name in listed[0]
         if name != "note" and any(row[name] is not None for row in listed)
     ]
-    for number, name in enumerate(columns):
-        table.add_column(name.replace("_", " "), no_wrap=number == 0, overflow="fold")
+    for name in columns:
+        cells = [name.replace("_", " "), *(_shown(name, row[name]) for row in listed)]
+        words = [word for cell in cells for word in cell.split()]
+        longest = max(map(len, words))
+        table.add_column(cells[0], min_width=longest, no_wrap=longest == max(map(len, cells)))
     for row in listed:
         table.add_row(*(_shown(name, row[name]) for name in columns))
-    console.print(table)
+    unlimited = console.options.update(width=sys.maxsize)
+    least, whole = console.measure(table, options=unlimited)
+    wraps = console.is_terminal and least <= console.width
+    if not wraps:
+        table.width = whole
+    console.print(table, crop=False)
     for row in listed:
         if row.get("note"):
-            console.print(f"note on {row[columns[0]]}: {row['note']}", highlight=False)
+            note = f"note on {row[columns[0]]}: {row['note']}"
+            console.print(note, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _shown(name: str, value: Any) -> str:

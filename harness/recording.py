@@ -89,12 +89,30 @@ def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> 
 
 
 def training_header(
-    config: RunConfig, data: Dataset, device: torch.device, processes: Processes
+    config: RunConfig, method: Method, data: Dataset, device: torch.device, processes: Processes
 ) -> dict[str, Any]:
     """What run.json says of the training, and what a later evaluation must not overwrite."""
     return {
         "partial": config.data.train_limit is not None or not data.train.complete,
         "train_sha256": data.train.sha256,
         "test_sha256": data.test.sha256,
+        "method_sha256": method_sha256(method),
         "provenance": provenance.collect(device) | {"processes": processes.count},
     }
+
+
+def method_sha256(method: Method) -> str:
+    """A hash of the method's code: its task's and parameters' files, and what they import of it."""
+    return provenance.source_sha256(method.task.__module__, method.params.__module__)
+
+
+def other_code(directory: RunDirectory, method: Method) -> str | None:
+    """A sentence if the run was trained, or begun, with other code of its method."""
+    before = directory.record.get("method_sha256") if directory.exists else None
+    if before in (None, method_sha256(method)):
+        return None
+    return (
+        f"note: the code of {method.card.title} is not what {directory.run_id} was trained with, "
+        f"and a run's name does not tell code apart: remove {directory.path}, or give another "
+        "--results, to train it anew"
+    )

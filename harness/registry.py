@@ -70,13 +70,23 @@ class Registry(Generic[T]):
         """The entry of that name.
 
         Raises:
-            UserError: no entry has the name; the message names the nearest ones.
+            UserError: no entry has the name, and the message names the nearest ones; or the entry
+                cannot be imported, and the message names its file.
         """
         target = self._targets.get(name)
         if target is None:
             raise UserError(unknown_name(self.kind, name, self.names()))
         module_name, _, attribute = target.partition(":")
-        return cast(T, getattr(importlib.import_module(module_name), attribute))
+        try:
+            return cast(T, getattr(importlib.import_module(module_name), attribute))
+        except UserError:
+            raise
+        except Exception as error:  # a file that somebody adds can raise anything
+            kind_of_error = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(
+                f"{self.kind} {name!r} cannot be loaded from {file_of(module_name)} "
+                f"({kind_of_error}): mend that file or take it away"
+            ) from error
 
     @cached_property
     def _targets(self) -> dict[str, str]:
@@ -100,6 +110,15 @@ class Registry(Generic[T]):
             for point in importlib.metadata.entry_points(group=self._entry_points):
                 add(point.name, point.value)
         return targets
+
+
+def file_of(module_name: str) -> str:
+    """The file of a module that need not be importable, or its name where no file is found."""
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception:  # of the package that holds it
+        spec = None
+    return (spec and spec.origin) or module_name
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

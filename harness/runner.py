@@ -32,7 +32,7 @@ from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.processes import ALONE, Processes
 from harness.progress import Reporter, TrainingProgress
-from harness.recording import header, recorded, training_header
+from harness.recording import header, other_code, recorded, training_header
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from harness.teacher import Teacher, prepare_teacher, teaching, unchanged
@@ -97,9 +97,13 @@ def run(
     described |= header(config, method, passed)
     supplies = Supplies(data, generated, teacher, processes)
     with directory.lock(wait=wait):
-        if not directory.model_path.exists():
+        if note := other_code(directory, method):
+            reporter.line(note)
+        if directory.model_path.exists():
+            reporter.line(f"{config.run_id} is trained already")
+        else:
             check_images(directory, data.train)
-            described |= training_header(config, data, device, processes)
+            described |= training_header(config, method, data, device, processes)
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
             model = trained_model(config, method, supplies, directory, reporter, device)
@@ -155,6 +159,9 @@ def evaluate_run(
     if not directory.model_path.exists():
         raise UserError(f"run {directory.run_id} has no trained model yet: finish it with `run`")
     where = choose_device(device)
+    stored = ((record.get("config") or {}).get("data") or {}).get("root")
+    if root is None and stored and Path(stored).is_dir():
+        root = Path(stored)
     data = load_dataset(record["dataset"], root)
     check_limit(evaluation, data.test)
     with directory.lock(), recorded(directory, {}):

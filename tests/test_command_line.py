@@ -152,6 +152,14 @@ def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored: Path) -> 
     assert rows["eps"].tolist() == pytest.approx([0.05, 0.15])
 
 
+def test_a_stored_run_has_its_own_model_and_data_set(stored: Path) -> None:
+    command = ["evaluate", run_id(stored), "--attacks", "", "--results", str(stored)]
+    told = refused(*command, "--dataset", "cifar100", "--arch", "resnet8", "--weights", "w.pt")
+    assert "--dataset and --weights given" in told
+    ended = harness(*command, "--dataset", "digits", "--eval-limit", "12")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_rebuilt_database_holds_the_same(stored: Path) -> None:
     before = Database(stored).query("select * from metrics order by all")
     (stored / "harness.duckdb").unlink()
@@ -181,6 +189,10 @@ def test_a_checkpoint_file_is_evaluated(stored: Path, tmp_path: Path) -> None:
         (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
         (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
         (["run", "--method", "trades", "--eps=-1"], "no radius"),
+        (["run", "--method", "trades", "--eps", ""], "no radius"),
+        (["run", "--method", "trades", "--eps", "0.1", "--set", "evaluation.eps=0.2"], "leave one"),
+        (["run", "--method", "trades", "--seed", str(2**63)], f"at most {2**63 - 1}"),
+        (["run", "--method", "trades", "--train-limit", "2000"], "has 1437 training images"),
         (["run", "--method", "trades", "--eps", "300/255"], "evaluation.eps"),
         (["run", "--method", "trades", "--eval-limit", "361"], "360 test images"),
         (
@@ -261,3 +273,32 @@ def test_a_loss_that_turns_nan_names_the_step_and_keeps_the_last_checkpoint(tmp_
     record = json.loads(next(tmp_path.rglob("run.json")).read_text())
     assert record["status"] == "error"
     assert not list(tmp_path.rglob("model.pt"))
+
+
+def test_sql_and_lists_can_be_read_in_a_pipe_of_80_columns(stored: Path) -> None:
+    run = run_id(stored)
+    arguments = "--results", str(stored)
+    rows = harness("sql", "select * from runs", *arguments, COLUMNS="80").stdout.splitlines()
+    assert rows[0] == "-[ 1 ]-"
+    assert re.fullmatch(rf"run_id +{run}", rows[1])
+    listed = harness("list", "runs", *arguments, COLUMNS="80").stdout.splitlines()
+    assert len(listed) == 2
+    assert listed[1].startswith(run)
+    recipes = harness("list", "recipes", COLUMNS="40").stdout
+    assert re.search(r"^table2/\S+ +\S+ +cifar100 +wrn-34-10 +\d+ +\d+ *$", recipes, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select timestamptz '2026-01-02 03:04:05+00' t, sum(3) as n, 1 as n",
+        "select [timestamptz '2026-01-02 03:04:05+00'] t, 3 as n -- in a list",
+        "with a as (select timestamptz '2026-01-02 03:04:05+00' t) select t, 3 as n from a;",
+    ],
+)
+def test_sql_shows_times_with_their_zone(stored: Path, query: str) -> None:
+    ended = harness("sql", query, "--results", str(stored), "--json", TZ="UTC")
+    assert ended.returncode == 0, ended.stderr
+    (row,) = json.loads(ended.stdout)
+    assert "2026-01-02 03:04:05+00" in row["t"]
+    assert row["n"] in (1, 3)

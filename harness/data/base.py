@@ -247,8 +247,16 @@ def limit_train(train: S, limit: int) -> S:
 
     They are the first of a permutation with seed 0, so that a smaller limit's images are among a
     larger one's; classes are as balanced as a random draw leaves them.
+
+    Raises:
+        UserError: there are not so many.
     """
-    if limit >= len(train):
+    if limit > len(train):
+        raise UserError(
+            f"data.train_limit is {limit}, but {train.info.name} has {len(train)} training images: "
+            "ask for fewer, or for no limit"
+        )
+    if limit == len(train):
         return train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     return train.take(order[:limit], complete=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from harness.models.checkpoint import (
 )
 from harness.models.normalize import Normalized
 from harness.models.zoos import ZOOS, Loaded
+from harness.provenance import source_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
@@ -66,7 +66,7 @@ def load_external(
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
         ``sha256`` of the file of weights, or of the state dict where there is no single file, and
-        of a function ``code_sha256``, that of the file it is defined in.
+        of a function ``code_sha256``, that of its module as ``source_sha256`` takes it.
 
     Raises:
         UserError: the model cannot be had, or does not fit the data set.
@@ -98,7 +98,7 @@ def load_external(
         "normalize": statistics and {"mean": list(statistics[0]), "std": list(statistics[1])},
     }
     if is_function:
-        facts["code_sha256"] = code_sha256(spec.partition(":")[0])
+        facts["code_sha256"] = source_sha256(scheme)
     return model, facts
 
 
@@ -108,7 +108,15 @@ def load_model_file(path: Path) -> nn.Module:
     Raises:
         UserError: the file cannot be read or is no such model.
     """
-    content = read_checkpoint(path)
+    try:
+        content = read_checkpoint(path)
+    except UserError as error:
+        if error.__cause__ is None:
+            raise
+        raise UserError(
+            f"{path} of a run is damaged ({type(error.__cause__).__name__}): restore it from a "
+            "copy, or move the run's folder away and train it again with `run`"
+        ) from error
     if not is_own(content):
         raise UserError(f"{path} is not a model that a run saved: load it as an external model")
     loaded = from_own(content, path)
@@ -162,29 +170,28 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
     module_name, _, function = spec.partition(":")
     try:
         make = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a foreign module raises
+        absent = isinstance(error, ImportError | AttributeError)
+        remedy = "check the name and PYTHONPATH" if absent else "mend the module"
+        raise UserError(f"{spec} cannot be imported ({first_line(error)}): {remedy}") from error
+    if isinstance(make, nn.Module) or not callable(make):
         raise UserError(
-            f"{spec} cannot be imported ({first_line(error)}): check the name and PYTHONPATH"
+            f"{spec} is of type {type(make).__name__}, not a function: name a function without "
+            "arguments that returns an nn.Module"
+        )
+    try:
+        network = make()
+    except Exception as error:  # whatever a foreign function raises
+        raise UserError(
+            f"{spec} raised {first_line(error)} when it was called without arguments: it must take "
+            "no argument and return an nn.Module"
         ) from error
-    network = make()
     if not isinstance(network, nn.Module):
         raise UserError(f"{spec} returned a {type(network).__name__}: it must return an nn.Module")
     if weights is None:
         return Loaded(network, type(network).__name__, spec)
     statistics = load_weights(network, read_state(weights), str(weights))
     return Loaded(network, type(network).__name__, spec, statistics, file_sha256(weights))
-
-
-def code_sha256(module_name: str) -> str:
-    """The SHA-256 of the file that an imported module was read from; what it imports is not in it.
-
-    Raises:
-        UserError: there is no such file, so that nobody could say what was evaluated.
-    """
-    path = getattr(sys.modules[module_name], "__file__", None)
-    if path is None:
-        raise UserError(f"{module_name} has no file: put the function into a module that has one")
-    return file_sha256(Path(path))
 
 
 def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
@@ -197,16 +204,38 @@ def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
 
 
 def check_answers(model: nn.Module, info: DatasetInfo, source: str) -> None:
-    """A model must map the data set's images to one logit per class."""
+    """A model must map each of the data set's images to one logit per class."""
+    for count in (3, 1):  # attacks end with a single image, which `squeeze` takes for no batch
+        answer = answers(model, count, info, source)
+        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count:
+            kind = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise UserError(
+                f"{source} does not answer with logits [B, C] (it answers {count} "
+                f"image{'s' if count > 1 else ''} by {kind}): wrap it so that it does"
+            )
+        check_classes(answer.shape[1], info, source)
+
+
+def answers(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any:
+    """What a model answers to ``count`` gray images of the data set's shape."""
     size = info.image_size
     try:
         with torch.no_grad():
-            answer = model(torch.full((2, info.channels, size, size), 0.5))
+            return model(torch.full((count, info.channels, size, size), 0.5))
     except Exception as error:  # whatever a foreign network raises at a wrong shape
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        other = next((dtype for dtype in floats if dtype != torch.float32), None)
+        if other is not None:
+            raise UserError(
+                f"{source} has {str(other).removeprefix('torch.')} parameters and cannot take "
+                "images in float32: call .float() on the network before it is returned"
+            ) from error
+        if count == 1:
+            raise UserError(
+                f"{source} cannot take a single image ({first_line(error)}): "
+                "wrap it so that it does"
+            ) from error
         raise UserError(
             f"{source} cannot take {info.name} images of {info.channels}x{size}x{size} "
             f"({first_line(error)}): choose the data set that it was trained on"
         ) from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2:
-        raise UserError(f"{source} does not answer with logits [B, C]: wrap it so that it does")
-    check_classes(answer.shape[1], info, source)

@@ -72,15 +72,22 @@ class Database:
                 raise UserError(f"the database refuses the query: {error}") from error
 
     def fetch(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of a query, in Python's own types.
+        """Column names and rows of a query, in Python's own types; times with a zone are text.
 
         Raises:
             UserError: there is no database, or it is held for too long.
             duckdb.Error: it refuses the query.
         """
         with read_connection(self.path, self._wait_s) as connection:
-            rows = answered(connection, lambda: connection.execute(sql).fetchall())
-            return [column[0] for column in connection.description], rows
+            answered(connection, lambda: connection.execute(sql))
+            columns = [column[0] for column in connection.description]
+            # DuckDB makes Python's times of them only where pytz is installed.
+            zoned = ["WITH TIME ZONE" in str(column[1]) for column in connection.description]
+            if any(zoned):
+                cast = [f"CAST(#{n} AS VARCHAR)" if z else f"#{n}" for n, z in enumerate(zoned, 1)]
+                text = f"SELECT {', '.join(cast)} FROM ({sql.rstrip().rstrip(';')}\n)"
+                answered(connection, lambda: connection.execute(text))
+            return columns, answered(connection, connection.fetchall)
 
     def record(self, run: RunDirectory) -> None:
         """Bring the database's rows of one run to what its directory holds, in one transaction.

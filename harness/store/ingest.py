@@ -208,7 +208,7 @@ def _typed(table: Table, rows: list[dict[str, Any]], source: Path) -> pa.Table:
     try:
         values = [{c.name: _sql_value(row.get(c.name), c) for c in table.columns} for row in rows]
         return pa.Table.from_pylist(values, schema=arrow_schema(table))
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"a value in {source} has a wrong type ({error}): restore it") from error
 
 

@@ -27,6 +27,7 @@ from harness.store.verdicts import read_verdicts
 
 RECORD_VERSION = 1
 RUNS_FOLDER = "runs"
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
 
 class _Record:
@@ -227,6 +228,9 @@ def find_run(results: Path, name: str) -> RunDirectory:
 
 
 def _no_such_run(results: Path, name: str) -> str:
+    like_a_file = any(sign in name for sign in "/\\") or name.lower().endswith(WEIGHTS_SUFFIXES)
+    if like_a_file and not Path(name).is_file():
+        return f"there is no file or run {name!r}: check the path, or name a run in {results}"
     known = [directory.run_id for directory in list_runs(results)]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {len(known)} other runs."

@@ -1,11 +1,13 @@
 """Registries: lazy, collision-free, and helpful with a misspelt name."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from harness import listing
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -19,6 +21,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[int]:
     (package / "broken.py").write_text("raise RuntimeError('imported')\n")
     (package / "_helper.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("plugins_for_test")]:
+        monkeypatch.delitem(sys.modules, name)
     return Registry("plugin", packages=["plugins_for_test"], attribute="ENTRY")
 
 
@@ -33,6 +37,49 @@ def test_a_misspelt_name_is_answered_with_the_nearest(plugins: Registry[int]) ->
         plugins.get("first_on")
     with pytest.raises(UserError, match="known: broken, first-one"):
         plugins.get("qqq")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("raise RuntimeError('imported')\n", "RuntimeError: imported"),
+        ("raise RuntimeError('first\\nsecond')\n", "RuntimeError: first"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("ENTRY = (\n", r"SyntaxError: .*broken\.py, line 1\)"),
+        ("entry = 1\n", "AttributeError: module .* has no attribute 'ENTRY'"),
+    ],
+)
+def test_a_broken_file_is_named_when_it_is_asked_for(
+    plugins: Registry[int], tmp_path: Path, content: str, error: str
+) -> None:
+    file = tmp_path / "plugins_for_test" / "broken.py"
+    file.write_text(content)
+    message = rf"plugin 'broken' cannot be loaded from {re.escape(str(file))} \({error}\): mend"
+    with pytest.raises(UserError, match=message):
+        plugins.get("broken")
+    assert plugins.get("first-one") == 1
+
+
+def test_what_a_file_says_itself_is_kept(plugins: Registry[int], tmp_path: Path) -> None:
+    (tmp_path / "plugins_for_test" / "broken.py").write_text(
+        "from harness.errors import UserError\nraise UserError('install it')\n"
+    )
+    with pytest.raises(UserError, match=r"^install it$"):
+        plugins.get("broken")
+
+
+def test_a_wish_to_exit_is_no_fault(plugins: Registry[int], tmp_path: Path) -> None:
+    (tmp_path / "plugins_for_test" / "broken.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(SystemExit):
+        plugins.get("broken")
+
+
+def test_listing_methods_names_a_broken_file(
+    plugins: Registry[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.listing.METHODS", plugins)
+    with pytest.raises(UserError, match=r"broken\.py \(RuntimeError: imported\)"):
+        listing.rows("methods", results=Path("results"), table=None, method=None)
 
 
 def test_a_second_entry_of_one_name_is_refused(plugins: Registry[int]) -> None:

@@ -115,3 +115,27 @@ def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: boo
     else:
         asked()
     assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == 2
+
+
+def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:
+    wanted = ("apgd-ce", "square")
+    assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == wanted
+    assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == wanted
+    set_ = ["evaluation.attacks=apgd-ce,square"]
+    assert resolve("trades", assignments=set_).evaluation.attacks == wanted
+    assert evaluation({}, {"attacks": ""}, []).attacks == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "largest"),
+    [
+        ("seed", 2**63 - 1),
+        ("evaluation.seed", 2**63 - 1),
+        ("evaluation.chunk_size", 2**31 - 1),
+        ("data.train_limit", 2**31 - 1),
+    ],
+)
+def test_a_number_is_no_larger_than_the_database_can_hold(setting: str, largest: int) -> None:
+    resolve("trades", assignments=[f"{setting}={largest}"])
+    with pytest.raises(UserError, match=f"{setting} = .* at most {largest}"):
+        resolve("trades", assignments=[f"{setting}={largest + 1}"])

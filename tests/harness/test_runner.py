@@ -12,6 +12,7 @@ from harness.config import EvalConfig
 from harness.data import Dataset, ImageSet, load_dataset
 from harness.errors import UserError
 from harness.progress import Reporter
+from harness.registry import METHODS
 from harness.resolve import resolve
 from harness.runner import Outcome, evaluate_external, run
 from harness.store.rundir import RunDirectory
@@ -92,6 +93,93 @@ def test_a_training_goes_on_with_the_images_it_began_with_only(
     assert directory.record == before
     run(config, QUIET)
     assert len(directory.epochs()) == 2
+
+
+class Told(Reporter):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+METHOD = """
+from harness.method import Method, MethodCard, Params, StepOutput, Task
+from {package}.losses import weighted
+from torch.nn.functional import cross_entropy
+
+
+class Weighted(Task):
+    def loss(self, model, batch):
+        return StepOutput(weighted(cross_entropy(model(batch.x), batch.y)), {{}})
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="Weighted", family="natural", summary="s", formula="f", paper="p",
+        url="https://example.org", bibtex="@misc{{a}}",
+    ),
+    params=Params,
+    task=Weighted,
+    recipes={{"digits": lambda: {{}}}},
+)
+"""
+
+
+@pytest.mark.parametrize("edited", ["method.py", "losses.py"])
+def test_a_run_that_other_code_trained_is_not_given_without_a_word(
+    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"package_of_a_test_{edited[0]}"
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "method.py").write_text(METHOD.format(package=package))
+    (folder / "losses.py").write_text("def weighted(loss):\n    return 2 * loss\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(METHODS._targets, "weighted-of-a-test", f"{package}.method:METHOD")
+    config = resolve("weighted-of-a-test", options={**TINY, "results": tmp_path / "r"})
+
+    def told() -> str:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        reporter = Told()
+        run(config, reporter)
+        return "\n".join(reporter.lines)
+
+    assert "trained already" not in told()
+    again = told()
+    assert "is trained already" in again
+    assert "code" not in again
+    path = folder / edited
+    path.write_text(path.read_text() + "\n# another text\n")
+    assert "the code of Weighted is not what" in told()
+
+
+def test_an_evaluation_finds_the_images_where_the_run_had_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = run(resolve("vanilla", options={**TINY, "results": tmp_path}), QUIET)
+    directory = RunDirectory(tmp_path, outcome.run_id)
+    record = directory.record
+    roots: list[object] = []
+
+    def watched(name: str, root: Path | None = None) -> Dataset:
+        roots.append(root)
+        return load_dataset(name, root)
+
+    monkeypatch.setattr(runner, "load_dataset", watched)
+    gone, there = tmp_path / "gone", tmp_path / "there"
+    there.mkdir()
+    for stored, given in ((str(there), None), (str(gone), None), (str(there), gone)):
+        config = record["config"] | {"data": record["config"]["data"] | {"root": stored}}
+        directory.update(config=config)
+        protocol = EvalConfig(attacks=(), limit=10)
+        runner.evaluate_run(directory, protocol, given, "cpu", QUIET)
+    assert roots == [there, None, gone]
 
 
 FUNCTION = """

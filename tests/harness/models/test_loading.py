@@ -162,6 +162,13 @@ def test_file_that_no_run_saved(tmp_path):
         load_model_file(tmp_path / "bare.pt")
 
 
+def test_damaged_model_of_a_run(tmp_path):
+    path = saved(tmp_path / "model.pt", network())
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.pt of a run is damaged .*: restore it"):
+        load_model_file(path)
+
+
 class TestFunctions:
     """Specs of the kind package.module:function."""
 
@@ -173,7 +180,33 @@ class TestFunctions:
             "def pair(): return nn.Sequential(nn.Flatten(), nn.LSTM(192, 4))\n"
             "def maps(): return nn.Conv2d(3, 4, 3)\n"
             "def number(): return 3\n"
+            "def raises(): raise KeyError('width')\n"
+            "def needs(width): return linear()\n"
+            "def stops(): raise SystemExit(3)\n"
+            "def double(): return linear().double()\n"
+            "def half(): return linear().half()\n"
+            "class Rows(nn.Module):\n"
+            "    def __init__(self, rows):\n"
+            "        super().__init__()\n"
+            "        self.linear, self.rows = linear(), rows\n"
+            "    def forward(self, x): return self.linear(x)[: self.rows]\n"
+            "class Squeezed(Rows):\n"
+            "    def forward(self, x): return self.linear(x).squeeze()\n"
+            "class Casting(Rows):\n"
+            "    def forward(self, x): return self.linear.double()(x.double()).float()\n"
+            "def one_row(): return Rows(1)\n"
+            "def two_rows(): return Rows(2)\n"
+            "def squeezed(): return Squeezed(0)\n"
+            "class Pairs(Rows):\n"
+            "    def forward(self, x): return self.linear(x) + 0 * x[1, 0, 0, 0]\n"
+            "def pairs(): return Pairs(0)\n"
+            "def casting(): return Casting(0)\n"
+            "WIDTH = 3\n"
+            "INSTANCE = linear()\n"
         )
+        (tmp_path / "my_typo.py").write_text("def linear(:\n")
+        (tmp_path / "my_setup.py").write_text("raise RuntimeError('no licence\\nfound')\n")
+        (tmp_path / "my_exit.py").write_text("raise SystemExit(3)\n")
         monkeypatch.syspath_prepend(tmp_path)
         yield
         sys.modules.pop("my_networks", None)
@@ -200,8 +233,32 @@ class TestFunctions:
             ("my_networks:number", "returned a int: it must return an nn.Module"),
             ("my_networks:pair", "does not answer with logits"),
             ("my_networks:maps", "does not answer with logits"),
+            ("my_networks:one_row", r"logits .*it answers 3 images by \[1, 4\].*: wrap it"),
+            ("my_networks:two_rows", r"logits .*it answers 3 images by \[2, 4\].*: wrap it"),
+            ("my_networks:squeezed", r"logits .*it answers 1 image by \[4\].*: wrap it"),
+            ("my_networks:pairs", r"cannot take a single image \(IndexError: .*\): wrap it"),
+            ("my_networks:raises", "raises raised KeyError: 'width' .*: it must take no argument"),
+            ("my_networks:needs", "raised TypeError: .*argument: 'width' .*: it must take no arg"),
+            ("my_networks:WIDTH", "WIDTH is of type int, not a function: name a function without"),
+            ("my_networks:INSTANCE", "INSTANCE is of type Sequential, not a function: name a func"),
+            ("my_networks:double", r"double has float64 parameters.*: call \.float\(\)"),
+            ("my_networks:half", r"half has float16 parameters.*: call \.float\(\)"),
+            (
+                "my_typo:linear",
+                r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): mend",
+            ),
+            ("my_setup:linear", r"cannot be imported \(RuntimeError: no licence\): mend"),
         ],
     )
     def test_faults(self, spec, message):
         with pytest.raises(UserError, match=message):
             load(spec)
+
+    @pytest.mark.parametrize("spec", ["my_networks:stops", "my_exit:linear"])
+    def test_a_wish_to_exit_is_no_fault(self, spec):
+        with pytest.raises(SystemExit):
+            load(spec)
+
+    def test_network_that_computes_in_float64_by_itself(self, x):
+        loaded, _ = load("my_networks:casting")
+        assert loaded(x).dtype == torch.float32

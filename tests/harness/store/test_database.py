@@ -207,6 +207,7 @@ DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
     "verdicts.parquet is missing": lambda run: run.evaluation("e1").verdicts_path.unlink(),
     "a value in .* has a wrong type": lambda run: run.update(seed="three"),
     "wrong type": lambda run: run.update(started_at="yesterday"),
+    "wrong type .*(too large|too big)": lambda run: run.update(seed=10**20),
     "metrics in": lambda run: run.update(metrics=[1]),
 }
 
