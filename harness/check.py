@@ -25,6 +25,7 @@ from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.errors import UserError
 from harness.evaluation.statistics import PairedComparison, compare_paired
+from harness.evaluation.workers import with_threads
 from harness.progress import Reporter
 from harness.resolve import resolve, validated
 from harness.runner import run
@@ -35,6 +36,8 @@ FORMAT = "divergence-bench baseline 1"
 # Signs of a verdict: it survived, it was wrong before any attack, or the n-th attack broke it.
 ROBUST, WRONG = ".", "x"
 UNTOLD = "not told"
+# A float32 training ends in another network with other threads, which looked like a regression.
+THREADS = 1
 
 DEFAULT_GOLDEN: dict[str, JsonValue] = {
     "training.precision": "float64",
@@ -207,9 +210,9 @@ def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) ->
 def environment() -> dict[str, JsonValue]:
     """What a result's last digits depend on."""
     facts = provenance.collect("cpu")
-    packages = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
-    told = {name: facts[name] for name in ("python", "platform", "cpu", "num_threads")}
-    return {**packages, **told}
+    told = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
+    told |= {name: facts[name] for name in ("python", "platform", "cpu")}
+    return told | {"num_threads": THREADS}
 
 
 def configs(baseline: Baseline, checked: CheckedRun, results: Path) -> tuple[RunConfig, RunConfig]:
@@ -367,7 +370,8 @@ def check(baseline: Baseline, results: Path, reporter: Reporter) -> list[Result 
     for number, checked in enumerate(baseline.runs, 1):
         reporter.line(f"[{number}/{len(baseline.runs)}] {checked.name}")
         try:
-            found.append(measure(baseline, checked, results, reporter))
+            with with_threads(THREADS):
+                found.append(measure(baseline, checked, results, reporter))
         except Exception as error:
             # A method that no longer runs is a regression to report beside the others.
             found.append(f"{type(error).__name__}: {error}")

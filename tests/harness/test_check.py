@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from planted_faults import FAULTS
 
@@ -19,6 +20,7 @@ from harness.check import Baseline, Result, compare, configs, measure_golden, re
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.errors import UserError
+from harness.evaluation.workers import with_threads
 from harness.progress import Reporter
 
 ROOT = Path(__file__).parents[2]
@@ -378,3 +380,16 @@ def test_the_workflows_use_the_command() -> None:
         assert any("-m harness check --baseline" in command for command in commands)
         # An input in a command would be run by the shell.
         assert not any("${{" in command for command in commands)
+
+
+def test_the_check_computes_on_one_thread_whatever_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    baseline = read_baseline(BASELINE)
+    seen: list[int] = []
+    monkeypatch.setattr(gate, "measure", lambda *_: seen.append(torch.get_num_threads()))
+    with with_threads(2):
+        gate.check(baseline, tmp_path, QUIET)
+        assert torch.get_num_threads() == 2
+        assert gate.environment()["num_threads"] == baseline.environment["num_threads"] == 1
+    assert set(seen) == {1}
