@@ -340,9 +340,8 @@ def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:
 def _golden_text(golden: Golden, steps: int) -> str:
     if golden.was is None or golden.now is None or golden.step is None:
         return "the short training takes another number of steps than the baseline's"
-    where = f"loss of step {golden.step} of {steps}"
-    if golden.step > steps:
-        where = "mean margin of the resulting model"
+    at_step = f"loss of step {golden.step} of {steps}"
+    where = at_step if golden.step <= steps else "mean margin of the resulting model"
     return (
         f"training computes something else: the {where} is {golden.now:.6g}, in the baseline "
         f"{golden.was:.6g}"

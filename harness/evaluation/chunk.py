@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.config import AttackName
 from harness.evaluation.attacks import NO_TARGET
 from harness.evaluation.batching import Batching
-from harness.evaluation.forward import AttackModel, Judge, within_memory
+from harness.evaluation.forward import AttackModel, Judge, nobody, within_memory
 from harness.evaluation.judging import (
     NO_PREDICTION,
     confine,
@@ -247,7 +247,7 @@ class Attacker:
         By its rounding it may do so near a boundary, where the judge gets them right. The attacks
         leave such images alone, which would count as robust though nobody had attacked them.
         """
-        self.attacked.listener = lambda images: None
+        self.attacked.listener = nobody
         with torch.no_grad(), self.attacking():
             logits = self._fitted("clean", self.attacked.batching, len(x), lambda: self.attacked(x))
         return predict(logits) != y

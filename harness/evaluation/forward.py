@@ -16,7 +16,7 @@ Graph = tuple[Tensor, Tensor]
 T = TypeVar("T")
 
 
-def _nobody(images: int) -> None:
+def nobody(images: int) -> None:
     """Who listens to forward passes where nobody does."""
 
 
@@ -47,7 +47,7 @@ class AttackModel:
         *,
         layout: torch.memory_format = torch.contiguous_format,
         autocast: torch.dtype | None = None,
-        listener: Callable[[int], None] = _nobody,
+        listener: Callable[[int], None] = nobody,
     ) -> None:
         """See the class."""
         self.network = network

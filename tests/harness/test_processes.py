@@ -115,11 +115,6 @@ def test_every_method_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
     compare(2, tmp_path, [(name, {}) for name in METHODS.names()])
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_with_a_compiled_network(tmp_path: Path) -> None:
-    compare(2, tmp_path, [("ikl", {"training.compile": True})])
-
-
 def command(results: Path, *more: str) -> list[str]:
     options = {
         "--method": "kl",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distilling import TINY, Lines
 
 from harness import recording, runner
 from harness.config import EvalConfig
@@ -17,28 +18,13 @@ from harness.resolve import resolve
 from harness.runner import Outcome, evaluate_external, run
 from harness.store.rundir import RunDirectory
 
-TINY = {
-    "training.epochs": 2,
-    "training.batch_size": 32,
-    "training.monitor.every": 0,
-    "data.train_limit": 96,
-    "evaluation.limit": 10,
-    "evaluation.attacks": (),
-    "device": "cpu",
-}
 QUIET = Reporter(quiet=True)
-
-
-class StopAfterFirst(Reporter):
-    def line(self, text: str) -> None:
-        if text.startswith("epoch 1/"):
-            raise KeyboardInterrupt
 
 
 def test_a_further_evaluation_leaves_what_is_said_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {**TINY, "results": tmp_path}
+    options: dict[str, Any] = {**TINY, "evaluation.limit": 10, "results": tmp_path}
     first = run(resolve("vanilla", options=options), QUIET)
     directory = RunDirectory(tmp_path, first.run_id)
     before = directory.record
@@ -76,7 +62,7 @@ def test_a_training_goes_on_with_the_images_it_began_with_only(
 ) -> None:
     config = resolve("vanilla", options={**TINY, "results": tmp_path})
     with pytest.raises(KeyboardInterrupt):
-        run(config, StopAfterFirst(quiet=True))
+        run(config, Lines("epoch 1/"))
 
     def other(*arguments: Any) -> Dataset:
         data = load_dataset(*arguments)
@@ -93,15 +79,6 @@ def test_a_training_goes_on_with_the_images_it_began_with_only(
     assert directory.record == before
     run(config, QUIET)
     assert len(directory.epochs()) == 2
-
-
-class Told(Reporter):
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 METHOD = """
@@ -146,9 +123,9 @@ def test_a_run_that_other_code_trained_is_not_given_without_a_word(
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        reporter = Told()
+        reporter = Lines()
         run(config, reporter)
-        return "\n".join(reporter.lines)
+        return "\n".join(reporter.said)
 
     assert "trained already" not in told()
     again = told()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distilling import Lines
+from distilling import TINY, Lines
 
 from harness.errors import UserError
 from harness.progress import Reporter
@@ -14,15 +14,6 @@ from harness.resolve import resolve
 from harness.runner import run
 from harness.store.rundir import RunDirectory
 
-TINY = {
-    "training.epochs": 2,
-    "training.batch_size": 32,
-    "training.monitor.every": 0,
-    "data.train_limit": 96,
-    "evaluation.limit": 10,
-    "evaluation.attacks": (),
-    "device": "cpu",
-}
 AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch": 3}
 
 
