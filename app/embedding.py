@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.models.loading import load_model_file
 from harness.seeding import seeded_generator
 from harness.store.rundir import RunDirectory
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.modes import attack_mode, frozen_parameters
 from harness.training.schedules import InnerSchedule
 
@@ -158,7 +158,7 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int
                 return cross_entropy(logits, labels, reduction="sum")
 
             start = InnerAttackConfig(start="uniform")
-            parts.append(maximise(model, objective, images, schedule, start, generator))
+            parts.append(pgd(model, objective, images, schedule, start, generator))
     return torch.cat(parts)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import streamlit as st
 from pandas.io.formats.style import Styler
 
-from app.shared import download_name
+from app.components import download_name
 from app.tabular import Shown
 
 PIXELS_A_SIGN, PIXELS_A_BOLD_SIGN, PIXELS_AROUND, WIDEST = 7, 8, 24, 240

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.shared import data_line, sentences
+from app.components import data_line, sentences
 
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
-from harness.evaluation.compare import Evaluated
+from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
 
 # The finished evaluation that stands for a run: by the protocol that the run itself was given, else

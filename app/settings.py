@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.config import flat
 from harness.errors import UserError
-from harness.resolve import resolve
+from harness.experiment.resolve import resolve
 
 
 def settings_table(run: dict[str, Any]) -> pd.DataFrame:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import pandas as pd
 
 from leaderboards.badges import DISPUTED, FLAGGED, LOGGED, PRINTED, ROBUSTBENCH
+from leaderboards.ranking import Entry
 from leaderboards.render.latex import escape
 from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
-from leaderboards.rendered import (
+from leaderboards.table import (
     OURS_ROW,
     PUBLISHED_ROW,
     Cell,
+    Column,
     Number,
-    RenderedColumn,
-    RenderedRow,
-    RenderedTable,
+    Row,
+    Table,
 )
-from leaderboards.standing import Entry
 
 PRINTED_ORDER = "as printed"
 UNDERLINED = "†"
@@ -44,7 +44,7 @@ class Filters:
     words: str = ""
     facts: Mapping[str, Sequence[str]] | None = None
 
-    def fits(self, row: RenderedRow) -> bool:
+    def fits(self, row: Row) -> bool:
         """Whether the row is to be shown."""
         text = " ".join([*row.labels, row.group, *row.facts.values()]).lower()
         if self.words not in text:
@@ -55,13 +55,13 @@ class Filters:
         )
 
 
-def known_facts(table: RenderedTable, name: str) -> list[str]:
+def known_facts(table: Table, name: str) -> list[str]:
     """The values that a fact has in a table, in order of appearance."""
     values = [value for row in table.rows for value in row.facts.get(name, "").split(",")]
     return [value for value in dict.fromkeys(values) if value]
 
 
-def chosen_rows(table: RenderedTable, filters: Filters, sort: str) -> list[RenderedRow]:
+def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
     """The rows that fit: as printed, or best first by the column whose title is ``sort``.
 
     Sections stay together; a row without the number goes to its section's end.
@@ -72,7 +72,7 @@ def chosen_rows(table: RenderedTable, filters: Filters, sort: str) -> list[Rende
         return rows
     groups = list(dict.fromkeys(row.group for row in rows))
 
-    def place(row: RenderedRow) -> tuple[int, bool, float]:
+    def place(row: Row) -> tuple[int, bool, float]:
         number = best_number(row.cells.get(column.key))
         if number is None:
             return groups.index(row.group), True, 0.0
@@ -102,7 +102,7 @@ class Shown:
     help: dict[str, str]
 
 
-def shown(table: RenderedTable, rows: Sequence[RenderedRow], *, printed: bool, ours: bool) -> Shown:
+def shown(table: Table, rows: Sequence[Row], *, printed: bool, ours: bool) -> Shown:
     """The cells of some rows, with the printed numbers, ours, or both side by side."""
     cells: dict[str, list[str]] = {}
     bold: dict[str, list[bool]] = {}
@@ -155,7 +155,7 @@ def _side(cell: Cell | None, side: str) -> Number | None:
     return cell.ours if side == "ours" else cell.printed or cell.logged
 
 
-def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn) -> str:
+def number_text(number: Number | None, row: Row, column: Column) -> str:
     """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
     if number is None:
         return ""
@@ -168,7 +168,7 @@ def number_text(number: Number | None, row: RenderedRow, column: RenderedColumn)
     return text
 
 
-def _help(column: RenderedColumn, side: str, numbers: Sequence[Number | None]) -> str:
+def _help(column: Column, side: str, numbers: Sequence[Number | None]) -> str:
     """What a column's numbers are, where they are from and what stands beside them."""
     there = [number for number in numbers if number is not None]
     badges = {number.badge for number in there}
@@ -188,7 +188,7 @@ def _help(column: RenderedColumn, side: str, numbers: Sequence[Number | None]) -
     return " ".join(told)
 
 
-def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
+def evidence(table: Table, row: Row) -> list[str]:
     """What a reader must know of a row's numbers, a sentence each."""
     told = list(row.notes)
     for column in table.columns:
@@ -206,7 +206,7 @@ def evidence(table: RenderedTable, row: RenderedRow) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def run_ids(row: RenderedRow) -> list[str]:
+def run_ids(row: Row) -> list[str]:
     """The runs that a row's numbers are from."""
     found = [
         run for cell in row.cells.values() for number in cell.numbers for run in number.run_ids

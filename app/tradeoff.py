@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from app.shared import records
-from app.words import protocol_text
-from harness.evaluation.statistics import wilson_interval
+from app.components import records
+from app.labels import protocol_text
+from harness.evaluation.analysis.statistics import wilson_interval
 from leaderboards.badges import MEANINGS, PRINTED, REPRODUCED, SMALL
 from leaderboards.names import dataset_name
 from leaderboards.paper import TABLES
+from leaderboards.printed import load_reported
 from leaderboards.protocols import PAPER_EPS, STANDARD_ATTACKS
-from leaderboards.reported import load_reported
-from leaderboards.standing import arch_text
+from leaderboards.ranking import arch_text
 
 
 class Axis(NamedTuple):

@@ -9,9 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
+from app.components import ask, one_of, plain, records, results_folder, with_results
 from app.gallery import adversarial_images, class_names
-from app.shared import ask, one_of, plain, records, results_folder, with_results
-from app.words import stage_title
+from app.labels import stage_title
 from harness.errors import UserError
 from leaderboards.protocols import attacks_of
 

@@ -30,9 +30,9 @@ from streamlit.testing.v1 import AppTest
 from app import queries
 from app.launch import MAIN, RESULTS_VARIABLE
 from harness.store.database import Database
-from leaderboards.assembly import table
-from leaderboards.measured import MEASURED, METRICS
-from leaderboards.peers import LIKE
+from leaderboards.build import table
+from leaderboards.like_runs import LIKE
+from leaderboards.results import MEASURED, METRICS
 from leaderboards.summary import run_summary
 
 LIMITS_S = {"queries": 0.2, "leaderboards": 1.0, "pages": 2.0}

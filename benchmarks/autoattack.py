@@ -57,12 +57,12 @@ from torch.nn.functional import cross_entropy
 from harness.config import EvalConfig, InnerAttackConfig
 from harness.data import ImageSet, load_dataset
 from harness.data.augment import random_crop, random_flip
+from harness.evaluation.attack.protocol import chunk_seed
 from harness.evaluation.driver import evaluate
-from harness.evaluation.protocol import chunk_seed
 from harness.models import build_model
 from harness.models.normalize import Normalized
 from harness.store.rundir import RunDirectory
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.schedules import InnerSchedule
 
 RATIO_WANTED = 1.8
@@ -120,7 +120,7 @@ def adversarial_training(
             def objective(logits: Tensor, y: Tensor = y) -> Tensor:
                 return cross_entropy(logits, y, reduction="sum")
 
-            adversarial = maximise(network, objective, x, inner, config, noise)
+            adversarial = pgd(network, objective, x, inner, config, noise)
             optimizer.zero_grad()
             cross_entropy(network(adversarial), y).backward()
             optimizer.step()

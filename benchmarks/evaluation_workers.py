@@ -32,10 +32,10 @@ import torch
 from autoattack import EPS, TRAIN_IMAGES, robust_network
 from torch import nn
 
-from harness.cluster import Cluster, chunks_on
 from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
 from harness.evaluation.driver import evaluate
+from harness.experiment.cluster import Cluster, chunks_on
 from harness.store.rundir import RunDirectory
 
 RATIO_WANTED = 1.8

@@ -41,10 +41,10 @@ from plain_step import PlainStep, StepSettings
 from torch import Tensor
 
 from harness.data.loader import Loader
+from harness.experiment.resolve import resolve
 from harness.method import Batch, TaskContext
 from harness.models import build_model
 from harness.registry import METHODS
-from harness.resolve import resolve
 from harness.store.rundir import RunDirectory
 from harness.training.loop import Trainer
 from harness.training.schedules import inner_schedule

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from harness.step_timing import Plan, text, time_methods
+from harness.experiment.step_timing import Plan, text, time_methods
 
 METHODS = ("kd", "dkd", "ikl-kd")
-ALONE, TO_ALONE, TO_FORWARD = "vanilla", 1.15, 0.6
+SINGLE_PROCESS, TO_ALONE, TO_FORWARD = "vanilla", 1.15, 0.6
 
 
 def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -41,7 +41,7 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     for method in METHODS:
         table = seconds[method, "table"]
         found[method] = {
-            "to_own_step": float((table / seconds[ALONE, None]).median()),
+            "to_own_step": float((table / seconds[SINGLE_PROCESS, None]).median()),
             "to_forward": float((table / seconds[method, "forward"]).median()),
         }
     return found
@@ -73,7 +73,7 @@ def main() -> int:
         device=options.device,
         data_root=Path("no-images-are-needed"),
     )
-    result = time_methods([ALONE, *METHODS], plan)
+    result = time_methods([SINGLE_PROCESS, *METHODS], plan)
     found = ratios(result)
     if options.json:
         print(json.dumps(result | {"ratios": found}))

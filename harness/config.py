@@ -51,6 +51,12 @@ def parse_fraction(value: Any) -> Any:
     return value
 
 
+def eps_text(eps: float) -> str:
+    """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
+    steps = eps * 255
+    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
+
+
 Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
 
 

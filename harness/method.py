@@ -165,7 +165,7 @@ class TaskContext:
     train_labels: Tensor | None = None
 
 
-class StepView(Protocol):
+class LookaheadView(Protocol):
     """What the engine lets a task do before a step, without touching the network."""
 
     @property
@@ -232,7 +232,7 @@ class Task(nn.Module):
         """Those of the task's parameters that are optimised together with the model's: all."""
         return self.parameters()
 
-    def before_attack(self, batch: Batch, view: StepView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
         """Called before each attack, with gradients: here a task may train a network of its own.
 
         The state of its optimiser belongs in ``get_extra_state``.

@@ -139,9 +139,9 @@ REPORTS: Registry[Any] = Registry(
     "report",
     targets={
         "run": "leaderboards.summary:run_summary",
-        "reported": "leaderboards.reported:REPORTED_CSV",
-        "table": "leaderboards.report:print_report",
-        "site": "leaderboards.report:write_site",
+        "reported": "leaderboards.printed:REPORTED_CSV",
+        "table": "leaderboards.render.report:print_report",
+        "site": "leaderboards.render.report:write_site",
         "import-robustbench": "leaderboards.robustbench:import_folder",
         "export-robustbench": "leaderboards.robustbench:export_run",
         "app": "app.launch:serve",

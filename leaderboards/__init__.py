@@ -1,5 +1,5 @@
 """The reference paper's tables, with printed numbers and ours side by side."""
 
-from leaderboards.assembly import table, tables
+from leaderboards.build import table, tables
 
 __all__ = ["table", "tables"]

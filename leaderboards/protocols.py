@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leaderboards.summary_view import eps_text, metric_title
+from harness.config import eps_text
+from leaderboards.render.summary import metric_title
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Whatever else a version says, such as a smaller budget, is a departure.

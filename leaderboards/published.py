@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.statistics import wilson_interval
+from harness.evaluation.analysis.statistics import wilson_interval
 from harness.store.database import Database
 from leaderboards.badges import ROBUSTBENCH
-from leaderboards.declared import TableSpec
-from leaderboards.peers import records
-from leaderboards.rendered import PUBLISHED_ROW, Cell, Number, RenderedRow
+from leaderboards.like_runs import records
+from leaderboards.spec import TableSpec
+from leaderboards.table import PUBLISHED_ROW, Cell, Number, Row
 
 ENTRIES = """
 SELECT method, citation, student_or_arch, augmentation, setting, metric, value, note, source
@@ -26,7 +26,7 @@ COLUMNS = {"clean": "clean", "aa": "aa"}
 UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
 
 
-def published_rows(spec: TableSpec, results: Path) -> tuple[RenderedRow, ...]:
+def published_rows(spec: TableSpec, results: Path) -> tuple[Row, ...]:
     """The entries of the table's data set and radius, most robust first.
 
     As on RobustBench's own board, an attack from elsewhere that leaves less than AutoAttack counts.
@@ -45,7 +45,7 @@ def published_rows(spec: TableSpec, results: Path) -> tuple[RenderedRow, ...]:
     return tuple(_row(spec, dataset, lines) for lines in ordered)
 
 
-def _row(spec: TableSpec, dataset: str, lines: list[dict[str, Any]]) -> RenderedRow:
+def _row(spec: TableSpec, dataset: str, lines: list[dict[str, Any]]) -> Row:
     first, values = lines[0], _values(lines)
     flags = _flags(first["setting"], values)
     cells = {
@@ -59,7 +59,7 @@ def _row(spec: TableSpec, dataset: str, lines: list[dict[str, Any]]) -> Rendered
     if "aa_external" in values:
         external = f"The best attack from elsewhere leaves {values['aa_external']:.2f}."
     data = first["augmentation"]
-    return RenderedRow(
+    return Row(
         PUBLISHED_ROW,
         (first["method"], first["student_or_arch"], data),
         SECTION,

@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.config import eps_text
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import write_bytes_atomic
 from leaderboards.badges import ROBUSTBENCH
-from leaderboards.peers import records
+from leaderboards.like_runs import records
 from leaderboards.protocols import STANDARD_ATTACKS, STANDARD_VERSION, attacks_of
-from leaderboards.summary_view import eps_text
 
 # Their names for what ``reported`` calls these metrics.
 METRICS = {

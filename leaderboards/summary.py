@@ -11,11 +11,11 @@ import pandas as pd
 from rich.console import Console
 
 from harness.errors import UserError
-from leaderboards.peers import entries_of, like_runs
+from leaderboards.like_runs import entries_of, like_runs
+from leaderboards.printed import printed_entries
 from leaderboards.protocols import attacks_of, is_papers, protocol_facts
-from leaderboards.reported import printed_entries
-from leaderboards.standing import Entry, Score, ranked
-from leaderboards.summary_view import print_entries, table_of
+from leaderboards.ranking import Entry, Score, ranked
+from leaderboards.render.summary import print_entries, table_of
 
 
 @dataclass(frozen=True)

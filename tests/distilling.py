@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 
 TEACHER = {"training": {"epochs": 2, "batch_size": 64}, "data": {"train_limit": 200}}

@@ -72,7 +72,7 @@ def epsilon_not_ramped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher is in training mode: it sees batch statistics and its running ones move."""
-    from harness import teacher
+    from harness.experiment import teacher
 
     right = teacher.teaching
 
@@ -91,7 +91,7 @@ def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     def unguarded(found: Any, task: Any) -> Iterator[None]:
         yield
 
-    runner = importlib.import_module("harness.runner")
+    runner = importlib.import_module("harness.experiment.runner")
     monkeypatch.setattr(runner, "teaching", thawed)
     monkeypatch.setattr(runner, "unchanged", unguarded)
 

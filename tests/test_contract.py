@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import runner
 from harness.config import EvalConfig, RunConfig
+from harness.experiment import runner
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import evaluate_run, run
 from harness.method import Method
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
-from harness.runner import evaluate_run, run
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 

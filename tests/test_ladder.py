@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import methods.adversarial
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.progress import Reporter
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.database import Database
 
 ADVERSARIAL = sorted(

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.shared import (
+from app.components import (
     ask,
     has_database,
     heading,
@@ -18,10 +18,10 @@ from app.shared import (
     plain,
     records,
 )
-from app.words import protocol_text, run_title, stage_title
+from app.labels import protocol_text, run_title, stage_title
 from harness.errors import UserError
-from harness.evaluation.compare import Evaluated, compare, differences, shared_correct
-from harness.evaluation.statistics import PairedComparison
+from harness.evaluation.analysis.paired import Evaluated, compare, differences, shared_correct
+from harness.evaluation.analysis.statistics import PairedComparison
 
 LISTED = 200
 

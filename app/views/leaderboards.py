@@ -10,8 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import queries
-from app.frames import downloads, frame
-from app.shared import (
+from app.components import (
     ask,
     ask_folder,
     has_database,
@@ -24,6 +23,8 @@ from app.shared import (
     search,
     some_of,
 )
+from app.frames import downloads, frame
+from app.labels import BADGE_LEGEND, protocol_text, stage_title
 from app.tabular import (
     PRINTED_ORDER,
     UNDERLINED,
@@ -38,17 +39,16 @@ from app.tabular import (
     run_ids,
     shown,
 )
-from app.words import BADGE_LEGEND, protocol_text, stage_title
 from harness.registry import METHODS
-from leaderboards.assembly import table as paper_table
-from leaderboards.assembly import tables
 from leaderboards.badges import REPRODUCED, SMALL
+from leaderboards.build import table as paper_table
+from leaderboards.build import tables
 from leaderboards.render.data import to_csv
 from leaderboards.render.latex import to_latex
 from leaderboards.render.markdown import to_markdown
 from leaderboards.render.text import sections
-from leaderboards.rendered import Cell, RenderedRow, RenderedTable
 from leaderboards.summary import RunSummary, run_summary
+from leaderboards.table import Cell, Row, Table
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
@@ -82,7 +82,7 @@ def page() -> None:
         _paper_table(ask_folder(paper_table, int(chosen)))
 
 
-def _paper_table(table: RenderedTable) -> None:
+def _paper_table(table: Table) -> None:
     st.subheader(f"Table {table.number}: {plain(table.title)}", anchor=False)
     st.caption(f"{plain(table.caption)} {plain(table.protocol)}")
     if table.message:
@@ -107,7 +107,7 @@ def _paper_table(table: RenderedTable) -> None:
         _first_run(table)
 
 
-def _filters(table: RenderedTable) -> tuple[Filters, str]:
+def _filters(table: Table) -> tuple[Filters, str]:
     active = any(key in st.query_params for key in (*FACTS, "search", "sort"))
     with st.expander("Search, filter and sort", expanded=active):
         columns = st.columns(4)
@@ -125,7 +125,7 @@ def _filters(table: RenderedTable) -> tuple[Filters, str]:
     return Filters(words, facts), sort
 
 
-def _view(table: RenderedTable) -> str:
+def _view(table: Table) -> str:
     if not table.has_ours:
         return "printed"
     return one_of(
@@ -137,7 +137,7 @@ def _view(table: RenderedTable) -> str:
     )
 
 
-def _sections(table: RenderedTable, rows: list[RenderedRow], cells: Shown) -> list[int]:
+def _sections(table: Table, rows: list[Row], cells: Shown) -> list[int]:
     """A frame a section, under its name where the table has several; the rows picked in any."""
     several = len({row.group for row in table.rows}) > 1
     picked = []
@@ -154,12 +154,12 @@ def _sections(table: RenderedTable, rows: list[RenderedRow], cells: Shown) -> li
     return picked
 
 
-def _values(row: RenderedRow) -> list[float]:
+def _values(row: Row) -> list[float]:
     """What tells rows of one name apart."""
     return [number.value for cell in row.cells.values() for number in cell.numbers]
 
 
-def _told(table: RenderedTable, rows: list[RenderedRow]) -> str:
+def _told(table: Table, rows: list[Row]) -> str:
     numbers = table.numbers
     ours = sum(number.badge in (REPRODUCED, SMALL) for number in numbers)
     disputed = sum(bool(number.disputed) for number in numbers)
@@ -172,7 +172,7 @@ def _told(table: RenderedTable, rows: list[RenderedRow]) -> str:
     return f"{told}Choose a row for its evidence, command and runs. {BADGE_LEGEND}"
 
 
-def _row(table: RenderedTable, row: RenderedRow) -> None:
+def _row(table: Table, row: Row) -> None:
     """What stands behind one row."""
     with st.container(border=True):
         st.markdown(f"**{plain(' · '.join(text for text in row.labels if text))}**")
@@ -188,7 +188,7 @@ def _row(table: RenderedTable, row: RenderedRow) -> None:
             st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
 
 
-def table_files(table: RenderedTable, rows: Sequence[RenderedRow], view: str) -> dict[str, str]:
+def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
     """The rows and numbers shown, in each format; LaTeX is set as the paper sets it."""
     shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
     selected = replace(table, rows=shown_rows)
@@ -213,7 +213,7 @@ def _bibtex(methods: list[str]) -> str:
     return "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex))
 
 
-def _first_run(table: RenderedTable) -> None:
+def _first_run(table: Table) -> None:
     st.info("Nothing of this table is measured here yet. This command makes the first number:")
     st.code(table.first_run, language="bash", wrap_lines=True)
 

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
+from app.components import heading, one_of, switch, whole_number
 from app.explorer import (
     BROKEN,
     DKL,
@@ -19,7 +20,6 @@ from app.explorer import (
     length,
     losses,
 )
-from app.shared import heading, one_of, switch, whole_number
 
 LOW, HIGH = -8.0, 8.0
 LETTERS = "ABCDE"

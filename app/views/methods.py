@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.shared import heading, one_of, plain, some_of, with_results
+from app.components import heading, one_of, plain, some_of, with_results
 from harness.method import Method
 from harness.registry import METHODS
 

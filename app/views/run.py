@@ -11,9 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries, verdicts
-from app.live import epoch_frame
-from app.settings import settings_table
-from app.shared import (
+from app.components import (
     ask,
     has_database,
     heading,
@@ -26,7 +24,9 @@ from app.shared import (
     when,
     with_results,
 )
-from app.words import STATUS_WORDS, protocol_text, stage_title
+from app.labels import STATUS_WORDS, protocol_text, stage_title
+from app.live import epoch_frame
+from app.settings import settings_table
 from harness.store.rundir import RunDirectory
 
 TABS = ("Curves", "Attacks", "Per class", "Samples", "Configuration", "Environment", "Log")

@@ -8,8 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import queries
-from app.live import with_live_epochs
-from app.shared import (
+from app.components import (
     ask,
     has_database,
     heading,
@@ -22,7 +21,8 @@ from app.shared import (
     sentences,
     some_of,
 )
-from app.words import STATUS_WORDS, attack_texts
+from app.labels import STATUS_WORDS, attack_texts
+from app.live import with_live_epochs
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")

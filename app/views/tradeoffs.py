@@ -8,7 +8,16 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.shared import ask, has_database, heading, nothing_yet, one_named, one_of, plain, some_of
+from app.components import (
+    ask,
+    has_database,
+    heading,
+    nothing_yet,
+    one_named,
+    one_of,
+    plain,
+    some_of,
+)
 from app.tradeoff import (
     AXES,
     SOURCES,

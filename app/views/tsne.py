@@ -8,9 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
-from app.gallery import class_names
-from app.shared import (
+from app.components import (
     ask,
     has_database,
     heading,
@@ -21,10 +19,12 @@ from app.shared import (
     results_folder,
     whole_number,
 )
-from app.words import protocol_text, run_title
+from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
+from app.gallery import class_names
+from app.labels import protocol_text, run_title
+from harness.config import eps_text
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
-from leaderboards.summary_view import eps_text
 
 
 def page() -> None:

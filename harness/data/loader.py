@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from harness.data.augment import Augmentation
 from harness.data.base import ImageSet, ImageSource
 from harness.data.imagenet import FolderSet
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.method import Batch
-from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed, seeded_generator
 
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ class StreamLoader:
         flip: bool = False,
         drop_last: bool = False,
         workers: int = 0,
-        processes: Processes = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
@@ -221,7 +221,7 @@ def make_loader(
     workers: int = 0,
     crop_mode: str = "zero",
     rotation: float = 0.0,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Loader:
     """The loader for a training split, wherever it is kept.
 

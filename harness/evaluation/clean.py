@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from harness.data.base import ImageSource
+from harness.evaluation.attack.judge import predict
 from harness.evaluation.guards import untouched
-from harness.evaluation.judging import predict
 
 
 def clean_accuracy(

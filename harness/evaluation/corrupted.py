@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from harness.config import fingerprint
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.evaluation.chunk import Say
+from harness.evaluation.analysis.statistics import accuracy
+from harness.evaluation.attack.chunk import ProgressFn
+from harness.evaluation.attack.judge import predict
 from harness.evaluation.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
-from harness.evaluation.judging import predict
-from harness.evaluation.precision import pinned
-from harness.evaluation.statistics import accuracy
+from harness.evaluation.speed.precision import pinned
 from harness.store.files import read_json, write_json_atomic
 from harness.store.rundir import RunDirectory
 
@@ -78,7 +78,7 @@ def evaluate_corrupted(
     limit: int | None = None,
     seed: int = 0,
     device: torch.device,
-    say: Say = lambda share, note: None,
+    say: ProgressFn = lambda share, note: None,
 ) -> Corrupted:
     """Accuracy of a model on corrupted images, stored in the run's directory and its metrics.
 

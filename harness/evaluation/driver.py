@@ -17,24 +17,29 @@ from harness import provenance
 from harness.config import EvalConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.evaluation.accelerate import PLAIN, Plan, apply, decide
-from harness.evaluation.chunk import Say
-from harness.evaluation.chunk_files import read_chunk
-from harness.evaluation.compiling import Passes, must_compile
-from harness.evaluation.curves import mark
-from harness.evaluation.flags import flags_of, modules_in_training
-from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
-from harness.evaluation.precision import arithmetic
-from harness.evaluation.protocol import (
+from harness.evaluation.analysis.curves import mark
+from harness.evaluation.analysis.flags import flags_of, modules_in_training
+from harness.evaluation.analysis.statistics import wilson_interval
+from harness.evaluation.attack.chunk import ProgressFn
+from harness.evaluation.attack.chunk_files import read_chunk
+from harness.evaluation.attack.job import Work, worker_count
+from harness.evaluation.attack.protocol import (
     Threat,
     attack_version,
     evaluation_id,
     is_standard,
     passes,
 )
-from harness.evaluation.statistics import wilson_interval
-from harness.evaluation.work import Work, worker_count
-from harness.evaluation.workers import attack_in_workers, elsewhere, threads_each, with_threads
+from harness.evaluation.attack.workers import (
+    attack_in_workers,
+    elsewhere,
+    threads_each,
+    with_threads,
+)
+from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
+from harness.evaluation.speed.compiling import Passes, must_compile
+from harness.evaluation.speed.plan import PLAIN, Plan, apply, decide
+from harness.evaluation.speed.precision import arithmetic
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
@@ -58,7 +63,7 @@ def evaluate(
     run: RunDirectory,
     *,
     device: torch.device,
-    say: Say = lambda share, note: None,
+    say: ProgressFn = lambda share, note: None,
 ) -> EvaluationResult:
     """Attack a model by a protocol and store every verdict in the run's directory.
 
@@ -267,7 +272,7 @@ def expected(config: EvalConfig, threat: Threat, images: ImageSource) -> Passes 
 
 
 def _attack_chunks(
-    work: Work, device: torch.device, say: Say
+    work: Work, device: torch.device, say: ProgressFn
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Finish every chunk; all verdicts, and the chunks' facts, in order."""
     missing = work.missing()
@@ -286,7 +291,7 @@ def _attack_chunks(
     return pa.concat_tables([table for table, _ in chunks]), [facts for _, facts in chunks]
 
 
-def _attack_here(work: Work, missing: list[int], device: torch.device, say: Say) -> None:
+def _attack_here(work: Work, missing: list[int], device: torch.device, say: ProgressFn) -> None:
     attacker = work.attacker(device)
     for done, number in enumerate(missing, work.chunks - len(missing)):
 

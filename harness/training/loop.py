@@ -15,30 +15,30 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.building import training_dtype
 from harness.config import RunConfig
 from harness.data.base import ImageSource
 from harness.data.loader import Loader
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
+from harness.distributed.sync_batchnorm import with_whole_batches
 from harness.errors import UserError
 from harness.evaluation.clean import clean_accuracy
-from harness.evaluation.timing import StepTimer
 from harness.method import Batch, Forward, StepOutput, Task
-from harness.processes import ALONE, Processes
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
+from harness.training.build import training_dtype
 from harness.training.checkpoint import load_training, save_training
-from harness.training.demands import check_demands
-from harness.training.finite import FiniteWatch
-from harness.training.inner import clipped, follow, maximise
+from harness.training.inner_attack import clipped, follow, pgd
+from harness.training.lookahead import LookaheadStep
 from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
+from harness.training.non_finite import NonFiniteGuard
 from harness.training.optimizer import build_optimizer
-from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
+from harness.training.step_timer import StepTimer
 from harness.training.tiles import Tiled, images_at_once
+from harness.training.validate import validate_training
 from harness.training.weight_perturbation import perturbation, perturbed
-from harness.training.whole_batch import with_whole_batches
 
 # Losses of single steps that an epoch's record keeps.
 OPENING_STEPS = 20
@@ -82,7 +82,7 @@ class Trainer:
         device: torch.device,
         tracked: ImageSource | None = None,
         teach: Callable[[Batch], Tensor] | None = None,
-        processes: Processes = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Build optimiser and averages, and take up the last checkpoint if there is one.
 
@@ -119,10 +119,10 @@ class Trainer:
         Raises:
             UserError: the batches or the settings are none that the task can be trained on.
         """
-        check_demands(self.config, self.task, self.loader, self.reporter.line)
+        validate_training(self.config, self.task, self.loader, self.reporter.line)
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
             record = self._train_epoch(epoch)
-            self.processes.agreed(partial(self._close, record))
+            self.processes.broadcast(partial(self._close, record))
         return self._select()
 
     def _close(self, record: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Trainer:
             torch.cuda.reset_peak_memory_stats(self.device)
         sums: dict[str, Tensor] = {}
         opening: list[Tensor] = []
-        watch = FiniteWatch(self.device, epoch)
+        watch = NonFiniteGuard(self.device, epoch)
         steps, images = self.loader.steps_per_epoch, 0
         started = time.perf_counter()
         for step, batch in enumerate(self.loader.epoch(self.config.seed, epoch), 1):
@@ -240,7 +240,7 @@ class Trainer:
         attack = self.training.attack
         assert attack is not None
         (group, *_) = self.optimizer.param_groups
-        view = Preview(
+        view = LookaheadStep(
             forward=self.plain,
             attacked=lambda tried: self._found(tried, schedule, generator),
             optimizer=self.training.optimizer,
@@ -272,7 +272,7 @@ class Trainer:
             if objective is None:
                 return None
             if batch.plan is None:
-                found = maximise(forward, objective, batch.x, schedule, attack, generator)
+                found = pgd(forward, objective, batch.x, schedule, attack, generator)
             else:
                 found = follow(forward, objective, batch.x, batch.plan, attack, generator)
             return self.plain.collected(found)
@@ -342,7 +342,7 @@ class Trainer:
 
     def _resume(self) -> int:
         """Take up the last checkpoint; the number of epochs it has finished."""
-        state = self.processes.agreed(self._last_checkpoint)
+        state = self.processes.broadcast(self._last_checkpoint)
         if state is None:
             return 0
         self.model.load_state_dict(state["model"])
@@ -373,7 +373,7 @@ def _tensors(*modules: nn.Module) -> Iterator[Tensor]:
 
 
 def _shared_out(
-    model: nn.Module, config: RunConfig, loader: Loader, processes: Processes
+    model: nn.Module, config: RunConfig, loader: Loader, processes: ProcessGroup
 ) -> nn.Module:
     """The network as several processes train it on parts of each batch.
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, cat, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.models.features import Features, features_of
-from harness.processes import ALONE, Processes
 
 T = TypeVar("T")
 
@@ -77,7 +77,9 @@ class ReplicaForward(nn.Module):
     a plain forward of each process's share, with BatchNorms that look at all of them.
     """
 
-    def __init__(self, model: nn.Module, replicas: int, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, model: nn.Module, replicas: int, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         """Wrap the model; it stays the owner of parameters and statistics."""
         super().__init__()
         self.model = model

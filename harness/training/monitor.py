@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from harness.config import InnerAttackConfig
 from harness.data.base import ImageSource
 from harness.seeding import seeded_generator
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.modes import attack_mode, frozen_parameters
 from harness.training.schedules import InnerSchedule
 
@@ -47,7 +47,7 @@ def monitor_accuracy(
                 def objective(logits: Tensor, y: Tensor = y) -> Tensor:
                     return cross_entropy(logits, y, reduction="sum")
 
-                x_adv = maximise(
+                x_adv = pgd(
                     model,
                     objective,
                     x,
@@ -56,5 +56,5 @@ def monitor_accuracy(
                     generator,
                 )
                 right[1] += (model(x_adv).argmax(1) == y).sum()
-    clean, pgd = (right / count).tolist()
-    return {"clean": clean, "pgd": pgd} if pgd_steps else {"clean": clean}
+    clean, robust = (right / count).tolist()
+    return {"clean": clean, "pgd": robust} if pgd_steps else {"clean": clean}

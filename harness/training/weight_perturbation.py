@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from harness.processes import ALONE, Processes
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.training.modes import frozen_statistics
 
 
@@ -25,7 +25,10 @@ def perturbed_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def perturbation(
-    model: nn.Module, loss: Callable[[], Tensor], gamma: float, processes: Processes = ALONE
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    gamma: float,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Tensor]:
     """Per tensor, v = gamma ||w|| g / ||g||, where g is the loss's gradient at the weights w.
 

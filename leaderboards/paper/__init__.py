@@ -1,6 +1,5 @@
 """The tables of the paper, one file each, as declarations."""
 
-from leaderboards.declared import TableSpec
 from leaderboards.paper import (
     table1,
     table2,
@@ -12,6 +11,7 @@ from leaderboards.paper import (
     table8,
     table9,
 )
+from leaderboards.spec import TableSpec
 
 MODULES = (table1, table2, table3, table4, table5, table6, table7, table8, table9)
 TABLES: dict[int, TableSpec] = {module.TABLE.number: module.TABLE for module in MODULES}

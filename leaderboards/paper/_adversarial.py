@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leaderboards.declared import RowSpec
+from leaderboards.spec import RowSpec
 
 LABELS = ("Method", "Architecture", "Augmentation")
 BASIC, GENERATED = "Basic augmentation", "Generated data"

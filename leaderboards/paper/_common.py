@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from leaderboards.declared import (
+from leaderboards.spec import (
     Baseline,
     ColumnSpec,
     Disputed,
+    InclusionRule,
     Logged,
     RowSpec,
     TableSpec,
-    Welcome,
 )
-from leaderboards.rendered import DIFFERENCE_ROW, HEAD_ROW
+from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW
 
 ALPHA, BETA, TAU, DELTA, EPSILON = "\u03b1", "\u03b2", "\u03c4", "\u0394", "\u03b5"
 YES, NO, TIMES = "\u2713", "\u2717", "\u00d7"
@@ -110,7 +110,9 @@ def ablation(
         columns=columns,
         rows=rows,
         where={"dataset": "CIFAR-100", "tau": str(tau)},
-        welcome=Welcome(("cifar100",), ("adversarial",), ("name",), small=small, methods=("ikl",)),
+        welcome=InclusionRule(
+            ("cifar100",), ("adversarial",), ("name",), small=small, methods=("ikl",)
+        ),
         first_run=f"python -m harness run --recipe table{number}/ikl-a20-b3",
         compete=("group",),
         panels={
@@ -215,7 +217,7 @@ KD_SELECTION = (
     "Rows differ: FitNet, RKD, CRD and KD are quoted from a code base that reports the last epoch; "
     "the others report the best epoch on the test images."
 )
-DISTILLED = Welcome(("cifar100",), ("distillation",), ("name",))
+DISTILLED = InclusionRule(("cifar100",), ("distillation",), ("name",))
 TEACHER_HEADER = (
     "The accuracies of the teachers are printed one column too far to the right; they are put "
     "right by those published with RepDistiller."

@@ -1,6 +1,5 @@
 """Table 1: what breaking the asymmetry and global information add."""
 
-from leaderboards.declared import DifferenceSpec, Logged, RowSpec, TableSpec, Welcome
 from leaderboards.paper._common import (
     AA,
     BEST_LOG,
@@ -15,6 +14,7 @@ from leaderboards.paper._common import (
     YES,
     ikl_params,
 )
+from leaderboards.spec import DifferenceSpec, InclusionRule, Logged, RowSpec, TableSpec
 
 
 def _row(index: str, gi: str, ba: str, text: str, method: str, **more: object) -> RowSpec:
@@ -65,7 +65,7 @@ TABLE = TableSpec(
             "computed from the numbers shown.",
         ),
     ),
-    welcome=Welcome(
+    welcome=InclusionRule(
         ("cifar100",),
         ("adversarial",),
         ("", "", "", "name"),

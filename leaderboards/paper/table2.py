@@ -1,6 +1,5 @@
 """Table 2: adversarial training on CIFAR-100."""
 
-from leaderboards.declared import Baseline, DifferenceSpec, Logged, TableSpec, Welcome
 from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row
 from leaderboards.paper._common import (
     AA,
@@ -17,6 +16,7 @@ from leaderboards.paper._common import (
     UNKNOWN_EPOCH,
     ikl_params,
 )
+from leaderboards.spec import Baseline, DifferenceSpec, InclusionRule, Logged, TableSpec
 
 WANG = {"table": "2", "citation": "[38]"}
 
@@ -131,7 +131,7 @@ TABLE = TableSpec(
             "generated images, of Wang et al. with as many.",
         ),
     ),
-    welcome=Welcome(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
+    welcome=InclusionRule(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
     threat=("cifar100", "8/255"),
     first_run="python -m harness run --recipe table2/ikl-a20-b3",
     logged=(

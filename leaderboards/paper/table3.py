@@ -1,7 +1,7 @@
 """Table 3: knowledge distillation on ImageNet, with speed."""
 
-from leaderboards.declared import ColumnSpec, Disputed, TableSpec, Welcome
 from leaderboards.paper._common import BEST_ON_TEST, NO, YES, distillation_rows
+from leaderboards.spec import ColumnSpec, Disputed, InclusionRule, TableSpec
 
 RESNETS = {"teacher": "ResNet34", "student_or_arch": "ResNet18"}
 MOBILE = {"teacher": "ResNet50", "student_or_arch": "MobileNetV1"}
@@ -61,7 +61,7 @@ TABLE = TableSpec(
     models=3,
     images=50_000,
     stub="Distillation manner",
-    welcome=Welcome(("imagenet",), ("distillation",), ("name", "")),
+    welcome=InclusionRule(("imagenet",), ("distillation",), ("name", "")),
     first_run="python -m harness run --method ikl-kd --recipe table3/resnet34-resnet18",
     disputed=(
         Disputed(

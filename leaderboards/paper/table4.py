@@ -1,13 +1,5 @@
 """Table 4: adversarial training on CIFAR-10."""
 
-from leaderboards.declared import (
-    Baseline,
-    DifferenceSpec,
-    Disputed,
-    Logged,
-    TableSpec,
-    Welcome,
-)
 from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row
 from leaderboards.paper._common import (
     AA,
@@ -18,6 +10,14 @@ from leaderboards.paper._common import (
     THREAT,
     UNKNOWN_EPOCH,
     ikl_params,
+)
+from leaderboards.spec import (
+    Baseline,
+    DifferenceSpec,
+    Disputed,
+    InclusionRule,
+    Logged,
+    TableSpec,
 )
 
 TABLE = TableSpec(
@@ -137,7 +137,7 @@ TABLE = TableSpec(
             "without generated images, of Wang et al. with as many.",
         ),
     ),
-    welcome=Welcome(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
+    welcome=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
     threat=("cifar10", "8/255"),
     first_run="python -m harness run --recipe table4/ikl",
     disputed=(

@@ -1,6 +1,5 @@
 """Table 5: knowledge distillation on CIFAR-100 between networks of one kind."""
 
-from leaderboards.declared import Disputed, TableSpec
 from leaderboards.paper._common import (
     BEST_ON_TEST,
     DISTILLED,
@@ -10,6 +9,7 @@ from leaderboards.paper._common import (
     distillation_rows,
     pairs,
 )
+from leaderboards.spec import Disputed, TableSpec
 
 FEATURES = (
     ("FitNet", "FitNet [48]", "fitnet", LAST),

@@ -1,6 +1,5 @@
 """Table 6: the two weights of IKL, under each attack."""
 
-from leaderboards.declared import Disputed, Logged
 from leaderboards.paper._common import (
     AA,
     ALPHA,
@@ -13,6 +12,7 @@ from leaderboards.paper._common import (
     LOG_SOURCE,
     ablation,
 )
+from leaderboards.spec import Disputed, Logged
 
 TABLE = ablation(
     6,

@@ -1,6 +1,5 @@
 """Table 7: knowledge distillation on CIFAR-100 between networks of different kinds."""
 
-from leaderboards.declared import Disputed, TableSpec
 from leaderboards.paper._common import (
     DISTILLED,
     KD_SELECTION,
@@ -9,6 +8,7 @@ from leaderboards.paper._common import (
     pairs,
 )
 from leaderboards.paper.table5 import FEATURES, LOGITS
+from leaderboards.spec import Disputed, TableSpec
 
 TABLE = TableSpec(
     number=7,

@@ -1,7 +1,7 @@
 """Table 8: the weights of IKL at temperature 4 of the global information."""
 
-from leaderboards.declared import Disputed, Logged
 from leaderboards.paper._common import BEST_LOG, IMPOSSIBLE, LOG_SOURCE, TAU, ablation
+from leaderboards.spec import Disputed, Logged
 
 TABLE = ablation(
     8,

@@ -1,7 +1,7 @@
 """Table 9: the weights of IKL at temperature 2 of the global information."""
 
-from leaderboards.declared import Logged
 from leaderboards.paper._common import LOG_SOURCE, SECOND_LOG, TAU, ablation
+from leaderboards.spec import Logged
 
 TABLE = ablation(
     9,

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from leaderboards.render.text import method_of
-from leaderboards.rendered import Number, RenderedTable
+from leaderboards.table import Number, Table
 
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
 OWN = (
@@ -36,7 +36,7 @@ FIELDS = (
 )
 
 
-def to_csv(table: RenderedTable) -> str:
+def to_csv(table: Table) -> str:
     """One number a line, under ``FIELDS``; empty where nothing is known, lists joined by spaces.
 
     ``low`` and ``high`` are computed here, of printed numbers too.
@@ -66,12 +66,12 @@ def to_csv(table: RenderedTable) -> str:
     return text.getvalue()
 
 
-def to_json(table: RenderedTable) -> str:
-    """The whole table, as ``leaderboards.rendered`` describes it."""
+def to_json(table: Table) -> str:
+    """The whole table, as ``leaderboards.table`` describes it."""
     return json.dumps(plain(table), indent=2, ensure_ascii=False) + "\n"
 
 
-def plain(table: RenderedTable) -> dict[str, Any]:
+def plain(table: Table) -> dict[str, Any]:
     """The table as what JSON knows: objects, lists, text and numbers."""
     return dataclasses.asdict(table)
 

@@ -17,7 +17,7 @@ from leaderboards.render.text import (
     sections,
     value_text,
 )
-from leaderboards.rendered import Number, RenderedColumn, RenderedRow, RenderedTable
+from leaderboards.table import Column, Number, Row, Table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --dim: #5c5c5c; --ground: #fff; --line: #c9c9c9;
@@ -55,7 +55,7 @@ svg .RB { fill: none; stroke: var(--alert); stroke-width: 1.5; }
 """
 
 
-def to_html(table: RenderedTable) -> str:
+def to_html(table: Table) -> str:
     """A whole page with one table."""
     return page(f"Table {table.number}: {table.title}", fragment(table))
 
@@ -70,7 +70,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def fragment(table: RenderedTable) -> str:
+def fragment(table: Table) -> str:
     """Heading, table, legend, contradictions and notes."""
     number = table.number
     parts = [
@@ -94,7 +94,7 @@ def fragment(table: RenderedTable) -> str:
     return "\n".join(filter(None, [*parts, "</section>"]))
 
 
-def _heads(table: RenderedTable) -> str:
+def _heads(table: Table) -> str:
     height = len(table.columns[0].heads)
     lines = []
     for level in range(height):
@@ -108,7 +108,7 @@ def _heads(table: RenderedTable) -> str:
     return "".join(lines)
 
 
-def _titles(columns: Sequence[RenderedColumn], level: int, *, bottom: bool) -> list[str]:
+def _titles(columns: Sequence[Column], level: int, *, bottom: bool) -> list[str]:
     cells: list[str] = []
     place = 0
     while place < len(columns):
@@ -131,7 +131,7 @@ def _titles(columns: Sequence[RenderedColumn], level: int, *, bottom: bool) -> l
     return cells
 
 
-def _bodies(table: RenderedTable) -> list[str]:
+def _bodies(table: Table) -> list[str]:
     found = sections(table.rows)
     bodies = []
     for name, rows in found:
@@ -148,7 +148,7 @@ def _bodies(table: RenderedTable) -> list[str]:
     return bodies
 
 
-def _row(table: RenderedTable, row: RenderedRow) -> str:
+def _row(table: Table, row: Row) -> str:
     cells = []
     for place, label in enumerate(row.labels):
         text = escape(label)
@@ -166,11 +166,11 @@ def _row(table: RenderedTable, row: RenderedRow) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _label_class(table: RenderedTable, place: int) -> str:
+def _label_class(table: Table, place: int) -> str:
     return ' class="first"' if place == table.method_label else ' class="wide"'
 
 
-def _number(table: RenderedTable, number: Number, row: RenderedRow, column: RenderedColumn) -> str:
+def _number(table: Table, number: Number, row: Row, column: Column) -> str:
     text = escape(value_text(number, column, signed=is_signed(row, column)))
     if number.std is not None:
         text += f" &plusmn; {number.std:.{column.decimals}f}"
@@ -193,7 +193,7 @@ def _number(table: RenderedTable, number: Number, row: RenderedRow, column: Rend
     return shown + (f'<br><span class="extra">{escape(extra)}</span>' if extra else "")
 
 
-def _contradictions(table: RenderedTable) -> str:
+def _contradictions(table: Table) -> str:
     items = [
         f'<li id="dispute-{table.number}-{place}"><strong>!</strong> {escape(where)}: '
         f"{escape(evidence)}</li>"
@@ -202,14 +202,14 @@ def _contradictions(table: RenderedTable) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _notes(table: RenderedTable) -> str:
+def _notes(table: Table) -> str:
     lines = [f"Epoch: {table.selection}", *table.remarks]
     lines += [f"{name}: {note}" for name, note in row_notes(table)]
     lines += _number_notes(table)
     return f"<details><summary>Notes</summary>{_list(lines)}</details>"
 
 
-def _number_notes(table: RenderedTable) -> list[str]:
+def _number_notes(table: Table) -> list[str]:
     """Notes on printed numbers, each once, with the rows it is about."""
     found: dict[str, list[str]] = {}
     for row in table.rows:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from leaderboards.render.text import is_signed, rows_with_numbers, sections, value_text
-from leaderboards.rendered import (
+from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
     OURS_ROW,
     PRINTED_ROW,
+    Column,
     Number,
-    RenderedColumn,
-    RenderedRow,
-    RenderedTable,
+    Row,
+    Table,
 )
 
 ESCAPES = {
@@ -56,11 +56,11 @@ AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 class _Slot:
     """One LaTeX column of numbers: a column of the table, printed or ours."""
 
-    column: RenderedColumn
+    column: Column
     ours: bool
 
 
-def to_latex(table: RenderedTable, *, ours: bool = True) -> str:
+def to_latex(table: Table, *, ours: bool = True) -> str:
     """A table environment.
 
     Args:
@@ -96,7 +96,7 @@ def to_latex(table: RenderedTable, *, ours: bool = True) -> str:
     )
 
 
-def document(table: RenderedTable, *, ours: bool = True) -> str:
+def document(table: Table, *, ours: bool = True) -> str:
     """A whole document that holds the table, to compile by itself."""
     packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
     return (
@@ -117,7 +117,7 @@ def escape(text: str) -> str:
     return shown.replace("$$", "")
 
 
-def _slots(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> list[_Slot]:
+def _slots(table: Table, rows: Sequence[Row], ours: bool) -> list[_Slot]:
     slots = []
     for column in table.columns:
         cells = [row.cells[column.key] for row in rows if column.key in row.cells]
@@ -131,7 +131,7 @@ def _slots(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> lis
     return slots
 
 
-def _tabular(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> list[str]:
+def _tabular(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
     slots = _slots(table, rows, ours)
     stub = [table.stub] if table.stub else []
     first = len(table.labels) - table.last_labels
@@ -156,9 +156,7 @@ def _tabular(table: RenderedTable, rows: Sequence[RenderedRow], ours: bool) -> l
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _stubbed(
-    table: RenderedTable, rows: Sequence[RenderedRow]
-) -> list[tuple[str, list[RenderedRow]]]:
+def _stubbed(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """The sections that print has: with one text in the stub all printed rows are one."""
     if not table.stub_text:
         return sections(rows)
@@ -168,9 +166,7 @@ def _stubbed(
     return [(table.stub_text, printed), *others] if printed else others
 
 
-def _heads(
-    table: RenderedTable, rows: Sequence[RenderedRow], slots: Sequence[_Slot], stub: int
-) -> list[str]:
+def _heads(table: Table, rows: Sequence[Row], slots: Sequence[_Slot], stub: int) -> list[str]:
     """The lines of the head: titles, below a teacher's or student's name its own accuracy."""
     alone = [row for row in rows if row.kind == HEAD_ROW]
     height = len(table.columns[0].heads)
@@ -210,8 +206,8 @@ def _merged(titles: Sequence[str], never: bool) -> list[str]:
 
 
 def _row(
-    table: RenderedTable,
-    row: RenderedRow,
+    table: Table,
+    row: Row,
     slots: Sequence[_Slot],
     stub: list[str],
     *,
@@ -226,13 +222,13 @@ def _row(
     return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
 
 
-def _cell(row: RenderedRow, slot: _Slot) -> str:
+def _cell(row: Row, slot: _Slot) -> str:
     cell = row.cells.get(slot.column.key)
     number = (cell.ours if slot.ours else cell.printed) if cell else None
     return _number(number, row, slot.column) if number else ""
 
 
-def _number(number: Number, row: RenderedRow, column: RenderedColumn) -> str:
+def _number(number: Number, row: Row, column: Column) -> str:
     text = escape(value_text(number, column, signed=is_signed(row, column)))
     if text.startswith("-"):
         text = f"$-${text[1:]}"

@@ -13,12 +13,12 @@ from leaderboards.render.text import (
     row_notes,
     sections,
 )
-from leaderboards.rendered import Number, RenderedColumn, RenderedRow, RenderedTable
+from leaderboards.table import Column, Number, Row, Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
 
-def to_markdown(table: RenderedTable) -> str:
+def to_markdown(table: Table) -> str:
     """Title, table, legend, contradictions and notes."""
     heads = [*map(escape, table.labels), *(escape(column.title) for column in table.columns)]
     align = [":--"] * len(table.labels) + ["--:"] * len(table.columns)
@@ -46,16 +46,16 @@ def escape(text: str) -> str:
     )
 
 
-def _cells(table: RenderedTable, row: RenderedRow) -> list[str]:
+def _cells(table: Table, row: Row) -> list[str]:
     return [_cell(row, column) for column in table.columns]
 
 
-def _cell(row: RenderedRow, column: RenderedColumn) -> str:
+def _cell(row: Row, column: Column) -> str:
     cell = row.cells.get(column.key)
     return "<br>".join(_number(number, row, column) for number in cell.numbers) if cell else ""
 
 
-def _number(number: Number, row: RenderedRow, column: RenderedColumn) -> str:
+def _number(number: Number, row: Row, column: Column) -> str:
     text = escape(number_text(number, row, column))
     if number.bold:
         text = f"**{text}**"

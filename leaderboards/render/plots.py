@@ -9,7 +9,7 @@ from html import escape
 
 from leaderboards.badges import FLAGGED, INTERVAL, MEANINGS, SMALL
 from leaderboards.render.text import method_of
-from leaderboards.rendered import Number, RenderedTable
+from leaderboards.table import Number, Table
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 46
@@ -37,7 +37,7 @@ class Point:
         return bool(self.x.flags or self.y.flags)
 
 
-def points_of(table: RenderedTable, x: str, y: str) -> list[Point]:
+def points_of(table: Table, x: str, y: str) -> list[Point]:
     """The rows with both numbers, printed, published and ours; small scale is left out."""
     points = []
     for row in table.rows:

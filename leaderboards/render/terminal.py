@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from leaderboards.render.text import (
@@ -21,7 +21,7 @@ from leaderboards.render.text import (
     rows_with_numbers,
     sections,
 )
-from leaderboards.rendered import Number, RenderedColumn, RenderedRow, RenderedTable
+from leaderboards.table import Column, Number, Row, Table
 
 GAP = 2
 LABEL_WIDTH = 26
@@ -29,7 +29,7 @@ LABEL_WIDTH = 26
 LABEL_SHARE = 0.55
 
 
-def print_table(table: RenderedTable, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
     """Print title, table, legend, contradictions and notes."""
     ascii_ = not console.encoding.startswith("utf")
 
@@ -72,11 +72,11 @@ def print_table(table: RenderedTable, console: Console) -> None:
         )
 
 
-def _blocks(table: RenderedTable, console: Console) -> list[list[RenderedColumn]]:
+def _blocks(table: Table, console: Console) -> list[list[Column]]:
     """The columns of numbers, cut into blocks that fit beside the labels."""
     width = console.width
     labels = sum(_label_width(table, place, width) + GAP for place in range(len(table.labels)))
-    blocks: list[list[RenderedColumn]] = [[]]
+    blocks: list[list[Column]] = [[]]
     room = width - labels
     for column in table.columns:
         need = _column_width(table, column, console) + GAP
@@ -89,15 +89,15 @@ def _blocks(table: RenderedTable, console: Console) -> list[list[RenderedColumn]
 
 
 def _grid(
-    table: RenderedTable,
-    columns: Sequence[RenderedColumn],
-    rows: Sequence[RenderedRow],
+    table: Table,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
     console: Console,
     *,
     header: bool,
-) -> Table:
+) -> Grid:
     """One section; all have columns of one width, and the first has the heads."""
-    grid = Table(
+    grid = Grid(
         box=box.SIMPLE_HEAD if header else None,
         show_header=header,
         show_edge=False,
@@ -118,7 +118,7 @@ def _grid(
     return grid
 
 
-def _cell(row: RenderedRow, column: RenderedColumn, console: Console) -> Text:
+def _cell(row: Row, column: Column, console: Console) -> Text:
     lines = [
         Text(text, style="dim" if number is None else _style(number))
         for text, number in _lines(row, column, console)
@@ -126,9 +126,7 @@ def _cell(row: RenderedRow, column: RenderedColumn, console: Console) -> Text:
     return Text("\n").join(lines)
 
 
-def _lines(
-    row: RenderedRow, column: RenderedColumn, console: Console
-) -> list[tuple[str, Number | None]]:
+def _lines(row: Row, column: Column, console: Console) -> list[tuple[str, Number | None]]:
     """The lines of a cell, each with its number; what is known besides has none."""
     cell = row.cells.get(column.key)
     lines: list[tuple[str, Number | None]] = []
@@ -147,20 +145,20 @@ def _style(number: Number) -> str:
     return " ".join(styles)
 
 
-def _label_width(table: RenderedTable, place: int, width: int) -> int:
+def _label_width(table: Table, place: int, width: int) -> int:
     cells = [table.labels[place], *(row.labels[place] for row in table.rows)]
     longest = max(len(text) for text in cells)
     most = max(10, int(width * LABEL_SHARE) // len(table.labels))
     return min(longest, LABEL_WIDTH if width >= 100 else most)
 
 
-def _column_width(table: RenderedTable, column: RenderedColumn, console: Console) -> int:
+def _column_width(table: Table, column: Column, console: Console) -> int:
     heads = [len(head) for head in column.heads]
     cells = [len(text) for row in table.rows for text, _ in _lines(row, column, console)]
     return max(heads + cells)
 
 
-def _in_ascii(table: RenderedTable) -> RenderedTable:
+def _in_ascii(table: Table) -> Table:
     """The table with labels and heads for an output that takes ASCII only."""
     rows = [
         dataclasses.replace(

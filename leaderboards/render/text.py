@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from leaderboards.badges import DISPUTED, FLAGGED, INTERVAL, MEANINGS
-from leaderboards.rendered import (
+from leaderboards.table import (
     DIFFERENCE_ROW,
+    Column,
     Number,
-    RenderedColumn,
-    RenderedRow,
-    RenderedTable,
+    Row,
+    Table,
 )
 
 PLUS_MINUS = "\u00b1"
 
 
-def value_text(number: Number, column: RenderedColumn, *, signed: bool = False) -> str:
+def value_text(number: Number, column: Column, *, signed: bool = False) -> str:
     """``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
     sign = "+" if signed else ""
     return f"{number.value:{sign}.{column.decimals}f}{column.unit}"
 
 
-def is_signed(row: RenderedRow, column: RenderedColumn) -> bool:
+def is_signed(row: Row, column: Column) -> bool:
     """Whether the numbers of a place are differences."""
     return column.difference or row.kind == DIFFERENCE_ROW
 
@@ -32,7 +32,7 @@ def marks(number: Number) -> str:
     return (DISPUTED if number.disputed else "") + (FLAGGED if number.flags else "")
 
 
-def number_text(number: Number, row: RenderedRow, column: RenderedColumn) -> str:
+def number_text(number: Number, row: Row, column: Column) -> str:
     """``31.45 P``, ``76.64 \u00b1 0.02 P``, ``63.59 P!``."""
     text = value_text(number, column, signed=is_signed(row, column))
     if number.std is not None:
@@ -40,7 +40,7 @@ def number_text(number: Number, row: RenderedRow, column: RenderedColumn) -> str
     return f"{text} {number.badge}{marks(number)}"
 
 
-def extra_text(number: Number, column: RenderedColumn) -> str:
+def extra_text(number: Number, column: Column) -> str:
     """What is known of one of our numbers besides: interval or seeds, and how far from print."""
     parts = []
     if number.low is not None and number.high is not None:
@@ -52,7 +52,7 @@ def extra_text(number: Number, column: RenderedColumn) -> str:
     return " ".join(parts)
 
 
-def legend(table: RenderedTable) -> list[str]:
+def legend(table: Table) -> list[str]:
     """What each badge and mark in the table means."""
     shown = {number.badge for number in table.numbers}
     shown |= {DISPUTED for number in table.numbers if number.disputed}
@@ -67,7 +67,7 @@ def legend(table: RenderedTable) -> list[str]:
     return lines
 
 
-def disputes(table: RenderedTable) -> list[tuple[str, str]]:
+def disputes(table: Table) -> list[tuple[str, str]]:
     """Each contradiction once: where it stands, and the evidence."""
     found: dict[str, list[str]] = {}
     for row in table.rows:
@@ -79,12 +79,12 @@ def disputes(table: RenderedTable) -> list[tuple[str, str]]:
     return [("; ".join(places), evidence) for evidence, places in found.items()]
 
 
-def method_of(table: RenderedTable, row: RenderedRow) -> str:
+def method_of(table: Table, row: Row) -> str:
     """What a row is called."""
     return row.labels[table.method_label] or " ".join(filter(None, row.labels))
 
 
-def row_notes(table: RenderedTable) -> list[tuple[str, str]]:
+def row_notes(table: Table) -> list[tuple[str, str]]:
     """What must be known of single printed rows: the row, the note."""
     return [
         (method_of(table, row), note)
@@ -94,7 +94,7 @@ def row_notes(table: RenderedTable) -> list[tuple[str, str]]:
     ]
 
 
-def flags(table: RenderedTable) -> list[str]:
+def flags(table: Table) -> list[str]:
     """Each reason to doubt a number that was measured, with its row, once."""
     found = {
         f"{method_of(table, row)}: {flag}": None
@@ -107,12 +107,12 @@ def flags(table: RenderedTable) -> list[str]:
 
 
 def rows_with_numbers(
-    rows: Sequence[RenderedRow],
+    rows: Sequence[Row],
     *,
     printed: bool = True,
     ours: bool = True,
     columns: Collection[str] | None = None,
-) -> list[RenderedRow]:
+) -> list[Row]:
     """The rows that have a number to show.
 
     Args:
@@ -122,7 +122,7 @@ def rows_with_numbers(
         columns: keys of the columns that are shown; None for all.
     """
 
-    def has_number(row: RenderedRow) -> bool:
+    def has_number(row: Row) -> bool:
         cells = [cell for key, cell in row.cells.items() if columns is None or key in columns]
         return any(
             (ours and cell.ours) or (printed and (cell.printed or cell.logged)) for cell in cells
@@ -131,9 +131,9 @@ def rows_with_numbers(
     return [row for row in rows if has_number(row)]
 
 
-def sections(rows: Sequence[RenderedRow]) -> list[tuple[str, list[RenderedRow]]]:
+def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """The rows by section, in order."""
-    found: list[tuple[str, list[RenderedRow]]] = []
+    found: list[tuple[str, list[Row]]] = []
     for row in rows:
         if not found or found[-1][0] != row.group:
             found.append((row.group, []))

@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.nn.utils import clip_grad_norm_
 
 from harness.config import InnerAttackConfig, Radius
-from harness.method import AttackPlan, Batch, Forward, Params, StepView, TaskContext
+from harness.method import AttackPlan, Batch, Forward, LookaheadView, Params, TaskContext
 from harness.models import build_model
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.modes import frozen_parameters
 from harness.training.schedules import InnerSchedule
 from methods._recipes import SMALL, Overrides, natural
@@ -180,7 +180,7 @@ class StrategyTask(PgdAtTask):
             start_eps=self.params.target_eps,
         )
 
-    def before_attack(self, batch: Batch, view: StepView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
         """Every ``strategy_interval`` steps, reward a draw of the strategy and learn from it."""
         self.steps_seen += 1
         if self.steps_seen % self.params.strategy_interval:
@@ -198,7 +198,7 @@ class StrategyTask(PgdAtTask):
             group["lr"] = self.params.strategy_lr * view.rate_factor
         self.strategy_optimizer.step()
 
-    def rewarded(self, tried: Batch, view: StepView) -> Tensor:
+    def rewarded(self, tried: Batch, view: LookaheadView) -> Tensor:
         """The loss that a plan reaches, plus the accuracies of the network after a step on it.
 
         Args:
@@ -267,7 +267,7 @@ def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Gener
     best, highest_B = batch.x, torch.full_like(batch.y, -1, dtype=torch.float32)
     with frozen_parameters(model):
         for _ in range(REWARD_RESTARTS):
-            x_adv = maximise(model, objective, batch.x, schedule, config, generator)
+            x_adv = pgd(model, objective, batch.x, schedule, config, generator)
             with torch.no_grad():
                 loss_B = cross_entropy(model(x_adv).float(), batch.y, reduction="none")
             better_B = loss_B >= highest_B

@@ -12,7 +12,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.config import merge
-from harness.method import Batch, Forward, Method, MethodCard, StepOutput, StepView, TaskContext
+from harness.method import (
+    Batch,
+    Forward,
+    LookaheadView,
+    Method,
+    MethodCard,
+    StepOutput,
+    TaskContext,
+)
 from methods._recipes import SMALL, Overrides, by_dataset
 from methods.adversarial._papers import ACAT
 from methods.adversarial.acat import AcatParams, AcatTask, acat_training
@@ -43,7 +51,7 @@ class DajatTask(AcatTask):
         self.autoaugmented_views = params.views
         self.norms = nn.ModuleList(map(deepcopy, self._norms_of_network() if params.views else ()))
 
-    def before_attack(self, batch: Batch, view: StepView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
         """Attack the views as the images are, each from its own clean predictions."""
         with self._own_norms():
             for other in batch.others:

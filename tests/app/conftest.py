@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from app.launch import MAIN, RESULTS_VARIABLE
 from harness.config import EvalConfig, RunConfig
 from harness.data import load_dataset
-from harness.evaluation.statistics import accuracy
+from harness.evaluation.analysis.statistics import accuracy
 from harness.models import build_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app as command_line
+from divergence_bench.cli.main import app as command_line
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.components import with_results
 from app.frames import is_numeric, styled_cells
-from app.shared import with_results
 from app.tabular import PRINTED_ORDER, Filters, chosen_rows, known_facts, shown
-from leaderboards.assembly import table, tables
+from leaderboards.build import table, tables
 from leaderboards.render.text import sections
 
 VIEWS = ("both", "printed", "ours")

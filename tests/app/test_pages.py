@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from leaderboards.reported import load_reported
+from leaderboards.printed import load_reported
 
 PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_database_is_a_sentence(open_page, tmp_path) -> None:
 
 
 def test_a_locked_database_is_a_sentence(open_page, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("app.shared.WAIT_S", 0.2)
+    monkeypatch.setattr("app.components.WAIT_S", 0.2)
     path = Database(tmp_path).path
     with writing(path, 5), write_connection(path, 5):
         at = open_page("runs", tmp_path)

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from app.components import plain
 from app.embedding import adversarial, chosen_classes, embedded, separation
 from app.gallery import adversarial_images, triptych
-from app.shared import plain
 from app.tradeoff import pareto_front, printed_points
 from harness.errors import UserError
 from harness.models import build_model

@@ -4,6 +4,7 @@ import io
 
 import pandas as pd
 
+from app.labels import BADGE_LEGEND
 from app.tabular import (
     PRINTED_ORDER,
     Filters,
@@ -13,11 +14,10 @@ from app.tabular import (
     numbers_csv,
     shown,
 )
-from app.words import BADGE_LEGEND
-from leaderboards.assembly import table, tables
-from leaderboards.rendered import Cell, Number, RenderedRow
-from leaderboards.reported import load_reported
-from leaderboards.standing import Entry, Score
+from leaderboards.build import table, tables
+from leaderboards.printed import load_reported
+from leaderboards.ranking import Entry, Score
+from leaderboards.table import Cell, Number, Row
 
 
 def test_every_printed_number_of_the_tables_is_in_a_cell() -> None:
@@ -109,7 +109,7 @@ def test_a_heads_help_says_whose_the_interval_is_and_where_numbers_are_from() ->
     assert "Wilson 95% interval of one model, computed here for n = 10,000" in help["AA"]
     assert "RobustBench" not in help["AA"]
     cell = Cell(printed=Number(50.0, "RB", low=49.0, high=51.0, n=10_000))
-    row = RenderedRow("published", ("Some", "WRN", ""), "RobustBench", {"aa": cell})
+    row = Row("published", ("Some", "WRN", ""), "RobustBench", {"aa": cell})
     help = shown(rendered, [row], printed=True, ours=False).help
     assert "RobustBench" in help["AA"]
     assert "As printed" not in help["AA"]

@@ -1,8 +1,8 @@
 """A process with everything imported, of which each command line under test is a forked copy.
 
 A fresh interpreter takes seconds to import torch; a copy of one that has takes milliseconds, so
-that hundreds of kills are affordable. The copy runs the real ``harness.cli.main``. Orders come as
-JSON lines on standard input, answers leave as JSON lines on standard output.
+that hundreds of kills are affordable. The copy runs the real ``divergence_bench.cli.main.main``.
+Orders come as JSON lines on standard input, answers leave as JSON lines on standard output.
 """
 
 import glob
@@ -23,12 +23,12 @@ import torch
 import torch._dynamo
 import torch.optim
 
-import harness.cli
+import divergence_bench.cli.main
 import leaderboards.summary
 import methods.adversarial.ikl
 from harness.data import load_dataset
 from harness.evaluation import driver
-from harness.evaluation.protocol import AttackBudget, Threat
+from harness.evaluation.attack.protocol import AttackBudget, Threat
 
 LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim)
 LOADED += (leaderboards.summary, methods.adversarial.ikl)
@@ -49,7 +49,7 @@ def live(order: dict[str, Any]) -> int:
     try:
         if order.get("prepare"):
             exec(order["prepare"], {})
-        harness.cli.main()
+        divergence_bench.cli.main.main()
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import listing
+from divergence_bench.cli import listing
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -77,7 +77,7 @@ def test_a_wish_to_exit_is_no_fault(plugins: Registry[int], tmp_path: Path) -> N
 def test_listing_methods_names_a_broken_file(
     plugins: Registry[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.listing.METHODS", plugins)
+    monkeypatch.setattr("divergence_bench.cli.listing.METHODS", plugins)
     with pytest.raises(UserError, match=r"broken\.py \(RuntimeError: imported\)"):
         listing.rows("methods", results=Path("results"), table=None, method=None)
 

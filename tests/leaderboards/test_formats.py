@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 import leaderboards
-from harness import evaluation_view
-from leaderboards import summary_view
+from divergence_bench.cli import evaluation_view
 from leaderboards.badges import INTERVAL, MEANINGS
+from leaderboards.render import summary as summary_view
 from leaderboards.render.latex import document, to_latex
 from leaderboards.render.plots import Point, front, points_of, scatter
+from leaderboards.render.report import FORMATS, text_of, write_site
 from leaderboards.render.terminal import print_table
-from leaderboards.rendered import Number, RenderedTable
-from leaderboards.report import FORMATS, text_of, write_site
+from leaderboards.table import Number, Table
 
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
@@ -35,7 +35,7 @@ def test_a_radius_is_written_as_papers_write_it(text_of_eps: Callable[[float], s
 
 
 @pytest.fixture(scope="module")
-def printed() -> list[RenderedTable]:
+def printed() -> list[Table]:
     return [leaderboards.table(title.number) for title in leaderboards.tables()]
 
 
@@ -53,7 +53,7 @@ def results(add_run: AddRun, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def numbers_of(table: RenderedTable) -> list[tuple[float, str]]:
+def numbers_of(table: Table) -> list[tuple[float, str]]:
     return [(number.value, number.badge) for number in table.numbers]
 
 
@@ -149,7 +149,7 @@ def test_latex_is_balanced_and_every_line_is_as_wide_as_its_table(
         assert HOSTILE not in text
 
 
-def test_latex_without_ours_has_print_and_nothing_more(printed: list[RenderedTable]) -> None:
+def test_latex_without_ours_has_print_and_nothing_more(printed: list[Table]) -> None:
     for table in printed:
         text = to_latex(table, ours=False)
         for row in table.rows:
@@ -268,13 +268,13 @@ def test_a_legend_says_where_intervals_are_from(
     assert MEANINGS["?"] in text
 
 
-def test_a_plot_says_where_its_intervals_are_from(printed: list[RenderedTable]) -> None:
+def test_a_plot_says_where_its_intervals_are_from(printed: list[Table]) -> None:
     assert INTERVAL in scatter(points_of(printed[1], "clean", "aa"), "x", "y")
     pair = "resnet34/resnet18"
     assert INTERVAL not in scatter(points_of(printed[2], f"{pair}/time", pair), "x", "y")
 
 
-def test_a_page_has_evidence_one_click_away(printed: list[RenderedTable]) -> None:
+def test_a_page_has_evidence_one_click_away(printed: list[Table]) -> None:
     page = parsed(text_of(printed[4], "html"))
     assert [link for link in page.links if link.startswith("#dispute")] == ["#dispute-5-0"]
     assert "#dispute-5-0"[1:] in page.ids

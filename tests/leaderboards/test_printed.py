@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 import leaderboards
-from leaderboards.rendered import RenderedRow, RenderedTable
-from leaderboards.reported import REPORTED_CSV
+from leaderboards.printed import REPORTED_CSV
+from leaderboards.table import Row, Table
 
 LINES = list(csv.DictReader(REPORTED_CSV.open(newline="")))
 ALPHA, BETA, DELTA = "\u03b1", "\u03b2", "\u0394"
@@ -18,7 +18,7 @@ def setting(line: dict[str, str], name: str) -> str:
     return dict(part.split("=") for part in line["setting"].split(";") if "=" in part).get(name, "")
 
 
-def is_row_of(row: RenderedRow, line: dict[str, str]) -> bool:
+def is_row_of(row: Row, line: dict[str, str]) -> bool:
     """Whether a rendered row is where the reader of the paper would look for a line."""
     table, name = int(line["table"]), line["method"]
     if table == 1:
@@ -51,11 +51,11 @@ def column_of(line: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def printed() -> dict[int, RenderedTable]:
+def printed() -> dict[int, Table]:
     return {title.number: leaderboards.table(title.number) for title in leaderboards.tables()}
 
 
-def test_every_printed_number_stands_in_its_place(printed: dict[int, RenderedTable]) -> None:
+def test_every_printed_number_stands_in_its_place(printed: dict[int, Table]) -> None:
     assert len(LINES) == 273
     for line in LINES:
         rows = [row for row in printed[int(line["table"])].rows if is_row_of(row, line)]
@@ -69,7 +69,7 @@ def test_every_printed_number_stands_in_its_place(printed: dict[int, RenderedTab
         assert number.note == line["note"]
 
 
-def test_nothing_else_is_printed(printed: dict[int, RenderedTable]) -> None:
+def test_nothing_else_is_printed(printed: dict[int, Table]) -> None:
     assert [title.number for title in leaderboards.tables()] == list(range(1, 10))
     counts = {
         number: sum(
@@ -84,7 +84,7 @@ def test_nothing_else_is_printed(printed: dict[int, RenderedTable]) -> None:
     assert not any(table.has_ours for table in printed.values())
 
 
-def test_contradictions_wear_their_mark_and_evidence(printed: dict[int, RenderedTable]) -> None:
+def test_contradictions_wear_their_mark_and_evidence(printed: dict[int, Table]) -> None:
     found = {
         (number, key, cell.printed.value)
         for number, table in printed.items()
@@ -107,7 +107,7 @@ def test_contradictions_wear_their_mark_and_evidence(printed: dict[int, Rendered
 
 
 def test_differences_are_recomputed_and_agree_unless_disputed(
-    printed: dict[int, RenderedTable],
+    printed: dict[int, Table],
 ) -> None:
     checked = 0
     for number in (3, 5, 7):
@@ -126,7 +126,7 @@ def test_differences_are_recomputed_and_agree_unless_disputed(
 
 @pytest.mark.parametrize("number", [6, 8, 9])
 def test_the_row_that_tells_the_network_stands_in_both_tables(
-    printed: dict[int, RenderedTable], number: int
+    printed: dict[int, Table], number: int
 ) -> None:
     remarks = [remark for remark in printed[number].remarks if "of Table 2: WRN-34-10" in remark]
     (pair,) = re.findall(r"the row (\S+ / \S+) is", " ".join(remarks))
@@ -153,7 +153,7 @@ def test_the_row_that_tells_the_network_stands_in_both_tables(
     ],
 )
 def test_gains_over_kl_are_those_that_the_paper_claims(
-    printed: dict[int, RenderedTable], number: int, row: tuple[str, ...], gain: float
+    printed: dict[int, Table], number: int, row: tuple[str, ...], gain: float
 ) -> None:
     (found,) = [one for one in printed[number].rows if one.labels == row]
     cell = found.cells["aa-difference"]
@@ -161,7 +161,7 @@ def test_gains_over_kl_are_those_that_the_paper_claims(
     assert cell.printed.value == gain
 
 
-def test_the_logs_of_the_authors_stand_beside(printed: dict[int, RenderedTable]) -> None:
+def test_the_logs_of_the_authors_stand_beside(printed: dict[int, Table]) -> None:
     logged = {
         (number, row.labels[0], key): cell.logged.value
         for number, table in printed.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.evaluation.statistics import welch
+from harness.evaluation.analysis.statistics import welch
 from harness.store.database import Database
 from harness.store.exchange import import_
 

@@ -10,9 +10,9 @@ import pytest
 import leaderboards
 from harness.errors import UserError
 from harness.store.database import Database
+from leaderboards.printed import REPORTED_CSV
 from leaderboards.render.plots import points_of, scatter
-from leaderboards.report import text_of
-from leaderboards.reported import REPORTED_CSV
+from leaderboards.render.report import text_of
 from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
 
 AddRun = Callable[..., str]

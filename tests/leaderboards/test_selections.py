@@ -10,10 +10,10 @@ from rich.console import Console
 
 import leaderboards
 from leaderboards.render.latex import to_latex
+from leaderboards.render.report import TEXT, text_of
 from leaderboards.render.terminal import print_table
 from leaderboards.render.text import rows_with_numbers
-from leaderboards.rendered import RenderedRow, RenderedTable
-from leaderboards.report import TEXT, text_of
+from leaderboards.table import Row, Table
 
 AddRun = Callable[..., str]
 NUMBERS = [title.number for title in leaderboards.tables()]
@@ -32,15 +32,15 @@ def results(add_run: AddRun, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def is_printed(row: RenderedRow) -> bool:
+def is_printed(row: Row) -> bool:
     return any(cell.printed for cell in row.cells.values())
 
 
-def is_ours(row: RenderedRow) -> bool:
+def is_ours(row: Row) -> bool:
     return any(cell.ours for cell in row.cells.values())
 
 
-SELECTIONS: dict[str, Callable[[RenderedRow], bool]] = {
+SELECTIONS: dict[str, Callable[[Row], bool]] = {
     "nothing printed": lambda row: row.kind == "ours",
     "nothing of ours": lambda row: is_printed(row) and not is_ours(row),
     "nothing at all": lambda row: False,
@@ -50,7 +50,7 @@ SELECTIONS: dict[str, Callable[[RenderedRow], bool]] = {
 }
 
 
-def terminal(table: RenderedTable, width: int) -> str:
+def terminal(table: Table, width: int) -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="utf-8")
     print_table(table, Console(file=file, width=width))
@@ -78,7 +78,7 @@ def test_every_format_takes_every_selection(results: Path, number: int, what: st
             assert r"\multirow{0}" not in texts[name]
 
 
-def last_block(table: RenderedTable, width: int = 80) -> str:
+def last_block(table: Table, width: int = 80) -> str:
     text = terminal(table, width)
     _, block = text[: text.index("\nP  printed")].rsplit("continued", 1)
     return block
@@ -95,7 +95,7 @@ def test_a_further_block_has_only_rows_with_a_number_in_it(results: Path) -> Non
         assert terminal(leaderboards.table(number, results), 80).count("KD, resnet14") == 1
 
 
-def names(rows: Sequence[RenderedRow]) -> list[str]:
+def names(rows: Sequence[Row]) -> list[str]:
     return [row.labels[0] for row in rows]
 
 

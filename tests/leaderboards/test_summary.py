@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from harness.errors import UserError
-from harness.evaluation.statistics import seeds_summary, wilson_interval
+from harness.evaluation.analysis.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from leaderboards.badges import OF_MEANS
-from leaderboards.standing import Entry, Score, ranked
+from leaderboards.ranking import Entry, Score, ranked
 from leaderboards.summary import RunSummary, run_summary
 
 AddRun = Callable[..., str]

@@ -10,15 +10,15 @@ import pytest
 
 import leaderboards
 from harness.errors import UserError
-from harness.evaluation.statistics import wilson_interval
+from harness.evaluation.analysis.statistics import wilson_interval
+from harness.experiment.resolve import resolve
 from harness.registry import METHODS
-from harness.resolve import resolve
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
 from leaderboards.paper import TABLES
-from leaderboards.rendered import Cell, RenderedRow, RenderedTable
-from leaderboards.report import text_of
-from leaderboards.reported import REPORTED_CSV
+from leaderboards.printed import REPORTED_CSV
+from leaderboards.render.report import text_of
+from leaderboards.table import Cell, Row, Table
 
 AddRun = Callable[..., str]
 ALPHA, BETA, DELTA = "\u03b1", "\u03b2", "\u0394"
@@ -33,7 +33,7 @@ PAPER = {
 LEFT = (6600, 3500, 3140, 3140, 3140)
 
 
-def cell_at(table: RenderedTable, label: str, column: str, group: str = "") -> Cell:
+def cell_at(table: Table, label: str, column: str, group: str = "") -> Cell:
     rows = [r for r in table.rows if label in r.labels and group in ("", r.group)]
     assert len(rows) == 1, [row.labels for row in table.rows]
     return rows[0].cells[column]
@@ -159,7 +159,7 @@ def test_small_runs_stand_in_a_section_of_their_own(add_run: AddRun, tmp_path: P
     assert leaderboards.table(4, tmp_path).has_ours is False
 
 
-def ours_of(table: RenderedTable) -> list[RenderedRow]:
+def ours_of(table: Table) -> list[Row]:
     return [row for row in table.rows if row.kind == "ours"]
 
 
@@ -307,7 +307,7 @@ def test_without_a_database_the_printed_numbers_stand_alone(tmp_path: Path) -> N
     assert not nowhere.exists()
 
 
-def without_commands(table: RenderedTable) -> list[RenderedRow]:
+def without_commands(table: Table) -> list[Row]:
     return [dataclasses.replace(row, command="") for row in table.rows]
 
 

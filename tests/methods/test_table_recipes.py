@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from harness.registry import METHODS
-from leaderboards.reported import load_reported
+from leaderboards.printed import load_reported
 
 TABLES = (1, 2, 4, 6, 8, 9)
 BY_INDEX = {"(a)": "kl", "(b)": "dkl", "(c)": "dkl-ba", "(d)": "dkl-ba-const", "(e)": "ikl"}

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harness.data import ImageSet, load_dataset
-from harness.evaluation import driver, protocol
-from harness.evaluation.protocol import AttackBudget
+from harness.evaluation import driver
+from harness.evaluation.attack import protocol
+from harness.evaluation.attack.protocol import AttackBudget
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from harness import cli_corrupt
-from harness.cli import app
+from divergence_bench.cli import corrupt as cli_corrupt
+from divergence_bench.cli.main import app
 from harness.data import Dataset, ImageSet, dataset_info
 from harness.errors import UserError
 from harness.evaluation import corrupted

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
-from harness.evaluation import work
+from harness.evaluation.analysis.statistics import wilson_interval
+from harness.evaluation.attack import job as work
+from harness.evaluation.attack.judge import TOLERANCE, clip_to_ball, perturbation_norm, predict
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.evaluation.judging import TOLERANCE, confine, perturbation_norm, predict
-from harness.evaluation.statistics import wilson_interval
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
@@ -314,7 +314,9 @@ def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
     outside = clean + 0.5 * torch.randn(clean.shape, generator=generator)
     outside[5, 0, 0, 0] = torch.nan
     kept = (clean[:1] + 0.01).clamp(0, 1)
-    found, moved = confine(torch.cat([outside, kept]), torch.cat([clean, clean[:1]]), norm, 0.1)
+    found, moved = clip_to_ball(
+        torch.cat([outside, kept]), torch.cat([clean, clean[:1]]), norm, 0.1
+    )
     assert moved.tolist() == [True] * 6 + [False]
     assert torch.equal(found[6:], kept)
     assert torch.equal(found[5], clean[5])

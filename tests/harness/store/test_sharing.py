@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli_db import db
+from divergence_bench.cli.db import db
 from harness.errors import UserError
 from harness.store import exchange
 from harness.store.database import Database

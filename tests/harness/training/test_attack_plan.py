@@ -23,10 +23,10 @@ from harness.method import (
 )
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
-from harness.training.inner import follow, maximise
+from harness.training.inner_attack import follow, pgd
+from harness.training.lookahead import LookaheadStep
 from harness.training.loop import Trainer
 from harness.training.modes import ReplicaForward
-from harness.training.preview import Preview
 from harness.training.schedules import InnerSchedule
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_each_image_walks_as_if_it_were_alone() -> None:
     )
     for i in range(6):
         schedule = InnerSchedule(float(eps[i]), float(size[i]), int(steps[i]))
-        alone = maximise(
+        alone = pgd(
             model,
             lambda logits, i=i: cross_entropy(logits, y[i : i + 1]),
             x[i : i + 1],
@@ -91,7 +91,7 @@ class Greedy(Task):
     def optimised_parameters(self) -> list[nn.Parameter]:
         return [self.shared]
 
-    def before_attack(self, batch: Batch, view: Preview) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
         tried = Batch(batch.x, batch.y, batch.index, batch.epoch)
         tried.plan = self.attack_plan(batch, view.generator)
         self.found.append(view.attack(tried))
@@ -159,7 +159,7 @@ def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
     model, (x, y) = small_net().eval(), images()
     before = deepcopy(model.state_dict())
     optimizer = OptimizerConfig(lr=0.2, weight_decay=0.01)
-    preview = Preview(
+    preview = LookaheadStep(
         forward=ReplicaForward(model, 1),
         attacked=lambda batch: None,
         optimizer=optimizer,
@@ -205,7 +205,7 @@ def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
 
 def test_a_task_without_an_objective_has_nothing_to_try() -> None:
     x, y = images()
-    preview = Preview(
+    preview = LookaheadStep(
         forward=ReplicaForward(small_net(), 1),
         attacked=lambda batch: None,
         optimizer=OptimizerConfig(),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.errors import UserError
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.progress import Reporter
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 
 TINY = {

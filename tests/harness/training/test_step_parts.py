@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from harness.config import AveragingConfig, InnerAttackConfig
 from harness.models import build_model
 from harness.training.averaging import WeightAverage
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.modes import (
     ReplicaForward,
     attack_mode,
@@ -49,7 +49,7 @@ def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
 def test_attack_equals_a_plain_transcription(start: str) -> None:
     model, (x, y) = small_net().eval(), images()
     config, schedule = InnerAttackConfig(start=start), InnerSchedule(0.1, 0.03, 4)
-    found = maximise(
+    found = pgd(
         model,
         lambda logits: cross_entropy(logits, y),
         x,

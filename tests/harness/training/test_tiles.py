@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from harness.config import RunConfig
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.models.loading import load_model_file
 from harness.progress import Reporter
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 from harness.training import tiles
 from harness.training.tiles import SMALLEST_TILE, TILE_BYTES, Tiled, images_at_once

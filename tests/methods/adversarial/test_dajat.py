@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from harness.config import AveragingConfig, InnerAttackConfig
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.method import Batch, Task, TaskContext
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import first_epoch
-from harness.training.inner import maximise
+from harness.training.inner_attack import pgd
 from harness.training.schedules import InnerSchedule, inner_schedule
 from tests.methods.conftest import BATCH_SIZE, NUM_CLASSES
 
@@ -161,7 +161,7 @@ class View:
         assert objective is not None
         inner, config = InnerSchedule(0.1, 0.05, 5), InnerAttackConfig(start="gaussian", eps=0.1)
         noise = torch.Generator().manual_seed(0)
-        return maximise(self.network, objective, batch.x, inner, config, noise)
+        return pgd(self.network, objective, batch.x, inner, config, noise)
 
 
 def test_views_are_attacked_through_their_own_norms(

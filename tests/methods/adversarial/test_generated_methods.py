@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.experiment.resolve import resolve
 from harness.method import Batch, Task
 from harness.registry import METHODS
-from harness.resolve import resolve
 
 ROWS = {
     "wang-dm": [

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.method import AttackPlan, Batch, Task
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 from methods.adversarial import _strategy
 from methods.adversarial._strategy import MOVED_NOTE, StrategyTask, strategy_loss

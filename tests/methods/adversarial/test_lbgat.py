@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from harness.config import OptimizerConfig
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.method import Batch, Task
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.resolve import resolve
-from harness.runner import run
 from harness.store.rundir import RunDirectory
 from harness.training.schedules import learning_rate
 

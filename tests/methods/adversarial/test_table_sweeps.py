@@ -2,8 +2,8 @@
 
 import pytest
 
+from harness.experiment.resolve import resolve
 from harness.registry import METHODS
-from harness.resolve import resolve
 
 IKL = METHODS.get("ikl")
 SWEPT = ("params.wmse_weight", "params.ce_weight", "params.temperature")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import runner
 from harness.data import dataset_info, imagenet
 from harness.data.base import DatasetSource
+from harness.experiment import runner
+from harness.experiment.resolve import resolve
 from harness.progress import Reporter
-from harness.resolve import resolve
 from harness.store.rundir import RunDirectory
 
 CLASSES, PER_CLASS = 4, 2

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import OptimizerConfig, RunConfig
+from harness.experiment.resolve import resolve, teacher_run
 from harness.method import Batch, TaskContext
 from harness.models import build_model
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.normalize import Normalized
 from harness.registry import METHODS
-from harness.resolve import resolve, teacher_run
 from harness.training.modes import ReplicaForward
 from harness.training.optimizer import build_optimizer
-from leaderboards.reported import load_reported
+from leaderboards.printed import load_reported
 from methods._pairs import CIFAR_PAIRS, PAIRS, natural
 
 NAMES = [name for name in METHODS.names() if METHODS.get(name).card.family == "distillation"]

@@ -1,0 +1,1 @@
+"""What stored verdicts say: statistics, comparisons, curves and flags."""

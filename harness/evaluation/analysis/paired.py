@@ -1,0 +1,350 @@
+"""Models compared: image by image on the images that they share, or mean by mean over seeds.
+
+Nothing is read from disk here: what is compared comes as records and verdict tables, so that the
+command line and the app compare alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from harness.config import RunConfig, flat
+from harness.errors import UserError
+from harness.evaluation.analysis.statistics import (
+    MeanDifference,
+    PairedComparison,
+    SeedsSummary,
+    compare_paired,
+    seeds_summary,
+    welch,
+)
+
+Facts = Mapping[str, Any]
+
+# Numbers whose protocols differ in one of these are no measurements of the same thing.
+ATTACK_FIELDS = ("norm", "eps", "attack_version", "precision")
+# These change which random attacks were tried, or how, but not what is measured.
+CHANCE_FIELDS = ("seed", "chunk_size", "accelerate")
+NAMED_DIFFERENCES = 6
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One run under one protocol.
+
+    Attributes:
+        run: what ``run.json`` says; ``config`` is the whole configuration, None of a loaded model.
+        evaluation_id: the evaluation.
+        protocol: what ``evaluation.json`` says under that name.
+        verdicts: one row an image; ``index``, ``label`` and ``broken_by`` are used.
+    """
+
+    run: Facts
+    evaluation_id: str
+    protocol: Facts
+    verdicts: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """The method or source, and the run."""
+        title = self.run.get("method_title") or self.run.get("method")
+        title = title or (self.run.get("source") or {}).get("source")
+        run_id = str(self.run["run_id"])
+        return f"{title} ({run_id})" if title else run_id
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models, image by image.
+
+    Attributes:
+        a: name of the first.
+        b: name of the second.
+        evaluations: the evaluation of each.
+        notes: what must be said before the numbers.
+        protocol: the threat model and attacks of both.
+        shared: images that both were evaluated on; only these are compared.
+        metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` where the
+            attacks are not standard AutoAttack.
+    """
+
+    a: str
+    b: str
+    evaluations: tuple[str, str]
+    notes: tuple[str, ...]
+    protocol: dict[str, Any]
+    shared: int
+    metrics: dict[str, PairedComparison]
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        name: of the first of them.
+        runs: their names.
+        metrics: metric to its summary over the runs.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    metrics: dict[str, SeedsSummary]
+
+
+@dataclass(frozen=True)
+class SeedsComparison:
+    """Groups of runs, over their seeds.
+
+    Attributes:
+        notes: what must be said before the numbers.
+        protocol: the threat model and attacks of all.
+        shared: images that all were evaluated on; only these count.
+        groups: the groups, the first being what the others are compared with.
+        differences: of each further group, metric to the first group's mean minus its own; empty
+            where one of the two has a single run.
+    """
+
+    notes: tuple[str, ...]
+    protocol: dict[str, Any]
+    shared: int
+    groups: tuple[SeedGroup, ...]
+    differences: tuple[dict[str, MeanDifference], ...]
+
+
+def compare(a: Evaluated, b: Evaluated) -> Comparison:
+    """Compare two models on the images that both were evaluated on.
+
+    Protocols that differ in the norm, the radius, the attacks or the precision are an error and no
+    note: their difference would be one of protocols as much as of models, and a table that has been
+    pasted elsewhere no longer carries its first line.
+
+    Raises:
+        UserError: the protocols or the test images differ, or no image is shared.
+    """
+    check_like((a, b))
+    correct, shared = shared_correct((a, b))
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        evaluations=(a.evaluation_id, b.evaluation_id),
+        notes=(*more_than_compared(a, b), *chance_notes((a, b)), *image_notes((a, b), shared)),
+        protocol=told_protocol(a),
+        shared=shared,
+        metrics={
+            name: compare_paired(right, correct[1][name]) for name, right in correct[0].items()
+        },
+    )
+
+
+def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
+    """Compare groups of runs that differ in nothing but the seed, by their means over seeds.
+
+    Args:
+        groups: at least one, each of at least one run.
+
+    Raises:
+        UserError: the protocols or the test images differ, or no image is shared by all.
+    """
+    everything = [each for group in groups for each in group]
+    check_like(everything)
+    correct, shared = shared_correct(everything)
+    values = iter([{name: float(r.mean()) for name, r in each.items()} for each in correct])
+    by_group = [[next(values) for _ in group] for group in groups]
+    first = by_group[0]
+    differences: list[dict[str, MeanDifference]] = []
+    notes = [*chance_notes(everything), *image_notes(everything, shared)]
+    for group, runs in zip(groups[1:], by_group[1:], strict=True):
+        notes = [*more_than_compared(groups[0][0], group[0], seeds=False), *notes]
+        enough = min(len(first), len(runs)) > 1
+        differences.append(
+            {name: welch([r[name] for r in first], [r[name] for r in runs]) for name in first[0]}
+            if enough
+            else {}
+        )
+        if not enough:
+            notes.append(
+                f"{groups[0][0].name} or {group[0].name} has a single seed: nothing tells how much "
+                "seeds differ, so their difference has no interval"
+            )
+    return SeedsComparison(
+        notes=tuple(dict.fromkeys(notes)),
+        protocol=told_protocol(everything[0]),
+        shared=shared,
+        groups=tuple(
+            SeedGroup(
+                group[0].name,
+                tuple(str(each.run["run_id"]) for each in group),
+                {name: seeds_summary([run[name] for run in runs]) for name in runs[0]},
+            )
+            for group, runs in zip(groups, by_group, strict=True)
+        ),
+        differences=tuple(differences),
+    )
+
+
+def like(a: Facts, b: Facts) -> bool:
+    """Whether two protocols measure the same thing on the same test set."""
+    return protocol_key(a) == protocol_key(b)
+
+
+def protocol_key(protocol: Facts) -> tuple[Any, ...]:
+    """Equal for like protocols; without attacks the threat model says nothing."""
+    attacks = tuple(protocol["attacks"])
+    told = tuple(protocol[name] for name in ATTACK_FIELDS) if attacks else ()
+    return protocol["data_sha256"], attacks, *told
+
+
+def check_like(several: Sequence[Evaluated]) -> None:
+    """Raise a UserError that names what differs, unless all protocols are alike."""
+    first = several[0]
+    for other in several[1:]:
+        ours, theirs = first.protocol, other.protocol
+        names = f"{first.name} and {other.name}"
+        if ours["data_sha256"] != theirs["data_sha256"]:
+            raise UserError(
+                f"{names} were evaluated on different test sets (their images' hashes differ): "
+                "evaluate both on the same one"
+            )
+        if like(ours, theirs):
+            continue
+        fields = ("attacks", *ATTACK_FIELDS)
+        found = [f"{n} {ours[n]} and {theirs[n]}" for n in fields if ours[n] != theirs[n]]
+        raise UserError(
+            f"{names} were evaluated by different protocols ({'; '.join(found)}), so their "
+            "difference would say nothing of the models: evaluate both by one protocol"
+        )
+
+
+def correct_by_metric(protocol: Facts, verdicts: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Which images [N] are still right: unattacked, after each stage, and after all of them."""
+    broken_by = verdicts["broken_by"].fillna("").to_numpy(dtype=str)
+    alive = np.ones(len(broken_by), dtype=bool)
+    found = {}
+    for stage in ("clean", *protocol["attacks"]):
+        alive = alive & (broken_by != stage)
+        found[stage] = alive
+    if protocol["attacks"]:
+        found["aa" if protocol["standard"] else "robust"] = alive
+    return found
+
+
+def shared_correct(
+    several: Sequence[Evaluated],
+) -> tuple[list[dict[str, NDArray[np.bool_]]], int]:
+    """Of each, by metric, which of the shared images [M] are right; and how many are shared.
+
+    Raises:
+        UserError: no image is shared, or one has two labels.
+    """
+    tables = [each.verdicts.set_index("index") for each in several]
+    shared = tables[0].index
+    for table in tables[1:]:
+        shared = shared.intersection(table.index)
+    shared = shared.sort_values()
+    if not len(shared):
+        raise UserError(
+            f"{several[0].name} and {several[-1].name} share no test image: evaluate both on the "
+            "same ones"
+        )
+    labels = tables[0].loc[shared, "label"].to_numpy()
+    for each, table in zip(several, tables, strict=True):
+        if not np.array_equal(labels, table.loc[shared, "label"].to_numpy()):
+            raise UserError(
+                f"the verdicts of {several[0].name} and {each.name} give an image different "
+                "labels: one of them is damaged, evaluate it again"
+            )
+    correct = [
+        correct_by_metric(each.protocol, table.loc[shared])
+        for each, table in zip(several, tables, strict=True)
+    ]
+    return correct, len(shared)
+
+
+def settings(run: Facts) -> dict[str, Any]:
+    """What makes a run's model what it is: dotted path to value."""
+    config = run.get("config")
+    if not config:
+        source = run.get("source") or {}
+        return {"source": source.get("source"), "arch": run.get("arch")}
+    try:
+        return flat(RunConfig.model_validate(config).identity_payload())
+    except ValidationError:  # of a release with other settings
+        return flat(config)
+
+
+def differences(a: Facts, b: Facts) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two runs differ, dotted path to the value of each."""
+    ours, theirs = settings(a), settings(b)
+    paths = dict.fromkeys([*ours, *theirs])
+    return {
+        path: (ours.get(path), theirs.get(path))
+        for path in paths
+        if ours.get(path) != theirs.get(path)
+    }
+
+
+def more_than_compared(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
+    """What else differs beside the thing compared.
+
+    That is the method with its parameters where the methods differ, the source where a model was
+    loaded, and else the one setting that differs. ``seeds`` is whether a seed counts.
+    """
+    if a.protocol["model_sha256"] == b.protocol["model_sha256"]:
+        return [f"{a.name} and {b.name} are the same weights"]
+    if bool(a.run.get("config")) != bool(b.run.get("config")):
+        return [
+            f"one of {a.name} and {b.name} was trained here and the other loaded: how their "
+            "trainings differ is not known"
+        ]
+    found = differences(a.run, b.run)
+    if not seeds:
+        found.pop("seed", None)
+    if set(found) == {"seed"}:
+        return [f"{a.name} and {b.name} differ in the seed only: their difference is chance"]
+    subject = next((name for name in ("method", "source") if name in found), None)
+    if subject is None:
+        if len(found) < 2:
+            return []
+        return [f"they differ in {len(found)} settings: {_named(found)}"]
+    params = ("params.",) if subject == "method" else ()
+    more = {p: v for p, v in found.items() if p != subject and not p.startswith(params)}
+    return [f"they differ in more than the {subject}: {_named(more)}"] if more else []
+
+
+def _named(found: Mapping[str, tuple[Any, Any]]) -> str:
+    named = [f"{path} {ours} / {theirs}" for path, (ours, theirs) in found.items()]
+    more = len(named) - NAMED_DIFFERENCES
+    return ", ".join(named[:NAMED_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
+
+
+def chance_notes(several: Sequence[Evaluated]) -> list[str]:
+    """Settings that changed which random attacks were tried."""
+    notes = []
+    for name in CHANCE_FIELDS:
+        values = list(dict.fromkeys(each.protocol.get(name) for each in several))
+        if len(values) > 1:
+            told = " / ".join(map(str, values))
+            notes.append(f"the evaluations differ in {name} ({told}), which changes verdicts a bit")
+    return notes
+
+
+def image_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
+    """Whether images were left out because not all were evaluated on them."""
+    counts = [len(each.verdicts) for each in several]
+    if all(count == shared for count in counts):
+        return []
+    told = ", ".join(str(count) for count in counts)
+    return [f"they were evaluated on {told} images: the {shared} that they share are compared"]
+
+
+def told_protocol(evaluated: Evaluated) -> dict[str, Any]:
+    """What the numbers must be quoted with."""
+    return {name: evaluated.protocol[name] for name in ("attacks", *ATTACK_FIELDS)}

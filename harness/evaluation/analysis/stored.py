@@ -1,0 +1,195 @@
+"""Which stored runs and evaluations `compare` sets against each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config import eps_text, parse_fraction
+from harness.errors import UserError
+from harness.evaluation.analysis.paired import (
+    Comparison,
+    Evaluated,
+    SeedsComparison,
+    compare,
+    compare_seeds,
+    protocol_key,
+)
+from harness.store.ingest import seed_group
+from harness.store.rundir import EvaluationDirectory, RunDirectory, find_run, list_runs
+
+Compared = list[Comparison] | SeedsComparison
+
+
+def compare_runs(
+    results: Path, sources: Sequence[str], *, norm: str | None, eps: str | None
+) -> Compared:
+    """Compare stored runs: two in pairs of images, several with the first or over seeds.
+
+    Args:
+        results: the results folder.
+        sources: ``RUN`` or ``RUN@EVALUATION``.
+        norm: only evaluations of that norm.
+        eps: only evaluations of that radius.
+
+    Raises:
+        UserError: a run is unknown or not evaluated, or the runs have no protocol in common.
+    """
+    if len(sources) < 2:
+        raise UserError(
+            "one run cannot be compared: give two or more, or --method-a and --method-b"
+        )
+    chosen = choose([finished(results, source, norm, eps) for source in sources])
+    groups: dict[str, list[Evaluated]] = defaultdict(list)
+    for evaluated in chosen:
+        groups[_group(evaluated.run)].append(evaluated)
+    if len(chosen) == 2 or len(groups) == len(chosen):
+        return [compare(chosen[0], other) for other in chosen[1:]]
+    return compare_seeds(list(groups.values()))
+
+
+def compare_methods(
+    results: Path, methods: Sequence[str], *, dataset: str | None, norm: str | None, eps: str | None
+) -> SeedsComparison:
+    """Compare methods over the seeds of their finished runs.
+
+    Raises:
+        UserError: a method has no finished runs, or they differ in more than the seed.
+    """
+    groups = [_runs_of(results, method, dataset) for method in methods]
+    names = [[run.run_id for run in group] for group in groups]
+    chosen = iter(choose([finished(results, name, norm, eps) for group in names for name in group]))
+    return compare_seeds([[next(chosen) for _ in group] for group in names])
+
+
+def finished(
+    results: Path, source: str, norm: str | None, eps: str | None
+) -> list[tuple[RunDirectory, EvaluationDirectory]]:
+    """The finished evaluations of a run that fit, newest first.
+
+    Raises:
+        UserError: there are none; the message names those there are.
+    """
+    name, _, evaluation = source.partition("@")
+    run = find_run(results, name)
+    known = [each for each in run.evaluations() if each.record["status"] == "success"]
+    known.sort(key=lambda each: str(each.record["finished_at"]), reverse=True)
+    fitting = [
+        each
+        for each in known
+        if each.evaluation_id.startswith(evaluation) and _fits(each, norm, eps)
+    ]
+    if not fitting:
+        held = "; ".join(f"{each.evaluation_id} ({threat(each)})" for each in known) or "none"
+        raise UserError(
+            f"run {run.run_id} has no such finished evaluation (it has: {held}): make one with "
+            f"`evaluate {run.run_id}`"
+        )
+    return [(run, each) for each in fitting]
+
+
+def choose(
+    several: Sequence[Sequence[tuple[RunDirectory, EvaluationDirectory]]],
+) -> list[Evaluated]:
+    """Of each run one evaluation, all by one protocol.
+
+    Of the protocols that all runs have, the first run's newest one is taken, one with attacks
+    before one without; of a run's evaluations by it the one of most images.
+
+    Raises:
+        UserError: they have none in common.
+    """
+    by_protocol = [
+        {
+            protocol_key(each.record["protocol"]): (run, each)
+            for run, each in sorted(reversed(found), key=lambda pair: _images(pair[1]))
+        }
+        for found in several
+    ]
+    first = [protocol_key(each.record["protocol"]) for _, each in several[0]]
+    common = [key for key in dict.fromkeys(first) if all(key in table for table in by_protocol)]
+    if not common:
+        held = "; ".join(
+            f"{found[0][0].run_id}: {', '.join(threat(each) for _, each in found)}"
+            for found in several
+        )
+        raise UserError(
+            f"the runs share no protocol ({held}): evaluate them by one, on one test set, with "
+            "`evaluate RUN`"
+        )
+    key = next((key for key in common if key[1]), common[0])
+    return [evaluated(*table[key]) for table in by_protocol]
+
+
+def evaluated(run: RunDirectory, evaluation: EvaluationDirectory) -> Evaluated:
+    """A finished evaluation as the comparison takes it."""
+    return Evaluated(
+        run.record,
+        evaluation.evaluation_id,
+        evaluation.record["protocol"],
+        evaluation.verdicts().to_pandas(),
+    )
+
+
+def threat(evaluation: EvaluationDirectory) -> str:
+    """An evaluation's protocol in a few words."""
+    told = evaluation.record["protocol"]
+    if not told["attacks"]:
+        return f"clean, n = {told['n']}"
+    return f"{told['norm']} {eps_text(told['eps'])}, {told['attack_version']}, n = {told['n']}"
+
+
+def _fits(evaluation: EvaluationDirectory, norm: str | None, eps: str | None) -> bool:
+    told = evaluation.record["protocol"]
+    if norm is not None and told["norm"] != norm:
+        return False
+    if eps is None:
+        return True
+    try:
+        asked = float(parse_fraction(eps))
+    except ValueError as error:
+        raise UserError(f"--eps {eps!r} is no radius: give one such as 8/255 or 0.5") from error
+    return abs(float(told["eps"]) - asked) < 1e-9
+
+
+def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirectory]:
+    """The finished runs of a method, which differ in nothing but the seed."""
+    runs = [
+        run
+        for run in list_runs(results)
+        if _is_of(run.record, method, dataset) and any(_successes(run.evaluations()))
+    ]
+    if not runs:
+        where = f" on {dataset}" if dataset else ""
+        raise UserError(
+            f"there is no evaluated run of {method!r}{where} in {results}: run it first"
+        )
+    groups: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        groups[_group(run.record)].append(run.run_id)
+    if len(groups) > 1:
+        told = "; ".join(" ".join(names) for names in groups.values())
+        raise UserError(
+            f"the runs of {method!r} differ in more than the seed ({told}): narrow them with "
+            "--dataset, or name the runs"
+        )
+    return runs
+
+
+def _is_of(record: dict[str, Any], method: str, dataset: str | None) -> bool:
+    fits = record.get("method") == method and record["status"] == "success"
+    return bool(fits and dataset in (None, record["dataset"]))
+
+
+def _successes(evaluations: Iterable[EvaluationDirectory]) -> Iterable[EvaluationDirectory]:
+    return (each for each in evaluations if each.record["status"] == "success")
+
+
+def _images(evaluation: EvaluationDirectory) -> int:
+    return int(evaluation.record["protocol"]["n"])
+
+
+def _group(record: Any) -> str:
+    return seed_group(record.get("config") or record.get("source") or record["run_id"])

@@ -1,0 +1,1 @@
+"""One chunk of images attacked and judged."""

@@ -1,0 +1,201 @@
+"""The network as the attacks see it: batches cut to fit, passes counted, gradients contiguous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from harness.evaluation.speed.batching import Batching
+
+Graph = tuple[Tensor, Tensor]
+T = TypeVar("T")
+
+
+def no_progress(images: int) -> None:
+    """Who listens to forward passes where nobody does."""
+
+
+class AttackModel:
+    """A callable from images [B, K, H, W] to logits [B, C], differentiable in the images.
+
+    Args:
+        network: the network, in eval mode, its parameters frozen.
+        num_classes: C.
+        batching: how batches are cut; a network that is told to run out of memory may be retried
+            after ``batching.halve``.
+        layout: memory layout of the network's input.
+        autocast: the type to compute in, if not float32.
+        listener: called after each forward pass with its number of images.
+
+    Attributes:
+        forward_images: images that went forward, counted as the attack asked for them.
+        backward_images: images that went backward.
+        repeated_images: images that went forward again for want of memory to keep their graph.
+        not_finite: rows of logits so far that were not finite, a tensor on the device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[[Tensor], Tensor],
+        num_classes: int,
+        batching: Batching,
+        *,
+        layout: torch.memory_format = torch.contiguous_format,
+        autocast: torch.dtype | None = None,
+        listener: Callable[[int], None] = no_progress,
+    ) -> None:
+        """See the class."""
+        self.network = network
+        self.num_classes = num_classes
+        self.batching = batching
+        self.layout = layout
+        self.autocast = autocast
+        self.listener = listener
+        self.reset()
+
+    def reset(self) -> None:
+        """Set the counts to zero."""
+        self.forward_images = self.backward_images = self.repeated_images = 0
+        self.not_finite: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, K, H, W], in a tensor of their own; B may be 0."""
+        if not len(x):
+            # Attacks may ask for the points that are left when none is; many networks cannot.
+            return x.new_zeros(0, self.num_classes)
+        if torch.is_grad_enabled() and x.requires_grad:
+            logits: Tensor = _Pieces.apply(x, self)  # type: ignore[no-untyped-call]
+        else:
+            logits = torch.cat([self.run(x, piece) for piece in self.batching.pieces(len(x))])
+        self.forward_images += len(x)
+        bad = (~torch.isfinite(logits.detach()).all(dim=1)).sum()
+        self.not_finite = bad if self.not_finite is None else self.not_finite + bad
+        self.listener(len(x))
+        return logits
+
+    def run(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
+        """Logits of one piece of the batch, without a graph."""
+        with torch.no_grad():
+            return self._logits(self.input(x, piece), piece)
+
+    def graph(self, x: Tensor, piece: tuple[int, int]) -> Graph:
+        """The network's input and logits of one piece, connected."""
+        leaf = self.input(x.detach(), piece).requires_grad_()
+        with torch.enable_grad():
+            return leaf, self._logits(leaf, piece)
+
+    def input(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
+        """One piece of the batch as the network takes it: padded, in its layout."""
+        start, stop = piece
+        extra = self.batching.padded(stop - start) - (stop - start)
+        part = x[start:stop]
+        return (pad(part, (0, 0) * 3 + (0, extra)) if extra else part).contiguous(
+            memory_format=self.layout
+        )
+
+    def _logits(self, images: Tensor, piece: tuple[int, int]) -> Tensor:
+        with self._precision(images):
+            logits = self.network(images)[: piece[1] - piece[0]]
+        # Attacks write into the logits; a copy keeps that out of what a compiled network owns.
+        return logits.float().clone()
+
+    def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(images.device.type, dtype=self.autocast)
+
+
+class Judge:
+    """Logits [B, C] of images [B, K, H, W] by the untouched network, in pieces that fit."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], batching: Batching) -> None:
+        """Judge by a network in eval mode."""
+        self.network = network
+        self.batching = batching
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of at least one image."""
+        pieces = self.batching.pieces(len(x))
+        return torch.cat([self.network(x[start:stop]) for start, stop in pieces])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error is a want of memory, on a GPU or in the machine."""
+    words = "not enough memory", "can't allocate memory", "out of memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
+
+
+def within_memory(
+    batching: Batching, count: int, attempt: Callable[[], T], halved: Callable[[], None]
+) -> T:
+    """The outcome of an attempt, begun anew with half the images at once while memory ends.
+
+    Args:
+        batching: cuts the batches of the attempt.
+        count: images in its largest batch.
+        attempt: must not depend on the attempts that failed before it.
+        halved: called before each new attempt.
+    """
+    while True:
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if not (out_of_memory(error) and batching.halve(count)):
+                raise
+        # Out of the handler: the traceback that held the tensors is gone.
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        halved()
+
+
+class _Pieces(torch.autograd.Function):
+    """Forward and backward piece by piece.
+
+    The last pieces keep their graphs, as many as memory allows; the others run forward again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, model: AttackModel) -> Tensor:
+        pieces = model.batching.pieces(len(x))
+        first_kept = len(pieces) - model.batching.graphs_kept(len(x))
+        ctx.model, ctx.pieces, ctx.graphs = model, pieces, {}
+        ctx.save_for_backward(x)
+        logits = []
+        for number, piece in enumerate(pieces):
+            if number < first_kept:
+                logits.append(model.run(x, piece))
+            else:
+                ctx.graphs[number] = model.graph(x, piece)
+                logits.append(ctx.graphs[number][1].detach())
+        return torch.cat(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        model: AttackModel = ctx.model
+        # The attacks view gradients as flat rows, which a channels-last tensor does not allow.
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for number, piece in reversed(list(enumerate(ctx.pieces))):
+            start, stop = piece
+            kept = ctx.graphs.pop(number, None)
+            if kept is None:
+                model.repeated_images += stop - start
+                kept = model.graph(x, piece)
+            leaf, logits = kept
+            gradient = _gradient(logits, leaf, gradients[0][start:stop])
+            result[start:stop] = gradient[: stop - start]
+        model.backward_images += len(x)
+        return result, None
+
+
+def _gradient(logits: Tensor, leaf: Tensor, outer: Tensor) -> Tensor:
+    """The gradient of the images; zero for a network that hides itself from differentiation."""
+    if not logits.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(logits, leaf, outer, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient

@@ -1,0 +1,1 @@
+"""How the attacked copy of a network is run faster with the same verdicts."""

@@ -1,0 +1,118 @@
+"""What becomes of a run, in its directory and in the database, whatever happens to it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from harness import provenance
+from harness.config import RunConfig
+from harness.data import dataset_info
+from harness.data.base import Dataset
+from harness.distributed.group import ProcessGroup
+from harness.experiment.resolve import recipe_changes
+from harness.method import Method
+from harness.registry import REPORTS
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory, utc_now
+
+
+@contextmanager
+def recorded(
+    directory: RunDirectory, described: dict[str, Any], *, index: bool = True
+) -> Iterator[None]:
+    """The run's status follows what happens inside, in its directory and in the database.
+
+    A finished run stays one: a further evaluation has a status of its own, and one that fails or is
+    stopped must not take a result out of the tables.
+
+    Args:
+        directory: the run's.
+        described: what its record says from the start.
+        index: whether the database follows; False where another process brings it up to date.
+    """
+    finished = directory.exists and directory.record["status"] == "success"
+    began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
+    directory.update(**described, **({} if finished else began))
+
+    def end(status: str, **why: str) -> None:
+        if not finished:
+            directory.end(status, **why)
+
+    if index:
+        indexed(directory)
+    try:
+        yield
+    except KeyboardInterrupt:
+        end("cancelled")
+        raise
+    except Exception as error:
+        end("error", error=f"{type(error).__name__}: {error}")
+        directory.log(traceback.format_exc())
+        raise
+    else:
+        end("success")
+    finally:
+        if index:
+            indexed(directory)
+
+
+def indexed(directory: RunDirectory) -> None:
+    """Bring the database to what the run's directory holds; the printed numbers are loaded too."""
+    database = Database(directory.results)
+    database.load_reported(REPORTS.get("reported"))
+    database.record(directory)
+
+
+def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
+    """What run.json says of a trained run whatever its evaluation."""
+    changes = recipe_changes(config)
+    at_scale = not changes and not dataset_info(config.data.name).small_scale
+    return {
+        "kind": "trained",
+        "method": config.method,
+        "method_title": method.card.title,
+        "task": method.card.family,
+        "dataset": config.data.name,
+        "arch": config.model.arch,
+        "recipe": config.recipe,
+        "recipe_changes": changes,
+        "scale": "paper" if at_scale else "small",
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "config_passed": passed or {},
+    }
+
+
+def training_header(
+    config: RunConfig, method: Method, data: Dataset, device: torch.device, processes: ProcessGroup
+) -> dict[str, Any]:
+    """What run.json says of the training, and what a later evaluation must not overwrite."""
+    return {
+        "partial": config.data.train_limit is not None or not data.train.complete,
+        "train_sha256": data.train.sha256,
+        "test_sha256": data.test.sha256,
+        "method_sha256": method_sha256(method),
+        "provenance": provenance.collect(device) | {"processes": processes.count},
+    }
+
+
+def method_sha256(method: Method) -> str:
+    """A hash of the method's code: its task's and parameters' files, and what they import of it."""
+    return provenance.source_sha256(method.task.__module__, method.params.__module__)
+
+
+def other_code(directory: RunDirectory, method: Method) -> str | None:
+    """A sentence if the run was trained, or begun, with other code of its method."""
+    before = directory.record.get("method_sha256") if directory.exists else None
+    if before in (None, method_sha256(method)):
+        return None
+    return (
+        f"note: the code of {method.card.title} is not what {directory.run_id} was trained with, "
+        f"and a run's name does not tell code apart: remove {directory.path}, or give another "
+        "--results, to train it anew"
+    )

@@ -1,0 +1,400 @@
+"""The gate of continuous integration: a small benchmark against a committed baseline.
+
+Each run of the baseline is trained twice. A short training in double precision gives the golden
+losses, step by step: rounding is so fine there that they are the same on every machine, so that a
+small tolerance tells a changed computation from another processor. A training of the usual kind is
+then evaluated, and its verdicts are compared with the baseline's image by image.
+
+Which methods, which settings and which tolerances is all in the baseline file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue
+
+from harness import provenance
+from harness.config import RunConfig, Strict
+from harness.errors import UserError
+from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
+from harness.evaluation.attack.workers import with_threads
+from harness.experiment.resolve import resolve, validated
+from harness.experiment.runner import run
+from harness.progress import Reporter
+from harness.store.files import read_json, write_bytes_atomic
+from harness.store.rundir import RunDirectory, utc_now
+
+FORMAT = "divergence-bench baseline 1"
+# Signs of a verdict: it survived, it was wrong before any attack, or the n-th attack broke it.
+ROBUST, WRONG = ".", "x"
+UNTOLD = "not told"
+# A float32 training ends in another network with other threads, which looked like a regression.
+THREADS = 1
+
+DEFAULT_GOLDEN: dict[str, JsonValue] = {
+    "training.precision": "float64",
+    "training.epochs": 3,
+    "data.train_limit": 256,
+    "training.optimizer.lr": 0.01,
+    "training.weight_perturbation.start_epoch": 2,
+    "training.monitor.every": 0,
+    "evaluation.attacks": [],
+    "evaluation.limit": 100,
+    "evaluation.workers": 1,
+}
+DEFAULT_BENCHMARK: dict[str, JsonValue] = {
+    "training.epochs": 6,
+    "training.monitor.every": 0,
+    "evaluation.attacks": ["apgd-ce"],
+}
+
+
+class Result(Strict):
+    """What a baseline remembers of a run.
+
+    Attributes:
+        losses: the golden losses, step by step, and the mean margin of the resulting model.
+        margin: mean over images of the true logit minus the largest other, of that model.
+        verdicts: one sign an image in the test set's order.
+        index_sha256: hash of the images' rows.
+        attack_version: package and version of the attacks.
+        protocol: what else identifies the evaluation: its settings, and the hash of its test
+            set; empty in a baseline that was made before it was kept.
+        run_id: the run that was evaluated.
+    """
+
+    losses: tuple[float, ...]
+    margin: float
+    verdicts: str
+    index_sha256: str
+    attack_version: str
+    protocol: dict[str, JsonValue] = Field(default_factory=dict)
+    run_id: str
+
+
+class CheckedRun(Strict):
+    """One run of the benchmark.
+
+    ``set`` is laid on its recipe for both trainings, ``golden`` and ``benchmark`` for one of them.
+    """
+
+    name: str
+    method: str
+    recipe: str | None = None
+    set: dict[str, JsonValue] = Field(default_factory=dict)
+    golden: dict[str, JsonValue] = Field(default_factory=dict)
+    benchmark: dict[str, JsonValue] = Field(default_factory=dict)
+    result: Result | None = None
+
+
+class Baseline(Strict):
+    """A baseline file.
+
+    Attributes:
+        format: names the kind of file.
+        golden: settings of every short training in double precision.
+        benchmark: settings of every training that is evaluated.
+        loss_tolerance: relative difference of a golden loss that is still rounding.
+        margin: drop of an accuracy, as a fraction, that is still tolerated.
+        alpha: a larger drop counts where its exact McNemar p-value is below this.
+        runs: the runs with their results.
+        environment: where the results were measured.
+        history: reasons of all updates, the newest last.
+    """
+
+    format: str = FORMAT
+    golden: dict[str, JsonValue] = DEFAULT_GOLDEN
+    benchmark: dict[str, JsonValue] = DEFAULT_BENCHMARK
+    loss_tolerance: float = Field(1e-4, gt=0)
+    margin: float = Field(0.03, ge=0, lt=1)
+    alpha: float = Field(0.01, gt=0, lt=1)
+    runs: tuple[CheckedRun, ...] = Field(min_length=1)
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    history: tuple[dict[str, JsonValue], ...] = ()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The golden losses against the baseline's.
+
+    Attributes:
+        difference: the largest relative difference; infinite where the numbers of losses differ.
+        step: the first loss, from 1, beyond the tolerance; the one after the last is the margin.
+            None where all are within.
+        was: the baseline's value there.
+        now: the value found.
+    """
+
+    difference: float
+    step: int | None
+    was: float | None
+    now: float | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One run against the baseline.
+
+    Attributes:
+        name: the run.
+        golden: its golden losses.
+        accuracies: ``clean`` and ``robust``, now minus then; empty where verdicts cannot be paired.
+        worse: what got worse and by how much, one sentence each; empty where nothing did.
+        better: accuracies that rose as clearly.
+    """
+
+    name: str
+    golden: Golden
+    accuracies: dict[str, PairedComparison]
+    worse: tuple[str, ...]
+    better: tuple[str, ...]
+
+
+def read_baseline(path: Path) -> Baseline:
+    """A baseline file.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or values.get("format", FORMAT) != FORMAT:
+        raise UserError(f"{path} is no baseline of this release: make one with --update")
+    baseline: Baseline = validated(Baseline, values)
+    return baseline
+
+
+def new_baseline(methods: Sequence[str]) -> Baseline:
+    """A baseline without results: each method by its digits recipe, with the default budget."""
+    baseline: Baseline = validated(
+        Baseline, {"runs": [{"name": name, "method": name} for name in methods]}
+    )
+    return baseline
+
+
+def write_baseline(baseline: Baseline, path: Path) -> None:
+    """Write a baseline, whole or not at all."""
+    values = baseline.model_dump(mode="json")
+    write_bytes_atomic((json.dumps(values, indent=1) + "\n").encode(), path)
+
+
+def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) -> Baseline:
+    """The baseline with new results and the reason for them.
+
+    Raises:
+        UserError: a run failed.
+    """
+    for checked, result in zip(baseline.runs, results, strict=True):
+        if isinstance(result, str):
+            raise UserError(f"no baseline without {checked.name}, which failed: {result}")
+    entry: dict[str, JsonValue] = {"at": utc_now(), "reason": reason}
+    return baseline.model_copy(
+        update={
+            "runs": tuple(
+                checked.model_copy(update={"result": result})
+                for checked, result in zip(baseline.runs, results, strict=True)
+            ),
+            "environment": environment(),
+            "history": (*baseline.history, entry),
+        }
+    )
+
+
+def environment() -> dict[str, JsonValue]:
+    """What a result's last digits depend on."""
+    facts = provenance.collect("cpu")
+    told = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
+    told |= {name: facts[name] for name in ("python", "platform", "cpu")}
+    return told | {"num_threads": THREADS}
+
+
+def configs(baseline: Baseline, checked: CheckedRun, results: Path) -> tuple[RunConfig, RunConfig]:
+    """The golden training and the evaluated one.
+
+    Raises:
+        UserError: a name or a setting is not known.
+    """
+    layers = (
+        {**baseline.golden, **checked.set, **checked.golden},
+        {**baseline.benchmark, **checked.set, **checked.benchmark},
+    )
+    golden, benchmark = (
+        resolve(
+            checked.method,
+            recipe=checked.recipe,
+            options={"results": results, "device": "cpu"},
+            assignments=[f"{path}={json.dumps(value)}" for path, value in settings.items()],
+        )
+        for settings in layers
+    )
+    return golden, benchmark
+
+
+def measure_golden(config: RunConfig, reporter: Reporter) -> tuple[tuple[float, ...], float]:
+    """The losses of a short training, step by step, and the mean margin of its model."""
+    verdicts = run(config, reporter).evaluation.verdicts
+    records = RunDirectory(config.results, config.run_id).epochs()
+    losses = tuple(loss for record in records for loss in record["opening_losses"])
+    return losses, float(verdicts["margin"].mean())
+
+
+def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Reporter) -> Result:
+    """Train and evaluate one run of the benchmark in an empty results folder."""
+    golden, benchmark = configs(baseline, checked, results)
+    losses, margin = measure_golden(golden, reporter)
+    outcome = run(benchmark, reporter)
+    directory = RunDirectory(results, outcome.run_id)
+    protocol = directory.evaluation(outcome.evaluation.evaluation_id).record["protocol"]
+    told = (*benchmark.evaluation.identity_payload(), "data_sha256")
+    verdicts = outcome.evaluation.verdicts.sort_values("index")
+    signs = {"clean": WRONG, None: ROBUST}
+    signs |= {name: str(number) for number, name in enumerate(protocol["attacks"], 1)}
+    return Result(
+        losses=losses,
+        margin=margin,
+        verdicts="".join(
+            signs[by if isinstance(by, str) else None] for by in verdicts["broken_by"]
+        ),
+        index_sha256=protocol["index_sha256"],
+        attack_version=protocol["attack_version"],
+        protocol={name: protocol[name] for name in told},
+        run_id=outcome.run_id,
+    )
+
+
+def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Checked:
+    """One run's result, or why it has none, against the baseline's.
+
+    Raises:
+        UserError: the baseline has no result of it.
+    """
+    stored = checked.result
+    if stored is None:
+        raise UserError(
+            f"the baseline has no result of {checked.name}: measure it with --update --reason"
+        )
+    if isinstance(found, str):
+        nothing = Golden(math.inf, None, None, None)
+        return Checked(checked.name, nothing, {}, (f"it failed: {found}",), ())
+    golden = compare_golden(stored, found, baseline.loss_tolerance)
+    worse: list[str] = []
+    better: list[str] = []
+    if golden.step is not None:
+        worse.append(_golden_text(golden, len(stored.losses)))
+    accuracies: dict[str, PairedComparison] = {}
+    if reason := unlike(stored, found):
+        worse.append(f"{reason}: update the baseline with --update --reason")
+    else:
+        accuracies = {
+            "clean": compare_paired(_right(found, WRONG), _right(stored, WRONG)),
+            "robust": compare_paired(_right(found), _right(stored)),
+        }
+    for name, paired in accuracies.items():
+        if paired.p_value < baseline.alpha and abs(paired.difference) > baseline.margin:
+            (worse if paired.difference < 0 else better).append(_paired_text(name, paired))
+    return Checked(checked.name, golden, accuracies, tuple(worse), tuple(better))
+
+
+def compare_golden(stored: Result, found: Result, tolerance: float) -> Golden:
+    """Losses and margin, each relative to the larger of the baseline's value and 0.01."""
+    if len(stored.losses) != len(found.losses):
+        return Golden(math.inf, 1, None, None)
+    pairs = list(zip((*stored.losses, stored.margin), (*found.losses, found.margin), strict=True))
+    apart = [abs(now - was) / max(abs(was), 0.01) for was, now in pairs]
+    # Not a comparison that NaN would pass.
+    first = next((step for step, each in enumerate(apart, 1) if not each <= tolerance), None)
+    was, now = pairs[first - 1] if first else (None, None)
+    return Golden(max(apart), first, was, now)
+
+
+def unlike(stored: Result, found: Result) -> str | None:
+    """Why verdicts cannot be compared image by image; None where they can."""
+    was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
+    differing = [
+        f"{name} differs (baseline {was.get(name, UNTOLD)}, now {now.get(name, UNTOLD)})"
+        for name in dict.fromkeys([*was, *now])
+        if name != "data_sha256" and was.get(name, UNTOLD) != now.get(name, UNTOLD)
+    ]
+    if differing:
+        return f"other protocol: {'; '.join(differing)}"
+    rows = stored.index_sha256 == found.index_sha256 and len(stored.verdicts) == len(found.verdicts)
+    if rows and was.get("data_sha256") == now.get("data_sha256"):
+        return None
+    return "it was evaluated on other images than the baseline"
+
+
+def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:
+    """Which images are right: all but those of the sign ``wrong``, or only the robust ones."""
+    if wrong is None:
+        return np.array([sign == ROBUST for sign in result.verdicts])
+    return np.array([sign != wrong for sign in result.verdicts])
+
+
+def _golden_text(golden: Golden, steps: int) -> str:
+    if golden.was is None or golden.now is None or golden.step is None:
+        return "the short training takes another number of steps than the baseline's"
+    at_step = f"loss of step {golden.step} of {steps}"
+    where = at_step if golden.step <= steps else "mean margin of the resulting model"
+    return (
+        f"training computes something else: the {where} is {golden.now:.6g}, in the baseline "
+        f"{golden.was:.6g}"
+    )
+
+
+def _paired_text(name: str, paired: PairedComparison) -> str:
+    moved = "fell" if paired.difference < 0 else "rose"
+    return (
+        f"{name} accuracy {moved} by {100 * abs(paired.difference):.2f} points "
+        f"[{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]: {paired.only_b} images lost, "
+        f"{paired.only_a} won, McNemar p = {paired.p_value:.2g}"
+    )
+
+
+def check(baseline: Baseline, results: Path, reporter: Reporter) -> list[Result | str]:
+    """Measure every run of a baseline, in order; a run that fails gives its error.
+
+    Raises:
+        UserError: the baseline has a name or a setting that is not known.
+    """
+    for checked in baseline.runs:
+        configs(baseline, checked, results)
+    found: list[Result | str] = []
+    for number, checked in enumerate(baseline.runs, 1):
+        reporter.line(f"[{number}/{len(baseline.runs)}] {checked.name}")
+        try:
+            with with_threads(THREADS):
+                found.append(measure(baseline, checked, results, reporter))
+        except Exception as error:
+            # A method that no longer runs is a regression to report beside the others.
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def to_json(baseline: Baseline, found: Sequence[Checked]) -> dict[str, Any]:
+    """The outcome, ready for JSON."""
+    return {
+        "regression": any(each.worse for each in found),
+        "environment": {"baseline": baseline.environment, "here": environment()},
+        "runs": [
+            {
+                "name": each.name,
+                "worse": list(each.worse),
+                "better": list(each.better),
+                "golden": {
+                    **vars(each.golden),
+                    "difference": each.golden.difference
+                    if math.isfinite(each.golden.difference)
+                    else None,
+                },
+                "accuracies": {name: vars(paired) for name, paired in each.accuracies.items()},
+            }
+            for each in found
+        ],
+    }

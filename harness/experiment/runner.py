@@ -1,0 +1,388 @@
+"""A run from its configuration to its stored result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import provenance
+from harness.config import EvalConfig, RunConfig, fingerprint
+from harness.data import dataset_info, load_dataset
+from harness.data.base import Dataset, ImageSource
+from harness.data.generated import check_same_file, open_generated
+from harness.data.loader import split_validation
+from harness.data.npz import NpzImages
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
+from harness.errors import UserError
+from harness.evaluation.analysis.statistics import accuracy
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.experiment.record import header, other_code, recorded, training_header
+from harness.experiment.teacher import Teacher, prepare_teacher, teaching, unchanged
+from harness.method import Method, TaskContext
+from harness.models.checkpoint import state_dict_sha256
+from harness.models.loading import load_external, load_model_file
+from harness.progress import Reporter, TrainingProgress
+from harness.registry import METHODS
+from harness.store.rundir import RunDirectory
+from harness.training.build import (
+    choose_device,
+    new_model,
+    new_task,
+    normalisation,
+    training_loader,
+)
+from harness.training.checkpoint import save_model
+from harness.training.loop import Selected, Trainer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a finished run is, and what its evaluation found."""
+
+    run_id: str
+    directory: Path
+    evaluation: EvaluationResult
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training is given beside its configuration."""
+
+    data: Dataset
+    generated: NpzImages | None = None
+    teacher: Teacher | None = None
+    processes: ProcessGroup = SINGLE_PROCESS
+
+
+def run(
+    config: RunConfig,
+    reporter: Reporter,
+    passed: dict[str, Any] | None = None,
+    *,
+    wait: bool = False,
+    index: bool = True,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> Outcome:
+    """Train by the configured method, evaluate by the configured protocol, store both.
+
+    Work that an earlier call of the same run finished is taken up, not repeated. A teacher that is
+    to be trained is a run of its own, done before.
+
+    Args:
+        config: the whole run.
+        reporter: where progress is shown.
+        passed: what the user typed, kept beside the resolved configuration.
+        wait: wait for another process that works on the same run instead of raising.
+        index: bring the database up to date; False where another process does.
+        processes: those that train together, of which this is the first; the others ``follow``.
+
+    Raises:
+        UserError: the configuration or the data cannot be used, or training diverged.
+    """
+    method = METHODS.get(config.method)
+    device = choose_device(config.device)
+    generated, described = generated_images(config)
+    data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+    check_limit(config.evaluation, data.test)
+    # Two students may want the same teacher at once: the second waits until the first has made it.
+    teach = partial(run, wait=True, index=index, processes=processes)
+    teacher = prepare_teacher(config, data, reporter, teach)
+    directory = RunDirectory.create(config.results, config.run_id)
+    check_weights(directory)
+    described |= header(config, method, passed)
+    supplies = TrainingInputs(data, generated, teacher, processes)
+    with directory.lock(wait=wait):
+        if note := other_code(directory, method):
+            reporter.line(note)
+        if directory.model_path.exists():
+            reporter.line(f"{config.run_id} is trained already")
+        else:
+            check_images(directory, data.train)
+            described |= training_header(config, method, data, device, processes)
+            described |= teacher.described if teacher else {}
+        with recorded(directory, described, index=index):
+            model = trained_model(config, method, supplies, directory, reporter, device)
+            evaluation = evaluate_into(
+                directory, model, data.test, config.evaluation, reporter, device
+            )
+    return Outcome(config.run_id, directory.path, evaluation)
+
+
+def follow(processes: ProcessGroup) -> None:
+    """Take part in each training of the first process until it is done.
+
+    The results folder, where teachers are, must be one that both see.
+    """
+    reporter = Reporter(quiet=True)
+    while (config := processes.told()) is not None:
+        method, device = METHODS.get(config.method), choose_device(config.device)
+        generated, _ = generated_images(config)
+        data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+        teacher = prepare_teacher(config, data, reporter, run)
+        supplies = TrainingInputs(data, generated, teacher, processes)
+        directory = RunDirectory(config.results, config.run_id)
+        train(config, method, supplies, directory, reporter, device)
+
+
+def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any]]:
+    """The generated images that are still to be trained on, and what the record says of them.
+
+    Raises:
+        UserError: they are missing or unfit, or the run began with other ones.
+    """
+    directory = RunDirectory(config.results, config.run_id)
+    if directory.model_path.exists():
+        return None, {}
+    generated = open_generated(config.data, dataset_info(config.data.name))
+    if generated is None:
+        return None, {}
+    found = generated.fingerprint()
+    before = directory.record.get("generated") if directory.exists else None
+    check_same_file(before, found, str(generated.path))
+    return generated, {"generated": found}
+
+
+def evaluate_run(
+    directory: RunDirectory,
+    evaluation: EvalConfig,
+    root: Path | None,
+    device: str,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
+    record = directory.record
+    if not directory.model_path.exists():
+        raise UserError(f"run {directory.run_id} has no trained model yet: finish it with `run`")
+    where = choose_device(device)
+    stored = ((record.get("config") or {}).get("data") or {}).get("root")
+    if root is None and stored and Path(stored).is_dir():
+        root = Path(stored)
+    data = load_dataset(record["dataset"], root)
+    check_limit(evaluation, data.test)
+    with directory.lock(), recorded(directory, {}):
+        model = load_model_file(directory.model_path)
+        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
+    return Outcome(directory.run_id, directory.path, result)
+
+
+def evaluate_external(
+    source: str,
+    dataset: str,
+    evaluation: EvalConfig,
+    *,
+    results: Path,
+    reporter: Reporter,
+    root: Path | None = None,
+    device: str = "auto",
+    arch: str | None = None,
+    weights: Path | None = None,
+) -> Outcome:
+    """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
+    where = choose_device(device)
+    data = load_dataset(dataset, root)
+    check_limit(evaluation, data.test)
+    model, facts = load_external(
+        source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
+    )
+    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": dataset}
+    if facts.get("code_sha256"):
+        # Weights do not say what a function's network does with them.
+        identity |= {"function": source, "code": facts["code_sha256"]}
+    directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
+    described = {
+        "kind": "loaded",
+        "dataset": dataset,
+        "arch": facts.get("arch"),
+        "source": facts,
+        "scale": "small" if data.info.small_scale else "paper",
+        "partial": not data.test.complete,
+        "provenance": provenance.collect(where),
+    }
+    with directory.lock(), recorded(directory, described):
+        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
+    return Outcome(directory.run_id, directory.path, result)
+
+
+def trained_model(
+    config: RunConfig,
+    method: Method,
+    supplies: TrainingInputs,
+    directory: RunDirectory,
+    reporter: Reporter,
+    device: torch.device,
+) -> nn.Module:
+    """The run's model: from its file if training is finished, else trained to the end now."""
+    if not directory.model_path.exists():
+        data = supplies.data
+        supplies.processes.tell(config)
+        selected = train(config, method, supplies, directory, reporter, device)
+        # The model's file comes last: with it the training is finished and will not be looked at.
+        directory.update(
+            selection=config.training.selection.rule,
+            selected_epoch=selected.epoch,
+            metrics=training_metrics(selected, directory, len(data.test), supplies.teacher),
+        )
+        save_model(
+            directory.model_path,
+            selected.model,
+            arch=config.model.arch,
+            num_classes=data.info.num_classes,
+            in_channels=data.info.channels,
+            image_size=data.info.image_size,
+            normalize=normalisation(config, data.info),
+            dataset=data.info.name,
+            method=config.method,
+            epoch=selected.epoch,
+        )
+    model = load_model_file(directory.model_path)
+    if "model_sha256" not in directory.record:
+        directory.update(model_sha256=state_dict_sha256(model))
+    return model
+
+
+def train(
+    config: RunConfig,
+    method: Method,
+    supplies: TrainingInputs,
+    directory: RunDirectory,
+    reporter: Reporter,
+    device: torch.device,
+) -> Selected:
+    """Train the configured network by the method's task."""
+    data, teacher, processes = supplies.data, supplies.teacher, supplies.processes
+    train_set, watched = data.train, data.test
+    if config.data.val_size:
+        train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
+        watched = validation if config.training.selection.rule != "best-on-test" else watched
+    elif config.training.selection.rule == "best-on-val":
+        raise UserError("selection best-on-val needs held-out images: set data.val_size")
+    model = new_model(config, data.info)
+    context = TaskContext(
+        num_classes=data.info.num_classes,
+        epochs=config.training.epochs,
+        train_size=len(train_set),
+        device=device,
+        teacher=teacher.model if teacher else None,
+        in_channels=data.info.channels,
+        image_size=data.info.image_size,
+        student=model,
+        train_labels=train_set.labels,
+    )
+    task = new_task(config, method, context)
+    loader = training_loader(
+        config,
+        train_set,
+        len(data.train),
+        supplies.generated,
+        device,
+        processes,
+        task.autoaugmented_views,
+    )
+    teach = teaching(config, task, teacher, train_set, loader, reporter, processes)
+    epochs, steps = config.training.epochs, loader.steps_per_epoch
+    title = f"train {method.card.title}"
+    with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
+        trainer = Trainer(
+            config,
+            task,
+            model,
+            loader,
+            watched=watched,
+            tracked=data.test if config.training.selection.track_test else None,
+            teach=teach,
+            run=directory,
+            reporter=TrainingProgress(reporter, stage, epochs),
+            device=device,
+            processes=processes,
+        )
+        stage.start_at(trainer.finished_epochs * steps)
+        return trainer.fit()
+
+
+def training_metrics(
+    selected: Selected, directory: RunDirectory, test_size: int, teacher: Teacher | None
+) -> dict[str, dict[str, float]]:
+    """What the training itself cost and saw, over all processes that had a part in it."""
+    epochs = directory.epochs()
+    metrics = {
+        "sec_per_iter": selected.sec_per_iter,
+        "train_seconds": {"value": sum(record["seconds"] for record in epochs)},
+    }
+    peaks = [record["peak_memory_mb"] for record in epochs if record["peak_memory_mb"] is not None]
+    metrics |= {"peak_memory_mb": {"value": max(peaks)}} if peaks else {}
+    metrics |= {"teacher_clean": teacher.facts["accuracy"]} if teacher else {}
+    return metrics | tracked_metrics(epochs, test_size)
+
+
+def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, dict[str, float]]:
+    """Both numbers that the literature reports of a training whose test accuracy was tracked.
+
+    ``clean_last`` is the last epoch's; ``clean_best`` that of the epoch best on the test images,
+    the first of equals, which ``clean_best_epoch`` names: a number chosen by what it measures.
+    """
+    tracked = {e["epoch"]: e["clean_test"] for e in epochs if e.get("clean_test") is not None}
+    if not tracked:
+        return {}
+
+    def estimate(epoch: int) -> dict[str, float]:
+        return accuracy(round(tracked[epoch] * test_size), test_size).as_dict()
+
+    best = max(tracked, key=lambda epoch: (tracked[epoch], -epoch))
+    return {
+        "clean_last": estimate(max(tracked)),
+        "clean_best": estimate(best),
+        "clean_best_epoch": {"value": best},
+    }
+
+
+def evaluate_into(
+    directory: RunDirectory,
+    model: nn.Module,
+    images: ImageSource,
+    config: EvalConfig,
+    reporter: Reporter,
+    device: torch.device,
+) -> EvaluationResult:
+    """Evaluate into the run's directory, with progress."""
+    with reporter.stage("evaluate") as stage:
+        return evaluate(model, images, config, directory, device=device, say=stage.update)
+
+
+def check_images(directory: RunDirectory, images: ImageSource) -> None:
+    """A training that was begun goes on with the images it began with.
+
+    Raises:
+        UserError: these are others.
+    """
+    begun = directory.checkpoint_path.exists() and directory.exists
+    before = directory.record.get("train_sha256") if begun else None
+    if before not in (None, images.sha256):
+        raise UserError(
+            f"run {directory.run_id} was begun on other training images of {images.info.name} "
+            f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
+            f"with, or remove {directory.path} to begin anew"
+        )
+
+
+def check_limit(config: EvalConfig, images: ImageSource) -> None:
+    """More images than there are cannot be evaluated."""
+    if config.limit is not None and config.limit > len(images):
+        raise UserError(
+            f"evaluation.limit is {config.limit}, but {images.info.name} has {len(images)} test "
+            f"images: ask for at most {len(images)}"
+        )
+
+
+def check_weights(directory: RunDirectory) -> None:
+    """Weights that evaluations were made of are not trained anew under them."""
+    evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
+    if evaluated and not directory.model_path.exists():
+        raise UserError(
+            f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
+            "missing: `db merge` the results folder that has it, or train it again in another one"
+        )

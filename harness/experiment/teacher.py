@@ -1,0 +1,320 @@
+"""The teacher of a distilled run: found or trained, measured, and asked for its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from harness.config import RunConfig, TeacherConfig
+from harness.data.base import Dataset, DatasetInfo, ImageSource
+from harness.data.loader import Loader
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
+from harness.errors import UserError
+from harness.evaluation.analysis.statistics import accuracy
+from harness.evaluation.clean import clean_accuracy
+from harness.evaluation.speed.batching import GRAIN
+from harness.experiment.logit_table import LogitTable, free_bytes, gigabytes, table_bytes
+from harness.experiment.resolve import TORCHVISION, teacher_file, teacher_run
+from harness.method import Batch, Task
+from harness.models import build_model
+from harness.models.checkpoint import (
+    find_state,
+    load_weights,
+    read_checkpoint,
+    state_dict_sha256,
+    tensors_sha256,
+)
+from harness.models.loading import from_own, is_own, load_external
+from harness.models.normalize import Normalized
+from harness.models.zoos import Loaded
+from harness.progress import Reporter
+from harness.store.files import file_sha256
+from harness.store.rundir import RunDirectory
+from harness.training.build import choose_device, training_dtype
+from harness.training.modes import ReplicaForward
+
+TABLES_FOLDER = Path("cache", "teacher-logits")
+
+RunTeacher = Callable[[RunConfig, Reporter], object]
+Teach = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher at hand: in eval mode, on the run's device, without gradients.
+
+    Attributes:
+        model: takes images in [0, 1].
+        sha256: of its weights, as its source has them.
+        state_sha256: of its parameters and buffers, normalisation included.
+        facts: what the run's record says of it.
+    """
+
+    model: nn.Module
+    sha256: str
+    state_sha256: str
+    facts: dict[str, Any]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The fields of the run's record that are about the teacher."""
+        return {"teacher": self.facts["arch"], "teacher_facts": self.facts}
+
+
+def prepare_teacher(
+    config: RunConfig, data: Dataset, reporter: Reporter, train: RunTeacher
+) -> Teacher | None:
+    """The run's teacher, measured; None where it has none or its model is trained already.
+
+    Args:
+        config: the student's run.
+        data: its images; the teacher's accuracy is measured on the test split.
+        reporter: where is said what happens.
+        train: does a run; it is asked for an ``auto`` teacher that is missing or unfinished.
+
+    Raises:
+        UserError: the teacher cannot be had, is below its expected accuracy, or is not the one that
+            the run began with.
+    """
+    student = RunDirectory(config.results, config.run_id)
+    if config.teacher is None or student.model_path.exists():
+        return None
+    _train_if_missing(config, reporter, train)
+    device = choose_device(config.device)
+    model, sha256 = load_teacher(config, data.info)
+    model = model.to(device).eval().requires_grad_(False)
+    if config.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = student.record.get("teacher_facts") if student.exists else None
+    if before and before["sha256"] != sha256:
+        raise UserError(
+            f"run {config.run_id} began with another teacher (SHA-256 {before['sha256'][:12]}, now "
+            f"{sha256[:12]}): bring that one back, or delete the run's folder {student.path}"
+        )
+    facts = before or {
+        "arch": config.teacher.arch,
+        "source": config.teacher.source,
+        "weights": config.teacher.weights,
+        "sha256": sha256,
+        "accuracy": accuracy(*clean_accuracy(model, data.test, device)).as_dict(),
+        "test_sha256": data.test.sha256,
+    }
+    _check_accuracy(config.teacher, facts, reporter)
+    model = model.to(training_dtype(config))
+    return Teacher(model, sha256, state_dict_sha256(model), facts)
+
+
+def _train_if_missing(config: RunConfig, reporter: Reporter, train: RunTeacher) -> None:
+    assert config.teacher is not None
+    if config.teacher.source != "auto":
+        return
+    needed = teacher_run(config)
+    if not RunDirectory(needed.results, needed.run_id).model_path.exists():
+        reporter.line(
+            f"the teacher, {needed.model.arch} on {needed.data.name}, is trained first: run "
+            f"{needed.run_id}, {needed.training.epochs} epochs"
+        )
+        train(needed, reporter)
+
+
+def _check_accuracy(teacher: TeacherConfig, facts: dict[str, Any], reporter: Reporter) -> None:
+    found = facts["accuracy"]
+    measured = (
+        f"the teacher {teacher.arch} ({teacher.weights}) has {100 * found['value']:.2f}% of "
+        f"{found['n']} test images right [{100 * found['low']:.2f}, {100 * found['high']:.2f}]"
+    )
+    if teacher.minimum is not None and found["value"] < teacher.minimum:
+        raise UserError(
+            f"{measured}, but at least {100 * teacher.minimum:.2f}% are expected of it: train it "
+            "longer (teacher.config), name another by --teacher, or set teacher.minimum"
+        )
+    reporter.line(measured)
+
+
+def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
+    """The teacher's network with its weights, on the CPU, and the weights' SHA-256.
+
+    Whatever the source, the network is the registered one, so that it shows its features. A bare
+    state dict does not tell how images were normalised: it sees them as the student does.
+
+    Raises:
+        UserError: the weights cannot be had, or are those of another network.
+    """
+    assert config.teacher is not None
+    arch, source = config.teacher.arch, config.teacher.source
+    if source.startswith(TORCHVISION):
+        found, facts = load_external(source, dataset_info=info)
+        network = build_model(arch, info.num_classes, info.channels, info.image_size)
+        load_weights(network, getattr(found, "model", found).state_dict(), source)
+        normalize = facts["normalize"]
+        statistics = (normalize["mean"], normalize["std"]) if normalize else None
+        loaded = Loaded(network, arch, source, statistics, facts["sha256"])
+    else:
+        loaded = _from_file(teacher_file(config), config, info)
+    model = Normalized(loaded.network, *loaded.statistics) if loaded.statistics else loaded.network
+    return model, loaded.sha256 or state_dict_sha256(model)
+
+
+def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
+    assert config.teacher is not None
+    arch = config.teacher.arch
+    content = read_checkpoint(path)
+    if is_own(content):
+        facts = {"network": (content["arch"], arch), "data set": (content["dataset"], info.name)}
+        for what, (found, wanted) in facts.items():
+            if found != wanted:
+                raise UserError(
+                    f"{path} cannot be the teacher: its {what} is {found}, not {wanted}; name "
+                    "another file, or the teacher's network by --teacher-arch"
+                )
+        return from_own(content, path)
+    network = build_model(arch, info.num_classes, info.channels, info.image_size)
+    statistics = load_weights(network, find_state(content, str(path)), str(path))
+    if statistics is None and config.model.normalize:
+        statistics = (info.mean, info.std)
+    return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+@contextmanager
+def unchanged(teacher: Teacher | None, task: Task) -> Iterator[None]:
+    """A student's training leaves its teacher as it was.
+
+    Raises:
+        RuntimeError: a parameter of the teacher changed, or a buffer did whose task does not say
+            that buffers move.
+    """
+    if teacher is None:
+        yield
+        return
+    parameters = tensors_sha256(dict(teacher.model.named_parameters()))
+    yield
+    kept = tensors_sha256(dict(teacher.model.named_parameters())) == parameters
+    if kept and not task.teacher_state_moves:
+        kept = state_dict_sha256(teacher.model) == teacher.state_sha256
+    if not kept:
+        raise RuntimeError(
+            f"training changed the teacher {teacher.facts['arch']}: the student is void; a task "
+            "whose teacher's statistics move must say so by teacher_state_moves"
+        )
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits float32 [B, C] of images [B, K, H, W], which do not depend on the batch they are in.
+
+    That holds on a CPU, where a batch is padded to the least size from which kernels treat each
+    image alike; on a GPU logits may differ by rounding. Mixed precision does not extend to it.
+    """
+    x = x.to(next(model.parameters()).dtype)
+    short = max(0, GRAIN - len(x))
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        logits: Tensor = model(pad(x, (0, 0) * 3 + (0, short)) if short else x)
+    return logits[: len(x)].float()
+
+
+def teaching(
+    config: RunConfig,
+    task: Task,
+    teacher: Teacher | None,
+    split: ImageSource,
+    loader: Loader,
+    reporter: Reporter,
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> Teach | None:
+    """How a batch gets its teacher's logits; None where the task does not ask for them.
+
+    Of several processes each asks the teacher about its share; a table each reads by itself.
+
+    Raises:
+        UserError: a table is asked for where there can be none.
+    """
+    if not task.teacher_logits:
+        return None
+    if teacher is None or config.teacher is None:
+        raise RuntimeError(f"the task of {config.method} asks for logits, but has no teacher")
+    settings = config.teacher
+    shared = ReplicaForward(teacher.model, replicas=1, processes=processes)
+    forward = _Forward(shared, half=settings.logits_dtype == "float16")
+    if settings.logits == "forward":
+        return forward
+    impossible = _no_table(task, loader)
+    if impossible:
+        if settings.logits == "table":
+            raise UserError(f"there can be no table of teacher logits: {impossible}")
+        return forward
+    assert loader.views is not None
+    rows, classes, dtype = len(split) * loader.views, split.info.num_classes, settings.logits_dtype
+    folder = config.results / TABLES_FOLDER / table_name(config, teacher, split)
+    size = gigabytes(table_bytes(rows, classes, dtype))
+    free = free_bytes(folder)
+    if (
+        settings.logits == "auto"
+        and not folder.exists()
+        and 2 * table_bytes(rows, classes, dtype) > free
+    ):
+        # Half of what is free is not taken unasked.
+        reporter.line(
+            f"teacher logits are computed each time: a table takes {size}, of {gigabytes(free)} "
+            "free; teacher.logits=table takes it anyway"
+        )
+        return forward
+    reporter.line(f"teacher logits are kept in {folder}, {size}")
+    return _FromTable(teacher.model, LogitTable(folder, rows, classes, dtype))
+
+
+def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
+    """The folder of a table: all that its logits depend on."""
+    assert config.teacher is not None
+    data = config.data
+    augmentation = f"{data.crop_mode}{data.crop_padding}{'-flip' if data.flip else ''}"
+    hashes = f"{teacher.state_sha256[:16]}-{split.sha256[:16]}"
+    return f"{hashes}-{augmentation}-{config.teacher.logits_dtype}"
+
+
+def _no_table(task: Task, loader: Loader) -> str | None:
+    """Why the teacher's logits cannot be kept, if they cannot."""
+    if task.teacher_state_moves:
+        return "the teacher's answers change while it teaches"
+    if loader.views is None:
+        return (
+            "an image has no number of views where it is rotated, cropped at any size, or generated"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """Logits by a forward pass of each batch, rounded as a float16 table would round them."""
+
+    model: nn.Module
+    half: bool = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        logits = logits_of(self.model, batch.x)
+        return logits.half().float() if self.half else logits
+
+
+@dataclass(frozen=True)
+class _FromTable:
+    """Logits from the table; those that it lacks by a forward pass of their images alone."""
+
+    model: nn.Module
+    table: LogitTable
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if batch.view is None:
+            raise RuntimeError("a batch does not say which views it shows")
+        logits, there = self.table.read(batch.view)
+        missing = (~there).nonzero().flatten()
+        if len(missing):
+            fresh = logits_of(self.model, batch.x[missing.to(batch.x.device)])
+            logits[missing] = self.table.write(batch.view[missing], fresh.cpu())
+        if batch.x.device.type == "cuda":
+            logits = logits.pin_memory()
+        return logits.to(batch.x.device, non_blocking=True)

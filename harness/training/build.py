@@ -1,0 +1,149 @@
+"""From a configuration to what training is made of: device, batches, network and task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from harness.config import RunConfig
+from harness.data.augment import Augmentation
+from harness.data.autoaugment import with_views
+from harness.data.base import DatasetInfo, ImageSource
+from harness.data.generated import MixedLoader, steps_with_generated
+from harness.data.loader import Loader, make_loader
+from harness.data.npz import NpzImages
+from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
+from harness.errors import UserError
+from harness.method import Method, Task, TaskContext
+from harness.models import build_model
+from harness.models.normalize import Normalized
+from harness.seeding import derive_seed
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, which becomes the current one; ``auto`` is a GPU if there is one.
+
+    What names no device, such as an event or a seed of all random numbers, is then meant for it.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
+    if device.type == "cuda" and device.index is not None:
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs: "
+                "their numbers begin at 0"
+            )
+        torch.cuda.set_device(device)
+    return device
+
+
+def training_loader(
+    config: RunConfig,
+    split: ImageSource,
+    originals: int,
+    generated: NpzImages | None,
+    device: torch.device,
+    processes: ProcessGroup = SINGLE_PROCESS,
+    views: int = 0,
+) -> Loader:
+    """The loader of original images, or of those and generated ones, with a task's further views.
+
+    ``originals`` counts the original images before any were held out: an epoch with generated
+    images is as long whether or not some were, as in released trainings.
+    """
+    loader = _loader(config, split, originals, generated, device, processes)
+    return with_views(loader, split, views)
+
+
+def _loader(
+    config: RunConfig,
+    split: ImageSource,
+    originals: int,
+    generated: NpzImages | None,
+    device: torch.device,
+    processes: ProcessGroup,
+) -> Loader:
+    data, batch_size = config.data, config.training.batch_size
+    if generated is not None:
+        return MixedLoader(
+            split,
+            generated,
+            batch_size,
+            device,
+            fraction=data.generated_fraction,
+            steps=steps_with_generated(data, batch_size, originals),
+            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
+            augment_generated=data.augment_generated,
+        )
+    return make_loader(
+        split,
+        batch_size,
+        device,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        drop_last=config.training.drop_last,
+        workers=data.workers,
+        crop_mode=data.crop_mode,
+        rotation=data.rotation,
+        processes=processes,
+    )
+
+
+@contextmanager
+def default_dtype(config: RunConfig) -> Iterator[None]:
+    """Networks that are made inside have the run's precision.
+
+    Random float32 numbers differ in the last bit between processors, random float64 ones do not.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(training_dtype(config))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def training_dtype(config: RunConfig) -> torch.dtype:
+    """The type of weights and images in training."""
+    return torch.float64 if config.training.precision == "float64" else torch.float32
+
+
+def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
+    """A freshly initialised network, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]), default_dtype(config):
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
+    return Normalized(model, info.mean, info.std) if config.model.normalize else model
+
+
+def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
+    """The method's task; networks of its own are the same for the same seed."""
+    params = method.params.model_validate(config.params)
+    with torch.random.fork_rng(devices=[]), default_dtype(config):
+        torch.manual_seed(derive_seed(config.seed, "task"))
+        task = method.task(params, context)
+    if context.teacher is not None and context.teacher in task.modules():
+        raise RuntimeError(
+            f"the task of {config.method} made the teacher its own submodule: its weights would be "
+            "in every checkpoint; read it from the context"
+        )
+    return task
+
+
+def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
+    """Mean and standard deviation that the saved model applies to its images, if any."""
+    if not config.model.normalize:
+        return None
+    return {"mean": list(info.mean), "std": list(info.std)}

@@ -1,0 +1,166 @@
+"""Accuracy over the radius: points, their order, and the flags that only a curve shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from divergence_bench.cli.main import app
+from harness.config import EvalConfig
+from harness.data import ImageSet, dataset_info
+from harness.errors import UserError
+from harness.evaluation.analysis import curves
+from harness.evaluation.attack import chunk
+from harness.evaluation.driver import evaluate
+from harness.models import build_model
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from harness.training.checkpoint import save_model
+
+CPU = torch.device("cpu")
+NewRun = Callable[[str], RunDirectory]
+BASE = EvalConfig(eps=0.1, attacks=("apgd-ce",), limit=40)
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
+
+def measured(
+    model: nn.Module, images: ImageSet, run: RunDirectory, *several: float
+) -> list[curves.Point]:
+    """The curve of a model, evaluated at the radii in the order given."""
+    for protocol in [curves.protocols(BASE, [eps])[0] for eps in several]:
+        last = evaluate(model, images, protocol, run, device=CPU)
+    return curves.curve_of(run, last.evaluation_id)
+
+
+def flags(points: list[curves.Point]) -> dict[float, tuple[str, ...]]:
+    return {point.eps: point.flags for point in points if point.flags}
+
+
+def test_a_curve_is_its_evaluations_and_can_be_queried(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    run = new_run("curve")
+    points = measured(network, digits, run, 0.0, 0.2, 0.1)
+    assert [point.eps for point in points] == [0.0, 0.1, 0.2]
+    clean, *accuracies = [point.robust for point in points]
+    assert clean == run.evaluations()[0].record["metrics"]["clean"]["value"]
+    assert clean > accuracies[0] > accuracies[1]
+    assert flags(points) == {}
+    Database(run.results).record(run)
+    rows = Database(run.results).query(
+        "SELECT if(attacks = '', 0, eps) AS eps, value FROM evaluations JOIN metrics "
+        "USING (run_id, evaluation_id) WHERE name = 'robust' ORDER BY eps"
+    )
+    assert list(zip(rows["eps"], rows["value"], strict=True)) == [
+        (point.eps, point.robust) for point in points
+    ]
+    single = new_run("single")
+    assert measured(network, digits, single, 0.05) == []
+    assert measured(network, digits, single, 0.0) == []
+
+
+@pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15)])
+def test_an_attack_that_fails_at_a_large_radius_is_found_out(
+    order: tuple[float, ...],
+    network: nn.Module,
+    digits: ImageSet,
+    new_run: NewRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Idle:
+        def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+            return x
+
+    made = chunk.make_attack
+
+    def lazy(name: Any, model: Any, threat: Any, seed: int, device: torch.device) -> Any:
+        return Idle() if threat.eps == 0.3 else made(name, model, threat, seed, device)
+
+    monkeypatch.setattr(chunk, "make_attack", lazy)
+    run = new_run("lazy")
+    points = measured(network, digits, run, *order)
+    assert flags(points) == {0.3: (curves.RISES,)}
+    detail = run.evaluation(points[-1].evaluation_id).record["flags"][0]["detail"]
+    left = [round(40 * point.robust) for point in points]
+    assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in detail
+
+
+def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner((x * 16).round() / 16)
+
+    run = new_run("hidden")
+    points = measured(Hidden().eval(), digits, run, 0.01, 0.5)
+    assert curves.SURVIVES in points[-1].flags
+    assert curves.SURVIVES not in points[1].flags
+    honest = measured(network, digits, new_run("honest"), 0.01, 0.5)
+    assert flags(honest) == {}
+
+
+def test_single_images_that_come_back_are_chance() -> None:
+    robust = torch.zeros(3, 100, dtype=torch.bool)
+    robust[1, :4] = robust[2, :5] = True
+    none, four, five = robust.numpy()
+    assert curves.rises(0.1, none, 0.2, four) is None
+    assert curves.rises(0.1, none, 0.2, five) is not None
+    assert curves.rises(0.1, five, 0.2, none) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8/255", (8 / 255,)), ("4/255, 0,0.5", (0.0, 4 / 255, 0.5)), ("1e-2", (0.01,))],
+)
+def test_radii_are_numbers_or_fractions(text: str, expected: tuple[float, ...]) -> None:
+    assert curves.radii(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1/0", "0.1,", "-0.1", "nan", "inf", "0.1,1/10"])
+def test_what_is_no_radius_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--eps .*(is no radius|twice)"):
+        curves.radii(text)
+
+
+def test_at_radius_0_there_is_no_attack_and_one_protocol() -> None:
+    one, other = (curves.protocols(BASE.model_copy(update={"eps": e}), [0.0]) for e in (0.1, 0.2))
+    assert one == other
+    assert one[0].attacks == ()
+    (point,) = curves.protocols(BASE.model_copy(update={"norm": "L2"}), [3.0])
+    assert point.eps == 3.0
+
+
+def test_the_verb_measures_every_radius_and_does_none_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    info = dataset_info("digits")
+    model = build_model("resnet8", info.num_classes, info.channels, info.image_size)
+    save_model(
+        tmp_path / "model.pt", model, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
+        normalize=None, dataset="digits", method="some", epoch=1,
+    )  # fmt: skip
+    command = [
+        "evaluate", str(tmp_path / "model.pt"), "--dataset", "digits", "--device", "cpu",
+        "--eval-limit", "12", "--attacks", "apgd-ce", "--results", str(tmp_path / "results"),
+        "--eps", "0.02,0,0.01",
+    ]  # fmt: skip
+    first = CliRunner().invoke(app, [*command, "--json"])
+    assert first.exit_code == 0, first.output
+    answer = json.loads(first.stdout)
+    assert [point["eps"] for point in answer["curve"]] == [0.0, 0.01, 0.02]
+    assert answer["protocol"]["eps"] == 0.02
+    chunks = sorted((tmp_path / "results").rglob("chunks/*.parquet"))
+    before = [path.stat().st_mtime_ns for path in chunks]
+    assert len(chunks) == 3
+    again = CliRunner().invoke(app, command)
+    assert "curve: Linf" in again.stdout
+    assert [path.stat().st_mtime_ns for path in chunks] == before

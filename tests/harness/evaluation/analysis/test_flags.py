@@ -1,0 +1,258 @@
+"""Each flag is raised by a model built to raise it; a plain trained network raises none."""
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.config import EvalConfig
+from harness.data import ImageSet
+from harness.errors import UserError
+from harness.evaluation.analysis import flags
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+
+CPU = torch.device("cpu")
+NewRun = Callable[[str], RunDirectory]
+
+
+pytestmark = pytest.mark.usefixtures("short_attacks")
+
+
+class Behind(nn.Module):
+    """A network whose logits pass through a function."""
+
+    def __init__(self, inner: nn.Module, after: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.after = inner, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.inner(x), x)
+
+
+class NoGradientThroughInput(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return gradients[0] * torch.nan
+
+
+def noisy(logits: Tensor, x: Tensor) -> Tensor:
+    return logits + 0.01 * torch.randn_like(logits)
+
+
+def hidden(logits: Tensor, x: Tensor) -> Tensor:
+    return logits.detach()
+
+
+def saturated(logits: Tensor, x: Tensor) -> Tensor:
+    return 1e4 * logits
+
+
+def nan_if_dark(logits: Tensor, x: Tensor) -> Tensor:
+    return torch.where((x.flatten(1).mean(1) < 0.31)[:, None], torch.nan, logits)
+
+
+BUILT = {
+    "randomised": (noisy, ("apgd-ce",)),
+    "zero-gradients": (hidden, ("apgd-ce",)),
+    "softmax-output": (lambda logits, x: logits.softmax(1), ("apgd-ce",)),
+    "non-finite": (nan_if_dark, ("apgd-ce",)),
+    "square-after-white-box": (hidden, ("apgd-ce", "square")),
+    "targeted-gap": (saturated, ("apgd-ce", "apgd-t")),
+    "large-eps": (hidden, ("apgd-ce",)),
+}
+
+
+def flagged(
+    model: nn.Module, digits: ImageSet, run: RunDirectory, attacks: tuple[str, ...], eps: float
+) -> tuple[set[str], EvaluationResult]:
+    config = EvalConfig.model_validate({"eps": eps, "attacks": attacks, "limit": 40})
+    result = evaluate(model, digits, config, run, device=CPU)
+    found = run.evaluation(result.evaluation_id).record["flags"]
+    assert all(set(flag) == {"name", "detail"} for flag in found)
+    return {flag["name"] for flag in found}, result
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_model_built_to_raise_a_flag_raises_it(
+    name: str, network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    after, attacks = BUILT[name]
+    names, _ = flagged(Behind(network, after).eval(), digits, new_run("built"), attacks, 0.2)
+    assert name in names
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_plain_trained_network_raises_none(
+    norm: str, network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    config = EvalConfig.model_validate(
+        {"norm": norm, "eps": 0.1 if norm == "Linf" else 0.6, "limit": 80}
+    )
+    run = new_run("plain")
+    result = evaluate(network, digits, config, run, device=CPU)
+    assert run.evaluation(result.evaluation_id).record["flags"] == []
+
+
+def test_nan_gradients_leave_the_ball_and_are_put_back(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model = nn.Sequential(SimpleModule(NoGradientThroughInput.apply), network).eval()
+    config = EvalConfig.model_validate(
+        {"norm": "L2", "eps": 0.1, "attacks": ("apgd-ce",), "limit": 20, "accelerate": False}
+    )
+    run = new_run("nan")
+    result = evaluate(model, digits, config, run, device=CPU)
+    found = {flag["name"] for flag in run.evaluation(result.evaluation_id).record["flags"]}
+    assert {"left-ball", "non-finite"} <= found
+    assert bool((result.verdicts["distance"] <= 0.1 + 1e-6).all())
+
+
+class SimpleModule(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_an_all_nan_model_scores_0_and_is_flagged(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model = Behind(network, lambda logits, x: logits * torch.nan).eval()
+    names, result = flagged(model, digits, new_run("nan"), ("apgd-ce", "square"), 0.1)
+    assert result.metrics["clean"]["value"] == result.metrics["robust"]["value"] == 0
+    assert "non-finite" in names
+
+
+def test_training_mode_is_put_right_and_said(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    _, expected = flagged(network.eval(), digits, new_run("eval"), ("apgd-ce",), 0.1)
+    network.train()
+    try:
+        names, result = flagged(network, digits, new_run("train"), ("apgd-ce",), 0.1)
+        assert network.training
+    finally:
+        network.eval()
+    assert names == {"train-mode"}
+    assert result.verdicts.equals(expected.verdicts)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_images_outside_the_unit_box_are_refused(
+    value: float, network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    class Normalised(ImageSet):
+        def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
+            images = super().images_float(indices)
+            images[-1, 0, 0, 0] = value
+            return images
+
+    images = Normalised(digits.images[:4], digits.labels[:4], digits.info, "test")
+    config = EvalConfig(eps=0.1, attacks=())
+    with pytest.raises(UserError, match=r"not in \[0, 1\]: give them unnormalised"):
+        evaluate(network, images, config, new_run("outside"), device=CPU)
+
+
+def test_flags_reach_the_database(network: nn.Module, digits: ImageSet, new_run: NewRun) -> None:
+    run = new_run("stored")
+    flagged(Behind(network, noisy).eval(), digits, run, ("apgd-ce",), 0.1)
+    Database(run.results).record(run)
+    names = Database(run.results).query("SELECT flags->>'$[0].name' AS name FROM evaluations")
+    assert names["name"].tolist() == ["randomised"]
+
+
+def test_rules_at_their_edges() -> None:
+    def stage(attacked: int, broken: int) -> dict[str, int]:
+        return {"attacked": attacked, "broken": broken, "left_ball": 0, "not_finite": 0}
+
+    def names(n: int, **stages: dict[str, int]) -> set[str]:
+        told = {name.replace("_", "-"): facts for name, facts in stages.items()}
+        return {flag.name for flag in flags.counted(told, n, 0)}
+
+    white = stage(900, 100)
+    assert names(1000, square=stage(800, 300)) == set()
+    assert names(1000, apgd_ce=white, apgd_t=stage(360, 100)) == set()
+    assert names(1000, apgd_ce=white, apgd_t=stage(800, 200)) == set()
+    assert names(1000, apgd_ce=white, apgd_t=stage(400, 101)) == set()
+    assert names(1000, apgd_ce=white, apgd_t=stage(400, 120)) == {"targeted-gap"}
+    assert names(40, apgd_ce=white, apgd_t=stage(20, 6)) == set()
+    assert names(40, apgd_ce=white, apgd_t=stage(20, 10)) == {"targeted-gap"}
+
+
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        ("apgd-ce,square", {"square-after-white-box"}),
+        ("square,apgd-ce", set()),
+        ("square,fab-t,apgd-t", set()),
+        ("fab-t,square,apgd-ce", {"square-after-white-box"}),
+        ("apgd-ce,apgd-t", {"targeted-gap"}),
+        ("apgd-t,apgd-ce", set()),
+        ("apgd-ce,square,apgd-t", {"square-after-white-box", "targeted-gap"}),
+        ("apgd-t,square,apgd-ce", {"square-after-white-box"}),
+    ],
+)
+def test_a_stage_is_held_against_those_that_ran_before_it(attacks: str, expected: set[str]) -> None:
+    stage = {"attacked": 400, "broken": 200, "left_ball": 0, "not_finite": 0}
+    stages = dict.fromkeys(attacks.split(","), stage)
+    assert {flag.name for flag in flags.counted(stages, 1000, 0)} == expected
+
+
+def test_square_that_ran_first_says_nothing_of_gradients(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    model = Behind(network, hidden).eval()
+    names, result = flagged(model, digits, new_run("first"), ("square", "apgd-ce"), 0.2)
+    assert (result.verdicts["broken_by"] == "square").sum() > 1
+    assert "square-after-white-box" not in names
+
+
+@pytest.mark.parametrize(
+    ("n", "allowed", "too_many"), [(40, 0, 2), (360, 1, 3), (1000, 5, 6), (10_000, 28, 29)]
+)
+def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_many: int) -> None:
+    def names(broken: int) -> list[str]:
+        stages = {
+            name: {"attacked": n, "broken": count, "left_ball": 0, "not_finite": 0}
+            for name, count in (("apgd-ce", 0), ("square", broken))
+        }
+        return [flag.name for flag in flags.counted(stages, n, 0)]
+
+    def at_least(count: int) -> float:
+        """Chance of so many or more where the true share is 0.2%, term by term."""
+        return 1 - sum(math.comb(n, k) * 0.002**k * 0.998 ** (n - k) for k in range(count))
+
+    assert names(allowed) == []
+    assert names(too_many) == names(too_many + 5) == ["square-after-white-box"]
+    assert at_least(too_many) < 0.05 <= at_least(allowed)
+
+
+def test_more_than_a_few_of_ten_thousand_are_flagged() -> None:
+    stage = {"attacked": 5000, "broken": 30, "left_ball": 0, "not_finite": 0}
+    flag = flags.square_after_white_box({"apgd-ce": stage, "square": stage}, 10_000)
+    assert flag is not None
+    assert "30 of 10000" in flag.detail
+
+
+def test_batchnorm_in_training_mode_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    assert flags.modules_in_training(model) == []
+    model[1].train()
+    assert flags.modules_in_training(model) == ["1"]
+    assert flags.modules_in_training(nn.Linear(2, 2)) == ["model"]
+    assert SimpleNamespace(**flags.train_mode(["1"]).as_dict()).name == "train-mode"

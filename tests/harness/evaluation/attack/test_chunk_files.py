@@ -1,0 +1,57 @@
+"""Kept images of a chunk: damaged ones are as if they were not there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from harness.evaluation.attack.chunk_files import Expected, adversarial_path, finished, write_chunk
+from harness.store.verdicts import VERDICT_SCHEMA
+
+EXPECTED = Expected("e", 0, torch.arange(3), torch.zeros(3, dtype=torch.int64), "float32")
+
+
+@pytest.fixture
+def chunk(tmp_path: Path) -> Path:
+    """A finished chunk with its images."""
+    columns: dict[str, list[Any]] = {name: [None] * 3 for name in VERDICT_SCHEMA.names}
+    columns |= {"index": [0, 1, 2], "label": [0] * 3}
+    for field in VERDICT_SCHEMA:
+        if columns[field.name][0] is None and not field.nullable:
+            columns[field.name] = [0] * 3
+    verdicts = pa.Table.from_pydict(columns, schema=VERDICT_SCHEMA)
+    path = tmp_path / "00000.parquet"
+    write_chunk(path, verdicts, {"evaluation_id": "e", "chunk": 0}, np.zeros((3, 1, 2, 2), "f4"))
+    assert finished(path, EXPECTED)
+    return path
+
+
+def npy(shape: str) -> bytes:
+    """The header of float32 images of that shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut in the magic": b"\x93NUM",
+    "cut in the header": npy("(3, 1, 2, 2)")[:40],
+    "an open bracket": npy("(3, 1, 2, 2 "),
+    "no images": npy("(3, 1, 2, 2)"),
+    "a negative size": npy("(3, -1, 2, 2)"),
+    "one number": npy("()") + bytes(4),
+    "an archive": b"PK\x03\x04",
+    "zeros": bytes(176),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_chunk_with_damaged_images_is_not_finished(name: str, chunk: Path) -> None:
+    adversarial_path(chunk).write_bytes(DAMAGED[name])
+    assert not finished(chunk, EXPECTED)
+    assert not adversarial_path(chunk).exists()
+    # The verdicts alone are whole.
+    assert finished(chunk, Expected("e", 0, EXPECTED.rows, EXPECTED.labels, "no"))

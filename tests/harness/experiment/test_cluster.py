@@ -1,0 +1,238 @@
+"""Chunks and runs as tasks of a local Ray: the same answers, also where its processes die."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from divergence_bench.cli import main as cli
+from harness.config import EvalConfig
+from harness.data import ImageSet, load_dataset
+from harness.errors import UserError
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.experiment.cluster import Cluster, chunks_on, run_missing_on
+from harness.experiment.sweep import Item, SweepSpec, plan, rows, run_missing
+from harness.progress import Reporter
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+
+CPU = torch.device("cpu")
+CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=15, limit=60)
+LOCAL = Cluster("local")
+QUIET = Reporter(quiet=True)
+
+
+class Dying(nn.Module):
+    """Kills each process but the one that made it, until as many deaths lie in a folder."""
+
+    def __init__(self, deaths: Path, wanted: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+        self.deaths, self.wanted, self.home = str(deaths), wanted, os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        died = len(os.listdir(self.deaths))
+        if os.getpid() != self.home and died < self.wanted:
+            Path(self.deaths, str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.linear(x.flatten(1))
+
+
+class Failing(nn.Module):
+    """Cannot be run but where it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.home = nn.Linear(64, 10), os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home:
+            raise ArithmeticError("not here")
+        return self.linear(x.flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's processes find this module under the name that it has here."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(Dying, "__module__", "test_cluster")
+    monkeypatch.setattr(Failing, "__module__", "test_cluster")
+    monkeypatch.setitem(sys.modules, "test_cluster", sys.modules[__name__])
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return load_dataset("digits").test
+
+
+def attacked(
+    model: nn.Module, digits: ImageSet, results: Path, **changes: object
+) -> EvaluationResult:
+    run = RunDirectory.create(results, "r")
+    run.update(kind="loaded", dataset="digits")
+    heard: list[float] = []
+    config = CONFIG.model_copy(update=changes)
+    found = evaluate(
+        model, digits, config, run, device=CPU, say=lambda share, _: heard.append(share)
+    )
+    assert heard == sorted(heard)
+    return found
+
+
+def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
+    digits: ImageSet, tmp_path: Path
+) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    model = Dying(deaths, 2).eval()
+    kept = {"save_adversarial": "float32"}
+    alone = attacked(model, digits, tmp_path / "alone", **kept)
+    with chunks_on(LOCAL):
+        shared = attacked(model, digits, tmp_path / "ray", **kept)
+    assert len(list(deaths.iterdir())) >= 2
+    pd.testing.assert_frame_equal(shared.verdicts, alone.verdicts, check_exact=True)
+    folders = [
+        RunDirectory(tmp_path / name, "r").evaluation(alone.evaluation_id).chunks_path
+        for name in ("alone", "ray")
+    ]
+    names = sorted(path.name for path in folders[0].glob("*.npy"))
+    assert len(names) == 4
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_what_a_task_raises_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
+    with chunks_on(LOCAL), pytest.raises(ArithmeticError, match="not here"):
+        attacked(Failing().eval(), digits, tmp_path / "raises", chunk_size=60)
+
+
+def test_what_always_dies_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    with (
+        chunks_on(LOCAL),
+        pytest.raises(UserError, match=r"ended 4 times .* repeat the command"),
+    ):
+        attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", chunk_size=60)
+    assert len(list(deaths.iterdir())) == 4
+
+
+def planned(results: Path) -> list[Item]:
+    tiny = {
+        "training.epochs": 1,
+        "training.monitor.every": 0,
+        "data.train_limit": 96,
+        "evaluation.limit": 12,
+        "evaluation.attacks": ["apgd-ce"],
+    }
+    spec = SweepSpec(methods=("vanilla", "trades", "kd"), set=tiny)
+    runs = rows(spec, {"results": results, "device": "cpu"})
+    return plan(runs)
+
+
+def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    items = planned(there)
+    broken = items[1].config
+    # A folder in place of the weights: this run fails, and the others go on.
+    RunDirectory(there, broken.run_id).model_path.mkdir(parents=True)
+    failures = run_missing_on(Cluster("local", cpus=1), items, QUIET)
+    assert [failure.run_id for failure in failures] == [broken.run_id]
+    assert run_missing(planned(here), QUIET) == []
+    sql = "SELECT run_id, name, value FROM runs JOIN metrics USING (run_id) ORDER BY ALL"
+    answers = [Database(results).query(sql) for results in (here, there)]
+    timed = "sec|memory"
+    wanted, found = (
+        answer[~answer["name"].str.contains(timed) & (answer["run_id"] != broken.run_id)]
+        for answer in answers
+    )
+    assert len(wanted) > 0
+    pd.testing.assert_frame_equal(
+        found.reset_index(drop=True), wanted.reset_index(drop=True), check_exact=True
+    )
+    states = Database(there).query("SELECT run_id, status FROM runs").set_index("run_id")["status"]
+    assert states.pop(broken.run_id) == "error"
+    assert set(states) == {"success"}
+    assert {item.state for item in planned(there) if item.config.run_id != broken.run_id} == {
+        "done"
+    }
+
+
+def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
+        with pytest.raises(UserError, match="no resource: write cpus=4"):
+            Cluster.asked("local", task)
+    assert Cluster.asked("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(UserError, match=r"pip install 'divergence-bench\[cluster\]'"),
+        chunks_on(LOCAL),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "reason"),
+    [
+        ("127.0.0.1:{port}", None, "Connection refused"),
+        ("ray://localhost:{port}", None, "Connection refused"),
+        # By its variable: without it `auto` would find any Ray of this machine.
+        ("auto", "127.0.0.1:{port}", "Connection refused"),
+        ("localhost", None, "not the form host:port"),
+        ("localhost:six", None, "six"),
+    ],
+)
+def test_where_no_cluster_answers_is_told_at_once(
+    address: str, environment: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment.format(port=port))
+    cluster = Cluster(address.format(port=port))
+    with pytest.raises(UserError, match=rf"{reason}.*give --cluster local"), chunks_on(cluster):
+        pass
+
+
+def test_a_task_without_a_cluster_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["harness", "run", "--method", "vanilla", "--task", "cpus=2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "give --cluster as well" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_runs_of_a_sweep_in_order(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "harness", "sweep", "--methods", "vanilla,trades"]
+    command += ["--set", "training.epochs=1000", "--cluster", "local", "--results", str(tmp_path)]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        while process.poll() is None and len(list(tmp_path.glob("runs/*/checkpoints/last.pt"))) < 2:
+            time.sleep(0.1)
+        process.send_signal(number)
+        told = process.communicate(timeout=120)[1]
+    assert process.returncode == status, told
+    assert "the same command goes on from here" in told
+    states = Database(tmp_path).query("SELECT status FROM runs")["status"]
+    assert states.tolist() == ["cancelled", "cancelled"]

@@ -1,0 +1,402 @@
+"""The gate: what it lets pass, what it stops, and what it says."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from planted_faults import FAULTS
+
+from divergence_bench.cli import check_view
+from harness.config import EvalConfig
+from harness.data import load_dataset
+from harness.errors import UserError
+from harness.evaluation.attack.workers import with_threads
+from harness.experiment import regression as gate
+from harness.experiment.regression import (
+    Baseline,
+    Result,
+    compare,
+    configs,
+    measure_golden,
+    read_baseline,
+)
+from harness.progress import Reporter
+
+ROOT = Path(__file__).parents[3]
+BASELINE = ROOT / "results" / "baselines" / "digits.json"
+QUIET = Reporter(quiet=True)
+# The run of the committed baseline whose golden losses show a fault.
+SHOWN_BY = {
+    "class means not updated": "ikl",
+    "epsilon not ramped": "kl",
+    "teacher not frozen": "kd",
+    "arguments of KL swapped": "trades",
+    "temperature forgotten": "ikl",
+    "weight perturbation not restored": "kl",
+}
+FAST = ("class means not updated",)
+
+
+def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=280,
+    )
+
+
+# The rule
+
+
+PROTOCOL = {**EvalConfig(eps=0.1).identity_payload(), "data_sha256": "images"}
+
+
+def result(
+    verdicts: str,
+    losses: tuple[float, ...] = (2.0, 1.0),
+    margin: float = 0.5,
+    attack_version: str = "v",
+    index_sha256: str = "rows",
+    **protocol: Any,
+) -> Result:
+    return Result(
+        losses=losses,
+        margin=margin,
+        verdicts=verdicts,
+        index_sha256=index_sha256,
+        attack_version=attack_version,
+        protocol={**PROTOCOL, **protocol},
+        run_id="r",
+    )
+
+
+def compared(then: Result, now: Result | str) -> gate.Checked:
+    baseline = Baseline.model_validate({"runs": [{"name": "a", "method": "m", "result": then}]})
+    return compare(baseline, baseline.runs[0], now)
+
+
+def test_the_same_result_is_no_regression() -> None:
+    found = compared(result("..x1" * 50), result("..x1" * 50))
+    assert found.worse == found.better == ()
+    assert found.golden.difference == 0
+    assert found.accuracies["robust"].difference == 0
+
+
+def test_a_clear_drop_is_a_regression_and_says_by_how_much() -> None:
+    found = compared(result("." * 160 + "1" * 40), result("." * 140 + "1" * 60))
+    (text,) = found.worse
+    assert "robust accuracy fell by 10.00 points" in text
+    assert "20 images lost, 0 won, McNemar p = 1.9e-06" in text
+    clean = compared(result("." * 200), result("." * 180 + "x" * 20))
+    assert len(clean.worse) == 2
+    rose = compared(result("." * 140 + "1" * 60), result("." * 160 + "1" * 40))
+    assert rose.worse == ()
+    assert "rose by 10.00" in rose.better[0]
+
+
+def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
+    # 2 points, though all 8 of 400 images were lost (p = 0.008).
+    assert compared(result("." * 400), result("." * 392 + "1" * 8)).worse == ()
+    # 5 points of 100 images: 13 lost, 8 won (p = 0.38).
+    then = result("." * 13 + "1" * 8 + "." * 79)
+    assert compared(then, result("1" * 13 + "." * 8 + "." * 79)).worse == ()
+
+
+@pytest.mark.parametrize(
+    ("losses", "margin", "says"),
+    [
+        ((2.0, 1.1), 0.5, "loss of step 2 of 2 is 1.1, in the baseline 1"),
+        ((2.0, float("nan")), 0.5, "loss of step 2 of 2 is nan"),
+        ((2.0, 1.0), 0.4, "mean margin of the resulting model is 0.4"),
+        ((2.0,), 0.5, "another number of steps"),
+    ],
+)
+def test_another_computation_is_a_regression(
+    losses: tuple[float, ...], margin: float, says: str
+) -> None:
+    (text,) = compared(result("..."), result("...", losses, margin)).worse
+    assert says in text
+
+
+def test_rounding_passes() -> None:
+    assert compared(result("..."), result("...", (2.0001, 0.99995), 0.50001)).worse == ()
+
+
+def test_a_run_that_fails_and_other_images_are_regressions() -> None:
+    assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
+    for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
+        (text,) = compared(result("..."), other).worse
+        assert "other images" in text
+        assert "--update" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"norm": "L2"}, "norm differs (baseline Linf, now L2)"),
+        ({"eps": 0.2}, "eps differs (baseline 0.1, now 0.2)"),
+        ({"seed": 3}, "seed differs (baseline 0, now 3)"),
+        ({"chunk_size": 10}, "chunk_size differs (baseline 250, now 10)"),
+        ({"attacks": ["square"]}, "now ['square'])"),
+        ({"attack_version": "w"}, "attack_version differs (baseline v, now w)"),
+        ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
+    ],
+)
+def test_verdicts_by_another_protocol_are_not_compared(changed: dict[str, Any], says: str) -> None:
+    then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
+    found = compared(then, now)
+    (text,) = found.worse
+    assert text.startswith("other protocol: ")
+    assert says in text
+    assert text.endswith(": update the baseline with --update --reason")
+    assert found.accuracies == {}
+    assert compared(now, now).worse == ()
+
+
+def test_a_baseline_without_its_protocol_is_read_and_says_so() -> None:
+    told = result("...").model_dump()
+    del told["protocol"]
+    (text,) = compared(Result.model_validate(told), result("...")).worse
+    assert "eps differs (baseline not told, now 0.1)" in text
+
+
+def test_the_report_leads_with_what_got_worse_and_names_another_environment() -> None:
+    baseline = Baseline.model_validate(
+        {
+            "runs": [{"name": "a", "method": "m", "result": result("." * 200)}],
+            "environment": {**gate.environment(), "torch": "1.0"},
+        }
+    )
+    found = [compare(baseline, baseline.runs[0], result("." * 150 + "1" * 50))]
+    text = check_view.markdown(baseline, found)
+    assert text.startswith("# Regression\n\n- **a**: robust accuracy fell by 25.00 points")
+    assert "- torch: 1.0 in the baseline," in text
+    assert "- numpy" not in text
+    assert "| a | 0.0e+00 | 100.00 |" in text
+    assert json.loads(json.dumps(gate.to_json(baseline, found)))["regression"]
+
+
+def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
+    tiny = {"training.epochs": 1, "data.train_limit": 32, "evaluation.limit": 20}
+    baseline = Baseline.model_validate(
+        {
+            "golden": {**gate.DEFAULT_GOLDEN, **tiny},
+            "benchmark": {**gate.DEFAULT_BENCHMARK, **tiny, "evaluation.eps": 0.05},
+            "runs": [{"name": "a", "method": "pgd-at"}],
+        }
+    )
+    found = gate.measure(baseline, baseline.runs[0], tmp_path, QUIET)
+    _, benchmark = configs(baseline, baseline.runs[0], tmp_path)
+    assert found.protocol["eps"] == 0.05
+    assert found.protocol == {
+        **benchmark.evaluation.identity_payload(),
+        "data_sha256": load_dataset("digits").test.sha256,
+    }
+
+
+# The committed baseline
+
+
+def test_the_committed_baseline_is_whole(tmp_path: Path) -> None:
+    baseline = read_baseline(BASELINE)
+    assert [run.name for run in baseline.runs] == [
+        "kl", "dkl", "ikl", "trades", "kd", "dkd", "ikl-kd",
+    ]  # fmt: skip
+    assert BASELINE.stat().st_size < 30_000
+    assert baseline.history
+    images = {"data_sha256": load_dataset("digits").test.sha256}
+    for run in baseline.runs:
+        assert run.result is not None
+        _, benchmark = configs(baseline, run, tmp_path)
+        assert run.result.protocol == benchmark.evaluation.identity_payload() | images
+        assert len(run.result.losses) >= 12
+        assert len(run.result.verdicts) == 360
+        # Neither all right nor all wrong: there is something to lose and to win.
+        robust = run.result.verdicts.count(".") / 360
+        assert 0.3 < robust < 1
+        assert 0.85 < 1 - run.result.verdicts.count("x") / 360 < 1
+
+
+def golden(name: str, folder: Path) -> gate.Golden:
+    """The golden losses of one run of the committed baseline, measured now."""
+    baseline = read_baseline(BASELINE)
+    (run,) = (run for run in baseline.runs if run.name == name)
+    assert run.result is not None
+    config, _ = configs(baseline, run, folder)
+    losses, margin = measure_golden(config, QUIET)
+    found = run.result.model_copy(update={"losses": losses, "margin": margin})
+    return gate.compare_golden(run.result, found, baseline.loss_tolerance)
+
+
+def test_golden_losses_are_those_of_the_baseline(tmp_path: Path) -> None:
+    assert golden("ikl", tmp_path).step is None
+
+
+def caught_by_losses(name: str, folder: Path) -> bool:
+    """Whether the golden losses show a fault, or the engine itself stops it."""
+    try:
+        return golden(SHOWN_BY.get(name, "ikl"), folder).step is not None
+    except RuntimeError:
+        return True
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_planted_fault_is_caught(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAULTS[name](monkeypatch)
+    assert caught_by_losses(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_golden_losses_catch_every_planted_fault(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAULTS[name](monkeypatch)
+    assert caught_by_losses(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_whole_check_fails_under_every_planted_fault(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAULTS[name](monkeypatch)
+    baseline = read_baseline(BASELINE)
+    found = gate.check(baseline, tmp_path, QUIET)
+    worse = {
+        run.name: compare(baseline, run, each).worse
+        for run, each in zip(baseline.runs, found, strict=True)
+    }
+    print(json.dumps({name: worse}, indent=1))
+    assert any(worse.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_whole_check_passes_unchanged(tmp_path: Path) -> None:
+    baseline = read_baseline(BASELINE)
+    found = gate.check(baseline, tmp_path, QUIET)
+    for run, each in zip(baseline.runs, found, strict=True):
+        assert compare(baseline, run, each).worse == ()
+
+
+# The command, with a method of another distribution
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which the example package is installed."""
+    target = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    source = tmp_path_factory.mktemp("source") / "example_package"
+    shutil.copytree(ROOT / "tests" / "example_package", source)
+    subprocess.run(
+        [*install, "--no-build-isolation", "--target", str(target), str(source)],
+        check=True,
+        timeout=120,
+    )
+    return target
+
+
+def test_another_distribution_registers_its_method(installed: Path) -> None:
+    (distribution,) = importlib.metadata.distributions(path=[str(installed)])
+    (point,) = distribution.entry_points
+    assert (point.group, point.name) == ("harness.methods", "example-margin")
+
+
+@pytest.mark.slow
+def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    environment = {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+    tiny: dict[str, Any] = {
+        "golden": {**gate.DEFAULT_GOLDEN, "data.train_limit": 64},
+        "benchmark": {
+            "training.epochs": 1,
+            "data.train_limit": 64,
+            "training.monitor.every": 0,
+            "evaluation.limit": 20,
+            "evaluation.workers": 1,
+            "evaluation.attacks": ["apgd-ce"],
+        },
+        "runs": [{"name": "mine", "method": "example-margin"}],
+    }
+    path.write_text(json.dumps(tiny))
+    made = harness("check", "--baseline", str(path), "--update", "--reason", "first", **environment)
+    assert made.returncode == 0, made.stderr
+    assert read_baseline(path).history[0]["reason"] == "first"
+    module = installed / "example_margin.py"
+    module.write_text(module.read_text().replace(".square().mean()", ".mean()"))
+    failed = harness("check", "--baseline", str(path), "--json", **environment)
+    assert failed.returncode == 1, failed.stderr
+    (run,) = json.loads(failed.stdout)["runs"]
+    assert "training computes something else: the loss of step 1" in run["worse"][0]
+
+
+def test_the_example_is_not_registered_without_its_package() -> None:
+    assert "example-margin" not in gate_methods()
+
+
+def gate_methods() -> list[str]:
+    from harness.registry import METHODS
+
+    return METHODS.names()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--update"], "needs its reason"),
+        (["--reason", "x"], "needs its reason"),
+        (["--methods", "kl"], "makes a new baseline"),
+        (["--baseline", "no-such.json"], "no-such.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
+    from typer.testing import CliRunner
+
+    from divergence_bench.cli.main import app
+
+    ended = CliRunner().invoke(app, ["check", *arguments])
+    assert isinstance(ended.exception, UserError)
+    assert says in str(ended.exception)
+
+
+def test_the_workflows_use_the_command() -> None:
+    folder = ROOT / ".github" / "workflows"
+    own, reusable = (
+        yaml.safe_load((folder / name).read_text()) for name in ("check.yml", "check-method.yml")
+    )
+    # YAML 1.1 reads the key `on` as true.
+    assert set(reusable[True]["workflow_call"]["inputs"]) >= {"package", "baseline", "harness"}
+    for workflow in (own, reusable):
+        commands = [step.get("run", "") for step in workflow["jobs"]["check"]["steps"]]
+        assert any("-m harness check --baseline" in command for command in commands)
+        # An input in a command would be run by the shell.
+        assert not any("${{" in command for command in commands)
+
+
+def test_the_check_computes_on_one_thread_whatever_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    baseline = read_baseline(BASELINE)
+    seen: list[int] = []
+    monkeypatch.setattr(gate, "measure", lambda *_: seen.append(torch.get_num_threads()))
+    with with_threads(2):
+        gate.check(baseline, tmp_path, QUIET)
+        assert torch.get_num_threads() == 2
+        assert gate.environment()["num_threads"] == baseline.environment["num_threads"] == 1
+    assert set(seen) == {1}

@@ -1,0 +1,209 @@
+"""What a run's record says of its model stays true, whatever is evaluated, resumed or loaded."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distilling import TINY, Lines
+
+from harness.config import EvalConfig
+from harness.data import Dataset, ImageSet, load_dataset
+from harness.errors import UserError
+from harness.experiment import record as recording
+from harness.experiment import runner
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import Outcome, evaluate_external, run
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.store.rundir import RunDirectory
+
+QUIET = Reporter(quiet=True)
+
+
+def test_a_further_evaluation_leaves_what_is_said_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {**TINY, "evaluation.limit": 10, "results": tmp_path}
+    first = run(resolve("vanilla", options=options), QUIET)
+    directory = RunDirectory(tmp_path, first.run_id)
+    before = directory.record
+    collect = recording.provenance.collect
+    monkeypatch.setattr(
+        recording.provenance, "collect", lambda device: {**collect(device), "device": "another"}
+    )
+    further = resolve("vanilla", options={**options, "evaluation.limit": 20})
+    assert run(further, QUIET).run_id == first.run_id
+    after = directory.record
+    assert {"provenance", "train_sha256", "partial", "scale"} <= set(before)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"config", "metrics"}
+    evaluations = {each.record["protocol"]["n"]: each.record for each in directory.evaluations()}
+    assert evaluations[20]["provenance"]["device"] == "another"
+    assert evaluations[10]["provenance"]["device"] != "another"
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_runs_scale_does_not_depend_on_how_it_is_evaluated(limit: int | None) -> None:
+    options = {"evaluation.limit": limit}
+    told = [
+        recording.header(config, runner.METHODS.get("trades"), None)["scale"]
+        for config in (
+            resolve("trades", dataset="cifar100", options=options),
+            resolve("trades", dataset="cifar100", options={**options, "training.epochs": 3}),
+            resolve("trades", options=options),
+        )
+    ]
+    assert told == ["paper", "small", "small"]
+
+
+def test_a_training_goes_on_with_the_images_it_began_with_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve("vanilla", options={**TINY, "results": tmp_path})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Lines("epoch 1/"))
+
+    def other(*arguments: Any) -> Dataset:
+        data = load_dataset(*arguments)
+        assert isinstance(data.train, ImageSet)
+        inverted = ImageSet(255 - data.train.images, data.train.labels, data.info, "train")
+        return Dataset(data.info, inverted, data.test)
+
+    directory = RunDirectory(tmp_path, config.run_id)
+    before = directory.record
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "load_dataset", other)
+        with pytest.raises(UserError, match="was begun on other training images of digits"):
+            run(config, QUIET)
+    assert directory.record == before
+    run(config, QUIET)
+    assert len(directory.epochs()) == 2
+
+
+METHOD = """
+from harness.method import Method, MethodCard, Params, StepOutput, Task
+from {package}.losses import weighted
+from torch.nn.functional import cross_entropy
+
+
+class Weighted(Task):
+    def loss(self, model, batch):
+        return StepOutput(weighted(cross_entropy(model(batch.x), batch.y)), {{}})
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="Weighted", family="natural", summary="s", formula="f", paper="p",
+        url="https://example.org", bibtex="@misc{{a}}",
+    ),
+    params=Params,
+    task=Weighted,
+    recipes={{"digits": lambda: {{}}}},
+)
+"""
+
+
+@pytest.mark.parametrize("edited", ["method.py", "losses.py"])
+def test_a_run_that_other_code_trained_is_not_given_without_a_word(
+    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"package_of_a_test_{edited[0]}"
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "method.py").write_text(METHOD.format(package=package))
+    (folder / "losses.py").write_text("def weighted(loss):\n    return 2 * loss\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(METHODS._targets, "weighted-of-a-test", f"{package}.method:METHOD")
+    config = resolve("weighted-of-a-test", options={**TINY, "results": tmp_path / "r"})
+
+    def told() -> str:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        reporter = Lines()
+        run(config, reporter)
+        return "\n".join(reporter.said)
+
+    assert "trained already" not in told()
+    again = told()
+    assert "is trained already" in again
+    assert "code" not in again
+    path = folder / edited
+    path.write_text(path.read_text() + "\n# another text\n")
+    assert "the code of Weighted is not what" in told()
+
+
+def test_an_evaluation_finds_the_images_where_the_run_had_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = run(resolve("vanilla", options={**TINY, "results": tmp_path}), QUIET)
+    directory = RunDirectory(tmp_path, outcome.run_id)
+    record = directory.record
+    roots: list[object] = []
+
+    def watched(name: str, root: Path | None = None) -> Dataset:
+        roots.append(root)
+        return load_dataset(name, root)
+
+    monkeypatch.setattr(runner, "load_dataset", watched)
+    gone, there = tmp_path / "gone", tmp_path / "there"
+    there.mkdir()
+    for stored, given in ((str(there), None), (str(gone), None), (str(there), gone)):
+        config = record["config"] | {"data": record["config"]["data"] | {"root": stored}}
+        directory.update(config=config)
+        protocol = EvalConfig(attacks=(), limit=10)
+        runner.evaluate_run(directory, protocol, given, "cpu", QUIET)
+    assert roots == [there, None, gone]
+
+
+FUNCTION = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)).roll({shift}, dims=1)
+
+def plain():
+    return Net()
+
+def same():
+    return Net()
+"""
+
+
+def test_a_function_is_told_from_another_of_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network does with its weights is in its code alone."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = tmp_path / "networks_of_a_test.py"
+    protocol = EvalConfig(attacks=(), limit=100)
+
+    def measured(function: str) -> Outcome:
+        importlib.invalidate_caches()
+        sys.modules.pop(source.stem, None)
+        return evaluate_external(
+            f"{source.stem}:{function}", "digits", protocol, results=tmp_path, reporter=QUIET
+        )
+
+    source.write_text(FUNCTION.format(shift=0))
+    first, again, other = measured("plain"), measured("plain"), measured("same")
+    assert first.run_id == again.run_id != other.run_id
+    source.write_text(FUNCTION.format(shift=1))
+    edited = measured("plain")
+    assert edited.run_id not in (first.run_id, other.run_id)
+    predictions = [each.evaluation.verdicts["clean_pred"] for each in (first, other, edited)]
+    assert predictions[0].equals(predictions[1])
+    assert (predictions[2] == (predictions[0] + 1) % 10).all()
+    sys.modules.pop(source.stem, None)

@@ -1,0 +1,110 @@
+"""Timing steps of methods, and distilling, by the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from distilling import registered
+
+from harness.errors import UserError
+from harness.experiment.resolve import resolve
+from harness.experiment.step_timing import Plan, Subject, split_pair, spread, text, training_images
+
+
+def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+        timeout=240,
+    )
+
+
+def test_time_measures_methods_in_turns() -> None:
+    tiny = ["--dataset", "digits", "--batch-size", "16", "--repeats", "3", "--warmup", "1"]
+    methods = ["--methods", "vanilla,kd,reviewkd", "--pair", "resnet14-resnet8"]
+    ended = harness("time", *methods, *tiny, "--device", "cpu", "--json")
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    ways = [(row["method"], row["teacher_logits"]) for row in result["rows"]]
+    assert ways == [("vanilla", None), ("kd", "forward"), ("kd", "table"), ("reviewkd", None)]
+    assert (result["teacher"], result["student"]) == ("resnet14", "resnet8")
+    assert result["images"] == "real"
+    assert "freshly initialised" in result["weights"]
+    for row in result["rows"]:
+        assert len(row["steps_s"]) == 3
+        step, whole = row["step_s"], row["step_with_data_s"]
+        assert 0 < step["low"] <= step["median"] <= step["high"]
+        assert step["median"] < whole["median"]
+        assert row["peak_memory_mb"] is None, "memory is counted on GPUs only"
+    extra = {row["method"]: row["extra_parameters"] for row in result["rows"]}
+    assert extra["vanilla"] == extra["kd"] == 0 < extra["reviewkd"]
+    table = text(result)
+    assert "step with data" in table
+    assert "in turns" in table
+
+
+def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
+    assert split_pair("resnet56-resnet20") == ("resnet56", "resnet20")
+    assert split_pair("wrn-40-2-wrn-16-2") == ("wrn-40-2", "wrn-16-2")
+    assert split_pair("resnet32x4-shufflenet-v1") == ("resnet32x4", "shufflenet-v1")
+    with pytest.raises(UserError, match="'resnet56-resnet21' is no TEACHER-STUDENT"):
+        split_pair("resnet56-resnet21")
+
+
+def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
+    plan = Plan("resnet14", "resnet8", "cifar100", 8, 2, 1, "cpu", tmp_path)
+    images, labels, note = training_images(plan)
+    assert note == "random"
+    assert len(images) == 24
+    assert len(labels) == 50_000
+    assert torch.equal(images.labels, labels[:24])
+
+
+def test_a_spread_is_the_median_and_the_quartiles() -> None:
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+
+
+@pytest.fixture
+def _registered() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
+    config = resolve("distil", options={"training.batch_size": 8})
+    images, labels, _ = training_images(Plan("resnet8", "resnet8", "digits", 8, 2, 1))
+    passes = {}
+    for way in ("forward", "table"):
+        subject = Subject(config, way, images, labels, torch.device("cpu"), tmp_path)
+        assert subject.teacher is not None
+        seen: list[int] = []
+        subject.teacher.model.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        for _ in range(4):
+            subject.step(timed=True)
+        passes[way] = len(seen)
+    assert passes == {"forward": 4, "table": 0}
+
+
+def test_one_command_distils_on_digits(tmp_path: Path) -> None:
+    small = ["--epochs", "1", "--train-limit", "64", "--eval-limit", "12", "--batch-size", "32"]
+    teacher = ["training.epochs=1", "data.train_limit=64"]
+    settings = [f"teacher.config.{setting}" for setting in teacher] + ["teacher.minimum=0"]
+    command = ["run", "--method", "kd", "--teacher-arch", "resnet8", *small, "--device", "cpu"]
+    command += [part for setting in settings for part in ("--set", setting)]
+    ended = harness(*command, "--results", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    # Long lines are folded at a terminal's width.
+    said = " ".join(ended.stderr.split())
+    assert "is trained first: run vanilla-" in said
+    assert "test images right" in said
+    assert "teacher logits are kept in" in said
+    runs = sorted(path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir())
+    assert runs == ["kd", "vanilla"]

@@ -1,0 +1,353 @@
+"""Sweeps: what they consist of, what is done of it, and that killed ones finish."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from divergence_bench.cli.sweep_view import compared, summary
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.experiment import estimate
+from harness.experiment.resolve import resolve
+from harness.experiment.scale import at_scale
+from harness.experiment.sweep import (
+    Item,
+    SweepSpec,
+    find_evaluation,
+    plan,
+    read_spec,
+    rows,
+    run_missing,
+)
+from harness.progress import Reporter
+from harness.registry import METHODS
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory, list_runs
+
+TINY = {
+    "training.epochs": 2,
+    "training.batch_size": 32,
+    "training.monitor.every": 0,
+    "data.train_limit": 96,
+    "evaluation.limit": 12,
+    "evaluation.attacks": ["apgd-ce"],
+    "evaluation.workers": 1,
+}
+QUIET = Reporter(quiet=True)
+
+
+def planned(results: Path, **spec: Any) -> list[Item]:
+    found = rows(SweepSpec(**spec), {"results": results, "device": "cpu"})
+    return estimate.with_estimates(plan(found), estimate.stored_timings(results))
+
+
+# Which runs
+
+
+def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
+    recipes = ("table1/ikl", "table2/ikl-a20-b3", "table6/ikl-a12-b3")
+    items = planned(tmp_path, recipes=recipes)
+    assert [item.names for item in items] == [recipes[:2], recipes[2:]]
+    assert {item.state for item in items} == {"missing"}
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_table_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Path) -> None:
+    owned = {
+        (method, recipe)
+        for method in METHODS.names()
+        for recipe in METHODS.get(method).recipes
+        if recipe.startswith("table1/")
+    }
+    found = rows(SweepSpec(table=1, seeds=(3, 5)), {"results": tmp_path})
+    assert {(row.config.method, row.config.recipe) for row in found} == owned
+    assert [row.config.seed for row in found] == [3, 5] * len(owned)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
+    for recipe in METHODS.get(method).recipes:
+        scaled = at_scale(method, recipe, "digits")
+        assignments = [f"{path}={json.dumps(value)}" for path, value in scaled.settings.items()]
+        config = resolve(method, recipe=scaled.recipe, assignments=assignments)
+        small = resolve(method, recipe="digits")
+        assert (config.data, config.model) == (small.data, small.model)
+        assert config.training.epochs == small.training.epochs
+        assert config.evaluation == small.evaluation
+        if config.training.attack and small.training.attack:
+            assert config.training.attack.eps == pytest.approx(small.training.attack.eps, rel=0.1)
+
+
+def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
+    assert at_scale("ikl", "table6/ikl-a12-b3", "digits").settings == {"params.wmse_weight": 12.0}
+    # Table 4 leaves the KL term out and takes a larger network, which is a matter of size.
+    scaled = at_scale("lbgat", "table4/lbgat", "digits")
+    assert scaled.settings == {"params.kl_weight": 0.0}
+    assert scaled.left_out == ("model.arch",)
+    # The row on generated images trains otherwise than the data set's recipe.
+    generated = at_scale("ikl", "table2/ikl-1m", "digits")
+    assert generated.settings["training.optimizer.schedule"] == "onecycle"
+    assert generated.settings["training.weight_perturbation.gamma"] == 0
+    assert "data.generated_fraction" in generated.left_out
+
+
+def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = METHODS.get("trades")
+    row = {
+        "data": {"name": "cifar10"},
+        "training": {
+            "epochs": 60,
+            "attack": {"eps": 4 / 255, "step_size": 1 / 255},
+            "optimizer": {"milestones": (20, 40)},
+        },
+        "evaluation": {"eps": 8 / 255},
+    }
+    monkeypatch.setitem(method.recipes, "row", lambda: row)
+    settings = at_scale("trades", "row", "digits").settings
+    assert settings["training.attack.eps"] == pytest.approx(0.075)
+    assert settings["training.attack.step_size"] == pytest.approx(0.15 / 8)
+    epochs = resolve("trades").training.epochs
+    assert settings["training.optimizer.milestones"] == [epochs / 3, 2 * epochs / 3]
+
+
+# What is wrong with a file
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("metods: [kl]", "unknown setting 'metods': did you mean methods"),
+        ("runs:\n- {metod: kl}", "unknown setting 'runs.0.metod': did you mean runs.method"),
+        ("methods: [kll]", "unknown method 'kll': did you mean kl"),
+        ("methods: [kl]\nset: {training.epoch: 3}", "did you mean training.epochs"),
+        ("methods: [kl]\nseeds: many", "seeds"),
+        ("methods: [kl]\nscale: tiny", "scale"),
+        ("seeds: 2", "a sweep needs runs"),
+        ("table: 77", "no recipe belongs to table 77"),
+        ("- kl", "no mapping"),
+        ("methods: [kl", "no valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        rows(read_spec(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_runs_settings_lie_over_those_of_all(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "methods: [kl]\nset: {training.epochs: 3}\nseeds: 2\n"
+        "runs:\n- {method: ikl, name: short, set: {training.epochs: 1}}\n"
+    )
+    found = rows(read_spec(path))
+    assert [(row.name, row.config.training.epochs, row.config.seed) for row in found] == [
+        ("kl", 3, 0), ("kl", 3, 1), ("short", 1, 0), ("short", 1, 1),
+    ]  # fmt: skip
+
+
+# What is done, and how long the rest takes
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished sweep of which one run cannot be started, and the names of what failed."""
+    results = tmp_path_factory.mktemp("swept")
+    runs = (
+        {"method": "trades"},
+        {"method": "kl", "name": "no-data", "set": {"data.name": "cifar10", "data.root": "/no"}},
+        {"method": "pgd-at"},
+    )
+    items = planned(results, runs=runs, set=TINY)
+    failures = run_missing(items, QUIET)
+    return results, [failure.run_id for failure in failures]
+
+
+def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(
+    swept: tuple[Path, list[str]],
+) -> None:
+    results, failed = swept
+    stored = (
+        Database(results).query("SELECT run_id, method, status, error FROM runs").to_dict("list")
+    )
+    states = dict(zip(stored["method"], stored["status"], strict=True))
+    assert states == {"trades": "success", "pgd-at": "success", "kl": "error"}
+    (run_id,) = failed
+    assert "/no" in str(RunDirectory(results, run_id).record["error"])
+
+
+def test_estimates_come_from_like_runs(swept: tuple[Path, list[str]]) -> None:
+    results, _ = swept
+    done, seed, other, more, attacks = planned(
+        results,
+        set=TINY,
+        runs=(
+            {"method": "trades"},
+            {"method": "trades", "set": {"params.kl_weight": 2.0}},
+            {"method": "mart"},
+            {"method": "trades", "set": {"training.epochs": 4}},
+            {"method": "trades", "set": {"evaluation.attacks": ["square"], "seed": 9}},
+        ),
+    )
+    assert (done.state, done.seconds) == ("done", 0.0)
+    assert seed.seconds > 0
+    assert (seed.whole, seed.alike) == (True, True)
+    assert other.seconds > 0
+    assert (other.whole, other.alike) == (True, False)
+    epochs = Database(results).query(
+        "SELECT median(seconds) AS s FROM epochs JOIN runs USING (run_id) WHERE method = 'trades'"
+    )["s"][0]
+    assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
+    # No like evaluation is stored: only the training is known.
+    assert attacks.seconds == pytest.approx(2 * epochs)
+    assert not attacks.whole
+    assert "at least" in summary([attacks])
+    (elsewhere,) = planned(results, methods=("vanilla",))
+    assert elsewhere.seconds is None
+    assert "unknown" in summary([elsewhere])
+
+
+def test_rows_are_compared_with_the_first_image_by_image(swept: tuple[Path, list[str]]) -> None:
+    results, _ = swept
+    items = planned(results, methods=("trades", "pgd-at"), set=TINY)
+    ((a, b, seed, paired),) = compared(items)
+    assert (a, b, seed, paired.n) == ("pgd-at", "trades", 0, 12)
+    right = []
+    for item in items:
+        evaluation = find_evaluation(RunDirectory(results, item.config.run_id), item.config)
+        assert evaluation is not None
+        right.append(evaluation.record["metrics"]["robust"]["value"])
+    assert paired.difference == pytest.approx(right[1] - right[0])
+
+
+def test_another_protocol_of_a_finished_run_is_missing_work(swept: tuple[Path, list[str]]) -> None:
+    results, _ = swept
+    (item,) = planned(results, methods=("trades",), set={**TINY, "evaluation.eps": 0.05})
+    assert (item.state, item.epochs, item.chunks) == ("partial", 2, 0)
+
+
+def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
+    (item,) = planned(tmp_path, methods=("trades",), set=TINY)
+    config = item.config
+    run = RunDirectory.create(config.results, config.run_id)
+    run.update(method="trades")
+    run.model_path.touch()
+    identity = config.evaluation.identity_payload()
+
+    def state() -> tuple[str | None, str, int]:
+        found = find_evaluation(run, config)
+        (item,) = plan(rows(SweepSpec(methods=("trades",), set=TINY), {"results": tmp_path}))
+        return found and found.evaluation_id, item.state, item.chunks
+
+    def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
+        evaluation = run.evaluation(name)
+        told = {**identity, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=told)
+        evaluation.chunks_path.mkdir()
+        for number in range(chunks):
+            evaluation.chunk_path(number).touch()
+
+    assert state() == (None, "partial", 0)
+    stored("a", "cancelled", 0)
+    stored("b", "error", 2)
+    stored("c", "cancelled", 1)
+    assert state() == ("b", "partial", 2)
+    # Other attacks' verdicts are no part of what `evaluate` would finish.
+    stored("d", "success", 3, attack_version="custom(apgd-ce) pyautoattack-0.0.1")
+    assert state() == ("b", "partial", 2)
+    stored("e", "success", 1)
+    assert state() == ("e", "done", 1)
+    run.model_path.unlink()
+    assert state() == ("e", "partial", 1)
+
+
+def version(config: RunConfig) -> str:
+    """What the attacks of a run are called today."""
+    protocol = config.evaluation
+    return attack_version(protocol.attacks, Threat(protocol.norm, protocol.eps, 10))
+
+
+# Killed on the way
+
+SWEEP = f"""
+runs:
+- {{method: trades}}
+- {{method: trades, name: diverges, set: {{training.optimizer.lr: 1.0e+9}}}}
+- {{method: ikl}}
+- {{method: ikl, name: ikl again}}
+- {{method: kl}}
+set: {json.dumps(TINY)}
+"""
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    arguments = ["sweep", str(folder / "s.yaml"), "--results", str(folder / "r"), "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "140"},
+    )
+
+
+def kill_when(folder: Path, ready: Callable[[dict[str, RunDirectory]], bool]) -> None:
+    process = started(folder)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        runs = {run.run_id.split("-")[0]: run for run in list_runs(folder / "r")}
+        if ready(runs):
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError("the moment to kill never came")
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.rglob("model.pt")}
+
+
+def test_a_sweep_killed_twice_finishes_and_runs_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    kill_when(tmp_path, lambda runs: len(runs["ikl"].epochs()) == 1 if "ikl" in runs else False)
+    first = written(tmp_path)
+    assert len(first) == 1
+    kill_when(tmp_path, lambda runs: bool(runs["kl"].epochs()) if "kl" in runs else False)
+    second = written(tmp_path)
+    assert len(second) == 2
+    process = started(tmp_path)
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 1, errors
+    last = written(tmp_path)
+    assert len(last) == 3
+    for before in (first, second):
+        assert before.items() <= last.items()
+    # Plan, table, comparison and the failure, in this order.
+    assert out.index("4 runs: 2 done") < out.index("n = 12, partial")
+    assert out.index("McNemar p") < out.index("failed: trades-")
+    assert "the loss is not finite" in out
+    runs = list_runs(tmp_path / "r")
+    assert sorted(run.record["status"] for run in runs) == [
+        "error",
+        "success",
+        "success",
+        "success",
+    ]
+    for run in runs:
+        epochs = [record["epoch"] for record in run.epochs()]
+        assert epochs == list(range(1, len(epochs) + 1))

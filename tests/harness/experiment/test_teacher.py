@@ -1,0 +1,226 @@
+"""Teachers: found or trained, measured, part of the identity, and untouched by their students."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from distilling import TINY, Lines, registered, student
+
+from harness.data import dataset_info, load_dataset
+from harness.errors import UserError
+from harness.evaluation.clean import clean_accuracy
+from harness.experiment.resolve import recipe_changes, resolve, teacher_run
+from harness.experiment.runner import run
+from harness.experiment.teacher import load_teacher
+from harness.models import build_model
+from harness.models.loading import load_model_file
+from harness.models.zoos import ZOOS, Loaded
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory, list_runs
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished student with its teacher in one results folder, which tests leave as it is."""
+    with registered():
+        return student(tmp_path_factory.mktemp("trained"))
+
+
+def teacher_of(trained: RunDirectory) -> RunDirectory:
+    (found,) = (run for run in list_runs(trained.results) if run.record["method"] == "vanilla")
+    return found
+
+
+def test_an_auto_teacher_is_trained_once_and_serves_the_next_student(tmp_path: Path) -> None:
+    first = Lines()
+    one = student(tmp_path, first)
+    (announced,) = first.about("is trained first")
+    teacher = teacher_of(one)
+    assert teacher.run_id in announced
+    assert teacher.record["status"] == "success"
+    assert teacher.record["config"]["evaluation"]["attacks"] == []
+    written = teacher.model_path.stat().st_mtime_ns
+    second = Lines()
+    two = student(tmp_path, second, seed=1)
+    assert not second.about("is trained first")
+    assert teacher.model_path.stat().st_mtime_ns == written
+    assert two.record["teacher_facts"] == one.record["teacher_facts"]
+    again = Lines()
+    student(tmp_path, again)
+    assert not again.about("teacher"), "a finished student needs its teacher no more"
+
+
+def test_the_record_names_the_teacher_and_what_it_was_measured_at(trained: RunDirectory) -> None:
+    teacher, record = teacher_of(trained), trained.record
+    digits = load_dataset("digits").test
+    right, n = clean_accuracy(load_model_file(teacher.model_path), digits, torch.device("cpu"))
+    facts = record["teacher_facts"]
+    assert record["teacher"] == facts["arch"] == "resnet8"
+    assert (facts["source"], facts["weights"]) == ("auto", teacher.run_id)
+    assert facts["accuracy"]["value"] == right / n
+    assert facts["accuracy"]["n"] == n
+    assert facts["accuracy"]["low"] < right / n < facts["accuracy"]["high"]
+    assert record["metrics"]["teacher_clean"] == facts["accuracy"]
+    query = f"select teacher from runs where run_id = '{trained.run_id}'"
+    assert Database(trained.results).query(query)["teacher"].tolist() == ["resnet8"]
+
+
+def test_last_and_best_on_test_are_both_recorded(trained: RunDirectory) -> None:
+    metrics, tracked = trained.record["metrics"], [e["clean_test"] for e in trained.epochs()]
+    assert len(tracked) == 2
+    assert metrics["clean_last"]["value"] == pytest.approx(tracked[-1])
+    assert metrics["clean_best"]["value"] == pytest.approx(max(tracked))
+    assert metrics["clean_best_epoch"]["value"] == tracked.index(max(tracked)) + 1
+    digits = load_dataset("digits").test
+    model = load_model_file(trained.model_path)
+    right, n = clean_accuracy(model, digits, torch.device("cpu"))
+    assert tracked[-1] == right / n, "the weights are the last epoch's"
+    assert trained.record["selection"] == "last"
+
+
+def test_a_teacher_far_below_what_is_expected_is_refused(trained: RunDirectory) -> None:
+    measured = trained.record["teacher_facts"]["accuracy"]["value"]
+    options = {"results": trained.results, "seed": 7, "teacher.minimum": measured + 0.001}
+    with pytest.raises(UserError, match=rf"has {100 * measured:.2f}% .* at least") as refused:
+        run(resolve("distil", options={**TINY, **options}), Lines())
+    assert "teacher.minimum" in str(refused.value)
+
+
+def test_what_tells_teachers_apart_is_in_the_name_and_nothing_else(trained: RunDirectory) -> None:
+    def run_id(**options: object) -> str:
+        return resolve("distil", options={**TINY, "results": trained.results, **options}).run_id
+
+    other = trained.results / "other.pt"
+    torch.save(build_model("resnet8", 10, 1, 8).state_dict(), other)
+    copy = trained.results / "copy.pt"
+    copy.write_bytes(other.read_bytes())
+    base = run_id()
+    assert base == trained.run_id
+    assert run_id(**{"teacher.minimum": 0.5}) == base
+    assert run_id(**{"teacher.logits": "forward"}) == base
+    assert run_id(**{"teacher.source": teacher_of(trained).run_id[:12]}) == base
+    assert run_id(**{"teacher.source": str(teacher_of(trained).model_path)}) == base
+    assert run_id(**{"teacher.source": str(other)}) == run_id(**{"teacher.source": str(copy)})
+    different = [
+        run_id(**{"teacher.source": str(other)}),
+        run_id(**{"teacher.arch": "resnet14"}),
+        run_id(**{"teacher.seed": 1}),
+        run_id(**{"teacher.config": {"training": {"epochs": 3}}}),
+        run_id(**{"teacher.logits_dtype": "float16"}),
+        run_id(seed=1),
+    ]
+    assert len({base, *different}) == 1 + len(different)
+
+
+def test_a_teacher_from_a_file_is_no_change_of_the_recipe(trained: RunDirectory) -> None:
+    file = str(teacher_of(trained).model_path)
+    base = {"results": trained.results, "teacher.method": None, "teacher.source": file}
+    assert "teacher.weights" not in recipe_changes(resolve("distil", options=base))
+    longer = {"teacher.config": {"training": {"epochs": 3}}}
+    assert "teacher.weights" in recipe_changes(resolve("distil", options=longer))
+
+
+# Names of runs before there were teachers: they must stay, or finished work would be done again.
+EARLIER = json.loads((Path(__file__).parent / "run_ids.json").read_text())
+
+
+@pytest.mark.parametrize("method", sorted(EARLIER))
+def test_runs_without_a_teacher_keep_their_names(method: str) -> None:
+    for recipe, run_id in EARLIER[method].items():
+        assert resolve(method, recipe=recipe).run_id == run_id
+
+
+def test_a_method_and_its_teacher_go_together(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="learns from no teacher"):
+        resolve("vanilla", options={"teacher.arch": "resnet8"})
+    with pytest.raises(UserError, match="learns from a teacher"):
+        resolve("distil", assignments=["teacher=null"])
+    with pytest.raises(UserError, match="unknown architecture 'resnet9'"):
+        resolve("distil", options={"teacher.arch": "resnet9"})
+    with pytest.raises(UserError, match="there is no run 'nothing'"):
+        resolve("distil", options={"teacher.source": "nothing", "results": tmp_path})
+
+
+def test_a_file_of_another_network_is_refused(trained: RunDirectory, tmp_path: Path) -> None:
+    file = str(teacher_of(trained).model_path)
+    options = {**TINY, "teacher.arch": "resnet14", "teacher.source": file, "results": tmp_path}
+    with pytest.raises(UserError, match="its network is resnet8, not resnet14"):
+        run(resolve("distil", options=options), Lines())
+    options["results"], options["teacher.source"] = trained.results, teacher_of(trained).run_id
+    with pytest.raises(UserError, match="its network is resnet8, not resnet14"):
+        resolve("distil", options=options)
+
+
+def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        student(tmp_path, Lines("epoch 1/2  loss", after="the teacher resnet8"))
+    config = resolve("distil", options={**TINY, "results": tmp_path})
+    directory = RunDirectory(tmp_path, config.run_id)
+    assert directory.record["status"] == "cancelled"
+    path = RunDirectory(tmp_path, teacher_run(config).run_id).model_path
+    good = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["fc.bias"] += 1
+    torch.save(content, path)
+    with pytest.raises(UserError, match="began with another teacher"):
+        student(tmp_path)
+    path.write_bytes(good)
+    student(tmp_path)
+    assert directory.record["status"] == "success"
+
+
+def test_a_teacher_that_training_changed_makes_the_student_void(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="training changed the teacher"):
+        student(tmp_path, method="meddling")
+    lines = Lines()
+    assert student(tmp_path, lines, method="moving").record["status"] == "success"
+    assert not lines.about("teacher logits are kept")
+    with pytest.raises(RuntimeError, match="own submodule"):
+        student(tmp_path, method="owning")
+
+
+def test_no_weights_of_the_teacher_are_in_a_checkpoint(trained: RunDirectory) -> None:
+    state = torch.load(trained.checkpoint_path, weights_only=True)
+    assert not state["task"]
+
+
+def test_torchvision_weights_fill_the_registered_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    published = build_model("imagenet-resnet18", 1000, 3, 224)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def from_zoo(name: str, *_: object) -> Loaded:
+        return Loaded(published, name, name, (mean, std), "0" * 64)
+
+    monkeypatch.setitem(ZOOS, "torchvision", from_zoo)
+    options = {"teacher.source": "torchvision:resnet18", "teacher.arch": "imagenet-resnet18"}
+    config = resolve("distil", options=options)
+    assert config.teacher is not None
+    assert config.teacher.weights == "torchvision:resnet18"
+    model, sha256 = load_teacher(config, dataset_info("imagenet"))
+    assert sha256 == "0" * 64
+    x = torch.rand(2, 3, 224, 224)
+    normalised = (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = published.eval()(normalised)
+        assert torch.equal(model.eval().features(x).logits, expected)
+
+
+def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path: Path) -> None:
+    network = build_model("resnet8", 10, 1, 8).eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "bare.pth")
+    x, info = torch.rand(3, 1, 8, 8), load_dataset("digits").info
+    for normalize in (False, True):
+        options = {"teacher.source": str(tmp_path / "bare.pth"), "model.normalize": normalize}
+        model, _ = load_teacher(resolve("distil", options=options), info)
+        seen = (x - info.mean[0]) / info.std[0] if normalize else x
+        with torch.no_grad():
+            assert torch.allclose(model.eval()(x), network(seen))

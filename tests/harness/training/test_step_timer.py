@@ -1,0 +1,63 @@
+"""Seconds of steps: what counts, their median and its interval."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from harness.training import step_timer as timing
+from harness.training.step_timer import StepTimer
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds, which a test moves."""
+    now = [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return now
+
+
+def timed(timer: StepTimer, clock: list[float], *seconds: float) -> None:
+    for each in seconds:
+        with timer.step():
+            clock[0] += each
+
+
+def test_steps_of_the_warm_up_count_only_where_there_are_no_others(clock: list[float]) -> None:
+    timer = StepTimer(torch.device("cpu"), warmup=2)
+    assert math.isnan(timer.median())
+    timed(timer, clock, 8, 16)
+    assert (timer.median(), timer.n) == (12, 2)
+    timed(timer, clock, 1, 2, 3)
+    assert (timer.median(), timer.n, timer.spread()) == (2, 3, 1)
+
+
+def test_a_median_of_the_last_steps_forgets_those_before(clock: list[float]) -> None:
+    timer = StepTimer(torch.device("cpu"), warmup=1)
+    timed(timer, clock, 9, 1, 1, 1, 4, 4)
+    assert timer.median() == 1
+    assert timer.median(last=2) == 4
+    assert timer.median(last=100) == 1
+
+
+def test_a_step_that_raises_is_not_counted_and_a_restart_warms_up_again(
+    clock: list[float],
+) -> None:
+    timer = StepTimer(torch.device("cpu"), warmup=1)
+    timed(timer, clock, 9, 1, 3)
+    with pytest.raises(ZeroDivisionError), timer.step():
+        clock[0] += 100 / 0
+    resumed = StepTimer(torch.device("cpu"), warmup=1)
+    resumed.load_state(timer.state())
+    timed(resumed, clock, 9, 5)
+    assert resumed.state() == [1, 3, 5]
+
+
+def test_the_interval_is_that_of_a_fair_coin(clock: list[float]) -> None:
+    timer = StepTimer(torch.device("cpu"), warmup=0)
+    timed(timer, clock, 5, 4, 3, 2, 1)
+    assert timer.summary() == {"value": 3, "n": 5}
+    timed(timer, clock, 6, 7, 8, 9, 10)
+    # Of ten tosses, at most one is heads with probability 11 / 1024 < 0.025, two with 56 / 1024.
+    assert timer.summary() == {"value": 5.5, "n": 10, "low": 2, "high": 9}

@@ -1,0 +1,95 @@
+"""What a training refuses before its first step, in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distilling import TINY, Lines
+
+from harness.errors import UserError
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
+from harness.progress import Reporter
+from harness.store.rundir import RunDirectory
+
+AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch": 3}
+
+
+def trained(
+    results: Path, method: str, reporter: Reporter | None = None, **options: Any
+) -> RunDirectory:
+    config = resolve(method, options={**TINY, "results": results, **options})
+    run(config, reporter or Reporter(quiet=True))
+    return RunDirectory(results, config.run_id)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings for a finished teacher."""
+    done = trained(tmp_path_factory.mktemp("teacher"), "vanilla", **{"training.epochs": 1})
+    source = str(done.model_path)
+    return {"teacher.arch": "resnet8", "teacher.source": source, "teacher.minimum": 0.0}
+
+
+def refused(results: Path, method: str, match: str, **options: Any) -> None:
+    """The refusal comes before any step of the training."""
+    lines = Lines()
+    with pytest.raises(UserError, match=match):
+        trained(results, method, lines, **options)
+    assert not lines.about("epoch 1/")
+
+
+def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(
+    tmp_path: Path, teacher: dict[str, Any]
+) -> None:
+    options = {**teacher, "data.train_limit": 97, "training.epochs": 1}
+    match = r"reviewkd needs 2 images .* has 1: set training.drop_last=true or another"
+    refused(tmp_path, "reviewkd", match, **options)
+    assert trained(tmp_path, "reviewkd", **options, **{"training.drop_last": True}).epochs()
+    assert trained(tmp_path, "reviewkd", **options, **{"training.batch_size": 33}).epochs()
+    assert trained(tmp_path, "kd", **options).epochs()
+
+
+def test_a_memory_of_training_images_refuses_generated_ones(
+    tmp_path: Path, teacher: dict[str, Any]
+) -> None:
+    archive, random = tmp_path / "generated.npz", np.random.default_rng(0)
+    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.savez(archive, image=images, label=random.integers(0, 10, 200))
+    options = {
+        **teacher,
+        "training.epochs": 1,
+        "data.generated": archive,
+        "data.generated_name": "random",
+        "data.generated_fraction": 0.5,
+    }
+    refused(tmp_path / "r", "crd", r"crd remembers .* set data.generated_fraction=0", **options)
+    assert trained(tmp_path / "r", "kd", **options).epochs()
+
+
+def test_an_average_that_never_begins_is_refused(tmp_path: Path) -> None:
+    match = r"averaging begins with epoch 3 of 2, .* lower training.averaging.start_epoch"
+    refused(tmp_path, "vanilla", match, **AVERAGING)
+    assert trained(tmp_path, "vanilla", **AVERAGING, **{"training.epochs": 3}).epochs()
+
+
+def test_a_recipe_of_fewer_epochs_still_averages(tmp_path: Path) -> None:
+    done = trained(tmp_path, "acat", **{"training.epochs": 12, "data.train_limit": 32})
+    kept = torch.load(done.checkpoint_path, weights_only=True)
+    # A step an epoch, from epoch 9 on.
+    assert int(kept["average"]["n_averaged"]) == 4
+    result = torch.load(done.model_path, weights_only=True)["state_dict"]
+    assert not all(torch.equal(tensor, kept["model"][name]) for name, tensor in result.items())
+
+
+def test_a_weight_perturbation_that_never_begins_is_told(tmp_path: Path) -> None:
+    lines = Lines()
+    trained(tmp_path, "ikl", lines, **{"data.train_limit": 32})
+    (told,) = lines.about("weight_perturbation")
+    assert told == "training.weight_perturbation begins with epoch 5 of 2: no weight is perturbed"
+    begun = {"training.weight_perturbation.start_epoch": 2, "data.train_limit": 32}
+    lines = Lines()
+    trained(tmp_path, "ikl", lines, **begun)
+    assert not lines.about("weight_perturbation")
