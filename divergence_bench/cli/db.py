@@ -1,68 +1,75 @@
-"""The verbs of the database: ``rebuild``, ``merge``, ``export`` and ``import``."""
+"""The verb ``db``: ``rebuild``, ``merge``, ``export`` and ``import``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from divergence_bench.cli import listing
-from harness.registry import REPORTS
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import print_result
 from harness.store import exchange
 from harness.store.database import Database
 from harness.store.sharing import Merged
 from harness.store.sharing import as_json as merged_json
+from leaderboards.printed import REPORTED_CSV
 
-db = typer.Typer(help="The results database.", no_args_is_help=True)
-
-Results = Annotated[Path, typer.Option(help="Folder of run directories and database.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+db = opt.plain_typer(help="The results database.")
 
 
 @db.command()
-def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
-    """Make the database anew from the run directories."""
-    outcome = Database(results).rebuild(reported=REPORTS.get("reported"))
-    listing.print_rebuild(outcome, as_json=as_json, console=Console())
+def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> None:
+    """Build the database again from the run directories."""
+    outcome = Database(results).rebuild(reported=REPORTED_CSV)
+    unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
+    counts = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
+    lines = [f"rebuilt: {counts}", *(f"left out: {reason}" for _, reason in unreadable)]
+    rows = {"rows": outcome.counts, "unreadable": unreadable}
+    print_result(rows, "\n".join(lines), as_json=as_json)
 
 
 @db.command("merge")
 def merge_(
     other: Annotated[Path, typer.Argument(help="Another results folder, or its database.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Bring the runs of another results folder here; what contradicts is kept aside and named."""
-    _print(exchange.merge_other(results, other), as_json)
+    """Copy the runs of another results folder here.
+
+    Runs in conflict are kept aside and named.
+    """
+    print_merged(exchange.merge_other(results, other), as_json=as_json)
 
 
 @db.command()
 def export(
     parquet: Annotated[Path, typer.Option(help="Folder to write.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Write all tables as Parquet files with their hashes; weights are not among them."""
+    """Write all tables as Parquet files.
+
+    Their hashes are written beside them; weights are not among them.
+    """
     rows = exchange.export(results, parquet)
-    told = ", ".join(f"{count} {name}" for name, count in rows.items())
-    print(json.dumps({"rows": rows}) if as_json else f"exported to {parquet}: {told}")
+    counts = ", ".join(f"{count} {name}" for name, count in rows.items())
+    print_result({"rows": rows}, f"exported to {parquet}: {counts}", as_json=as_json)
 
 
 @db.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(help="A folder that `db export` wrote.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Bring the runs of an export here, as `db merge` does."""
-    _print(exchange.import_(results, folder), as_json)
+    """Copy the runs of an export here, as `db merge` does."""
+    print_merged(exchange.import_(results, folder), as_json=as_json)
 
 
-def _print(merged: Merged, as_json: bool) -> None:
+def print_merged(merged: Merged, *, as_json: bool) -> None:
+    """Print how many runs were added, and which are in conflict or left out."""
     if as_json:
         print(merged_json(merged))
         return

@@ -24,6 +24,7 @@ import torch._dynamo
 import torch.optim
 
 import divergence_bench.cli.main
+import divergence_bench.cli.run
 import leaderboards.summary
 import methods.adversarial.ikl
 from harness.data import load_dataset
@@ -31,7 +32,7 @@ from harness.evaluation import driver
 from harness.evaluation.attack.protocol import AttackBudget, Threat
 
 LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim)
-LOADED += (leaderboards.summary, methods.adversarial.ikl)
+LOADED += (divergence_bench.cli.run, leaderboards.summary, methods.adversarial.ikl)
 
 
 def small_attacks() -> None:

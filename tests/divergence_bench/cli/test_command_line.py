@@ -67,24 +67,6 @@ def test_the_same_command_again_trains_nothing_and_answers_the_same(stored: Path
     assert Database(stored).query("select count(*) as n from runs")["n"][0] == 1
 
 
-def test_what_takes_long_to_load_is_not_loaded_to_show_a_method() -> None:
-    code = """if True:
-        import sys
-        from divergence_bench.cli import main as cli
-        sys.argv = ["harness", "show", "ikl"]
-        try:
-            cli.main()
-        except SystemExit as ended:
-            assert not ended.code
-        slow = "torch._dynamo", "scipy.stats", "streamlit", "ray", "robustbench", "timm"
-        print(*(name for name in slow if name in sys.modules))
-    """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    *shown, loaded = ended.stdout.splitlines()
-    assert "IKL-AT" in "".join(shown), ended.stderr
-    assert not loaded
-
-
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     ended = harness(
         "run", "--method", "trades", "--dry-run", "--json", "--results", str(tmp_path / "r")

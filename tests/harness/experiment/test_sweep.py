@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from divergence_bench.cli.sweep_view import compared, summary
+from divergence_bench.cli.sweep import compared, summary
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import Threat, attack_version

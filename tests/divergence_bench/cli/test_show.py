@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from divergence_bench.cli.listing import print_rows
+from divergence_bench.cli.show import print_rows
 
 RUN = "digits-resnet8-dkl-s0-0123456789"
 NOTE = "a note that is longer than the width of the terminal, with a word at its end: " + "w" * 60
