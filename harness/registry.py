@@ -1,4 +1,4 @@
-"""Typed registries whose entries are imported only when they are asked for.
+"""Typed registries whose entries are imported on first use.
 
 An entry is a lazy target, ``"module:attribute"``. A registry may also discover one entry per file
 in given packages (file ``my_loss.py`` is entry ``my-loss``), and entries that other distributions
@@ -85,7 +85,7 @@ class Registry(Generic[T]):
             kind_of_error = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
                 f"{self.kind} {name!r} cannot be loaded from {file_of(module_name)} "
-                f"({kind_of_error}): mend that file or take it away"
+                f"({kind_of_error}): fix or remove that file"
             ) from error
 
     @cached_property

@@ -12,7 +12,6 @@ import typer
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import interval, markdown_table, percent, print_result
 from harness.errors import UserError
-from harness.evaluation.analysis.statistics import PairedComparison
 from harness.experiment import regression
 from harness.experiment.regression import Baseline, Checked
 from harness.progress import Reporter
@@ -94,18 +93,14 @@ def markdown(baseline: Baseline, checked: Sequence[Checked]) -> str:
 def _row(checked: Checked) -> list[str]:
     cells = [checked.name, f"{checked.golden.difference:.1e}"]
     for name in ("clean", "robust"):
-        cells += _accuracy(checked.accuracies.get(name))
+        paired = checked.accuracies.get(name)
+        if paired is None:
+            cells += ["", "", ""]
+        else:
+            change = interval(paired.difference, paired.low, paired.high, sign=True)
+            now = percent((paired.both + paired.only_a) / paired.n)
+            cells += [now, change, f"{paired.p_value:.2g}"]
     return [*cells, "worse" if checked.worse else "ok"]
-
-
-def _accuracy(paired: PairedComparison | None) -> list[str]:
-    if paired is None:
-        return ["", "", ""]
-    return [
-        percent((paired.both + paired.only_a) / paired.n),
-        interval(paired.difference, paired.low, paired.high, sign=True),
-        f"{paired.p_value:.2g}",
-    ]
 
 
 def _environment(baseline: Baseline) -> str:

@@ -53,14 +53,9 @@ def evaluate(
 ) -> None:
     """Evaluate a stored run or a model from elsewhere."""
     overrides = protocol_settings(
-        norm=norm,
-        eps=eps,
-        attacks=attacks,
-        limit=eval_limit,
-        workers=workers,
+        set_ or (), eps, norm=norm, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
-        assignments=set_ or (),
-    )
+    )  # fmt: skip
     cluster = cluster_of(on_cluster, per_task)
     directory = _stored_run(results, source)
     if directory is not None:
@@ -109,32 +104,18 @@ def export_adversarial(
 
 
 def protocol_settings(
-    *,
-    norm: str | None,
-    eps: str | None,
-    attacks: str | None,
-    limit: int | None,
-    workers: int | None,
-    save_adversarial: str | None,
-    assignments: Sequence[str],
-) -> dict[str, Any]:
-    """Return options as fields of ``EvalConfig``; ``eps`` is the largest radius.
+    assignments: Sequence[str], eps: str | None, **others: str | int | None
+) -> dict[str, str | int | float | None]:
+    """Return the options of a protocol as fields of ``EvalConfig``; ``eps`` is the largest radius.
 
     Raises:
-        UserError: a radius is no number, or is also set by an assignment.
+        UserError: a radius is no number, or an assignment sets it too.
     """
     largest = max(curves.radii(eps)) if eps is not None else None
     assigned = {text.partition("=")[0].strip() for text in assignments}
     if largest is not None and {"eps", "evaluation.eps"} & assigned:
         raise UserError("--eps and --set evaluation.eps are both given: leave one out")
-    return {
-        "norm": norm,
-        "eps": largest or None,
-        "attacks": attacks,
-        "limit": limit,
-        "workers": workers,
-        "save_adversarial": save_adversarial,
-    }
+    return {"eps": largest or None, **others}
 
 
 def at_each_radius(protocol: EvalConfig, eps: str | None) -> list[EvalConfig]:

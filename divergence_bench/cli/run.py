@@ -69,14 +69,9 @@ def run(
 ) -> None:
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
     protocol = protocol_settings(
-        norm=norm,
-        eps=eps,
-        attacks=attacks,
-        limit=eval_limit,
-        workers=workers,
+        set_ or (), eps, norm=norm, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
-        assignments=set_ or (),
-    )
+    )  # fmt: skip
     options = {
         "model.arch": arch,
         "teacher.source": teacher,

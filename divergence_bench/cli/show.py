@@ -43,7 +43,7 @@ def list_(
         "methods": method_rows,
         "recipes": lambda: recipe_rows(table, method),
         "datasets": dataset_rows,
-        "models": zoo_rows if zoo else model_rows,
+        "models": lambda: model_rows(zoo),
         "runs": lambda: run_rows(results, method),
     }
     if kind not in kinds:
@@ -132,18 +132,14 @@ def dataset_rows() -> list[Row]:
     ]
 
 
-def model_rows() -> list[Row]:
-    """Return a row a network."""
+def model_rows(zoo: bool) -> list[Row]:
+    """Return a row a network, or with ``zoo`` a row a model that RobustBench publishes."""
     from harness.models import ARCHITECTURES
-
-    return [{"model": name} for name in ARCHITECTURES.names()]
-
-
-def zoo_rows() -> list[Row]:
-    """Return a row a model that RobustBench publishes."""
     from harness.models.zoos import robustbench_models
 
-    return robustbench_models()
+    if zoo:
+        return robustbench_models()
+    return [{"model": name} for name in ARCHITECTURES.names()]
 
 
 def run_rows(results: Path, method: str | None) -> list[Row]:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import leaderboards
-from harness.config import eps_text
+from divergence_bench.cli import evaluation_view
 from leaderboards.badges import INTERVAL, MEANINGS
 from leaderboards.render import summary as summary_view
 from leaderboards.render.latex import document, to_latex
@@ -28,7 +28,7 @@ HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
 VOID = {"meta", "br"}
 
 
-@pytest.mark.parametrize("text_of_eps", [summary_view.eps_text, eps_text])
+@pytest.mark.parametrize("text_of_eps", [summary_view.eps_text, evaluation_view.eps_text])
 def test_a_radius_is_written_as_papers_write_it(text_of_eps: Callable[[float], str]) -> None:
     texts = [text_of_eps(eps) for eps in (0.0, 8 / 255, 0.5 / 255, 0.15, 128 / 255)]
     assert texts == ["0", "8/255", "0.001961", "0.15", "128/255"]
