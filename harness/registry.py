@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from harness.method import Method
@@ -82,10 +82,9 @@ class Registry(Generic[T]):
         except UserError:
             raise
         except Exception as error:  # a file that somebody adds can raise anything
-            kind_of_error = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
                 f"{self.kind} {name!r} cannot be loaded from {file_of(module_name)} "
-                f"({kind_of_error}): mend that file or take it away"
+                f"({first_line(error)}): mend that file or take it away"
             ) from error
 
     @cached_property

@@ -272,7 +272,7 @@ class TestAgainstRobustBench:
 
     @pytest.fixture(autouse=True)
     def _robustbench(self):
-        pytest.importorskip("timm")
+        pytest.importorskip("gdown", reason="RobustBench is not installed")
         from harness.compat import import_robustbench
 
         import_robustbench()
