@@ -30,11 +30,11 @@ TINY = {
 class DistilTask(Task):
     """Cross-entropy and the squared error of logits."""
 
-    teacher_logits = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         logits = model(batch.x)
-        mse = (logits - batch.taught).square().mean()
+        mse = (logits - batch.teacher_logits).square().mean()
         return StepOutput(cross_entropy(logits, batch.y) + mse, {"mse": mse.detach()})
 
 

@@ -23,7 +23,7 @@ WRAPPERS = ("module.", "model.", "_orig_mod.")
 
 
 def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
-    """Write a model's weights and the facts from which ``load_model_file`` builds it again."""
+    """Write a model's weights, with the ``facts`` from which ``load_model_file`` builds it."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)
 

@@ -1,6 +1,6 @@
-"""Checkpoints: all that a killed training needs to go on as if nothing had happened.
+"""Training checkpoints, from which a killed training resumes exactly, and saved models.
 
-No random state is kept: every epoch draws from generators seeded by (run seed, epoch), so an epoch
+No random state is saved: every epoch draws from generators seeded by (run seed, epoch), so an epoch
 is the same whether or not the process was restarted before it.
 """
 
@@ -19,12 +19,12 @@ TRAINING_FORMAT = "divergence-bench training state"
 
 
 def save_training(path: Path, **state: Any) -> None:
-    """Write a training checkpoint, whole or not at all."""
+    """Write a training checkpoint atomically."""
     write_torch_atomic({"format": TRAINING_FORMAT, **state}, path)
 
 
 def load_training(path: Path) -> dict[str, Any] | None:
-    """The training checkpoint at ``path``, on the CPU, or None where there is none.
+    """The training checkpoint at ``path``, on the CPU, or None if the file does not exist.
 
     Raises:
         UserError: the file is no training checkpoint.

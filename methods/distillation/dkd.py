@@ -26,7 +26,7 @@ class DkdTask(LogitTask):
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
         """TCKD and NCKD, both under the warm-up."""
-        parts = dkd_loss(student_BC, batch.taught, batch.y, self.params.temperature)
+        parts = dkd_loss(student_BC, batch.teacher_logits, batch.y, self.params.temperature)
         share = self.params.warmup(batch.epoch)
         return {
             "target": (share * self.params.target_weight, parts.target),

@@ -26,7 +26,7 @@ class KdTask(LogitTask):
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
         """T^2 KL."""
-        kl = kd_loss(student_BC, batch.taught, self.params.temperature)
+        kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
         return {"kl": (self.params.kd_weight, kl)}
 
 

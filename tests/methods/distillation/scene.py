@@ -83,7 +83,7 @@ def make_scene() -> Scene:
     x = torch.rand(BATCH_SIZE, 3, SIZE, SIZE, dtype=torch.float64)
     with torch.no_grad():
         logits = 5 * teacher(x)
-    batch = Batch(x=x, y=labels[index], index=index, epoch=5, teacher_logits=logits)
+    batch = Batch(x=x, y=labels[index], index=index, epoch=5, teacher_output=logits)
 
     def make(name: str, **params: Any) -> Task:
         method = METHODS.get(name)
