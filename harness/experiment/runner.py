@@ -25,7 +25,7 @@ from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, teacher_logits_fn, unchanged
 from harness.method import Method, TaskContext
-from harness.models.checkpoint import state_dict_sha256
+from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
@@ -37,7 +37,6 @@ from harness.training.build import (
     normalisation,
     training_loader,
 )
-from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
 
 
