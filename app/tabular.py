@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from leaderboards.badges import DISPUTED, FLAGGED, LOGGED, PRINTED, ROBUSTBENCH
 from leaderboards.ranking import Entry
 from leaderboards.render.latex import escape
 from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
 from leaderboards.table import (
+    DISPUTED,
+    FLAGGED,
+    LOGGED,
     OURS_ROW,
+    PRINTED,
     PUBLISHED_ROW,
+    ROBUSTBENCH,
     Cell,
     Column,
     Number,

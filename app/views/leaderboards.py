@@ -40,7 +40,6 @@ from app.tabular import (
     shown,
 )
 from harness.registry import METHODS
-from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.build import table as paper_table
 from leaderboards.build import tables
 from leaderboards.render.data import to_csv
@@ -48,7 +47,7 @@ from leaderboards.render.latex import to_latex
 from leaderboards.render.markdown import to_markdown
 from leaderboards.render.text import sections
 from leaderboards.summary import RunSummary, run_summary
-from leaderboards.table import Cell, Row, Table
+from leaderboards.table import REPRODUCED, SMALL, Cell, Row, Table
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
