@@ -11,9 +11,21 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from app.components import number_column, show_table, text_column
-from leaderboards.badges import DISPUTED, FLAGGED, LOGGED, PRINTED, ROBUSTBENCH
-from leaderboards.render.text import PLUS_MINUS, is_signed, marks, value_text
-from leaderboards.table import OURS_ROW, PUBLISHED_ROW, Cell, Column, Number, Row, Table
+from leaderboards.render.text import PLUS_MINUS, is_signed, value_text
+from leaderboards.table import (
+    DISPUTED,
+    FLAGGED,
+    LOGGED,
+    OURS_ROW,
+    PRINTED,
+    PUBLISHED_ROW,
+    ROBUSTBENCH,
+    Cell,
+    Column,
+    Number,
+    Row,
+    Table,
+)
 
 PRINTED_ORDER = "as printed"
 UNDERLINED = "†"
@@ -161,13 +173,11 @@ def _add_numbers(
 
 def number_text(number: Number, row: Row, column: Column) -> str:
     """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
-    text = value_text(number, column, signed=is_signed(row, column)) + marks(number)
+    text = value_text(number, column, signed=is_signed(row, column)) + number.marks
     text += UNDERLINED if number.underlined else ""
     if number.std is not None:
         return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
-    if number.low is not None and number.high is not None:
-        return f"{text} [{number.low:.1f}, {number.high:.1f}]"
-    return text
+    return text + ("" if number.interval is None else " [{:.1f}, {:.1f}]".format(*number.interval))
 
 
 def _help(column: Column, side: str, numbers: Sequence[Number | None]) -> str:
@@ -181,8 +191,8 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None]) -> str:
         sentences.append("Measured here.")
     else:
         sentences += [origin for badge, origin in ORIGINS.items() if badge in badges]
-    if any(number.std is None and number.low is not None for number in there):
-        images = sorted({number.n for number in there if number.low is not None and number.n})
+    if any(number.interval for number in there):
+        images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
         sentences.append(f"In brackets the Wilson 95% interval of one model, computed here{n}.")
     if any(number.std is not None for number in there):

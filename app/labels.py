@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from harness.config import eps_text
-from leaderboards.badges import MEANINGS
 from leaderboards.protocols import STANDARD_ATTACKS, attacks_of
 from leaderboards.render.summary import TITLES
+from leaderboards.table import MEANINGS
 
 STATUS_WORDS = {
     "started": "running",

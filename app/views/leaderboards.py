@@ -39,7 +39,6 @@ from app.components import (
 )
 from app.labels import BADGE_LEGEND, protocol_text, stage_title
 from harness.registry import METHODS
-from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.build import table as paper_table
 from leaderboards.build import tables
 from leaderboards.ranking import Entry
@@ -49,7 +48,7 @@ from leaderboards.render.markdown import to_markdown
 from leaderboards.render.summary import metric_title as title_of
 from leaderboards.render.text import sections
 from leaderboards.summary import RunSummary, run_summary
-from leaderboards.table import Cell, Row, Table
+from leaderboards.table import REPRODUCED, SMALL, Cell, Row, Table
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
