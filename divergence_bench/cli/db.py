@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ from divergence_bench.cli.tables import print_result
 from harness.store import exchange
 from harness.store.database import Database
 from harness.store.sharing import Merged
-from harness.store.sharing import as_json as merged_json
 from leaderboards.printed import REPORTED_CSV
 
 db = opt.plain_typer(help="The results database.")
@@ -70,9 +70,6 @@ def import_(
 
 def print_merged(merged: Merged, *, as_json: bool) -> None:
     """Print how many runs were added, and which are in conflict or left out."""
-    if as_json:
-        print(merged_json(merged))
-        return
     counts: dict[str, Sized] = {
         "added": merged.added,
         "completed": merged.completed,
@@ -80,10 +77,10 @@ def print_merged(merged: Merged, *, as_json: bool) -> None:
         "in conflict": merged.conflicts,
         "left out": merged.left_out,
     }
-    print("runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items()))
-    for run_id, folder in merged.conflicts:
-        print(
+    lines = ["runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items())]
+    for run_id, folder in merged.conflicts.items():
+        lines.append(
             f"in conflict: {run_id} is here with other weights or verdicts; theirs is in {folder}"
         )
-    for run_id, reason in merged.left_out:
-        print(f"left out: {run_id}: {reason}")
+    lines += [f"left out: {run_id}: {reason}" for run_id, reason in merged.left_out.items()]
+    print_result(asdict(merged), "\n".join(lines), as_json=as_json)

@@ -33,7 +33,7 @@ VERBS = {
     "db": ("db:db", "Rebuild, merge, export or import the database."),
     "sweep": ("sweep:sweep", "Run what is missing of many runs."),
     "check": ("check:check", "Run the small benchmark against a baseline."),
-    "corrupt": ("corrupt:corrupt", "Measure a run's accuracy on common corruptions."),
+    "corrupt": ("corrupt:corrupt", "Measure accuracy on CIFAR-10-C or CIFAR-100-C."),
     "time": ("time:time", "Time training steps of methods."),
 }
 

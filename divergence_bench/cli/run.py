@@ -18,7 +18,7 @@ from divergence_bench.cli.evaluate import (
 )
 from divergence_bench.cli.tables import print_result
 from harness.config import EvalConfig, RunConfig, flat
-from harness.distributed.group import ProcessGroup, together
+from harness.distributed.group import ProcessGroup, process_group
 from harness.experiment import resolve, runner
 from harness.experiment.cluster import chunks_on
 from harness.progress import Reporter
@@ -105,14 +105,14 @@ def run(
         one = config.model_copy(update={"evaluation": at})
         return runner.run(one, reporter, passed={"argv": sys.argv[1:]}, processes=processes)
 
-    with together(device) as processes:
+    with process_group(device) as processes:
         if not processes.first:
-            runner.follow(processes)
+            runner.run_worker(processes)
             return
         _announce(config, reporter)
         with chunks_on(cluster):
             outcomes = [measure(at, processes) for at in at_each_radius(config.evaluation, eps)]
-        processes.tell(None)
+        processes.send(None)
     print_outcome(outcomes[-1], results, as_json=as_json)
 
 

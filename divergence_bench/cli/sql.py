@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import print_json
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.schema import TABLES
@@ -44,8 +44,7 @@ def sql(
     else:
         raise UserError("there is no query: give an SQL statement, or --schema")
     if as_json:
-        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-        print(json.dumps(rows, indent=2, default=str))
+        print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(result.columns)

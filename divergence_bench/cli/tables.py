@@ -53,8 +53,8 @@ def interval(value: float, low: float, high: float, *, sign: bool = False) -> st
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value."""
-    print(json.dumps(value, indent=2))
+    """Print one JSON value; paths and times become text."""
+    print(json.dumps(value, indent=2, default=str))
 
 
 def print_result(value: Any, text: str, *, as_json: bool) -> None:
