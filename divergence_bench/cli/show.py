@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import percent, plain_table, print_json
+from divergence_bench.cli.tables import fact_table, percent, plain_table, print_json
 from harness.config import eps_text
 from harness.errors import UserError
 from harness.progress import duration
@@ -219,7 +219,6 @@ def show_method(name: str, *, as_json: bool) -> None:
             {"method": name, **facts, "params": params, "recipes": recipes, "recipe_notes": notes}
         )
         return
-    Console().print(f"{card.title} ({name}, {card.family})", style="bold", highlight=False)
     lines = [("loss", card.formula), ("paper", card.paper), ("", card.url)]
     for parameter, value in params.items():
         released = card.released_names.get(parameter)
@@ -227,11 +226,11 @@ def show_method(name: str, *, as_json: bool) -> None:
         lines.append(("param", f"{parameter} = {value}{note}"))
     lines += [("note", note) for note in card.notes]
     lines.append(("recipes", ", ".join(recipes)))
-    print(f"{card.summary}\n")
-    for title, text in lines:
-        print(f"{title:<9}{text}")
-    for recipe, note in method.recipe_notes.items():
-        print(f"note on {recipe}: {note}")
+    lines += [("note", f"{recipe}: {note}") for recipe, note in method.recipe_notes.items()]
+    console = Console(highlight=False)
+    console.print(f"{card.title} ({name}, {card.family})", style="bold")
+    console.print(f"{card.summary}\n")
+    console.print(fact_table(lines))
 
 
 def show_run(run: RunDirectory, results: Path, *, as_json: bool) -> None:
@@ -254,14 +253,10 @@ def show_run(run: RunDirectory, results: Path, *, as_json: bool) -> None:
         "started": record["started_at"],
         "stored in": str(run.path),
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        if value not in (None, ""):
-            table.add_row(name, str(value))
     console = Console()
-    console.print(table)
+    console.print(
+        fact_table((name, fact) for name, fact in facts.items() if fact not in (None, ""))
+    )
     if any(evaluation["status"] == "success" for evaluation in evaluations):
         from leaderboards.summary import run_summary
 

@@ -43,7 +43,7 @@ def sweep(
     methods: Annotated[
         str | None, typer.Option(help="Methods by name, with commas; see `list methods`.")
     ] = None,
-    recipes: Annotated[str | None, typer.Option(help="Recipes, such as table1/kl.")] = None,
+    recipes: Annotated[str | None, typer.Option(help="Recipes: table1/kl, table1/*.")] = None,
     dataset: opt.Dataset = None,
     scale: Annotated[
         str | None, typer.Option(help="small: each row at the size of digits; default: paper.")
@@ -102,18 +102,26 @@ def sweep(
         raise typer.Exit(FAILED)
 
 
-def _spec(file: Path | None, given: dict[str, Any]) -> sweeps.SweepSpec:
+class PaperSweep(sweeps.SweepSpec):
+    """A sweep that may have all rows of one table of the paper."""
+
+    table: int | None = None
+
+
+def _spec(file: Path | None, given: dict[str, Any]) -> PaperSweep:
     """The sweep of a file or of options; options override the file's settings."""
     if file is not None:
         which = [name for name in ("table", "methods", "recipes") if name in given]
         if which:
             raise UserError(f"the sweep {file} lists its runs: leave --{which[0]} out")
-        stored = sweeps.read_spec(file).model_dump(exclude_unset=True)
+        stored = sweeps.read_spec(file, PaperSweep).model_dump(exclude_unset=True)
         if "set" in given:
             given["set"] = {**stored.get("set", {}), **given["set"]}
         given = {**stored, **given}
-    spec: sweeps.SweepSpec = validated(sweeps.SweepSpec, given)
-    return spec
+    spec: PaperSweep = validated(PaperSweep, given)
+    if spec.table is None:
+        return spec
+    return spec.model_copy(update={"recipes": (f"table{spec.table}/*", *spec.recipes)})
 
 
 def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:

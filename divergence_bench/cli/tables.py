@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
@@ -25,6 +26,16 @@ def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
             no_wrap=title not in text,
             overflow="fold",
         )
+    return table
+
+
+def fact_table(facts: Iterable[tuple[str, object]]) -> Table:
+    """Return a table of a name and a text a row, without titles."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, fact in facts:
+        table.add_row(name, Text(str(fact)))
     return table
 
 

@@ -11,8 +11,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, JsonValue, field_validator
@@ -43,14 +44,15 @@ class RunSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """Which runs a sweep is: those of a table, of methods, of recipes and of a list, together.
+    """Which runs a sweep is: those of recipes, of methods and of a list, together.
+
+    A recipe may be a pattern such as ``table1/*``, which is every method's recipe that it matches.
 
     ``set`` is laid on all of them, under what a run of the list sets itself. ``scale: small`` takes
     each recipe at the size of the method's recipe for digits. ``seeds`` is how many, from 0, or
     which.
     """
 
-    table: int | None = None
     methods: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     runs: tuple[RunSpec, ...] = ()
@@ -63,6 +65,9 @@ class SweepSpec(Strict):
     @classmethod
     def _counted(cls, value: Any) -> Any:
         return tuple(range(value)) if isinstance(value, int) else value
+
+
+Spec = TypeVar("Spec", bound=SweepSpec)
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class Failure:
     error: str
 
 
-def read_spec(path: Path) -> SweepSpec:
-    """The sweep that a YAML file describes.
+def read_spec(path: Path, kind: type[Spec]) -> Spec:
+    """The sweep of the given kind that a YAML file describes.
 
     Raises:
         UserError: the file cannot be read, is no YAML mapping, or has a name that is not known.
@@ -127,7 +132,7 @@ def read_spec(path: Path) -> SweepSpec:
         raise UserError(f"the sweep {path} is no valid YAML: {told}") from error
     if not isinstance(values, dict):
         raise UserError(f"the sweep {path} is no mapping: write settings such as `methods: [...]`")
-    spec: SweepSpec = validated(SweepSpec, values)
+    spec: Spec = validated(kind, values)
     return spec
 
 
@@ -141,27 +146,27 @@ def rows(spec: SweepSpec, costs: dict[str, Any] | None = None) -> list[Row]:
     Raises:
         UserError: a name is not known, a setting is refused, or there is no run.
     """
-    wanted = [*_table(spec.table), *[RunSpec(recipe=name) for name in spec.recipes]]
+    wanted = [run for name in spec.recipes for run in _recipe_runs(name)]
     wanted += [RunSpec(method=name) for name in spec.methods]
     wanted += spec.runs
     if not wanted:
-        raise UserError("a sweep needs runs: give a table, methods, recipes or runs")
+        raise UserError("a sweep needs runs: give recipes, methods or runs")
     return [
         _row(run, spec, seed, costs or {}) for run in wanted for seed in dict.fromkeys(spec.seeds)
     ]
 
 
-def _table(number: int | None) -> list[RunSpec]:
-    if number is None:
-        return []
+def _recipe_runs(pattern: str) -> list[RunSpec]:
+    if "*" not in pattern:
+        return [RunSpec(recipe=pattern)]
     found = sorted(
         (recipe, method)
         for method in METHODS.names()
         for recipe in METHODS.get(method).recipes
-        if recipe.startswith(f"table{number}/")
+        if fnmatchcase(recipe, pattern)
     )
     if not found:
-        raise UserError(f"no recipe belongs to table {number}: see `list recipes`")
+        raise UserError(f"no recipe matches {pattern!r}: see `list recipes`")
     owners = Counter(recipe for recipe, _ in found)
     return [
         RunSpec(
