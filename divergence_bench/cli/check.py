@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import interval, markdown_table, percent, print_result
@@ -21,18 +22,18 @@ REGRESSION = 1
 
 
 def check(
-    baseline: Annotated[Path, typer.Option(help="File of the expected results.")] = Path(
+    baseline: Annotated[Path, Option(help="File of the expected results.")] = Path(
         "results/baselines/digits.json"
     ),
     update: Annotated[
-        bool, typer.Option("--update", help="Make what is found the new baseline.")
+        bool, Option("--update", help="Make what is found the new baseline.")
     ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why the baseline changes.")] = None,
+    reason: Annotated[str | None, Option(help="Why the baseline changes.")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="With --update: methods of a baseline that is not there yet.")
+        str | None, Option(help="With --update: methods of a baseline that is not there yet.")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the runs in this folder; it must hold none yet.")
+        Path | None, Option(help="Keep the runs in this folder; it must hold none yet.")
     ] = None,
     as_json: opt.Json = False,
 ) -> None:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from divergence_bench.cli.options import RESULTS, Json, Results
 from divergence_bench.cli.tables import (
@@ -31,16 +31,16 @@ from harness.store.files import write_bytes_atomic
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds."),
+        Argument(help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds."),
     ] = None,
     method_a: Annotated[
-        str | None, typer.Option(help="Instead of runs: a method, over all its seeds.")
+        str | None, Option(help="Instead of runs: a method, over all its seeds.")
     ] = None,
-    method_b: Annotated[str | None, typer.Option(help="The method to compare it with.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The methods' runs on this dataset.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Only evaluations of this norm.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Only evaluations of this radius.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write as well.")] = None,
+    method_b: Annotated[str | None, Option(help="The method to compare it with.")] = None,
+    dataset: Annotated[str | None, Option(help="The methods' runs on this dataset.")] = None,
+    norm: Annotated[str | None, Option(help="Only evaluations of this norm.")] = None,
+    eps: Annotated[str | None, Option(help="Only evaluations of this radius.")] = None,
+    out: Annotated[Path | None, Option(help="Markdown file to write as well.")] = None,
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:

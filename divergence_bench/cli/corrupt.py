@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import percent, plain_table, print_json
@@ -22,18 +22,16 @@ from harness.training.build import choose_device
 
 
 def corrupt(
-    run: Annotated[str, typer.Argument(help="A finished run on cifar10 or cifar100.")],
-    corruptions: Annotated[
-        str, typer.Option(help="all, or some with commas between: fog,snow.")
-    ] = "all",
-    severities: Annotated[str, typer.Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
+    run: Annotated[str, Argument(help="A finished run on cifar10 or cifar100.")],
+    corruptions: Annotated[str, Option(help="all, or some with commas between: fog,snow.")] = "all",
+    severities: Annotated[str, Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
     eval_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Use the first images of each severity; the result is partial."),
+        Option(min=1, help="Use the first images of each severity; the result is partial."),
     ] = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
+        Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
     ] = None,
     device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,

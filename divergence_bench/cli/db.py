@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_result
@@ -32,7 +32,7 @@ def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> No
 
 @db.command("merge")
 def merge_(
-    other: Annotated[Path, typer.Argument(help="Another results folder, or its database.")],
+    other: Annotated[Path, Argument(help="Another results folder, or its database.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -45,7 +45,7 @@ def merge_(
 
 @db.command()
 def export(
-    parquet: Annotated[Path, typer.Option(help="Folder to write.")],
+    parquet: Annotated[Path, Option(help="Folder to write.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -60,7 +60,7 @@ def export(
 
 @db.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder that `db export` wrote.")],
+    folder: Annotated[Path, Argument(help="A folder that `db export` wrote.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:

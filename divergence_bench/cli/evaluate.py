@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import interval, percent, plain_table, print_json, print_result
@@ -29,14 +29,14 @@ from leaderboards.summary import run_summary
 def evaluate(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A run, a checkpoint file, robustbench:NAME, timm:NAME, torchvision:NAME or "
             "package.module:function."
         ),
     ],
-    dataset: Annotated[str | None, typer.Option(help="Needed unless SOURCE is a run.")] = None,
-    arch: Annotated[str | None, typer.Option(help="For a bare state dict.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Local weights of a zoo model.")] = None,
+    dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
+    arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
+    weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
@@ -89,9 +89,9 @@ def evaluate(
 
 
 def export_adversarial(
-    run: Annotated[str, typer.Argument(help="A run.")],
-    out: Annotated[Path, typer.Option(help="File to write, such as adversarial.pt.")],
-    evaluation: Annotated[str | None, typer.Option(help="If the run has several.")] = None,
+    run: Annotated[str, Argument(help="A run.")],
+    out: Annotated[Path, Option(help="File to write, such as adversarial.pt.")],
+    evaluation: Annotated[str | None, Option(help="If the run has several.")] = None,
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_result
@@ -24,17 +24,17 @@ leaderboards.add_typer(export, name="export")
 
 
 def report(
-    table: Annotated[int | None, typer.Option(help="A table of the paper, 1 to 9.")] = None,
+    table: Annotated[int | None, Option(help="A table of the paper, 1 to 9.")] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="terminal, markdown, latex, csv, html or json.")
+        str, Option("--format", help="terminal, markdown, latex, csv, html or json.")
     ] = "terminal",
     printed_only: Annotated[
-        bool, typer.Option("--printed-only", help="The printed numbers, without ours.")
+        bool, Option("--printed-only", help="The printed numbers, without ours.")
     ] = False,
     all_: Annotated[
-        bool, typer.Option("--all", help="All tables as a static site; needs --out.")
+        bool, Option("--all", help="All tables as a static site; needs --out.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the site.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the site.")] = None,
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -54,7 +54,7 @@ def report(
 
 @import_.command("robustbench")
 def import_robustbench(
-    folder: Annotated[Path, typer.Argument(help="model_info of a RobustBench checkout.")],
+    folder: Annotated[Path, Argument(help="model_info of a RobustBench checkout.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -65,17 +65,17 @@ def import_robustbench(
 
 @export.command("robustbench")
 def export_robustbench(
-    run: Annotated[str, typer.Argument(help="A run.")],
-    out: Annotated[Path, typer.Option(help="File to write, such as Me2026Mine.json.")],
-    name: Annotated[str | None, typer.Option(help="The paper's title.")] = None,
-    authors: Annotated[str | None, typer.Option(help="The paper's authors: A B, C D.")] = None,
-    link: Annotated[str | None, typer.Option(help="The paper's address.")] = None,
-    venue: Annotated[str | None, typer.Option(help="Such as ICML 2023.")] = None,
-    architecture: Annotated[str | None, typer.Option(help="Such as WideResNet-34-10.")] = None,
-    reported: Annotated[str | None, typer.Option(help="The paper's robust accuracy.")] = None,
-    footnote: Annotated[str | None, typer.Option(help="A remark on the entry.")] = None,
+    run: Annotated[str, Argument(help="A run.")],
+    out: Annotated[Path, Option(help="File to write, such as Me2026Mine.json.")],
+    name: Annotated[str | None, Option(help="The paper's title.")] = None,
+    authors: Annotated[str | None, Option(help="The paper's authors: A B, C D.")] = None,
+    link: Annotated[str | None, Option(help="The paper's address.")] = None,
+    venue: Annotated[str | None, Option(help="Such as ICML 2023.")] = None,
+    architecture: Annotated[str | None, Option(help="Such as WideResNet-34-10.")] = None,
+    reported: Annotated[str | None, Option(help="The paper's robust accuracy.")] = None,
+    footnote: Annotated[str | None, Option(help="A remark on the entry.")] = None,
     additional_data: Annotated[
-        bool | None, typer.Option(help="Whether further real images were trained on.")
+        bool | None, Option(help="Whether further real images were trained on.")
     ] = None,
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import (
@@ -29,22 +29,22 @@ from harness.store.rundir import RunDirectory
 def run(
     method: Annotated[
         str | None,
-        typer.Option(help="A method; see `list methods`. Not needed with its own --recipe."),
+        Option(help="A method; see `list methods`. Not needed with its own --recipe."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe; see `list recipes`.")] = None,
+    recipe: Annotated[str | None, Option(help="A recipe; see `list recipes`.")] = None,
     dataset: opt.Dataset = None,
-    arch: Annotated[str | None, typer.Option(help="A network; see `list models`.")] = None,
+    arch: Annotated[str | None, Option(help="A network; see `list models`.")] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="auto (trained first), a run, a file or torchvision:NAME."),
+        Option(help="auto (trained first), a run, a file or torchvision:NAME."),
     ] = None,
-    teacher_arch: Annotated[str | None, typer.Option(help="The teacher's network.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per training step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    teacher_arch: Annotated[str | None, Option(help="The teacher's network.")] = None,
+    epochs: Annotated[int | None, Option(help="Epochs of training.")] = None,
+    batch_size: Annotated[int | None, Option(help="Images per training step.")] = None,
+    lr: Annotated[float | None, Option(help="Base learning rate.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
     train_limit: Annotated[
-        int | None, typer.Option(help="Train on only this many images; marks the run partial.")
+        int | None, Option(help="Train on only this many images; marks the run partial.")
     ] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
@@ -54,7 +54,7 @@ def run(
     save_adversarial: opt.SaveAdversarial = None,
     data_root: opt.DataRoot = None,
     generated: Annotated[
-        Path | None, typer.Option(help="npz archive of generated images to train on.")
+        Path | None, Option(help="npz archive of generated images to train on.")
     ] = None,
     device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
@@ -63,7 +63,7 @@ def run(
     set_: opt.Set = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the configuration and what is done; run nothing."),
+        Option("--dry-run", help="Show the configuration and what is done; run nothing."),
     ] = False,
     as_json: opt.Json = False,
 ) -> None:

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import fact_table, percent, plain_table, print_json
@@ -29,11 +29,11 @@ COUNTS = {"attacked": "attacked", "broken": "broken", "forward": "fwd", "backwar
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, recipes, datasets, models or runs.")],
-    table: Annotated[int | None, typer.Option(help="Recipes of one table of the paper.")] = None,
-    method: Annotated[str | None, typer.Option(help="Recipes or runs of one method.")] = None,
+    kind: Annotated[str, Argument(help="methods, recipes, datasets, models or runs.")],
+    table: Annotated[int | None, Option(help="Recipes of one table of the paper.")] = None,
+    method: Annotated[str | None, Option(help="Recipes or runs of one method.")] = None,
     zoo: Annotated[
-        bool, typer.Option("--zoo", help="Models that RobustBench publishes, with their weights.")
+        bool, Option("--zoo", help="Models that RobustBench publishes, with their weights.")
     ] = False,
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
@@ -56,7 +56,7 @@ def list_(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A run, or a method.")],
+    name: Annotated[str, Argument(help="A run, or a method.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -68,8 +68,8 @@ def show(
 
 
 def browse(
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8501,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "localhost",
+    port: Annotated[int, Option(help="Port to listen on.", min=1, max=65535)] = 8501,
+    host: Annotated[str, Option(help="Address to listen on.")] = "localhost",
     results: opt.Results = opt.RESULTS,
 ) -> None:
     """Show leaderboards, runs and comparisons in the browser; it only reads."""

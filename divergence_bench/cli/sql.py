@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import duckdb
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_json
@@ -27,12 +27,12 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 def sql(
     statement: Annotated[
-        str | None, typer.Argument(metavar="QUERY", help='Such as "select * from runs".')
+        str | None, Argument(metavar="QUERY", help='Such as "select * from runs".')
     ] = None,
     show_schema: Annotated[
-        bool, typer.Option("--schema", help="Print every table and column with its meaning.")
+        bool, Option("--schema", help="Print every table and column with its meaning.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV.")] = False,
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:

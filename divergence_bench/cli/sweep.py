@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import cluster_of
@@ -38,17 +39,17 @@ PLANNED = ("names", "left_out", "state", "epochs", "chunks", "error", "seconds")
 
 
 def sweep(
-    file: Annotated[Path | None, typer.Argument(help="YAML file that describes a sweep.")] = None,
-    table: Annotated[int | None, typer.Option(help="All rows of one table of the paper.")] = None,
+    file: Annotated[Path | None, Argument(help="YAML file that describes a sweep.")] = None,
+    table: Annotated[int | None, Option(help="All rows of one table of the paper.")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Methods by name, with commas; see `list methods`.")
+        str | None, Option(help="Methods by name, with commas; see `list methods`.")
     ] = None,
-    recipes: Annotated[str | None, typer.Option(help="Recipes: table1/kl, table1/*.")] = None,
+    recipes: Annotated[str | None, Option(help="Recipes: table1/kl, table1/*.")] = None,
     dataset: opt.Dataset = None,
     scale: Annotated[
-        str | None, typer.Option(help="small: each row at the size of digits; default: paper.")
+        str | None, Option(help="small: each row at the size of digits; default: paper.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds of each run, from 0.")] = None,
+    seeds: Annotated[int | None, Option(help="Number of seeds of each run, from 0.")] = None,
     data_root: opt.DataRoot = None,
     device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
@@ -56,7 +57,7 @@ def sweep(
     on_cluster: opt.OnCluster = None,
     per_task: opt.PerTask = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what is done and missing; run nothing.")
+        bool, Option("--dry-run", help="Show what is done and missing; run nothing.")
     ] = False,
     as_json: opt.Json = False,
 ) -> None:

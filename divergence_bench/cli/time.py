@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_result
@@ -12,14 +12,14 @@ from harness.experiment import step_timing
 
 
 def time(
-    methods: Annotated[str, typer.Option(help="Methods by name, with commas; see `list methods`.")],
-    pair: Annotated[str, typer.Option(help="TEACHER-STUDENT, such as resnet56-resnet20.")],
+    methods: Annotated[str, Option(help="Methods by name, with commas; see `list methods`.")],
+    pair: Annotated[str, Option(help="TEACHER-STUDENT, such as resnet56-resnet20.")],
     dataset: Annotated[
-        str, typer.Option(help="The dataset whose shapes, classes and augmentation are used.")
+        str, Option(help="The dataset whose shapes, classes and augmentation are used.")
     ] = "cifar100",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each method.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of each before them.")] = 5,
+    batch_size: Annotated[int, Option(min=1, help="Images per step.")] = 64,
+    repeats: Annotated[int, Option(min=1, help="Timed steps of each method.")] = 20,
+    warmup: Annotated[int, Option(min=0, help="Steps of each before them.")] = 5,
     data_root: opt.DataRoot = None,
     device: opt.Device = "auto",
     as_json: opt.Json = False,
