@@ -26,7 +26,7 @@ def check(
         "results/baselines/digits.json"
     ),
     update: Annotated[
-        bool, Option("--update", help="Make what is found the new baseline.")
+        bool, Option("--update", help="Make these results the new baseline.")
     ] = False,
     reason: Annotated[str | None, Option(help="Why the baseline changes.")] = None,
     methods: Annotated[
@@ -54,14 +54,14 @@ def check(
     else:
         expected = regression.read_baseline(baseline)
     with TemporaryDirectory() as folder:
-        found = regression.check(expected, keep or Path(folder), Reporter(quiet=as_json))
+        measured = regression.check(expected, keep or Path(folder), Reporter(quiet=as_json))
     if reason:
-        regression.write_baseline(regression.updated(expected, found, reason), baseline)
+        regression.write_baseline(regression.updated(expected, measured, reason), baseline)
         print_result({"updated": str(baseline)}, f"updated {baseline}", as_json=as_json)
         return
     compared = [
         regression.compare(expected, run, result)
-        for run, result in zip(expected.runs, found, strict=True)
+        for run, result in zip(expected.runs, measured, strict=True)
     ]
     text = markdown(expected, compared)
     print_result(regression.to_json(expected, compared), text, as_json=as_json)

@@ -227,7 +227,7 @@ def show_method(name: str, *, as_json: bool) -> None:
     lines += [("note", note) for note in card.notes]
     lines.append(("recipes", ", ".join(recipes)))
     lines += [("note", f"{recipe}: {note}") for recipe, note in method.recipe_notes.items()]
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{card.title} ({name}, {card.family})", style="bold")
     console.print(f"{card.summary}\n")
     console.print(fact_table(lines))

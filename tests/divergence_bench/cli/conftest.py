@@ -21,12 +21,12 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def harness(
+def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Ended]:
     """Runs the command line in this process."""
 
-    def call(*arguments: str) -> Ended:
+    def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["harness", *arguments])
         monkeypatch.setenv("COLUMNS", "100")
         status = 0
@@ -37,7 +37,22 @@ def harness(
         captured = capsys.readouterr()
         return Ended(status, captured.out, captured.err)
 
-    return call
+    return run
+
+
+@pytest.fixture
+def refused(call: Callable[..., Ended]) -> Callable[..., str]:
+    """Runs a command that ends with status 2 and returns its one error line."""
+
+    def run(*arguments: str) -> str:
+        ended = call(*arguments)
+        assert (ended.status, ended.out) == (2, "")
+        *before, line = ended.err.splitlines()
+        assert line.startswith("error: ")
+        assert not any("error" in other.lower() for other in before)
+        return line
+
+    return run
 
 
 @pytest.fixture

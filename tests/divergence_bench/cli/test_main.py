@@ -75,3 +75,43 @@ def test_both_packages_are_the_same_command(package: str) -> None:
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "error: unknown listing 'rnus': did you mean runs?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--method", "tradse"], "unknown method 'tradse': did you mean trades"),
+        (["run", "--method", "trades", "--recipe", "digit"], "did you mean digits"),
+        (["run"], "give --method, or a --recipe"),
+        (["run", "--recipe", "table2/ikl-a20-b5"], "or table2/ikl-a20-b4"),
+        (["run", "--recipe", "digits"], "methods have a recipe 'digits', acat, at-awp"),
+        (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
+        (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
+        (["run", "--method", "trades", "--eps=-1"], "no radius"),
+        (["run", "--method", "trades", "--eps", ""], "no radius"),
+        (["run", "--method", "trades", "--eps", "0.1", "--set", "evaluation.eps=0.2"], "leave one"),
+        (["run", "--method", "trades", "--seed", str(2**63)], f"at most {2**63 - 1}"),
+        (["run", "--method", "trades", "--train-limit", "2000"], "has 1437 images"),
+        (["run", "--method", "trades", "--eps", "300/255"], "evaluation.eps"),
+        (["run", "--method", "trades", "--eval-limit", "361"], "360 test images"),
+        (
+            ["run", "--method", "trades", "--set", "training.epoch=3"],
+            "did you mean training.epochs",
+        ),
+        (["run", "--method", "trades", "--device", "tpu9"], "device"),
+        (
+            ["run", "--method", "trades", "--dataset", "cifar10", "--data-root", "/no/such"],
+            "/no/such",
+        ),
+        (["evaluate", "no-such-run"], "no-such-run"),
+        (["evaluate", "timm:no_such_model", "--dataset", "digits"], "no_such_model"),
+        (["list", "method"], "did you mean methods"),
+        (["show", "no-such-run"], "no-such-run"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(
+    refused, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    assert message in refused(*arguments, "--results", str(tmp_path))
+    statuses = [path.read_text() for path in tmp_path.rglob("run.json")]
+    assert not any('"success"' in status for status in statuses)

@@ -7,14 +7,14 @@ import pytest
 
 
 @pytest.mark.parametrize("number", range(1, 10))
-def test_report_shows_every_table(harness, tmp_path: Path, number: int) -> None:
-    ended = harness("report", "--table", str(number), "--results", str(tmp_path / "none"))
+def test_report_shows_every_table(call, tmp_path: Path, number: int) -> None:
+    ended = call("report", "--table", str(number), "--results", str(tmp_path / "none"))
     assert ended.status == 0
     assert f"Table {number}: " in ended.out
     assert "first number of ours: python -m harness " in ended.out
 
 
-def test_report_gives_every_format(harness, results: str) -> None:
+def test_report_gives_every_format(call, results: str) -> None:
     starts = {
         "markdown": "**Table 2.**",
         "latex": "% packages: booktabs",
@@ -23,17 +23,17 @@ def test_report_gives_every_format(harness, results: str) -> None:
         "json": "{",
     }
     for format_, start in starts.items():
-        ended = harness("report", "--table", "2", "--format", format_, "--results", results)
+        ended = call("report", "--table", "2", "--format", format_, "--results", results)
         assert ended.status == 0
         assert ended.out.startswith(start)
         assert "31.45" in ended.out
-    told = json.loads(harness("report", "--table", "2", "--json", "--printed-only").out)
-    assert told["number"] == 2
+    answer = json.loads(call("report", "--table", "2", "--json", "--printed-only").out)
+    assert answer["number"] == 2
 
 
-def test_report_writes_a_site(harness, results: str, tmp_path: Path) -> None:
+def test_report_writes_a_site(call, results: str, tmp_path: Path) -> None:
     out = tmp_path / "site"
-    ended = harness("report", "--all", "--out", str(out), "--results", results)
+    ended = call("report", "--all", "--out", str(out), "--results", results)
     assert ended.status == 0
     assert (out / "index.html").exists()
     assert (out / "table-9.tex").exists()
@@ -49,22 +49,20 @@ def test_report_writes_a_site(harness, results: str, tmp_path: Path) -> None:
         (("sql",), "there is no query"),
     ],
 )
-def test_mistakes_are_one_sentence(harness, arguments: tuple[str, ...], message: str) -> None:
-    ended = harness(*arguments)
+def test_mistakes_are_one_sentence(call, arguments: tuple[str, ...], message: str) -> None:
+    ended = call(*arguments)
     assert ended.status == 2
     assert ended.err.startswith("error: ")
     assert message in ended.err
     assert ended.err.count("\n") == 1
 
 
-def test_robustbench_goes_in_and_asks_for_what_it_lacks(
-    harness, results: str, tmp_path: Path
-) -> None:
-    ended = harness("leaderboards", "import", "robustbench", str(tmp_path), "--results", results)
+def test_robustbench_goes_in_and_asks_for_what_it_lacks(call, results: str, tmp_path: Path) -> None:
+    ended = call("leaderboards", "import", "robustbench", str(tmp_path), "--results", results)
     assert ended.status == 2
     assert "holds no JSON file" in ended.err
     out = str(tmp_path / "x.json")
-    ended = harness(
+    ended = call(
         "leaderboards", "export", "robustbench", "nowhere", "--out", out, "--results", results
     )
     assert ended.status == 2

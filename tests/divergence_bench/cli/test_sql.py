@@ -49,18 +49,18 @@ def test_the_lines_of_a_value_stand_below_each_other() -> None:
     assert lines[2:4] == ["plan  +" + "-" * 40, "      | scan"]
 
 
-def test_sql_answers_as_table_json_and_csv(harness, results: str) -> None:
+def test_sql_answers_as_table_json_and_csv(call, results: str) -> None:
     query = (
         "SELECT table_number, count(*) AS numbers, max(std) AS std, NULL AS nothing FROM reported "
         "WHERE table_number > 6 GROUP BY table_number ORDER BY table_number"
     )
     expected = [(7, 55, 0.08, None), (8, 16, None, None), (9, 16, None, None)]
-    told = json.loads(harness("sql", query, "--json", "--results", results).out)
-    assert [tuple(row.values()) for row in told] == expected
-    assert list(told[0]) == ["table_number", "numbers", "std", "nothing"]
-    lines = list(csv.reader(io.StringIO(harness("sql", query, "--csv", "--results", results).out)))
+    answer = json.loads(call("sql", query, "--json", "--results", results).out)
+    assert [tuple(row.values()) for row in answer] == expected
+    assert list(answer[0]) == ["table_number", "numbers", "std", "nothing"]
+    lines = list(csv.reader(io.StringIO(call("sql", query, "--csv", "--results", results).out)))
     assert lines[1] == ["7", "55", "0.08", ""]
-    shown = harness("sql", query, "--results", results).out
+    shown = call("sql", query, "--results", results).out
     assert "numbers" in shown
     assert "3 rows" in shown
 
@@ -80,9 +80,9 @@ def test_sql_answers_as_table_json_and_csv(harness, results: str) -> None:
         "INSTALL httpfs",
     ],
 )
-def test_sql_only_reads(harness, results: str, query: str) -> None:
+def test_sql_only_reads(call, results: str, query: str) -> None:
     before = Database(Path(results)).path.read_bytes()
-    ended = harness("sql", query, "--results", results)
+    ended = call("sql", query, "--results", results)
     assert ended.status == 2
     assert "only reads" in ended.err
     assert ended.err.count("\n") == 1
@@ -101,23 +101,23 @@ def test_sql_only_reads(harness, results: str, query: str) -> None:
         ("EXPLAIN ANALYZE DELETE FROM reported", "refuses the query"),
     ],
 )
-def test_sql_errors_are_one_sentence(harness, results: str, query: str, message: str) -> None:
-    ended = harness("sql", query, "--results", results)
+def test_sql_errors_are_one_sentence(call, results: str, query: str, message: str) -> None:
+    ended = call("sql", query, "--results", results)
     assert ended.status == 2
     assert message in ended.err
     assert ended.err.count("\n") == 1
 
 
-def test_sql_without_a_database_is_one_sentence(harness, tmp_path: Path) -> None:
-    ended = harness("sql", "SELECT 1", "--results", str(tmp_path))
+def test_sql_without_a_database_is_one_sentence(call, tmp_path: Path) -> None:
+    ended = call("sql", "SELECT 1", "--results", str(tmp_path))
     assert ended.status == 2
     assert "there is no results database" in ended.err
 
 
-def test_sql_tells_the_schema(harness) -> None:
-    told = json.loads(harness("sql", "--schema", "--json").out)
-    columns = {(row["table"], row["column"]) for row in told if row["column"]}
+def test_sql_tells_the_schema(call) -> None:
+    answer = json.loads(call("sql", "--schema", "--json").out)
+    columns = {(row["table"], row["column"]) for row in answer if row["column"]}
     assert columns == {(t.name, c.name) for t in TABLES.values() for c in t.columns}
-    assert all(row["meaning"] for row in told)
-    shown = harness("sql", "--schema").out
+    assert all(row["meaning"] for row in answer)
+    shown = call("sql", "--schema").out
     assert all(table.name in shown for table in TABLES.values())

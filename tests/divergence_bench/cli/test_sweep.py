@@ -4,26 +4,26 @@ import json
 from pathlib import Path
 
 
-def test_a_table_is_a_sweep_of_its_recipes(harness, tmp_path: Path) -> None:
+def test_a_table_is_a_sweep_of_its_recipes(call, tmp_path: Path) -> None:
     command = ("sweep", "--dry-run", "--json", "--results", str(tmp_path / "none"))
-    given = json.loads(harness(*command, "--table", "1").out)["runs"]
+    given = json.loads(call(*command, "--table", "1").out)["runs"]
     assert len(given) > 3
     assert all(run["recipe"].startswith("table1/") for run in given)
     (tmp_path / "study.yaml").write_text("table: 1\nrecipes: [table2/lbgat]\n")
-    read = json.loads(harness(*command, str(tmp_path / "study.yaml"), "--seeds", "1").out)["runs"]
+    read = json.loads(call(*command, str(tmp_path / "study.yaml"), "--seeds", "1").out)["runs"]
     assert [run["run_id"] for run in read[:-1]] == [run["run_id"] for run in given]
     assert read[-1]["names"] == ["table2/lbgat"]
     assert not (tmp_path / "none").exists()
 
 
-def test_a_table_without_recipes_is_refused(harness) -> None:
-    ended = harness("sweep", "--table", "77", "--dry-run")
+def test_a_table_without_recipes_is_refused(call) -> None:
+    ended = call("sweep", "--table", "77", "--dry-run")
     assert ended.status == 2
     assert "no recipe matches 'table77/*'" in ended.err
 
 
-def test_a_file_lists_its_own_runs(harness, tmp_path: Path) -> None:
+def test_a_file_lists_its_own_runs(call, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("methods: [kl]\n")
-    ended = harness("sweep", str(tmp_path / "study.yaml"), "--table", "1", "--dry-run")
+    ended = call("sweep", str(tmp_path / "study.yaml"), "--table", "1", "--dry-run")
     assert ended.status == 2
     assert "leave --table out" in ended.err
