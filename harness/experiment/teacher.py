@@ -21,7 +21,7 @@ from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.speed.batching import GRAIN
 from harness.experiment.logit_table import LogitTable, free_bytes, gigabytes, table_bytes
-from harness.experiment.resolve import TORCHVISION, teacher_file, teacher_run
+from harness.experiment.resolve import TORCHVISION, check_source, teacher_file, teacher_run
 from harness.method import Batch, Task
 from harness.models import build_model
 from harness.models.checkpoint import (
@@ -167,13 +167,7 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
     arch = config.teacher.arch
     content = read_checkpoint(path)
     if is_own(content):
-        facts = {"network": (content["arch"], arch), "data set": (content["dataset"], info.name)}
-        for what, (found, wanted) in facts.items():
-            if found != wanted:
-                raise UserError(
-                    f"{path} cannot be the teacher: its {what} is {found}, not {wanted}; name "
-                    "another file, or the teacher's network by --teacher-arch"
-                )
+        check_source(str(path), content["dataset"], content["arch"], config)
         return from_own(content, path)
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
     statistics = load_weights(network, find_state(content, str(path)), str(path))

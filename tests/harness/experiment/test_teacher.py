@@ -128,7 +128,7 @@ def test_a_teacher_from_a_file_is_no_change_of_the_recipe(trained: RunDirectory)
 
 
 def test_a_method_and_its_teacher_go_together(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="learns from no teacher"):
+    with pytest.raises(UserError, match="has no teacher"):
         resolve("vanilla", options={"teacher.arch": "resnet8"})
     with pytest.raises(UserError, match="learns from a teacher"):
         resolve("distil", assignments=["teacher=null"])
