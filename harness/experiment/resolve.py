@@ -144,9 +144,7 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
     if config.teacher is None:
         return config
     if not method.card.needs_teacher:
-        raise UserError(
-            f"method {config.method!r} has no teacher: leave the teacher's settings out"
-        )
+        raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
     ARCHITECTURES.get(config.teacher.arch)
     found = config.teacher.model_copy(update={"weights": _weights(config)})
     return config.model_copy(update={"teacher": found})
@@ -220,8 +218,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the radius {protocol.eps:.4g} was chosen for {norm}, not for {protocol.norm}: give "
-            "--eps as well"
+            f"the norm is {protocol.norm}, but the radius {protocol.eps:.4g} was chosen for {norm}: "
+            "give --eps as well"
         )
 
 

@@ -129,9 +129,7 @@ def read_spec(path: Path) -> SweepSpec:
         message = " ".join(str(error).split())
         raise UserError(f"the sweep {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
-        raise UserError(
-            f"the sweep {path} is not a mapping: write settings such as `methods: [...]`"
-        )
+        raise UserError(f"the sweep {path} is not a mapping: write settings like `methods: [..]`")
     spec: SweepSpec = validated(SweepSpec, values)
     return spec
 
