@@ -218,8 +218,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm is {protocol.norm}, but the radius {protocol.eps:.4g} was chosen for {norm}: "
-            "give --eps as well"
+            f"the norm is {protocol.norm}, but the radius {protocol.eps:.4g} was chosen for "
+            f"{norm}: give --eps as well"
         )
 
 
