@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from harness.method import Method
@@ -93,10 +93,9 @@ class Registry(Generic[T]):
         except UserError:
             raise
         except Exception as error:  # a user's file can raise anything
-            kind_of_error = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
                 f"{self.kind} {name!r} cannot be loaded from {file_of(module_name)} "
-                f"({kind_of_error}): fix or remove that file"
+                f"({first_line(error)}): fix or remove that file"
             ) from error
 
     @cached_property

@@ -24,13 +24,12 @@ from harness.experiment.record import header, other_code, recorded, training_hea
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
-from harness.models.checkpoint import state_dict_sha256
+from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from harness.training.build import choose_device, normalisation
-from harness.training.checkpoint import save_model
 from harness.training.loop import Selected
 
 

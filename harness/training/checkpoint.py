@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from harness.errors import UserError
-from harness.models.loading import MODEL_FORMAT
 from harness.store.files import write_torch_atomic
 
 TRAINING_FORMAT = "divergence-bench training state"
@@ -43,9 +41,3 @@ def load_training(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise UserError(f"{path} is not a training checkpoint: delete it or choose another folder")
     return state
-
-
-def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
-    """Write a model's weights, with the ``facts`` from which ``load_model_file`` builds it."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)
