@@ -162,8 +162,8 @@ def open_generated(config: DataConfig, info: DatasetInfo) -> NpzImages | None:
         raise UserError(missing_file(config, info))
     if config.generated_name is None:
         raise UserError(
-            "the generated images have no name: set data.generated_name, by which runs on different "
-            "images are distinguished"
+            "the generated images have no name: set data.generated_name, which is part of a run's "
+            "identity"
         )
     return open_npz(config.generated, info)
 

@@ -134,7 +134,7 @@ def test_find_run_by_name_prefix_and_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a-112"
     found = find_run(Path("elsewhere"), str(folder))
     assert (found.run_id, found.path) == ("a-112", folder)
-    with pytest.raises(UserError, match="fits 3 runs: a-11, a-111, a-112"):
+    with pytest.raises(UserError, match="matches 3 runs: a-11, a-111, a-112"):
         find_run(tmp_path, "a-")
     with pytest.raises(UserError, match=r"did you mean .*a-111"):
         find_run(tmp_path, "a-1l1")
