@@ -117,7 +117,7 @@ def test_published_names_of_a_teacher(tmp_path, x):
 
 def test_state_dict_without_its_architecture(tmp_path):
     torch.save(network().state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(UserError, match=r"bare\.pt holds a state dict, which does not name .* --arch"):
+    with pytest.raises(UserError, match=r"bare\.pt holds a state dict, .* --arch"):
         load(tmp_path / "bare.pt")
 
 

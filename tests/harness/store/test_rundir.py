@@ -32,9 +32,9 @@ def test_open_wants_a_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "../up", "a/b", ".hidden"])
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="cannot be the name"):
+    with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, name)
-    with pytest.raises(UserError, match="cannot be the name"):
+    with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, "run").evaluation(name)
 
 
@@ -42,7 +42,7 @@ def test_a_copied_folder_and_a_later_release_are_refused(tmp_path: Path) -> None
     run = RunDirectory.create(tmp_path, "m-1")
     run.update()
     run.path.rename(run.path.with_name("m-2"))
-    with pytest.raises(UserError, match="lies in the folder of 'm-2'"):
+    with pytest.raises(UserError, match="is in the folder of 'm-2'"):
         _ = RunDirectory(tmp_path, "m-2").record
     later = RunDirectory.create(tmp_path, "m-3")
     later.update(schema_version=2)
