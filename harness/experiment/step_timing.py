@@ -223,14 +223,14 @@ class Subject:
             run=RunDirectory.create(folder, f"{config.method}-{way}"),
             reporter=cast(Any, None),
             device=device,
-            teach=teacher_logits_fn(config, task, self.teacher, images, loader, quiet),
+            teacher_logits=teacher_logits_fn(config, task, self.teacher, images, loader, quiet),
         )
         self.batches = chain.from_iterable(loader.epoch(0, 1) for _ in iter(int, 1))
         self.seconds: list[tuple[float, float]] = []
         self.peak_bytes = 0
-        if way == TABLE and self.trainer.teach is not None:
+        if way == TABLE and self.trainer.teacher_logits is not None:
             for batch in loader.epoch(0, 1):
-                self.trainer.teach(batch)
+                self.trainer.teacher_logits(batch)
 
     def step(self, *, timed: bool) -> None:
         """Load a batch and train on it."""

@@ -92,7 +92,7 @@ def read_copy(run: RunDirectory) -> Copy:
     """
     rows, record = snapshot(run), run.record
     protocols = [evaluation.record.get("protocol") or {} for evaluation in run.evaluations()]
-    hashes = {facts.get("model_sha256") for facts in (record, *protocols)} - {None}
+    hashes = {str(f["model_sha256"]) for f in (record, *protocols) if f.get("model_sha256")}
     finished = {name: rows.verdicts(name).select(DISCRETE) for name in rows.verdict_files}
     trained = run.model_path.exists() or bool(hashes)
     progress = (record.get("status") == "success", trained, len(run.epochs()))

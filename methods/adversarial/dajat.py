@@ -21,8 +21,8 @@ from harness.method import (
     StepOutput,
     TaskContext,
 )
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset
-from methods.adversarial._papers import ACAT
 from methods.adversarial.acat import AcatParams, AcatTask, acat_training
 from methods.losses.divergence import jensen_shannon
 
@@ -128,8 +128,7 @@ METHOD = Method(
             r"\mathtt{js\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, \bar s_m) \right], \quad "
             r"\bar s_m = \frac{1}{V + 1} \sum_v s_m^v, \quad V = \mathtt{views}"
         ),
-        paper=ACAT.line,
-        url=ACAT.url,
+        **cite("addepalli2022efficient"),
         notes=(
             "The paper's step count grows over the epochs. The released cascade always takes five "
             "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
@@ -142,7 +141,6 @@ METHOD = Method(
             "Weights are averaged over the last quarter of the epochs, from 150 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",
         ),
-        bibtex=ACAT.bibtex,
         released_names={
             "kl_weight": "beta",
             "views": "num_auto",

@@ -122,7 +122,7 @@ def test_the_runs_page_tells_running_failed_and_done_apart(open_page, small_stor
     at = whole(open_page("runs", small_store[0]))
     frame = at.dataframe[0].value
     assert sorted(frame["state"]) == ["done", "done", "failed", "running"]
-    assert set(frame["marks"]) == {"S, dirty"}
+    assert set(frame["marks"]) == {"S, uncommitted"}
     assert "the loss is not finite" in words(at)
 
 
@@ -139,7 +139,7 @@ def test_a_running_run_shows_epochs_that_the_database_has_not(
     run_id = store_run(tmp_path, "ikl", "IKL-AT", status="started")
     RunDirectory(tmp_path, run_id).append_epoch({"epoch": 6, "pgd_val": 0.9})
     frame = whole(open_page("runs", tmp_path)).dataframe[0].value
-    assert frame["watched"][0][-1] == 0.9
+    assert frame["validation"][0][-1] == 0.9
     assert frame["progress"][0] == pytest.approx(6 / 200)
 
 
@@ -271,7 +271,7 @@ def test_runs_are_chosen_by_what_they_are(open_page, small_store) -> None:
     at = whole(open_page("compare", results, a=ids["a"], b=ids["b"]))
     assert at.selectbox(key="a-choice").value == ids["a"]
     assert title in at.selectbox(key="a-choice").options
-    assert "Both measured by: **Linf 0.15, AutoAttack, n = 40**" in words(at).replace("\\", "")
+    assert "Both evaluated by: **Linf 0.15, AutoAttack, n = 40**" in words(at).replace("\\", "")
     assert title in whole(open_page("tsne", results)).selectbox(key="a-choice").options
 
 
@@ -292,7 +292,7 @@ def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> Non
     assert together["to_m"]["wMSE"] > 0
     assert frame["to_m"]["wMSE"] == frame["to_n"]["wMSE"] == 0
     assert frame["to_n"]["DKL, asymmetry broken"] != pytest.approx(frame["to_n"]["DKL"])
-    assert "it is idle" in words(detached)
+    assert "it has no effect" in words(detached)
     assert together["to_n"]["KL"] == pytest.approx(together["to_n"]["DKL"], abs=1e-12)
 
 
