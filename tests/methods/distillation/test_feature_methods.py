@@ -285,6 +285,6 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(scene: Scene, metho
 
 def test_networks_that_hide_their_features_are_refused(scene: Scene) -> None:
     task = scene.make_task("attention")
-    with pytest.raises(TypeError, match="does not show its features"):
+    with pytest.raises(TypeError, match="has no features"):
         task.loss(nn.Flatten(), scene.batch)
     assert isinstance(scene.student, Leaves)
