@@ -9,7 +9,7 @@ Recipes of a pair are named by table and pair, such as ``table5/resnet56-resnet2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -218,11 +218,6 @@ def natural_recipes() -> dict[str, Recipe]:
         for pair in PAIRS.values()
         for arch in (pair.teacher, pair.student)
     }
-
-
-def by_pair(values: Mapping[str, Overrides]) -> Settings:
-    """Parameters that a table gives for each pair by its name."""
-    return lambda pair: {"params": values[pair.name]}
 
 
 def last_epoch_note(pairs: Iterable[str] = CIFAR_PAIRS) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""Natural training: cross-entropy on clean images, the yardstick without any defence."""
+"""Natural training: cross-entropy on clean images, the baseline without a defence."""
 
 from __future__ import annotations
-
-from torch.nn.functional import cross_entropy
 
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import by_dataset, natural
-from methods.losses.divergence import float32_or_wider
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class VanillaParams(Params):
@@ -20,8 +19,8 @@ class VanillaTask(Task):
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o, y), a mean over the batch."""
-        loss = cross_entropy(float32_or_wider(model(batch.x)), batch.y)
-        return StepOutput(loss, {"ce": loss.detach()})
+        loss = label_cross_entropy(model(batch.x), batch.y)
+        return StepOutput(loss, detached(ce=loss))
 
 
 METHOD = Method(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import Recipe, TaskContext
+from harness.method import Batch, Forward, Recipe, StepOutput
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
+from methods._steps import detached
 from methods.adversarial.trades import TradesParams, TradesTask
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import kl_divergence
 
 FORMULA = (
     r"\mathrm{CE}(o_m, (1 - \mathtt{label\_smoothing})\, e_y + \mathtt{label\_smoothing} / C) "
@@ -47,14 +49,14 @@ class PortedParams(SmoothedTradesParams):
 
 
 class SmoothedTradesTask(TradesTask):
-    """TRADES with smoothed labels; clean images pass before adversarial ones, as released."""
+    """TRADES with smoothed labels."""
 
-    clean_first = True
-
-    def __init__(self, params: Any, context: TaskContext) -> None:
-        """Take the smoothing from the parameters."""
-        super().__init__(params, context)
-        self.label_smoothing = params.label_smoothing
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n); clean images pass first, as released."""
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
+        ce = label_cross_entropy(clean_BC, batch.y, self.params.label_smoothing)
+        kl = kl_divergence(clean_BC, adv_BC)
+        return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
 
 def one_cycle(dataset: str) -> Overrides:

@@ -6,6 +6,7 @@ from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
+from methods._steps import detached
 from methods.adversarial._strategy import (
     MOVED_NOTE,
     STRATEGY_FORMULA,
@@ -16,17 +17,17 @@ from methods.adversarial._strategy import (
     allowed,
     chosen_from,
 )
-from methods.losses.smoothing import smoothed_cross_entropy
+from methods.losses.cross_entropy import smoothed_cross_entropy
 
 
 class LasAtTask(StrategyTask):
-    """Cross-entropy with smoothed labels on images attacked as the strategy network chooses."""
+    """Cross-entropy with smoothed labels on images attacked as the strategy model chooses."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The smoothed CE(o_n, y), a mean over the batch."""
         logits_BC = model(batch.adversarial)
         loss = smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
-        return StepOutput(loss, {"adv_ce": loss.detach(), **self.watched(batch)})
+        return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 
 # What the release changes for CIFAR-100.

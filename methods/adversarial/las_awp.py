@@ -8,6 +8,7 @@ from harness.config import Radius, merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
+from methods._steps import detached
 from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
@@ -20,7 +21,7 @@ from methods.adversarial.pgd_at import CLEAN_PASS_NOTE
 
 
 class LasAwpParams(StrategyParams):
-    """As of any strategy; the rate falls with the network's, and attacks are strong ones."""
+    """Strategy parameters with stronger attacks and a rate that falls with the model's."""
 
     strategy_follows: bool = True
     strategy_interval: int = Field(1, ge=1)
@@ -32,9 +33,9 @@ class LasAwpParams(StrategyParams):
 
 
 class LasAwpTask(StrategyTask):
-    """Plain cross-entropy; labels are smoothed only in the step that the reward looks ahead.
+    """Plain cross-entropy; labels are smoothed only in the reward's lookahead step.
 
-    As released, each step ends with a pass of the clean images.
+    As released, each step ends with a forward pass of the clean images.
     """
 
     clean_pass_last = True
@@ -42,7 +43,7 @@ class LasAwpTask(StrategyTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
         loss = self.attacked_loss(model, batch)
-        return StepOutput(loss, {"adv_ce": loss.detach(), **self.watched(batch)})
+        return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 
 CIFAR100: Overrides = {

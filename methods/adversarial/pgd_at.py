@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
 from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, Overrides, by_dataset, changed, uniform_start
-from methods.losses.divergence import float32_or_wider
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class PgdAtParams(Params):
@@ -16,26 +14,22 @@ class PgdAtParams(Params):
 
 
 class PgdAtTask(Task):
-    """Cross-entropy on images that the attack made to raise it."""
+    """Cross-entropy on the images for which the attack has maximised it."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """CE(o_n, y): no clean logits are needed."""
-
-        def objective(adv_BC: Tensor) -> Tensor:
-            return cross_entropy(float32_or_wider(adv_BC), batch.y)
-
-        return objective
+        """CE(o_n, y); no clean logits are needed."""
+        return lambda adv_BC: label_cross_entropy(adv_BC, batch.y)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
-        loss = cross_entropy(float32_or_wider(model(batch.adversarial)), batch.y)
-        return StepOutput(loss, {"adv_ce": loss.detach()})
+        loss = label_cross_entropy(model(batch.adversarial), batch.y)
+        return StepOutput(loss, detached(adv_ce=loss))
 
 
 class LoggedPgdAtTask(PgdAtTask):
-    """As released: each step ends with a pass of the clean images, to log their accuracy.
+    """As released: each step ends with a forward pass of the clean images, to log their accuracy.
 
-    It moves BatchNorm's running statistics towards clean images, and evaluation is by these.
+    It moves BatchNorm's running statistics, which evaluation uses, towards clean images.
     """
 
     clean_pass_last = True

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from harness.errors import UserError
-from methods.losses.divergence import float32_or_wider
-from methods.losses.precision import exact_matmul
+from methods.losses.precision import exact_matmul, float32_or_wider
 
 EPSILON = 1e-7
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, relu
 
 from harness.errors import UserError
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 
 class HintRegressor(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages, pooled_to
 
 # Where a channel is less often negative, its mean negative value is badly determined.
