@@ -29,7 +29,7 @@ TRAINING_NOTES = (
     "Of epochs that are equally good the release keeps the latest, here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; with --generated FILE, "
-    "data.generated_fraction and data.generated_name any data set mixes them in.",
+    "data.generated_fraction and data.generated_name any dataset mixes them in.",
 )
 
 RELEASED_NAMES = {"kl_weight": "beta", "label_smoothing": "ls"}
@@ -60,9 +60,9 @@ class SmoothedTradesTask(TradesTask):
 
 
 def one_cycle(dataset: str) -> Overrides:
-    """The released training on generated images, without them: network, schedule, averaging.
+    """The released training on generated images, without them: model, schedule, averaging.
 
-    A smooth wide network standardises its input, a one-cycle schedule walks epochs of as many steps
+    A smooth wide model standardises its input, a one-cycle schedule walks epochs of as many steps
     as the original images fill, and weights are averaged over steps from the schedule's peak on.
     """
     optimizer = {"lr": 0.2, "nesterov": True, "decay": "not-norm", "schedule": "onecycle"}
@@ -106,7 +106,7 @@ def images(name: str, source: str, fraction: float = 0.7) -> Overrides:
 EDM_SOURCE = "Wang et al. (2023) with the repository DM-Improves-AT"
 DDPM_SOURCE = "Rebuffi et al. and Gowal et al. (2021) with the repository deepmind-research"
 
-# Batch and epochs for 20 and 50 million images, by data set.
+# Batch and epochs for 20 and 50 million images, by dataset.
 LONG = {
     ("cifar10", "20m"): {"batch_size": 2048, "epochs": 2400},
     ("cifar10", "50m"): {"batch_size": 2048, "epochs": 1600},
@@ -139,5 +139,5 @@ PORT_NOTE = (
 
 
 def by_generated(cifar: Callable[[str], Overrides]) -> dict[str, Recipe]:
-    """One recipe a data set, of its name: ``cifar`` with generated images, small ones without."""
+    """One recipe a dataset, of its name: ``cifar`` with generated images, small ones without."""
     return by_dataset(lambda dataset: one_cycle(dataset) if dataset in SMALL else cifar(dataset))

@@ -106,7 +106,7 @@ METHOD = Method(
         tables=(2, 4),
         notes=(
             "No weight of the divergence is published for ACAT. The recipes take the released "
-            "defaults of DAJAT for the same network: 10 on CIFAR-10, 9 on CIFAR-100.",
+            "defaults of DAJAT for the same model: 10 on CIFAR-10, 9 on CIFAR-100.",
             "Labels are smoothed on CIFAR-100 only, by 0.1, and not in the loss that the weight "
             "perturbation raises, as released.",
             "Table 4 prints 82.41 / 55.36: 82.41 is the clean accuracy of ACAT's ResNet-18, while "

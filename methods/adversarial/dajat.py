@@ -127,7 +127,7 @@ METHOD = Method(
             "The weight perturbation raises ACAT's loss of the images alone, without their views "
             "and without label smoothing, as released; all views are trained at its weights.",
             "The released divergence clamps the mean prediction at 1e-7, which is left out here.",
-            "The policy is torchvision's of AutoAugment for CIFAR-10, for every data set, before "
+            "The policy is torchvision's of AutoAugment for CIFAR-10, for every dataset, before "
             "crop and flip. The released code has the same policy in PIL.",
             "Weights are averaged over the last quarter of the epochs, from 150 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",

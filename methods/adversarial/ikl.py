@@ -184,10 +184,10 @@ METHOD = Method(
             "weight perturbation. One thing is not kept: adversarial images pass before clean "
             "ones, as in the released IKL trainers, where wang-dm passes clean ones first. Class "
             "means gather original and generated images alike, and the attack's objective is that "
-            "of the data set's other recipe; both are choices.",
+            "of the dataset's other recipe; both are choices.",
             "Weights with generated images: 12, 5 (CIFAR-100, 50 million) and 10, 3 (CIFAR-10, 20 "
             "million) by the names of the authors' logs; those with a million are not known, and "
-            "the same data set's are taken.",
+            "the same dataset's are taken.",
             LONG_NOTE,
         ),
         released_names={

@@ -105,7 +105,7 @@ METHOD = Method(
             "On CIFAR-10 the release learns the strategy at each step and weighs both accuracies "
             "by 1; on CIFAR-100 at each tenth step, with weights 4 and 2.",
             "The rate falls between epochs, in the release within an epoch's steps. Its reward on "
-            "CIFAR-10 feeds the network images that are not standardised; here they are.",
+            "CIFAR-10 feeds the model images that are not standardised; here they are.",
             "The released training chooses the epoch by PGD-20 on the test images; the recipes "
             "choose it on 1,000 held-out training images, the table's recipes do as released.",
             CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
@@ -124,6 +124,6 @@ METHOD = Method(
     recipe_notes={
         "table2/las-at": NOTE.format(numbers="64.89/30.77"),
         "table4/las-at": NOTE.format(numbers="87.74/55.52")
-        + " RobustBench also lists LAS-AT on this network at 84.98/56.26.",
+        + " RobustBench also lists LAS-AT on this model at 84.98/56.26.",
     },
 )

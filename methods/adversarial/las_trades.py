@@ -126,7 +126,7 @@ METHOD = Method(
         title="LAS-TRADES",
         family="adversarial",
         summary="TRADES whose attack and whose weight of the divergence are chosen for each image "
-        "by a second network that is trained along by reinforcement.",
+        "by a second model that is trained along by reinforcement.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \beta(x)\, D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad "
             r"\beta(x) \in \mathtt{kl\_weight\_choices}, \quad "
@@ -137,7 +137,7 @@ METHOD = Method(
         **cite("jia2022las"),
         notes=(
             "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
-            "The reward's loss is found in the attack's mode; in the release the network is then "
+            "The reward's loss is found in the attack's mode; in the release the model is then "
             "in training mode, which moves its running statistics once more.",
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images.",

@@ -72,7 +72,7 @@ METHOD = Method(
     card=MethodCard(
         title="LBGAT",
         family="adversarial",
-        summary="Draws adversarial logits to those of a natural network that is trained along on "
+        summary="Draws adversarial logits to those of a natural model that is trained along on "
         "clean images.",
         formula=(
             r"\frac{1}{C} \|o_n - t\|_2^2 + \mathrm{CE}(t, y) + \mathtt{kl\_weight}\, "
@@ -85,7 +85,7 @@ METHOD = Method(
             "evaluation is at 8/255.",
             "Table 2 takes weight 6, whose AutoAttack accuracy the release gives as 29.33. The "
             "weight of Table 4's row is not printed; the only released script sets 0.",
-            "The natural network's logits are not detached: it is drawn to the model as well, as "
+            "The natural model's logits are not detached: it is drawn to the model as well, as "
             "released. Its ResNet-18 shrinks images in the last two of its four stages.",
             "The released checkpoints are those of epochs 91 and 92; here the last of 100 is kept.",
             "Variants with weight perturbation are reported by the authors but not released.",

@@ -116,7 +116,7 @@ METHOD = Method(
             "The released rate falls with each step to 0.001; here it falls between epochs, to "
             "nearly zero.",
             "The released training chooses the epoch by robust accuracy on the test images, and "
-            "so do the recipes of the tables, marked; the data sets' recipes choose it on 1,000 "
+            "so do the recipes of the tables, marked; the datasets' recipes choose it on 1,000 "
             "held-out training images.",
             "Small-scale recipes train without generated images, since none exist.",
         ),

@@ -78,8 +78,8 @@ METHOD = Method(
         tables=(2,),
         notes=(
             "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
-            "table2/score-1m and cifar10-1m. The data sets' recipes are without generated images, "
-            "on the network and schedule of the other rows.",
+            "table2/score-1m and cifar10-1m. The datasets' recipes are without generated images, "
+            "on the model and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
             *TRAINING_NOTES[:3],
         ),

@@ -1,4 +1,4 @@
-"""CRD: each network recognises the other's embedding of an image (Tian et al., 2020)."""
+"""CRD: each model recognises the other's embedding of an image (Tian et al., 2020)."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _settings(pair: _pairs.Pair) -> Overrides:
     return merge(_pairs.imagenet_batch(256), {"params": params})
 
 
-NOT_PUBLISHED = "The weight of this pair is not published, nor is code for its networks. "
+NOT_PUBLISHED = "The weight of this pair is not published, nor is code for its models. "
 
 METHOD = Method(
     card=MethodCard(

@@ -1,4 +1,4 @@
-"""FitNet: the student's middle map, translated by a small network, imitates the teacher's.
+"""FitNet: the student's middle map, translated by a small model, imitates the teacher's.
 
 Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the translation as released
 with Tian et al., "Contrastive representation distillation", ICLR 2020. There it is trained together

@@ -101,7 +101,7 @@ class OverhaulDistillation(nn.Module):
         self.stages = nn.ModuleList(OverhaulStage(*pair) for pair in pairs)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The loss of both networks' ``Features.preacts``, a scalar >= 0."""
+        """The loss of both models' ``Features.preacts``, a scalar >= 0."""
         losses = [
             stage(*maps)
             for stage, maps in zip(self.stages, matched_stages(student, teacher), strict=True)
