@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +21,7 @@ from app.cells import (
     run_ids,
     show_cells,
     table_cells,
+    table_files,
 )
 from app.components import (
     has_database,
@@ -38,17 +38,14 @@ from app.components import (
     some_of,
 )
 from app.labels import BADGE_LEGEND, protocol_text, stage_title
-from harness.registry import METHODS
 from leaderboards.build import table as paper_table
 from leaderboards.build import tables
 from leaderboards.ranking import Entry
-from leaderboards.render.data import to_csv
-from leaderboards.render.latex import escape, to_latex
-from leaderboards.render.markdown import to_markdown
+from leaderboards.render.latex import escape
 from leaderboards.render.summary import metric_title as title_of
 from leaderboards.render.text import sections
 from leaderboards.summary import RunSummary, run_summary
-from leaderboards.table import REPRODUCED, SMALL, Cell, Row, Table
+from leaderboards.table import REPRODUCED, SMALL, Row, Table
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
@@ -201,28 +198,6 @@ def downloads(name: str, files: Mapping[str, str]) -> None:
                 disabled=not text,
                 help=f"The rows shown, as {label}.",
             )
-
-
-def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
-    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
-    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
-    shown = replace(table, rows=shown_rows)
-    names = dict.fromkeys(row.facts.get("method", "") for row in rows)
-    cards = [METHODS.get(name).card for name in names if name in METHODS]
-    return {
-        "CSV": to_csv(shown),
-        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
-        "Markdown": to_markdown(shown),
-        "BibTeX": "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex)),
-    }
-
-
-def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
-    if view == "both":
-        return dict(cells)
-    if view == "ours":
-        return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
-    return {key: replace(cell, ours=None) for key, cell in cells.items()}
 
 
 def _runs_here() -> None:
