@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import by_dataset, natural
 from methods.losses.divergence import float32_or_wider
 
@@ -29,20 +30,13 @@ METHOD = Method(
         family="natural",
         summary="Cross-entropy on clean images: high clean accuracy and no robustness to attacks.",
         formula=r"\mathrm{CE}(o, y) = -\log s^y",
-        paper="Zagoruyko, Komodakis: Wide Residual Networks, BMVC 2016",
-        url="https://arxiv.org/abs/1605.07146",
+        **cite("zagoruyko2016wide"),
         notes=(
             "Cited for the network and its natural training. The schedule here is the cosine, over "
             "200 epochs, so that it compares with the adversarial rows.",
             "Recipes such as table5/resnet56 train teachers and students of the distillation "
             "tables by labels alone, as the distillation literature does.",
         ),
-        bibtex="""@inproceedings{zagoruyko2016wide,
-  title = {Wide Residual Networks},
-  author = {Zagoruyko, Sergey and Komodakis, Nikos},
-  booktitle = {British Machine Vision Conference},
-  year = {2016}
-}""",
     ),
     params=VanillaParams,
     task=VanillaTask,

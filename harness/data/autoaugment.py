@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from harness.data.base import ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.loader import CPU, DeviceLoader, Loader
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import derive_seed, seeded_generator
 
 # What a rotation or a shift uncovers, as in the policy's first PyTorch release.

@@ -239,6 +239,12 @@ def check_labels(labels: Tensor, count: int, info: DatasetInfo, where: str) -> N
         )
 
 
+def check_limit(option: str, limit: int | None, size: int, where: str) -> None:
+    """Raise ``UserError`` if ``option`` asks for more images than the ``size`` that there are."""
+    if limit is not None and limit > size:
+        raise UserError(f"{option} is {limit}, but {where} has {size} images: give at most {size}")
+
+
 S = TypeVar("S", bound=ImageSource)
 
 
@@ -251,11 +257,7 @@ def limit_train(train: S, limit: int) -> S:
     Raises:
         UserError: there are not so many.
     """
-    if limit > len(train):
-        raise UserError(
-            f"data.train_limit is {limit}, but {train.info.name} has {len(train)} training images: "
-            "ask for fewer, or for no limit"
-        )
+    check_limit("data.train_limit", limit, len(train), f"{train.info.name} {train.split}")
     if limit == len(train):
         return train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

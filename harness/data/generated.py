@@ -13,10 +13,10 @@ from torch import Tensor
 from harness.config import DataConfig
 from harness.data.augment import Augmentation
 from harness.data.base import DatasetInfo, ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.loader import CPU
 from harness.data.npz import NpzImages, open_npz
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import seeded_generator
 
 # Batches that are read ahead of the one in training, so that the disk's latency does not show.

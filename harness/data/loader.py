@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.data.augment import Augmentation
 from harness.data.base import ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.imagenet import FolderSet
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import derive_seed, seeded_generator
 
 CPU = torch.device("cpu")

@@ -20,11 +20,12 @@ from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
+from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
-from harness.experiment.teacher import Teacher, prepare_teacher, teaching, unchanged
+from harness.experiment.teacher import Teacher, prepare_teacher, teacher_logits_fn, unchanged
 from harness.method import Method, TaskContext
-from harness.models.checkpoint import state_dict_sha256
+from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
@@ -36,7 +37,6 @@ from harness.training.build import (
     normalisation,
     training_loader,
 )
-from harness.training.checkpoint import save_model
 from harness.training.loop import Selected, Trainer
 
 
@@ -113,13 +113,13 @@ def run(
     return Outcome(config.run_id, directory.path, evaluation)
 
 
-def follow(processes: ProcessGroup) -> None:
+def run_worker(processes: ProcessGroup) -> None:
     """Take part in each training of the first process until it is done.
 
     The results folder, where teachers are, must be one that both see.
     """
     reporter = Reporter(quiet=True)
-    while (config := processes.told()) is not None:
+    while (config := processes.receive()) is not None:
         method, device = METHODS.get(config.method), choose_device(config.device)
         generated, _ = generated_images(config)
         data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
@@ -219,7 +219,7 @@ def trained_model(
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
         data = supplies.data
-        supplies.processes.tell(config)
+        supplies.processes.send(config)
         selected = train(config, method, supplies, directory, reporter, device)
         # The model's file comes last: with it the training is finished and will not be looked at.
         directory.update(
@@ -283,7 +283,12 @@ def train(
         processes,
         task.autoaugmented_views,
     )
-    teach = teaching(config, task, teacher, train_set, loader, reporter, processes)
+    teacher_logits = teacher_logits_fn(
+        config, task, teacher, train_set, loader, reporter, processes
+    )
+    test_accuracy = None
+    if config.training.selection.track_test:
+        test_accuracy = partial(clean_accuracy, images=data.test, device=device)
     epochs, steps = config.training.epochs, loader.steps_per_epoch
     title = f"train {method.card.title}"
     with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
@@ -293,8 +298,8 @@ def train(
             model,
             loader,
             watched=watched,
-            tracked=data.test if config.training.selection.track_test else None,
-            teach=teach,
+            test_accuracy=test_accuracy,
+            teacher_logits=teacher_logits,
             run=directory,
             reporter=TrainingProgress(reporter, stage, epochs),
             device=device,

@@ -24,7 +24,7 @@ from harness.data import dataset_info, load_dataset
 from harness.data.base import DatasetInfo, ImageSet, ImageSource
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
-from harness.experiment.teacher import Teacher, teaching
+from harness.experiment.teacher import Teacher, teacher_logits_fn
 from harness.method import Batch, TaskContext
 from harness.models import ARCHITECTURES, build_model
 from harness.models.checkpoint import state_dict_sha256
@@ -160,7 +160,7 @@ def subjects_of(
     config = resolve(name, dataset=plan.dataset, options=options)
     first = Subject(config, FORWARD, images, labels, device, folder)
     yield first
-    if first.trainer.task.teacher_logits:
+    if first.trainer.task.needs_teacher_logits:
         yield Subject(config, TABLE, images, labels, device, folder)
 
 
@@ -223,14 +223,14 @@ class Subject:
             run=RunDirectory.create(folder, f"{config.method}-{way}"),
             reporter=cast(Any, None),
             device=device,
-            teach=teaching(config, task, self.teacher, images, loader, quiet),
+            teacher_logits=teacher_logits_fn(config, task, self.teacher, images, loader, quiet),
         )
         self.batches = chain.from_iterable(loader.epoch(0, 1) for _ in iter(int, 1))
         self.seconds: list[tuple[float, float]] = []
         self.peak_bytes = 0
-        if way == TABLE and self.trainer.teach is not None:
+        if way == TABLE and self.trainer.teacher_logits is not None:
             for batch in loader.epoch(0, 1):
-                self.trainer.teach(batch)
+                self.trainer.teacher_logits(batch)
 
     def step(self, *, timed: bool) -> None:
         """Load a batch and train on it."""
@@ -256,7 +256,7 @@ class Subject:
         return {
             "method": self.config.method,
             "title": METHODS.get(self.config.method).card.title,
-            "teacher_logits": self.way if self.trainer.task.teacher_logits else None,
+            "teacher_logits": self.way if self.trainer.task.needs_teacher_logits else None,
             "step_s": spread(without),
             "steps_s": list(without),
             "step_with_data_s": spread(whole),

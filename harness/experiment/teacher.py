@@ -43,7 +43,7 @@ from harness.training.modes import ReplicaForward
 TABLES_FOLDER = Path("cache", "teacher-logits")
 
 RunTeacher = Callable[[RunConfig, Reporter], object]
-Teach = Callable[[Batch], Tensor]
+TeacherLogitsFn = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     return logits[: len(x)].float()
 
 
-def teaching(
+def teacher_logits_fn(
     config: RunConfig,
     task: Task,
     teacher: Teacher | None,
@@ -226,7 +226,7 @@ def teaching(
     loader: Loader,
     reporter: Reporter,
     processes: ProcessGroup = SINGLE_PROCESS,
-) -> Teach | None:
+) -> TeacherLogitsFn | None:
     """How a batch gets its teacher's logits; None where the task does not ask for them.
 
     Of several processes each asks the teacher about its share; a table each reads by itself.
@@ -234,7 +234,7 @@ def teaching(
     Raises:
         UserError: a table is asked for where there can be none.
     """
-    if not task.teacher_logits:
+    if not task.needs_teacher_logits:
         return None
     if teacher is None or config.teacher is None:
         raise RuntimeError(f"the task of {config.method} asks for logits, but has no teacher")

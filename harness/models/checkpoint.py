@@ -1,4 +1,4 @@
-"""Reading weights from files without running what a file may contain."""
+"""Model files: written for a run, and read without running code that a file may contain."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.store.files import write_torch_atomic
 
+MODEL_FORMAT = "divergence-bench model"
 State = dict[str, Tensor]
 Statistics = tuple[Sequence[float], Sequence[float]]
 WRAPPERS = ("module.", "model.", "_orig_mod.")
+
+
+def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
+    """Write a model's weights, with the ``facts`` from which ``load_model_file`` builds it."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -159,17 +167,6 @@ def some(names: list[str]) -> str:
     """The first three names and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_dict_sha256(module: nn.Module) -> str:

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.models import build_model
 from harness.models.checkpoint import (
+    MODEL_FORMAT,
     adapt_names,
-    file_sha256,
     find_state,
-    first_line,
     load_weights,
     read_checkpoint,
     read_state,
@@ -27,11 +26,11 @@ from harness.models.checkpoint import (
 from harness.models.normalize import Normalized
 from harness.models.zoos import ZOOS, Loaded
 from harness.provenance import source_sha256
+from harness.store.files import file_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
 
-MODEL_FORMAT = "divergence-bench model"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 

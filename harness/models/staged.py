@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -75,9 +75,8 @@ class StagedNetwork(FeatureNetwork):
         """See ``FeatureNetwork``."""
         return [self.bn1, *(blocks[-1].last_norm for blocks in self._blocks())]
 
-    # Any, because one family's blocks are those of another module with ``last_norm`` added.
-    def _blocks(self) -> list[list[Any]]:
-        return [list(stage) for stage in cast("Iterable[Iterable[nn.Module]]", self.stages)]
+    def _blocks(self) -> list[list[Block]]:
+        return [list(stage) for stage in cast("Iterable[Iterable[Block]]", self.stages)]
 
 
 def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -17,16 +17,15 @@ import torch
 from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.models.checkpoint import (
     Statistics,
-    file_sha256,
-    first_line,
     load_weights,
     read_checkpoint,
     read_state,
 )
 from harness.registry import unknown_name
+from harness.store.files import file_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.nn.utils import clip_grad_norm_
 
 from harness.config import InnerAttackConfig, Radius
-from harness.method import AttackPlan, Batch, Forward, LookaheadView, Params, TaskContext
+from harness.method import AttackPlan, Batch, Forward, LookaheadStep, Params, TaskContext
 from harness.models import build_model
 from harness.training.inner_attack import pgd
 from harness.training.modes import frozen_parameters
@@ -180,7 +180,7 @@ class StrategyTask(PgdAtTask):
             start_eps=self.params.target_eps,
         )
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
         """Every ``strategy_interval`` steps, reward a draw of the strategy and learn from it."""
         self.steps_seen += 1
         if self.steps_seen % self.params.strategy_interval:
@@ -198,7 +198,7 @@ class StrategyTask(PgdAtTask):
             group["lr"] = self.params.strategy_lr * view.rate_factor
         self.strategy_optimizer.step()
 
-    def rewarded(self, tried: Batch, view: LookaheadView) -> Tensor:
+    def rewarded(self, tried: Batch, view: LookaheadStep) -> Tensor:
         """The loss that a plan reaches, plus the accuracies of the network after a step on it.
 
         Args:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, growing_epsilon
-from methods.adversarial._papers import ACAT
 from methods.adversarial.trades import TradesParams, TradesTask
 from methods.losses.smoothing import smoothed_cross_entropy
 
@@ -99,8 +99,7 @@ METHOD = Method(
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n) \quad \text{at weights } w + v, \quad "
             r"\epsilon_e = \epsilon\, e / E"
         ),
-        paper=ACAT.line,
-        url=ACAT.url,
+        **cite("addepalli2022efficient"),
         tables=(2, 4),
         notes=(
             "No weight of the divergence is published for ACAT. The recipes take the released "
@@ -115,7 +114,6 @@ METHOD = Method(
             "The released training holds out 100 images of CIFAR-10 and 1,000 of CIFAR-100; here "
             "they are drawn from the run's seed.",
         ),
-        bibtex=ACAT.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=AcatParams,

@@ -15,14 +15,14 @@ from harness.config import merge
 from harness.method import (
     Batch,
     Forward,
-    LookaheadView,
+    LookaheadStep,
     Method,
     MethodCard,
     StepOutput,
     TaskContext,
 )
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset
-from methods.adversarial._papers import ACAT
 from methods.adversarial.acat import AcatParams, AcatTask, acat_training
 from methods.losses.divergence import jensen_shannon
 
@@ -51,7 +51,7 @@ class DajatTask(AcatTask):
         self.autoaugmented_views = params.views
         self.norms = nn.ModuleList(map(deepcopy, self._norms_of_network() if params.views else ()))
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
         """Attack the views as the images are, each from its own clean predictions."""
         with self._own_norms():
             for other in batch.others:
@@ -128,8 +128,7 @@ METHOD = Method(
             r"\mathtt{js\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, \bar s_m) \right], \quad "
             r"\bar s_m = \frac{1}{V + 1} \sum_v s_m^v, \quad V = \mathtt{views}"
         ),
-        paper=ACAT.line,
-        url=ACAT.url,
+        **cite("addepalli2022efficient"),
         notes=(
             "The paper's step count grows over the epochs. The released cascade always takes five "
             "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
@@ -142,7 +141,6 @@ METHOD = Method(
             "Weights are averaged over the last quarter of the epochs, from 150 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",
         ),
-        bibtex=ACAT.bibtex,
         released_names={
             "kl_weight": "beta",
             "views": "num_auto",

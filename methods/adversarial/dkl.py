@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
 from methods.adversarial._consistency import DecoupledParams, DecoupledTask
-from methods.adversarial._papers import DKL
 from methods.losses.divergence import DecoupledParts, dkl_loss, soft_cross_entropy
 
 
@@ -44,8 +44,7 @@ METHOD = Method(
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \mathcal{S}(\Delta n_{jk}))^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (b) of Table 1 prints no weights. Both are 9 here, the weight of the KL baseline "
@@ -53,7 +52,6 @@ METHOD = Method(
             "The values of DKL and KL differ; only their gradients agree.",
             "Small-scale recipes train it exactly as the KL baseline is trained there.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklParams,

@@ -6,13 +6,13 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
 from methods.adversarial._consistency import (
     RELEASED_ATTACK_WEIGHTS,
     AttackedDecoupledParams,
     DecoupledTask,
 )
-from methods.adversarial._papers import DKL
 from methods.losses.divergence import DecoupledParts, dkl_loss
 
 
@@ -44,8 +44,7 @@ METHOD = Method(
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (c) of Table 1 prints no weights. They are those of row (b) here, so that one "
@@ -55,7 +54,6 @@ METHOD = Method(
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklBaParams,

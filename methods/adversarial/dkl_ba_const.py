@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
 from methods.adversarial._consistency import (
     RELEASED_ATTACK_WEIGHTS,
     AttackedDecoupledParams,
     DecoupledTask,
 )
-from methods.adversarial._papers import DKL
 from methods.losses.divergence import DecoupledParts, float32_or_wider, ikl_loss
 
 
@@ -51,8 +51,7 @@ METHOD = Method(
             r"\mathtt{class\_weight}^2 (\Delta m_{jk} - \Delta n_{jk})^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (d) of Table 1 prints a pair weight of 0.01 on 100 classes. A uniform class mean "
@@ -63,7 +62,6 @@ METHOD = Method(
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklBaConstParams,

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from harness.config import merge
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
 from methods.adversarial._consistency import RELEASED_ATTACK_WEIGHTS
-from methods.adversarial._papers import GKL
 from methods.adversarial.ikl import IklParams, IklTask
 from methods.losses.divergence import DecoupledParts, gkl_loss, ikl_loss
 
@@ -54,8 +54,7 @@ METHOD = Method(
             r"q_i^j\right)^2} - \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j, \quad "
             r"q_i = \mathcal{S}(\bar s_{y_i})^{\mathtt{power}}"
         ),
-        paper=GKL.line,
-        url=GKL.url,
+        **cite("cui2025generalized"),
         notes=(
             "Not in the tables of the reference paper: this is the second version of its released "
             "code, whose loss is followed here.",
@@ -65,7 +64,6 @@ METHOD = Method(
             "default temperature 4 is used with power 0.2; the recipe does the same.",
             "The attack always uses power 1, as released.",
         ),
-        bibtex=GKL.bibtex,
         released_names={
             "wmse_weight": "beta",
             "ce_weight": "alpha",

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Batch, Method, MethodCard, Recipe, StepOutput, TaskContext
+from methods._papers import cite
 from methods._recipes import by_dataset, changed, growing_epsilon, one_at_a_time
 from methods.adversarial._consistency import (
     RELEASED_ATTACK_WEIGHTS,
@@ -16,7 +17,6 @@ from methods.adversarial._consistency import (
     DecoupledTask,
 )
 from methods.adversarial._generated import LONG_NOTE, edm
-from methods.adversarial._papers import DKL
 from methods.losses.class_means import ClassMeans
 from methods.losses.divergence import DecoupledParts, ikl_loss
 
@@ -136,8 +136,7 @@ METHOD = Method(
             r"\bar s_y = \frac{1}{|\mathcal{X}_y|} \sum_{x_i \in \mathcal{X}_y} "
             r"\mathrm{Softmax}(o_i / \mathtt{temperature})"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1, 2, 4, 6, 8, 9),
         notes=(
             "The paper's alpha is wmse_weight, its beta ce_weight, its tau temperature. The "
@@ -169,7 +168,6 @@ METHOD = Method(
             "the same data set's are taken.",
             LONG_NOTE,
         ),
-        bibtex=DKL.bibtex,
         released_names={
             "wmse_weight": "beta",
             "ce_weight": "alpha",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
-from methods.adversarial._papers import LAS
 from methods.adversarial._strategy import (
     MOVED_NOTE,
     STRATEGY_FORMULA,
@@ -61,8 +61,7 @@ METHOD = Method(
         summary="A second network, trained along by reinforcement, chooses radius, step size and "
         "step count of the attack on each image.",
         formula=(r"\mathrm{CE}_{\mathtt{label\_smoothing}}(o_n, y), \quad " + STRATEGY_FORMULA),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         notes=(
             "This is the variant called LAS-PGD-AT. The rows LAS-AT of Tables 2 and 4 print the "
             "numbers of the variant with weight perturbation: las-awp has their recipes.",
@@ -76,7 +75,6 @@ METHOD = Method(
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,
     ),
     params=StrategyParams,

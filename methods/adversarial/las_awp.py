@@ -6,8 +6,8 @@ from pydantic import Field
 
 from harness.config import Radius, merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
-from methods.adversarial._papers import LAS
 from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
@@ -95,8 +95,7 @@ METHOD = Method(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_n, y) \quad "
             r"\text{at weights } w + v, \quad " + STRATEGY_FORMULA
         ),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         tables=(2, 4),
         notes=(
             "Images are attacked at up to 15/255 and then clipped to 8/255, as released.",
@@ -112,7 +111,6 @@ METHOD = Method(
             *STRATEGY_NOTES,
             "Every image is moved by the reward's PGD, as released for this variant.",
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,
     ),
     params=LasAwpParams,

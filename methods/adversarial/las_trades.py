@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from harness.config import Radius, merge
 from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objective, StepOutput
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
-from methods.adversarial._papers import LAS
 from methods.adversarial._strategy import (
     MOVED_NOTE,
     STRATEGY_FORMULA,
@@ -134,8 +134,7 @@ METHOD = Method(
                 r"\mathrm{CE}(o_n, y)", r"\mathrm{CE}(o_m, y) + \beta(x) D_{\mathrm{KL}}"
             )
         ),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         notes=(
             "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
             "The reward's loss is found in the attack's mode; in the release the network is then "
@@ -145,7 +144,6 @@ METHOD = Method(
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES | {"kl_weight_choices": "beta_types"},
     ),
     params=LasTradesParams,

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from harness.models import build_model
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, trades_training
 from methods.adversarial.trades import TradesParams, TradesTask
 from methods.losses.divergence import float32_or_wider
@@ -75,8 +76,7 @@ METHOD = Method(
             r"\frac{1}{C} \|o_n - t\|_2^2 + \mathrm{CE}(t, y) + \mathtt{kl\_weight}\, "
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad t = \mathtt{natural\_arch}(x_m)"
         ),
-        paper="Cui, Liu, Wang, Jia: Learnable Boundary Guided Adversarial Training, ICCV 2021",
-        url="https://arxiv.org/abs/2011.11164",
+        **cite("cui2021learnable"),
         tables=(2, 4),
         notes=(
             "The printed rows are trained at radius 0.031, a little less than 8/255, as released; "
@@ -88,12 +88,6 @@ METHOD = Method(
             "The released checkpoints are those of epochs 91 and 92; here the last of 100 is kept.",
             "Variants with weight perturbation are reported by the authors but not released.",
         ),
-        bibtex="""@inproceedings{cui2021learnable,
-  title = {Learnable Boundary Guided Adversarial Training},
-  author = {Cui, Jiequan and Liu, Shu and Wang, Liwei and Jia, Jiaya},
-  booktitle = {International Conference on Computer Vision},
-  year = {2021}
-}""",
         released_names={"kl_weight": "beta"},
     ),
     params=LbgatParams,

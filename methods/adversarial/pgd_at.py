@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, Overrides, by_dataset, changed, uniform_start
 from methods.losses.divergence import float32_or_wider
 
@@ -62,8 +63,7 @@ METHOD = Method(
         summary="Trains on the worst images that projected gradient descent finds, stopped early "
         "against robust overfitting.",
         formula=r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y)",
-        paper="Rice, Wong, Kolter: Overfitting in Adversarially Robust Deep Learning, ICML 2020",
-        url="https://arxiv.org/abs/2002.11569",
+        **cite("rice2020overfitting"),
         tables=(4,),
         notes=(
             "The released training chooses the epoch by robust accuracy on the test images. The "
@@ -77,12 +77,6 @@ METHOD = Method(
             CLEAN_PASS_NOTE,
             RESTART_NOTE,
         ),
-        bibtex="""@inproceedings{rice2020overfitting,
-  title = {Overfitting in Adversarially Robust Deep Learning},
-  author = {Rice, Leslie and Wong, Eric and Kolter, J. Zico},
-  booktitle = {International Conference on Machine Learning},
-  year = {2020}
-}""",
     ),
     params=PgdAtParams,
     task=LoggedPgdAtTask,

@@ -18,6 +18,7 @@ from harness.method import (
     Task,
     TaskContext,
 )
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
 from methods.adversarial._generated import images
 from methods.adversarial.pgd_at import PgdAtParams, PgdAtTask
@@ -99,9 +100,7 @@ METHOD = Method(
             r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y) \;\text{ or }\; "
             r"\mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m \,\|\, s_n)"
         ),
-        paper="Sehwag, Mahloujifar, Handina, Dai, Xiang, Chiang, Mittal: Robust Learning Meets "
-        "Generative Models: Can Proxy Distributions Improve Adversarial Robustness?, ICLR 2022",
-        url="https://arxiv.org/abs/2104.09425",
+        **cite("sehwag2022robust"),
         tables=(2, 4),
         notes=(
             "The release offers PGD adversarial training and TRADES of weight 6; which one made "
@@ -121,14 +120,6 @@ METHOD = Method(
             "held-out training images.",
             "Small-scale recipes train without generated images, since none exist.",
         ),
-        bibtex="""@inproceedings{sehwag2022robust,
-  title = {Robust Learning Meets Generative Models: Can Proxy Distributions Improve Adversarial
-           Robustness?},
-  author = {Sehwag, Vikash and Mahloujifar, Saeed and Handina, Tinashe and Dai, Sihui and Xiang,
-            Chong and Chiang, Mung and Mittal, Prateek},
-  booktitle = {International Conference on Learning Representations},
-  year = {2022}
-}""",
         released_names={"kl_weight": "beta"},
     ),
     params=ProxyParams,

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot, softmax
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import Overrides, adversarial, by_dataset
 from methods.adversarial._generated import TRAINING_NOTES, ddpm
 from methods.losses.divergence import float32_or_wider
@@ -74,9 +75,7 @@ METHOD = Method(
             r"\|s_m - e_y\|_2^2 + \mathtt{distance\_weight}\, \|s_n - s_m\|_2^2, \quad "
             r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} \|s(x') - s_m\|_2^2"
         ),
-        paper="Pang, Lin, Yang, Zhu, Yan: Robustness and Accuracy Could Be Reconcilable by "
-        "(Proper) Definition, ICML 2022",
-        url="https://arxiv.org/abs/2202.10103",
+        **cite("pang2022robustness"),
         tables=(2,),
         notes=(
             "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
@@ -85,12 +84,6 @@ METHOD = Method(
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
             *TRAINING_NOTES[:3],
         ),
-        bibtex="""@inproceedings{pang2022robustness,
-  title = {Robustness and Accuracy Could Be Reconcilable by (Proper) Definition},
-  author = {Pang, Tianyu and Lin, Min and Yang, Xiao and Zhu, Jun and Yan, Shuicheng},
-  booktitle = {International Conference on Machine Learning},
-  year = {2022}
-}""",
         released_names={"distance_weight": "beta"},
     ),
     params=ScoreParams,

@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.method import Method, MethodCard, Params
+from methods._papers import cite
 from methods._recipes import by_dataset, trades_training
 from methods.adversarial._consistency import ConsistencyTask
-from methods.adversarial._papers import TRADES
 from methods.losses.divergence import kl_divergence
 
 FORMULA = (
@@ -44,15 +44,13 @@ METHOD = Method(
         summary="Trades clean accuracy for robustness by the KL divergence between the predictions "
         "on clean and on adversarial images.",
         formula=FORMULA,
-        paper=TRADES.line,
-        url=TRADES.url,
+        **cite("zhang2019theoretically"),
         notes=(
             "The released radius is 0.031, a little less than 8/255; evaluation is at 8/255.",
             "The released loss computes the clean logits twice, which only moves BatchNorm's "
             "running statistics once more; here they are computed once.",
             "The released settings are for CIFAR-10; the CIFAR-100 recipe takes them over.",
         ),
-        bibtex=TRADES.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=TradesParams,

@@ -55,11 +55,11 @@ class DecoupledKdTask(LogitTask):
         """Class weights [B, C]."""
         if self.class_means is not None:
             return self.class_means.of(batch.y)
-        return sample_weights(batch.taught, self.params.sample_temperature)
+        return sample_weights(batch.teacher_logits, self.params.sample_temperature)
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
         """The weighted MSE and the soft cross-entropy, both under the warm-up."""
-        parts = self.divergence(student_BC, batch.taught, self.weights(batch))
+        parts = self.divergence(student_BC, batch.teacher_logits, self.weights(batch))
         share = self.params.warmup(batch.epoch)
         return {
             "wmse": (share * self.params.wmse_weight, parts.wmse),
@@ -69,7 +69,7 @@ class DecoupledKdTask(LogitTask):
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Gather the teacher's predictions of the augmented images."""
         if self.class_means is not None:
-            self.class_means.update(batch.taught, batch.y)
+            self.class_means.update(batch.teacher_logits, batch.y)
 
     def end_epoch(self, epoch: int) -> None:
         """The next epoch is weighted by this epoch's means."""

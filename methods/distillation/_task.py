@@ -53,10 +53,10 @@ class DistillationTask(Task):
 class LogitTask(DistillationTask):
     """Terms of the logits alone: the engine brings the teacher's."""
 
-    teacher_logits: ClassVar[bool] = True
+    needs_teacher_logits: ClassVar[bool] = True
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
-        """The terms; ``batch.taught`` are the teacher's logits."""
+        """The terms; ``batch.teacher_logits`` are the teacher's logits."""
         raise NotImplementedError
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:

@@ -7,7 +7,7 @@ from pydantic import Field
 from harness.method import Batch, Method, MethodCard
 from harness.models.features import Features
 from methods import _pairs
-from methods.distillation._papers import ATTENTION
+from methods._papers import cite
 from methods.distillation._task import DistillationParams, FeatureTask, Terms
 from methods.losses.attention import attention_loss
 
@@ -37,8 +37,7 @@ METHOD = Method(
             r"\mathrm{mean} \left(Q_s^l - Q_t^l\right)^2, \quad Q = \frac{a}{\|a\|_2}, \quad a = "
             r"\mathrm{mean}_k f_k^2"
         ),
-        paper=ATTENTION.line,
-        url=ATTENTION.url,
+        **cite("zagoruyko2017paying"),
         tables=(3,),
         notes=(
             "The stem is left out, and a larger map is averaged down to the smaller, as released.",
@@ -48,7 +47,6 @@ METHOD = Method(
             "The same weight on all pairs; Tables 5 and 7 print no row of it. Small-scale recipes "
             "take 50, as the mean over fewer places is larger.",
         ),
-        bibtex=ATTENTION.bibtex,
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "attention_weight": "FEAT_WEIGHT"},
     ),

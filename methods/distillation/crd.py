@@ -10,8 +10,8 @@ from harness.config import merge
 from harness.errors import UserError
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import CRD
 from methods.distillation._task import DistillationParams, FeatureTask
 from methods.losses.contrastive import Contrast, ContrastiveDistillation
 
@@ -93,8 +93,7 @@ METHOD = Method(
             r"\frac{K/N}{h^- + K/N}\right], \quad h = \frac{1}{Z} \exp \frac{v \cdot "
             r"m}{\mathtt{temperature}}"
         ),
-        paper=CRD.line,
-        url=CRD.url,
+        **cite("tian2020contrastive"),
         tables=(3, 5, 7),
         notes=(
             "Negatives are images of other classes, 16,384 of them: without replacement on CIFAR, "
@@ -103,7 +102,6 @@ METHOD = Method(
             "ImageNet is trained at batch 256 and rate 0.1.",
             "The same parameters on all pairs. The rows of Tables 5 and 7 are the last epoch's.",
         ),
-        bibtex=CRD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from harness.method import Batch, Method, MethodCard
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import DKD
 from methods.distillation._task import LogitTask, Terms, WarmedParams
 from methods.losses.logits import dkd_loss
 
@@ -26,7 +26,7 @@ class DkdTask(LogitTask):
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
         """TCKD and NCKD, both under the warm-up."""
-        parts = dkd_loss(student_BC, batch.taught, batch.y, self.params.temperature)
+        parts = dkd_loss(student_BC, batch.teacher_logits, batch.y, self.params.temperature)
         share = self.params.warmup(batch.epoch)
         return {
             "target": (share * self.params.target_weight, parts.target),
@@ -69,8 +69,7 @@ METHOD = Method(
             r"\left[\mathtt{target\_weight}\, \mathrm{TCKD} + \mathtt{non\_target\_weight}\, "
             r"\mathrm{NCKD}\right]"
         ),
-        paper=DKD.line,
-        url=DKD.url,
+        **cite("zhao2022decoupled"),
         tables=(3, 5, 7),
         notes=(
             "The paper's alpha is target_weight, its beta non_target_weight. Both parts carry the "
@@ -81,7 +80,6 @@ METHOD = Method(
             "printed (mdistiller, issue 7).",
             "Small-scale recipes warm up over three epochs.",
         ),
-        bibtex=DKD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

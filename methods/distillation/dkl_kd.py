@@ -6,7 +6,7 @@ from torch import Tensor
 
 from harness.method import Method, MethodCard
 from methods import _pairs
-from methods.adversarial._papers import DKL
+from methods._papers import cite
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES, settings
 from methods.losses.divergence import DecoupledParts
@@ -34,8 +34,7 @@ METHOD = Method(
             r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - "
             r"\mathcal{S}(\Delta s_{jk}))^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right]"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         notes=(
             "No table prints it: it is the yardstick that shows what broken asymmetry brings. "
             "Its recipes are those of ikl-kd on each pair, named by the pair's table.",
@@ -43,7 +42,6 @@ METHOD = Method(
             "is that of KD at kd_weight = ce_weight / temperature^2.",
             "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",
         ),
-        bibtex=DKL.bibtex,
         needs_teacher=True,
     ),
     params=DecoupledKdParams,

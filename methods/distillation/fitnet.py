@@ -8,7 +8,7 @@ from harness.errors import UserError
 from harness.method import Batch, Method, MethodCard, TaskContext
 from harness.models.features import Features
 from methods import _pairs
-from methods.distillation._papers import FITNET
+from methods._papers import cite
 from methods.distillation._task import DistillationParams, FeatureTask, Terms
 from methods.losses.hints import HintRegressor, hint_loss
 
@@ -56,15 +56,13 @@ METHOD = Method(
             r"\left(r(f_s) - f_t\right)^2, \quad r = \mathrm{ReLU} \circ \mathrm{BN} \circ "
             r"\mathrm{Conv}"
         ),
-        paper=FITNET.line,
-        url=FITNET.url,
+        **cite("romero2015fitnets"),
         tables=(5, 7),
         notes=(
             "The paper trains in two stages; as released with CRD and mdistiller, hint and labels "
             "train together, and the convolution's kernel follows from the two sizes.",
             "The same parameters on all pairs. The printed rows are the last epoch's.",
         ),
-        bibtex=FITNET.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

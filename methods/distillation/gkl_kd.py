@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.method import Method, MethodCard
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.adversarial._papers import GKL
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.losses.divergence import DecoupledParts
 from methods.losses.logits import gkl_kd_loss
@@ -81,8 +81,7 @@ METHOD = Method(
             r"t_{i,jk} - \Delta s_{i,jk})^2}{\sum_i \left(\sum_j q_i^j\right)^2} - "
             r"\mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad q = w^{\mathtt{power}}"
         ),
-        paper=GKL.line,
-        url=GKL.url,
+        **cite("cui2025generalized"),
         notes=(
             "Not in the tables of the reference paper: this is the second version of its released "
             "code. Its recipes are named by the tables in which the pairs stand.",
@@ -94,7 +93,6 @@ METHOD = Method(
             "The released T2, 4 on CIFAR and 1 on ImageNet, is sample_temperature and "
             "class_temperature here.",
         ),
-        bibtex=GKL.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from harness.method import Method, MethodCard
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.adversarial._papers import DKL
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.losses.divergence import DecoupledParts
 from methods.losses.logits import ikl_kd_loss
@@ -71,8 +71,7 @@ METHOD = Method(
             r"s_{jk})^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad p = "
             r"\mathrm{Softmax}(\cdot / \mathtt{temperature})"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(3, 5, 7),
         notes=(
             "The paper's alpha is wmse_weight, its beta ce_weight; the released code and its "
@@ -92,7 +91,6 @@ METHOD = Method(
             "The released T2 is sample_temperature, and class_temperature where global information "
             "is on. A class without a sample in an epoch keeps its mean; there it becomes NaN.",
         ),
-        bibtex=DKL.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from harness.method import Batch, Method, MethodCard
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import HINTON
 from methods.distillation._task import DistillationParams, LogitTask, Terms
 from methods.losses.logits import kd_loss
 
@@ -26,7 +26,7 @@ class KdTask(LogitTask):
 
     def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
         """T^2 KL."""
-        kl = kd_loss(student_BC, batch.taught, self.params.temperature)
+        kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
         return {"kl": (self.params.kd_weight, kl)}
 
 
@@ -46,15 +46,13 @@ METHOD = Method(
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / T) \,\|\, \mathrm{Softmax}(s / T)), "
             r"\quad T = \mathtt{temperature}"
         ),
-        paper=HINTON.line,
-        url=HINTON.url,
+        **cite("hinton2015distilling"),
         tables=(3, 5, 7),
         notes=(
             "On CIFAR the weights are 0.1 and 0.9 at temperature 4, on ImageNet 0.5 and 0.5 at "
             "temperature 1, as released with mdistiller.",
             "Tables 5 and 7 print the last epoch's accuracy, Table 3 the best epoch's on test.",
         ),
-        bibtex=HINTON.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

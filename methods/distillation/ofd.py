@@ -10,8 +10,8 @@ from harness.method import Batch, Method, MethodCard, TaskContext
 from harness.models.features import Features
 from harness.training.modes import attack_mode
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import OFD
 from methods.distillation._task import DistillationParams, FeatureTask, Terms
 from methods.losses.overhaul import OverhaulDistillation
 
@@ -72,8 +72,7 @@ METHOD = Method(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{overhaul\_weight} \sum_{l < n} "
             r"2^{l + 1 - n} d_p\left(\max(f_t^l, m), r_l(f_s^l)\right)"
         ),
-        paper=OFD.line,
-        url=OFD.url,
+        **cite("heo2019comprehensive"),
         tables=(3, 5, 7),
         notes=(
             "As released the teacher is in training mode, and by its author on purpose: it "
@@ -85,7 +84,6 @@ METHOD = Method(
             "and connects three stages; here there are four.",
             "ImageNet is trained at batch 128 and rate 0.05 with weight 0.0001.",
         ),
-        bibtex=OFD.bibtex,
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "overhaul_weight": "FEAT_WEIGHT"},
     ),

@@ -10,8 +10,8 @@ from harness.config import merge
 from harness.method import Batch, Method, MethodCard, TaskContext
 from harness.models.features import Features
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import REVIEW
 from methods.distillation._task import FeatureTask, Terms, WarmedParams
 from methods.losses.review import ReviewDistillation
 
@@ -96,8 +96,7 @@ METHOD = Method(
             r"\mathtt{review\_weight} \sum_l \mathrm{HCL}(\mathrm{ABF}(f_s^l, "
             r"\mathrm{ABF}(f_s^{l+1}, \ldots)), f_t^l)"
         ),
-        paper=REVIEW.line,
-        url=REVIEW.url,
+        **cite("chen2021distilling"),
         tables=(3, 5, 7),
         notes=(
             "The training is that of mdistiller: epochs of the warm-up count from 1, the teacher "
@@ -107,7 +106,6 @@ METHOD = Method(
             "The student's maps are taken after activation on CIFAR, before it on ImageNet.",
             "ImageNet is trained at batch 256 and rate 0.1, without warm-up.",
         ),
-        bibtex=REVIEW.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

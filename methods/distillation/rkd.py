@@ -7,7 +7,7 @@ from pydantic import Field
 from harness.method import Batch, Method, MethodCard
 from harness.models.features import Features
 from methods import _pairs
-from methods.distillation._papers import RKD
+from methods._papers import cite
 from methods.distillation._task import DistillationParams, FeatureTask, Terms
 from methods.losses.relational import rkd_loss
 
@@ -42,15 +42,13 @@ METHOD = Method(
             r"\mathrm{mean}_{ij}\, h(d_{ij}^s - d_{ij}^t) + \mathtt{angle\_weight}\, "
             r"\mathrm{mean}_{ijk}\, h(a_{ijk}^s - a_{ijk}^t)"
         ),
-        paper=RKD.line,
-        url=RKD.url,
+        **cite("park2019relational"),
         tables=(5, 7),
         notes=(
             "Distances are in units of the batch's mean; h is Huber's loss. Means also count a "
             "point with itself, as released.",
             "The same weights on all pairs. The printed rows are the last epoch's.",
         ),
-        bibtex=RKD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -17,10 +17,10 @@ from harness.config import EvalConfig, RunConfig
 from harness.data import load_dataset
 from harness.evaluation.analysis.statistics import accuracy
 from harness.models import build_model
+from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
-from harness.training.checkpoint import save_model
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 N = 40

@@ -13,7 +13,6 @@ from torch import nn
 from harness.errors import UserError
 from harness.models.checkpoint import (
     adapt_names,
-    file_sha256,
     find_state,
     load_weights,
     read_checkpoint,
@@ -22,6 +21,7 @@ from harness.models.checkpoint import (
 )
 from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
+from harness.store.files import file_sha256
 
 
 class Touch:
@@ -35,7 +35,7 @@ class Touch:
 
 
 def network(num_classes=4):
-    return ResNet(num_classes, depth=8, channels=(4, 4, 8, 8))
+    return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
 
 
 @pytest.fixture

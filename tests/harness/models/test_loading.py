@@ -10,9 +10,10 @@ from torch import nn
 
 from harness.errors import UserError
 from harness.models import build_model
-from harness.models.checkpoint import file_sha256, state_dict_sha256
-from harness.models.loading import MODEL_FORMAT, load_external, load_model_file
+from harness.models.checkpoint import MODEL_FORMAT, state_dict_sha256
+from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
+from harness.store.files import file_sha256
 
 INFO = SimpleNamespace(
     name="tiny", num_classes=4, channels=3, image_size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)

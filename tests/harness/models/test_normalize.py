@@ -12,7 +12,7 @@ MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
 
 @pytest.fixture
 def network():
-    return ResNet(4, depth=8, channels=(4, 4, 8, 8)).eval()
+    return ResNet(4, blocks=(1, 1, 1), channels=(4, 4, 8, 8)).eval()
 
 
 def test_model_sees_normalised_images(network):
