@@ -16,7 +16,7 @@ from harness.config import fingerprint
 from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.chunk import ProgressFn
+from harness.evaluation.attack.job import ProgressFn
 from harness.evaluation.attack.judge import predict
 from harness.evaluation.corruptions import CORRUPTIONS, SEVERITIES, VERSION, corrupt
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched

@@ -209,8 +209,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm {protocol.norm} was asked for, but the radius {protocol.eps:.4g} was chosen "
-            f"for {norm}: give --eps as well"
+            f"the norm {protocol.norm} was asked for, but the radius {protocol.eps[-1]:.4g} was "
+            f"chosen for {norm}: give --eps as well"
         )
 
 

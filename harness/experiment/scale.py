@@ -85,7 +85,7 @@ def _changes(usual: RunConfig, row: RunConfig) -> dict[str, Any]:
 
 def _scaled(path: str, value: Any, row: RunConfig, small: RunConfig) -> Any:
     if path in RADII:
-        return value * small.evaluation.eps / row.evaluation.eps
+        return value * small.evaluation.eps[-1] / row.evaluation.eps[-1]
     if path in EPOCHS:
         share = small.training.epochs / row.training.epochs
         if isinstance(value, list):

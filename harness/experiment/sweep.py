@@ -17,10 +17,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, JsonValue, field_validator
 
-from harness.config import RunConfig, Strict, fingerprint
+from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
 from harness.data import dataset_info
 from harness.errors import UserError
-from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
 from harness.experiment.resolve import DEFAULT_DATASET, method_of, resolve, validated
 from harness.experiment.scale import at_scale
@@ -207,10 +207,10 @@ def _item(group: Sequence[Row]) -> Item:
     directory = RunDirectory(config.results, config.run_id)
     record = directory.record if directory.exists else {}
     trained = directory.model_path.exists()
-    evaluation = find_evaluation(directory, config)
-    evaluated = evaluation is not None and evaluation.record["status"] == "success"
+    found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
+    evaluated = all(each is not None and each.record["status"] == "success" for each in found)
     epochs = config.training.epochs if trained else _checkpointed(directory)
-    chunks = len(evaluation.finished_chunks()) if evaluation else 0
+    chunks = sum(len(each.finished_chunks()) for each in found if each is not None)
     begun: State = "partial" if epochs or chunks else "missing"
     return Item(
         config=config,
@@ -227,15 +227,21 @@ def _checkpointed(directory: RunDirectory) -> int:
     return len(directory.epochs()) if directory.checkpoint_path.exists() else 0
 
 
-def find_evaluation(directory: RunDirectory, config: RunConfig) -> EvaluationDirectory | None:
-    """The run's evaluation by the configured protocol: a finished one, else that of most chunks.
+def find_evaluation(
+    directory: RunDirectory, config: RunConfig, protocol: EvalProtocol | None = None
+) -> EvaluationDirectory | None:
+    """The run's evaluation by a protocol: a finished one, else that of most chunks.
 
     One by another version of the attacks is none: ``evaluate`` would not go on from it.
+
+    Args:
+        directory: the run's.
+        config: its configuration.
+        protocol: one of ``config.evaluation``; by default that of the largest radius.
     """
-    asked = config.evaluation
-    threat = Threat(asked.norm, asked.eps, dataset_info(config.data.name).num_classes)
-    wanted = asked.identity_payload()
-    wanted["attack_version"] = attack_version(asked.attacks, threat)
+    protocol = protocol or config.evaluation.protocols()[-1]
+    wanted = protocol.identity_payload()
+    wanted["attack_version"] = attack_version(protocol, dataset_info(config.data.name).num_classes)
 
     def fits(evaluation: EvaluationDirectory) -> bool:
         told = evaluation.record.get("protocol") or {}

@@ -31,19 +31,25 @@ def verdicts_digest(verdicts: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_verdicts(path: Path) -> pa.Table:
+def read_verdicts(path: Path, digest: str | None = None) -> pa.Table:
     """The verdicts in a Parquet file, with ``VERDICT_SCHEMA``.
 
+    Args:
+        path: the file.
+        digest: what ``verdicts_digest`` must give; None where the record has none.
+
     Raises:
-        UserError: the file is missing or damaged, or is not a verdict file.
+        UserError: the file is missing or damaged, or does not hold these verdicts.
     """
+    again = "delete the file and repeat the evaluation, which goes on from its chunks"
     try:
         verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
-        # Text that is no text is found only by looking at it.
+        # Text that is not UTF-8 is found only by a full validation.
         verdicts.validate(full=True)
-        return verdicts
     except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"the verdicts {path} cannot be read ({error}): {again}") from error
+    if digest is not None and verdicts_digest(verdicts) != digest:
         raise UserError(
-            f"the verdicts {path} cannot be read ({error}): delete the file and repeat the "
-            "evaluation, which goes on from its other chunks"
-        ) from error
+            f"the verdicts {path} are not those that were written (digest {digest[:12]}): {again}"
+        )
+    return verdicts

@@ -296,7 +296,7 @@ class Trainer:
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
         if self.training.attack is None:
             steps = 0
-        eps = self.config.evaluation.eps
+        eps = self.config.evaluation.protocols()[-1].eps
         accuracy = monitor_accuracy(
             self.average.model,
             self.watched,
