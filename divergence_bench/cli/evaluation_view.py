@@ -9,8 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config import eps_text
-from harness.evaluation.analysis.curves import Point, curve_of, curves
+from harness.evaluation.analysis.curves import (
+    Point,
+    curve_flags,
+    curve_of,
+    curves,
+    with_curve_flags,
+)
 from harness.progress import duration
+from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 Record = Mapping[str, Any]
@@ -19,8 +26,13 @@ COUNTS = {"attacked": "attacked", "broken": "broken", "forward": "fwd", "backwar
 
 def print_evaluations(run: RunDirectory, console: Console) -> None:
     """The stages of the newest finished evaluation, and one line for each other one."""
+    computed = curve_flags(Database(run.results), [run.run_id])
     finished = sorted(
-        (e.record for e in run.evaluations() if e.record["status"] == "success"),
+        (
+            with_curve_flags(e.record, computed)
+            for e in run.evaluations()
+            if e.record["status"] == "success"
+        ),
         key=lambda record: (str(record["finished_at"]), str(record["evaluation_id"])),
     )
     attacked = [record for record in finished if record.get("stages")]

@@ -23,14 +23,14 @@ from divergence_bench.cli import study as cli_study
 from divergence_bench.cli.db import Json, Results, db
 from divergence_bench.cli.evaluation_view import print_curve
 from divergence_bench.cli.study import OnCluster, PerTask, asked_cluster
-from harness.config import EvalConfig, RunConfig
-from harness.distributed.group import ProcessGroup, process_group, under_torchrun
+from harness.config import RunConfig
+from harness.distributed.group import process_group, under_torchrun
 from harness.distributed.signals import stopping
 from harness.errors import UserError
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images as adversarial
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner, step_timing
-from harness.experiment.cluster import chunks_on
 from harness.progress import Reporter
 from harness.registry import METHODS, REPORTS
 from harness.store.rundir import RunDirectory, find_run
@@ -150,19 +150,18 @@ def run(
         return
     reporter = Reporter(quiet=as_json)
 
-    def measure(protocol: EvalConfig, processes: ProcessGroup) -> runner.Outcome:
-        at = config.model_copy(update={"evaluation": protocol})
-        return runner.run(at, reporter, passed={"argv": sys.argv[1:]}, processes=processes)
-
     with process_group(device) as processes:
         if not processes.first:
             runner.run_worker(processes)
             return
         _announce(config, reporter)
-        with chunks_on(where):
-            outcomes = [measure(at, processes) for at in _radii(config.evaluation, eps)]
+        passed = {"argv": sys.argv[1:]}
+        with ray_executor(where) as executor:
+            outcome = runner.run(
+                config, reporter, passed=passed, processes=processes, executor=executor
+            )
         processes.send(None)
-    _print_outcome(outcomes[-1], results, as_json)
+    _print_outcome(outcome, results, as_json)
 
 
 @app.command()
@@ -204,24 +203,25 @@ def evaluate(
     default = stored if directory else {"eps": listing.default_eps(str(dataset))}
     protocol = resolve.evaluation(default, overrides, set_ or ())
 
-    def measure(at: EvalConfig) -> runner.Outcome:
+    with ray_executor(where) as executor:
         if directory is not None:
-            return runner.evaluate_run(directory, at, data_root, device, reporter)
-        return runner.evaluate_external(
-            source,
-            str(dataset),
-            at,
-            results=results,
-            reporter=reporter,
-            root=data_root,
-            device=device,
-            arch=arch,
-            weights=weights,
-        )
-
-    with chunks_on(where):
-        outcomes = [measure(at) for at in _radii(protocol, eps)]
-    _print_outcome(outcomes[-1], results, as_json)
+            outcome = runner.evaluate_run(
+                directory, protocol, data_root, device, reporter, executor
+            )
+        else:
+            outcome = runner.evaluate_external(
+                source,
+                str(dataset),
+                protocol,
+                results=results,
+                reporter=reporter,
+                root=data_root,
+                device=device,
+                arch=arch,
+                weights=weights,
+                executor=executor,
+            )
+    _print_outcome(outcome, results, as_json)
 
 
 @app.command("time")
@@ -325,23 +325,17 @@ def main() -> None:
 
 def _protocol(given: dict[str, Any]) -> dict[str, Any]:
     """The evaluation settings among a command's options, under their configuration names."""
-    largest = max(curves.radii(given["eps"])) if given["eps"] is not None else None
     settings = [text.partition("=")[0].strip() for text in given["set_"] or ()]
-    if largest is not None and {"eps", "evaluation.eps"} & set(settings):
+    if given["eps"] is not None and {"eps", "evaluation.eps"} & set(settings):
         raise UserError("--eps and --set evaluation.eps are both given: leave one out")
     return {
         "norm": given["norm"],
-        "eps": largest or None,
+        "eps": given["eps"],
         "attacks": given["attacks"],
         "limit": given["eval_limit"],
         "workers": given["workers"],
         "save_adversarial": given["save_adversarial"],
     }
-
-
-def _radii(protocol: EvalConfig, eps: str | None) -> list[EvalConfig]:
-    """The protocol at each radius that was asked for, the largest last."""
-    return [protocol] if eps is None else curves.protocols(protocol, curves.radii(eps))
 
 
 def _as_run(results: Path, source: str) -> RunDirectory | None:

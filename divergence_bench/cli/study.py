@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from divergence_bench.cli import check_view, sweep_view
+from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.experiment import cluster, estimate
 from harness.experiment import regression as checks
@@ -110,7 +111,7 @@ def sweep(
         raise typer.Exit(FAILED)
 
 
-def asked_cluster(address: str | None, task: str | None) -> cluster.Cluster | None:
+def asked_cluster(address: str | None, task: str | None) -> Cluster | None:
     """The cluster of the options ``--cluster`` and ``--task``; None for none.
 
     Raises:
@@ -120,7 +121,7 @@ def asked_cluster(address: str | None, task: str | None) -> cluster.Cluster | No
         if task is not None:
             raise UserError("--task says what a cluster's tasks ask for: give --cluster as well")
         return None
-    return cluster.Cluster.asked(address, task)
+    return Cluster.parse(address, task)
 
 
 def check(

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, JsonValue, field_validator
 
-from harness.config import RunConfig, Strict, fingerprint
+from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
 from harness.data import dataset_info
 from harness.errors import UserError
-from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
 from harness.experiment.resolve import (
     DEFAULT_DATASET,
@@ -250,7 +250,7 @@ def at_scale(
 
 def _scaled(path: str, value: Any, row: RunConfig, small: RunConfig) -> Any:
     if path in RADII:
-        return value * small.evaluation.eps / row.evaluation.eps
+        return value * small.evaluation.eps[-1] / row.evaluation.eps[-1]
     if path in EPOCHS:
         fraction = small.training.epochs / row.training.epochs
         if isinstance(value, list):
@@ -273,10 +273,10 @@ def _item(group: Sequence[Row]) -> Item:
     directory = RunDirectory(config.results, config.run_id)
     record = directory.record if directory.exists else {}
     trained = directory.model_path.exists()
-    evaluation = find_evaluation(directory, config)
-    evaluated = evaluation is not None and evaluation.record["status"] == "success"
+    found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
+    evaluated = all(each is not None and each.record["status"] == "success" for each in found)
     epochs = config.training.epochs if trained else _checkpointed(directory)
-    chunks = len(evaluation.finished_chunks()) if evaluation else 0
+    chunks = sum(len(each.finished_chunks()) for each in found if each is not None)
     unfinished: State = "partial" if epochs or chunks else "missing"
     return Item(
         config=config,
@@ -293,15 +293,22 @@ def _checkpointed(directory: RunDirectory) -> int:
     return len(directory.epochs()) if directory.checkpoint_path.exists() else 0
 
 
-def find_evaluation(directory: RunDirectory, config: RunConfig) -> EvaluationDirectory | None:
-    """The run's evaluation by the configured protocol: a finished one, else that of most chunks.
+def find_evaluation(
+    directory: RunDirectory, config: RunConfig, protocol: EvalProtocol | None = None
+) -> EvaluationDirectory | None:
+    """The run's evaluation by a protocol: a finished one, else that of most chunks.
 
     Evaluations by another version of the attacks are left out: ``evaluate`` cannot resume them.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+        protocol: one of ``config.evaluation.protocols()``; default: that of the largest radius.
     """
-    protocol = config.evaluation
-    threat = Threat(protocol.norm, protocol.eps, dataset_info(config.data.name).num_classes)
+    protocol = protocol or config.evaluation.protocols()[-1]
     expected = protocol.identity_payload()
-    expected["attack_version"] = attack_version(protocol.attacks, threat)
+    num_classes = dataset_info(config.data.name).num_classes
+    expected["attack_version"] = attack_version(protocol, num_classes)
 
     def fits(evaluation: EvaluationDirectory) -> bool:
         stored = evaluation.record.get("protocol") or {}

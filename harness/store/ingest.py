@@ -27,7 +27,7 @@ from harness.store.schema import (
     Table,
     arrow_schema,
 )
-from harness.store.verdicts import read_verdicts, verdicts_digest
+from harness.store.verdicts import read_verdicts
 
 ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
@@ -58,14 +58,7 @@ class Snapshot:
             UserError: the file is damaged.
         """
         path, _ = self.verdict_files[evaluation_id]
-        verdicts = read_verdicts(path)
-        digest = self.digests.get(evaluation_id)
-        if digest is not None and verdicts_digest(verdicts) != digest:
-            raise UserError(
-                f"the verdicts {path} are not those that were written (digest {digest[:12]}): "
-                "delete the file and repeat the evaluation, which continues from its chunks"
-            )
-        return verdicts
+        return read_verdicts(path, self.digests.get(evaluation_id))
 
 
 def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:

@@ -15,7 +15,7 @@ import pytest
 from divergence_bench.cli.sweep_view import compared, summary
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import estimate
 from harness.experiment.resolve import resolve
 from harness.experiment.sweep import (
@@ -276,8 +276,7 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
 
 def version(config: RunConfig) -> str:
     """What the attacks of a run are called today."""
-    protocol = config.evaluation
-    return attack_version(protocol.attacks, Threat(protocol.norm, protocol.eps, 10))
+    return attack_version(config.evaluation.protocols()[0], 10)
 
 
 # Killed on the way
