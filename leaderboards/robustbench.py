@@ -21,8 +21,8 @@ from harness.config import eps_text
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import write_bytes_atomic
-from leaderboards.like_runs import records
-from leaderboards.protocols import STANDARD_ATTACKS, STANDARD_VERSION, attacks_of
+from leaderboards.protocols import is_standard_attack
+from leaderboards.results import records
 from leaderboards.table import ROBUSTBENCH
 
 # Their names for what ``reported`` calls these metrics.
@@ -157,7 +157,7 @@ def export_run(
     Raises:
         UserError: the run has no evaluation that RobustBench would take, or a field is missing.
     """
-    found = records(Database(results), EVALUATION, {"run_id": run_id})
+    found = records(Database(results), EVALUATIONS, {"run_id": run_id})
     whole = next((run for run in found if _is_standard(run)), None)
     if whole is None:
         raise UserError(
@@ -178,28 +178,20 @@ def export_run(
     return entry
 
 
-EVALUATION = """
-SELECT r.dataset, r.arch, r.config->'data'->>'generated_name' AS generated, r.scale,
-       coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
-       e.norm, e.eps, e.attacks, e.attack_version, e.n, e.precision, e.flags,
-       clean.value AS clean, aa.value AS aa
-FROM runs r JOIN evaluations e USING (run_id)
+EVALUATIONS = """
+SELECT f.*, clean.value AS clean, aa.value AS aa
+FROM finished_evaluations f
 JOIN metrics clean ON (clean.run_id, clean.evaluation_id, clean.name)
-    = (e.run_id, e.evaluation_id, 'clean')
-JOIN metrics aa ON (aa.run_id, aa.evaluation_id, aa.name) = (e.run_id, e.evaluation_id, 'aa')
-WHERE r.run_id = $run_id AND e.status = 'success'
-ORDER BY e.finished_at DESC, e.evaluation_id
+    = (f.run_id, f.evaluation_id, 'clean')
+JOIN metrics aa ON (aa.run_id, aa.evaluation_id, aa.name) = (f.run_id, f.evaluation_id, 'aa')
+WHERE f.run_id = $run_id ORDER BY f.finished_at DESC, f.evaluation_id
 """
 
 
 def _is_standard(run: Mapping[str, Any]) -> bool:
     board = BOARDS.get((run["dataset"], run["norm"]))
     return (
-        board == (eps_text(run["eps"]), run["n"])
-        and not run["partial"]
-        and run["precision"] == "float32"
-        and attacks_of(run) == STANDARD_ATTACKS
-        and STANDARD_VERSION.fullmatch(run["attack_version"]) is not None
+        board == (eps_text(run["eps"]), run["n"]) and not run["partial"] and is_standard_attack(run)
     )
 
 
@@ -214,8 +206,8 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "autoattack_acc": f"{100 * run['aa']:.2f}",
         "unreliable": bool(json.loads(run["flags"] or "[]")),
     }
-    if run["generated"]:
-        size = run["generated"].rpartition("-")[2].upper()
+    if run["generated_name"]:
+        size = run["generated_name"].rpartition("-")[2].upper()
         facts["footnote"] = f"It uses additional {size} synthetic images in training."
     return facts
 

@@ -110,11 +110,11 @@ def ablation(
         columns=columns,
         rows=rows,
         where={"dataset": "CIFAR-100", "tau": str(tau)},
-        welcome=InclusionRule(
+        includes=InclusionRule(
             ("cifar100",), ("adversarial",), ("name",), small=small, methods=("ikl",)
         ),
         first_run=f"python -m harness run --recipe table{number}/ikl-a20-b3",
-        compete=("group",),
+        ranked_within=("group",),
         panels={
             "(a)": f"Effects of {ALPHA} with {BETA} = 3",
             "(b)": f"Effects of {BETA} with {ALPHA} = 20",

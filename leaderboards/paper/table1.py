@@ -65,7 +65,7 @@ TABLE = TableSpec(
             "computed from the numbers shown.",
         ),
     ),
-    welcome=InclusionRule(
+    includes=InclusionRule(
         ("cifar100",),
         ("adversarial",),
         ("", "", "", "name"),

@@ -110,7 +110,7 @@ TABLE = TableSpec(
         row("IKL-AT", "", "WRN-28-10", "20M", "table4/ikl-20m", "ikl"),
     ),
     where={"dataset": "CIFAR-10"},
-    compete=("augmentation",),
+    ranked_within=("augmentation",),
     stub="Dataset",
     stub_text=f"CIFAR-10 ({THREAT})",
     differences=(
@@ -137,7 +137,7 @@ TABLE = TableSpec(
             "without generated images, of Wang et al. with as many.",
         ),
     ),
-    welcome=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
+    includes=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
     threat=("cifar10", "8/255"),
     first_run="python -m harness run --recipe table4/ikl",
     disputed=(

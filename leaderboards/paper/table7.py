@@ -12,7 +12,7 @@ from leaderboards.spec import Disputed, TableSpec
 
 TABLE = TableSpec(
     number=7,
-    title="Knowledge distillation on CIFAR-100, different networks",
+    title="Knowledge distillation on CIFAR-100, different architectures",
     caption=(
         "Top-1 accuracy (%) on CIFAR-100 where teacher and student are networks of different "
         "kinds. The last row is the gain over classical KD; the best of all methods is underlined."
@@ -34,7 +34,7 @@ TABLE = TableSpec(
     attacked=False,
     models=3,
     stub="Distillation manner",
-    welcome=DISTILLED,
+    includes=DISTILLED,
     first_run="python -m harness run --method ikl-kd --recipe table7/resnet32x4-shufflenet-v1",
     disputed=(
         Disputed(

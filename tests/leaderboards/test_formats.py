@@ -15,11 +15,13 @@ from rich.console import Console
 
 import leaderboards
 from harness.config import eps_text
+from harness.store.database import Database
 from leaderboards.render.latex import document, to_latex
-from leaderboards.render.plots import Point, front, points_of, scatter
+from leaderboards.render.plots import pareto_front, plots_of, points_of
 from leaderboards.render.report import FORMATS, text_of, write_site
 from leaderboards.render.terminal import print_table
-from leaderboards.table import INTERVAL, MEANINGS, Number, Table
+from leaderboards.summary import run_summary
+from leaderboards.table import INTERVAL, MEANINGS, Table
 
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
@@ -266,9 +268,11 @@ def test_a_legend_says_where_intervals_are_from(
 
 
 def test_a_plot_says_where_its_intervals_are_from(printed: list[Table]) -> None:
-    assert INTERVAL in scatter(points_of(printed[1], "clean", "aa"), "x", "y")
-    pair = "resnet34/resnet18"
-    assert INTERVAL not in scatter(points_of(printed[2], f"{pair}/time", pair), "x", "y")
+    (plot,) = plots_of(printed[1])
+    assert INTERVAL in plot.caption
+    assert "<title>AWP [25] (60.38, 28.86)</title>" in plot.svg
+    # The distillation tables print means of three models, which have no interval of one.
+    assert [INTERVAL in each.caption for each in plots_of(printed[2])] == [False, False]
 
 
 def test_a_page_has_evidence_one_click_away(printed: list[Table]) -> None:
@@ -286,20 +290,30 @@ def test_spreadsheets_take_no_name_for_a_formula(add_run: AddRun, tmp_path: Path
 
 
 def test_the_front_is_what_no_other_beats() -> None:
-    def point(x: float, y: float) -> Point:
-        return Point(f"{x}", Number(x, "P"), Number(y, "P"))
-
-    points = [point(1, 5), point(2, 4), point(2, 3), point(3, 1), point(1, 4)]
-    assert [(p.x.value, p.y.value) for p in front(points)] == [(1, 5), (2, 4), (3, 1)]
-    fast = front(points, less_is_better=True)
-    assert [(p.x.value, p.y.value) for p in fast] == [(1, 5)]
+    points = [(x, y, (x, y)) for x, y in ((1, 5), (2, 4), (2, 3), (3, 1), (1, 4))]
+    assert pareto_front(points) == [(1, 5), (2, 4), (3, 1)]
+    assert pareto_front(points, x_lower=True) == [(1, 5)]
+    assert pareto_front(points, x_lower=True, y_lower=True) == [(1, 4), (2, 3), (3, 1)]
+    assert pareto_front(points, y_lower=True) == [(3, 1)]
 
 
 def test_plots_leave_small_scale_out(results: Path) -> None:
     points = points_of(leaderboards.table(2, results), "clean", "aa")
-    assert {point.badge for point in points} == {"P", "R"}
+    assert {point.y.badge for point in points} == {"P", "R"}
     assert len(points) == 13 + 2
-    assert scatter([], "x", "y") == ""
+
+
+def test_a_ranking_has_every_format(results: Path) -> None:
+    run_id = Database(results).query("SELECT run_id FROM runs WHERE method = 'kl'")["run_id"].item()
+    table = run_summary(results, run_id).table
+    lines = list(csv.DictReader(io.StringIO(text_of(table, "csv"))))
+    assert {line["rank"] for line in lines} >= {"1", "1="}
+    assert [(float(line["value"]), line["badge"]) for line in lines] == numbers_of(table)
+    (tabular,) = tabulars(to_latex(table))
+    assert {width_of(line) for line in tabular.splitlines() if line.endswith(r"\\")} == {12}
+    assert "30.11" in tabular
+    assert r"31.41 $\pm$ 0.01" in tabular
+    assert r"30.11 R \[29.2, 31.0\]" in text_of(table, "markdown")
 
 
 def test_formats_are_the_documented_ones() -> None:
