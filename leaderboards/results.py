@@ -179,7 +179,7 @@ def run_groups(results: Path) -> list[RunGroup]:
     """
     # A name need only distinguish a group from those of its section.
     sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
-    for run in _runs(Database(results), FINISHED, {}):
+    for run in load_runs(Database(results), FINISHED, {}):
         sections[run["like_key"], run["partial"]].append(run)
     return [group for section in sections.values() for group in _grouped(section)]
 
@@ -199,7 +199,7 @@ def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[R
         UserError: the database is missing or cannot be read.
     """
     params = {"run_id": run_id, "evaluation_id": evaluation_id}
-    return _grouped(_runs(Database(results), LIKE, params))
+    return _grouped(load_runs(Database(results), LIKE, params))
 
 
 def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
@@ -233,8 +233,11 @@ def augmentation_of(generated: str | None) -> str:
     return f"{generated.rpartition('-')[2].upper()} Generated Data"
 
 
-def _runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
-    """Rows of ``like_runs``, each with its metrics and flags."""
+def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
+    """A query's rows of ``finished_evaluations`` or ``like_runs``, with ``metrics`` and ``flags``.
+
+    ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
+    """
     runs = records(database, sql, params)
     metrics: dict[tuple[str, str | None], dict[str, Metric]] = defaultdict(dict)
     for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
