@@ -128,8 +128,7 @@ class PrintedRows:
         fitting = [
             group
             for group in self._groups
-            if metric_of(column) in group.metrics
-            and group.fits(
+            if group.fits(
                 method=row.method,
                 dataset=line["dataset"],
                 arch=line[row.arch_fact] if head else line["student_or_arch"],
@@ -137,6 +136,7 @@ class PrintedRows:
                 augmentation="" if head else line["augmentation"],
             )
             and group.has_params(row.params)
+            and metric_of(column) in group.metrics
         ]
         return max(
             fitting,

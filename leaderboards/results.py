@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class RunGroup:
         """Greater for a group to prefer: of more seeds, then the newest."""
         return len(self.runs), str(self["finished_at"])
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, str]:
         """The facts of ``Row.facts``."""
         return {
@@ -97,12 +98,12 @@ class RunGroup:
             "source": self.badge,
         }
 
-    @property
+    @cached_property
     def protocol(self) -> str:
         """Dataset, threat model, attack and number of images."""
         return ", ".join(protocol_facts(self.runs[0], attacks_of(self.runs[0])))
 
-    @property
+    @cached_property
     def note(self) -> str:
         """How it was trained and measured, in one line."""
         changes = json.loads(self["recipe_changes"] or "{}")
@@ -111,7 +112,7 @@ class RunGroup:
         selection = f"epoch {self['selection']}" if self["selection"] else ""
         return "; ".join(filter(None, (recipe + changed, selection, self.protocol)))
 
-    @property
+    @cached_property
     def flags(self) -> tuple[str, ...]:
         """Reasons to doubt its numbers, one sentence each, one for each name."""
         found: dict[str, str] = {}
@@ -120,7 +121,7 @@ class RunGroup:
                 found.setdefault(flag["name"], f"{flag['name']}: {flag['detail']}")
         return tuple(found.values())
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that all its runs have."""
         first, *others = (run["metrics"] for run in self.runs)
