@@ -1,16 +1,20 @@
-"""The cells of a leaderboard: which rows, which text, which weight, and the table they make."""
+"""The cells of a leaderboard: the rows and numbers shown, as a table and as files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from app.components import number_column, show_table, text_column
+from harness.registry import METHODS
+from leaderboards.render.data import to_csv
+from leaderboards.render.latex import to_latex
+from leaderboards.render.markdown import to_markdown
 from leaderboards.render.text import PLUS_MINUS, is_signed, value_text
 from leaderboards.table import (
     DISPUTED,
@@ -222,6 +226,28 @@ def run_ids(row: Row) -> list[str]:
     """The runs that a row's numbers are from."""
     numbers = [number for cell in row.cells.values() for number in cell.numbers]
     return list(dict.fromkeys(run for number in numbers for run in number.run_ids))
+
+
+def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
+    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
+    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
+    shown = replace(table, rows=shown_rows)
+    names = dict.fromkeys(row.facts.get("method", "") for row in rows)
+    cards = [METHODS.get(name).card for name in names if name in METHODS]
+    return {
+        "CSV": to_csv(shown),
+        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
+        "Markdown": to_markdown(shown),
+        "BibTeX": "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex)),
+    }
+
+
+def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
+    if view == "both":
+        return dict(cells)
+    if view == "ours":
+        return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
+    return {key: replace(cell, ours=None) for key, cell in cells.items()}
 
 
 def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: str) -> list[int]:

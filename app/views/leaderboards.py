@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
+from app import components as ui
 from app import queries
 from app.cells import (
     PRINTED_ORDER,
@@ -22,38 +22,22 @@ from app.cells import (
     run_ids,
     show_cells,
     table_cells,
-)
-from app.components import (
-    has_database,
-    heading,
-    nothing_yet,
-    one_named,
-    one_of,
-    plain,
-    query,
-    query_folder,
-    records,
-    run_links,
-    search,
-    some_of,
+    table_files,
 )
 from app.labels import BADGE_LEGEND, protocol_text, stage_title
-from harness.registry import METHODS
 from leaderboards.build import table as paper_table
 from leaderboards.build import tables
 from leaderboards.ranking import Entry
-from leaderboards.render.data import to_csv
-from leaderboards.render.latex import escape, to_latex
-from leaderboards.render.markdown import to_markdown
+from leaderboards.render.latex import escape
 from leaderboards.render.summary import metric_title as title_of
 from leaderboards.render.text import sections
 from leaderboards.summary import RunSummary, run_summary
-from leaderboards.table import REPRODUCED, SMALL, Cell, Row, Table
+from leaderboards.table import REPRODUCED, SMALL, Row, Table
 
 RUNS = "runs"
 VIEWS = ("both", "printed", "ours")
 FACTS = {
-    "aug": ("augmentation", "Training data", "Data beyond the training set, as printed."),
+    "aug": ("augmentation", "Augmentation", "Data beyond the training set, as printed."),
     "arch": ("arch", "Architecture", "The model's architecture, as printed."),
     "src": ("source", "Source", "Where numbers are from."),
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
@@ -64,12 +48,12 @@ FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 def page() -> None:
     """The chosen table, or the runs of one protocol."""
-    heading(
+    ui.heading(
         "Leaderboards",
         "The paper's tables as printed, with the numbers reproduced here beside them.",
     )
     numbers = [str(title.number) for title in tables()]
-    chosen = one_of(
+    chosen = ui.one_of(
         "Table",
         [*numbers, RUNS],
         key="table",
@@ -80,14 +64,14 @@ def page() -> None:
     if chosen == RUNS:
         _runs_here()
     else:
-        _paper_table(query_folder(paper_table, int(chosen)))
+        _paper_table(ui.query_folder(paper_table, int(chosen)))
 
 
 def _paper_table(table: Table) -> None:
-    st.subheader(f"Table {table.number}: {plain(table.title)}", anchor=False)
-    st.caption(f"{plain(table.caption)} {plain(table.protocol)}")
+    st.subheader(f"Table {table.number}: {ui.plain(table.title)}", anchor=False)
+    st.caption(f"{ui.plain(table.caption)} {ui.plain(table.protocol)}")
     if table.message:
-        st.caption(f"Only printed numbers are shown: {plain(table.message)}.")
+        st.caption(f"Only printed numbers are shown: {ui.plain(table.message)}.")
     filters, sort = _filters(table)
     view = _view(table)
     rows = chosen_rows(table, filters, sort)
@@ -100,9 +84,9 @@ def _paper_table(table: Table) -> None:
     for place in selected:
         _row(table, rows[place])
     for remark in table.remarks:
-        st.markdown(f"- {plain(remark)}")
+        st.markdown(f"- {ui.plain(remark)}")
     if table.selection:
-        st.caption(f"Selection rule: {plain(table.selection)}")
+        st.caption(f"Selection rule: {ui.plain(table.selection)}")
     if not table.has_ours:
         st.info("Nothing in this table is measured here yet. This command makes a first number:")
         st.code(table.first_run, language="bash", wrap_lines=True)
@@ -114,14 +98,14 @@ def _filters(table: Table) -> tuple[Filters, str]:
         columns = st.columns(4)
         with columns[0]:
             help = "In methods, architectures, training data and section names."
-            words = search("Search", key="search", help=help)
+            words = ui.search("Search", key="search", help=help)
         facts = {}
         for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
             with columns[place % 4]:
-                facts[name] = some_of(label, known_facts(table, name), key=key, help=help)
+                facts[name] = ui.some_of(label, known_facts(table, name), key=key, help=help)
         with columns[(len(FACTS) + 1) % 4]:
             orders = [PRINTED_ORDER, *dict.fromkeys(column.title for column in table.columns)]
-            sort = one_of("Sort by", orders, key="sort", help="Best first, within each section.")
+            sort = ui.one_of("Sort by", orders, key="sort", help="Best first, within each section.")
     return Filters(words, facts), sort
 
 
@@ -129,7 +113,7 @@ def _view(table: Table) -> str:
     if not table.has_ours:
         return "printed"
     help = "Printed numbers, ours, or both side by side."
-    return one_of("Numbers", VIEWS, key="show", pills=True, help=help)
+    return ui.one_of("Numbers", VIEWS, key="show", pills=True, help=help)
 
 
 def _sections(table: Table, rows: Sequence[Row], view: str) -> list[int]:
@@ -141,7 +125,7 @@ def _sections(table: Table, rows: Sequence[Row], view: str) -> list[int]:
     for name, own in sections(rows):
         title = f"{name} {table.panels.get(name, '')}".strip() if several else ""
         if title:
-            st.markdown(f"**{plain(title)}**")
+            st.markdown(f"**{ui.plain(title)}**")
         selected += show_cells(
             cells,
             range(start, start + len(own)),
@@ -174,16 +158,16 @@ def _caption(table: Table, rows: Sequence[Row]) -> str:
 def _row(table: Table, row: Row) -> None:
     """The evidence, command and runs of one row."""
     with st.container(border=True):
-        st.markdown(f"**{plain(' · '.join(text for text in row.labels if text))}**")
+        st.markdown(f"**{ui.plain(' · '.join(text for text in row.labels if text))}**")
         sentences = evidence(table, row)
         for sentence in sentences:
-            st.markdown(f"- {plain(sentence)}")
+            st.markdown(f"- {ui.plain(sentence)}")
         if not sentences:
             st.caption("The numbers are as printed; nothing contradicts them.")
         if row.command:
             st.caption("This command reproduces the row:")
             st.code(row.command, language="bash", wrap_lines=True)
-        run_links(run_ids(row))
+        ui.run_links(run_ids(row))
 
 
 def downloads(name: str, files: Mapping[str, str]) -> None:
@@ -203,43 +187,21 @@ def downloads(name: str, files: Mapping[str, str]) -> None:
             )
 
 
-def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
-    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
-    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
-    shown = replace(table, rows=shown_rows)
-    names = dict.fromkeys(row.facts.get("method", "") for row in rows)
-    cards = [METHODS.get(name).card for name in names if name in METHODS]
-    return {
-        "CSV": to_csv(shown),
-        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
-        "Markdown": to_markdown(shown),
-        "BibTeX": "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex)),
-    }
-
-
-def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
-    if view == "both":
-        return dict(cells)
-    if view == "ours":
-        return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
-    return {key: replace(cell, ours=None) for key, cell in cells.items()}
-
-
 def _runs_here() -> None:
     st.subheader("All runs here", anchor=False)
-    if not has_database():
-        nothing_yet()
+    if not ui.has_database():
+        ui.nothing_yet()
         return
-    protocols = query(queries.protocols)
+    protocols = ui.query(queries.protocols)
     if protocols.empty:
-        nothing_yet("No evaluation is finished yet.")
+        ui.nothing_yet("No evaluation is finished yet.")
         return
     names = _protocol_names(protocols)
     help = "Only runs of the same protocol, dataset and scale are ranked together."
-    chosen = one_named("Protocol", names, key="protocol", default=names[0], help=help)
+    chosen = ui.one_named("Protocol", names, key="protocol", default=names[0], help=help)
     row = protocols.iloc[names.index(chosen)]
-    summary: RunSummary = query_folder(_summary, row["run_id"], row["evaluation_id"])
-    words = search("Search", key="search", help="In methods and architectures.")
+    summary: RunSummary = ui.query_folder(_summary, row["run_id"], row["evaluation_id"])
+    words = ui.search("Search", key="search", help="In methods and architectures.")
     _summary_table(summary, words)
 
 
@@ -250,7 +212,7 @@ def _summary(run_id: str, evaluation_id: str, results: Path) -> RunSummary:
 def _protocol_names(protocols: pd.DataFrame) -> list[str]:
     """A name for each protocol, with the images' hash where the words alone are the same."""
     names = []
-    for row in records(protocols):
+    for row in ui.records(protocols):
         small = ["small scale"] * (row["scale"] == "small")
         names.append(", ".join([f"{row['dataset']}: {protocol_text(row)}", *small]))
     twice = {name for name in names if names.count(name) > 1}
@@ -290,7 +252,7 @@ def _summary_table(summary: RunSummary, words: str) -> None:
         alt=f"{len(entries)} rows of one protocol",
     )
     st.caption(
-        f"{plain(summary.title)}. Ranked by {plain(stage_title(summary.metric))}; 1=: the 95% "
+        f"{ui.plain(summary.title)}. Ranked by {ui.plain(stage_title(summary.metric))}; 1=: the 95% "
         f"interval overlaps the leader's; partial: on part of the data, never ranked. "
         f"{BADGE_LEGEND}"
     )
@@ -304,10 +266,10 @@ def _summary_table(summary: RunSummary, words: str) -> None:
     for place in selected:
         entry = entries[place]
         with st.container(border=True):
-            st.markdown(f"**{plain(entry.method)}** · {plain(entry.arch)}")
+            st.markdown(f"**{ui.plain(entry.method)}** · {ui.plain(entry.arch)}")
             for flag in entry.flags:
-                st.markdown(f"- ? {plain(flag)}")
-            run_links(entry.run_ids)
+                st.markdown(f"- ? {ui.plain(flag)}")
+            ui.run_links(entry.run_ids)
 
 
 _SUMMARY_HELP = {
