@@ -1,24 +1,13 @@
-"""The configuration of a run, and the run's identity.
-
-Every field is either part of the run's identity (it changes the answer) or a cost (it changes only
-where, how fast or how verbosely the answer is found). ``identity(...)`` and ``cost(...)`` say
-which; a test fails while a field says neither. Two runs with equal identities are the same run,
-and the second one finishes or returns the first.
-"""
+"""The sections of the configuration of a run, and the run itself."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationInfo,
@@ -27,19 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from harness.config.base import Section, cost, fingerprint, identity
+
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 Norm = Literal["Linf", "L2"]
-
-
-def identity(default: Any = ..., **constraints: Any) -> Any:
-    """A field that changes the answer."""
-    return Field(default, json_schema_extra={"identity": True}, **constraints)
-
-
-def cost(default: Any = ..., **constraints: Any) -> Any:
-    """A field that changes only the cost of the answer."""
-    return Field(default, json_schema_extra={"identity": False}, **constraints)
 
 
 def parse_fraction(value: Any) -> Any:
@@ -61,50 +42,15 @@ def eps_text(eps: float) -> str:
 Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
 
 
-class Strict(BaseModel):
-    """Base of what is read from users or files: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*")
-    @classmethod
-    def _storable(cls, value: Any, info: ValidationInfo) -> Any:
-        # What the database's columns hold of seeds, and of counts.
-        largest = 2 ** (63 if info.field_name == "seed" else 31) - 1
-        if isinstance(value, int) and value > largest:
-            raise ValueError(f"at most {largest}")
-        return value
-
-
-class Section(Strict):
-    """Base of all parts of the configuration."""
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The fields that change the answer, nested, ready for JSON."""
-        payload: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
-            if not isinstance(info.json_schema_extra, dict):
-                raise TypeError(f"{type(self).__name__}.{name} is neither identity nor cost")
-            if not info.json_schema_extra["identity"]:
-                continue
-            value = getattr(self, name)
-            payload[name] = (
-                value.identity_payload()
-                if isinstance(value, Section)
-                else self.model_dump(mode="json", include={name})[name]
-            )
-        return payload
-
-
 class DataConfig(Section):
-    """Which images, and how they are changed at random for training.
+    """The images, and their random augmentation in training.
 
-    ``crop_mode`` is what the border of the random crop shows: ``zero`` or the image's reflection.
-    ``rotation`` is the largest angle of a random rotation in degrees. ``generated_fraction`` of
-    each batch comes from the npz archive ``generated``, whose set is called ``generated_name`` and
-    published by ``generated_source``; ``augment_generated`` changes those images too.
-    ``generated_epoch`` is how long an epoch with N original images is: ``images`` ends it after N
-    images of both kinds, ``originals`` after N original ones.
+    ``crop_mode`` fills the border of the random crop: ``zero``, or ``reflect`` for the mirrored
+    image. ``rotation`` is the largest angle of a random rotation in degrees. ``generated_fraction``
+    of each batch comes from the npz archive ``generated``, whose set is named ``generated_name``
+    and published at ``generated_source``; ``augment_generated`` augments those images too.
+    ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
+    N images of both kinds, ``originals`` after N original ones.
     """
 
     name: str = identity("digits")
@@ -125,7 +71,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which network."""
+    """The network, and whether it normalises its images."""
 
     arch: str = identity("resnet8")
     normalize: bool = identity(False)
@@ -134,15 +80,15 @@ class ModelConfig(Section):
 class InnerAttackConfig(Section):
     """The inner maximisation of adversarial training.
 
-    ``step_rule`` names how the radius eps_e of epoch e is walked: ``fixed`` takes ``steps`` steps
-    of ``step_size``; ``five-halves`` five steps of eps_e/2; ``two-full`` two steps of eps_e;
-    ``staged`` 2, 3, 4, 5 steps of eps_e, 2 eps_e/3, eps_e/2, eps_e/2 over the four quarters of
+    ``step_rule`` gives the steps in epoch e with radius eps_e: ``fixed`` makes ``steps`` steps of
+    ``step_size``; ``five-halves`` five steps of eps_e/2; ``two-full`` two steps of eps_e;
+    ``staged`` 2, 3, 4, 5 steps of eps_e, 2 eps_e/3, eps_e/2, eps_e/2 in the four quarters of
     training.
-    ``ramp`` is how eps_e grows: ``none`` (eps_e = eps) or ``linear`` (eps_e = eps e / E).
+    ``ramp`` is the growth of eps_e: ``none`` (eps_e = eps) or ``linear`` (eps_e = eps e / E).
     ``start`` is the first point: ``gaussian`` x + 0.001 N(0, 1), ``uniform`` in the ball, or
     ``clean``.
     ``model_mode`` is the network's mode in the attack; ``train-frozen`` uses batch statistics
-    without moving the running ones.
+    without updating the running ones.
     """
 
     norm: Literal["Linf"] = identity("Linf")
@@ -156,7 +102,7 @@ class InnerAttackConfig(Section):
 
 
 class WeightPerturbationConfig(Section):
-    """Adversarial weight perturbation (Wu et al., 2020): off where gamma is 0."""
+    """Adversarial weight perturbation (Wu et al., 2020); none where gamma is 0."""
 
     gamma: float = identity(0.0, ge=0)
     start_epoch: int = identity(10, ge=1)
@@ -167,13 +113,13 @@ class OptimizerConfig(Section):
 
     Schedules give the rate of epoch e in 1..E from the base rate: ``cosine`` is
     lr (1 + cos(pi (e-1)/E)) / 2, ``cosine-inclusive`` the same with e/(E+1), ``steps`` multiplies
-    by ``gamma`` after each epoch in ``milestones``, ``constant`` leaves it, ``onecycle`` rises
-    along a cosine from lr/25 to lr over the share ``pct_start`` of the epochs and falls along
-    another to lr/250000; with ``cycle_momentum`` the momentum meanwhile falls from 0.95 to 0.85 and
+    by ``gamma`` after each epoch in ``milestones``, ``constant`` keeps it, ``onecycle`` rises
+    along a cosine from lr/25 to lr over the fraction ``pct_start`` of the epochs and falls along
+    another to lr/250000; with ``cycle_momentum`` the momentum falls from 0.95 to 0.85 meanwhile and
     rises again.
-    ``warmup_epochs`` scales the rate by e/(warmup+1) before the schedule's full height;
-    ``first_epoch_factor`` scales that of epoch 1.
-    ``decay`` says what ``weight_decay`` acts on: ``all`` parameters, ``not-norm`` all but those of
+    ``warmup_epochs`` scales the rate of the first epochs by e/(warmup+1); ``first_epoch_factor``
+    scales that of epoch 1.
+    ``decay`` selects the parameters for ``weight_decay``: ``all``, ``not-norm`` all but those of
     normalisation layers, ``not-norm-or-bias`` all but those and biases.
     """
 
@@ -196,10 +142,10 @@ class OptimizerConfig(Section):
 class AveragingConfig(Section):
     """Exponential moving average of the weights; the average is the model that is evaluated.
 
-    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step; the
-    epochs within the first ``start_fraction`` of all are left out too. With ``decay_warmup`` the
+    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step; epochs
+    in the first ``start_fraction`` of the training are left out too. With ``decay_warmup`` the
     d-th update after the first has decay min(decay, (1 + d) / (10 + d)). ``buffers`` of BatchNorm
-    are ``averaged`` like weights, or the ``live`` model's.
+    are ``averaged`` like weights, or those of the ``live`` model.
     """
 
     kind: Literal["none", "epoch", "step"] = identity("none")
@@ -211,7 +157,7 @@ class AveragingConfig(Section):
 
 
 class MonitorConfig(Section):
-    """Per-epoch clean and PGD accuracy on images held out of training, for watching a run."""
+    """Clean and PGD accuracy on images outside the training, every so many epochs."""
 
     every: int = cost(1, ge=0)
     images: int = cost(256, ge=1)
@@ -219,13 +165,13 @@ class MonitorConfig(Section):
 
 
 class SelectionConfig(Section):
-    """Which epoch's weights are the result.
+    """The epoch whose weights are the result.
 
-    ``last`` is the last epoch's. ``best-on-val`` is the epoch of highest PGD accuracy (clean
-    accuracy where the run has no attack) on images held out of training; ``best-on-test`` takes the
-    test images, as parts of the literature do, and is marked wherever it is shown.
-    ``track_test`` measures clean accuracy on all test images after every epoch and chooses nothing
-    by it: the run then records the last epoch's and the best one's, as both are reported.
+    ``last`` is the last epoch. ``best-on-val`` is the epoch with the highest PGD accuracy (clean
+    accuracy where the run has no attack) on validation images held out of training;
+    ``best-on-test`` uses the test images, as parts of the literature do, and is always marked.
+    ``track_test`` measures clean accuracy on all test images after every epoch without selecting by
+    it: the run then records the last epoch's and the best one, since papers report either.
     """
 
     rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
@@ -236,8 +182,8 @@ class SelectionConfig(Section):
 class TrainConfig(Section):
     """How the network is trained.
 
-    ``precision`` is the arithmetic: with ``float64`` rounding is so fine that the losses of a short
-    training are the same on every machine. ``bf16`` is automatic mixed precision.
+    In ``float64`` precision rounding is so fine that the losses of a short training are the same on
+    every machine; ``bf16`` is automatic mixed precision.
     """
 
     epochs: int = identity(200, ge=1)
@@ -257,25 +203,25 @@ class TrainConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The trained network that the run's network learns from.
+    """The trained teacher network.
 
-    ``arch`` is a registered network. ``source`` says where its weights are: a run by its name or
-    the beginning of it, a checkpoint file, ``torchvision:NAME``, or ``auto``: the run that
-    ``method``, ``recipe`` (``auto`` is the one named like the data set), ``config`` (settings laid
-    on the recipe) and ``seed`` describe, which is trained first where it is missing. Its seed is
-    not the student's: as in the literature, all trials have one teacher.
+    ``arch`` is a registered network. ``source`` is where its weights are: a run by its name or a
+    prefix of it, a checkpoint file, ``torchvision:NAME``, or ``auto``: the run of ``method``,
+    ``recipe`` (``auto`` is the one named after the dataset), ``config`` (changes of the recipe) and
+    ``seed``, which is trained first if it is missing. The teacher's seed is not the student's: as
+    in the literature, all trials share one teacher.
 
-    ``weights`` is what tells teachers apart. It is found, not given: for ``auto`` the name of the
-    run, which is a hash of its configuration; for a run or a file the SHA-256 of the weights; for
-    torchvision its name of them. What leads to the weights is therefore no part of the identity.
+    ``weights`` identifies the teacher and is computed: for ``auto`` the name of the run, which is a
+    hash of its configuration; for a run or a file the SHA-256 of the weights; for torchvision the
+    name of the weights. The other settings of the source are therefore not part of the identity.
 
-    ``minimum`` is the least top-1 accuracy (a fraction) on the test images with which a student
-    starts. It can only refuse a teacher, so it changes no answer.
+    ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
+    only refuse a teacher, so it does not change the result.
 
-    ``logits`` says whether a task's teacher logits are kept in a ``table`` on the disk, which later
-    epochs, students and methods read, or computed by a ``forward`` pass for each batch; ``auto`` is
-    the table where there can be one. Both give the same logits: on a CPU to the last bit, on a GPU
-    as closely as batches of other sizes do. ``logits_dtype`` float16 rounds them in both.
+    ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
+    epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where
+    one is possible. Both give the same logits: on a CPU to the last bit, on a GPU up to the
+    rounding of other batch sizes. ``logits_dtype`` float16 rounds them in both.
     """
 
     arch: str = identity()
@@ -441,9 +387,9 @@ class RunConfig(Section):
     results: Path = cost(Path("results"))
 
     def identity_payload(self) -> dict[str, Any]:
-        """The fields that change the answer; without a teacher none is named.
+        """The identity fields, without ``teacher`` if there is none.
 
-        Runs without one keep the names they had before there were teachers.
+        So runs without one keep the ids that they had before teachers existed.
         """
         payload = super().identity_payload()
         if self.teacher is None:
@@ -452,41 +398,5 @@ class RunConfig(Section):
 
     @property
     def run_id(self) -> str:
-        """Names the trained model: equal for equal training, whatever the evaluation."""
+        """The id of the trained model: equal for equal training, whatever the evaluation."""
         return f"{self.method}-{fingerprint(self.identity_payload())}"
-
-
-def fingerprint(payload: Any) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of the canonical JSON of the payload."""
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on it, section by section; neither is changed.
-
-    ``params`` merges like a section. A None in ``over`` replaces a section.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = (
-            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
-def assign(path: str, value: Any) -> dict[str, Any]:
-    """``assign("a.b", 1)`` is ``{"a": {"b": 1}}``."""
-    head, _, rest = path.partition(".")
-    return {head: assign(rest, value) if rest else value}
-
-
-def flat(payload: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``flat({"a": {"b": 1}})`` is ``{"a.b": 1}``."""
-    found: dict[str, Any] = {}
-    for name, value in payload.items():
-        found |= (
-            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return found
