@@ -1,8 +1,7 @@
 """Work-arounds for broken releases of dependencies.
 
-Each is applied only where the release at hand needs it, so a fixed release makes it vanish, and
-``active_shims`` says which were applied, for a result's provenance. When the reason given for one
-no longer holds for any supported release, it can be deleted.
+Each is applied only if the installed release needs it, and ``active_shims`` lists the applied ones
+for a result's provenance. One whose reason holds for no supported release can be deleted.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ def active_shims() -> list[str]:
 
 
 def import_torchvision() -> ModuleType:
-    """``torchvision``, also where its compiled operators do not fit the installed torch.
+    """Import ``torchvision``, also if its compiled operators do not match the installed torch.
 
     torchvision 0.28.0 built for CUDA cannot load its library beside a CPU torch, and then fails at
     import because it registers shapes for its operators ``nms`` and ``qnms``, which do not exist.
-    Declared without an implementation they let it import; networks for classification call
-    neither. Can go when torchvision imports beside every torch, or publishes CPU builds to where
-    pip finds them.
+    Declared without an implementation they let the import work; networks for classification do not
+    call them. Can be deleted when torchvision can be imported beside every torch, or publishes CPU
+    builds where pip finds them.
 
     Raises:
         ImportError: torchvision is not installed, or broken in another way.
@@ -56,7 +55,7 @@ def import_torchvision() -> ModuleType:
 
 
 def import_timm() -> ModuleType:
-    """``timm``, which imports torchvision.
+    """Import ``timm``, which imports torchvision.
 
     Raises:
         ImportError: it is not installed.
@@ -66,13 +65,12 @@ def import_timm() -> ModuleType:
 
 
 def import_robustbench() -> ModuleType:
-    """``robustbench``, also where two modules that release 1.1.1 imports do not exist.
+    """Import ``robustbench``, also if two modules that release 1.1.1 imports are missing.
 
     It imports ``pkg_resources``, which setuptools 82 removed, for one function, and ``autoattack``,
-    which is published as ``pyautoattack`` with another signature. Stand-ins take their places for
-    the time of the import. Can go when robustbench no longer imports ``pkg_resources``
-    (RobustBench issues 211 and 212, pull request 214) and names ``pyautoattack`` in its imports as
-    it does in its requirements.
+    which is published as ``pyautoattack`` with another signature. Stand-ins replace them during the
+    import. Can be deleted when robustbench no longer imports ``pkg_resources`` (RobustBench issues
+    211 and 212, pull request 214) and imports ``pyautoattack``, which it requires.
 
     Raises:
         ImportError: it is not installed.
@@ -94,7 +92,7 @@ def import_robustbench() -> ModuleType:
 
 
 def _robustbench_stand_ins() -> dict[str, ModuleType]:
-    """Modules by name, for those that robustbench imports and that are not installed."""
+    """Stand-ins by name for modules that robustbench imports and that are not installed."""
     stand_ins = {}
     if importlib.util.find_spec("pkg_resources") is None:
         stand_ins["pkg_resources"] = _module("pkg_resources", resource_filename=_resource_filename)
@@ -112,7 +110,7 @@ def _module(name: str, **attributes: Any) -> ModuleType:
 
 
 def _resource_filename(module: str, resource: str) -> str:
-    """The path of a file beside a module, as ``pkg_resources.resource_filename`` gives it."""
+    """The path of a file beside a module, as ``pkg_resources.resource_filename`` returns it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.parent:
         raise ModuleNotFoundError(f"no package holds {module}")
@@ -120,7 +118,7 @@ def _resource_filename(module: str, resource: str) -> str:
 
 
 class _AutoAttack:
-    """``autoattack.AutoAttack`` as robustbench calls it, by ``pyautoattack``.
+    """The interface of ``autoattack.AutoAttack`` that robustbench uses, on top of ``pyautoattack``.
 
     The latter renames ``attacks_to_run`` and ``bs``, has no log file, and always returns labels.
     """
