@@ -9,14 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import importlib.util
-import logging
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 _active: dict[str, Any] = {}
 
@@ -68,9 +65,10 @@ def import_robustbench() -> ModuleType:
     """Import ``robustbench``, also if two modules that release 1.1.1 imports are missing.
 
     It imports ``pkg_resources``, which setuptools 82 removed, for one function, and ``autoattack``,
-    which is published as ``pyautoattack`` with another signature. Stand-ins replace them during the
-    import. Can be deleted when robustbench no longer imports ``pkg_resources`` (RobustBench issues
-    211 and 212, pull request 214) and imports ``pyautoattack``, which it requires.
+    which is published as ``pyautoattack``. Stand-ins replace them during the import. The zoo's
+    models work; ``robustbench.benchmark`` does not, since ``pyautoattack`` has another signature.
+    Can be deleted when robustbench no longer imports ``pkg_resources`` (RobustBench issues 211 and
+    212, pull request 214) and imports ``pyautoattack``, which it requires.
 
     Raises:
         ImportError: it is not installed.
@@ -97,8 +95,9 @@ def _robustbench_stand_ins() -> dict[str, ModuleType]:
     if importlib.util.find_spec("pkg_resources") is None:
         stand_ins["pkg_resources"] = _module("pkg_resources", resource_filename=_resource_filename)
     if importlib.util.find_spec("autoattack") is None:
+        attack = importlib.import_module("pyautoattack").AutoAttack
         state = importlib.import_module("pyautoattack.state").EvaluationState
-        stand_ins["autoattack"] = _module("autoattack", AutoAttack=_AutoAttack)
+        stand_ins["autoattack"] = _module("autoattack", AutoAttack=attack)
         stand_ins["autoattack.state"] = _module("autoattack.state", EvaluationState=state)
     return stand_ins
 
@@ -115,47 +114,3 @@ def _resource_filename(module: str, resource: str) -> str:
     if spec is None or not spec.parent:
         raise ModuleNotFoundError(f"no package holds {module}")
     return str(importlib.resources.files(spec.parent) / resource)
-
-
-class _AutoAttack:
-    """The interface of ``autoattack.AutoAttack`` that robustbench uses, on top of ``pyautoattack``.
-
-    The latter renames ``attacks_to_run`` and ``bs``, has no log file, and always returns labels.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        norm: str = "Linf",
-        eps: float = 0.3,
-        seed: int | None = None,
-        attacks_to_run: list[str] | None = None,
-        version: str = "standard",
-        device: torch.device | str = "cuda",
-        log_path: str | Path | None = None,
-    ) -> None:
-        self._attack = importlib.import_module("pyautoattack").AutoAttack(
-            model,
-            norm=norm,
-            eps=eps,
-            seed=seed,
-            attacks=attacks_to_run,
-            version=version,
-            device=device,
-        )
-        if log_path is not None:
-            self._attack.logger.addHandler(logging.FileHandler(log_path))
-            self._attack.logger.setLevel(logging.DEBUG)
-
-    def run_standard_evaluation(
-        self,
-        x_orig: Tensor,
-        y_orig: Tensor,
-        bs: int = 250,
-        return_labels: bool = False,
-        state_path: Path | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        adversarial, labels = self._attack.run_standard_evaluation(
-            x_orig, y_orig, batch_size=bs, state_path=state_path
-        )
-        return (adversarial, labels) if return_labels else adversarial
