@@ -9,17 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    number_column,
-    one_of,
-    plain,
-    query,
-    records,
-    results_folder,
-    show_table,
-    text_column,
-    with_results,
-)
+from app import components as ui
 from app.gallery import SIDE, adversarial_images, class_names
 from app.labels import stage_title
 from harness.errors import UserError
@@ -27,26 +17,26 @@ from leaderboards.protocols import attacks_of
 
 SAMPLE_ROWS = 10
 STAGE_COLUMNS = {
-    "stage": text_column("Stage", "In order of attack.", pinned=True),
-    "attacked": number_column("Attacked", "Images that the stage attacked."),
-    "broken": number_column("Broken", "Images that it made the model classify wrongly."),
-    "left": number_column("Left %", "Accuracy after the stage.", "%.2f"),
-    "low": number_column("95% low", "Lower end of the Wilson interval.", "%.2f"),
-    "high": number_column("95% high", "Upper end of the Wilson interval.", "%.2f"),
+    "stage": ui.text_column("Stage", "In order of attack.", pinned=True),
+    "attacked": ui.number_column("Attacked", "Images that the stage attacked."),
+    "broken": ui.number_column("Broken", "Images that it made the model classify wrongly."),
+    "left": ui.number_column("Left %", "Accuracy after the stage.", "%.2f"),
+    "low": ui.number_column("95% low", "Lower end of the Wilson interval.", "%.2f"),
+    "high": ui.number_column("95% high", "Upper end of the Wilson interval.", "%.2f"),
 }
 CLASS_COLUMNS = {
-    "name": text_column("Class", "True class.", pinned=True),
-    "clean": number_column("Clean %", "Share classified correctly without an attack.", "%.1f"),
-    "under attack": number_column("Under attack %", "Share that no attack broke.", "%.1f"),
-    "n": number_column("n", "Test images of the class."),
+    "name": ui.text_column("Class", "True class.", pinned=True),
+    "clean": ui.number_column("Clean %", "Share classified correctly without an attack.", "%.1f"),
+    "under attack": ui.number_column("Under attack %", "Share that no attack broke.", "%.1f"),
+    "n": ui.number_column("n", "Test images of the class."),
 }
 SAMPLE_COLUMNS = {
-    "index": number_column("Image", "Row of the test set, from 0."),
-    "label": text_column("Class", "True class."),
-    "clean_pred": text_column("Predicted, clean", "Predicted class of the clean image."),
-    "broken_by": text_column("Broken by", "The stage that broke the image."),
-    "adv_pred": text_column("Predicted, attacked", "Predicted class of the adversarial image."),
-    "distance": number_column("Distance", "Norm of the perturbation.", "%.4f"),
+    "index": ui.number_column("Image", "Row of the test set, from 0."),
+    "label": ui.text_column("Class", "True class."),
+    "clean_pred": ui.text_column("Predicted, clean", "Predicted class of the clean image."),
+    "broken_by": ui.text_column("Broken by", "The stage that broke the image."),
+    "adv_pred": ui.text_column("Predicted, attacked", "Predicted class of the adversarial image."),
+    "distance": ui.number_column("Distance", "Norm of the perturbation.", "%.4f"),
 }
 
 
@@ -84,7 +74,7 @@ def attack_stages(evaluation: dict[str, Any] | None) -> None:
             f"images {alive} are never broken; {strongest['stage']} broke the most, "
             f"{strongest['broken']}. Orange bars are 95% intervals."
         )
-    show_table(frame, STAGE_COLUMNS, "Attack stages with images attacked, broken and left")
+    ui.show_table(frame, STAGE_COLUMNS, "Attack stages with images attacked, broken and left")
 
 
 def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
@@ -107,11 +97,12 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     ordered = wide.sort_values(kinds[-1], kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     st.caption(
-        f"{kinds[-1].capitalize()}: lowest for {plain(worst['name'])} ({worst[kinds[-1]]:.1f}% of "
-        f"{int(worst['n'])} images), highest for {plain(best['name'])} ({best[kinds[-1]]:.1f}%)."
+        f"{kinds[-1].capitalize()}: lowest for {ui.plain(worst['name'])} "
+        f"({worst[kinds[-1]]:.1f}% of {int(worst['n'])} images), highest for "
+        f"{ui.plain(best['name'])} ({best[kinds[-1]]:.1f}%)."
     )
     columns = {name: CLASS_COLUMNS[name] for name in ("name", *kinds, "n")}
-    show_table(wide, columns, f"Accuracy of {len(wide)} classes as a table")
+    ui.show_table(wide, columns, f"Accuracy of {len(wide)} classes as a table")
 
 
 def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
@@ -120,7 +111,7 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if evaluation is None or found.empty:
         return
     counts = dict(zip(found["broken_by"], found["n"], strict=True))
-    broken_by = one_of(
+    broken_by = ui.one_of(
         "Broken by",
         [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts],
         key="broken_by",
@@ -133,20 +124,20 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         f"{count} of {int(evaluation['n'])} images; the first {min(count, SAMPLE_ROWS)} are shown."
     )
     evaluation_id = evaluation["evaluation_id"]
-    rows = query(queries.samples, run["run_id"], evaluation_id, broken_by, SAMPLE_ROWS)
+    rows = ui.query(queries.samples, run["run_id"], evaluation_id, broken_by, SAMPLE_ROWS)
     names = class_names(run["dataset"])
     try:
         pictures = adversarial_images(
-            str(results_folder()),
+            str(ui.results_folder()),
             run["run_id"],
             evaluation_id,
             tuple(int(index) for index in rows["index"]),
             (run["config"].get("data") or {}).get("root"),
         )
     except UserError as error:
-        st.info(plain(str(error)))
+        st.info(ui.plain(str(error)))
         command = f"python -m harness evaluate {run['run_id']} --save-adversarial uint8"
-        st.code(with_results(command), language="bash", wrap_lines=True)
+        st.code(ui.with_results(command), language="bash", wrap_lines=True)
     else:
         _gallery(rows, pictures, names)
     predictions = rows.assign(
@@ -155,7 +146,7 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
             for column in ("label", "clean_pred", "adv_pred")
         }
     )
-    show_table(predictions, SAMPLE_COLUMNS, f"{len(rows)} images with their predictions")
+    ui.show_table(predictions, SAMPLE_COLUMNS, f"{len(rows)} images with their predictions")
 
 
 def _verdicts(
@@ -164,7 +155,7 @@ def _verdicts(
     """The answer of a query about an evaluation's verdicts; a message where there are none."""
     rows = pd.DataFrame()
     if evaluation is not None:
-        rows = query(function, run["run_id"], evaluation["evaluation_id"])
+        rows = ui.query(function, run["run_id"], evaluation["evaluation_id"])
     if rows.empty:
         st.info("This run has no stored verdicts.")
     return rows
@@ -173,7 +164,7 @@ def _verdicts(
 def _gallery(rows: pd.DataFrame, pictures: Sequence[Any], names: tuple[str, ...]) -> None:
     st.caption("Left: clean. Middle: adversarial. Right: difference, grey where there is none.")
     with st.container(horizontal=True, gap="medium"):
-        for row, picture in zip(records(rows), pictures, strict=True):
+        for row, picture in zip(ui.records(rows), pictures, strict=True):
             label, predicted = (_class_name(names, row[name]) for name in ("label", "adv_pred"))
             st.image(
                 picture,

@@ -35,11 +35,11 @@ def cite(key: str) -> Citation:
 
 
 def _citation(entry: str, venues: dict[str, str]) -> Citation:
-    fields = dict(re.findall(r"^  (\w+) = \{?(.+?)\}?,?$", entry, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^  (\w+) = \{?(.+?)\}?,?$", entry, re.MULTILINE))
     authors = ", ".join(name.split(",")[0] for name in fields["author"].split(" and "))
     title = re.sub("[{}]", "", fields.get("shorttitle", fields["title"]))
     venue = fields.get("booktitle", "arXiv")
-    full_venue = f"booktitle = {{{venues.get(venue)}}}"
+    full_venue = f"booktitle = {{{venues.get(venue, venue)}}}"
     return {
         "paper": f"{authors}: {title}, {venue} {fields['year']}",
         "url": fields["url"],

@@ -92,7 +92,8 @@ def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     runner = importlib.import_module("harness.experiment.runner")
-    monkeypatch.setattr(runner, "teacher_logits_fn", thawed)
+    trainer = importlib.import_module("harness.experiment.trainer")
+    monkeypatch.setattr(trainer, "teacher_logits_fn", thawed)
     monkeypatch.setattr(runner, "unchanged", unguarded)
 
 

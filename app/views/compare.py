@@ -9,18 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    has_database,
-    heading,
-    nothing_yet,
-    number_column,
-    one_named,
-    plain,
-    query,
-    records,
-    show_table,
-    text_column,
-)
+from app import components as ui
 from app.labels import protocol_text, run_title, stage_title
 from harness.errors import UserError
 from harness.evaluation.analysis.paired import Evaluated, compare, differences, shared_correct
@@ -28,48 +17,48 @@ from harness.evaluation.analysis.statistics import PairedComparison
 
 MAX_LISTED = 200
 SETTING_COLUMNS = {
-    "setting": text_column("Setting", "Path of the setting.", pinned=True),
-    "a": text_column("A", "Value in the first run."),
-    "b": text_column("B", "Value in the second run."),
+    "setting": ui.text_column("Setting", "Path of the setting.", pinned=True),
+    "a": ui.text_column("A", "Value in the first run."),
+    "b": ui.text_column("B", "Value in the second run."),
 }
 IMAGE_COLUMNS = {
-    "index": number_column("Image", "Row of the test set."),
-    "label": number_column("Class", "True class."),
-    "correct": text_column("Correct", "The model that is correct."),
-    "a": number_column("A predicts", "Class predicted by A."),
-    "b": number_column("B predicts", "Class predicted by B."),
+    "index": ui.number_column("Image", "Row of the test set."),
+    "label": ui.number_column("Class", "True class."),
+    "correct": ui.text_column("Correct", "The model that is correct."),
+    "a": ui.number_column("A predicts", "Class predicted by A."),
+    "b": ui.number_column("B predicts", "Class predicted by B."),
 }
 
 
 def page() -> None:
     """Two choices above, what differs below."""
-    heading(
+    ui.heading(
         "Compare",
         "Two models on the same test images. Pairing the images can show a difference that two "
         "separate intervals would hide.",
     )
-    if not has_database():
-        nothing_yet("A comparison needs two finished runs.")
+    if not ui.has_database():
+        ui.nothing_yet("A comparison needs two finished runs.")
         return
-    known = query(queries.comparable)
+    known = ui.query(queries.comparable)
     if len(known) < 2:
-        nothing_yet("A comparison needs two finished runs.")
+        ui.nothing_yet("A comparison needs two finished runs.")
         return
     ids = known["run_id"].tolist()
-    titles = {row["run_id"]: run_title(row) for row in records(known)}
+    titles = {row["run_id"]: run_title(row) for row in ui.records(known)}
     left, right = st.columns(2)
     with left:
-        a = one_named("First run (A)", ids, key="a", default=ids[0], titles=titles)
+        a = ui.one_named("First run (A)", ids, key="a", default=ids[0], titles=titles)
         row_a = _row(known, a)
     with right:
         default = _partner(known, row_a)
-        b = one_named("Second run (B)", ids, key="b", default=default, titles=titles)
+        b = ui.one_named("Second run (B)", ids, key="b", default=default, titles=titles)
         row_b = _row(known, b)
     if a == b:
         st.info("Both are the same run: choose two different ones.")
         return
     first, second = (
-        query(queries.evaluated, row["run_id"], row["evaluation_id"]) for row in (row_a, row_b)
+        ui.query(queries.evaluated, row["run_id"], row["evaluation_id"]) for row in (row_a, row_b)
     )
     _settings(first, second)
     _result(first, second)
@@ -77,15 +66,18 @@ def page() -> None:
 
 
 def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    row: dict[str, Any] = records(known[known["run_id"] == run_id])[0]
+    row: dict[str, Any] = ui.records(known[known["run_id"] == run_id])[0]
     return row
 
 
 def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
-    """The newest other run on the same images, else any other."""
+    """The newest other run that may be compared, else one on the same images, else any other."""
     others = known[known["run_id"] != row["run_id"]]
-    like = others[others["data_sha256"] == row["data_sha256"]]
-    return str((others if like.empty else like)["run_id"].iloc[0])
+    for name in ("like_key", "data_sha256"):
+        like = others[others[name] == row[name]]
+        if not like.empty:
+            return str(like["run_id"].iloc[0])
+    return str(others["run_id"].iloc[0])
 
 
 def _settings(a: Evaluated, b: Evaluated) -> None:
@@ -95,7 +87,7 @@ def _settings(a: Evaluated, b: Evaluated) -> None:
         for path, values in found.items()
     ]
     if len(rows) == 1:
-        row = {name: plain(text) for name, text in rows[0].items()}
+        row = {name: ui.plain(text) for name, text in rows[0].items()}
         st.caption(
             f"The runs differ in one setting: {row['setting']} is {row['a']} in A and {row['b']} "
             "in B."
@@ -109,19 +101,19 @@ def _settings(a: Evaluated, b: Evaluated) -> None:
         st.caption("The runs have the same settings.")
     with st.expander(f"Settings that differ ({len(rows)})"):
         frame = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
-        show_table(frame, SETTING_COLUMNS, f"{len(rows)} settings that differ")
+        ui.show_table(frame, SETTING_COLUMNS, f"{len(rows)} settings that differ")
 
 
 def _result(a: Evaluated, b: Evaluated) -> None:
     try:
         found = compare(a, b)
     except UserError as error:
-        st.warning(plain(str(error)))
+        st.warning(ui.plain(str(error)))
         return
     for note in found.notes:
-        st.caption(plain(note))
+        st.caption(ui.plain(note))
     protocols = [
-        plain(protocol_text({**each.protocol, "attacks": ",".join(each.protocol["attacks"])}))
+        ui.plain(protocol_text({**each.protocol, "attacks": ",".join(each.protocol["attacks"])}))
         for each in (a, b)
     ]
     st.markdown(
@@ -130,7 +122,7 @@ def _result(a: Evaluated, b: Evaluated) -> None:
         else f"A evaluated by: **{protocols[0]}**. B evaluated by: **{protocols[1]}**."
     )
     names = {stage_title(name): name for name in found.metrics}
-    title = one_named(
+    title = ui.one_named(
         "Accuracy",
         list(names),
         key="right",
@@ -197,13 +189,13 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     with st.expander(f"Images on which exactly one model is correct ({len(differing)})"):
         shown = differing[list(IMAGE_COLUMNS)].head(MAX_LISTED)
         alt = f"The first {len(shown)} images on which exactly one model is correct"
-        show_table(shown, IMAGE_COLUMNS, alt)
+        ui.show_table(shown, IMAGE_COLUMNS, alt)
 
 
 def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
     parts = []
     for side, row in (("A", row_a), ("B", row_b)):
-        epochs = query(queries.epochs, row["run_id"])
+        epochs = ui.query(queries.epochs, row["run_id"])
         accuracy = epochs["pgd_val"].fillna(epochs["clean_val"])
         series = f"{side}: {row['title']}"
         parts.append(
@@ -217,7 +209,7 @@ def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)
     st.altair_chart(chart, alt="Validation accuracy of both runs by epoch")
     ends = frame.sort_values("epoch").groupby("series")["value"].last()
-    values = "; ".join(f"{plain(name)} ends at {value:.1f}%" for name, value in ends.items())
+    values = "; ".join(f"{ui.plain(name)} ends at {value:.1f}%" for name, value in ends.items())
     st.caption(f"{values}. These are validation images: the numbers above are the evaluation.")
 
 

@@ -6,15 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
-from app.components import (
-    heading,
-    number_column,
-    one_of,
-    show_table,
-    switch,
-    text_column,
-    whole_number,
-)
+from app import components as ui
 from app.explorer import (
     BROKEN,
     DKL,
@@ -44,43 +36,45 @@ SIDES = {
     "on": "other o_n (adversarial image, student)",
 }
 COLUMNS = {
-    "loss": text_column(
+    "loss": ui.text_column(
         "Loss", "wMSE and soft CE are the two parts of DKL (Eq. 5).", pinned=True, width=190
     ),
-    "value": number_column("Value", "With its weights.", "%.5f"),
-    "to_m": number_column("Gradient to reference", "Length of d loss / d o_m.", "%.5f"),
-    "to_n": number_column("Gradient to other", "Length of d loss / d o_n.", "%.5f"),
+    "value": ui.number_column("Value", "With its weights.", "%.5f"),
+    "to_m": ui.number_column("Gradient to reference", "Length of d loss / d o_m.", "%.5f"),
+    "to_n": ui.number_column("Gradient to other", "Length of d loss / d o_n.", "%.5f"),
 }
 
 
 def page() -> None:
     """Logits and weights above, values and gradients of the losses below."""
-    heading(
+    ui.heading(
         "Loss explorer",
         "KL and its decoupled forms between two predictions, and the gradients that each loss "
         "sends to either side, computed by the functions that train models here.",
     )
     columns = st.columns(4)
     with columns[0]:
-        preset = one_of("Logits", list(PRESETS), key="preset", help="An example, or custom ones.")
+        preset = ui.one_of(
+            "Logits", list(PRESETS), key="preset", help="An example, or custom ones."
+        )
     with columns[1]:
-        classes = whole_number("Classes", 3, 5, 3, key="C", help="Number of classes, 3 to 5.")
+        classes = ui.whole_number("Classes", 3, 5, 3, key="C", help="Number of classes, 3 to 5.")
     with columns[2]:
         help = "The paper's alpha. With both weights 1, DKL has the gradient of KL."
-        alpha = whole_number("wMSE weight", 0, 50, 1, key="wm", help=help)
+        alpha = ui.whole_number("wMSE weight", 0, 50, 1, key="wm", help=help)
     with columns[3]:
-        beta = whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
+        beta = ui.whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
     columns = st.columns(4)
     with columns[0]:
         help = "The paper's tau: logits are divided by it."
-        temperature = whole_number("Temperature", 1, 8, 1, key="T", help=help)
+        temperature = ui.whole_number("Temperature", 1, 8, 1, key="T", help=help)
     with columns[1]:
         help = "IKL weights classes by the class's mean prediction (Eq. 10): this much for class A."
-        confidence = whole_number("Class mean, %", 40, 99, 80, key="mean", help=help)
+        confidence = ui.whole_number("Class mean, %", 40, 99, 80, key="mean", help=help)
     with columns[2]:
         st.space("small")
         help = "As in distillation: the teacher is fixed and gets no gradient."
-        detach = switch("Detach the reference", key="detach", help=help)
+        detach = ui.switch("Detach the reference", key="detach", help=help)
     logits_m, logits_n = _logits(preset, classes)
     found = {
         name: gradients(loss, logits_m, logits_n, temperature=temperature, detach_m=detach)
@@ -145,11 +139,11 @@ def _table(found: dict[str, Gradients]) -> None:
         {"loss": name, "value": g.value, "to_m": length(g.to_m), "to_n": length(g.to_n)}
         for name, g in found.items()
     ]
-    show_table(pd.DataFrame(rows), COLUMNS, "Value and gradient lengths of six losses")
+    ui.show_table(pd.DataFrame(rows), COLUMNS, "Value and gradient lengths of six losses")
 
 
 def _bars(found: dict[str, Gradients], detach: bool) -> None:
-    side = one_of(
+    side = ui.one_of(
         "Gradient to",
         ("the other", "the reference"),
         key="side",

@@ -5,15 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.components import (
-    heading,
-    one_of,
-    plain,
-    show_table,
-    some_of,
-    text_column,
-    with_results,
-)
+from app import components as ui
 from harness.method import Method
 from harness.registry import METHODS
 
@@ -23,22 +15,22 @@ MAX_RECIPES = 400
 DEFAULT_METHOD = "ikl"
 
 METHOD_COLUMNS = {
-    "title": text_column("Method", "As papers print it.", pinned=True),
-    "name": text_column("Name", "For --method."),
-    "family": text_column("Training", "The kind of training it is for."),
-    "tables": text_column("Tables", "Tables of the paper that contain it."),
-    "summary": text_column("Idea", "The idea in a sentence.", width="large"),
+    "title": ui.text_column("Method", "As papers print it.", pinned=True),
+    "name": ui.text_column("Name", "For --method."),
+    "family": ui.text_column("Training", "The kind of training it is for."),
+    "tables": ui.text_column("Tables", "Tables of the paper that contain it."),
+    "summary": ui.text_column("Idea", "The idea in a sentence.", width="large"),
     "page": st.column_config.LinkColumn("Card", display_text="open", help="The method's card."),
 }
 PARAMETER_COLUMNS = {
-    "name": text_column("Parameter", "For --set params.NAME=.", pinned=True),
-    "value": text_column("Default", "The default value."),
-    "released": text_column("In released code", "Its name in the authors' code, if different."),
-    "doc": text_column("Meaning", "What it does.", width="large"),
+    "name": ui.text_column("Parameter", "For --set params.NAME=.", pinned=True),
+    "value": ui.text_column("Default", "The default value."),
+    "released": ui.text_column("In released code", "Its name in the authors' code, if different."),
+    "doc": ui.text_column("Meaning", "What it does.", width="large"),
 }
 RECIPE_COLUMNS = {
-    "recipe": text_column("Recipe", "For --recipe.", pinned=True),
-    "note": text_column(
+    "recipe": ui.text_column("Recipe", "For --recipe.", pinned=True),
+    "note": ui.text_column(
         "Note", "Where the paper, logs and code contradict each other.", width="large"
     ),
 }
@@ -46,20 +38,22 @@ RECIPE_COLUMNS = {
 
 def page() -> None:
     """A filter and a choice, the chosen method's card, and the list of all."""
-    heading(
+    ui.heading(
         "Methods", "Every loss that can be trained here: its paper's formula and how it runs here."
     )
     cards = {name: METHODS.get(name) for name in METHODS.names()}
     left, right = st.columns([1, 2])
     with left:
-        families = some_of("Training", FAMILIES, key="family")
+        families = ui.some_of("Training", FAMILIES, key="family")
     names = [name for name, m in cards.items() if not families or m.card.family in families]
     # A card named by the URL stays open whatever the filter.
     named = st.query_params.get("m", "")
     options = [*names, *[named] * (named in cards and named not in names)]
     with right:
         default = DEFAULT_METHOD if DEFAULT_METHOD in names else names[0]
-        chosen = one_of("Method", options, key="m", default=default, help="The name for --method.")
+        chosen = ui.one_of(
+            "Method", options, key="m", default=default, help="The name for --method."
+        )
     _card(chosen, cards[chosen])
     with st.expander(f"All {len(names)} methods", expanded=False):
         _list({name: cards[name] for name in names})
@@ -77,13 +71,13 @@ def _list(cards: dict[str, Method]) -> None:
         }
         for name, method in cards.items()
     ]
-    show_table(pd.DataFrame(rows), METHOD_COLUMNS, f"Table of {len(rows)} methods")
+    ui.show_table(pd.DataFrame(rows), METHOD_COLUMNS, f"Table of {len(rows)} methods")
 
 
 def _card(name: str, method: Method) -> None:
     card = method.card
-    st.header(plain(card.title), anchor=False)
-    st.markdown(plain(card.summary))
+    st.header(ui.plain(card.title), anchor=False)
+    st.markdown(ui.plain(card.summary))
     st.latex(card.formula)
     with st.container(horizontal=True, gap="small"):
         st.badge(card.family, color="blue")
@@ -91,11 +85,13 @@ def _card(name: str, method: Method) -> None:
             st.badge("needs a teacher", color="gray")
         for number in card.tables:
             st.badge(f"Table {number}", color="gray")
-    st.markdown(f"{plain(card.paper)}" + (f" [{plain(card.url)}]({card.url})" if card.url else ""))
-    st.code(with_results(f"python -m harness run --method {name}"), language="bash")
+    st.markdown(
+        f"{ui.plain(card.paper)}" + (f" [{ui.plain(card.url)}]({card.url})" if card.url else "")
+    )
+    st.code(ui.with_results(f"python -m harness run --method {name}"), language="bash")
     _parameters(method)
     for note in card.notes:
-        st.markdown(f"- {plain(note)}")
+        st.markdown(f"- {ui.plain(note)}")
     _recipes(method)
     if card.bibtex:
         with st.expander("BibTeX"):
@@ -125,7 +121,7 @@ def _parameters(method: Method) -> None:
         for name, column in PARAMETER_COLUMNS.items()
         if name in ("name", "value") or frame[name].any()
     }
-    show_table(frame, columns, f"Parameters of the method: {', '.join(values)}")
+    ui.show_table(frame, columns, f"Parameters of the method: {', '.join(values)}")
 
 
 def _recipes(method: Method) -> None:
@@ -133,7 +129,7 @@ def _recipes(method: Method) -> None:
         names = sorted(method.recipes)
         notes = [method.recipe_notes.get(name, "") for name in names]
         frame = pd.DataFrame({"recipe": names, "note": notes})
-        show_table(frame.head(MAX_RECIPES), RECIPE_COLUMNS, f"Table of {len(frame)} recipes")
+        ui.show_table(frame.head(MAX_RECIPES), RECIPE_COLUMNS, f"Table of {len(frame)} recipes")
 
 
 page()

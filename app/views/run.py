@@ -10,19 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, evaluation_tabs, queries
-from app.components import (
-    has_database,
-    heading,
-    nothing_yet,
-    one_named,
-    plain,
-    query,
-    results_folder,
-    show_table,
-    text_column,
-    when,
-    with_results,
-)
+from app import components as ui
 from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
 from harness.config import flat
 from harness.errors import UserError
@@ -37,14 +25,14 @@ STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
 }
 CURVES = {"clean_val": "clean, validation images", "pgd_val": "under PGD, validation images"}
 SETTING_COLUMNS = {
-    "setting": text_column("Setting", "As in --set setting=value.", pinned=True),
-    "changed": text_column("", "≠: the run differs from its recipe."),
-    "run": text_column("This run", "The value in this run."),
-    "recipe": text_column("Recipe", "The recipe's value in this release."),
+    "setting": ui.text_column("Setting", "As in --set setting=value.", pinned=True),
+    "changed": ui.text_column("", "≠: the run differs from its recipe."),
+    "run": ui.text_column("This run", "The value in this run."),
+    "recipe": ui.text_column("Recipe", "The recipe's value in this release."),
 }
 FACT_COLUMNS = {
-    "fact": text_column("Fact", "What was recorded.", pinned=True),
-    "value": text_column("Value", "Its value.", width="large"),
+    "fact": ui.text_column("Fact", "What was recorded.", pinned=True),
+    "value": ui.text_column("Value", "Its value.", width="large"),
 }
 LOG_LINES = 400
 
@@ -52,16 +40,16 @@ LOG_LINES = 400
 def page() -> None:
     """The run named by the URL."""
     run_id = st.query_params.get("run", "")
-    if not has_database() or not run_id:
-        heading("Run", "Everything about one run.")
-        if not has_database():
-            nothing_yet()
+    if not ui.has_database() or not run_id:
+        ui.heading("Run", "Everything about one run.")
+        if not ui.has_database():
+            ui.nothing_yet()
             return
         st.info("The address names no run.")
         st.page_link("views/runs.py", label="Choose one on the page Runs")
         return
-    run = query(queries.run, run_id)
-    evaluations = query(queries.evaluations, run_id)
+    run = ui.query(queries.run, run_id)
+    evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
     evaluation = _chosen(evaluations)
     _numbers(run, evaluation)
@@ -83,11 +71,11 @@ def page() -> None:
 
 
 def _head(run: dict[str, Any]) -> None:
-    st.title(plain(run["title"]), anchor=False)
+    st.title(ui.plain(run["title"]), anchor=False)
     names = [run["dataset"], run["arch"], run["teacher"] and f"teacher {run['teacher']}"]
     seed = None if run["seed"] is None else f"seed {int(run['seed'])}"
     facts = [*names, run["recipe"] and f"recipe {run['recipe']}", seed, run["run_id"]]
-    st.caption(plain(" · ".join(str(fact) for fact in facts if fact)))
+    st.caption(ui.plain(" · ".join(str(fact) for fact in facts if fact)))
     with st.container(horizontal=True, gap="small"):
         status = run["status"]
         st.badge(STATUS_WORDS.get(status, status), color=STATUS_COLORS.get(status, "gray"))
@@ -104,9 +92,9 @@ def _head(run: dict[str, Any]) -> None:
         if run["git_dirty"]:
             st.badge("uncommitted code", color="orange", help="The code differed from its commit.")
     if run["error"]:
-        st.error(plain(run["error"]))
+        st.error(ui.plain(run["error"]))
     with st.expander("Command to repeat this run"):
-        st.code(with_results(_command(run)), language="bash", wrap_lines=True)
+        st.code(ui.with_results(_command(run)), language="bash", wrap_lines=True)
         st.caption("A finished run is not repeated: the same command shows its result.")
 
 
@@ -130,7 +118,7 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     finished = {each["evaluation_id"]: each for each in evaluations if each["status"] == "success"}
     if len(finished) < 2:
         return next(iter(finished.values()), None)
-    name = one_named(
+    name = ui.one_named(
         "Evaluation",
         list(finished),
         key="evaluation",
@@ -138,7 +126,7 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
         help="This run was evaluated several times. First comes the evaluation by its own "
         "protocol, else the one on the whole test set.",
         titles={
-            name: f"{protocol_text(each)} ({when(each['finished_at'])}, {name})"
+            name: f"{protocol_text(each)} ({ui.when(each['finished_at'])}, {name})"
             for name, each in finished.items()
         },
     )
@@ -149,12 +137,12 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if evaluation is None:
         st.info("This run has no finished evaluation.")
         return
-    st.markdown(f"**{plain(protocol_text(evaluation))}** · {when(evaluation['finished_at'])}")
+    st.markdown(f"**{ui.plain(protocol_text(evaluation))}** · {ui.when(evaluation['finished_at'])}")
     if evaluation["partial"]:
         st.badge("partial", color="orange", help="Evaluated on part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
-    costs = query(queries.training_metrics, run["run_id"])
+    costs = ui.query(queries.training_metrics, run["run_id"])
     columns = st.columns(4)
     for column, name in zip(columns, shown, strict=False):
         found = metrics.get(name)
@@ -168,7 +156,7 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if "train_seconds" in costs:
         columns[3].metric("Training time", _duration(costs["train_seconds"]))
     for flag in evaluation["flags"]:
-        st.warning(plain(f"? {flag}"))
+        st.warning(ui.plain(f"? {flag}"))
 
 
 def _duration(seconds: float) -> str:
@@ -178,9 +166,9 @@ def _duration(seconds: float) -> str:
 
 
 def _curves(run: dict[str, Any]) -> None:
-    epochs = query(queries.epochs, run["run_id"])
+    epochs = ui.query(queries.epochs, run["run_id"])
     if run["status"] == "started":
-        running = queries.running_epochs(results_folder(), run["run_id"])
+        running = queries.running_epochs(ui.results_folder(), run["run_id"])
         epochs = running if len(running) > len(epochs) else epochs
     if epochs.empty:
         st.info("No epoch is finished, or the model was not trained here.")
@@ -224,14 +212,14 @@ def _configuration(run: dict[str, Any]) -> None:
         return
     table = _settings(run)
     changed = int((table["changed"] != "").sum())
-    recipe = plain(run["recipe"])
+    recipe = ui.plain(run["recipe"])
     st.caption(
         f"{changed} of {len(table)} settings differ from recipe {recipe} and are marked ≠. "
         "The seed does not count as a change."
         if changed
         else f"All {len(table)} settings but the seed are those of recipe {recipe}."
     )
-    show_table(
+    ui.show_table(
         table,
         SETTING_COLUMNS,
         f"{len(table)} settings, {changed} of which differ from the recipe",
@@ -278,7 +266,7 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
         **{f"Precision: {name}": value for name, value in (facts.get("precision") or {}).items()},
     }
     known = {name: str(value) for name, value in rows.items() if value not in (None, "")}
-    show_table(
+    ui.show_table(
         pd.DataFrame({"fact": list(known), "value": list(known.values())}),
         FACT_COLUMNS,
         f"{len(known)} facts about code, packages and machine",
@@ -286,7 +274,7 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
 
 
 def _log(run: dict[str, Any]) -> None:
-    path = RunDirectory(results_folder(), run["run_id"]).log_path
+    path = RunDirectory(ui.results_folder(), run["run_id"]).log_path
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

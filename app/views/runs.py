@@ -7,23 +7,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from app import components as ui
 from app import queries
-from app.components import (
-    errors_as_messages,
-    has_database,
-    heading,
-    nothing_yet,
-    number_column,
-    one_of,
-    plain,
-    query,
-    records,
-    results_folder,
-    search,
-    show_table,
-    some_of,
-    text_column,
-)
 from app.labels import STATUS_WORDS, attack_texts
 from harness.store.database import Database
 
@@ -31,10 +16,10 @@ REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
 
 COLUMNS: dict[str, Any] = {
-    "title": text_column(
+    "title": ui.text_column(
         "Method", "The method's name as papers print it, or a model's source.", pinned=True
     ),
-    "state": text_column(
+    "state": ui.text_column(
         "Status", "running, done, failed or stopped; a run that was killed stays 'running'."
     ),
     "progress": st.column_config.ProgressColumn(
@@ -47,20 +32,20 @@ COLUMNS: dict[str, Any] = {
         help="Accuracy on validation images by epoch, under PGD, or clean if the run has no "
         f"attack; the last {queries.VALIDATION_EPOCHS} epochs. It is not a test result.",
     ),
-    "clean": number_column("Clean %", "Accuracy on clean test images.", "%.2f"),
-    "robust": number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
-    "protocol": text_column(
+    "clean": ui.number_column("Clean %", "Accuracy on clean test images.", "%.2f"),
+    "robust": ui.number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
+    "protocol": ui.text_column(
         "Protocol",
         "How the accuracies were measured: by the run's own protocol if there is such an "
         "evaluation, else on the whole test set with the most attacks. Compare only runs of the "
         "same protocol.",
     ),
-    "n": number_column("n", "Test images evaluated.", "%d"),
-    "dataset": text_column("Dataset", "Registered name of the dataset."),
-    "arch": text_column("Architecture", "Registered name of the architecture."),
-    "recipe": text_column("Recipe", "The recipe that the configuration is based on."),
-    "seed": number_column("Seed", "Seed of everything random in training.", "%d"),
-    "marks": text_column(
+    "n": ui.number_column("n", "Test images evaluated.", "%d"),
+    "dataset": ui.text_column("Dataset", "Registered name of the dataset."),
+    "arch": ui.text_column("Architecture", "Registered name of the architecture."),
+    "recipe": ui.text_column("Recipe", "The recipe that the configuration is based on."),
+    "seed": ui.number_column("Seed", "Seed of everything random in training.", "%d"),
+    "marks": ui.text_column(
         "Marks",
         "S: small scale, never ranked with published results. partial: on part of the data, never "
         "ranked. best on test: the epoch was chosen on test images. uncommitted: the code differed "
@@ -69,31 +54,33 @@ COLUMNS: dict[str, Any] = {
     "started_at": st.column_config.DatetimeColumn(
         "Started (UTC)", format="YYYY-MM-DD HH:mm", help="When the run last began or resumed."
     ),
-    "device": text_column("Device", "The device it was trained on."),
-    "run_id": text_column("Run", "The run's id, for the command line."),
+    "device": ui.text_column("Device", "The device it was trained on."),
+    "run_id": ui.text_column("Run", "The run's id, for the command line."),
 }
 
 
 def page() -> None:
     """Filters above, the table below; the table refreshes itself."""
-    heading("Runs", "All runs in this results folder, newest first. The table refreshes itself.")
-    if not has_database():
-        nothing_yet()
+    ui.heading("Runs", "All runs in this results folder, newest first. The table refreshes itself.")
+    if not ui.has_database():
+        ui.nothing_yet()
         return
-    known = query(queries.choices)
+    known = ui.query(queries.choices)
     columns = st.columns([2, 1, 1, 1, 1])
     with columns[0]:
-        words = search(
+        words = ui.search(
             "Search", key="q", help="In run ids, methods, datasets, architectures and recipes."
         )
     with columns[1]:
-        status = some_of("Status", list(STATUS_WORDS), key="status")
+        status = ui.some_of("Status", list(STATUS_WORDS), key="status")
     with columns[2]:
-        methods = some_of("Method", known["methods"], key="method")
+        methods = ui.some_of("Method", known["methods"], key="method")
     with columns[3]:
-        datasets = some_of("Dataset", known["datasets"], key="data")
+        datasets = ui.some_of("Dataset", known["datasets"], key="data")
     with columns[4]:
-        limit = one_of("Show at most", LIMITS, key="limit", help="Only the newest runs are shown.")
+        limit = ui.one_of(
+            "Show at most", LIMITS, key="limit", help="Only the newest runs are shown."
+        )
     table(
         words=words,
         status=tuple(status),
@@ -106,9 +93,9 @@ def page() -> None:
 @st.fragment(run_every=REFRESH_S)
 def table(**filters: Any) -> None:
     """The runs that fit, and links for the selected ones."""
-    with errors_as_messages():
-        found = query(_runs, tuple(filters.items()))
-        found = queries.with_running_epochs(found, results_folder())
+    with ui.errors_as_messages():
+        found = ui.query(_runs, tuple(filters.items()))
+        found = queries.with_running_epochs(found, ui.results_folder())
         if found.empty:
             st.info("No run fits these filters.")
             return
@@ -116,7 +103,7 @@ def table(**filters: Any) -> None:
         counts = found["status"].map(STATUS_WORDS).value_counts()
         states = ", ".join(f"{count} {word}" for word, count in counts.items())
         st.caption(f"Showing {len(found)} of {total} runs: {states}. Select one or two rows.")
-        chosen = show_table(
+        chosen = ui.show_table(
             _shown(found),
             COLUMNS,
             f"Table of {len(found)} runs with status, progress and accuracies",
@@ -139,9 +126,9 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
         clean=100 * found["clean"],
         robust=(100 * found["robust"]).where(found["attacks"].fillna("") != ""),
         protocol=[
-            "" if pd.isna(row["n"]) else ", ".join(attack_texts(row)) for row in records(found)
+            "" if pd.isna(row["n"]) else ", ".join(attack_texts(row)) for row in ui.records(found)
         ],
-        marks=[_marks(row) for row in records(found)],
+        marks=[_marks(row) for row in ui.records(found)],
     )[list(COLUMNS)]
 
 
@@ -159,7 +146,7 @@ def _links(chosen: pd.Series[str]) -> None:
     with st.container(horizontal=True):
         for run_id in chosen[:2]:
             st.page_link(
-                "views/run.py", label=f"Open {plain(run_id)}", query_params={"run": run_id}
+                "views/run.py", label=f"Open {ui.plain(run_id)}", query_params={"run": run_id}
             )
         if len(chosen) == 2:
             both = {"a": chosen.iloc[0], "b": chosen.iloc[1]}
@@ -172,9 +159,9 @@ def _failures(found: pd.DataFrame) -> None:
     failed = found[found["status"] == "error"]
     if failed.empty:
         return
-    with st.expander(f"Errors of {len(failed)} failed runs"):
-        for row in records(failed.head(20)):
-            st.markdown(f"**{plain(row['run_id'])}**")
+    with st.expander(f"Errors of failed runs ({len(failed)})"):
+        for row in ui.records(failed.head(20)):
+            st.markdown(f"**{ui.plain(row['run_id'])}**")
             st.code(row["error"] or "no error was recorded", language=None, wrap_lines=True)
             st.page_link("views/run.py", label="Open the run", query_params={"run": row["run_id"]})
 

@@ -8,29 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    has_database,
-    heading,
-    nothing_yet,
-    number_column,
-    one_named,
-    one_of,
-    plain,
-    query,
-    show_table,
-    some_of,
-    text_column,
-)
-from app.tradeoff_points import (
-    AXES,
-    SOURCES,
-    pareto_front,
-    printed_points,
-    protocols,
-    run_points,
-    with_ends,
-)
+from app import components as ui
+from app.tradeoff_points import AXES, SOURCES, printed_points, protocols, run_points, steps
 from harness.store.database import Database
+from leaderboards.render.plots import pareto_front
 
 MAX_RUNS = 5000
 MAX_NAMED = 8
@@ -38,44 +19,44 @@ MAX_NAMED = 8
 
 def page() -> None:
     """Two axes, a scatter plot with its Pareto front, and the points as a table."""
-    heading(
+    ui.heading(
         "Trade-offs",
         "One number against another, for every printed row of the paper and every run here that "
         "has both, by one protocol. The dashed line is the Pareto front: no other point is as "
         "good in both numbers.",
     )
     points = printed_points()
-    if has_database():
-        points = pd.concat([points, run_points(query(_all_runs))], ignore_index=True)
+    if ui.has_database():
+        points = pd.concat([points, run_points(ui.query(_all_runs))], ignore_index=True)
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
     columns = st.columns([1, 3])
     with columns[0]:
         help = "Only points of the same dataset are shown together."
-        dataset = one_of("Dataset", datasets, key="ds", help=help)
+        dataset = ui.one_of("Dataset", datasets, key="ds", help=help)
     points = points[points["dataset"] == dataset]
     known = protocols(points)
     with columns[1]:
         help = "How the points were measured. Only points of the same protocol are compared."
-        protocol = one_named("Protocol", known, key="protocol", default=known[0], help=help)
+        protocol = ui.one_named("Protocol", known, key="protocol", default=known[0], help=help)
     points = points[points["protocol"] == protocol]
     axes = [name for name in AXES if points[AXES[name].field].notna().any()]
     if len(axes) < 2:
-        st.info(f"No point of {plain(dataset)} by this protocol has two numbers.")
+        st.info(f"No point of {ui.plain(dataset)} by this protocol has two numbers.")
         return
     x_default, y_default = _defaults(points, axes)
     columns = st.columns([1, 1, 2])
     with columns[0]:
-        y_name = one_named("y axis", axes, key="y", default=y_default)
+        y_name = ui.one_named("y axis", axes, key="y", default=y_default)
     with columns[1]:
-        x_name = one_named("x axis", axes, key="x", default=x_default)
+        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
     with columns[2]:
         help = "Where numbers are from."
-        sources = some_of("Source", list(SOURCES.values()), key="src", help=help)
+        sources = ui.some_of("Source", list(SOURCES.values()), key="src", help=help)
     if sources:
         points = points[points["source"].isin(sources)]
     _plot(points, x_name, y_name)
-    if not has_database():
-        nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
+    if not ui.has_database():
+        ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
 
 
 def _all_runs(database: Database) -> pd.DataFrame:
@@ -102,8 +83,14 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
     if shown.empty:
         st.info("No point has both numbers from these sources.")
         return
-    front = pareto_front(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
-    line = front if y.lower_is_better else with_ends(front, shown, x_lower=x.lower_is_better)
+    front = shown.loc[
+        pareto_front(
+            list(zip(shown["x"], shown["y"], shown.index, strict=True)),
+            x_lower=x.lower_is_better,
+            y_lower=y.lower_is_better,
+        )
+    ]
+    line = front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
     chart = charts.tradeoff(
         shown,
         line,
@@ -125,8 +112,8 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
     )
     more = f" and {len(front) - MAX_NAMED} more" if len(front) > MAX_NAMED else ""
     st.caption(
-        f"{len(shown)} points. On the Pareto front: {plain(names)}{more}. Bars are 95% intervals "
-        "of one model. Drag over points to list only those."
+        f"{len(shown)} points. On the Pareto front: {ui.plain(names)}{more}. Bars are 95% "
+        "intervals of one model. Drag over points to list only those."
     )
     _list(_within(shown, selected), x_name, y_name)
 
@@ -142,17 +129,17 @@ def _within(shown: pd.DataFrame, selected: Any) -> pd.DataFrame:
 
 def _list(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
     columns = {
-        "name": text_column("Method", "As printed.", pinned=True),
-        "arch": text_column("Architecture", "With its teacher, if any."),
-        "x": number_column(x_name, "The x axis.", f"%.{AXES[x_name].decimals}f"),
-        "y": number_column(y_name, "The y axis.", f"%.{AXES[y_name].decimals}f"),
-        "augmentation": text_column("Training data", "As printed."),
-        "source": text_column("Source", "Where the numbers are from."),
-        "where": text_column("Where", "Table of the paper, or the run."),
+        "name": ui.text_column("Method", "As printed.", pinned=True),
+        "arch": ui.text_column("Architecture", "With its teacher, if any."),
+        "x": ui.number_column(x_name, "The x axis.", f"%.{AXES[x_name].decimals}f"),
+        "y": ui.number_column(y_name, "The y axis.", f"%.{AXES[y_name].decimals}f"),
+        "augmentation": ui.text_column("Augmentation", "As printed."),
+        "source": ui.text_column("Source", "Where the numbers are from."),
+        "where": ui.text_column("Where", "Table of the paper, or the run."),
         "page": st.column_config.LinkColumn("Run", display_text="open", help="The run's page."),
     }
     table = shown.sort_values("y", ascending=False)[list(columns)]
-    show_table(table, columns, f"The {len(table)} points as a table")
+    ui.show_table(table, columns, f"The {len(table)} points as a table")
 
 
 page()

@@ -8,20 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    has_database,
-    heading,
-    nothing_yet,
-    number_column,
-    one_named,
-    plain,
-    query,
-    records,
-    results_folder,
-    show_table,
-    text_column,
-    whole_number,
-)
+from app import components as ui
 from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
 from app.gallery import class_names
 from app.labels import protocol_text, run_title
@@ -30,22 +17,22 @@ from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
 
 COLUMNS = {
-    "run": text_column("Run", "The run whose features these are.", pinned=True),
-    "kind": text_column("Images", "Clean, or attacked by PGD."),
-    "silhouette": number_column(
+    "run": ui.text_column("Run", "The run whose features these are.", pinned=True),
+    "kind": ui.text_column("Images", "Clean, or attacked by PGD."),
+    "silhouette": ui.number_column(
         "Silhouette", "With classes as clusters; from -1 to 1, high is well separated.", "%.3f"
     ),
-    "neighbours": number_column(
+    "neighbours": ui.number_column(
         f"{NEIGHBOURS}-NN %",
         f"Share of points whose {NEIGHBOURS} nearest neighbours vote for their class.",
         "%.1f",
     ),
-    "spread": number_column(
+    "spread": ui.number_column(
         "Within / between",
         "Mean distance within classes over that between classes; low is compact.",
         "%.3f",
     ),
-    "accuracy": number_column(
+    "accuracy": ui.number_column(
         "Accuracy %", "On these images only; it is not a test result.", "%.1f"
     ),
 }
@@ -53,41 +40,41 @@ COLUMNS = {
 
 def page() -> None:
     """Two runs and a button; nothing is computed before it is pressed."""
-    heading(
+    ui.heading(
         "t-SNE",
         "Features of clean and adversarial test images of random classes, as in Fig. 2 of the "
         "paper. A map shows neighbourhoods only: the numbers are from the feature space itself.",
     )
-    if not has_database():
-        nothing_yet("A map needs a finished run.")
+    if not ui.has_database():
+        ui.nothing_yet("A map needs a finished run.")
         return
-    known = query(queries.comparable)
-    models = (RunDirectory(results_folder(), run_id).model_path for run_id in known["run_id"])
+    known = ui.query(queries.comparable)
+    models = (RunDirectory(ui.results_folder(), run_id).model_path for run_id in known["run_id"])
     known = known[[path.exists() for path in models]]
     if known.empty:
-        nothing_yet("A map needs a finished run whose model file is in the results folder.")
+        ui.nothing_yet("A map needs a finished run whose model file is in the results folder.")
         return
-    rows = {row["run_id"]: row for row in records(known)}
+    rows = {row["run_id"]: row for row in ui.records(known)}
     titles = {run_id: run_title(row) for run_id, row in rows.items()}
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
-        a = one_named(
+        a = ui.one_named(
             "First run", list(rows), key="a", default=next(iter(rows)), help="On the left.",
             titles=titles,
         )  # fmt: skip
     like = [name for name, row in rows.items() if row["dataset"] == rows[a]["dataset"]]
     partner = next((name for name in like if name != a), a)
     with columns[1]:
-        b = one_named(
+        b = ui.one_named(
             "Second run", like, key="b", default=partner, help="Of the same dataset.",
             titles=titles,
         )  # fmt: skip
     with columns[2]:
-        classes = whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
+        classes = ui.whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
     with columns[3]:
-        per_class = whole_number("Images per class", 5, 100, 15, key="n", help="At random.")
+        per_class = ui.whole_number("Images per class", 5, 100, 15, key="n", help="At random.")
     with columns[4]:
-        seed = whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
+        seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
     choice = (a, b, classes, per_class, seed)
     if st.button("Compute", type="primary") or st.session_state.get("tsne_computed") == choice:
         st.session_state["tsne_computed"] = choice
@@ -107,11 +94,11 @@ def _maps(
     found = []
     for column, row in zip(st.columns(2), (first, second), strict=True):
         with column, st.spinner(f"Computing features and map of {row['run_id']}"):
-            run = query(queries.run, row["run_id"])
+            run = ui.query(queries.run, row["run_id"])
             result = embedded(
-                str(results_folder()),
+                str(ui.results_folder()),
                 row["run_id"],
-                RunDirectory(results_folder(), row["run_id"]).model_path.stat().st_mtime_ns,
+                RunDirectory(ui.results_folder(), row["run_id"]).model_path.stat().st_mtime_ns,
                 eps=eps,
                 classes=classes,
                 per_class=per_class,
@@ -131,8 +118,8 @@ def _radius(row: dict[str, Any]) -> float:
 
 
 def _map(row: dict[str, Any], result: Embedding) -> None:
-    st.subheader(plain(row["title"]), anchor=False)
-    st.caption(plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
+    st.subheader(ui.plain(row["title"]), anchor=False)
+    st.caption(ui.plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
     half = len(result.points) // 2
     st.altair_chart(
         charts.embedding(result.points),
@@ -157,7 +144,7 @@ def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> No
         )
     ]
     alt = "Separation of classes in feature space, by run and kind of image"
-    show_table(pd.DataFrame(rows), COLUMNS, alt)
+    ui.show_table(pd.DataFrame(rows), COLUMNS, alt)
     (row_a, a), (row_b, b) = found
     names = class_names(row_a["dataset"])
     labels = sorted({int(label) for label in a.points["label"]})
@@ -167,14 +154,14 @@ def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> No
     first, second = a.adversarial.silhouette, b.adversarial.silhouette
     better = row_a if first >= second else row_b
     st.markdown(
-        f"Classes of adversarial images separate better for **{plain(better['title'])}** "
+        f"Classes of adversarial images separate better for **{ui.plain(better['title'])}** "
         f"(silhouette {max(first, second):.3f} against {min(first, second):.3f})."
         if row_a["run_id"] != row_b["run_id"]
         else "Both maps are of the same run."
     )
     st.caption(
         f"Linf {eps_text(eps)}, PGD with 10 steps; perplexity {a.perplexity:g}"
-        f"{'' if a.perplexity == PERPLEXITY else ' (few images)'}; classes {plain(numbered)}."
+        f"{'' if a.perplexity == PERPLEXITY else ' (few images)'}; classes {ui.plain(numbered)}."
     )
 
 

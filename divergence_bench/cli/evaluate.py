@@ -12,13 +12,14 @@ from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import interval, percent, plain_table, print_json, print_result
-from harness.config import EvalConfig, eps_text
+from harness.config import eps_text
 from harness.data import dataset_info
+from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner
-from harness.experiment.cluster import Cluster, chunks_on
 from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run
@@ -53,7 +54,7 @@ def evaluate(
 ) -> None:
     """Evaluate a stored run or a model from elsewhere."""
     overrides = protocol_settings(
-        set_ or (), eps, norm=norm, attacks=attacks, limit=eval_limit, workers=workers,
+        set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
     )  # fmt: skip
     cluster = cluster_of(on_cluster, per_task)
@@ -68,24 +69,25 @@ def evaluate(
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=as_json)
 
-    def measure(at: EvalConfig) -> runner.Outcome:
+    with ray_executor(cluster) as executor:
         if directory is not None:
-            return runner.evaluate_run(directory, at, data_root, device, reporter)
-        return runner.evaluate_external(
-            source,
-            str(dataset),
-            at,
-            results=results,
-            reporter=reporter,
-            root=data_root,
-            device=device,
-            arch=arch,
-            weights=weights,
-        )
-
-    with chunks_on(cluster):
-        outcomes = [measure(at) for at in at_each_radius(protocol, eps)]
-    print_outcome(outcomes[-1], results, as_json=as_json)
+            outcome = runner.evaluate_run(
+                directory, protocol, data_root, device, reporter, executor
+            )
+        else:
+            outcome = runner.evaluate_external(
+                source,
+                str(dataset),
+                protocol,
+                results=results,
+                reporter=reporter,
+                root=data_root,
+                device=device,
+                arch=arch,
+                weights=weights,
+                executor=executor,
+            )
+    print_outcome(outcome, results, as_json=as_json)
 
 
 def export_adversarial(
@@ -104,23 +106,17 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], eps: str | None, **others: str | int | None
-) -> dict[str, str | int | float | None]:
-    """Return the options of a protocol as fields of ``EvalConfig``; ``eps`` is the largest radius.
+    assignments: Sequence[str], **options: str | int | None
+) -> dict[str, str | int | None]:
+    """Return the options that are fields of ``EvalConfig``.
 
     Raises:
-        UserError: a radius is no number, or an assignment sets it too.
+        UserError: an assignment sets the radius too.
     """
-    largest = max(curves.radii(eps)) if eps is not None else None
     assigned = {text.partition("=")[0].strip() for text in assignments}
-    if largest is not None and {"eps", "evaluation.eps"} & assigned:
+    if options["eps"] is not None and {"eps", "evaluation.eps"} & assigned:
         raise UserError("--eps and --set evaluation.eps are both given: leave one out")
-    return {"eps": largest or None, **others}
-
-
-def at_each_radius(protocol: EvalConfig, eps: str | None) -> list[EvalConfig]:
-    """Return the protocol at each radius of ``--eps``, the largest last."""
-    return [protocol] if eps is None else curves.protocols(protocol, curves.radii(eps))
+    return options
 
 
 def cluster_of(address: str | None, task: str | None) -> Cluster | None:
@@ -133,7 +129,7 @@ def cluster_of(address: str | None, task: str | None) -> Cluster | None:
         if task is not None:
             raise UserError("--task sets what a cluster's tasks need: give --cluster as well")
         return None
-    return Cluster.asked(address, task)
+    return Cluster.parse(address, task)
 
 
 def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:

@@ -11,16 +11,15 @@ from typer import Option
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import (
-    at_each_radius,
     cluster_of,
     print_outcome,
     protocol_settings,
 )
 from divergence_bench.cli.tables import print_result
-from harness.config import EvalConfig, RunConfig, flat
-from harness.distributed.group import ProcessGroup, process_group
+from harness.config import RunConfig, flat
+from harness.distributed.group import process_group
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner
-from harness.experiment.cluster import chunks_on
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -69,7 +68,7 @@ def run(
 ) -> None:
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
     protocol = protocol_settings(
-        set_ or (), eps, norm=norm, attacks=attacks, limit=eval_limit, workers=workers,
+        set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
     )  # fmt: skip
     options = {
@@ -101,19 +100,18 @@ def run(
         return
     reporter = Reporter(quiet=as_json)
 
-    def measure(at: EvalConfig, processes: ProcessGroup) -> runner.Outcome:
-        one = config.model_copy(update={"evaluation": at})
-        return runner.run(one, reporter, passed={"argv": sys.argv[1:]}, processes=processes)
-
     with process_group(device) as processes:
         if not processes.first:
             runner.run_worker(processes)
             return
         _announce(config, reporter)
-        with chunks_on(cluster):
-            outcomes = [measure(at, processes) for at in at_each_radius(config.evaluation, eps)]
+        passed = {"argv": sys.argv[1:]}
+        with ray_executor(cluster) as executor:
+            outcome = runner.run(
+                config, reporter, passed=passed, processes=processes, executor=executor
+            )
         processes.send(None)
-    print_outcome(outcomes[-1], results, as_json=as_json)
+    print_outcome(outcome, results, as_json=as_json)
 
 
 def plan_of(config: RunConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from harness.config import eps_text
 from harness.errors import UserError
 from harness.progress import duration
 from harness.registry import METHODS, unknown_name
+from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, list_runs
 
 Row = dict[str, Any]
@@ -267,10 +268,15 @@ def show_run(run: RunDirectory, results: Path, *, as_json: bool) -> None:
 def print_evaluations(run: RunDirectory, console: Console) -> None:
     """Print the stages of the newest finished evaluation, a line for each other one, and curves."""
     from divergence_bench.cli.evaluate import print_curve
-    from harness.evaluation.analysis.curves import curve_of, curves
+    from harness.evaluation.analysis import curves
 
+    flags = curves.curve_flags(Database(run.results), [run.run_id])
     finished = sorted(
-        (each.record for each in run.evaluations() if each.record["status"] == "success"),
+        (
+            curves.with_curve_flags(each.record, flags)
+            for each in run.evaluations()
+            if each.record["status"] == "success"
+        ),
         key=lambda record: (str(record["finished_at"]), str(record["evaluation_id"])),
     )
     newest = [record for record in finished if record.get("stages")][-1:]
@@ -280,8 +286,8 @@ def print_evaluations(run: RunDirectory, console: Console) -> None:
     for record in finished:
         if record not in newest:
             console.out(evaluation_line(record), highlight=False)
-    for group in curves(run):
-        print_curve(curve_of(run, group[0].evaluation_id), group[0].record, console)
+    for group in curves.curves(run):
+        print_curve(curves.curve_of(run, group[0].evaluation_id), group[0].record, console)
 
 
 def evaluation_line(record: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_json
 from harness.errors import UserError
 from harness.store.database import Database
-from harness.store.schema import TABLES
+from harness.store.schema import TABLES, VIEWS
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -86,11 +86,12 @@ def query(results: Path, statement: str) -> QueryResult:
 
 
 def schema() -> QueryResult:
-    """Return every table and column with its type and meaning."""
+    """Return every table, column and view with its type and meaning."""
     rows = []
     for table in TABLES.values():
         rows.append((table.name, "", "", table.doc))
         rows += [(table.name, column.name, column.kind, column.doc) for column in table.columns]
+    rows += [(view.name, "", "view", view.doc) for view in VIEWS]
     return QueryResult(("table", "column", "type", "meaning"), tuple(rows))
 
 

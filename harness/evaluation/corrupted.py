@@ -13,7 +13,7 @@ from harness.config import fingerprint
 from harness.data.base import check_limit
 from harness.data.cifar import CORRUPTIONS, SEVERITIES, CorruptedImages
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.chunk import ProgressFn
+from harness.evaluation.attack.job import ProgressFn
 from harness.evaluation.attack.judge import predict
 from harness.evaluation.guards import ensure_unchanged, untouched
 from harness.evaluation.speed.precision import pinned

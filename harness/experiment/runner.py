@@ -13,50 +13,45 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import Dataset, ImageSource
+from harness.data.base import ImageSource
 from harness.data.generated import check_same_file, open_generated
-from harness.data.loader import split_validation
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.clean import clean_accuracy
-from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.driver import EvaluationResult, check_limit, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
-from harness.experiment.teacher import Teacher, prepare_teacher, teacher_logits_fn, unchanged
-from harness.method import Method, TaskContext
+from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
+from harness.experiment.trainer import TrainingInputs, build_trainer
+from harness.method import Method
 from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
-from harness.training.build import (
-    choose_device,
-    new_model,
-    new_task,
-    normalisation,
-    training_loader,
-)
-from harness.training.loop import Selected, Trainer
+from harness.training.build import choose_device, normalisation
+from harness.training.loop import Selected
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a finished run is, and what its evaluation found."""
+    """A finished run.
+
+    Attributes:
+        run_id: its name.
+        directory: its folder.
+        evaluations: one result for each radius, ascending.
+    """
 
     run_id: str
     directory: Path
-    evaluation: EvaluationResult
+    evaluations: tuple[EvaluationResult, ...]
 
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a training is given beside its configuration."""
-
-    data: Dataset
-    generated: NpzImages | None = None
-    teacher: Teacher | None = None
-    processes: ProcessGroup = SINGLE_PROCESS
+    @property
+    def evaluation(self) -> EvaluationResult:
+        """The evaluation at the largest radius."""
+        return self.evaluations[-1]
 
 
 def run(
@@ -67,11 +62,12 @@ def run(
     wait: bool = False,
     index: bool = True,
     processes: ProcessGroup = SINGLE_PROCESS,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Train by the configured method, evaluate by the configured protocol, store both.
 
-    Work that an earlier call of the same run finished is taken up, not repeated. A teacher that is
-    to be trained is a run of its own, done before.
+    Work that an earlier call of the same run finished is not repeated. A teacher that must be
+    trained is a run of its own, done before.
 
     Args:
         config: the whole run.
@@ -80,6 +76,7 @@ def run(
         wait: wait for another process that works on the same run instead of raising.
         index: bring the database up to date; False where another process does.
         processes: those that train together, of which this is the first; the others ``follow``.
+        executor: where chunks are attacked; by default ``evaluation.workers`` processes.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
@@ -89,8 +86,8 @@ def run(
     generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
     check_limit(config.evaluation, data.test)
-    # Two students may want the same teacher at once: the second waits until the first has made it.
-    teach = partial(run, wait=True, index=index, processes=processes)
+    # Two students may need the same teacher at once: the second waits for the first to train it.
+    teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
@@ -107,10 +104,10 @@ def run(
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
             model = trained_model(config, method, supplies, directory, reporter, device)
-            evaluation = evaluate_into(
-                directory, model, data.test, config.evaluation, reporter, device
+            evaluations = evaluate_into(
+                directory, model, data.test, config.evaluation, reporter, device, executor
             )
-    return Outcome(config.run_id, directory.path, evaluation)
+    return Outcome(config.run_id, directory.path, evaluations)
 
 
 def run_worker(processes: ProcessGroup) -> None:
@@ -153,6 +150,7 @@ def evaluate_run(
     root: Path | None,
     device: str,
     reporter: Reporter,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
     record = directory.record
@@ -166,8 +164,10 @@ def evaluate_run(
     check_limit(evaluation, data.test)
     with directory.lock(), recorded(directory, {}):
         model = load_model_file(directory.model_path)
-        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
-    return Outcome(directory.run_id, directory.path, result)
+        evaluations = evaluate_into(
+            directory, model, data.test, evaluation, reporter, where, executor
+        )
+    return Outcome(directory.run_id, directory.path, evaluations)
 
 
 def evaluate_external(
@@ -181,6 +181,7 @@ def evaluate_external(
     device: str = "auto",
     arch: str | None = None,
     weights: Path | None = None,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
     where = choose_device(device)
@@ -204,8 +205,10 @@ def evaluate_external(
         "provenance": provenance.collect(where),
     }
     with directory.lock(), recorded(directory, described):
-        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
-    return Outcome(directory.run_id, directory.path, result)
+        evaluations = evaluate_into(
+            directory, model, data.test, evaluation, reporter, where, executor
+        )
+    return Outcome(directory.run_id, directory.path, evaluations)
 
 
 def trained_model(
@@ -254,59 +257,15 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
-    data, teacher, processes = supplies.data, supplies.teacher, supplies.processes
-    train_set, watched = data.train, data.test
-    if config.data.val_size:
-        train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
-        watched = validation if config.training.selection.rule != "best-on-test" else watched
-    elif config.training.selection.rule == "best-on-val":
-        raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    model = new_model(config, data.info)
-    context = TaskContext(
-        num_classes=data.info.num_classes,
-        epochs=config.training.epochs,
-        train_size=len(train_set),
-        device=device,
-        teacher=teacher.model if teacher else None,
-        in_channels=data.info.channels,
-        image_size=data.info.image_size,
-        student=model,
-        train_labels=train_set.labels,
-    )
-    task = new_task(config, method, context)
-    loader = training_loader(
-        config,
-        train_set,
-        len(data.train),
-        supplies.generated,
-        device,
-        processes,
-        task.autoaugmented_views,
-    )
-    teacher_logits = teacher_logits_fn(
-        config, task, teacher, train_set, loader, reporter, processes
-    )
-    test_accuracy = None
-    if config.training.selection.track_test:
-        test_accuracy = partial(clean_accuracy, images=data.test, device=device)
-    epochs, steps = config.training.epochs, loader.steps_per_epoch
+    trainer = build_trainer(config, supplies, directory, reporter, device)
+    epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
-        trainer = Trainer(
-            config,
-            task,
-            model,
-            loader,
-            watched=watched,
-            test_accuracy=test_accuracy,
-            teacher_logits=teacher_logits,
-            run=directory,
-            reporter=TrainingProgress(reporter, stage, epochs),
-            device=device,
-            processes=processes,
-        )
+    with (
+        unchanged(supplies.teacher, trainer.task),
+        reporter.stage(title, epochs * steps) as stage,
+    ):
         stage.start_at(trainer.finished_epochs * steps)
-        return trainer.fit()
+        return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
 
 def training_metrics(
@@ -352,10 +311,19 @@ def evaluate_into(
     config: EvalConfig,
     reporter: Reporter,
     device: torch.device,
-) -> EvaluationResult:
+    executor: ChunkExecutor | None,
+) -> tuple[EvaluationResult, ...]:
     """Evaluate into the run's directory, with progress."""
     with reporter.stage("evaluate") as stage:
-        return evaluate(model, images, config, directory, device=device, say=stage.update)
+        return evaluate(
+            model,
+            images,
+            config,
+            directory,
+            device=device,
+            executor=executor,
+            progress=stage.update,
+        )
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:
@@ -371,15 +339,6 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
             f"run {directory.run_id} was begun on other training images of {images.info.name} "
             f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
             f"with, or remove {directory.path} to begin anew"
-        )
-
-
-def check_limit(config: EvalConfig, images: ImageSource) -> None:
-    """More images than there are cannot be evaluated."""
-    if config.limit is not None and config.limit > len(images):
-        raise UserError(
-            f"evaluation.limit is {config.limit}, but {images.info.name} has {len(images)} test "
-            f"images: ask for at most {len(images)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Architectures by name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 def build_model(
     arch: str, num_classes: int, in_channels: int = 3, image_size: int = 32
 ) -> FeatureNetwork:
-    """A freshly initialised network for images in [0, 1].
+    """A new network with random weights, for images in [0, 1].
 
     Args:
         arch: a name in ``ARCHITECTURES``.
@@ -59,6 +59,6 @@ def build_model(
         image_size: height and width of the images in pixels.
 
     Raises:
-        UserError: no architecture has that name, or it is not made for images of that size.
+        UserError: the name is unknown, or the architecture does not accept images of that size.
     """
     return ARCHITECTURES.get(arch)(num_classes, in_channels, image_size)

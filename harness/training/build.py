@@ -64,6 +64,7 @@ def training_loader(
     epoch with generated images, as in released trainings.
     """
     data, batch_size = config.data, config.training.batch_size
+    augment = Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation)
     if generated is not None:
         loader: Loader = MixedLoader(
             split,
@@ -72,7 +73,7 @@ def training_loader(
             device,
             fraction=data.generated_fraction,
             steps=steps_with_generated(data, batch_size, originals),
-            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
+            augment=augment,
             augment_generated=data.augment_generated,
         )
     else:
@@ -80,12 +81,9 @@ def training_loader(
             split,
             batch_size,
             device,
-            crop_padding=data.crop_padding,
-            flip=data.flip,
+            augment,
             drop_last=config.training.drop_last,
             workers=data.workers,
-            crop_mode=data.crop_mode,
-            rotation=data.rotation,
             processes=processes,
         )
     return with_views(loader, split, views)

@@ -74,7 +74,6 @@ class Trainer:
         *,
         watched: ImageSource,
         run: RunDirectory,
-        reporter: TrainingReporter,
         device: torch.device,
         test_accuracy: Callable[[nn.Module], tuple[int, int]] | None = None,
         teacher_logits: Callable[[Batch], Tensor] | None = None,
@@ -89,7 +88,6 @@ class Trainer:
             loader: the training batches.
             watched: the images for the accuracies of each epoch and for selection.
             run: where epochs and checkpoints are written, by the first process only.
-            reporter: receives the progress.
             device: the training device.
             test_accuracy: counts a model's correct test images, and all of them; the accuracy of
                 every epoch is recorded, and nothing is selected by it.
@@ -98,7 +96,7 @@ class Trainer:
         """
         self.processes = processes
         self.config, self.training = config, config.training
-        self.device, self.run, self.reporter = device, run, reporter
+        self.device, self.run = device, run
         self.dtype = training_dtype(config)
         self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
         self.test_accuracy, self.teacher_logits = test_accuracy, teacher_logits
@@ -119,19 +117,19 @@ class Trainer:
         self.finished_epochs = self._resume()
         processes.copy_first_(_tensors(self.model, self.task))
 
-    def fit(self) -> Selected:
-        """Train to the last epoch and return the selected model.
+    def fit(self, reporter: TrainingReporter) -> Selected:
+        """Train to the last epoch, report the progress, and return the selected model.
 
         Raises:
             UserError: the task cannot be trained with these batches or settings.
         """
-        validate_training(self.config, self.task, self.loader, self.reporter.line)
+        validate_training(self.config, self.task, self.loader, reporter.line)
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
-            record = self._train_epoch(epoch)
-            self.processes.broadcast(partial(self._end_epoch, record))
+            record = self._train_epoch(epoch, reporter)
+            self.processes.broadcast(partial(self._end_epoch, record, reporter))
         return self._select()
 
-    def _end_epoch(self, record: dict[str, Any]) -> None:
+    def _end_epoch(self, record: dict[str, Any], reporter: TrainingReporter) -> None:
         """Measure the accuracies, write the record and the checkpoint; in the first process."""
         epoch = record["epoch"]
         record |= self._watch(epoch) | self._test()
@@ -139,9 +137,9 @@ class Trainer:
         last = epoch == self.training.epochs
         if last or epoch % self.training.checkpoint_every == 0:
             self._checkpoint(epoch)
-        self.reporter.epoch(record)
+        reporter.epoch(record)
 
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+    def _train_epoch(self, epoch: int, reporter: TrainingReporter) -> dict[str, Any]:
         training, attack = self.training, self.training.attack
         rate = set_epoch(self.optimizer, training, epoch)
         schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
@@ -164,7 +162,7 @@ class Trainer:
                 opening.append(output.loss.detach())
             for name, value in {"loss": output.loss.detach(), **output.parts}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.y)
-            self.reporter.step(epoch, step, steps)
+            reporter.step(epoch, step, steps)
         guard.check_model(self.model)
         self.task.end_epoch(epoch)
         self.average.after_epoch(epoch)
@@ -301,15 +299,15 @@ class Trainer:
         if not (selecting or due):
             return {}
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
-        if self.training.attack is None:
-            steps = 0
+        # The training attack's own radius: no setting of the evaluation may change the weights.
+        attack = self.training.attack
         accuracy = monitor_accuracy(
             self.average.model,
             self.watched,
             self.device,
             limit=None if selecting else monitor.images,
-            eps=self.config.evaluation.eps,
-            pgd_steps=steps,
+            eps=attack.eps if attack else 0.0,
+            pgd_steps=steps if attack else 0,
         )
         score = accuracy.get("pgd", accuracy["clean"])
         if selecting and (self.best is None or score > self.best["accuracy"]):

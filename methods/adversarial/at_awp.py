@@ -62,7 +62,7 @@ METHOD = Method(
     recipe_notes={
         "table2/at-awp": "Row AWP is AT-AWP here and TRADES-AWP in Table 4. Its epoch was chosen "
         "on the test images; its images were also rotated by up to 15 degrees, unlike those of "
-        "the other rows and of this recipe. TRADES-AWP on the same network, left out, has "
+        "the other rows and of this recipe. TRADES-AWP on the same model, left out, has "
         "62.41/29.54."
     },
 )

@@ -9,9 +9,9 @@ from harness.config import merge
 from harness.method import Method, MethodCard
 from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods.adversarial._consistency import RELEASED_ATTACK_WEIGHTS
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS
 from methods.adversarial.ikl import IklParams, IklTask
-from methods.losses.divergence import DecoupledParts, gkl_loss, ikl_loss
+from methods.losses.divergence import DecoupledParts, gkl_loss
 
 
 class GklParams(IklParams):
@@ -23,16 +23,11 @@ class GklParams(IklParams):
 
 
 class GklTask(IklTask):
-    """IKL with flattened class weights that are normalised over the whole batch."""
+    """IKL with flattened class weights in training; its attack is that of IKL, as released."""
 
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """The training loss's divergence."""
+        """Class weights to a power, normalised over the whole batch."""
         return gkl_loss(clean_BC, adv_BC, self.class_means.of(y_B), self.params.power)
-
-    def attack_divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> Tensor:
-        """At power 1, hence that of IKL, as released."""
-        parts = ikl_loss(clean_BC, adv_BC, self.class_means.of(y_B))
-        return parts.weighted(self.params.attack_wmse_weight, self.params.attack_ce_weight)
 
 
 RELEASED = {

@@ -23,7 +23,7 @@ METHOD = Method(
         title="Gowal et al.",
         family="adversarial",
         summary="TRADES on original images and up to a hundred million generated ones, with a "
-        "smooth network and averaged weights.",
+        "smooth model and averaged weights.",
         formula=FORMULA,
         **cite("gowal2021improving"),
         tables=(4,),

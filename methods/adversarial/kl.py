@@ -42,7 +42,7 @@ METHOD = Method(
     task=TradesTask,
     recipes={**RECIPES, "table1/kl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/kl": "The table names no weight, network or seed: they are those of the released "
-        "baseline script, on the network of Table 2."
+        "table1/kl": "The table names no weight, model or seed: they are those of the released "
+        "baseline script, on the model of Table 2."
     },
 )

@@ -12,8 +12,9 @@ from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput
 from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, trades_training
+from methods._steps import detached
 from methods.adversarial.pgd_at import PgdAtTask
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 # The release's bound on the margin term: -log(1.0001 - p) is at most -log(0.0001).
 MARGIN_FLOOR = 1e-4
@@ -54,17 +55,14 @@ class MartParams(Params):
 
 
 class MartTask(PgdAtTask):
-    """Attacked as PGD adversarial training; trained by MART's loss."""
+    """The attack of PGD adversarial training with MART's loss."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Clean images first, then adversarial ones, as released."""
-        clean_BC = model(batch.x)
-        adv_BC = model(batch.adversarial)
+        """Boosted CE + kl_weight weighted KL; clean images pass first, as released."""
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         parts = mart_loss(clean_BC, adv_BC, batch.y)
-        return StepOutput(
-            parts.bce + self.params.kl_weight * parts.kl,
-            {"bce": parts.bce.detach(), "kl": parts.kl.detach()},
-        )
+        loss = parts.bce + self.params.kl_weight * parts.kl
+        return StepOutput(loss, detached(bce=parts.bce, kl=parts.kl))
 
 
 def _training(dataset: str) -> Overrides:

@@ -22,7 +22,7 @@ METHOD = Method(
     card=MethodCard(
         title="Rebuffi et al.",
         family="adversarial",
-        summary="TRADES on original images and a million generated ones, with a smooth network and "
+        summary="TRADES on original images and a million generated ones, with a smooth model and "
         "averaged weights.",
         formula=FORMULA,
         **cite("rebuffi2021fixing"),

@@ -48,6 +48,6 @@ METHOD = Method(
     recipe_notes={
         "table4/trades-awp": "Row AWP is TRADES-AWP here and AT-AWP in Table 2. The authors' log "
         "gives 85.36/56.17, as printed. The gain over the table's best is counted against it, "
-        "though RobustBench lists LAS-AT on the same network at 84.98/56.26."
+        "though RobustBench lists LAS-AT on the same model at 84.98/56.26."
     },
 )

@@ -22,7 +22,7 @@ METHOD = Method(
         title="Better DM (Wang et al.)",
         family="adversarial",
         summary="TRADES on original images and many generated ones of a better diffusion model, "
-        "with a smooth network, a one-cycle schedule and averaged weights.",
+        "with a smooth model, a one-cycle schedule and averaged weights.",
         formula=FORMULA,
         **cite("wang2023better"),
         tables=(2, 4),

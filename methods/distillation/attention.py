@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.method import Batch, Method, MethodCard
-from harness.models.features import Features
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
-from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods._steps import detached
+from methods.distillation._task import DistillationParams, FeatureTask
 from methods.losses.attention import attention_loss
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class AttentionParams(DistillationParams):
@@ -21,10 +22,13 @@ class AttentionParams(DistillationParams):
 class AttentionTask(FeatureTask):
     """Attention maps of all stages."""
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """The squared distance of normalised maps, summed over stages."""
-        distance = attention_loss(student.stages, teacher.stages)
-        return {"attention": (self.params.attention_weight, distance)}
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + attention_weight times the distance of maps, summed over stages."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
+        attention = attention_loss(student.stages, teacher.stages)
+        loss = self.params.label_weight * ce + self.params.attention_weight * attention
+        return StepOutput(loss, detached(ce=ce, attention=attention))
 
 
 METHOD = Method(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES, settings
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import dkl_kd_loss
+from methods.losses.divergence import ikl_loss
 
 
 class DklKdTask(DecoupledKdTask):
     """The weighted MSE is measured; only the soft cross-entropy trains."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """Eq. 7: the teacher is fixed, and the weighted MSE's gradient would be its alone."""
-        return dkl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """Eq. 7: as IKL-KD, but the weighted MSE has a gradient only into the fixed teacher."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        temperature = self.params.temperature
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
+        return self.combined(student_BC, batch, parts._replace(wmse=parts.wmse.detach()))
 
 
 METHOD = Method(

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import gkl_kd_loss
+from methods.losses.divergence import gkl_loss
 
 
 class GklKdParams(DecoupledKdParams):
@@ -27,12 +25,14 @@ class GklKdParams(DecoupledKdParams):
 class GklKdTask(DecoupledKdTask):
     """IKL-KD with flattened class weights that are normalised over the whole batch."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """One ratio over the batch, and the soft cross-entropy."""
-        params = self.params
-        return gkl_kd_loss(student_BC, teacher_BC, weights_BC, params.temperature, params.power)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The labels' cross-entropy and GKL, with the teacher as the reference."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        power, temperature = self.params.power, self.params.temperature
+        parts = gkl_loss(
+            batch.teacher_logits, student_BC, weights_BC, power, temperature=temperature
+        )
+        return self.combined(student_BC, batch, parts)
 
 
 class Setting(NamedTuple):

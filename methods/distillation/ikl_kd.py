@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import ikl_kd_loss
+from methods.losses.divergence import ikl_loss
 
 
 class IklKdParams(DecoupledKdParams):
-    """As released: each sample's own weights, nearly uniform at temperature 100."""
+    """As released: each sample has its own class weights, nearly uniform at temperature 100."""
 
     sample_temperature: float = Field(100.0, gt=0)
 
 
 class IklKdTask(DecoupledKdTask):
-    """The weighted MSE of logit differences trains the student, beside the soft cross-entropy."""
+    """The weighted MSE and the soft cross-entropy both train the student."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """Eq. 6."""
-        return ikl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The labels' cross-entropy and Eq. 6, with the teacher as the reference."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        temperature = self.params.temperature
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
+        return self.combined(student_BC, batch, parts)
 
 
 # (wmse_weight, ce_weight) of each pair: beta and alpha of the released configurations.

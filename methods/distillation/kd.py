@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import ClassVar
 
-from harness.method import Batch, Method, MethodCard
+from pydantic import Field
+
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, Task
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._task import DistillationParams, LogitTask, Terms
+from methods._steps import detached
+from methods.distillation._task import DistillationParams
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.logits import kd_loss
 
 
@@ -21,13 +24,18 @@ class KdParams(DistillationParams):
     temperature: float = Field(4.0, gt=0)
 
 
-class KdTask(LogitTask):
-    """The KL divergence from softened predictions."""
+class KdTask(Task):
+    """The KL divergence between softened predictions."""
 
-    def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
-        """T^2 KL."""
+    needs_teacher_logits: ClassVar[bool] = True
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE(s, y) + kd_weight T^2 KL."""
+        student_BC = model(batch.x)
+        ce = label_cross_entropy(student_BC, batch.y)
         kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
-        return {"kl": (self.params.kd_weight, kl)}
+        loss = self.params.label_weight * ce + self.params.kd_weight * kl
+        return StepOutput(loss, detached(ce=ce, kl=kl))
 
 
 def _settings(pair: _pairs.Pair) -> Overrides:

@@ -80,12 +80,9 @@ def test_sql_answers_as_table_json_and_csv(call, results: str) -> None:
         "INSTALL httpfs",
     ],
 )
-def test_sql_only_reads(call, results: str, query: str) -> None:
+def test_sql_only_reads(refused, results: str, query: str) -> None:
     before = Database(Path(results)).path.read_bytes()
-    ended = call("sql", query, "--results", results)
-    assert ended.status == 2
-    assert "only reads" in ended.err
-    assert ended.err.count("\n") == 1
+    assert "only reads" in refused("sql", query, "--results", results)
     assert Database(Path(results)).path.read_bytes() == before
 
 
@@ -101,17 +98,13 @@ def test_sql_only_reads(call, results: str, query: str) -> None:
         ("EXPLAIN ANALYZE DELETE FROM reported", "refuses the query"),
     ],
 )
-def test_sql_errors_are_one_sentence(call, results: str, query: str, message: str) -> None:
-    ended = call("sql", query, "--results", results)
-    assert ended.status == 2
-    assert message in ended.err
-    assert ended.err.count("\n") == 1
+def test_sql_errors_are_one_sentence(refused, results: str, query: str, message: str) -> None:
+    assert message in refused("sql", query, "--results", results)
 
 
-def test_sql_without_a_database_is_one_sentence(call, tmp_path: Path) -> None:
-    ended = call("sql", "SELECT 1", "--results", str(tmp_path))
-    assert ended.status == 2
-    assert "there is no results database" in ended.err
+def test_sql_without_a_database_is_one_sentence(refused, tmp_path: Path) -> None:
+    line = refused("sql", "SELECT 1", "--results", str(tmp_path))
+    assert "there is no results database" in line
 
 
 def test_sql_tells_the_schema(call) -> None:

@@ -70,7 +70,7 @@ def test_truncated_file(tmp_path, keep, zipped):
     torch.save(network().state_dict(), path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(UserError, match=r"cut\.pt is damaged or no checkpoint .* get it again"):
+    with pytest.raises(UserError, match=r"cut\.pt is damaged or not a checkpoint .* download"):
         read_checkpoint(path)
 
 
@@ -78,7 +78,7 @@ def test_truncated_file(tmp_path, keep, zipped):
 def test_file_of_something_else(tmp_path, content):
     path = tmp_path / "junk.pt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
         read_checkpoint(path)
 
 

@@ -49,5 +49,5 @@ def test_one_channel_images():
 
 def test_network_without_features_says_so():
     model = Normalized(nn.Flatten(), MEAN, STD)
-    with pytest.raises(TypeError, match="Flatten does not show its features"):
+    with pytest.raises(TypeError, match="Flatten has no features"):
         model.features(torch.rand(1, 3, 8, 8))

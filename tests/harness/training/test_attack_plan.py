@@ -140,9 +140,8 @@ def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
         make_loader(split, 32, CPU),
         watched=data.test.take(torch.arange(8), complete=False),
         run=RunDirectory.create(folder, "greedy"),
-        reporter=Silent(),
         device=CPU,
-    ).fit()
+    ).fit(Silent())
     return task
 
 

@@ -256,7 +256,7 @@ def test_too_many_negatives_are_refused(scene: Scene) -> None:
 
 
 def test_a_hint_from_a_stage_that_is_not_there_is_refused(scene: Scene) -> None:
-    with pytest.raises(UserError, match="hint_stage is 4, but a network has stages 0 to 3"):
+    with pytest.raises(UserError, match="hint_stage is 4, but a model has only stages 0 to 3"):
         scene.make_task("fitnet", hint_stage=4)
 
 
@@ -285,6 +285,6 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(scene: Scene, metho
 
 def test_networks_that_hide_their_features_are_refused(scene: Scene) -> None:
     task = scene.make_task("attention")
-    with pytest.raises(TypeError, match="does not show its features"):
+    with pytest.raises(TypeError, match="has no features"):
         task.loss(nn.Flatten(), scene.batch)
     assert isinstance(scene.student, Leaves)

@@ -184,24 +184,3 @@ def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(
     scene.batch.teacher_output = None
     with pytest.raises(RuntimeError, match="no logits of a teacher"):
         loss_of(task, scene)
-
-
-@pytest.mark.parametrize(
-    ("pair", "expected"),
-    [
-        ("table5/resnet56-resnet20", (4.0, 1.0, 4.0, False, 20)),
-        ("table5/wrn-40-2-wrn-16-2", (12.0, 3.0, 4.0, False, 20)),
-        ("table7/vgg13-mobilenet-v2", (12.0, 4.0, 4.0, False, 20)),
-        ("table3/resnet50-mobilenet-v1", (1.0, 4.0, 1.0, True, 1)),
-    ],
-)
-def test_released_settings_of_ikl_kd(
-    pair: str, expected: tuple[float, float, float, bool, int]
-) -> None:
-    method = METHODS.get("ikl-kd")
-    p = method.params(**method.recipes[pair]()["params"])
-    found = (p.wmse_weight, p.ce_weight, p.temperature, p.global_information, p.warmup_epochs)
-    assert found == expected
-    assert p.label_weight == 1.0
-    # Its own temperatures: nearly uniform weights without global information, the paper's with.
-    assert (p.sample_temperature, p.class_temperature) == (100.0, 1.0)

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-
 from harness.evaluation.attack.chunk_files import Expected, adversarial_path, finished, write_chunk
+
 from harness.store.verdicts import VERDICT_SCHEMA
 
 EXPECTED = Expected("e", 0, torch.arange(3), torch.zeros(3, dtype=torch.int64), "float32")

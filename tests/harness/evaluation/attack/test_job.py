@@ -11,6 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from harness.evaluation.attack.workers import (
+    Elsewhere,
+    attacked_elsewhere,
+    threads_each,
+    with_threads,
+)
 from torch import Tensor, nn
 
 from harness.config import EvalConfig
@@ -19,12 +25,6 @@ from harness.errors import UserError
 from harness.evaluation.attack.images import export, find_evaluation, on_grid
 from harness.evaluation.attack.job import worker_count
 from harness.evaluation.attack.judge import TOLERANCE, perturbation_norm
-from harness.evaluation.attack.workers import (
-    Elsewhere,
-    attacked_elsewhere,
-    threads_each,
-    with_threads,
-)
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.speed.batching import GRAIN, Batching
 from harness.store.rundir import RunDirectory
