@@ -84,7 +84,7 @@ def evaluate_corrupted(
     Raises:
         UserError: ``limit`` is larger than the number of images.
     """
-    check_limit("--eval-limit", limit, len(images), images.name)
+    check_limit("--eval-limit", limit, images)
     n = len(images) if limit is None else limit
     everything = tuple(images.arrays) == CORRUPTIONS and severities == SEVERITIES
     with untouched(model.to(device)) as model_sha256:
