@@ -72,14 +72,23 @@ def test_a_dumped_configuration_is_the_same_run() -> None:
     assert config.training.attack.eps == 8 / 255
 
 
-@pytest.mark.parametrize("eps", [0, -0.1, 1.5, "1/0", "x/255"])
+@pytest.mark.parametrize("eps", [-0.1, 1.5, "1/0", "x/255", "nan", (), "0.1,0.1"])
 def test_a_radius_outside_0_1_is_refused(eps: Any) -> None:
     with pytest.raises(ValidationError):
         EvalConfig(eps=eps)
 
 
+@pytest.mark.parametrize("eps", ["8/255,0,2/255", [8 / 255, "0", 2 / 255]])
+def test_several_radii_are_protocols_in_order_and_radius_0_is_clean_only(eps: Any) -> None:
+    config = EvalConfig(eps=eps)
+    assert EvalConfig.model_validate(config.model_dump(mode="json")) == config
+    clean, *attacked = config.protocols()
+    assert clean.attacks == ()
+    assert [protocol.eps for protocol in attacked] == [2 / 255, 8 / 255]
+
+
 def test_only_a_linf_radius_ends_at_1() -> None:
-    assert EvalConfig(norm="L2", eps=3).eps == 3
+    assert EvalConfig(norm="L2", eps=3).eps == (3.0,)
     with pytest.raises(ValidationError, match="a Linf radius is at most 1"):
         EvalConfig(norm="Linf", eps=3)
 
