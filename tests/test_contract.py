@@ -115,7 +115,7 @@ def test_every_recipe_resolves_and_the_data_sets_have_one(name: str) -> None:
     for recipe in recipes:
         config = resolve(name, recipe=recipe)
         assert config.method == name
-        assert config.evaluation.eps > 0
+        assert config.evaluation.eps[0] > 0
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), RuntimeError("out of patience")])

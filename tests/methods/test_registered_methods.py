@@ -88,8 +88,8 @@ def test_default_recipes(name: str, dataset: str) -> None:
     config = RunConfig.model_validate({"method": name, **overrides})
     assert config.data.name == dataset
     small = dataset in ("digits", "fashion-mnist")
-    assert config.evaluation.eps == pytest.approx(
+    assert config.evaluation.eps[0] == pytest.approx(
         {"digits": 0.15, "fashion-mnist": 0.1}[dataset] if small else 8 / 255
     )
     if config.training.attack is not None:
-        assert config.training.attack.eps == pytest.approx(config.evaluation.eps, rel=0.02)
+        assert config.training.attack.eps == pytest.approx(config.evaluation.eps[0], rel=0.02)
