@@ -1,16 +1,16 @@
-"""Words that several pages use for the same thing."""
+"""The words that several pages use for statuses, attack stages, protocols and runs."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from harness.config import eps_text
-from leaderboards.badges import MEANINGS
-from leaderboards.protocols import STANDARD_ATTACKS, attacks_of
-from leaderboards.render.summary import TITLES
+from harness.config import STANDARD_ATTACKS, eps_text
+from leaderboards.protocols import METRIC_TITLES, attacks_of
+from leaderboards.table import MEANINGS
 
 STATUS_WORDS = {
     "started": "running",
@@ -18,20 +18,25 @@ STATUS_WORDS = {
     "error": "failed",
     "cancelled": "stopped",
 }
+SELECTION_WORDS = {
+    "last": "last epoch",
+    "best-on-val": "best epoch on validation",
+    "best-on-test": "best epoch on test",
+}
 
-# A page has room for the whole name.
-STAGE_TITLES = {**TITLES, "aa": "AutoAttack", "robust": "Robust"}
+# A page has room for the full name.
+STAGE_TITLES = {**METRIC_TITLES, "aa": "AutoAttack", "robust": "Robust"}
 
 BADGE_LEGEND = " · ".join(f"**{sign}** {meaning}" for sign, meaning in MEANINGS.items())
 
 
 def stage_title(name: str) -> str:
-    """A stage as papers write it."""
+    """An attack stage or accuracy as papers write it."""
     return STAGE_TITLES.get(name, name)
 
 
 def protocol_text(facts: Mapping[str, Any]) -> str:
-    """A protocol in a few words: threat model, attacks, precision, images, and if not all of them.
+    """A protocol in a few words: threat model, attacks, precision, images, whether partial.
 
     Empty where nothing was evaluated.
     """
@@ -41,27 +46,53 @@ def protocol_text(facts: Mapping[str, Any]) -> str:
     return ", ".join([*attack_texts(facts), n])
 
 
-def run_title(run: Mapping[str, Any]) -> str:
-    """A run among others: method, data set, network, seed and name."""
-    seed = "" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
-    facts = [run["title"], run["dataset"], run["arch"], seed, run["run_id"]]
-    return ", ".join(str(fact) for fact in facts if isinstance(fact, str) and fact)
+def protocol_names(evaluations: pd.DataFrame) -> list[str]:
+    """The protocol and scale of each evaluation; equal for those that may be ranked together.
+
+    Args:
+        evaluations: rows with ``dataset``, ``scale``, ``like_key`` and the protocol, as the view
+            ``like_runs`` has them. Two keys with the same words are numbered, with the start of
+            their images' hash.
+    """
+    rows = evaluations.to_dict("records")
+    small = [", small scale" if row["scale"] == "small" else "" for row in rows]
+    names = [protocol_text(row) + scale for row, scale in zip(rows, small, strict=True)]
+    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row, name in zip(rows, names, strict=True):
+        if row["like_key"] not in keys[row["dataset"], name]:
+            keys[row["dataset"], name].append(row["like_key"])
+
+    def unique(row: Mapping[str, Any], name: str) -> str:
+        same = keys[row["dataset"], name]
+        if len(same) == 1:
+            return name
+        digest = f"{row['data_sha256'] or ''}{row['index_sha256'] or ''}"[:6]
+        return f"{name} ({same.index(row['like_key']) + 1}: {digest or 'no hash'})"
+
+    return [unique(row, name) for row, name in zip(rows, names, strict=True)]
 
 
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:
-    """Threat model and attacks, with all that is not standard in them."""
+    """Threat model and attacks, and everything in them that is not standard."""
     precision = facts.get("precision")
     unusual = [str(precision)] if known(precision) and precision != "float32" else []
     if not known(facts.get("attacks")):
-        return ["without attack", *unusual]
+        return ["clean only", *unusual]
     stages = attacks_of(facts)
     names = "AutoAttack" if stages == STANDARD_ATTACKS else " + ".join(map(stage_title, stages))
-    # Behind the package stands what departs from the standard budget.
+    # After the package, the version lists every departure from the standard budget.
     version = facts.get("attack_version")
     unusual += str(version).split()[2:] if known(version) else []
     return [f"{facts['norm']} {eps_text(facts['eps'])}", names, *unusual]
 
 
 def known(value: Any) -> bool:
-    """Whether a column of the database holds something, which is neither empty nor false."""
+    """Whether a database column holds a value that is neither missing, empty nor false."""
     return value is not None and not pd.isna(value) and bool(value)
+
+
+def run_title(run: Mapping[str, Any]) -> str:
+    """A run in a list: method, dataset, architecture, seed and id."""
+    seed = "" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
+    facts = [run["title"], run["dataset"], run["arch"], seed, run["run_id"]]
+    return ", ".join(str(fact) for fact in facts if isinstance(fact, str) and fact)

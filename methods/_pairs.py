@@ -1,15 +1,15 @@
-"""Teacher-student pairs of the paper's distillation tables, and the trainings that they share.
+"""Teacher-student pairs of the paper's distillation tables, and their recipes.
 
-Each function returns nested overrides of ``harness.config.RunConfig``. CIFAR-100 and ImageNet
-follow the released code of the distillation literature (RepDistiller, mdistiller); ``digits`` and
-``fashion-mnist`` are small-scale settings of this project, CIFAR-10 borrows from CIFAR-100.
+Recipes return nested overrides of ``harness.config.RunConfig``. CIFAR-100 and ImageNet follow the
+released code of the distillation literature (RepDistiller, mdistiller); ``digits`` and
+``fashion-mnist`` are small-scale settings of this project; CIFAR-10 uses those of CIFAR-100.
 
-Recipes of a pair are named by table and pair, such as ``table5/resnet56-resnet20``.
+A pair's recipes are named by table and pair, such as ``table5/resnet56-resnet20``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +18,8 @@ from harness.method import Recipe
 from methods._recipes import CIFAR_EPS, DATASETS, SMALL, Overrides, changed
 
 IMAGENET_EPS = 4 / 255
-# How far, in points, a teacher may stay below the printed accuracy before that is an error: its
-# seeds spread over less than one.
+# A teacher more than this many points below its printed accuracy is an error; seeds vary by less
+# than one.
 TOLERATED_POINTS = 2.0
 
 
@@ -28,9 +28,9 @@ class Pair:
     """A column of Tables 3, 5 or 7.
 
     Attributes:
-        table: which.
-        teacher: the teacher's architecture.
-        student: the student's.
+        table: the table's number.
+        teacher: the teacher's arch.
+        student: the student's arch.
         teacher_top1: the teacher's printed top-1 accuracy in per cent.
     """
 
@@ -41,7 +41,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """Both architectures, without the data set that their names may begin with."""
+        """Both archs, without a dataset's prefix."""
         return "-".join(arch.removeprefix("imagenet-") for arch in (self.teacher, self.student))
 
     @property
@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def dataset(self) -> str:
-        """The data set of its table."""
+        """The dataset of its table."""
         return "imagenet" if self.table == 3 else "cifar100"
 
 
@@ -79,9 +79,9 @@ DEFAULT_PAIR = {
     "cifar100": "resnet56-resnet20",
     "imagenet": "resnet34-resnet18",
 }
-# The literature prints some rows from the last epoch and some from the best on test.
+# The literature reports the last epoch for some rows and the best on test for others.
 BOTH_RULES: Overrides = {"training": {"selection": {"track_test": True}}}
-# These train from a lower rate on CIFAR.
+# These have a lower learning rate on CIFAR.
 LIGHT = frozenset({"mobilenet-v2", "shufflenet-v1", "shufflenet-v2"})
 
 
@@ -124,27 +124,27 @@ def imagenet(arch: str) -> Overrides:
 
 
 def imagenet_batch(size: int) -> Overrides:
-    """Another batch size on ImageNet, with the learning rate in proportion."""
+    """Another batch size on ImageNet, with a proportional learning rate."""
     return {"training": {"batch_size": size, "optimizer": {"lr": 0.2 * size / 512}}}
 
 
 def natural(dataset: str, arch: str) -> Overrides:
-    """The literature's training of a network on ``dataset`` by labels alone."""
+    """The literature's training of a model on ``dataset`` with labels only."""
     return imagenet(arch) if dataset == "imagenet" else cifar(dataset, arch)
 
 
 def distilled(pair: Pair, dataset: str) -> Overrides:
     """The training of the pair's student, with a teacher of the same training.
 
-    On ImageNet the teacher is torchvision's; ``teacher.source=auto`` trains it here.
+    On ImageNet the teacher is torchvision's; ``teacher.source=auto`` trains one instead.
     """
-    # The table's accuracy is that on the table's data set.
+    # The printed accuracy holds for the table's dataset only.
     expected = round(pair.teacher_top1 - TOLERATED_POINTS, 2) / 100
     minimum = expected if dataset == pair.dataset else 0.0
     teacher = {
         "arch": pair.teacher,
         "method": "vanilla",
-        # The data set may have no recipe of its name, so the table's is laid under the training.
+        # ImageNet has no recipe of its own name, so the table's recipe is the base.
         "recipe": f"table{pair.table}/{pair.teacher.removeprefix('imagenet-')}",
         "config": natural(dataset, pair.teacher),
         "minimum": minimum,
@@ -156,7 +156,7 @@ def distilled(pair: Pair, dataset: str) -> Overrides:
 
 
 def small(dataset: str) -> Overrides:
-    """A small teacher and a smaller student, each trained for some seconds or minutes."""
+    """A small teacher and a smaller student that train within seconds or minutes."""
     teacher_epochs, epochs, minimum = {
         "digits": (10, 15, 0.95),
         "fashion-mnist": (15, 15, 0.88),
@@ -177,7 +177,7 @@ Settings = Callable[[Pair], Overrides]
 
 
 def no_changes(pair: Pair) -> Overrides:
-    """The same parameters on all pairs: the method's defaults."""
+    """The method's default parameters on all pairs."""
     return {}
 
 
@@ -187,22 +187,21 @@ def recipes(
     pairs: Iterable[str] = PAIRS,
     small_changes: Overrides | None = None,
 ) -> dict[str, Recipe]:
-    """A method's recipes: one a data set, of its name, and one a pair, of its table and name.
+    """A method's recipes: one for each dataset, and one for each pair, under its table and name.
 
     Args:
         settings: what the method changes for a pair.
-        pairs: names of the pairs that it has recipes for.
-        small_changes: what it changes on the small data sets.
+        pairs: names of the pairs for which it has recipes.
+        small_changes: what it changes on the small datasets.
     """
-    kept = {name: PAIRS[name] for name in pairs}
-    small_recipes = {name: partial(small, name) for name in sorted(SMALL)}
+    own_pairs = {name: PAIRS[name] for name in pairs}
     found: dict[str, Recipe] = {
-        name: changed(recipe, small_changes or {}) for name, recipe in small_recipes.items()
+        name: changed(partial(small, name), small_changes or {}) for name in sorted(SMALL)
     }
     for dataset, name in DEFAULT_PAIR.items():
-        if name in kept:
-            found[dataset] = partial(_recipe, settings, kept[name], dataset)
-    for pair in kept.values():
+        if name in own_pairs:
+            found[dataset] = partial(_recipe, settings, own_pairs[name], dataset)
+    for pair in own_pairs.values():
         found[pair.recipe] = partial(_recipe, settings, pair, pair.dataset)
     return found
 
@@ -212,7 +211,7 @@ def _recipe(settings: Settings, pair: Pair, dataset: str) -> Overrides:
 
 
 def natural_recipes() -> dict[str, Recipe]:
-    """Training by labels alone of each teacher and student, named by table and architecture."""
+    """Natural training of each teacher and student, named by table and arch."""
     return {
         f"table{pair.table}/{arch.removeprefix('imagenet-')}": partial(natural, pair.dataset, arch)
         for pair in PAIRS.values()
@@ -220,15 +219,10 @@ def natural_recipes() -> dict[str, Recipe]:
     }
 
 
-def by_pair(values: Mapping[str, Overrides]) -> Settings:
-    """Parameters that a table gives for each pair by its name."""
-    return lambda pair: {"params": values[pair.name]}
-
-
 def last_epoch_note(pairs: Iterable[str] = CIFAR_PAIRS) -> dict[str, str]:
-    """What rows that are printed from the last epoch must say."""
+    """The note of rows whose printed number is that of the last epoch."""
     note = (
-        "The printed number is that of the last epoch, as the literature it is quoted from has it; "
-        "rows such as IKL-KD's and DKD's print the best epoch on test."
+        "The printed number is that of the last epoch, as in the literature that it is quoted "
+        "from; rows such as IKL-KD's and DKD's print the best epoch on test."
     )
     return {PAIRS[name].recipe: note for name in pairs}

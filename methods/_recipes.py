@@ -1,9 +1,8 @@
 """Recipes that methods share: what a run overrides of the configuration's defaults.
 
-Each function returns nested overrides of ``harness.config.RunConfig``. The first ones say which
-images, which network and how long; the others lay a way of training on that. Recipes for ``digits``
-and ``fashion-mnist`` are small-scale settings of this project; those for CIFAR follow the released
-training of the method they are named after.
+Each function returns nested overrides of ``harness.config.RunConfig``. The first ones set dataset,
+model and length; the others add a kind of training. Recipes for ``digits`` and ``fashion-mnist``
+are small-scale settings of this project; those for CIFAR follow released trainings.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ CIFAR_EPS = 8 / 255
 
 
 def digits() -> Overrides:
-    """Natural training of a small network on 8 x 8 digits, which must not be flipped."""
+    """Natural training of a small model on 8 x 8 digits, without flips."""
     return {
         "data": {"name": "digits", "crop_padding": 1, "flip": False},
         "model": {"arch": "resnet8"},
         "training": {"epochs": 24, "batch_size": 64, "optimizer": {"lr": 0.1}},
-        # Two equal halves of the 360 test images, one for each core of a small machine.
+        # Half of the 360 test images for each core of a small machine.
         "evaluation": {"eps": 0.15, "chunk_size": 180, "workers": 2},
     }
 
 
 def fashion_mnist() -> Overrides:
-    """Natural training of a small network on Fashion-MNIST."""
+    """Natural training of a small model on Fashion-MNIST."""
     return {
         "data": {"name": "fashion-mnist", "crop_padding": 2, "flip": True},
         "model": {"arch": "resnet20"},
@@ -42,7 +41,7 @@ def fashion_mnist() -> Overrides:
 
 
 def cifar10() -> Overrides:
-    """Natural training of the paper's network: SGD from 0.1, cosine, 200 epochs."""
+    """Natural training of the paper's model: SGD from 0.1, cosine, 200 epochs."""
     return {
         "data": {"name": "cifar10", "crop_padding": 4, "flip": True},
         "model": {"arch": "wrn-34-10"},
@@ -84,11 +83,11 @@ def adversarial(dataset: str) -> Overrides:
 
 
 def growing_epsilon(dataset: str) -> Overrides:
-    """The training of the paper's own rows, as its released scripts execute it.
+    """The training of the paper's own rows, as its released scripts run it.
 
-    The radius grows over the epochs, each walked in five steps of half of it; adversarial weight
-    perturbation joins in; the weights are averaged over epochs; the released scripts' four devices
-    make BatchNorm see 32 images at a time.
+    The radius grows over the epochs, with five attack steps of half of it. There is adversarial
+    weight perturbation, and weights are averaged over epochs. The released scripts use four
+    devices, so each BatchNorm batch has 32 images.
     """
     base = merge(
         adversarial(dataset),
@@ -112,7 +111,7 @@ def growing_epsilon(dataset: str) -> Overrides:
 
 
 def trades_training(dataset: str) -> Overrides:
-    """The training released with TRADES: 76 epochs at radius 0.031, which is just under 8/255."""
+    """The training released with TRADES: 76 epochs at radius 0.031, just under 8/255."""
     return _cifar_only(
         adversarial(dataset),
         {
@@ -124,7 +123,7 @@ def trades_training(dataset: str) -> Overrides:
 
 
 def piecewise(dataset: str) -> Overrides:
-    """200 epochs at radius 8/255 in steps of 2/255; the rate falls tenfold at 50 % and at 75 %."""
+    """200 epochs at radius 8/255, step size 2/255; the rate falls tenfold at 50 % and at 75 %."""
     return _cifar_only(
         adversarial(dataset),
         {
@@ -135,10 +134,10 @@ def piecewise(dataset: str) -> Overrides:
 
 
 def uniform_start(dataset: str) -> Overrides:
-    """``piecewise`` as PGD adversarial training is released.
+    """``piecewise`` as released for PGD adversarial training.
 
-    The attack starts anywhere in the ball and meets the network in training mode; the input is
-    standardised; the epoch that is most robust on held-out training images is kept.
+    The attack starts uniformly in the ball, on the model in training mode; the input is
+    standardised; the result is the epoch that is most robust on held-out training images.
     """
     base = merge(
         piecewise(dataset),
@@ -154,7 +153,7 @@ def uniform_start(dataset: str) -> Overrides:
     return merge(base, held_out)
 
 
-# As the literature prints it: the epoch is chosen on the test images, and so marked.
+# As the literature reports it: the epoch is chosen on the test images, and tables mark that.
 CHOSEN_ON_TEST: Overrides = {
     "data": {"val_size": 0},
     "training": {"selection": {"rule": "best-on-test"}},
@@ -164,36 +163,40 @@ SMALL = frozenset({"digits", "fashion-mnist"})
 
 
 def _cifar_only(base: Overrides, training: Overrides) -> Overrides:
-    """``training`` is laid on the CIFAR recipes; small-scale ones keep their own budget."""
+    """``base`` with ``training`` on CIFAR; small-scale recipes keep their own budget."""
     return base if base["data"]["name"] in SMALL else merge(base, {"training": training})
 
 
 def by_dataset(
     training: Training, changes: Mapping[str, Overrides] | None = None
 ) -> dict[str, Recipe]:
-    """One recipe a data set, of its name: ``training`` with the data set's ``changes`` laid on."""
+    """One recipe for each dataset, under its name: ``training``, changed by ``changes``."""
     return {
-        dataset: partial(_recipe, training, dataset, (changes or {}).get(dataset, {}))
+        dataset: changed(partial(training, dataset), (changes or {}).get(dataset, {}))
         for dataset in DATASETS
     }
 
 
-def _recipe(training: Training, dataset: str, changes: Overrides) -> Overrides:
-    return merge(training(dataset), changes)
-
-
 def changed(recipe: Recipe, changes: Overrides) -> Recipe:
-    """``recipe`` with ``changes`` laid on it."""
-    return partial(_laid, recipe, changes)
+    """``recipe`` with ``changes`` merged into it."""
+    return partial(_merged, recipe, changes)
 
 
-def _laid(recipe: Recipe, changes: Overrides) -> Overrides:
+def _merged(recipe: Recipe, changes: Overrides) -> Overrides:
     return merge(recipe(), changes)
+
+
+def best_on_test(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The CIFAR recipes with the epoch chosen on the test images, under names that say so."""
+    return {
+        f"{dataset}-best-on-test": changed(recipes[dataset], CHOSEN_ON_TEST)
+        for dataset in ("cifar10", "cifar100")
+    }
 
 
 def one_at_a_time(
     first: Iterable[int], second: Iterable[int], centre: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """A cross of settings: each value of one setting beside the centre's value of the other."""
+    """All pairs in which at least one of the two settings has the centre's value."""
     pairs = [(value, centre[1]) for value in first] + [(centre[0], value) for value in second]
     return sorted(set(pairs))

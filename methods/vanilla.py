@@ -1,13 +1,13 @@
-"""Natural training: cross-entropy on clean images, the yardstick without any defence."""
+"""Natural training: cross-entropy on clean images, the baseline without a defence."""
 
 from __future__ import annotations
 
-from torch.nn.functional import cross_entropy
-
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import by_dataset, natural
-from methods.losses.divergence import float32_or_wider
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class VanillaParams(Params):
@@ -19,8 +19,8 @@ class VanillaTask(Task):
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o, y), a mean over the batch."""
-        loss = cross_entropy(float32_or_wider(model(batch.x)), batch.y)
-        return StepOutput(loss, {"ce": loss.detach()})
+        loss = label_cross_entropy(model(batch.x), batch.y)
+        return StepOutput(loss, detached(ce=loss))
 
 
 METHOD = Method(
@@ -29,20 +29,13 @@ METHOD = Method(
         family="natural",
         summary="Cross-entropy on clean images: high clean accuracy and no robustness to attacks.",
         formula=r"\mathrm{CE}(o, y) = -\log s^y",
-        paper="Zagoruyko, Komodakis: Wide Residual Networks, BMVC 2016",
-        url="https://arxiv.org/abs/1605.07146",
+        **cite("zagoruyko2016wide"),
         notes=(
-            "Cited for the network and its natural training. The schedule here is the cosine, over "
+            "Cited for the model and its natural training. The schedule here is the cosine, over "
             "200 epochs, so that it compares with the adversarial rows.",
             "Recipes such as table5/resnet56 train teachers and students of the distillation "
             "tables by labels alone, as the distillation literature does.",
         ),
-        bibtex="""@inproceedings{zagoruyko2016wide,
-  title = {Wide Residual Networks},
-  author = {Zagoruyko, Sergey and Komodakis, Nikos},
-  booktitle = {British Machine Vision Conference},
-  year = {2016}
-}""",
     ),
     params=VanillaParams,
     task=VanillaTask,

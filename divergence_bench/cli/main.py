@@ -24,7 +24,7 @@ from divergence_bench.cli.db import Json, Results, db
 from divergence_bench.cli.evaluation_view import print_curve
 from divergence_bench.cli.study import OnCluster, PerTask, asked_cluster
 from harness.config import RunConfig
-from harness.distributed.group import together, under_torchrun
+from harness.distributed.group import process_group, under_torchrun
 from harness.distributed.signals import stopping
 from harness.errors import UserError
 from harness.evaluation.analysis import curves
@@ -150,9 +150,9 @@ def run(
         return
     reporter = Reporter(quiet=as_json)
 
-    with together(device) as processes:
+    with process_group(device) as processes:
         if not processes.first:
-            runner.follow(processes)
+            runner.run_worker(processes)
             return
         _announce(config, reporter)
         passed = {"argv": sys.argv[1:]}
@@ -160,7 +160,7 @@ def run(
             outcome = runner.run(
                 config, reporter, passed=passed, processes=processes, executor=executor
             )
-        processes.tell(None)
+        processes.send(None)
     _print_outcome(outcome, results, as_json)
 
 

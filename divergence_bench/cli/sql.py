@@ -11,7 +11,7 @@ import duckdb
 
 from harness.errors import UserError
 from harness.store.database import Database
-from harness.store.schema import TABLES
+from harness.store.schema import TABLES, VIEWS
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -50,11 +50,12 @@ def ask(results: Path, sql: str) -> QueryResult:
 
 
 def schema() -> QueryResult:
-    """Every table and column with its type and meaning."""
+    """Every table, column and view with its type and meaning."""
     rows = []
     for table in TABLES.values():
         rows.append((table.name, "", "", table.doc))
         rows += [(table.name, column.name, column.kind, column.doc) for column in table.columns]
+    rows += [(view.name, "", "view", view.doc) for view in VIEWS]
     return QueryResult(("table", "column", "type", "meaning"), tuple(rows))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import Recipe, TaskContext
+from harness.method import Batch, Forward, Recipe, StepOutput
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
+from methods._steps import detached
 from methods.adversarial.trades import TradesParams, TradesTask
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import kl_divergence
 
 FORMULA = (
     r"\mathrm{CE}(o_m, (1 - \mathtt{label\_smoothing})\, e_y + \mathtt{label\_smoothing} / C) "
@@ -27,7 +29,7 @@ TRAINING_NOTES = (
     "Of epochs that are equally good the release keeps the latest, here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; with --generated FILE, "
-    "data.generated_fraction and data.generated_name any data set mixes them in.",
+    "data.generated_fraction and data.generated_name any dataset mixes them in.",
 )
 
 RELEASED_NAMES = {"kl_weight": "beta", "label_smoothing": "ls"}
@@ -47,20 +49,20 @@ class PortedParams(SmoothedTradesParams):
 
 
 class SmoothedTradesTask(TradesTask):
-    """TRADES with smoothed labels; clean images pass before adversarial ones, as released."""
+    """TRADES with smoothed labels."""
 
-    clean_first = True
-
-    def __init__(self, params: Any, context: TaskContext) -> None:
-        """Take the smoothing from the parameters."""
-        super().__init__(params, context)
-        self.label_smoothing = params.label_smoothing
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n); clean images pass first, as released."""
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
+        ce = label_cross_entropy(clean_BC, batch.y, self.params.label_smoothing)
+        kl = kl_divergence(clean_BC, adv_BC)
+        return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
 
 def one_cycle(dataset: str) -> Overrides:
-    """The released training on generated images, without them: network, schedule, averaging.
+    """The released training on generated images, without them: model, schedule, averaging.
 
-    A smooth wide network standardises its input, a one-cycle schedule walks epochs of as many steps
+    A smooth wide model standardises its input, a one-cycle schedule walks epochs of as many steps
     as the original images fill, and weights are averaged over steps from the schedule's peak on.
     """
     optimizer = {"lr": 0.2, "nesterov": True, "decay": "not-norm", "schedule": "onecycle"}
@@ -104,7 +106,7 @@ def images(name: str, source: str, fraction: float = 0.7) -> Overrides:
 EDM_SOURCE = "Wang et al. (2023) with the repository DM-Improves-AT"
 DDPM_SOURCE = "Rebuffi et al. and Gowal et al. (2021) with the repository deepmind-research"
 
-# Batch and epochs for 20 and 50 million images, by data set.
+# Batch and epochs for 20 and 50 million images, by dataset.
 LONG = {
     ("cifar10", "20m"): {"batch_size": 2048, "epochs": 2400},
     ("cifar10", "50m"): {"batch_size": 2048, "epochs": 1600},
@@ -137,5 +139,5 @@ PORT_NOTE = (
 
 
 def by_generated(cifar: Callable[[str], Overrides]) -> dict[str, Recipe]:
-    """One recipe a data set, of its name: ``cifar`` with generated images, small ones without."""
+    """One recipe a dataset, of its name: ``cifar`` with generated images, small ones without."""
     return by_dataset(lambda dataset: one_cycle(dataset) if dataset in SMALL else cifar(dataset))

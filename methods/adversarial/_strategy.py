@@ -1,7 +1,7 @@
-"""What the LAS methods share: a network that learns how each image is to be attacked.
+"""What the LAS methods share: a model that learns how to attack each image.
 
-The strategy network chooses a radius, a step size and a step count for each image. Choosing cannot
-be differentiated, so the network learns by REINFORCE from one reward for the whole batch.
+The strategy model chooses a radius, a step size and a step count for each image. The choice has no
+gradient, so the strategy learns by REINFORCE from one reward for the whole batch.
 
 Shape suffixes: B batch, H choices to make, A alternatives of a choice.
 """
@@ -19,17 +19,25 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.nn.utils import clip_grad_norm_
 
 from harness.config import InnerAttackConfig, Radius
-from harness.method import AttackPlan, Batch, Forward, LookaheadView, Params, TaskContext
+from harness.method import (
+    AttackPlan,
+    Batch,
+    Forward,
+    LookaheadStep,
+    Objective,
+    Params,
+    Task,
+    TaskContext,
+)
 from harness.models import build_model
 from harness.training.inner_attack import pgd
 from harness.training.modes import frozen_parameters
 from harness.training.schedules import InnerSchedule
 from methods._recipes import SMALL, Overrides, natural
-from methods.adversarial.pgd_at import PgdAtTask
-from methods.losses.divergence import float32_or_wider
-from methods.losses.smoothing import smoothed_cross_entropy
+from methods.losses.cross_entropy import label_cross_entropy, smoothed_cross_entropy
+from methods.losses.precision import float32_or_wider
 
-# Steps of a quarter of the radius, and starts, of the attack in the reward.
+# Steps, each a quarter of the radius, and restarts of the attack in the reward.
 REWARD_STEPS, REWARD_RESTARTS = 10, 2
 
 STRATEGY_FORMULA = (
@@ -47,16 +55,15 @@ STRATEGY_NAMES = {
     "clean_reward_weight": "R3_param",
 }
 STRATEGY_NOTES = (
-    "The strategy network is a ResNet-18 whose one classifier holds the alternatives of all "
-    "choices side by side. The released choice of the attack's type has one alternative and is "
-    "left out.",
-    "training.attack.eps is the radius that no image leaves; the steps and step size there are not "
-    "used, since the strategy network chooses them.",
-    "The reward's PGD, ten steps and two restarts, meets the copy of the network in training mode, "
+    "The strategy model is a ResNet-18 whose one classifier holds the alternatives of all choices "
+    "side by side. The released choice of the attack's type has one alternative and is left out.",
+    "training.attack.eps is the largest radius of any image; the steps and step size there are not "
+    "used, since the strategy model chooses them.",
+    "The reward's PGD, ten steps and two restarts, runs on the copy of the model in training mode, "
     "as released.",
 )
 MOVED_NOTE = (
-    "The reward's PGD moves every image; the released one leaves alone those that are already "
+    "The reward's PGD moves every image; the released one does not move those that are already "
     "misclassified."
 )
 
@@ -66,34 +73,36 @@ def strategy_loss(logits: Sequence[Tensor], choices_BH: Tensor, reward: Tensor) 
 
     Args:
         logits: one tensor [B, A] for each of the H choices.
-        choices_BH: the alternatives a_bh that were taken, int64 in [0, A).
+        choices_BH: the chosen alternatives a_bh, int64 in [0, A).
         reward: R, one scalar for the batch, without a gradient.
 
     Returns:
         A scalar.
     """
-    taken_BH = torch.stack(
+    log_chosen_BH = torch.stack(
         [
             log_softmax(float32_or_wider(logits_BA), dim=-1).gather(1, choice_B[:, None])[:, 0]
             for logits_BA, choice_B in zip(logits, choices_BH.unbind(1), strict=True)
         ],
         dim=1,
     )
-    return -reward * taken_BH.mean(0).sum()
+    return -reward * log_chosen_BH.mean(0).sum()
 
 
 class StrategyParams(Params):
-    """The strategy network, what it may choose, how it learns, and the weights of its reward.
+    """The strategy model, its choices, its optimiser, and the weights of its reward.
 
     Attributes:
         strategy_arch: its architecture.
         strategy_lr, strategy_momentum, strategy_weight_decay: its optimiser.
-        strategy_follows: whether its rate falls with the network's.
-        strategy_interval: steps from one of its updates to the next.
-        eps_choices, step_size_choices, steps_choices: the alternatives, the former in pixel space.
+        strategy_follows: whether its learning rate falls with that of the trained model.
+        strategy_interval: training steps from one of its updates to the next.
+        eps_choices, step_size_choices, steps_choices: the alternatives; radii and step sizes are in
+            pixel space.
         target_eps: the radius of the start and of the reward's attack, in pixel space.
-        robust_reward_weight, clean_reward_weight: of the two accuracies after a step, in [0, 1].
-        label_smoothing: the mass taken off the label in that step; at 0.5 two classes weigh alike.
+        robust_reward_weight, clean_reward_weight: weights of the two accuracies after a step.
+        label_smoothing: the label's mass that smoothing moves to other classes in that step; at 0.5
+            two classes are equal.
     """
 
     strategy_arch: str = "resnet18-cifar"
@@ -111,17 +120,17 @@ class StrategyParams(Params):
     label_smoothing: float = Field(0.3, ge=0, le=0.5)
 
 
-class StrategyTask(PgdAtTask):
-    """Attacks each image as the strategy network chooses, and trains that network along.
+class StrategyTask(Task):
+    """Attacks each image as the strategy model chooses, and trains that model alongside.
 
-    The strategy network has an optimiser of its own, whose state is kept with the task's.
+    The strategy model has an optimiser of its own, whose state is stored with the task's.
     """
 
     reward: Tensor
     reward_cap = 10.0
 
     def __init__(self, params: Any, context: TaskContext) -> None:
-        """Build the strategy network and its optimiser."""
+        """Build the strategy model and its optimiser."""
         super().__init__(params, context)
         choices = self.choices()
         self.sizes = [len(alternatives) for alternatives in choices.values()]
@@ -140,7 +149,7 @@ class StrategyTask(PgdAtTask):
         self.register_buffer("reward", torch.zeros(()))
 
     def choices(self) -> dict[str, tuple[float, ...]]:
-        """What is chosen for each image: a name and its alternatives."""
+        """The alternatives of each choice, by its name."""
         return {
             "eps": self.params.eps_choices,
             "step_size": self.params.step_size_choices,
@@ -148,20 +157,20 @@ class StrategyTask(PgdAtTask):
         }
 
     def optimised_parameters(self) -> Iterable[nn.Parameter]:
-        """None: the strategy network has its own optimiser."""
+        """None: the strategy model has its own optimiser."""
         return ()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a restarted run needs of the strategy's training."""
+        """The state of the strategy's training, for checkpoints."""
         return {"steps": self.steps_seen, "optimizer": self.strategy_optimizer.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up the strategy's training."""
+        """Continue the strategy's training."""
         self.steps_seen = state["steps"]
         self.strategy_optimizer.load_state_dict(state["optimizer"])
 
     def attack_plan(self, batch: Batch, generator: torch.Generator) -> AttackPlan:
-        """Draw each image's attack from the strategy network, in eval mode."""
+        """Draw each image's attack from the strategy model, in eval mode."""
         self.strategy.eval()
         return self.plan(draw(self.strategy_logits(batch.x), generator))
 
@@ -171,7 +180,7 @@ class StrategyTask(PgdAtTask):
         return torch.split(logits, self.sizes, dim=1)
 
     def plan(self, choices_BH: Tensor) -> AttackPlan:
-        """The attack that the chosen alternatives mean."""
+        """The attack of the chosen alternatives."""
         chosen = dict(zip(self.choices(), choices_BH.unbind(1), strict=True))
         return AttackPlan(
             eps_B=self.get_buffer("eps")[chosen["eps"]],
@@ -180,8 +189,8 @@ class StrategyTask(PgdAtTask):
             start_eps=self.params.target_eps,
         )
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
-        """Every ``strategy_interval`` steps, reward a draw of the strategy and learn from it."""
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
+        """Every ``strategy_interval`` steps, update the strategy by the reward of one draw."""
         self.steps_seen += 1
         if self.steps_seen % self.params.strategy_interval:
             return
@@ -189,7 +198,7 @@ class StrategyTask(PgdAtTask):
         logits = self.strategy_logits(batch.x)
         choices_BH = draw(logits, view.generator)
         tried = replace(batch, plan=self.plan(choices_BH))
-        self.reward = self.rewarded(tried, view)
+        self.reward = self.plan_reward(tried, view)
         self.strategy_optimizer.zero_grad()
         strategy_loss(logits, choices_BH, self.reward).backward()
         clip_grad_norm_(self.strategy.parameters(), 1.0)
@@ -198,19 +207,19 @@ class StrategyTask(PgdAtTask):
             group["lr"] = self.params.strategy_lr * view.rate_factor
         self.strategy_optimizer.step()
 
-    def rewarded(self, tried: Batch, view: LookaheadView) -> Tensor:
-        """The loss that a plan reaches, plus the accuracies of the network after a step on it.
+    def plan_reward(self, tried: Batch, view: LookaheadStep) -> Tensor:
+        """The loss under a plan's attack, plus the model's weighted accuracies after a step on it.
 
         Args:
             tried: a batch with a plan; its adversarial images are made here.
-            view: the engine's.
+            view: the step that the engine can look ahead.
 
         Returns:
             A scalar >= 0 without a gradient.
         """
         tried.x_adv = view.attack(tried)
         with torch.no_grad():
-            reached = self.attacked_loss(view.model, tried).clamp(0, self.reward_cap)
+            attacked = self.attacked_loss(view.model, tried).clamp(0, self.reward_cap)
         after = view.look_ahead(
             lambda model: self.trial_loss(model, tried),
             lambda model: self.perturbation_loss(model, tried),
@@ -222,11 +231,11 @@ class StrategyTask(PgdAtTask):
                 (after(x).argmax(1) == tried.y).float().mean() for x in (x_adv, tried.x)
             )
         weights = self.params.robust_reward_weight, self.params.clean_reward_weight
-        reward: Tensor = reached.float() + weights[0] * robust + weights[1] * clean
+        reward: Tensor = attacked.float() + weights[0] * robust + weights[1] * clean
         return reward
 
-    def watched(self, batch: Batch) -> dict[str, Tensor]:
-        """For the log: the mean radius and step count of a batch's plan, and the last reward."""
+    def logged(self, batch: Batch) -> dict[str, Tensor]:
+        """The mean radius and step count of a batch's plan, and the last reward, for the log."""
         if batch.plan is None:
             return {}
         plan = batch.plan
@@ -236,12 +245,16 @@ class StrategyTask(PgdAtTask):
             "reward": self.reward,
         }
 
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """CE(o_n, y); no clean logits are needed."""
+        return lambda adv_BC: label_cross_entropy(adv_BC, batch.y)
+
     def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The loss by which an attack is rewarded: the label cross-entropy, unsmoothed."""
-        return cross_entropy(float32_or_wider(model(batch.adversarial)), batch.y)
+        """The part of the reward that the attack itself earns: CE(o_n, y), unsmoothed."""
+        return label_cross_entropy(model(batch.adversarial), batch.y)
 
     def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The loss of the step after which the network is judged."""
+        """The loss of the step after which both accuracies are taken."""
         logits_BC = model(batch.adversarial)
         return smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
 
@@ -258,10 +271,10 @@ def draw(logits: Sequence[Tensor], generator: torch.Generator) -> Tensor:
 
 
 def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Generator) -> Tensor:
-    """The images of highest cross-entropy that several starts of PGD find around ``batch.x``."""
+    """The images of highest cross-entropy that PGD with restarts finds around ``batch.x``."""
 
     def objective(logits_BC: Tensor) -> Tensor:
-        return cross_entropy(float32_or_wider(logits_BC), batch.y)
+        return label_cross_entropy(logits_BC, batch.y)
 
     schedule, config = InnerSchedule(eps, eps / 4, REWARD_STEPS), InnerAttackConfig(start="uniform")
     best, highest_B = batch.x, torch.full_like(batch.y, -1, dtype=torch.float32)
@@ -279,9 +292,9 @@ def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Gener
 def chosen_from(
     dataset: str, radii: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
 ) -> Overrides:
-    """Parameters: alternatives in 1/255 on CIFAR; small-scale ones have a coarse space.
+    """Parameters with alternatives in units of 1/255 on CIFAR.
 
-    There the unit is an eighth of the evaluation's radius, as 1/255 is one of 8/255.
+    Small datasets have fewer alternatives, in units of an eighth of the evaluation's radius.
     """
     if dataset not in SMALL:
         return _alternatives(255.0, radii, sizes, steps)
@@ -301,5 +314,5 @@ def _alternatives(
 
 
 def allowed(params: Overrides) -> Overrides:
-    """Settings: the largest radius of the choice is that which no image leaves."""
+    """Settings in which images may be attacked at the largest radius of the choice."""
     return {"params": params, "training": {"attack": {"eps": max(params["eps_choices"])}}}

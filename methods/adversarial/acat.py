@@ -8,53 +8,56 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.config import merge
-from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from harness.method import Batch, Forward, Method, MethodCard, Objective, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, growing_epsilon
-from methods.adversarial._papers import ACAT
-from methods.adversarial.trades import TradesParams, TradesTask
-from methods.losses.smoothing import smoothed_cross_entropy
+from methods._steps import detached
+from methods.adversarial.trades import TradesParams
+from methods.losses.cross_entropy import smoothed_cross_entropy
+from methods.losses.divergence import kl_divergence
 
 # The releases' defaults for WRN-34-10 in the same file; none is published for ACAT itself.
 KL_WEIGHTS = {"cifar10": 10.0, "cifar100": 9.0}
 
-
-# The release averages from epoch floor(0.75 E) on, counted from 1: what it leaves out is one epoch
-# less than three quarters, 149 of 200 and 81 of 110.
+# The release averages from epoch floor(0.75 E) on, counted from 1: it leaves out one epoch less
+# than three quarters, 149 of 200 and 81 of 110.
 AVERAGED_AFTER = 0.745
 
 
 class AcatParams(TradesParams):
-    """The weight of the divergence, and the mass that label smoothing takes off the label."""
+    """The weight of the divergence, and the label's mass that smoothing moves to other classes."""
 
     kl_weight: float = Field(9.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
 
 
-class AcatTask(TradesTask):
-    """TRADES whose labels are smoothed in the descent, not in the weight perturbation."""
+class AcatTask(Task):
+    """TRADES with labels smoothed in the training loss, but not in the weight perturbation."""
+
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """KL(s_m || s_n); clean logits are computed once for all steps."""
+        clean_BC = model(batch.x)
+        return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n)."""
-        return self._loss(model, batch, self.params.label_smoothing)
+        _, ce, kl = self.view_terms(model, batch, self.params.label_smoothing)
+        return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
     def perturbation_loss(self, model: Forward, batch: Batch) -> Tensor:
         """The same without label smoothing, as released."""
-        return self._loss(model, batch, 0.0).loss
-
-    def _loss(self, model: Forward, batch: Batch, smoothing: float) -> StepOutput:
-        _, ce, kl = self.view_terms(model, batch, smoothing)
-        parts = {"ce": ce.detach(), "kl": kl.detach()}
-        return StepOutput(ce + self.params.kl_weight * kl, parts)
+        _, ce, kl = self.view_terms(model, batch, 0.0)
+        loss: Tensor = ce + self.params.kl_weight * kl
+        return loss
 
     def view_terms(
         self, model: Forward, batch: Batch, smoothing: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Clean logits [B, C], their smoothed cross-entropy, and the KL divergence from them."""
-        # The clean batch moves the running statistics first, as released.
-        clean_BC = model(batch.x)
-        adv_BC = model(batch.adversarial)
+        # Clean images pass first, as released.
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         ce = smoothed_cross_entropy(clean_BC, batch.y, smoothing)
-        return clean_BC, ce, self.attack_divergence(clean_BC, adv_BC, batch.y)
+        return clean_BC, ce, kl_divergence(clean_BC, adv_BC)
 
 
 def acat_training(dataset: str) -> Overrides:
@@ -99,12 +102,11 @@ METHOD = Method(
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n) \quad \text{at weights } w + v, \quad "
             r"\epsilon_e = \epsilon\, e / E"
         ),
-        paper=ACAT.line,
-        url=ACAT.url,
+        **cite("addepalli2022efficient"),
         tables=(2, 4),
         notes=(
             "No weight of the divergence is published for ACAT. The recipes take the released "
-            "defaults of DAJAT for the same network: 10 on CIFAR-10, 9 on CIFAR-100.",
+            "defaults of DAJAT for the same model: 10 on CIFAR-10, 9 on CIFAR-100.",
             "Labels are smoothed on CIFAR-100 only, by 0.1, and not in the loss that the weight "
             "perturbation raises, as released.",
             "Table 4 prints 82.41 / 55.36: 82.41 is the clean accuracy of ACAT's ResNet-18, while "
@@ -115,7 +117,6 @@ METHOD = Method(
             "The released training holds out 100 images of CIFAR-10 and 1,000 of CIFAR-100; here "
             "they are drawn from the run's seed.",
         ),
-        bibtex=ACAT.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=AcatParams,

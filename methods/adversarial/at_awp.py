@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.config import merge
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import (
     CHOSEN_ON_TEST,
     SMALL,
@@ -12,7 +13,6 @@ from methods._recipes import (
     changed,
     uniform_start,
 )
-from methods.adversarial._papers import AWP
 from methods.adversarial.pgd_at import (
     CLEAN_PASS_NOTE,
     RESTART_NOTE,
@@ -41,8 +41,7 @@ METHOD = Method(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \max_{\|x_n - x\|_\infty \le \epsilon} "
             r"\mathrm{CE}(o_n, y) \quad \text{at weights } w + v"
         ),
-        paper=AWP.line,
-        url=AWP.url,
+        **cite("wu2020adversarial"),
         tables=(2,),
         notes=(
             "Row AWP of Table 2 (CIFAR-100) is this method; row AWP of Table 4 (CIFAR-10) is "
@@ -56,7 +55,6 @@ METHOD = Method(
             CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
             RESTART_NOTE,
         ),
-        bibtex=AWP.bibtex,
     ),
     params=PgdAtParams,
     task=LoggedPgdAtTask,
@@ -64,7 +62,7 @@ METHOD = Method(
     recipe_notes={
         "table2/at-awp": "Row AWP is AT-AWP here and TRADES-AWP in Table 4. Its epoch was chosen "
         "on the test images; its images were also rotated by up to 15 degrees, unlike those of "
-        "the other rows and of this recipe. TRADES-AWP on the same network, left out, has "
+        "the other rows and of this recipe. TRADES-AWP on the same model, left out, has "
         "62.41/29.54."
     },
 )

@@ -1,4 +1,4 @@
-"""DAJAT: views by AutoAugment join in, with BatchNorms of their own (Addepalli et al., 2022)."""
+"""DAJAT: adds views by AutoAugment with their own BatchNorms (Addepalli et al., 2022)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from harness.config import merge
 from harness.method import (
     Batch,
     Forward,
-    LookaheadView,
+    LookaheadStep,
     Method,
     MethodCard,
     StepOutput,
     TaskContext,
 )
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset
-from methods.adversarial._papers import ACAT
+from methods._steps import detached
 from methods.adversarial.acat import AcatParams, AcatTask, acat_training
 from methods.losses.divergence import jensen_shannon
 
@@ -31,29 +32,29 @@ JS_WEIGHTS = {"cifar10": 3.0, "cifar100": 2.0}
 
 
 class DajatParams(AcatParams):
-    """ACAT's, the number of views by AutoAugment, and the weight that draws all views together."""
+    """ACAT's, the number of AutoAugment views, and the weight of the divergence between views."""
 
     views: int = Field(2, ge=0)
     js_weight: float = Field(2.0, ge=0)
 
 
 class DajatTask(AcatTask):
-    """ACAT's loss on an image and on views of it, bound by the Jensen-Shannon divergence.
+    """ACAT's loss on an image and on views of it, plus a Jensen-Shannon divergence of all views.
 
-    The views share the network's weights but not its BatchNorms: theirs are the task's own, which
-    the engine optimises together with the model and keeps in checkpoints. They are no part of the
-    result.
+    The views share the model's weights but not its BatchNorms: theirs belong to the task. The
+    engine optimises them together with the model and stores them in checkpoints. They are not part
+    of the result.
     """
 
     def __init__(self, params: DajatParams, context: TaskContext) -> None:
-        """Copy the network's BatchNorms."""
+        """Copy the model's BatchNorms."""
         super().__init__(params, context)
         self.autoaugmented_views = params.views
-        self.norms = nn.ModuleList(map(deepcopy, self._norms_of_network() if params.views else ()))
+        self.norms = nn.ModuleList(map(deepcopy, self._model_norms() if params.views else ()))
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
-        """Attack the views as the images are, each from its own clean predictions."""
-        with self._own_norms():
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
+        """Attack the views like the images, each from its own clean predictions."""
+        with self._view_norms():
             for other in batch.others:
                 other.x_adv = view.attack(other)
 
@@ -65,22 +66,17 @@ class DajatTask(AcatTask):
             )
         smoothing = self.params.label_smoothing
         terms = [self.view_terms(model, batch, smoothing)]
-        with self._own_norms():
+        with self._view_norms():
             terms += [self.view_terms(model, other, smoothing) for other in batch.others]
         clean, ce, kl = zip(*terms, strict=True)
-        parts = {
-            "ce": torch.stack(ce).mean(),
-            "kl": torch.stack(kl).mean(),
-            "js": jensen_shannon(clean),
-        }
-        loss = (
-            parts["ce"] + self.params.kl_weight * parts["kl"] + self.params.js_weight * parts["js"]
-        )
-        return StepOutput(loss, {name: value.detach() for name, value in parts.items()})
+        mean_ce, mean_kl = torch.stack(ce).mean(), torch.stack(kl).mean()
+        js = jensen_shannon(clean)
+        loss = mean_ce + self.params.kl_weight * mean_kl + self.params.js_weight * js
+        return StepOutput(loss, detached(ce=mean_ce, kl=mean_kl, js=js))
 
     @contextmanager
-    def _own_norms(self) -> Iterator[None]:
-        """Inside, the network's BatchNorms hold the views' parameters and statistics."""
+    def _view_norms(self) -> Iterator[None]:
+        """Within the context, the model's BatchNorms hold the views' parameters and statistics."""
         self._exchange()
         try:
             yield
@@ -90,13 +86,13 @@ class DajatTask(AcatTask):
     def _exchange(self) -> None:
         if not self.norms:
             return
-        for layer, own in zip(self._norms_of_network(), self.norms, strict=True):
+        for layer, own in zip(self._model_norms(), self.norms, strict=True):
             for name in NORM_TENSORS:
                 ours, theirs = getattr(own, name), getattr(layer, name)
                 setattr(own, name, theirs)
                 setattr(layer, name, ours)
 
-    def _norms_of_network(self) -> list[_BatchNorm]:
+    def _model_norms(self) -> list[_BatchNorm]:
         if self.context.student is None:
             return []
         return [layer for layer in self.context.student.modules() if isinstance(layer, _BatchNorm)]
@@ -107,13 +103,8 @@ def _training(dataset: str) -> Overrides:
     base = merge(acat_training(dataset), high)
     if dataset in SMALL:
         return base
-    return merge(
-        base,
-        {
-            "params": {"js_weight": JS_WEIGHTS[dataset]},
-            "training": {"epochs": 200},
-        },
-    )
+    released = {"params": {"js_weight": JS_WEIGHTS[dataset]}, "training": {"epochs": 200}}
+    return merge(base, released)
 
 
 METHOD = Method(
@@ -128,8 +119,7 @@ METHOD = Method(
             r"\mathtt{js\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, \bar s_m) \right], \quad "
             r"\bar s_m = \frac{1}{V + 1} \sum_v s_m^v, \quad V = \mathtt{views}"
         ),
-        paper=ACAT.line,
-        url=ACAT.url,
+        **cite("addepalli2022efficient"),
         notes=(
             "The paper's step count grows over the epochs. The released cascade always takes five "
             "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
@@ -137,12 +127,11 @@ METHOD = Method(
             "The weight perturbation raises ACAT's loss of the images alone, without their views "
             "and without label smoothing, as released; all views are trained at its weights.",
             "The released divergence clamps the mean prediction at 1e-7, which is left out here.",
-            "The policy is torchvision's of AutoAugment for CIFAR-10, for every data set, before "
+            "The policy is torchvision's of AutoAugment for CIFAR-10, for every dataset, before "
             "crop and flip. The released code has the same policy in PIL.",
             "Weights are averaged over the last quarter of the epochs, from 150 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",
         ),
-        bibtex=ACAT.bibtex,
         released_names={
             "kl_weight": "beta",
             "views": "num_auto",

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods.adversarial._consistency import DecoupledParams, DecoupledTask
-from methods.adversarial._papers import DKL
-from methods.losses.divergence import DecoupledParts, dkl_loss, soft_cross_entropy
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import dkl_loss, soft_cross_entropy
 
 
-class DklParams(DecoupledParams):
-    """Equal weights, by default those of the KL baseline, make its gradients."""
+class DklParams(Params):
+    """With equal weights, by default those of the KL baseline, the gradients are those of KL."""
 
     wmse_weight: float = Field(9.0, ge=0)
     ce_weight: float = Field(9.0, ge=0)
 
 
-class DklTask(DecoupledTask):
+class DklTask(Task):
     """Eq. 5: adversarial logits take no gradient from the weighted MSE."""
 
-    def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """Eq. 5, each sample weighted by its own prediction."""
-        return dkl_loss(clean_BC, adv_BC)
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """The soft cross-entropy: the only part of Eq. 5 with a gradient here, that of KL."""
+        clean_BC = model(batch.x)
+        return lambda adv_BC: soft_cross_entropy(clean_BC, adv_BC)
 
-    def attack_divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> Tensor:
-        """The soft cross-entropy, all of Eq. 5 that has a gradient here: the direction of KL."""
-        return soft_cross_entropy(clean_BC, adv_BC)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
+        ce = label_cross_entropy(clean_BC, batch.y)
+        wmse, soft_ce = dkl_loss(clean_BC, adv_BC)
+        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
+        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
 
 
 RECIPES = by_dataset(growing_epsilon)
@@ -44,8 +49,7 @@ METHOD = Method(
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \mathcal{S}(\Delta n_{jk}))^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (b) of Table 1 prints no weights. Both are 9 here, the weight of the KL baseline "
@@ -53,7 +57,6 @@ METHOD = Method(
             "The values of DKL and KL differ; only their gradients agree.",
             "Small-scale recipes train it exactly as the KL baseline is trained there.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklParams,

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, Objective, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods.adversarial._consistency import (
-    RELEASED_ATTACK_WEIGHTS,
-    AttackedDecoupledParams,
-    DecoupledTask,
-)
-from methods.adversarial._papers import DKL
-from methods.losses.divergence import DecoupledParts, dkl_loss
+from methods._steps import detached
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import dkl_loss
 
 
-class DklBaParams(AttackedDecoupledParams):
+class DklBaParams(DecoupledParams):
     """The weights of DKL, and the attack's."""
 
     wmse_weight: float = Field(9.0, ge=0)
     ce_weight: float = Field(9.0, ge=0)
 
 
-class DklBaTask(DecoupledTask):
+class DklBaTask(Task):
     """The weighted MSE sends gradients into clean and adversarial logits."""
 
-    def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """Each sample weighted by its own prediction, no stop gradient on logit differences."""
-        return dkl_loss(clean_BC, adv_BC, break_asymmetry=True)
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """The same divergence with the attack's weights."""
+        clean_BC = model(batch.x)
+        weights = self.params.attack_wmse_weight, self.params.attack_ce_weight
+        return lambda adv_BC: dkl_loss(clean_BC, adv_BC, break_asymmetry=True).weighted(*weights)
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
+        ce = label_cross_entropy(clean_BC, batch.y)
+        wmse, soft_ce = dkl_loss(clean_BC, adv_BC, break_asymmetry=True)
+        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
+        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
 
 
 RECIPES = by_dataset(growing_epsilon, RELEASED_ATTACK_WEIGHTS)
@@ -44,8 +51,7 @@ METHOD = Method(
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (c) of Table 1 prints no weights. They are those of row (b) here, so that one "
@@ -55,7 +61,6 @@ METHOD = Method(
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklBaParams,

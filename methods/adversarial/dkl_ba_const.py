@@ -6,37 +6,47 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, Objective, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods.adversarial._consistency import (
-    RELEASED_ATTACK_WEIGHTS,
-    AttackedDecoupledParams,
-    DecoupledTask,
-)
-from methods.adversarial._papers import DKL
-from methods.losses.divergence import DecoupledParts, float32_or_wider, ikl_loss
+from methods._steps import detached
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import DecoupledParts, ikl_loss
+from methods.losses.precision import float32_or_wider
 
 
-class DklBaConstParams(AttackedDecoupledParams):
-    """The weights of IKL, and the constant.
-
-    ``class_weight`` stands for every s_y^j; None is 1/C.
-    """
+class DklBaConstParams(DecoupledParams):
+    """The weights of IKL, and the constant that replaces every s_y^j: ``class_weight``, or 1/C."""
 
     class_weight: float | None = Field(None, gt=0)
 
 
-class DklBaConstTask(DecoupledTask):
-    """All pairs of classes weigh alike: a plain MSE of centred logit differences."""
+class DklBaConstTask(Task):
+    """All pairs of classes have the same weight: a plain MSE of centred logit differences."""
 
-    def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """Eq. 6 with a constant in place of the class means."""
-        weight = self.params.class_weight
-        if weight is None:
-            weight = 1 / self.context.num_classes
+    def divergence(self, clean_BC: Tensor, adv_BC: Tensor) -> DecoupledParts:
+        """Eq. 6 with a constant in place of the class means, unweighted."""
+        constant = self.params.class_weight
+        if constant is None:
+            constant = 1 / self.context.num_classes
         # Half precision would round the constant.
-        weights_BC = torch.full_like(float32_or_wider(clean_BC), weight, requires_grad=False)
+        weights_BC = torch.full_like(float32_or_wider(clean_BC), constant, requires_grad=False)
         return ikl_loss(clean_BC, adv_BC, weights_BC)
+
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """The same divergence with the attack's weights."""
+        clean_BC = model(batch.x)
+        weights = self.params.attack_wmse_weight, self.params.attack_ce_weight
+        return lambda adv_BC: self.divergence(clean_BC, adv_BC).weighted(*weights)
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
+        ce = label_cross_entropy(clean_BC, batch.y)
+        wmse, soft_ce = self.divergence(clean_BC, adv_BC)
+        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
+        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
 
 
 RECIPES = by_dataset(growing_epsilon, RELEASED_ATTACK_WEIGHTS)
@@ -51,8 +61,7 @@ METHOD = Method(
             r"\mathtt{class\_weight}^2 (\Delta m_{jk} - \Delta n_{jk})^2 "
             r"- \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Row (d) of Table 1 prints a pair weight of 0.01 on 100 classes. A uniform class mean "
@@ -63,7 +72,6 @@ METHOD = Method(
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
     params=DklBaConstParams,

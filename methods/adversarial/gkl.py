@@ -7,11 +7,11 @@ from torch import Tensor
 
 from harness.config import merge
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods.adversarial._consistency import RELEASED_ATTACK_WEIGHTS
-from methods.adversarial._papers import GKL
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS
 from methods.adversarial.ikl import IklParams, IklTask
-from methods.losses.divergence import DecoupledParts, gkl_loss, ikl_loss
+from methods.losses.divergence import DecoupledParts, gkl_loss
 
 
 class GklParams(IklParams):
@@ -23,16 +23,11 @@ class GklParams(IklParams):
 
 
 class GklTask(IklTask):
-    """IKL with flattened class weights that are normalised over the whole batch."""
+    """IKL with flattened class weights in training; its attack is that of IKL, as released."""
 
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """The training loss's divergence."""
+        """Class weights to a power, normalised over the whole batch."""
         return gkl_loss(clean_BC, adv_BC, self.class_means.of(y_B), self.params.power)
-
-    def attack_divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> Tensor:
-        """At power 1, hence that of IKL, as released."""
-        parts = ikl_loss(clean_BC, adv_BC, self.class_means.of(y_B))
-        return parts.weighted(self.params.attack_wmse_weight, self.params.attack_ce_weight)
 
 
 RELEASED = {
@@ -54,8 +49,7 @@ METHOD = Method(
             r"q_i^j\right)^2} - \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j, \quad "
             r"q_i = \mathcal{S}(\bar s_{y_i})^{\mathtt{power}}"
         ),
-        paper=GKL.line,
-        url=GKL.url,
+        **cite("cui2025generalized"),
         notes=(
             "Not in the tables of the reference paper: this is the second version of its released "
             "code, whose loss is followed here.",
@@ -65,7 +59,6 @@ METHOD = Method(
             "default temperature 4 is used with power 0.2; the recipe does the same.",
             "The attack always uses power 1, as released.",
         ),
-        bibtex=GKL.bibtex,
         released_names={
             "wmse_weight": "beta",
             "ce_weight": "alpha",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods.adversarial._generated import (
     FORMULA,
     PORT_NOTE,
@@ -22,11 +23,9 @@ METHOD = Method(
         title="Gowal et al.",
         family="adversarial",
         summary="TRADES on original images and up to a hundred million generated ones, with a "
-        "smooth network and averaged weights.",
+        "smooth model and averaged weights.",
         formula=FORMULA,
-        paper="Gowal, Rebuffi, Wiles, Stimberg, Calian, Mann: Improving Robustness using Generated "
-        "Data, NeurIPS 2021",
-        url="https://arxiv.org/abs/2110.09468",
+        **cite("gowal2021improving"),
         tables=(4,),
         notes=(
             PORT_NOTE,
@@ -35,13 +34,6 @@ METHOD = Method(
             "data.generated_fraction change them.",
             *TRAINING_NOTES,
         ),
-        bibtex="""@inproceedings{gowal2021improving,
-  title = {Improving Robustness using Generated Data},
-  author = {Gowal, Sven and Rebuffi, Sylvestre-Alvise and Wiles, Olivia and Stimberg, Florian and
-            Calian, Dan Andrei and Mann, Timothy},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2021}
-}""",
         released_names=RELEASED_NAMES,
     ),
     params=PortedParams,

@@ -8,24 +8,32 @@ from functools import partial
 from pydantic import Field
 from torch import Tensor
 
-from harness.method import Batch, Method, MethodCard, Recipe, StepOutput, TaskContext
-from methods._recipes import by_dataset, changed, growing_epsilon, one_at_a_time
-from methods.adversarial._consistency import (
-    RELEASED_ATTACK_WEIGHTS,
-    AttackedDecoupledParams,
-    DecoupledTask,
+from harness.method import (
+    Batch,
+    Forward,
+    Method,
+    MethodCard,
+    Objective,
+    Recipe,
+    StepOutput,
+    Task,
+    TaskContext,
 )
+from methods._papers import cite
+from methods._recipes import by_dataset, changed, growing_epsilon, one_at_a_time
+from methods._steps import detached
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams
 from methods.adversarial._generated import LONG_NOTE, edm
-from methods.adversarial._papers import DKL
 from methods.losses.class_means import ClassMeans
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.divergence import DecoupledParts, ikl_loss
 
 
-class IklParams(AttackedDecoupledParams):
+class IklParams(DecoupledParams):
     """Weights of the loss and of the attack, and how class means are taken.
 
     ``temperature`` flattens the predictions that the class means gather, and nothing else.
-    ``class_mean_momentum`` 1 replaces the means after each epoch. ``label_smoothing`` is the share
+    ``class_mean_momentum`` 1 replaces the means after each epoch. ``label_smoothing`` is the weight
     of the uniform distribution in the labels of the clean cross-entropy.
     """
 
@@ -34,13 +42,12 @@ class IklParams(AttackedDecoupledParams):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
-class IklTask(DecoupledTask):
-    """Samples are weighted by the mean prediction of their class in the epoch before."""
+class IklTask(Task):
+    """Samples are weighted by the mean prediction of their class in the previous epoch."""
 
     def __init__(self, params: IklParams, context: TaskContext) -> None:
         """Class means start uniform."""
         super().__init__(params, context)
-        self.label_smoothing = params.label_smoothing
         self.class_means = ClassMeans(
             context.num_classes,
             temperature=params.temperature,
@@ -48,9 +55,24 @@ class IklTask(DecoupledTask):
             device=context.device,
         )
 
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """Eq. 6 with the attack's weights; clean logits are computed once for all steps."""
+        clean_BC, class_weights_BC = model(batch.x), self.class_means.of(batch.y)
+        weights = self.params.attack_wmse_weight, self.params.attack_ce_weight
+        return lambda adv_BC: ikl_loss(clean_BC, adv_BC, class_weights_BC).weighted(*weights)
+
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """Eq. 6."""
+        """Eq. 6, unweighted."""
         return ikl_loss(clean_BC, adv_BC, self.class_means.of(y_B))
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
+        ce = label_cross_entropy(clean_BC, batch.y, self.params.label_smoothing)
+        wmse, soft_ce = self.divergence(clean_BC, adv_BC, batch.y)
+        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
+        parts = detached(ce=ce, wmse=wmse, soft_ce=soft_ce)
+        return StepOutput(loss, parts, {"clean_logits": clean_BC.detach()})
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Gather the clean predictions of the training forward pass, at its perturbed weights."""
@@ -136,8 +158,7 @@ METHOD = Method(
             r"\bar s_y = \frac{1}{|\mathcal{X}_y|} \sum_{x_i \in \mathcal{X}_y} "
             r"\mathrm{Softmax}(o_i / \mathtt{temperature})"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1, 2, 4, 6, 8, 9),
         notes=(
             "The paper's alpha is wmse_weight, its beta ce_weight, its tau temperature. The "
@@ -163,13 +184,12 @@ METHOD = Method(
             "weight perturbation. One thing is not kept: adversarial images pass before clean "
             "ones, as in the released IKL trainers, where wang-dm passes clean ones first. Class "
             "means gather original and generated images alike, and the attack's objective is that "
-            "of the data set's other recipe; both are choices.",
+            "of the dataset's other recipe; both are choices.",
             "Weights with generated images: 12, 5 (CIFAR-100, 50 million) and 10, 3 (CIFAR-10, 20 "
             "million) by the names of the authors' logs; those with a million are not known, and "
-            "the same data set's are taken.",
+            "the same dataset's are taken.",
             LONG_NOTE,
         ),
-        bibtex=DKL.bibtex,
         released_names={
             "wmse_weight": "beta",
             "ce_weight": "alpha",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import Overrides, by_dataset, growing_epsilon
-from methods.adversarial._papers import DKL
 from methods.adversarial.trades import FORMULA, TradesParams, TradesTask
 
 # The released baseline has a trainer of its own, which differs from the others' in these two.
@@ -28,8 +28,7 @@ METHOD = Method(
         summary="The paper's baseline: the KL divergence of TRADES under the same training as the "
         "decoupled divergences.",
         formula=FORMULA,
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
             "Weight 9, rate 0.2 and the growing radius are those of the released baseline script.",
@@ -37,14 +36,13 @@ METHOD = Method(
             "full rate; the trainer of the decoupled divergences does neither. The CIFAR recipes "
             "follow each; the small-scale recipes train all alike.",
         ),
-        bibtex=DKL.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=KlParams,
     task=TradesTask,
     recipes={**RECIPES, "table1/kl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/kl": "The table names no weight, network or seed: they are those of the released "
-        "baseline script, on the network of Table 2."
+        "table1/kl": "The table names no weight, model or seed: they are those of the released "
+        "baseline script, on the model of Table 2."
     },
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
-from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
-from methods.adversarial._papers import LAS
+from methods._papers import cite
+from methods._recipes import SMALL, Overrides, best_on_test, by_dataset, uniform_start
+from methods._steps import detached
 from methods.adversarial._strategy import (
     MOVED_NOTE,
     STRATEGY_FORMULA,
@@ -16,17 +17,17 @@ from methods.adversarial._strategy import (
     allowed,
     chosen_from,
 )
-from methods.losses.smoothing import smoothed_cross_entropy
+from methods.losses.cross_entropy import smoothed_cross_entropy
 
 
 class LasAtTask(StrategyTask):
-    """Cross-entropy with smoothed labels on images attacked as the strategy network chooses."""
+    """Cross-entropy with smoothed labels on images attacked as the strategy model chooses."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The smoothed CE(o_n, y), a mean over the batch."""
         logits_BC = model(batch.adversarial)
         loss = smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
-        return StepOutput(loss, {"adv_ce": loss.detach(), **self.watched(batch)})
+        return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 
 # What the release changes for CIFAR-100.
@@ -58,34 +59,26 @@ METHOD = Method(
     card=MethodCard(
         title="LAS-AT",
         family="adversarial",
-        summary="A second network, trained along by reinforcement, chooses radius, step size and "
-        "step count of the attack on each image.",
+        summary="A second model, trained alongside by reinforcement learning, chooses radius, step "
+        "size and step count of the attack on each image.",
         formula=(r"\mathrm{CE}_{\mathtt{label\_smoothing}}(o_n, y), \quad " + STRATEGY_FORMULA),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         notes=(
-            "This is the variant called LAS-PGD-AT. The rows LAS-AT of Tables 2 and 4 print the "
-            "numbers of the variant with weight perturbation: las-awp has their recipes.",
-            "Images are attacked at up to 15/255 and trained on there, as released.",
+            "This is the variant LAS-PGD-AT. The rows LAS-AT of Tables 2 and 4 print the numbers "
+            "of the variant with weight perturbation: las-awp has their recipes.",
+            "Images are attacked and trained on at up to 15/255, as released.",
             "The release keeps 0.7 of a label's mass on CIFAR-10 and 0.6 on CIFAR-100, here "
             "label_smoothing 0.3 and 0.4.",
-            "The strategy network's rate falls at milestones that the release counts in steps but "
-            "compares with updates, one in twenty steps: it never falls.",
+            "The strategy model's rate never falls, since the release counts its milestones in "
+            "steps but compares them with updates, one in twenty steps.",
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
-            "choose it on 1,000 held-out training images, those named best-on-test do as released.",
+            "choose it on 1,000 held-out training images, those named best-on-test as released.",
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,
     ),
     params=StrategyParams,
     task=LasAtTask,
-    recipes={
-        **RECIPES,
-        **{
-            f"{dataset}-best-on-test": changed(RECIPES[dataset], CHOSEN_ON_TEST)
-            for dataset in ("cifar10", "cifar100")
-        },
-    },
+    recipes={**RECIPES, **best_on_test(RECIPES)},
 )

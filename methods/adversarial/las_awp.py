@@ -6,8 +6,9 @@ from pydantic import Field
 
 from harness.config import Radius, merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
-from methods.adversarial._papers import LAS
+from methods._steps import detached
 from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
@@ -20,7 +21,7 @@ from methods.adversarial.pgd_at import CLEAN_PASS_NOTE
 
 
 class LasAwpParams(StrategyParams):
-    """As of any strategy; the rate falls with the network's, and attacks are strong ones."""
+    """Strategy parameters with stronger attacks and a rate that falls with the model's."""
 
     strategy_follows: bool = True
     strategy_interval: int = Field(1, ge=1)
@@ -32,9 +33,9 @@ class LasAwpParams(StrategyParams):
 
 
 class LasAwpTask(StrategyTask):
-    """Plain cross-entropy; labels are smoothed only in the step that the reward looks ahead.
+    """Plain cross-entropy; labels are smoothed only in the reward's lookahead step.
 
-    As released, each step ends with a pass of the clean images.
+    As released, each step ends with a forward pass of the clean images.
     """
 
     clean_pass_last = True
@@ -42,7 +43,7 @@ class LasAwpTask(StrategyTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
         loss = self.attacked_loss(model, batch)
-        return StepOutput(loss, {"adv_ce": loss.detach(), **self.watched(batch)})
+        return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 
 CIFAR100: Overrides = {
@@ -95,8 +96,7 @@ METHOD = Method(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_n, y) \quad "
             r"\text{at weights } w + v, \quad " + STRATEGY_FORMULA
         ),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         tables=(2, 4),
         notes=(
             "Images are attacked at up to 15/255 and then clipped to 8/255, as released.",
@@ -105,14 +105,13 @@ METHOD = Method(
             "On CIFAR-10 the release learns the strategy at each step and weighs both accuracies "
             "by 1; on CIFAR-100 at each tenth step, with weights 4 and 2.",
             "The rate falls between epochs, in the release within an epoch's steps. Its reward on "
-            "CIFAR-10 feeds the network images that are not standardised; here they are.",
+            "CIFAR-10 feeds the model images that are not standardised; here they are.",
             "The released training chooses the epoch by PGD-20 on the test images; the recipes "
             "choose it on 1,000 held-out training images, the table's recipes do as released.",
             CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
             *STRATEGY_NOTES,
             "Every image is moved by the reward's PGD, as released for this variant.",
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES,
     ),
     params=LasAwpParams,
@@ -125,6 +124,6 @@ METHOD = Method(
     recipe_notes={
         "table2/las-at": NOTE.format(numbers="64.89/30.77"),
         "table4/las-at": NOTE.format(numbers="87.74/55.52")
-        + " RobustBench also lists LAS-AT on this network at 84.98/56.26.",
+        + " RobustBench also lists LAS-AT on this model at 84.98/56.26.",
     },
 )

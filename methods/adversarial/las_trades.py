@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
 from harness.config import Radius, merge
 from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objective, StepOutput
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
-from methods.adversarial._papers import LAS
+from methods._steps import detached
 from methods.adversarial._strategy import (
     MOVED_NOTE,
     STRATEGY_FORMULA,
@@ -23,7 +23,9 @@ from methods.adversarial._strategy import (
     allowed,
     chosen_from,
 )
-from methods.losses.divergence import float32_or_wider, kl_divergence
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import kl_divergence
+from methods.losses.precision import float32_or_wider
 
 
 def weighted_kl(logits_m: Tensor, logits_n: Tensor, weight_B: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ class TradesPlan(AttackPlan):
 
 
 class LasTradesParams(StrategyParams):
-    """As of any strategy, and the weights of the divergence to choose from."""
+    """Strategy parameters, and the weights of the divergence to choose from."""
 
     strategy_momentum: float = Field(0.9, ge=0, lt=1)
     strategy_weight_decay: float = Field(5e-4, ge=0)
@@ -63,39 +65,37 @@ class LasTradesParams(StrategyParams):
 
 
 class LasTradesTask(StrategyTask):
-    """The strategy network chooses the weight of each image's divergence as well."""
+    """The strategy model also chooses the weight of each image's divergence."""
 
     reward_cap = 20.0
 
     def choices(self) -> dict[str, tuple[float, ...]]:
-        """The attack's choices and the weight."""
+        """The choices of the attack, and the weight."""
         return super().choices() | {"kl_weight": self.params.kl_weight_choices}
 
     def plan(self, choices_BH: Tensor) -> TradesPlan:
-        """The attack and the weights that the chosen alternatives mean."""
+        """The attack and the weights of the chosen alternatives."""
         weights = self.get_buffer("kl_weight")
         return TradesPlan(**vars(super().plan(choices_BH)), kl_weight_B=weights[choices_BH[:, -1]])
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """KL(s_m || s_n), unweighted; clean logits are computed here, once."""
+        """KL(s_m || s_n), unweighted; clean logits are computed once for all steps."""
         clean_BC = model(batch.x)
         return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) and each image's weighted KL(s_m || s_n); clean images first, as released."""
+        """CE(o_m, y) + weighted KL(s_m || s_n); clean images pass first, as released."""
         plan = batch.plan
         if not isinstance(plan, TradesPlan):
-            raise RuntimeError("this batch holds no plan of the strategy network")
-        clean_BC = model(batch.x)
-        adv_BC = model(batch.adversarial)
-        ce = cross_entropy(float32_or_wider(clean_BC), batch.y)
+            raise RuntimeError("this batch holds no plan of the strategy model")
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
+        ce = label_cross_entropy(clean_BC, batch.y)
         kl = weighted_kl(clean_BC, adv_BC, plan.kl_weight_B)
-        parts = {"ce": ce.detach(), "weighted_kl": kl.detach()}
-        parts["kl_weight"] = torch.mean(plan.kl_weight_B)
-        return StepOutput(ce + kl, parts | self.watched(batch))
+        parts = detached(ce=ce, weighted_kl=kl, kl_weight=plan.kl_weight_B.mean())
+        return StepOutput(ce + kl, parts | self.logged(batch))
 
     def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The training loss rewards the attack."""
+        """The training loss."""
         return self.loss(model, batch).loss
 
     def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
@@ -126,7 +126,7 @@ METHOD = Method(
         title="LAS-TRADES",
         family="adversarial",
         summary="TRADES whose attack and whose weight of the divergence are chosen for each image "
-        "by a second network that is trained along by reinforcement.",
+        "by a second model that is trained along by reinforcement.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \beta(x)\, D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad "
             r"\beta(x) \in \mathtt{kl\_weight\_choices}, \quad "
@@ -134,18 +134,16 @@ METHOD = Method(
                 r"\mathrm{CE}(o_n, y)", r"\mathrm{CE}(o_m, y) + \beta(x) D_{\mathrm{KL}}"
             )
         ),
-        paper=LAS.line,
-        url=LAS.url,
+        **cite("jia2022las"),
         notes=(
             "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
-            "The reward's loss is found in the attack's mode; in the release the network is then "
+            "The reward's loss is found in the attack's mode; in the release the model is then "
             "in training mode, which moves its running statistics once more.",
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),
-        bibtex=LAS.bibtex,
         released_names=STRATEGY_NAMES | {"kl_weight_choices": "beta_types"},
     ),
     params=LasTradesParams,

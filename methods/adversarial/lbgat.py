@@ -1,36 +1,39 @@
-"""LBGAT: a natural network, trained along, guides the boundary (Cui et al., 2021)."""
+"""LBGAT: a natural model, trained alongside, guides the boundary (Cui et al., 2021)."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from harness.models import build_model
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, trades_training
+from methods._steps import detached
 from methods.adversarial.trades import TradesParams, TradesTask
-from methods.losses.divergence import float32_or_wider
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import kl_divergence
+from methods.losses.precision import float32_or_wider
 
 
 class LbgatParams(TradesParams):
-    """The weight of the divergence, and the network that is trained on clean images alone."""
+    """The weight of the divergence, and the arch of the model trained on clean images only."""
 
     kl_weight: float = Field(6.0, ge=0)
     natural_arch: str = "resnet18-quarter"
 
 
 class LbgatTask(TradesTask):
-    """Adversarial logits follow those of a natural network on the clean images.
+    """Adversarial logits follow those of a natural model on the clean images.
 
-    The natural network is the task's own: the engine optimises it together with the model and
-    keeps it in checkpoints. It is attacked by nothing and is not part of the result.
+    The natural model is the task's own: the engine optimises it together with the trained model and
+    stores it in checkpoints. It is not attacked and not part of the result.
     """
 
     def __init__(self, params: LbgatParams, context: TaskContext) -> None:
-        """Build the natural network."""
+        """Build the natural model."""
         super().__init__(params, context)
         self.natural = build_model(
             params.natural_arch, context.num_classes, context.in_channels, context.image_size
@@ -39,17 +42,17 @@ class LbgatTask(TradesTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """mean_{B,C} (o_n - t)^2 + CE(t, y) + kl_weight KL(s_m || s_n), t natural logits.
 
-        Gradients of the first term flow into both networks. The model's clean logits take no
+        Gradients of the first term flow into both models. The trained model's clean logits have no
         cross-entropy.
         """
         adv_BC = float32_or_wider(model(batch.adversarial))
         clean_BC = model(batch.x)
         natural_BC = float32_or_wider(self.natural(batch.x))
         mse = (adv_BC - natural_BC).square().mean()
-        natural_ce = cross_entropy(natural_BC, batch.y)
-        kl = self.attack_divergence(clean_BC, adv_BC, batch.y)
-        parts = {"mse": mse.detach(), "natural_ce": natural_ce.detach(), "kl": kl.detach()}
-        return StepOutput(mse + natural_ce + self.params.kl_weight * kl, parts)
+        natural_ce = label_cross_entropy(natural_BC, batch.y)
+        kl = kl_divergence(clean_BC, adv_BC)
+        loss = mse + natural_ce + self.params.kl_weight * kl
+        return StepOutput(loss, detached(mse=mse, natural_ce=natural_ce, kl=kl))
 
 
 def _training(dataset: str) -> Overrides:
@@ -69,31 +72,24 @@ METHOD = Method(
     card=MethodCard(
         title="LBGAT",
         family="adversarial",
-        summary="Draws adversarial logits to those of a natural network that is trained along on "
+        summary="Draws adversarial logits to those of a natural model that is trained along on "
         "clean images.",
         formula=(
             r"\frac{1}{C} \|o_n - t\|_2^2 + \mathrm{CE}(t, y) + \mathtt{kl\_weight}\, "
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad t = \mathtt{natural\_arch}(x_m)"
         ),
-        paper="Cui, Liu, Wang, Jia: Learnable Boundary Guided Adversarial Training, ICCV 2021",
-        url="https://arxiv.org/abs/2011.11164",
+        **cite("cui2021learnable"),
         tables=(2, 4),
         notes=(
             "The printed rows are trained at radius 0.031, a little less than 8/255, as released; "
             "evaluation is at 8/255.",
             "Table 2 takes weight 6, whose AutoAttack accuracy the release gives as 29.33. The "
             "weight of Table 4's row is not printed; the only released script sets 0.",
-            "The natural network's logits are not detached: it is drawn to the model as well, as "
+            "The natural model's logits are not detached: it is drawn to the model as well, as "
             "released. Its ResNet-18 shrinks images in the last two of its four stages.",
             "The released checkpoints are those of epochs 91 and 92; here the last of 100 is kept.",
             "Variants with weight perturbation are reported by the authors but not released.",
         ),
-        bibtex="""@inproceedings{cui2021learnable,
-  title = {Learnable Boundary Guided Adversarial Training},
-  author = {Cui, Jiequan and Liu, Shu and Wang, Liwei and Jia, Jiaya},
-  booktitle = {International Conference on Computer Vision},
-  year = {2021}
-}""",
         released_names={"kl_weight": "beta"},
     ),
     params=LbgatParams,

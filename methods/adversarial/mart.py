@@ -10,9 +10,11 @@ from torch.nn.functional import cross_entropy, log_softmax, one_hot
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, trades_training
+from methods._steps import detached
 from methods.adversarial.pgd_at import PgdAtTask
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 # The release's bound on the margin term: -log(1.0001 - p) is at most -log(0.0001).
 MARGIN_FLOOR = 1e-4
@@ -53,17 +55,14 @@ class MartParams(Params):
 
 
 class MartTask(PgdAtTask):
-    """Attacked as PGD adversarial training; trained by MART's loss."""
+    """The attack of PGD adversarial training with MART's loss."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Clean images first, then adversarial ones, as released."""
-        clean_BC = model(batch.x)
-        adv_BC = model(batch.adversarial)
+        """Boosted CE + kl_weight weighted KL; clean images pass first, as released."""
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         parts = mart_loss(clean_BC, adv_BC, batch.y)
-        return StepOutput(
-            parts.bce + self.params.kl_weight * parts.kl,
-            {"bce": parts.bce.detach(), "kl": parts.kl.detach()},
-        )
+        loss = parts.bce + self.params.kl_weight * parts.kl
+        return StepOutput(loss, detached(bce=parts.bce, kl=parts.kl))
 
 
 def _training(dataset: str) -> Overrides:
@@ -85,22 +84,13 @@ METHOD = Method(
             r"-\log s_n^y - \log\left(1 - \max_{k \ne y} s_n^k\right) + \mathtt{kl\_weight}\, "
             r"(1 - s_m^y)\, D_{\mathrm{KL}}(s_m \,\|\, s_n)"
         ),
-        paper="Wang, Zou, Yi, Bailey, Ma, Gu: Improving Adversarial Robustness Requires Revisiting "
-        "Misclassified Examples, ICLR 2020",
-        url="https://openreview.net/forum?id=rklOg6EFwS",
+        **cite("wang2020improving"),
         notes=(
             "Settings are those of the released training of WRN-34-10 on CIFAR-10; the CIFAR-100 "
             "recipe takes them over.",
             "The margin term is bounded as in the released code, by 1.0001 in place of 1; its "
             "other two guards against log 0 are not needed with log-softmax.",
         ),
-        bibtex="""@inproceedings{wang2020improving,
-  title = {Improving Adversarial Robustness Requires Revisiting Misclassified Examples},
-  author = {Wang, Yisen and Zou, Difan and Yi, Jinfeng and Bailey, James and Ma, Xingjun and
-            Gu, Quanquan},
-  booktitle = {International Conference on Learning Representations},
-  year = {2020}
-}""",
         released_names={"kl_weight": "beta"},
     ),
     params=MartParams,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
-from methods._recipes import CHOSEN_ON_TEST, Overrides, by_dataset, changed, uniform_start
-from methods.losses.divergence import float32_or_wider
+from methods._papers import cite
+from methods._recipes import Overrides, best_on_test, by_dataset, changed, uniform_start
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class PgdAtParams(Params):
@@ -15,43 +14,36 @@ class PgdAtParams(Params):
 
 
 class PgdAtTask(Task):
-    """Cross-entropy on images that the attack made to raise it."""
+    """Cross-entropy on the images for which the attack has maximised it."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """CE(o_n, y): no clean logits are needed."""
-
-        def objective(adv_BC: Tensor) -> Tensor:
-            return cross_entropy(float32_or_wider(adv_BC), batch.y)
-
-        return objective
+        """CE(o_n, y); no clean logits are needed."""
+        return lambda adv_BC: label_cross_entropy(adv_BC, batch.y)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
-        loss = cross_entropy(float32_or_wider(model(batch.adversarial)), batch.y)
-        return StepOutput(loss, {"adv_ce": loss.detach()})
+        loss = label_cross_entropy(model(batch.adversarial), batch.y)
+        return StepOutput(loss, detached(adv_ce=loss))
 
 
 class LoggedPgdAtTask(PgdAtTask):
-    """As released: each step ends with a pass of the clean images, to log their accuracy.
+    """As released: each step ends with a forward pass of the clean images, to log their accuracy.
 
-    It moves BatchNorm's running statistics towards clean images, and evaluation is by these.
+    It moves BatchNorm's running statistics, which evaluation uses, towards clean images.
     """
 
     clean_pass_last = True
 
 
 RECIPES = by_dataset(uniform_start)
-ON_TEST = {
-    f"{dataset}-best-on-test": changed(RECIPES[dataset], CHOSEN_ON_TEST)
-    for dataset in ("cifar10", "cifar100")
-}
+ON_TEST = best_on_test(RECIPES)
 CLEAN_PASS_NOTE = (
-    "Each step ends with a forward pass of the clean images in training mode, as released, where "
-    "it serves the log: it moves BatchNorm's running statistics, by which the network is evaluated."
+    "Each step ends with a forward pass of the clean images in training mode, as released for the "
+    "log: it moves BatchNorm's running statistics, with which the model is evaluated."
 )
 RESTART_NOTE = (
-    "The released attack passes the images that it found once more in training mode, to choose "
-    "among restarts of which there is one; this pass is left out."
+    "The released attack makes one more forward pass in training mode to choose among restarts, "
+    "of which there is only one; this pass is left out."
 )
 WIDE: Overrides = {"model": {"arch": "wrn-34-20"}}
 
@@ -59,30 +51,23 @@ METHOD = Method(
     card=MethodCard(
         title="PGD-AT",
         family="adversarial",
-        summary="Trains on the worst images that projected gradient descent finds, stopped early "
-        "against robust overfitting.",
+        summary="Trains on the worst images that projected gradient descent finds, with early "
+        "stopping against robust overfitting.",
         formula=r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y)",
-        paper="Rice, Wong, Kolter: Overfitting in Adversarially Robust Deep Learning, ICML 2020",
-        url="https://arxiv.org/abs/2002.11569",
+        **cite("rice2020overfitting"),
         tables=(4,),
         notes=(
             "The released training chooses the epoch by robust accuracy on the test images. The "
-            "CIFAR recipes choose it on 1,000 held-out training images, the release's own option; "
-            "the recipes best-on-test and table4 do as the printed row did. Early stopping is "
-            "worth about 7 points of robust accuracy.",
+            "CIFAR recipes choose it on 1,000 held-out training images, an option of the release; "
+            "the recipes best-on-test and table4 choose it on test, as the printed row. Early "
+            "stopping is worth about 7 points of robust accuracy.",
             "The released rate falls within an epoch's steps; here it falls between epochs.",
             "The released CIFAR-10 crop pads by reflection and the CIFAR-100 images are rotated by "
             "up to 15 degrees; the recipes here do neither, data.crop_mode and data.rotation can.",
-            "The attack runs on the network in training mode, as released.",
+            "The attack runs on the model in training mode, as released.",
             CLEAN_PASS_NOTE,
             RESTART_NOTE,
         ),
-        bibtex="""@inproceedings{rice2020overfitting,
-  title = {Overfitting in Adversarially Robust Deep Learning},
-  author = {Rice, Leslie and Wong, Eric and Kolter, J. Zico},
-  booktitle = {International Conference on Machine Learning},
-  year = {2020}
-}""",
     ),
     params=PgdAtParams,
     task=LoggedPgdAtTask,
@@ -92,7 +77,7 @@ METHOD = Method(
         "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], WIDE),
     },
     recipe_notes={
-        "table4/pgd-at": "The epoch is chosen on the test images: the authors' log of this network "
+        "table4/pgd-at": "The epoch is chosen on the test images: the authors' log of this model "
         "has its best PGD-10 accuracy, 58.16, after 102 of 200 epochs and 51.33 at the end."
     },
 )

@@ -18,6 +18,7 @@ from harness.method import (
     Task,
     TaskContext,
 )
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
 from methods.adversarial._generated import images
 from methods.adversarial.pgd_at import PgdAtParams, PgdAtTask
@@ -25,26 +26,26 @@ from methods.adversarial.trades import TradesParams, TradesTask
 
 
 class ProxyParams(Params):
-    """Which loss the mixed batches train: ``pgd`` or ``trades``, the latter with its weight."""
+    """The loss of the mixed batches, ``pgd`` or ``trades``, and the weight of the latter."""
 
     loss: Literal["pgd", "trades"] = "pgd"
     kl_weight: float = Field(6.0, ge=0)
 
 
 class ProxyPgdTask(PgdAtTask):
-    """PGD adversarial training whose steps begin with a clean pass, as the release logs it.
+    """PGD adversarial training whose steps begin with a clean forward pass, as released.
 
-    The attack is in training mode: the pass moves BatchNorm's running statistics.
+    The attack is in training mode, so this pass moves BatchNorm's running statistics.
     """
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """That of PGD adversarial training, after the pass."""
+        """CE(o_n, y), after the clean pass."""
         model(batch.x)
         return super().attack_objective(model, batch)
 
 
 def proxy_task(params: ProxyParams, context: TaskContext) -> Task:
-    """PGD adversarial training or TRADES, on whatever images the batches hold."""
+    """PGD adversarial training or TRADES, by ``params.loss``."""
     if params.loss == "trades":
         return TradesTask(TradesParams(kl_weight=params.kl_weight), context)
     return ProxyPgdTask(PgdAtParams(), context)
@@ -99,9 +100,7 @@ METHOD = Method(
             r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y) \;\text{ or }\; "
             r"\mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m \,\|\, s_n)"
         ),
-        paper="Sehwag, Mahloujifar, Handina, Dai, Xiang, Chiang, Mittal: Robust Learning Meets "
-        "Generative Models: Can Proxy Distributions Improve Adversarial Robustness?, ICLR 2022",
-        url="https://arxiv.org/abs/2104.09425",
+        **cite("sehwag2022robust"),
         tables=(2, 4),
         notes=(
             "The release offers PGD adversarial training and TRADES of weight 6; which one made "
@@ -117,18 +116,10 @@ METHOD = Method(
             "The released rate falls with each step to 0.001; here it falls between epochs, to "
             "nearly zero.",
             "The released training chooses the epoch by robust accuracy on the test images, and "
-            "so do the recipes of the tables, marked; the data sets' recipes choose it on 1,000 "
+            "so do the recipes of the tables, marked; the datasets' recipes choose it on 1,000 "
             "held-out training images.",
             "Small-scale recipes train without generated images, since none exist.",
         ),
-        bibtex="""@inproceedings{sehwag2022robust,
-  title = {Robust Learning Meets Generative Models: Can Proxy Distributions Improve Adversarial
-           Robustness?},
-  author = {Sehwag, Vikash and Mahloujifar, Saeed and Handina, Tinashe and Dai, Sihui and Xiang,
-            Chong and Chiang, Mung and Mittal, Prateek},
-  booktitle = {International Conference on Learning Representations},
-  year = {2022}
-}""",
         released_names={"kl_weight": "beta"},
     ),
     params=ProxyParams,

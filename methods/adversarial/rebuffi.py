@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods.adversarial._generated import (
     FORMULA,
     PORT_NOTE,
@@ -21,25 +22,16 @@ METHOD = Method(
     card=MethodCard(
         title="Rebuffi et al.",
         family="adversarial",
-        summary="TRADES on original images and a million generated ones, with a smooth network and "
+        summary="TRADES on original images and a million generated ones, with a smooth model and "
         "averaged weights.",
         formula=FORMULA,
-        paper="Rebuffi, Gowal, Calian, Stimberg, Wiles, Mann: Fixing Data Augmentation to Improve "
-        "Adversarial Robustness, arXiv 2021",
-        url="https://arxiv.org/abs/2103.01946",
+        **cite("rebuffi2021fixing"),
         tables=(2, 4),
         notes=(
             PORT_NOTE,
             "The paper also mixes images by CutMix; the port does not, nor is it done here.",
             *TRAINING_NOTES,
         ),
-        bibtex="""@article{rebuffi2021fixing,
-  title = {Fixing Data Augmentation to Improve Adversarial Robustness},
-  author = {Rebuffi, Sylvestre-Alvise and Gowal, Sven and Calian, Dan A. and Stimberg, Florian and
-            Wiles, Olivia and Mann, Timothy},
-  journal = {arXiv preprint arXiv:2103.01946},
-  year = {2021}
-}""",
         released_names=RELEASED_NAMES,
     ),
     params=PortedParams,

@@ -10,9 +10,11 @@ from torch.nn.functional import one_hot, softmax
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import Overrides, adversarial, by_dataset
+from methods._steps import detached
 from methods.adversarial._generated import TRAINING_NOTES, ddpm
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 
 def squared_distance(probabilities_BC: Tensor, targets_BC: Tensor) -> Tensor:
@@ -42,21 +44,19 @@ class ScoreTask(Task):
     """Squared distances to the label and between the two predictions."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """The distance from the clean predictions, which are computed once."""
+        """The distance from the clean predictions, computed once for all steps."""
         clean_BC = _predictions(model(batch.x))
         return lambda adv_BC: squared_distance(_predictions(adv_BC), clean_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Clean images first, then adversarial ones, as released."""
+        """Both distances; clean images pass first, as released."""
         clean_BC = _predictions(model(batch.x))
         adv_BC = _predictions(model(batch.adversarial))
         labels_BC = one_hot(batch.y, clean_BC.shape[-1]).to(clean_BC.dtype)
         label = squared_distance(clean_BC, labels_BC)
         consistency = squared_distance(adv_BC, clean_BC)
-        return StepOutput(
-            label + self.params.distance_weight * consistency,
-            {"label": label.detach(), "consistency": consistency.detach()},
-        )
+        loss = label + self.params.distance_weight * consistency
+        return StepOutput(loss, detached(label=label, consistency=consistency))
 
 
 def _training(dataset: str) -> Overrides:
@@ -74,23 +74,15 @@ METHOD = Method(
             r"\|s_m - e_y\|_2^2 + \mathtt{distance\_weight}\, \|s_n - s_m\|_2^2, \quad "
             r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} \|s(x') - s_m\|_2^2"
         ),
-        paper="Pang, Lin, Yang, Zhu, Yan: Robustness and Accuracy Could Be Reconcilable by "
-        "(Proper) Definition, ICML 2022",
-        url="https://arxiv.org/abs/2202.10103",
+        **cite("pang2022robustness"),
         tables=(2,),
         notes=(
             "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
-            "table2/score-1m and cifar10-1m. The data sets' recipes are without generated images, "
-            "on the network and schedule of the other rows.",
+            "table2/score-1m and cifar10-1m. The datasets' recipes are without generated images, "
+            "on the model and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
             *TRAINING_NOTES[:3],
         ),
-        bibtex="""@inproceedings{pang2022robustness,
-  title = {Robustness and Accuracy Could Be Reconcilable by (Proper) Definition},
-  author = {Pang, Tianyu and Lin, Min and Yang, Xiao and Zhu, Jun and Yan, Shuicheng},
-  booktitle = {International Conference on Machine Learning},
-  year = {2022}
-}""",
         released_names={"distance_weight": "beta"},
     ),
     params=ScoreParams,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard, Params
+from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from methods._papers import cite
 from methods._recipes import by_dataset, trades_training
-from methods.adversarial._consistency import ConsistencyTask
-from methods.adversarial._papers import TRADES
+from methods._steps import detached
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.divergence import kl_divergence
 
 FORMULA = (
@@ -23,18 +23,19 @@ class TradesParams(Params):
     kl_weight: float = Field(6.0, ge=0)
 
 
-class TradesTask(ConsistencyTask):
-    """KL binds adversarial predictions to clean ones, with gradients into both."""
+class TradesTask(Task):
+    """KL ties adversarial predictions to clean ones, with gradients into both."""
 
-    def terms(
-        self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor
-    ) -> dict[str, tuple[float, Tensor]]:
-        """The weighted KL divergence."""
-        return {"kl": (self.params.kl_weight, kl_divergence(clean_BC, adv_BC))}
+    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
+        """KL(s_m || s_n); clean logits are computed once for all steps."""
+        clean_BC = model(batch.x)
+        return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
 
-    def attack_divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> Tensor:
-        """The same KL divergence."""
-        return kl_divergence(clean_BC, adv_BC)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + kl_weight KL(s_m || s_n); adversarial images pass first."""
+        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
+        ce, kl = label_cross_entropy(clean_BC, batch.y), kl_divergence(clean_BC, adv_BC)
+        return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
 
 METHOD = Method(
@@ -44,15 +45,13 @@ METHOD = Method(
         summary="Trades clean accuracy for robustness by the KL divergence between the predictions "
         "on clean and on adversarial images.",
         formula=FORMULA,
-        paper=TRADES.line,
-        url=TRADES.url,
+        **cite("zhang2019theoretically"),
         notes=(
             "The released radius is 0.031, a little less than 8/255; evaluation is at 8/255.",
             "The released loss computes the clean logits twice, which only moves BatchNorm's "
             "running statistics once more; here they are computed once.",
             "The released settings are for CIFAR-10; the CIFAR-100 recipe takes them over.",
         ),
-        bibtex=TRADES.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=TradesParams,

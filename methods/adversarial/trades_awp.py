@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from harness.config import merge
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, piecewise
-from methods.adversarial._papers import AWP
 from methods.adversarial.trades import TradesParams, TradesTask
 
 
@@ -29,8 +29,7 @@ METHOD = Method(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, "
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n) \quad \text{at weights } w + v"
         ),
-        paper=AWP.line,
-        url=AWP.url,
+        **cite("wu2020adversarial"),
         tables=(4,),
         notes=(
             "Row AWP of Table 4 (CIFAR-10) is this method; row AWP of Table 2 (CIFAR-100) is "
@@ -41,7 +40,6 @@ METHOD = Method(
             "BatchNorm's running statistics by them once more; here they pass once. It logs "
             "without a further pass.",
         ),
-        bibtex=AWP.bibtex,
         released_names={"kl_weight": "beta"},
     ),
     params=TradesParams,
@@ -50,6 +48,6 @@ METHOD = Method(
     recipe_notes={
         "table4/trades-awp": "Row AWP is TRADES-AWP here and AT-AWP in Table 2. The authors' log "
         "gives 85.36/56.17, as printed. The gain over the table's best is counted against it, "
-        "though RobustBench lists LAS-AT on the same network at 84.98/56.26."
+        "though RobustBench lists LAS-AT on the same model at 84.98/56.26."
     },
 )

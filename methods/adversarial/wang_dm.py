@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from harness.method import Method, MethodCard
+from methods._papers import cite
 from methods.adversarial._generated import (
     FORMULA,
     LONG_NOTE,
@@ -21,11 +22,9 @@ METHOD = Method(
         title="Better DM (Wang et al.)",
         family="adversarial",
         summary="TRADES on original images and many generated ones of a better diffusion model, "
-        "with a smooth network, a one-cycle schedule and averaged weights.",
+        "with a smooth model, a one-cycle schedule and averaged weights.",
         formula=FORMULA,
-        paper="Wang, Pang, Du, Lin, Liu, Yan: Better Diffusion Models Further Improve Adversarial "
-        "Training, ICML 2023",
-        url="https://arxiv.org/abs/2302.04638",
+        **cite("wang2023better"),
         tables=(2, 4),
         notes=(
             "Seven tenths of each batch are generated. An epoch has as many steps as the original "
@@ -35,13 +34,6 @@ METHOD = Method(
             LONG_NOTE,
             *TRAINING_NOTES,
         ),
-        bibtex="""@inproceedings{wang2023better,
-  title = {Better Diffusion Models Further Improve Adversarial Training},
-  author = {Wang, Zekai and Pang, Tianyu and Du, Chao and Lin, Min and Liu, Weiwei and Yan,
-            Shuicheng},
-  booktitle = {International Conference on Machine Learning},
-  year = {2023}
-}""",
         released_names=RELEASED_NAMES,
     ),
     params=SmoothedTradesParams,

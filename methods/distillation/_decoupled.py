@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from harness.method import Batch, StepOutput, TaskContext
-from methods.distillation._task import LogitTask, Terms, WarmedParams
+from harness.method import Batch, StepOutput, Task, TaskContext
+from methods._steps import detached
+from methods.distillation._task import WarmedParams
 from methods.losses.class_means import ClassMeans
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.divergence import DecoupledParts
 from methods.losses.logits import sample_weights
 
@@ -17,10 +19,10 @@ from methods.losses.logits import sample_weights
 class DecoupledKdParams(WarmedParams):
     """Weights of the two parts, and how classes are weighted in the first.
 
-    ``temperature`` softens both networks' logits in the soft cross-entropy. Classes are weighted
-    by the teacher's prediction: each sample's own, softmax(t / ``sample_temperature``), or, with
+    ``temperature`` softens both models' logits in the soft cross-entropy. Classes are weighted by
+    the teacher's prediction: that of each sample, softmax(t / ``sample_temperature``), or, with
     ``global_information``, the mean of softmax(t / ``class_temperature``) over the sample's class
-    in the epoch before.
+    in the previous epoch.
     """
 
     wmse_weight: float = Field(8.0, ge=0)
@@ -31,11 +33,13 @@ class DecoupledKdParams(WarmedParams):
     class_temperature: float = Field(1.0, gt=0)
 
 
-class DecoupledKdTask(LogitTask):
-    """A decoupled divergence between the teacher's and the student's logits."""
+class DecoupledKdTask(Task):
+    """Class weights of a decoupled divergence between the teacher's and the student's logits."""
+
+    needs_teacher_logits: ClassVar[bool] = True
 
     def __init__(self, params: Any, context: TaskContext) -> None:
-        """Class means start uniform, and are kept where they are asked for."""
+        """Class means start uniform; only global information needs them."""
         super().__init__(params, context)
         self.class_means = (
             ClassMeans(
@@ -45,31 +49,24 @@ class DecoupledKdTask(LogitTask):
             else None
         )
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """The divergence's unweighted parts."""
-        raise NotImplementedError
-
-    def weights(self, batch: Batch) -> Tensor:
+    def class_weights(self, batch: Batch) -> Tensor:
         """Class weights [B, C]."""
         if self.class_means is not None:
             return self.class_means.of(batch.y)
-        return sample_weights(batch.taught, self.params.sample_temperature)
+        return sample_weights(batch.teacher_logits, self.params.sample_temperature)
 
-    def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
-        """The weighted MSE and the soft cross-entropy, both under the warm-up."""
-        parts = self.divergence(student_BC, batch.taught, self.weights(batch))
-        share = self.params.warmup(batch.epoch)
-        return {
-            "wmse": (share * self.params.wmse_weight, parts.wmse),
-            "soft_ce": (share * self.params.ce_weight, parts.ce),
-        }
+    def combined(self, student_BC: Tensor, batch: Batch, parts: DecoupledParts) -> StepOutput:
+        """label_weight CE + warm-up (wmse_weight wMSE + ce_weight soft CE)."""
+        ce, warmup = label_cross_entropy(student_BC, batch.y), self.params.warmup(batch.epoch)
+        loss = self.params.label_weight * ce
+        loss = loss + warmup * self.params.wmse_weight * parts.wmse
+        loss = loss + warmup * self.params.ce_weight * parts.ce
+        return StepOutput(loss, detached(ce=ce, wmse=parts.wmse, soft_ce=parts.ce))
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Gather the teacher's predictions of the augmented images."""
         if self.class_means is not None:
-            self.class_means.update(batch.taught, batch.y)
+            self.class_means.update(batch.teacher_logits, batch.y)
 
     def end_epoch(self, epoch: int) -> None:
         """The next epoch is weighted by this epoch's means."""

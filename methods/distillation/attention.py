@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.method import Batch, Method, MethodCard
-from harness.models.features import Features
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
-from methods.distillation._papers import ATTENTION
-from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods._papers import cite
+from methods._steps import detached
+from methods.distillation._task import DistillationParams, FeatureTask
 from methods.losses.attention import attention_loss
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class AttentionParams(DistillationParams):
@@ -21,10 +22,13 @@ class AttentionParams(DistillationParams):
 class AttentionTask(FeatureTask):
     """Attention maps of all stages."""
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """The squared distance of normalised maps, summed over stages."""
-        distance = attention_loss(student.stages, teacher.stages)
-        return {"attention": (self.params.attention_weight, distance)}
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + attention_weight times the distance of maps, summed over stages."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
+        attention = attention_loss(student.stages, teacher.stages)
+        loss = self.params.label_weight * ce + self.params.attention_weight * attention
+        return StepOutput(loss, detached(ce=ce, attention=attention))
 
 
 METHOD = Method(
@@ -37,8 +41,7 @@ METHOD = Method(
             r"\mathrm{mean} \left(Q_s^l - Q_t^l\right)^2, \quad Q = \frac{a}{\|a\|_2}, \quad a = "
             r"\mathrm{mean}_k f_k^2"
         ),
-        paper=ATTENTION.line,
-        url=ATTENTION.url,
+        **cite("zagoruyko2017paying"),
         tables=(3,),
         notes=(
             "The stem is left out, and a larger map is averaged down to the smaller, as released.",
@@ -48,7 +51,6 @@ METHOD = Method(
             "The same weight on all pairs; Tables 5 and 7 print no row of it. Small-scale recipes "
             "take 50, as the mean over fewer places is larger.",
         ),
-        bibtex=ATTENTION.bibtex,
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "attention_weight": "FEAT_WEIGHT"},
     ),

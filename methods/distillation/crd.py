@@ -1,4 +1,4 @@
-"""CRD: each network recognises the other's embedding of an image (Tian et al., 2020)."""
+"""CRD: each model recognises the other's embedding of an image (Tian et al., 2020)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from harness.config import merge
 from harness.errors import UserError
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import CRD
+from methods._steps import detached
 from methods.distillation._task import DistillationParams, FeatureTask
 from methods.losses.contrastive import Contrast, ContrastiveDistillation
+from methods.losses.cross_entropy import label_cross_entropy
 
 
 class CrdParams(DistillationParams):
     """The contrast's weight, its negatives and its memory.
 
     Each image is contrasted with ``negatives`` images of other classes, drawn from the training set
-    with or without ``replacement``. ``embedding_size`` numbers of each image are remembered, of
-    which ``momentum`` is kept at its next sight. Scores have ``temperature``.
+    with or without ``replacement``. The memory keeps ``embedding_size`` numbers of each image, with
+    ``momentum`` on the old ones. ``temperature`` is that of the scores.
     """
 
     contrast_weight: float = Field(0.8, ge=0)
@@ -33,9 +35,9 @@ class CrdParams(DistillationParams):
 
 
 class CrdTask(FeatureTask):
-    """Embeddings of both networks are trained along; memories are part of every checkpoint.
+    """Embeddings of both models are trained alongside; memories are part of every checkpoint.
 
-    Negatives are drawn from the global generator, which the engine seeds anew each epoch.
+    Negatives come from the global generator, which the engine seeds in each epoch.
     """
 
     remembers_images: ClassVar[bool] = True
@@ -44,7 +46,7 @@ class CrdTask(FeatureTask):
         """Build embeddings for the two pooled features, and a memory of the training set."""
         super().__init__(params, context)
         if context.train_labels is None:
-            raise UserError("crd draws negatives by class and was given no training labels")
+            raise UserError("crd draws negatives by class and needs the training labels")
         self.contrast = ContrastiveDistillation(
             self.shapes(self.student).pooled.shape[1],
             self.shapes(self.teacher).pooled.shape[1],
@@ -57,17 +59,15 @@ class CrdTask(FeatureTask):
         )
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The contrast with memories that stay as they are until ``observe``."""
-        student, teacher = self.both(model, batch)
+        """label_weight CE + contrast_weight contrast; ``observe`` updates the memories."""
+        student, teacher = self.features(model, batch)
         contrast = self.contrast(student.pooled, teacher.pooled, batch.index, batch.y)
-        terms = {"contrast": (self.params.contrast_weight, contrast.loss)}
-        output = self.combined(student.logits, batch, terms)
-        output.extras = {
-            "student": contrast.student,
-            "teacher": contrast.teacher,
-            "normalizers": contrast.normalizers.detach(),
-        }
-        return output
+        ce = label_cross_entropy(student.logits, batch.y)
+        loss = self.params.label_weight * ce + self.params.contrast_weight * contrast.loss
+        extras = detached(
+            student=contrast.student, teacher=contrast.teacher, normalizers=contrast.normalizers
+        )
+        return StepOutput(loss, detached(ce=ce, contrast=contrast.loss), extras)
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Move the memories towards the batch's embeddings."""
@@ -93,8 +93,7 @@ METHOD = Method(
             r"\frac{K/N}{h^- + K/N}\right], \quad h = \frac{1}{Z} \exp \frac{v \cdot "
             r"m}{\mathtt{temperature}}"
         ),
-        paper=CRD.line,
-        url=CRD.url,
+        **cite("tian2020contrastive"),
         tables=(3, 5, 7),
         notes=(
             "Negatives are images of other classes, 16,384 of them: without replacement on CIFAR, "
@@ -103,7 +102,6 @@ METHOD = Method(
             "ImageNet is trained at batch 256 and rate 0.1.",
             "The same parameters on all pairs. The rows of Tables 5 and 7 are the last epoch's.",
         ),
-        bibtex=CRD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import ClassVar
 
-from harness.method import Batch, Method, MethodCard
+from pydantic import Field
+
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, Task
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import DKD
-from methods.distillation._task import LogitTask, Terms, WarmedParams
+from methods._steps import detached
+from methods.distillation._task import WarmedParams
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.logits import dkd_loss
 
 
@@ -21,17 +24,20 @@ class DkdParams(WarmedParams):
     temperature: float = Field(4.0, gt=0)
 
 
-class DkdTask(LogitTask):
+class DkdTask(Task):
     """Two KL divergences: target against the rest, and among the rest."""
 
-    def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
-        """TCKD and NCKD, both under the warm-up."""
-        parts = dkd_loss(student_BC, batch.taught, batch.y, self.params.temperature)
-        share = self.params.warmup(batch.epoch)
-        return {
-            "target": (share * self.params.target_weight, parts.target),
-            "non_target": (share * self.params.non_target_weight, parts.non_target),
-        }
+    needs_teacher_logits: ClassVar[bool] = True
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + warm-up (target_weight TCKD + non_target_weight NCKD)."""
+        student_BC, warmup = model(batch.x), self.params.warmup(batch.epoch)
+        ce = label_cross_entropy(student_BC, batch.y)
+        parts = dkd_loss(student_BC, batch.teacher_logits, batch.y, self.params.temperature)
+        loss = self.params.label_weight * ce
+        loss = loss + warmup * self.params.target_weight * parts.target
+        loss = loss + warmup * self.params.non_target_weight * parts.non_target
+        return StepOutput(loss, detached(ce=ce, **parts._asdict()))
 
 
 NON_TARGET_WEIGHT = {
@@ -69,8 +75,7 @@ METHOD = Method(
             r"\left[\mathtt{target\_weight}\, \mathrm{TCKD} + \mathtt{non\_target\_weight}\, "
             r"\mathrm{NCKD}\right]"
         ),
-        paper=DKD.line,
-        url=DKD.url,
+        **cite("zhao2022decoupled"),
         tables=(3, 5, 7),
         notes=(
             "The paper's alpha is target_weight, its beta non_target_weight. Both parts carry the "
@@ -81,7 +86,6 @@ METHOD = Method(
             "printed (mdistiller, issue 7).",
             "Small-scale recipes warm up over three epochs.",
         ),
-        bibtex=DKD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
-from methods.adversarial._papers import DKL
+from methods._papers import cite
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES, settings
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import dkl_kd_loss
+from methods.losses.divergence import ikl_loss
 
 
 class DklKdTask(DecoupledKdTask):
     """The weighted MSE is measured; only the soft cross-entropy trains."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """Eq. 7: the teacher is fixed, and the weighted MSE's gradient would be its alone."""
-        return dkl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """Eq. 7: as IKL-KD, but the weighted MSE has a gradient only into the fixed teacher."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        temperature = self.params.temperature
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
+        return self.combined(student_BC, batch, parts._replace(wmse=parts.wmse.detach()))
 
 
 METHOD = Method(
@@ -34,8 +32,7 @@ METHOD = Method(
             r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - "
             r"\mathcal{S}(\Delta s_{jk}))^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right]"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         notes=(
             "No table prints it: it is the yardstick that shows what broken asymmetry brings. "
             "Its recipes are those of ikl-kd on each pair, named by the pair's table.",
@@ -43,7 +40,6 @@ METHOD = Method(
             "is that of KD at kd_weight = ce_weight / temperature^2.",
             "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",
         ),
-        bibtex=DKL.bibtex,
         needs_teacher=True,
     ),
     params=DecoupledKdParams,

@@ -5,44 +5,48 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.errors import UserError
-from harness.method import Batch, Method, MethodCard, TaskContext
-from harness.models.features import Features
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from methods import _pairs
-from methods.distillation._papers import FITNET
-from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods._papers import cite
+from methods._steps import detached
+from methods.distillation._task import DistillationParams, FeatureTask
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.hints import HintRegressor, hint_loss
 
 
 class FitnetParams(DistillationParams):
-    """The hint's weight, and the stage it is taken from, 0 being the stem."""
+    """The hint's weight, and its stage; stage 0 is the stem."""
 
     hint_weight: float = Field(100.0, ge=0)
     hint_stage: int = Field(2, ge=0)
 
 
 class FitnetTask(FeatureTask):
-    """A convolution, trained along, translates the student's map into the teacher's shape."""
+    """A convolution, trained alongside, maps the student's features to the teacher's shape."""
 
     def __init__(self, params: FitnetParams, context: TaskContext) -> None:
-        """Build the translation for the two shapes."""
+        """Build the convolution for the two shapes."""
         super().__init__(params, context)
         shapes = []
-        for network in (self.student, self.teacher):
-            stages = self.shapes(network).stages
+        for model in (self.student, self.teacher):
+            stages = self.shapes(model).stages
             if params.hint_stage >= len(stages):
                 raise UserError(
-                    f"params.hint_stage is {params.hint_stage}, but a network has stages 0 to "
-                    f"{len(stages) - 1}: choose one of these"
+                    f"params.hint_stage is {params.hint_stage}, but a model has only stages 0 to "
+                    f"{len(stages) - 1}: choose one of them"
                 )
             _, channels, side, _ = stages[params.hint_stage].shape
             shapes.append((channels, side))
         self.regressor = HintRegressor(*shapes)
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """The mean square error of the translated map."""
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + hint_weight times the mean squared error of the translated map."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
         stage = self.params.hint_stage
         hint = hint_loss(self.regressor(student.stages[stage]), teacher.stages[stage])
-        return {"hint": (self.params.hint_weight, hint)}
+        loss = self.params.label_weight * ce + self.params.hint_weight * hint
+        return StepOutput(loss, detached(ce=ce, hint=hint))
 
 
 METHOD = Method(
@@ -56,15 +60,13 @@ METHOD = Method(
             r"\left(r(f_s) - f_t\right)^2, \quad r = \mathrm{ReLU} \circ \mathrm{BN} \circ "
             r"\mathrm{Conv}"
         ),
-        paper=FITNET.line,
-        url=FITNET.url,
+        **cite("romero2015fitnets"),
         tables=(5, 7),
         notes=(
             "The paper trains in two stages; as released with CRD and mdistiller, hint and labels "
             "train together, and the convolution's kernel follows from the two sizes.",
             "The same parameters on all pairs. The printed rows are the last epoch's.",
         ),
-        bibtex=FITNET.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.adversarial._papers import GKL
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import gkl_kd_loss
+from methods.losses.divergence import gkl_loss
 
 
 class GklKdParams(DecoupledKdParams):
@@ -27,12 +25,14 @@ class GklKdParams(DecoupledKdParams):
 class GklKdTask(DecoupledKdTask):
     """IKL-KD with flattened class weights that are normalised over the whole batch."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """One ratio over the batch, and the soft cross-entropy."""
-        params = self.params
-        return gkl_kd_loss(student_BC, teacher_BC, weights_BC, params.temperature, params.power)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The labels' cross-entropy and GKL, with the teacher as the reference."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        power, temperature = self.params.power, self.params.temperature
+        parts = gkl_loss(
+            batch.teacher_logits, student_BC, weights_BC, power, temperature=temperature
+        )
+        return self.combined(student_BC, batch, parts)
 
 
 class Setting(NamedTuple):
@@ -81,8 +81,7 @@ METHOD = Method(
             r"t_{i,jk} - \Delta s_{i,jk})^2}{\sum_i \left(\sum_j q_i^j\right)^2} - "
             r"\mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad q = w^{\mathtt{power}}"
         ),
-        paper=GKL.line,
-        url=GKL.url,
+        **cite("cui2025generalized"),
         notes=(
             "Not in the tables of the reference paper: this is the second version of its released "
             "code. Its recipes are named by the tables in which the pairs stand.",
@@ -94,7 +93,6 @@ METHOD = Method(
             "The released T2, 4 on CIFAR and 1 on ImageNet, is sample_temperature and "
             "class_temperature here.",
         ),
-        bibtex=GKL.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

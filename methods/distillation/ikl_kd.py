@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor
 
-from harness.method import Method, MethodCard
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.adversarial._papers import DKL
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.losses.divergence import DecoupledParts
-from methods.losses.logits import ikl_kd_loss
+from methods.losses.divergence import ikl_loss
 
 
 class IklKdParams(DecoupledKdParams):
-    """As released: each sample's own weights, nearly uniform at temperature 100."""
+    """As released: each sample has its own class weights, nearly uniform at temperature 100."""
 
     sample_temperature: float = Field(100.0, gt=0)
 
 
 class IklKdTask(DecoupledKdTask):
-    """The weighted MSE of logit differences trains the student, beside the soft cross-entropy."""
+    """The weighted MSE and the soft cross-entropy both train the student."""
 
-    def divergence(
-        self, student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor
-    ) -> DecoupledParts:
-        """Eq. 6."""
-        return ikl_kd_loss(student_BC, teacher_BC, weights_BC, self.params.temperature)
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """The labels' cross-entropy and Eq. 6, with the teacher as the reference."""
+        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+        temperature = self.params.temperature
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
+        return self.combined(student_BC, batch, parts)
 
 
 # (wmse_weight, ce_weight) of each pair: beta and alpha of the released configurations.
@@ -71,8 +70,7 @@ METHOD = Method(
             r"s_{jk})^2 - \mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad p = "
             r"\mathrm{Softmax}(\cdot / \mathtt{temperature})"
         ),
-        paper=DKL.line,
-        url=DKL.url,
+        **cite("cui2024decoupled"),
         tables=(3, 5, 7),
         notes=(
             "The paper's alpha is wmse_weight, its beta ce_weight; the released code and its "
@@ -92,7 +90,6 @@ METHOD = Method(
             "The released T2 is sample_temperature, and class_temperature where global information "
             "is on. A class without a sample in an epoch keeps its mean; there it becomes NaN.",
         ),
-        bibtex=DKL.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

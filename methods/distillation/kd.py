@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import ClassVar
 
-from harness.method import Batch, Method, MethodCard
+from pydantic import Field
+
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, Task
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import HINTON
-from methods.distillation._task import DistillationParams, LogitTask, Terms
+from methods._steps import detached
+from methods.distillation._task import DistillationParams
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.logits import kd_loss
 
 
@@ -21,13 +24,18 @@ class KdParams(DistillationParams):
     temperature: float = Field(4.0, gt=0)
 
 
-class KdTask(LogitTask):
-    """The KL divergence from softened predictions."""
+class KdTask(Task):
+    """The KL divergence between softened predictions."""
 
-    def terms(self, student_BC: Tensor, batch: Batch) -> Terms:
-        """T^2 KL."""
-        kl = kd_loss(student_BC, batch.taught, self.params.temperature)
-        return {"kl": (self.params.kd_weight, kl)}
+    needs_teacher_logits: ClassVar[bool] = True
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE(s, y) + kd_weight T^2 KL."""
+        student_BC = model(batch.x)
+        ce = label_cross_entropy(student_BC, batch.y)
+        kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
+        loss = self.params.label_weight * ce + self.params.kd_weight * kl
+        return StepOutput(loss, detached(ce=ce, kl=kl))
 
 
 def _settings(pair: _pairs.Pair) -> Overrides:
@@ -46,15 +54,13 @@ METHOD = Method(
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / T) \,\|\, \mathrm{Softmax}(s / T)), "
             r"\quad T = \mathtt{temperature}"
         ),
-        paper=HINTON.line,
-        url=HINTON.url,
+        **cite("hinton2015distilling"),
         tables=(3, 5, 7),
         notes=(
             "On CIFAR the weights are 0.1 and 0.9 at temperature 4, on ImageNet 0.5 and 0.5 at "
             "temperature 1, as released with mdistiller.",
             "Tables 5 and 7 print the last epoch's accuracy, Table 3 the best epoch's on test.",
         ),
-        bibtex=HINTON.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

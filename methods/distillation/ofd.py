@@ -6,20 +6,22 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.config import merge
-from harness.method import Batch, Method, MethodCard, TaskContext
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from harness.models.features import Features
 from harness.training.modes import attack_mode
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import OFD
-from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods._steps import detached
+from methods.distillation._task import DistillationParams, FeatureTask
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.overhaul import OverhaulDistillation
 
 
 class OfdParams(DistillationParams):
-    """The weight of the maps' distance, and by which statistics the teacher normalises.
+    """The weight of the maps' distance, and the statistics by which the teacher normalises.
 
-    ``batch_statistics``: the teacher's BatchNorms use those of the batch, not its running ones.
+    ``batch_statistics``: the teacher's BatchNorms use statistics of the batch, not running ones.
     """
 
     overhaul_weight: float = Field(1e-3, ge=0)
@@ -27,33 +29,36 @@ class OfdParams(DistillationParams):
 
 
 class OfdTask(FeatureTask):
-    """1x1 convolutions, trained along, translate the student's maps to the teacher's channels."""
+    """1x1 convolutions, trained alongside, map the student's features to the teacher's channels."""
 
     def __init__(self, params: OfdParams, context: TaskContext) -> None:
-        """Build a connector for each pair of stages; margins are read off the teacher's BatchNorms.
+        """Build a connector for each pair of stages; the teacher's BatchNorms give the margins.
 
         Raises:
-            UserError: a network does not show its features.
+            UserError: a model does not expose its features.
         """
         super().__init__(params, context)
         self.overhaul = OverhaulDistillation(
             self.student.feature_channels, self.teacher.batchnorm_before_relu()
         )
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """The partial L2 distance of maps before activation."""
-        distance = self.overhaul(student.preacts, teacher.preacts)
-        return {"overhaul": (self.params.overhaul_weight, distance)}
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + overhaul_weight times the partial L2 distance before activation."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
+        overhaul = self.overhaul(student.preacts, teacher.preacts)
+        loss = self.params.label_weight * ce + self.params.overhaul_weight * overhaul
+        return StepOutput(loss, detached(ce=ce, overhaul=overhaul))
 
-    def taught(self, x: Tensor) -> Features:
+    def teacher_features(self, x: Tensor) -> Features:
         """See ``FeatureTask``.
 
-        A released teacher in training mode also moves its running statistics, which nothing reads;
-        here they stay as they are, so that the teacher is untouched.
+        The released teacher, in training mode, also moves its running statistics, which nothing
+        reads; here they do not change.
         """
         mode = "train-frozen" if self.params.batch_statistics else "eval"
         with attack_mode(self.teacher, mode):
-            return super().taught(x)
+            return super().teacher_features(x)
 
 
 def _settings(pair: _pairs.Pair) -> Overrides:
@@ -72,8 +77,7 @@ METHOD = Method(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{overhaul\_weight} \sum_{l < n} "
             r"2^{l + 1 - n} d_p\left(\max(f_t^l, m), r_l(f_s^l)\right)"
         ),
-        paper=OFD.line,
-        url=OFD.url,
+        **cite("heo2019comprehensive"),
         tables=(3, 5, 7),
         notes=(
             "As released the teacher is in training mode, and by its author on purpose: it "
@@ -85,7 +89,6 @@ METHOD = Method(
             "and connects three stages; here there are four.",
             "ImageNet is trained at batch 128 and rate 0.05 with weight 0.0001.",
         ),
-        bibtex=OFD.bibtex,
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "overhaul_weight": "FEAT_WEIGHT"},
     ),

@@ -7,12 +7,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import Batch, Method, MethodCard, TaskContext
-from harness.models.features import Features
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from methods import _pairs
+from methods._papers import cite
 from methods._recipes import Overrides
-from methods.distillation._papers import REVIEW
-from methods.distillation._task import FeatureTask, Terms, WarmedParams
+from methods._steps import detached
+from methods.distillation._task import FeatureTask, WarmedParams
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.review import ReviewDistillation
 
 
@@ -29,15 +30,15 @@ class ReviewKdParams(WarmedParams):
 
 
 class ReviewKdTask(FeatureTask):
-    """A chain of fusions, trained along, from the student's maps to the teacher's.
+    """A chain of fusions, trained alongside, from the student's maps to the teacher's.
 
-    The deepest fuses pooled features, of which its BatchNorm sees one number an image.
+    The deepest fuses pooled features; its BatchNorm gets one number per channel and image.
     """
 
     least_batch: ClassVar[int] = 2
 
     def __init__(self, params: ReviewKdParams, context: TaskContext) -> None:
-        """Build the fusions for the two networks' channels."""
+        """Build the fusions for the channels of the two models."""
         super().__init__(params, context)
         student, teacher = self.student, self.teacher
         self.review = ReviewDistillation(
@@ -48,12 +49,15 @@ class ReviewKdTask(FeatureTask):
             max_middle=params.max_middle,
         )
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """The hierarchical context loss, under the warm-up."""
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + warm-up review_weight HCL."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
         maps = student.preacts if self.params.student_preacts else student.stages
-        distance = self.review(maps, student.pooled, teacher.preacts, teacher.pooled)
-        share = self.params.warmup(batch.epoch)
-        return {"review": (share * self.params.review_weight, distance)}
+        review = self.review(maps, student.pooled, teacher.preacts, teacher.pooled)
+        warmup = self.params.warmup(batch.epoch)
+        loss = self.params.label_weight * ce + warmup * self.params.review_weight * review
+        return StepOutput(loss, detached(ce=ce, review=review))
 
 
 WEIGHTS = {
@@ -83,7 +87,7 @@ def _settings(pair: _pairs.Pair) -> Overrides:
     return merge(_pairs.imagenet_batch(256), {"params": params})
 
 
-NOT_PUBLISHED = "The weight of this pair is not published, nor is code for its networks. "
+NOT_PUBLISHED = "The weight of this pair is not published, nor is code for its models. "
 
 METHOD = Method(
     card=MethodCard(
@@ -96,8 +100,7 @@ METHOD = Method(
             r"\mathtt{review\_weight} \sum_l \mathrm{HCL}(\mathrm{ABF}(f_s^l, "
             r"\mathrm{ABF}(f_s^{l+1}, \ldots)), f_t^l)"
         ),
-        paper=REVIEW.line,
-        url=REVIEW.url,
+        **cite("chen2021distilling"),
         tables=(3, 5, 7),
         notes=(
             "The training is that of mdistiller: epochs of the warm-up count from 1, the teacher "
@@ -107,7 +110,6 @@ METHOD = Method(
             "The student's maps are taken after activation on CIFAR, before it on ImageNet.",
             "ImageNet is trained at batch 256 and rate 0.1, without warm-up.",
         ),
-        bibtex=REVIEW.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

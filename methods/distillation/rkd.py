@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.method import Batch, Method, MethodCard
-from harness.models.features import Features
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
-from methods.distillation._papers import RKD
-from methods.distillation._task import DistillationParams, FeatureTask, Terms
+from methods._papers import cite
+from methods._steps import detached
+from methods.distillation._task import DistillationParams, FeatureTask
+from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.relational import rkd_loss
 
 
@@ -22,13 +23,14 @@ class RkdParams(DistillationParams):
 class RkdTask(FeatureTask):
     """Relations between the pooled features of a batch."""
 
-    def terms(self, student: Features, teacher: Features, batch: Batch) -> Terms:
-        """Huber's loss of distances and of angles."""
-        parts = rkd_loss(student.pooled, teacher.pooled)
-        return {
-            "distance": (self.params.distance_weight, parts.distance),
-            "angle": (self.params.angle_weight, parts.angle),
-        }
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """label_weight CE + distance_weight and angle_weight times Huber's losses of relations."""
+        student, teacher = self.features(model, batch)
+        ce = label_cross_entropy(student.logits, batch.y)
+        distance, angle = rkd_loss(student.pooled, teacher.pooled)
+        loss = self.params.label_weight * ce
+        loss = loss + self.params.distance_weight * distance + self.params.angle_weight * angle
+        return StepOutput(loss, detached(ce=ce, distance=distance, angle=angle))
 
 
 METHOD = Method(
@@ -42,15 +44,13 @@ METHOD = Method(
             r"\mathrm{mean}_{ij}\, h(d_{ij}^s - d_{ij}^t) + \mathtt{angle\_weight}\, "
             r"\mathrm{mean}_{ijk}\, h(a_{ijk}^s - a_{ijk}^t)"
         ),
-        paper=RKD.line,
-        url=RKD.url,
+        **cite("park2019relational"),
         tables=(5, 7),
         notes=(
             "Distances are in units of the batch's mean; h is Huber's loss. Means also count a "
             "point with itself, as released.",
             "The same weights on all pairs. The printed rows are the last epoch's.",
         ),
-        bibtex=RKD.bibtex,
         needs_teacher=True,
         released_names={
             "label_weight": "CE_WEIGHT",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages, pooled_to
 
 

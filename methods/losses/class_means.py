@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 
 class ClassMeans(nn.Module):

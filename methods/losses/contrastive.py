@@ -1,4 +1,4 @@
-"""Contrastive distillation: recognise the other network's embedding of an image among many.
+"""Contrastive distillation: recognise the other model's embedding of an image among many.
 
 The student's embedding of an image is contrasted with the teacher's of the same and of other
 images, which a memory keeps, and the teacher's with the student's.
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from harness.errors import UserError
-from methods.losses.divergence import float32_or_wider
-from methods.losses.precision import exact_matmul
+from methods.losses.precision import exact_matmul, float32_or_wider
 
 EPSILON = 1e-7
 
@@ -140,7 +139,7 @@ class Contrast(NamedTuple):
 class ContrastMemory(nn.Module):
     """An embedding of every training image by the student and by the teacher.
 
-    A score is exp(v . m / temperature) / Z between one network's embedding v and the other's memory
+    A score is exp(v . m / temperature) / Z between one model's embedding v and the other's memory
     m. Z is fixed by the first batch that ``update`` sees: N times its mean unnormalised score.
     Memories and Z are buffers, hence part of every checkpoint.
     """

@@ -7,7 +7,7 @@ d = o_m - o_n, S = sum_j w_j and mu = sum_j w_j d_j / S,
     1/4 sum_jk w_j w_k (d_j - d_k)^2 = S/2 sum_j w_j (d_j - mu)^2.
 
 Shape suffixes: B batch, C classes, 1 a kept axis. ``logits_m`` are the reference's logits o_m
-(clean images, the teacher), ``logits_n`` those that are to come near (adversarial images, the
+(clean images, the teacher), ``logits_n`` those that are drawn to it (adversarial images, the
 student). Losses are means over the batch, at least in float32 whatever the precision of the logits.
 """
 
@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
+
+from methods.losses.precision import float32_or_wider
 
 
 class DecoupledParts(NamedTuple):
@@ -38,11 +40,6 @@ class DecoupledParts(NamedTuple):
         return wmse_weight * self.wmse + ce_weight * self.ce
 
 
-def float32_or_wider(values: Tensor) -> Tensor:
-    """The values in float32, or as they are where they are in float64."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
     """KL(softmax(o_m) || softmax(o_n)), Eq. 2, with gradients into both arguments.
 
@@ -59,7 +56,7 @@ def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
-    """How far V predictions of the same samples are from their mean: mean_v KL(s_v || mean_u s_u).
+    """Mean divergence of V predictions from their mean: mean_v KL(s_v || mean_u s_u).
 
     Args:
         logits: V tensors [B, C].
@@ -72,18 +69,20 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
     return (log_VBC.exp() * (log_VBC - log_mean_BC)).sum(2).mean()
 
 
-def soft_cross_entropy(logits_m: Tensor, logits_n: Tensor) -> Tensor:
-    """Cross-entropy of softmax(o_n) with the soft labels softmax(o_m): the second part of Eq. 5.
+def soft_cross_entropy(logits_m: Tensor, logits_n: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of softmax(o_n / T) with soft labels softmax(o_m / T): second part of Eq. 5.
 
     Args:
         logits_m: logits [B, C] of the soft labels; they take no gradient.
         logits_n: logits [B, C].
+        temperature: T > 0; no factor T^2 makes up for it.
 
     Returns:
         The mean over the batch, a scalar >= 0.
     """
-    labels_BC = softmax(float32_or_wider(logits_m.detach()), dim=-1)
-    return -(labels_BC * log_softmax(float32_or_wider(logits_n), dim=-1)).sum(-1).mean()
+    labels_BC = softmax(float32_or_wider(logits_m.detach()) / temperature, dim=-1)
+    log_n_BC = log_softmax(float32_or_wider(logits_n) / temperature, dim=-1)
+    return -(labels_BC * log_n_BC).sum(-1).mean()
 
 
 def weighted_mse_per_sample(logits_m: Tensor, logits_n: Tensor, weights_BC: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ def weighted_mse_per_sample(logits_m: Tensor, logits_n: Tensor, weights_BC: Tens
     delta_BC = float32_or_wider(logits_m) - float32_or_wider(logits_n)
     weights_BC = weights_BC.detach().to(delta_BC.dtype).expand_as(delta_BC)
     sum_B1 = weights_BC.sum(-1, keepdim=True)
-    # The floor only meets rows whose weights are all zero: they have no mean, and a loss of zero.
+    # The floor matters only for rows whose weights are all zero; their loss is zero.
     floor = torch.finfo(sum_B1.dtype).tiny
     mean_B1 = (weights_BC * delta_BC).sum(-1, keepdim=True) / sum_B1.clamp_min(floor)
     # Centred before it is squared: the mean of squares less the squared mean would cancel.
@@ -126,7 +125,8 @@ def dkl_loss(
         logits_m: the reference's logits [B, C].
         logits_n: logits [B, C].
         break_asymmetry: let the weighted MSE's gradient flow into ``logits_n`` too. With detached
-            ``logits_m`` the weighted MSE then still trains (Eq. 8), where else it is idle (Eq. 7).
+            ``logits_m`` the weighted MSE then still trains (Eq. 8); without it, it has no gradient
+            (Eq. 7).
 
     Returns:
         The unweighted parts, means over the batch.
@@ -139,7 +139,9 @@ def dkl_loss(
     )
 
 
-def ikl_loss(logits_m: Tensor, logits_n: Tensor, class_weights_BC: Tensor) -> DecoupledParts:
+def ikl_loss(
+    logits_m: Tensor, logits_n: Tensor, class_weights_BC: Tensor, *, temperature: float = 1.0
+) -> DecoupledParts:
     """The improved KL divergence, Eq. 6: asymmetry broken, samples weighted by their class.
 
     Args:
@@ -147,18 +149,25 @@ def ikl_loss(logits_m: Tensor, logits_n: Tensor, class_weights_BC: Tensor) -> De
         logits_n: logits [B, C].
         class_weights_BC: for each sample the mean prediction s_y of its class, Eq. 10: >= 0, rows
             summing to one, [B, C]. It takes no gradient.
+        temperature: T > 0 of the cross-entropy. As in the released distillation code, the weighted
+            MSE compares raw logits.
 
     Returns:
         The unweighted parts, means over the batch.
     """
     return DecoupledParts(
         wmse=weighted_mse(logits_m, logits_n, class_weights_BC),
-        ce=soft_cross_entropy(logits_m, logits_n),
+        ce=soft_cross_entropy(logits_m, logits_n, temperature),
     )
 
 
 def gkl_loss(
-    logits_m: Tensor, logits_n: Tensor, class_weights_BC: Tensor, power: float
+    logits_m: Tensor,
+    logits_n: Tensor,
+    class_weights_BC: Tensor,
+    power: float,
+    *,
+    temperature: float = 1.0,
 ) -> DecoupledParts:
     """The generalised KL divergence: class weights raised to a power, normalised over the batch.
 
@@ -170,7 +179,8 @@ def gkl_loss(
         logits_m: the reference's logits [B, C].
         logits_n: logits [B, C].
         class_weights_BC: as for ``ikl_loss``.
-        power: exponent of the class weights, in [0, 1].
+        power: exponent of the class weights, in [0, 1]; at 0 they are uniform.
+        temperature: as for ``ikl_loss``.
 
     Returns:
         The unweighted parts: ratio over the batch, mean over the batch.
@@ -180,5 +190,5 @@ def gkl_loss(
     per_sample_B = weighted_mse_per_sample(logits_m, logits_n, weights_BC)
     return DecoupledParts(
         wmse=per_sample_B.sum() / weights_BC.sum(-1).square().sum(),
-        ce=soft_cross_entropy(logits_m, logits_n),
+        ce=soft_cross_entropy(logits_m, logits_n, temperature),
     )

@@ -1,4 +1,4 @@
-"""FitNet: the student's middle map, translated by a small network, imitates the teacher's.
+"""FitNet: the student's middle map, translated by a small model, imitates the teacher's.
 
 Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the translation as released
 with Tian et al., "Contrastive representation distillation", ICLR 2020. There it is trained together
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, relu
 
 from harness.errors import UserError
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 
 
 class HintRegressor(nn.Module):

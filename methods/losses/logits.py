@@ -1,11 +1,7 @@
-"""Distillation from a teacher's logits: KD, DKD, and the decoupled divergences as KD uses them.
+"""Distillation from a teacher's logits: KD, DKD, and class weights from the teacher.
 
-Shape suffixes: B batch, C classes, 1 a kept axis. All take the student's logits first; those of the
-teacher take no gradient. Losses are means over the batch, at least in float32.
-
-In the decoupled divergences, as in the released code of Cui et al. (arXiv:2305.13948), the
-temperature belongs to the cross-entropy alone and no T^2 makes up for it; the weighted MSE compares
-raw logits.
+Shape suffixes: B batch, C classes, 1 a kept axis. The teacher's logits take no gradient. Losses are
+means over the batch, at least in float32. IKL, DKL and GKL distil by ``methods.losses.divergence``.
 """
 
 from __future__ import annotations
@@ -17,13 +13,9 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from methods.losses.divergence import (
-    DecoupledParts,
-    float32_or_wider,
     kl_divergence,
-    soft_cross_entropy,
-    weighted_mse,
-    weighted_mse_per_sample,
 )
+from methods.losses.precision import float32_or_wider
 
 
 class TargetParts(NamedTuple):
@@ -106,76 +98,3 @@ def sample_weights(teacher_BC: Tensor, temperature: float) -> Tensor:
         temperature: T > 0; far above the logits' spread, weights are nearly uniform.
     """
     return softmax(float32_or_wider(teacher_BC.detach()) / temperature, dim=-1)
-
-
-def ikl_kd_loss(
-    student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor, temperature: float
-) -> DecoupledParts:
-    """The improved KL divergence for distillation.
-
-    wMSE = mean_B 1/4 sum_jk w_j w_k (Delta t_jk - Delta s_jk)^2 on raw logits, with gradients into
-    the student; CE = -mean_B sum_j softmax(t / T)_j log softmax(s / T)_j.
-
-    Args:
-        student_BC: logits [B, C].
-        teacher_BC: logits [B, C].
-        weights_BC: class weights w >= 0 whose rows sum to one, [B, C]; see ``sample_weights``.
-        temperature: T > 0 of the cross-entropy.
-
-    Returns:
-        The unweighted parts.
-    """
-    return DecoupledParts(
-        wmse=weighted_mse(teacher_BC.detach(), student_BC, weights_BC),
-        ce=_softened_cross_entropy(student_BC, teacher_BC, temperature),
-    )
-
-
-def dkl_kd_loss(
-    student_BC: Tensor, teacher_BC: Tensor, weights_BC: Tensor, temperature: float
-) -> DecoupledParts:
-    """The decoupled KL divergence for distillation, its asymmetry kept.
-
-    The values are those of ``ikl_kd_loss``. The weighted MSE's gradient belongs to the teacher
-    alone, which is fixed, so that this part trains nothing (Eq. 7 of the paper).
-    """
-    return DecoupledParts(
-        wmse=weighted_mse(teacher_BC.detach(), student_BC.detach(), weights_BC),
-        ce=_softened_cross_entropy(student_BC, teacher_BC, temperature),
-    )
-
-
-def gkl_kd_loss(
-    student_BC: Tensor,
-    teacher_BC: Tensor,
-    weights_BC: Tensor,
-    temperature: float,
-    power: float,
-) -> DecoupledParts:
-    """The generalised KL divergence for distillation.
-
-    With q = w^power and S_i = sum_j q_ij the weighted MSE is the one ratio
-    sum_i 1/4 sum_jk q_ij q_ik (Delta t_jk - Delta s_jk)^2 / sum_i S_i^2 over the whole batch.
-
-    Args:
-        student_BC: logits [B, C].
-        teacher_BC: logits [B, C].
-        weights_BC: as for ``ikl_kd_loss``.
-        temperature: T > 0 of the cross-entropy.
-        power: exponent of the weights, in [0, 1]; at 0 they are uniform, at 1 it is IKL.
-
-    Returns:
-        The unweighted parts.
-    """
-    powers_BC = weights_BC.detach().to(float32_or_wider(student_BC).dtype).pow(power)
-    per_sample_B = weighted_mse_per_sample(teacher_BC.detach(), student_BC, powers_BC)
-    return DecoupledParts(
-        wmse=per_sample_B.sum() / powers_BC.sum(-1).square().sum(),
-        ce=_softened_cross_entropy(student_BC, teacher_BC, temperature),
-    )
-
-
-def _softened_cross_entropy(student_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tensor:
-    return soft_cross_entropy(
-        float32_or_wider(teacher_BC) / temperature, float32_or_wider(student_BC) / temperature
-    )

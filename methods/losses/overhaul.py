@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages, pooled_to
 
 # Where a channel is less often negative, its mean negative value is badly determined.
@@ -101,7 +101,7 @@ class OverhaulDistillation(nn.Module):
         self.stages = nn.ModuleList(OverhaulStage(*pair) for pair in pairs)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The loss of both networks' ``Features.preacts``, a scalar >= 0."""
+        """The loss of both models' ``Features.preacts``, a scalar >= 0."""
         losses = [
             stage(*maps)
             for stage, maps in zip(self.stages, matched_stages(student, teacher), strict=True)

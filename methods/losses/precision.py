@@ -1,4 +1,4 @@
-"""Products that mixed precision must leave alone."""
+"""Numeric precision of the losses: at least float32, whatever the model computes in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+
+
+def float32_or_wider(values: Tensor) -> Tensor:
+    """The values in float32; float64 stays float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def exact_matmul(a: Tensor, b: Tensor) -> Tensor:

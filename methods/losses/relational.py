@@ -11,8 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from methods.losses.divergence import float32_or_wider
-from methods.losses.precision import exact_matmul
+from methods.losses.precision import exact_matmul, float32_or_wider
 
 # Below it two embeddings count as one point, and their distance has no gradient.
 SMALLEST_SQUARE = 1e-12

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, mse_loss
 
-from methods.losses.divergence import float32_or_wider
+from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages
 
 LEVELS = (4, 2, 1)

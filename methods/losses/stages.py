@@ -1,4 +1,4 @@
-"""Which feature maps of two networks belong together, and at which size they are compared."""
+"""Which feature maps of two models belong together, and at which size they are compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def matched_stages(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, 
         teacher: the same of the teacher; it may have more or fewer stages.
 
     Returns:
-        As many pairs as the network with fewer stages has stages, in forward order.
+        As many pairs as the model with fewer stages has stages, in forward order.
     """
     number = min(len(student), len(teacher)) - 1
     return list(zip(student[-number:], teacher[-number:], strict=True))

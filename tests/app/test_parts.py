@@ -1,33 +1,16 @@
-"""The app's pure parts: Pareto fronts, separation of classes, pictures, settings, Markdown."""
+"""The app's pure parts: points, separation of classes, pictures, Markdown."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from app.components import plain
-from app.embedding import adversarial, chosen_classes, embedded, separation
+from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
-from app.tradeoff import pareto_front, printed_points
+from app.tradeoff_points import printed_points
 from harness.errors import UserError
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
-
-
-@pytest.mark.parametrize("x_lower", [False, True])
-@pytest.mark.parametrize("y_lower", [False, True])
-def test_a_pareto_front_is_what_no_point_beats(x_lower, y_lower) -> None:
-    generator = np.random.default_rng(0)
-    points = pd.DataFrame(generator.integers(0, 12, (60, 2)), columns=["x", "y"])
-    signs = np.array([-1 if x_lower else 1, -1 if y_lower else 1])
-    values = points.to_numpy() * signs
-    beaten = [
-        any((other >= own).all() and (other > own).any() for other in values) for own in values
-    ]
-    wanted = {tuple(row) for row in points[~np.array(beaten)].to_numpy()}
-    front = pareto_front(points, x_lower=x_lower, y_lower=y_lower)
-    assert {tuple(row) for row in front.to_numpy()} == wanted
-    assert front["x"].is_monotonic_increasing
 
 
 def test_printed_points_are_the_printed_numbers() -> None:
@@ -52,9 +35,9 @@ def test_separated_classes_score_high_and_mixed_ones_low() -> None:
 
 
 def test_classes_are_drawn_by_the_seed() -> None:
-    assert chosen_classes(100, 20, 0) == chosen_classes(100, 20, 0)
-    assert chosen_classes(100, 20, 0) != chosen_classes(100, 20, 1)
-    assert chosen_classes(10, 20, 5) == tuple(range(10))
+    assert random_classes(100, 20, 0) == random_classes(100, 20, 0)
+    assert random_classes(100, 20, 0) != random_classes(100, 20, 1)
+    assert random_classes(10, 20, 5) == tuple(range(10))
 
 
 def test_the_attack_of_the_picture_stays_in_the_ball_and_raises_the_loss() -> None:
@@ -71,7 +54,7 @@ def test_the_attack_of_the_picture_stays_in_the_ball_and_raises_the_loss() -> No
 
 def test_a_picture_is_the_same_for_the_same_seed(small_store) -> None:
     results, ids = small_store
-    settings = {"eps": 0.15, "wanted": 3, "per_class": 6, "seed": 1, "root": None}
+    settings = {"eps": 0.15, "classes": 3, "per_class": 6, "seed": 1, "root": None}
     first = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
     again = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
     assert first.points.equals(again.points)
@@ -79,7 +62,7 @@ def test_a_picture_is_the_same_for_the_same_seed(small_store) -> None:
     assert first.points["label"].nunique() == 3
 
 
-def test_kept_images_are_found_by_their_row(small_store) -> None:
+def test_saved_images_are_found_by_their_row(small_store) -> None:
     results, ids = small_store
     evaluation = RunDirectory(results, ids["a"]).evaluation("e" * 12)
     rows = (3, 30)

@@ -1,16 +1,39 @@
-"""A tiny float64 network, a batch, and tasks of any registered method with any parameters."""
+"""A tiny float64 model, a batch, and tasks of any registered method with any parameters."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.method import Batch, Task, TaskContext
 from harness.registry import METHODS
 
 NUM_CLASSES, BATCH_SIZE = 7, 12
+
+
+class Recorder(nn.Module):
+    """Keeps the images of every forward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return self.network(x)
+
+
+def assert_same_loss(
+    loss: Tensor, expected: Tensor, *models: nn.Module, **tolerance: float
+) -> None:
+    """The values agree, and so do the gradients of all parameters of the models."""
+    torch.testing.assert_close(loss, expected, **tolerance)
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    found, wanted = (torch.autograd.grad(each, parameters) for each in (loss, expected))
+    torch.testing.assert_close(found, wanted, **tolerance)
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
-"""What every registered method must bring: a whole card, and recipes that are runs."""
+"""What every registered method must have: a complete card, and recipes that are runs."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
+import methods
 from harness.config import RunConfig
-from harness.method import Method
+from harness.experiment.resolve import resolve
+from harness.method import Method, Task
 from harness.registry import METHODS
+from methods._papers import bibliography
 
 NAMES = METHODS.names()
 RECIPES = [(name, recipe) for name in NAMES for recipe in METHODS.get(name).recipes]
@@ -20,18 +26,62 @@ def test_methods_are_found_by_their_files() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_card_is_whole(name: str) -> None:
+def test_card_is_complete(name: str) -> None:
     method = METHODS.get(name)
     assert isinstance(method, Method)
     card = method.card
     for text in (card.title, card.summary, card.formula, card.paper):
         assert text.strip() == text != ""
     assert card.summary.endswith(".")
-    assert card.url.startswith("https://")
-    assert re.match(r"@\w+\{\w+,\n", card.bibtex)
-    assert card.bibtex.count("{") == card.bibtex.count("}")
+    assert {"paper": card.paper, "url": card.url, "bibtex": card.bibtex} in bibliography().values()
     assert set(card.tables) <= set(range(1, 10))
     assert all(note.endswith(".") for note in card.notes)
+
+
+def test_the_bibliography_has_no_entry_that_no_card_cites() -> None:
+    cited = {METHODS.get(name).card.bibtex for name in NAMES}
+    assert cited == {paper["bibtex"] for paper in bibliography().values()}
+    for key, paper in bibliography().items():
+        assert re.fullmatch(r"\S.*: .+, (arXiv|\w+) \d{4}", paper["paper"]), key
+        assert not set("{}\\") & set(paper["paper"]), key
+        assert paper["url"].startswith("https://"), key
+        assert paper["bibtex"].count("{") == paper["bibtex"].count("}"), key
+
+
+def test_a_paper_is_printed_in_short_and_copied_in_full() -> None:
+    cited = METHODS.get("trades").card
+    assert cited.paper == (
+        "Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan: Theoretically Principled Trade-off between "
+        "Robustness and Accuracy, ICML 2019"
+    )
+    assert cited.url == "https://arxiv.org/abs/1901.08573"
+    assert "booktitle = {International Conference on Machine Learning}" in cited.bibtex
+    assert METHODS.get("gkl").card.paper.endswith("Divergence Loss, arXiv 2025")
+
+
+def test_at_most_one_class_stands_between_a_methods_task_and_the_engines() -> None:
+    def subclasses(base: type) -> set[type]:
+        return {every for each in base.__subclasses__() for every in {each, *subclasses(each)}}
+
+    for name in NAMES:
+        METHODS.get(name)
+    tasks = {task for task in subclasses(Task) if task.__module__.startswith("methods.")}
+    assert len(tasks) > len(NAMES) / 2
+    for task in tasks:
+        assert len([each for each in task.__mro__ if issubclass(each, Task)]) <= 3, task
+
+
+def test_losses_are_importable_by_name_without_the_engine() -> None:
+    code = (
+        "import sys, methods.losses as losses; [getattr(losses, name) for name in losses.__all__];"
+        "print([m for m in sys.modules if m.startswith('harness.')"
+        " or m in ('duckdb', 'pandas', 'pydantic', 'sklearn')])"
+    )
+    root = Path(methods.__file__).parents[1]
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() in ("['harness.errors']", "[]")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,6 +115,7 @@ def test_recipe_notes_are_sentences_on_recipes_that_exist(name: str) -> None:
 def test_parameters_have_defaults_and_refuse_unknown_names(name: str) -> None:
     params = METHODS.get(name).params
     assert params().model_dump() == params.model_validate({}).model_dump()
+    TypeAdapter(dict).dump_json(params().model_dump(mode="json"))
     with pytest.raises(ValueError, match="no_such_parameter"):
         params.model_validate({"no_such_parameter": 1})
 
@@ -73,12 +124,19 @@ def test_parameters_have_defaults_and_refuse_unknown_names(name: str) -> None:
 def test_recipe_is_a_run(name: str, recipe: str) -> None:
     method = METHODS.get(name)
     overrides = method.recipes[recipe]()
-    config = RunConfig.model_validate({"method": name, "recipe": recipe, **overrides})
+    config = resolve(name, recipe=recipe)
+    assert config.method == name
+    assert config.evaluation.eps[-1] > 0
     method.params.model_validate(config.params)
     TypeAdapter(dict).dump_json(overrides)
     assert overrides == method.recipes[recipe](), "a recipe must be the same each time"
     if method.card.family != "distillation":
         assert (config.training.attack is None) == (method.card.family == "natural")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_common_datasets_have_a_recipe(name: str) -> None:
+    assert {"digits", "cifar10", "cifar100"} <= set(METHODS.get(name).recipes)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -88,8 +146,8 @@ def test_default_recipes(name: str, dataset: str) -> None:
     config = RunConfig.model_validate({"method": name, **overrides})
     assert config.data.name == dataset
     small = dataset in ("digits", "fashion-mnist")
-    assert config.evaluation.eps[0] == pytest.approx(
+    assert config.evaluation.eps[-1] == pytest.approx(
         {"digits": 0.15, "fashion-mnist": 0.1}[dataset] if small else 8 / 255
     )
     if config.training.attack is not None:
-        assert config.training.attack.eps == pytest.approx(config.evaluation.eps[0], rel=0.02)
+        assert config.training.attack.eps == pytest.approx(config.evaluation.eps[-1], rel=0.02)

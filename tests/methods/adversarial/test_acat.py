@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from harness.config import AveragingConfig, InnerAttackConfig, OptimizerConfig
+from harness.config import AveragingConfig
 from harness.method import Batch, Task
 from harness.registry import METHODS
 from harness.training.averaging import first_epoch
-from harness.training.schedules import inner_schedule, learning_rate
+from tests.methods.conftest import assert_same_loss
 
 
 def plain_loss(network: nn.Module, batch: Batch, smoothing: float, weight: float) -> torch.Tensor:
@@ -28,36 +28,11 @@ def test_labels_are_smoothed_in_the_loss_and_not_in_the_weight_perturbation(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task]
 ) -> None:
     task = make_task("acat", kl_weight=5.0, label_smoothing=0.1)
-    parameters = list(network.parameters())
     for found, smoothing in (
         (task.loss(network, batch).loss, 0.1),
         (task.perturbation_loss(network, batch), 0.0),
     ):
-        expected = plain_loss(network, batch, smoothing, 5.0)
-        torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(
-            torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters)
-        )
-
-
-def test_released_training() -> None:
-    recipe = METHODS.get("acat").recipes["table2/acat"]()
-    training = recipe["training"]
-    attack = InnerAttackConfig.model_validate(training["attack"])
-    for epoch in (1, 55, 110):
-        schedule, eps = inner_schedule(attack, epoch, 110), 8 / 255 * epoch / 110
-        assert (schedule.eps, schedule.step_size) == pytest.approx((eps, eps))
-        assert schedule.steps == 2
-    assert attack.model_mode == "eval"
-    optimizer = OptimizerConfig.model_validate(training["optimizer"])
-    assert learning_rate(optimizer, 1, 110) == pytest.approx(0.2)
-    assert learning_rate(optimizer, 56, 110) == pytest.approx(0.1)
-    averaging = AveragingConfig.model_validate(training["averaging"])
-    assert (averaging.kind, averaging.decay) == ("step", 0.9996)
-    assert first_epoch(averaging, 110) == 82
-    assert training["weight_perturbation"] == {"gamma": 0.005, "start_epoch": 10}
-    assert recipe["params"] == {"kl_weight": 9.0, "label_smoothing": 0.1}
-    assert METHODS.get("acat").recipes["table4/acat"]()["params"] == {"kl_weight": 10.0}
+        assert_same_loss(found, plain_loss(network, batch, smoothing, 5.0), network)
 
 
 @pytest.mark.parametrize("method", ["acat", "dajat"])

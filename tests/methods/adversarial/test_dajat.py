@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from harness.config import AveragingConfig, InnerAttackConfig
+from harness.config import InnerAttackConfig
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.method import Batch, Task, TaskContext
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
-from harness.training.averaging import first_epoch
 from harness.training.inner_attack import pgd
-from harness.training.schedules import InnerSchedule, inner_schedule
+from harness.training.schedules import InnerSchedule
 from tests.methods.conftest import BATCH_SIZE, NUM_CLASSES
 
 KL_WEIGHT, JS_WEIGHT, SMOOTHING = 5.0, 3.0, 0.1
@@ -199,26 +198,6 @@ def test_norms_return_to_their_places_after_an_error(
 def test_a_batch_without_its_views_is_an_error(normed: nn.Module, batch: Batch, task: Task) -> None:
     with pytest.raises(RuntimeError, match=r"this batch has 0 further views, not 2"):
         task.loss(normed, batch)
-
-
-def test_released_training() -> None:
-    for dataset, expected in (
-        ("cifar10", {"kl_weight": 10.0, "js_weight": 3.0}),
-        ("cifar100", {"kl_weight": 9.0, "label_smoothing": 0.1, "js_weight": 2.0}),
-    ):
-        recipe = METHODS.get("dajat").recipes[dataset]()
-        assert recipe["params"] == expected
-        training = recipe["training"]
-        assert training["epochs"] == 200
-        attack = InnerAttackConfig.model_validate(training["attack"])
-        for epoch in (1, 100, 200):
-            schedule, eps = inner_schedule(attack, epoch, 200), 8 / 255 * epoch / 200
-            assert (schedule.eps, schedule.step_size) == pytest.approx((eps, eps / 2))
-            assert schedule.steps == 5
-        averaging = AveragingConfig.model_validate(training["averaging"])
-        assert (averaging.kind, averaging.decay) == ("step", 0.9996)
-        assert first_epoch(averaging, 200) == 150
-    assert METHODS.get("dajat").params().views == 2
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 from harness.method import Batch, StepOutput, Task
 from harness.registry import METHODS
+from tests.methods.conftest import Recorder, assert_same_loss
 
 # Distinct, so that no two can be swapped unseen.
 PARAMS = {"wmse_weight": 20.0, "ce_weight": 3.0, "temperature": 2.5}
@@ -82,14 +83,7 @@ def test_loss_is_the_released_one(
     )
     loss = task.loss(network, batch).loss
     # Rows of the float32 class means sum to one only to float32's precision.
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    parameters = list(network.parameters())
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, parameters),
-        torch.autograd.grad(expected, parameters),
-        rtol=1e-6,
-        atol=1e-7,
-    )
+    assert_same_loss(loss, expected, network, rtol=1e-6, atol=1e-7)
 
 
 def test_class_means_are_the_released_ones(
@@ -180,19 +174,6 @@ def test_gkl_attacks_at_power_one(
     assert torch.equal(values[0], values[1])
 
 
-class Recorder(nn.Module):
-    """Notes which images pass through."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x)
-        return self.network(x)
-
-
 def test_forward_passes(network: nn.Module, batch: Batch, make_task: Callable[..., Task]) -> None:
     """Clean logits once per attack; in the loss adversarial images go before clean ones."""
     recorder = Recorder(network)
@@ -205,29 +186,3 @@ def test_forward_passes(network: nn.Module, batch: Batch, make_task: Callable[..
     recorder.seen.clear()
     task.loss(recorder, batch)
     assert [x is batch.x for x in recorder.seen] == [False, True]
-
-
-@pytest.mark.parametrize(("dataset", "drives"), [("cifar10", 0.0), ("cifar100", 1.0)])
-def test_released_settings(dataset: str, drives: float) -> None:
-    recipe = METHODS.get("ikl").recipes[dataset]()
-    params = METHODS.get("ikl").params(**recipe["params"])
-    assert (params.wmse_weight, params.ce_weight, params.temperature) == (20.0, 3.0, 4.0)
-    assert (params.attack_wmse_weight, params.attack_ce_weight) == (drives, 1.0)
-    assert recipe["model"]["arch"] == "wrn-34-10"
-    assert recipe["evaluation"]["eps"] == 8 / 255
-    training = recipe["training"]
-    assert (training["epochs"], training["batch_size"]) == (200, 128)
-    assert training["batchnorm_replicas"] == 4
-    assert training["optimizer"] == {
-        "lr": 0.2,
-        "weight_decay": 5e-4,
-        "schedule": "cosine-inclusive",
-    }
-    assert training["weight_perturbation"] == {"gamma": 0.005, "start_epoch": 10}
-    assert training["averaging"] == {"kind": "epoch", "decay": 0.9, "start_epoch": 1}
-    attack = training["attack"]
-    assert (attack["eps"], attack["ramp"], attack["step_rule"]) == (
-        8 / 255,
-        "linear",
-        "five-halves",
-    )

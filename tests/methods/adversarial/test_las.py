@@ -17,6 +17,7 @@ from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from methods.adversarial import _strategy
 from methods.adversarial._strategy import MOVED_NOTE, StrategyTask, strategy_loss
+from tests.methods.conftest import assert_same_loss
 
 LAS = ["las-at", "las-awp", "las-trades"]
 
@@ -33,15 +34,6 @@ def planned(task: Task, batch: Batch) -> Batch:
     return batch
 
 
-def assert_same(loss: Tensor, expected: Tensor, network: nn.Module) -> None:
-    torch.testing.assert_close(loss, expected)
-    parameters = list(network.parameters())
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, parameters, retain_graph=True),
-        torch.autograd.grad(expected, parameters),
-    )
-
-
 @pytest.mark.parametrize(("method", "smoothing"), [("las-at", 0.3), ("las-awp", 0.0)])
 def test_loss_is_its_formula(
     network: nn.Module,
@@ -56,7 +48,7 @@ def test_loss_is_its_formula(
     for row, label in zip(log, batch.y.tolist(), strict=True):
         for k in range(len(row)):
             expected = expected - row[k] * (1 - smoothing if k == label else smoothing / 6)
-    assert_same(task.loss(network, batch).loss, expected / len(batch.y), network)
+    assert_same_loss(task.loss(network, batch).loss, expected / len(batch.y), network)
 
 
 def test_trades_weighs_each_image_as_it_is_planned(
@@ -76,7 +68,7 @@ def test_trades_weighs_each_image_as_it_is_planned(
     expected = torch.zeros((), dtype=clean.dtype)
     for p, q, label, weight in zip(clean, adv, batch.y, chosen, strict=True):
         expected = expected - p[label].log() + weight * (p * (p / q).log()).sum()
-    assert_same(task.loss(network, batch).loss, expected / len(batch.y), network)
+    assert_same_loss(task.loss(network, batch).loss, expected / len(batch.y), network)
 
 
 @pytest.mark.parametrize("method", ["las-at", "las-awp"])
@@ -198,38 +190,6 @@ def test_plans_are_drawn_from_the_alternatives(
     assert plan.start_eps == 8 / 255
     assert torch.equal(plan.eps_B, again.eps_B)
     assert task.optimised_parameters() == ()
-
-
-SETTINGS = {
-    # (largest eps', smallest, steps, step sizes, allowed radius, interval, momentum, R2, R3)
-    ("las-at", "cifar10"): (15, 3, (3, 14), (1, 5), 15, 20, 0.0, 4, 2),
-    ("las-at", "cifar100"): (15, 3, (3, 12), (1, 5), 15, 20, 0.9, 4, 2),
-    ("las-awp", "cifar10"): (15, 7, (8, 16), (2, 5), 8, 1, 0.0, 1, 1),
-    ("las-awp", "cifar100"): (15, 7, (8, 15), (2, 5), 8, 10, 0.9, 4, 2),
-    ("las-trades", "cifar10"): (9, 5, (7, 14), (2, 4), 9, 1, 0.9, 8, 4),
-    ("las-trades", "cifar100"): (10, 5, (7, 14), (2, 4), 10, 1, 0.9, 8, 2),
-}
-
-
-@pytest.mark.parametrize(("method", "dataset"), SETTINGS)
-def test_released_settings(method: str, dataset: str) -> None:
-    high, low, steps, sizes, allowed, interval, momentum, robust, clean = SETTINGS[method, dataset]
-    config = resolve(method, recipe=dataset)
-    params = METHODS.get(method).params(**config.params)
-    for choices, ends in ((params.eps_choices, (low, high)), (params.step_size_choices, sizes)):
-        assert len(choices) == ends[1] - ends[0] + 1
-        assert (choices[0] * 255, choices[-1] * 255) == pytest.approx(ends)
-    assert params.steps_choices == tuple(range(steps[0], steps[1] + 1))
-    assert params.strategy_interval == interval
-    assert params.strategy_momentum == momentum
-    assert (params.robust_reward_weight, params.clean_reward_weight) == (robust, clean)
-    attack = config.training.attack
-    assert attack is not None
-    assert attack.eps * 255 == pytest.approx(allowed)
-    assert attack.model_mode == "eval"
-    assert config.training.epochs == {"las-at": 110, "las-awp": 200, "las-trades": 100}[method]
-    assert config.training.weight_perturbation.gamma == (0.01 if method == "las-awp" else 0)
-    assert config.model.normalize == ((method, dataset) == ("las-awp", "cifar10"))
 
 
 def test_selection_on_test_images_is_only_in_the_recipes_named_so() -> None:

@@ -1,21 +1,18 @@
-"""lbgat: its formula, its natural network, its learning rates."""
+"""lbgat: its formula and its natural model."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from harness.config import OptimizerConfig
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.method import Batch, Task
 from harness.progress import Reporter
-from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
-from harness.training.schedules import learning_rate
+from tests.methods.conftest import assert_same_loss
 
 
 def test_loss_is_its_formula_with_gradients_into_both_networks(
@@ -28,21 +25,7 @@ def test_loss_is_its_formula_with_gradients_into_both_networks(
     expected = sum(((a - t) ** 2).sum() for a, t in zip(adv, natural, strict=True)) / adv.numel()
     expected = expected + cross_entropy(natural, batch.y)
     expected = expected + 6 * kl_div(log_softmax(adv, 1), softmax(clean, 1), reduction="batchmean")
-    torch.testing.assert_close(loss, expected)
-    parameters = [*network.parameters(), *task.natural.parameters()]
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
-    )
-
-
-def test_released_learning_rates() -> None:
-    recipe = METHODS.get("lbgat").recipes["table4/lbgat"]()
-    optimizer = OptimizerConfig.model_validate(recipe["training"]["optimizer"])
-    rates = [learning_rate(optimizer, epoch, 100) for epoch in (1, 2, 75, 76, 90, 91, 100)]
-    assert rates == pytest.approx([0.02, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    assert recipe["training"]["attack"]["eps"] == 0.031
-    assert recipe["model"]["arch"] == "wrn-34-20"
-    assert recipe["params"]["kl_weight"] == 0
+    assert_same_loss(loss, expected, network, task.natural)
 
 
 def test_the_natural_network_trains_and_is_kept_in_the_checkpoint(tmp_path: Path) -> None:

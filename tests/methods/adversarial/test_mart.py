@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from harness.method import Batch, Task
 from harness.registry import METHODS
 from methods.adversarial.mart import mart_loss
+from tests.methods.conftest import assert_same_loss
 
 
 def released_loss(clean: Tensor, adv: Tensor, y: Tensor, beta: float) -> Tensor:
@@ -28,14 +29,7 @@ def test_loss_is_the_released_one(
     assert METHODS.get("mart").card.released_names == {"kl_weight": "beta"}
     loss = make_task("mart", kl_weight=5.0).loss(network, batch).loss
     expected = released_loss(network(batch.x), network(batch.adversarial), batch.y, beta=5.0)
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    parameters = list(network.parameters())
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, parameters),
-        torch.autograd.grad(expected, parameters),
-        rtol=1e-5,
-        atol=1e-7,
-    )
+    assert_same_loss(loss, expected, network, rtol=1e-6, atol=1e-7)
 
 
 def test_attack_maximises_the_label_cross_entropy(

@@ -1,0 +1,47 @@
+"""Citations for method cards, read from ``papers.bib``.
+
+That file holds one field a line. A conference is an ``@string`` whose name is its short form, which
+the printed line shows; the BibTeX entry for users has the full name.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import TypedDict
+
+
+class Citation(TypedDict):
+    """The fields of ``MethodCard`` that cite a paper."""
+
+    paper: str
+    url: str
+    bibtex: str
+
+
+@cache
+def bibliography() -> dict[str, Citation]:
+    """All entries of ``papers.bib`` by key."""
+    text = files("methods").joinpath("papers.bib").read_text("utf-8")
+    venues = dict(re.findall(r'^@string\{(\w+) = "(.+)"\}$', text, re.MULTILINE))
+    entries = re.findall(r"^(@\w+\{(\w+),\n(?:  .+\n)+\})$", text, re.MULTILINE)
+    return {key: _citation(entry, venues) for entry, key in entries}
+
+
+def cite(key: str) -> Citation:
+    """The printed line, address and BibTeX entry of a paper, to unpack into a card."""
+    return bibliography()[key]
+
+
+def _citation(entry: str, venues: dict[str, str]) -> Citation:
+    fields: dict[str, str] = dict(re.findall(r"^  (\w+) = \{?(.+?)\}?,?$", entry, re.MULTILINE))
+    authors = ", ".join(name.split(",")[0] for name in fields["author"].split(" and "))
+    title = re.sub("[{}]", "", fields.get("shorttitle", fields["title"]))
+    venue = fields.get("booktitle", "arXiv")
+    full_venue = f"booktitle = {{{venues.get(venue, venue)}}}"
+    return {
+        "paper": f"{authors}: {title}, {venue} {fields['year']}",
+        "url": fields["url"],
+        "bibtex": re.sub(r"booktitle = \w+", full_venue, entry),
+    }

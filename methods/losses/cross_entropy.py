@@ -1,0 +1,38 @@
+"""Cross-entropy with labels, plain and smoothed, in float32 or wider."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from methods.losses.precision import float32_or_wider
+
+
+def label_cross_entropy(logits_BC: Tensor, y_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """CE(o, y), smoothed as in torch: ``label_smoothing`` is spread over all C classes.
+
+    Args:
+        logits_BC: logits [B, C].
+        y_B: labels, int64 in [0, C).
+        label_smoothing: the weight of the uniform distribution in the labels, in [0, 1].
+
+    Returns:
+        The mean over the batch, a scalar >= 0.
+    """
+    return cross_entropy(float32_or_wider(logits_BC), y_B, label_smoothing=label_smoothing)
+
+
+def smoothed_cross_entropy(logits_BC: Tensor, y_B: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with 1 - smoothing on the label and smoothing / (C - 1) on each other class.
+
+    Args:
+        logits_BC: logits [B, C], C >= 2.
+        y_B: labels, int64 in [0, C).
+        smoothing: in [0, (C - 1) / C), so that the label keeps more than any other class.
+
+    Returns:
+        The mean over the batch, a scalar >= 0.
+    """
+    classes = logits_BC.shape[-1]
+    # torch spreads its share over all classes, the label included.
+    return label_cross_entropy(logits_BC, y_B, smoothing * classes / (classes - 1))
