@@ -1,8 +1,7 @@
 """Charts as pure functions of frames: each returns an Altair chart, which is testable JSON.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart, with a blue that stands out
-on dark ground as on light; whatever a colour says, a shape, a dash or a word says too. Values are
-percent where an axis says so.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish, with a blue that
+is visible on dark and light backgrounds; every colour is repeated by a shape, a dash or a word.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def lines(
 
     Args:
         frame: columns ``epoch``, ``series`` and ``value``.
-        y_title: what the value is.
+        y_title: title of the y axis.
         series: names in order; each has its own colour and dash.
         height: pixels.
     """
@@ -66,7 +65,7 @@ def lines(
 
 
 def waterfall(stages: pd.DataFrame) -> Picture:
-    """What is left after each stage, with its interval.
+    """Accuracy left after each attack stage, with its interval.
 
     Args:
         stages: columns ``stage`` (in order), ``left``, ``low``, ``high`` (percent) and ``broken``.
@@ -76,7 +75,7 @@ def waterfall(stages: pd.DataFrame) -> Picture:
         x=alt.X("stage:N", sort=order, title=None, axis=alt.Axis(labelAngle=0))
     )
     bars = base.mark_bar(color=BLUE, opacity=0.85, size=34).encode(
-        y=alt.Y("left:Q", title="Right after the stage (%)", scale=alt.Scale(domain=[0, 100])),
+        y=alt.Y("left:Q", title="Accuracy after the stage (%)", scale=alt.Scale(domain=[0, 100])),
         tooltip=[
             alt.Tooltip("stage:N", title="Stage"),
             alt.Tooltip("left:Q", title="Left %", format=".2f"),
@@ -125,10 +124,10 @@ def tradeoff(
     Args:
         points: columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low``, ``y_high``.
         front: the points of the front, sorted by ``x``.
-        x_title: what x is.
-        y_title: what y is.
-        lower_is_better: whether small x is good, which turns the steps round.
-        formats: of x and y, as d3 writes them.
+        x_title: title of the x axis.
+        y_title: title of the y axis.
+        lower_is_better: whether small x is good, which reverses the steps.
+        formats: d3 formats of x and y.
     """
     sources = sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
@@ -140,7 +139,7 @@ def tradeoff(
             strokeDash=[5, 3],
             interpolate="step-after" if lower_is_better else "step-before",
         )
-        # Points of one x keep the order in which the steps meet them.
+        # Without an order, points of the same x would be joined in any order.
         .encode(x=x, y=y, order=alt.Order("step:Q"))
     )
     spans = (
@@ -165,7 +164,7 @@ def tradeoff(
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
                 alt.Tooltip("name:N", title="Method"),
-                alt.Tooltip("arch:N", title="Network"),
+                alt.Tooltip("arch:N", title="Architecture"),
                 alt.Tooltip("source:N", title="Source"),
                 alt.Tooltip("x:Q", title=x_title, format=formats[0]),
                 alt.Tooltip("y:Q", title=y_title, format=formats[1]),
@@ -177,11 +176,11 @@ def tradeoff(
 
 
 def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Picture:
-    """Gradients by class, one small panel a loss, all on one scale.
+    """Gradients by class, one small panel for each loss, all on one scale.
 
     Args:
         frame: columns ``loss`` (in order), ``label`` (class) and ``value``.
-        title: what the value is.
+        title: title of the y axis.
         height: of a panel, in pixels.
     """
     order = list(dict.fromkeys(frame["loss"]))
@@ -198,7 +197,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Pict
         .properties(width=118, height=height)
         .facet(
             facet=alt.Facet("loss:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
-            # Two panels are as wide as a phone.
+            # Two panels fill the width of a phone.
             columns=2,
             spacing=14,
         )
@@ -206,13 +205,13 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Pict
 
 
 def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
-    """A t-SNE map: a ring for a natural image, a cross for an adversarial one, classes numbered.
+    """A t-SNE map: circles are clean images, crosses adversarial ones, numbers the classes.
 
     Args:
-        frame: columns ``x``, ``y``, ``label`` and ``kind`` (natural, adversarial).
+        frame: columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
         height: pixels.
     """
-    kinds = ["natural", "adversarial"]
+    kinds = ["clean", "adversarial"]
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
     points = (
         alt.Chart(frame)

@@ -1,4 +1,4 @@
-"""What all pages share: the results folder, cached questions, widgets that live in the address."""
+"""What all pages share: the results folder, cached queries, tables, widgets bound to the URL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -18,13 +18,12 @@ from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from leaderboards.build import in_folder
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-# A page that waits longer is taken for hung; whoever holds the database so long is named instead.
+# A page that waits longer looks hung; after that an error names the program with the lock.
 WAIT_S = 8.0
-SHOWN_OF_A_BAD_VALUE = 60
-FIRST_METHODS = ("ikl", "trades", "pgd-at")
+MAX_SHOWN_VALUE = 60
+SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
 
@@ -34,52 +33,47 @@ def results_folder() -> Path:
     return Path(os.environ.get(RESULTS_VARIABLE, "results"))
 
 
-def database() -> Database:
-    """Its database, open only while a question is answered."""
-    return Database(results_folder(), WAIT_S)
-
-
 def has_database() -> bool:
-    """Whether anything was ever recorded there."""
+    """Whether the folder has a results database."""
     return (results_folder() / DATABASE_NAME).exists()
 
 
-def ask(question: Callable[..., T], *arguments: Any) -> T:
-    """``question(database, *arguments)``; again only once the database has changed."""
-    answer: T = _answered(
-        question.__qualname__, _stamp(), str(results_folder()), arguments, _question=question
+def query(function: Callable[..., T], *arguments: Any) -> T:
+    """``function(database, *arguments)``, cached until the database changes."""
+    answer: T = _cached(
+        function.__qualname__, _stamp(), str(results_folder()), arguments, _function=function
     )
     return answer
 
 
-def ask_folder(question: Callable[..., T], *arguments: Any) -> T:
-    """``question(*arguments, results folder)``; again only once the database has changed."""
+def query_folder(function: Callable[..., T], *arguments: Any) -> T:
+    """``function(*arguments, results folder)``, cached until the database changes."""
 
-    def ask_it(own: Database, *given: Any) -> T:
-        # Whoever holds the database is met here, where the wait is short.
-        if own.path.exists():
-            own.query("SELECT 1")
-        return question(*given, results_folder())
+    def with_folder(database: Database, *arguments: Any) -> T:
+        # A locked database is found here, where the wait is short.
+        if database.path.exists():
+            database.query("SELECT 1")
+        return function(*arguments, results_folder())
 
-    answer: T = _answered(
-        question.__qualname__, _stamp(), str(results_folder()), arguments, _question=ask_it
+    answer: T = _cached(
+        function.__qualname__, _stamp(), str(results_folder()), arguments, _function=with_folder
     )
     return answer
 
 
 @st.cache_data(show_spinner=False, max_entries=128)
-def _answered(
+def _cached(
     name: str,
     stamp: tuple[int, ...],
     results: str,
     arguments: tuple[Any, ...],
-    _question: Callable[..., Any],
+    _function: Callable[..., Any],
 ) -> Any:
-    return _question(Database(Path(results), WAIT_S), *arguments)
+    return _function(Database(Path(results), WAIT_S), *arguments)
 
 
 def _stamp() -> tuple[int, ...]:
-    """What changes whenever the database does."""
+    """File facts that differ after every change of the database."""
     facts: list[int] = []
     for ending in ("", ".wal"):
         try:
@@ -91,8 +85,8 @@ def _stamp() -> tuple[int, ...]:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Show a ``UserError`` as the sentence it is."""
+def errors_as_messages() -> Iterator[None]:
+    """Show a ``UserError`` as a message on the page."""
     try:
         yield
     except UserError as error:
@@ -100,46 +94,77 @@ def sentences() -> Iterator[None]:
 
 
 def plain(text: object) -> str:
-    """Text that Markdown shows as it stands."""
+    """Text with every Markdown sign escaped."""
     return _MARKDOWN.sub(r"\\\1", str(text))
 
 
-def heading(title: str, words: str) -> None:
-    """A page's title and what it is for."""
+def heading(title: str, caption: str) -> None:
+    """A page's title and purpose."""
     st.title(title, anchor=False)
-    st.caption(words)
+    st.caption(caption)
 
 
-def data_line() -> None:
-    """How fresh the data is, on every page."""
-    with sentences():
+def footer() -> None:
+    """The number of runs, the age of the data and its folder, at the end of every page."""
+    with errors_as_messages():
         if not has_database():
             st.caption(f"No results database in {plain(results_folder())}")
             return
-        facts = ask(queries.overview)
-        commit = f", newest code {facts['commit'][:9]}" if facts["commit"] else ""
-        newest = f", newest of {when(facts['newest'])}" if facts["newest"] is not None else ""
+        facts = query(queries.overview)
         runs = f"{facts['runs']:,} run{'' if facts['runs'] == 1 else 's'}"
+        newest = f", newest from {when(facts['newest'])}" if facts["newest"] is not None else ""
+        commit = f", code at commit {facts['commit'][:9]}" if facts["commit"] else ""
         st.caption(f"{runs}{newest}{commit} · {plain(results_folder())}")
 
 
-def nothing_yet(words: str = "There are no results in this folder yet.") -> None:
-    """What a page shows without results: a command that makes one which is not there yet."""
-    here = ask(queries.methods) if has_database() else []
-    method = next((name for name in FIRST_METHODS if name not in here), FIRST_METHODS[0])
-    what = "a further run" if here else "the first run"
-    st.info(f"{words} This command makes {what}, in three or four minutes on a laptop:")
+def nothing_yet(message: str = "There are no results in this folder yet.") -> None:
+    """A message for a page without results, with the command that makes a run not yet there."""
+    here = query(queries.methods) if has_database() else []
+    method = next((name for name in SUGGESTED_METHODS if name not in here), SUGGESTED_METHODS[0])
+    which = "another run" if here else "a first run"
+    st.info(f"{message} This command makes {which}, in three or four minutes on a laptop:")
     st.code(with_results(f"python -m harness run --method {method}"), language="bash")
 
 
 def with_results(command: str) -> str:
-    """A command as it must be typed for the folder that is shown."""
+    """A command with the ``--results`` option that the folder shown needs."""
     return command if "--results" in command else in_folder(command, results_folder())
 
 
-def when(moment: Any) -> str:
-    """A UTC time to the minute, or nothing."""
-    return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"
+def run_links(run_ids: Sequence[str]) -> None:
+    """A link to the page of each run, of the first 12."""
+    for run_id in run_ids[:12]:
+        st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
+
+
+def text_column(title: str, help: str, **options: Any) -> Any:
+    """A column of text; ``options`` as ``st.column_config.TextColumn`` takes them."""
+    return st.column_config.TextColumn(title, help=help, **options)
+
+
+def number_column(title: str, help: str, format: str | None = None) -> Any:
+    """A column of numbers, in a printf format such as ``%.2f``."""
+    return st.column_config.NumberColumn(title, help=help, format=format)
+
+
+def show_table(frame: Any, columns: Mapping[str, Any], alt: str, **options: Any) -> Any:
+    """Show the named columns of a frame or Styler, in the order of ``columns``.
+
+    Args:
+        frame: one row a line.
+        columns: column name to its ``text_column`` or ``number_column``.
+        alt: what the table is, for screen readers.
+        options: of ``streamlit.dataframe``.
+    """
+    return st.dataframe(
+        frame,
+        hide_index=True,
+        placeholder="",
+        column_config=dict(columns),
+        column_order=list(columns),
+        alt=alt,
+        **options,
+    )
 
 
 def one_of(
@@ -151,12 +176,12 @@ def one_of(
     default: str | None = None,
     pills: bool = False,
 ) -> str:
-    """A choice that is also the address's parameter ``key``.
+    """A choice bound to the URL parameter ``key``.
 
-    An address that asks for something else gets a sentence, and the default.
+    A URL with any other value gets a warning and the default.
     """
     default = options[0] if default is None else default
-    _complain(label, key, options, default)
+    _check_url(label, key, options, default)
     if pills:
         chosen = st.segmented_control(
             label,
@@ -181,15 +206,15 @@ def one_named(
     help: str | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> str:
-    """A choice whose default depends on the data, so that the address always names it.
+    """A choice whose default depends on the data, so that the URL always names it.
 
-    A link to it then shows the same when there are newer runs. ``titles`` are what a reader sees in
-    the options' place; the address holds the options.
+    A link then shows the same after newer runs. ``titles`` maps each option to the text shown; the
+    URL holds the option.
     """
-    _complain(label, key, options, default)
+    _check_url(label, key, options, default)
     given = st.query_params.get(key)
     if titles is not None:
-        # Streamlit would bind the title: the address is kept by hand.
+        # Streamlit would put the title into the URL, so the URL is set by hand.
         widget = f"{key}-choice"
         if st.session_state.get(widget) not in options:
             st.session_state[widget] = given if given in options else default
@@ -203,68 +228,56 @@ def one_named(
 
 
 def some_of(label: str, options: Sequence[str], *, key: str, help: str | None = None) -> list[str]:
-    """Any of the options; none chosen is all of them."""
-    _complain(label, key, options, "all")
+    """Any number of the options; an empty choice means all."""
+    _check_url(label, key, options, "all")
     return st.multiselect(
         label, options, key=key, help=help, placeholder="all", bind="query-params"
     )
 
 
 def search(label: str, *, key: str, help: str | None = None) -> str:
-    """Words to look for, lower case."""
+    """A text to search for, in lower case."""
     return st.text_input(
         label, key=key, help=help, max_chars=100, placeholder="any", bind="query-params"
     ).lower()
 
 
 def whole_number(label: str, low: int, high: int, value: int, *, key: str, help: str = "") -> int:
-    """A number within bounds."""
+    """An integer in [low, high]."""
     given = st.query_params.get(key)
     if given is not None and not (given.lstrip("-").isdigit() and low <= int(given) <= high):
-        _refuse(label, given, str(value))
+        _warn_url(label, given, str(value))
     return int(
         st.number_input(label, low, high, value, 1, key=key, help=help or None, bind="query-params")
     )
 
 
 def switch(label: str, *, key: str, value: bool = False, help: str | None = None) -> bool:
-    """A yes or no."""
-    _complain(label, key, ("true", "false"), str(value).lower())
+    """A switch, on or off."""
+    _check_url(label, key, ("true", "false"), str(value).lower())
     return st.toggle(label, value, key=key, help=help, bind="query-params")
 
 
-def _complain(label: str, key: str, options: Sequence[str], default: str) -> None:
+def _check_url(label: str, key: str, options: Sequence[str], default: str) -> None:
     for given in st.query_params.get_all(key):
         if given not in options:
-            _refuse(label, given, default)
+            _warn_url(label, given, default)
             return
 
 
-def _refuse(label: str, given: str, default: str) -> None:
-    shown = given[:SHOWN_OF_A_BAD_VALUE] + ("..." if len(given) > SHOWN_OF_A_BAD_VALUE else "")
+def _warn_url(label: str, given: str, default: str) -> None:
+    shown = given[:MAX_SHOWN_VALUE] + ("..." if len(given) > MAX_SHOWN_VALUE else "")
     st.warning(
-        f"The address asks for {plain(label.lower())} “{plain(shown)}”, which there is not: "
+        f"The address asks for {plain(label.lower())} “{plain(shown)}”, which does not exist: "
         f"showing {plain(default)}."
     )
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A frame's rows by column name."""
+    """A frame's rows as dictionaries by column name."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def percent(value: float | None) -> str:
-    """A fraction as percent with two digits; a dash where there is none."""
-    return "-" if value is None or pd.isna(value) else f"{100 * value:.2f}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """A 95% interval in percent, or nothing."""
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return ""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def download_name(*parts: object) -> str:
-    """A file name of letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(str(part) for part in parts)).strip("-")
+def when(moment: Any) -> str:
+    """A UTC time to the minute; empty where there is none."""
+    return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"

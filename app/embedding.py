@@ -1,4 +1,4 @@
-"""Features of natural and adversarial images, their t-SNE map, and numbers beside it."""
+"""Features of clean and adversarial images, their t-SNE map, and how well classes separate."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Separation:
-    """How well classes are told apart, in the feature space itself, not in the map.
+    """How well classes separate, in the feature space itself, not in the map.
 
     Attributes:
         silhouette: mean silhouette of the points with classes as clusters, in [-1, 1].
-        neighbours: share of points whose ``NEIGHBOURS`` nearest others vote for their class.
-        spread: mean distance within a class by mean distance between classes; small is compact.
+        neighbours: share of points whose ``NEIGHBOURS`` nearest neighbours vote for their class.
+        spread: mean distance within classes over that between classes; small is compact.
     """
 
     silhouette: float
@@ -50,26 +50,26 @@ class Separation:
 
 @dataclass(frozen=True)
 class Embedding:
-    """One run's picture.
+    """One run's map.
 
     Attributes:
-        points: ``x``, ``y``, ``label`` (class number) and ``kind`` (natural, adversarial).
-        natural: separation of natural images.
-        adversarial: that of adversarial ones.
+        points: ``x``, ``y``, ``label`` (class number) and ``kind`` (clean, adversarial).
+        clean: separation of clean images.
+        adversarial: separation of adversarial images.
         perplexity: of the map.
-        accuracy: share of these images classified rightly, natural and adversarial.
+        accuracy: share of these images classified correctly, clean and adversarial.
     """
 
     points: pd.DataFrame
-    natural: Separation
+    clean: Separation
     adversarial: Separation
     perplexity: float
     accuracy: tuple[float, float]
 
 
-def chosen_classes(count: int, wanted: int, seed: int) -> tuple[int, ...]:
-    """``wanted`` random classes of ``count``, or all, in order; the same for the same seed."""
-    drawn = np.random.default_rng(seed).permutation(count)[:wanted]
+def random_classes(total: int, count: int, seed: int) -> tuple[int, ...]:
+    """``count`` of ``total`` classes, or all, in order; the same for the same seed."""
+    drawn = np.random.default_rng(seed).permutation(total)[:count]
     return tuple(sorted(int(label) for label in drawn))
 
 
@@ -80,54 +80,54 @@ def embedded(
     modified_ns: int,
     *,
     eps: float,
-    wanted: int,
+    classes: int,
     per_class: int,
     seed: int,
     root: str | None,
 ) -> Embedding:
-    """The picture of one run; ``modified_ns`` is when its model was written.
+    """The map of one run.
 
     Args:
         results: the results folder.
         run_id: the run.
-        modified_ns: makes a changed model a new question.
+        modified_ns: when the model file was written; a newer one makes a new cache entry.
         eps: Linf radius of the attack.
-        wanted: classes.
+        classes: how many classes, chosen at random.
         per_class: images a class.
         seed: of classes, images, attack and map.
-        root: the data folder; None for the usual one.
+        root: the data folder; None for the default one.
 
     Raises:
-        UserError: the model or the images are not at hand, or the network shows no features.
+        UserError: the model or the images are missing, or the model does not return features.
     """
     run = RunDirectory(Path(results), run_id)
     model = load_model_file(run.model_path)
     test = test_images(run.record["dataset"], root)
-    rows = _drawn(test, chosen_classes(test.info.num_classes, wanted, seed), per_class, seed)
+    rows = _drawn(test, random_classes(test.info.num_classes, classes, seed), per_class, seed)
     x, y = test.images_float(rows), test.labels[rows]
     x_adv = adversarial(model, x, y, eps=eps, seed=seed)
-    natural, clean_right = _features(model, x, y)
-    attacked, adversarial_right = _features(model, x_adv, y)
+    clean, clean_accuracy = _features(model, x, y)
+    attacked, adversarial_accuracy = _features(model, x_adv, y)
     perplexity = min(PERPLEXITY, (2 * len(y) - 1) / 3)
-    places = _map(np.concatenate([natural, attacked]), perplexity, seed)
+    places = _map(np.concatenate([clean, attacked]), perplexity, seed)
     labels = y.numpy()
     points = pd.DataFrame(places, columns=["x", "y"]).assign(
         label=np.tile(labels, 2).astype(str),
-        kind=np.repeat(["natural", "adversarial"], len(labels)),
+        kind=np.repeat(["clean", "adversarial"], len(labels)),
     )
     return Embedding(
         points,
-        separation(natural, labels),
+        separation(clean, labels),
         separation(attacked, labels),
         perplexity,
-        (clean_right, adversarial_right),
+        (clean_accuracy, adversarial_accuracy),
     )
 
 
 def separation(features: Floats, labels: NDArray[np.int64]) -> Separation:
-    """How well the classes of features [N, D] are told apart.
+    """How well the classes of features [N, D] separate.
 
-    Each class needs at least two points, and there must be two classes.
+    There must be at least two classes, each of at least two points.
     """
     from sklearn.metrics import pairwise_distances, silhouette_score
 
@@ -163,14 +163,14 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int
 
 
 def _features(model: Any, x: Tensor, y: Tensor) -> tuple[Floats, float]:
-    """The last features [B, D] before the classifier, and the share classified rightly."""
+    """The features [B, D] before the classifier, and the share classified correctly."""
     try:
         with torch.no_grad():
             parts = [model.features(images) for images in x.split(BATCH)]
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f"the network does not show its features ({error}): choose a run of a network that "
-            "`list models` names"
+            f"the model does not return its features ({error}): choose a run of an architecture "
+            "that `list models` names"
         ) from error
     right = torch.cat([part.logits.argmax(1) for part in parts]) == y
     return torch.cat([part.pooled for part in parts]).numpy(), float(right.float().mean())

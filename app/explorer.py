@@ -1,4 +1,4 @@
-"""The losses of two logit vectors with their gradients, by the project's own functions."""
+"""Values and gradients of the losses of two logit vectors, by the functions that train models."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Gradients:
 
     Attributes:
         value: the loss.
-        to_m: its gradient into the reference's logits (clean image, teacher), one a class.
-        to_n: its gradient into the other's logits (adversarial image, student).
+        to_m: gradient [C] with respect to the reference's logits (clean image, teacher).
+        to_n: gradient [C] with respect to the other logits (adversarial image, student).
     """
 
     value: float
@@ -36,12 +36,12 @@ class Gradients:
 
 
 def losses(class_weights: Sequence[float], wmse_weight: float, ce_weight: float) -> dict[str, Loss]:
-    """The losses by name, of logits [1, C] each.
+    """The losses by name, each a function of two logit tensors [1, C].
 
     Args:
-        class_weights: the class's mean prediction, Eq. 10, for IKL.
-        wmse_weight: the paper's alpha, of all but KL.
-        ce_weight: the paper's beta, of all but KL.
+        class_weights: mean prediction of the class (Eq. 10), for IKL.
+        wmse_weight: the paper's alpha, for all but KL.
+        ce_weight: the paper's beta, for all but KL.
     """
     weights_BC = torch.tensor([list(class_weights)], dtype=torch.float64)
     return {
@@ -65,18 +65,18 @@ def gradients(
     """Value and gradients of a loss in float64, with both vectors divided by the temperature.
 
     Args:
-        loss: of logits [1, C] and [1, C].
-        logits_m: the reference's logits, C of them.
-        logits_n: the other's.
-        temperature: the paper's tau; the loss is multiplied by its square, as distillation does.
-        detach_m: whether the reference takes no gradient, as a fixed teacher does.
+        loss: a function of two logit tensors [1, C].
+        logits_m: the reference's logits [C].
+        logits_n: the other logits [C].
+        temperature: the paper's tau; the loss is multiplied by its square, as in distillation.
+        detach_m: whether the reference gets no gradient, as a fixed teacher does.
     """
     m = torch.tensor([list(logits_m)], dtype=torch.float64, requires_grad=True)
     n = torch.tensor([list(logits_n)], dtype=torch.float64, requires_grad=True)
     reference = m.detach() if detach_m else m
     value = temperature**2 * loss(reference / temperature, n / temperature)
     if not value.requires_grad:
-        # Nothing that asks for a gradient has a part in it: both are zero.
+        # The loss depends on the detached reference only, so both gradients are zero.
         zeros = (0.0,) * len(logits_m)
         return Gradients(float(value.detach()), zeros, zeros)
     found = torch.autograd.grad(value, (m, n), allow_unused=True)
@@ -93,12 +93,12 @@ def length(gradient: Sequence[float]) -> float:
 
 
 def largest_difference(a: Gradients, b: Gradients) -> float:
-    """The largest difference of any component of the two losses' gradients."""
+    """The largest absolute difference between the components of two losses' gradients."""
     first, second = (torch.tensor([*each.to_m, *each.to_n], dtype=torch.float64) for each in (a, b))
     return float((first - second).abs().max())
 
 
 def class_mean(classes: int, label: int, confidence: float) -> tuple[float, ...]:
-    """A class's mean prediction: ``confidence`` for its label, the rest spread evenly."""
+    """A class's mean prediction: ``confidence`` for its label, the rest split evenly."""
     rest = (1 - confidence) / (classes - 1)
     return tuple(confidence if index == label else rest for index in range(classes))

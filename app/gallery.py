@@ -1,4 +1,4 @@
-"""Pictures of clean and adversarial test images, from what a run kept and data at hand."""
+"""Pictures of clean and adversarial test images, from a run's saved images and local data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Picture = NDArray[np.uint8]
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """The names of a data set's classes, empty where only its files tell them or it is unknown."""
+    """A dataset's class names; empty if it is unknown or only its files name its classes."""
     try:
         return dataset_info(dataset).class_names
     except UserError:
@@ -42,29 +42,29 @@ def class_names(dataset: str) -> tuple[str, ...]:
 def adversarial_images(
     results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...], root: str | None
 ) -> list[Picture]:
-    """Clean, adversarial and difference side by side, one picture a row of the test set.
+    """Clean, adversarial and difference side by side, one picture for each row of the test set.
 
     Raises:
-        UserError: the images were not kept, or the clean ones are not on this machine.
+        UserError: the adversarial images were not saved, or the clean ones are not on this machine.
     """
     run = RunDirectory(Path(results), run_id)
-    kept = kept_images(run.evaluation(evaluation_id), rows)
+    saved = saved_images(run.evaluation(evaluation_id), rows)
     test = test_images(run.record["dataset"], root)
     positions = {int(row): place for place, row in enumerate(test.rows)}
     pictures = []
     for row in rows:
         clean = test.images_float(slice(positions[row], positions[row] + 1))[0].numpy()
-        pictures.append(triptych(clean, kept[row]))
+        pictures.append(triptych(clean, saved[row]))
     return pictures
 
 
-def kept_images(
+def saved_images(
     evaluation: EvaluationDirectory, rows: tuple[int, ...]
 ) -> dict[int, NDArray[np.float32]]:
     """The adversarial images [K, H, W] in [0, 1] of some rows of the test set.
 
     Raises:
-        UserError: they were not kept.
+        UserError: they were not saved.
     """
     size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
     verdicts = evaluation.verdicts()["index"].to_pylist()
@@ -74,7 +74,7 @@ def kept_images(
         path = adversarial_path(evaluation.chunk_path(places[row] // size))
         if not path.exists():
             raise UserError(
-                "the adversarial images of this evaluation were not kept: evaluate again with "
+                "the adversarial images of this evaluation were not saved: evaluate again with "
                 "--save-adversarial"
             )
         image = np.load(path, mmap_mode="r", allow_pickle=False)[places[row] % size]
@@ -84,7 +84,7 @@ def kept_images(
 
 
 def test_images(dataset: str, root: str | None) -> ImageSource:
-    """A data set's test images, if they are on this machine: the app downloads nothing.
+    """A dataset's test images, if they are on this machine: the app downloads nothing.
 
     Raises:
         UserError: they are not.
@@ -98,14 +98,14 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
     if not here:
         raise UserError(
             f"the images of {dataset} are not in {folder}: start the app with {ROOT_VARIABLE} set "
-            "to the folder that has them"
+            "to the folder that contains them"
         )
     given = None if dataset in EMBEDDED else folder
     return load_dataset(dataset, given, splits=("test",)).test
 
 
 def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:
-    """Clean, adversarial and difference, [H', 3 W', 3]; the difference's largest change is full.
+    """Clean, adversarial and difference, [H', 3 W', 3]; the difference is scaled to its maximum.
 
     Args:
         clean: [K, H, W] in [0, 1].

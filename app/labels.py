@@ -1,4 +1,4 @@
-"""Words that several pages use for the same thing."""
+"""The words that several pages use for statuses, attack stages, protocols and runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from harness.config import eps_text
-from leaderboards.badges import MEANINGS
 from leaderboards.protocols import STANDARD_ATTACKS, attacks_of
 from leaderboards.render.summary import TITLES
+from leaderboards.table import MEANINGS
 
 STATUS_WORDS = {
     "started": "running",
@@ -18,20 +18,25 @@ STATUS_WORDS = {
     "error": "failed",
     "cancelled": "stopped",
 }
+SELECTION_WORDS = {
+    "last": "last epoch",
+    "best-on-val": "best epoch on validation",
+    "best-on-test": "best epoch on test",
+}
 
-# A page has room for the whole name.
+# A page has room for the full name.
 STAGE_TITLES = {**TITLES, "aa": "AutoAttack", "robust": "Robust"}
 
 BADGE_LEGEND = " · ".join(f"**{sign}** {meaning}" for sign, meaning in MEANINGS.items())
 
 
 def stage_title(name: str) -> str:
-    """A stage as papers write it."""
+    """An attack stage or accuracy as papers write it."""
     return STAGE_TITLES.get(name, name)
 
 
 def protocol_text(facts: Mapping[str, Any]) -> str:
-    """A protocol in a few words: threat model, attacks, precision, images, and if not all of them.
+    """A protocol in a few words: threat model, attacks, precision, images, whether partial.
 
     Empty where nothing was evaluated.
     """
@@ -41,27 +46,27 @@ def protocol_text(facts: Mapping[str, Any]) -> str:
     return ", ".join([*attack_texts(facts), n])
 
 
-def run_title(run: Mapping[str, Any]) -> str:
-    """A run among others: method, data set, network, seed and name."""
-    seed = "" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
-    facts = [run["title"], run["dataset"], run["arch"], seed, run["run_id"]]
-    return ", ".join(str(fact) for fact in facts if isinstance(fact, str) and fact)
-
-
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:
-    """Threat model and attacks, with all that is not standard in them."""
+    """Threat model and attacks, and everything in them that is not standard."""
     precision = facts.get("precision")
     unusual = [str(precision)] if known(precision) and precision != "float32" else []
     if not known(facts.get("attacks")):
-        return ["without attack", *unusual]
+        return ["clean only", *unusual]
     stages = attacks_of(facts)
     names = "AutoAttack" if stages == STANDARD_ATTACKS else " + ".join(map(stage_title, stages))
-    # Behind the package stands what departs from the standard budget.
+    # After the package, the version lists every departure from the standard budget.
     version = facts.get("attack_version")
     unusual += str(version).split()[2:] if known(version) else []
     return [f"{facts['norm']} {eps_text(facts['eps'])}", names, *unusual]
 
 
 def known(value: Any) -> bool:
-    """Whether a column of the database holds something, which is neither empty nor false."""
+    """Whether a database column holds a value that is neither missing, empty nor false."""
     return value is not None and not pd.isna(value) and bool(value)
+
+
+def run_title(run: Mapping[str, Any]) -> str:
+    """A run in a list: method, dataset, architecture, seed and id."""
+    seed = "" if pd.isna(run["seed"]) else f"seed {int(run['seed'])}"
+    facts = [run["title"], run["dataset"], run["arch"], seed, run["run_id"]]
+    return ", ".join(str(fact) for fact in facts if isinstance(fact, str) and fact)

@@ -14,13 +14,13 @@ RESULTS_VARIABLE = "HARNESS_RESULTS"
 def serve(results: Path, *, port: int, host: str) -> None:
     """Serve the app until it is interrupted.
 
-    Theme and privacy settings come from ``.streamlit/config.toml`` beside ``main.py``, in whatever
-    folder this is called.
+    Theme and privacy settings come from ``.streamlit/config.toml`` beside ``main.py``, whatever
+    the current folder is.
 
     Args:
         results: the results folder to read.
-        port: to listen on.
-        host: address to listen on.
+        port: the port to listen on.
+        host: the address to listen on.
 
     Raises:
         UserError: Streamlit is not installed.
@@ -33,7 +33,7 @@ def serve(results: Path, *, port: int, host: str) -> None:
             "pip install 'divergence-bench[app]'"
         ) from error
     os.environ[RESULTS_VARIABLE] = str(results.resolve())
-    # Options on the command line outweigh every file and variable: what keeps a reader private.
+    # Command-line options override every file and variable, so no setting can make it report usage.
     options = {
         "server.address": host,
         "server.port": port,

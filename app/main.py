@@ -1,23 +1,18 @@
-"""The entry point that Streamlit runs for every visit and every click."""
+"""The script that Streamlit runs for every visit and every click."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.components import data_line, sentences
+from app.components import errors_as_messages, footer
 
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
+LEADERBOARDS = "views/leaderboards.py"
 PAGES = [
-    # Streamlit puts the default page at the root and nowhere else, so that the address which a
-    # reader would type needs a page of its own.
-    st.Page("views/leaderboards.py", title="Leaderboards", url_path="start", default=True),
-    st.Page(
-        "views/leaderboards.py",
-        title="Leaderboards",
-        url_path="leaderboards",
-        visibility="hidden",
-    ),
+    # Streamlit serves the default page at the root only: "/leaderboards" needs a page of its own.
+    st.Page(LEADERBOARDS, title="Leaderboards", url_path="start", default=True),
+    st.Page(LEADERBOARDS, title="Leaderboards", url_path="leaderboards", visibility="hidden"),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),
     st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),
@@ -27,11 +22,11 @@ PAGES = [
     st.Page("views/tsne.py", title="t-SNE", url_path="tsne"),
 ]
 
-# Streamlit leaves six lines of nothing above a page.
+# Streamlit leaves about six empty lines above a page.
 STYLE = "<style>.stMainBlockContainer {padding-top: 4.5rem; padding-bottom: 2rem}</style>"
 
 page = st.navigation(PAGES, position="top")
 st.html(STYLE)
-with sentences():
+with errors_as_messages():
     page.run()
-data_line()
+footer()

@@ -1,13 +1,15 @@
-"""What the pages ask the results database. Values reach SQL as parameters only.
+"""The pages' queries of the results database. Values reach SQL as parameters only.
 
-Every function takes an open-on-demand ``Database`` first and returns frames or plain values, with
-accuracies as fractions in [0, 1].
+Every function takes a ``Database`` first, which opens a connection for each query, and returns
+frames or plain values; accuracies are fractions in [0, 1]. What a running run has not yet written
+to the database is read from its directory.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,10 +17,13 @@ import pandas as pd
 from harness.errors import UserError
 from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
 
-# The finished evaluation that stands for a run: by the protocol that the run itself was given, else
-# of the whole test set, with the most attacks, the newest. A later one by another protocol is no
-# better or worse result of the run, only another question.
+VALIDATION_EPOCHS = 40
+
+# The main evaluation of a run: the one by the run's own protocol, else that of the whole test set,
+# with the most attacks, the newest. A later one by another protocol answers another question; it
+# is no better result of the run.
 ORDER = """
     coalesce(
         array_to_string(CAST(r.config->'$.evaluation.attacks' AS VARCHAR[]), ',') = e.attacks
@@ -52,8 +57,6 @@ WITH {MAIN}, chosen AS (
     WHERE (len($status::VARCHAR[]) = 0 OR list_contains($status::VARCHAR[], r.status))
       AND (len($methods::VARCHAR[]) = 0 OR list_contains($methods::VARCHAR[], {TITLE}))
       AND (len($datasets::VARCHAR[]) = 0 OR list_contains($datasets::VARCHAR[], r.dataset))
-      AND (len($arches::VARCHAR[]) = 0 OR list_contains($arches::VARCHAR[], r.arch))
-      AND (len($scales::VARCHAR[]) = 0 OR list_contains($scales::VARCHAR[], r.scale))
       AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
                    $words)
 ), scored AS (
@@ -71,30 +74,27 @@ WITH {MAIN}, chosen AS (
     SELECT run_id, max(value) FILTER (name = 'sec_per_iter') AS sec_per_iter,
            max(value) FILTER (name = 'train_seconds') AS train_seconds
     FROM metrics WHERE evaluation_id IS NULL GROUP BY run_id
-), walked AS (
+), epoch_counts AS (
     SELECT run_id, count(*) AS epochs_done,
-           list(coalesce(pgd_val, clean_val) ORDER BY epoch)[-40:] AS watched
+           list(coalesce(pgd_val, clean_val) ORDER BY epoch)[-{VALIDATION_EPOCHS}:] AS validation
     FROM epochs WHERE run_id IN (SELECT run_id FROM chosen) GROUP BY run_id
 )
 SELECT r.run_id, r.status, r.title, r.method, r.task, r.dataset, r.arch, r.teacher, r.recipe,
        r.seed, r.scale, r.selection, coalesce(r.partial, false) OR coalesce(s.eval_partial, false)
-       AS partial, r.epochs_planned, w.epochs_done, w.watched, s.evaluation_id, s.norm, s.eps,
+       AS partial, r.epochs_planned, w.epochs_done, w.validation, s.evaluation_id, s.norm, s.eps,
        s.attacks, s.attack_version, s.precision, s.n, s.clean, s.clean_low, s.clean_high, s.robust,
        s.robust_low, s.robust_high, s.aa, t.sec_per_iter, t.train_seconds, r.device, r.started_at,
        r.finished_at, r.git_commit, r.git_dirty, r.error, count(*) OVER () AS found
 FROM chosen r LEFT JOIN scored s USING (run_id) LEFT JOIN trained t USING (run_id)
-     LEFT JOIN walked w USING (run_id)
+     LEFT JOIN epoch_counts w USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT $limit
 """
 
 CHOICES = f"""
-SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets,
-       list(DISTINCT r.arch) AS arches, list(DISTINCT r.scale) AS scales,
-       list(DISTINCT r.status) AS statuses
-FROM runs r
+SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets FROM runs r
 """
 
-# One row a protocol: the run and evaluation that were finished last stand for it.
+# One row a protocol, with the run and evaluation by it that finished last.
 PROTOCOLS = """
 SELECT r.dataset, r.scale, coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
        e.norm, e.eps, e.attacks, e.attack_version, e.n, e.precision, e.data_sha256, e.index_sha256,
@@ -128,12 +128,12 @@ FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY label ORDER BY lab
 SAMPLES = """
 SELECT index, label, clean_pred, broken_by, adv_pred, distance
 FROM verdicts WHERE run_id = $run_id AND evaluation_id = $evaluation_id
-  AND coalesce(broken_by, 'robust') = $fooled_by
+  AND coalesce(broken_by, 'robust') = $broken_by
 ORDER BY index LIMIT $limit
 """
 
-ENDINGS = """
-SELECT coalesce(broken_by, 'robust') AS fooled_by, count(*) AS n
+BROKEN_BY = """
+SELECT coalesce(broken_by, 'robust') AS broken_by, count(*) AS n
 FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DESC
 """
 
@@ -153,11 +153,9 @@ WHERE run_id = ? AND evaluation_id = ? ORDER BY index
 
 
 def overview(database: Database) -> dict[str, Any]:
-    """How many runs there are, when the newest ended or began, and its commit."""
-    row = database.query(OVERVIEW).iloc[0]
-    newest = None if pd.isna(row["newest"]) else row["newest"]
-    commit = None if pd.isna(row["commit"]) else row["commit"]
-    return {"runs": int(row["runs"]), "newest": newest, "commit": commit}
+    """The number of runs, when the newest one ended or began, and its commit; None if unknown."""
+    row = _record(database.query(OVERVIEW).iloc[0])
+    return row | {"runs": int(row["runs"])}
 
 
 def runs(
@@ -167,14 +165,12 @@ def runs(
     status: Sequence[str] = (),
     methods: Sequence[str] = (),
     datasets: Sequence[str] = (),
-    arches: Sequence[str] = (),
-    scales: Sequence[str] = (),
     limit: int = 50,
 ) -> pd.DataFrame:
-    """The newest runs that fit, with what training cost and their main evaluation.
+    """The newest runs that fit, with training costs and the main evaluation.
 
-    ``found`` is how many fit; ``watched`` the last 40 epochs' accuracy on watched images. An empty
-    choice is no restriction.
+    ``found`` is how many fit; ``validation`` is the validation accuracy of the last 40 epochs. An
+    empty filter keeps all.
     """
     return database.query(
         RUNS,
@@ -183,15 +179,31 @@ def runs(
             "status": list(status),
             "methods": list(methods),
             "datasets": list(datasets),
-            "arches": list(arches),
-            "scales": list(scales),
             "limit": limit,
         },
     )
 
 
+def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """The frame of ``runs`` with ``epochs_done`` and ``validation`` of running runs as of now.
+
+    The database is updated when a run begins and ends; its directory, after each epoch.
+    """
+    if not (runs["status"] == "started").any():
+        return runs
+    done, validation = list(runs["epochs_done"]), list(runs["validation"])
+    for place in range(len(runs)):
+        if runs["status"].iloc[place] == "started":
+            epochs = _stored_epochs(results, str(runs["run_id"].iloc[place]))
+            done[place] = len(epochs)
+            last = epochs[-VALIDATION_EPOCHS:]
+            values = [each.get("pgd_val", each.get("clean_val")) for each in last]
+            validation[place] = [value for value in values if value is not None]
+    return runs.assign(epochs_done=done, validation=pd.Series(validation, runs.index, dtype=object))
+
+
 def choices(database: Database) -> dict[str, list[str]]:
-    """What the runs' filters can be set to."""
+    """The values that the filters of runs can take."""
     row = database.query(CHOICES).iloc[0]
     return {
         name: [] if row[name] is None else sorted(value for value in row[name] if value is not None)
@@ -200,18 +212,18 @@ def choices(database: Database) -> dict[str, list[str]]:
 
 
 def methods(database: Database) -> list[str]:
-    """Registered names of the methods that any run here trains by."""
+    """Registered names of the methods of all runs."""
     found = database.query("SELECT DISTINCT method FROM runs WHERE method IS NOT NULL")
     return [str(name) for name in found["method"]]
 
 
 def protocols(database: Database) -> pd.DataFrame:
-    """The protocols by which finished evaluations were made; ``run_id`` stands for each."""
+    """The protocols of all finished evaluations, each with the ``run_id`` of its newest run."""
     return database.query(PROTOCOLS)
 
 
 def run(database: Database, run_id: str) -> dict[str, Any]:
-    """One run's row, with JSON columns read and None for what is missing.
+    """One run's row, with JSON columns parsed and None for missing values.
 
     Raises:
         UserError: there is no such run.
@@ -240,7 +252,7 @@ def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
 
 
 def training_metrics(database: Database, run_id: str) -> dict[str, float]:
-    """What the training itself cost, by name."""
+    """A run's training costs by name."""
     metrics = database.query(METRICS, [run_id])
     own = metrics[metrics["evaluation_id"].isna()]
     return {str(name): float(value) for name, value in zip(own["name"], own["value"], strict=True)}
@@ -251,31 +263,37 @@ def epochs(database: Database, run_id: str) -> pd.DataFrame:
     return database.query(EPOCHS, [run_id])
 
 
+def running_epochs(results: Path, run_id: str) -> pd.DataFrame:
+    """A running run's finished epochs, in the columns of ``epochs``, from its directory."""
+    found = _stored_epochs(results, run_id)
+    return pd.DataFrame.from_records(found) if found else pd.DataFrame({"epoch": []})
+
+
 def per_class(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
-    """By label: images, those right unattacked and those never broken."""
+    """By label: all images, those right when clean and those never broken."""
     return database.query(PER_CLASS, [run_id, evaluation_id])
 
 
-def endings(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
-    """How many images each stage broke: ``fooled_by`` (clean, a stage, robust) and ``n``."""
-    return database.query(ENDINGS, [run_id, evaluation_id])
+def broken_by(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
+    """How many images each stage broke: ``broken_by`` (clean, a stage, or robust) and ``n``."""
+    return database.query(BROKEN_BY, [run_id, evaluation_id])
 
 
 def samples(
-    database: Database, run_id: str, evaluation_id: str, fooled_by: str, limit: int
+    database: Database, run_id: str, evaluation_id: str, broken_by: str, limit: int
 ) -> pd.DataFrame:
-    """The first images that ended so, by their row in the test set."""
+    """The first images that a stage broke, by their row in the test set."""
     names = {"run_id": run_id, "evaluation_id": evaluation_id}
-    return database.query(SAMPLES, names | {"fooled_by": fooled_by, "limit": limit})
+    return database.query(SAMPLES, names | {"broken_by": broken_by, "limit": limit})
 
 
 def comparable(database: Database) -> pd.DataFrame:
-    """The newest 2,000 runs with a finished evaluation, and their main one."""
+    """The newest 2,000 runs with a finished evaluation, and the main one of each."""
     return database.query(COMPARABLE)
 
 
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
-    """One run under one protocol with its verdicts, ready to be compared.
+    """One evaluation of a run with its verdicts, ready to be compared.
 
     Raises:
         UserError: there is no such run.
@@ -286,6 +304,14 @@ def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
     )["protocol"].iloc[0]
     verdicts = database.query(VERDICTS, [run_id, evaluation_id])
     return Evaluated(run(database, run_id), evaluation_id, json.loads(protocol), verdicts)
+
+
+def _stored_epochs(results: Path, run_id: str) -> list[dict[str, float]]:
+    try:
+        return [record for record in RunDirectory(results, run_id).epochs() if record]
+    except UserError:
+        # The directory was moved away, or a line is being written: show the database's rows.
+        return []
 
 
 def _record(row: pd.Series[Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.config import EvalConfig, InnerAttackConfig
 from harness.data import ImageSet, load_dataset
-from harness.data.augment import random_crop, random_flip
+from harness.data.augment import Augmentation
 from harness.evaluation.attack.protocol import chunk_seed
 from harness.evaluation.driver import evaluate
 from harness.models import build_model
@@ -114,7 +114,7 @@ def adversarial_training(
         for rows in torch.randperm(len(train), generator=generator).split(BATCH)[
             : len(train) // BATCH
         ]:
-            x = random_flip(random_crop(images[rows], 4, generator), generator).to(device)
+            x = Augmentation(4, flip=True)(images[rows], generator).to(device)
             y = train.labels[rows].to(device)
 
             def objective(logits: Tensor, y: Tensor = y) -> Tensor:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.compat import import_torchvision
 from harness.data import dataset_info
+from harness.data.augment import Augmentation
 from harness.data.base import ImageSet
 from harness.data.loader import DeviceLoader
 
@@ -67,7 +68,7 @@ def measure(count: int, repeats: int) -> dict[str, Any]:
     images = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.randint(100, (count,), generator=generator)
     split = ImageSet(images, labels, dataset_info("cifar100"), "train")
-    ours = DeviceLoader(split, BATCH, torch.device("cpu"), crop_padding=PADDING, flip=True)
+    ours = DeviceLoader(split, BATCH, torch.device("cpu"), Augmentation(PADDING, flip=True))
     peer = DataLoader(PilImages(split), batch_size=BATCH, shuffle=True, num_workers=WORKERS)
 
     def our_epoch(epoch: int) -> int:

@@ -88,7 +88,6 @@ def make_trainer(folder: Path, dtype: torch.dtype, compiled: bool) -> Trainer:
         cast(Loader, NoLoader()),
         watched=cast(Any, None),
         run=RunDirectory.create(folder, "benchmark"),
-        reporter=cast(Any, None),
         device=CPU,
     )
 

@@ -1,4 +1,4 @@
-"""Typed registries whose entries are imported only when they are asked for.
+"""Typed registries whose entries are imported only when they are used.
 
 An entry is a lazy target, ``"module:attribute"``. A registry may also discover one entry per file
 in given packages (file ``my_loss.py`` is entry ``my-loss``), and entries that other distributions
@@ -12,11 +12,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from harness.method import Method
@@ -58,6 +59,16 @@ class Registry(Generic[T]):
         self._registered[name] = target
         del self._targets
 
+    @contextmanager
+    def temporarily(self, name: str, target: str) -> Iterator[None]:
+        """Add an entry inside a ``with`` block only, as tests do; ``ValueError`` as above."""
+        self.register(name, target)
+        try:
+            yield
+        finally:
+            del self._registered[name]
+            self.__dict__.pop("_targets", None)
+
     def names(self) -> list[str]:
         """All names, sorted, without importing any entry."""
         return sorted(self._targets)
@@ -81,11 +92,10 @@ class Registry(Generic[T]):
             return cast(T, getattr(importlib.import_module(module_name), attribute))
         except UserError:
             raise
-        except Exception as error:  # a file that somebody adds can raise anything
-            kind_of_error = f"{type(error).__name__}: {error}".splitlines()[0]
+        except Exception as error:  # a user's file can raise anything
             raise UserError(
                 f"{self.kind} {name!r} cannot be loaded from {file_of(module_name)} "
-                f"({kind_of_error}): mend that file or take it away"
+                f"({first_line(error)}): fix or remove that file"
             ) from error
 
     @cached_property
@@ -113,17 +123,18 @@ class Registry(Generic[T]):
 
 
 def file_of(module_name: str) -> str:
-    """The file of a module that need not be importable, or its name where no file is found."""
+    """The file of a module, which need not be importable, or its name if no file is found."""
     try:
         spec = importlib.util.find_spec(module_name)
-    except Exception:  # of the package that holds it
+    except Exception:  # raised by the package that contains it
         spec = None
     return (spec and spec.origin) or module_name
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """One sentence for a name that is not known, with the nearest known names."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    """One sentence for an unknown name, with the nearest known names, whatever their case."""
+    lower = {each.lower(): each for each in known}
+    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
     return f"unknown {kind} {name!r}: {hint}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboards.badges import SMALL
 from leaderboards.fill import Places, difference, is_baseline, mark_best
 from leaderboards.names import architecture_names
 from leaderboards.protocols import attacks_of
@@ -13,7 +12,7 @@ from leaderboards.ranking import arch_text
 from leaderboards.render.summary import metric_title
 from leaderboards.results import Measured
 from leaderboards.spec import ColumnSpec, TableSpec
-from leaderboards.table import OURS_ROW, Cell, Column, Number, Row
+from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Number, Row
 
 OTHER = "other"
 

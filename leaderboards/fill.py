@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from harness.evaluation.analysis.statistics import wilson_interval
-from leaderboards.badges import LOGGED, PRINTED, REPRODUCED
 from leaderboards.names import dataset_name
 from leaderboards.printed import PRINTED_METRICS, evidence_of, has, lines_of, load_reported
 from leaderboards.results import Measured
 from leaderboards.spec import Baseline, ColumnSpec, DifferenceSpec, Facts, RowSpec, TableSpec
-from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW, Cell, Number, Row
+from leaderboards.table import (
+    DIFFERENCE_ROW,
+    HEAD_ROW,
+    LOGGED,
+    PRINTED,
+    REPRODUCED,
+    Cell,
+    Number,
+    Row,
+)
 
 SINGLE_PROCESS = {"teacher_top1": "clean", "student_top1": "clean"}
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
-from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.ranking import Entry, Score, arch_text
+from leaderboards.table import REPRODUCED, SMALL
 
 Run = Mapping[str, Any]
 

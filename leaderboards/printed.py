@@ -10,10 +10,10 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
-from leaderboards.badges import PRINTED
 from leaderboards.names import architecture_names, dataset_name
 from leaderboards.paper import TABLES
 from leaderboards.ranking import Entry, Score, arch_text
+from leaderboards.table import PRINTED
 
 REPORTED_CSV = Path(__file__).with_name("reported.csv")
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from harness.evaluation.analysis.statistics import wilson_interval
 from harness.store.database import Database
-from leaderboards.badges import ROBUSTBENCH
 from leaderboards.like_runs import records
 from leaderboards.spec import TableSpec
-from leaderboards.table import PUBLISHED_ROW, Cell, Number, Row
+from leaderboards.table import PUBLISHED_ROW, ROBUSTBENCH, Cell, Number, Row
 
 ENTRIES = """
 SELECT method, citation, student_or_arch, augmentation, setting, metric, value, note, source

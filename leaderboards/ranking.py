@@ -51,7 +51,7 @@ class Entry:
     Attributes:
         method: what it is called.
         arch: the network, with its teacher if it has one.
-        badge: where its numbers come from; one of ``leaderboards.badges``.
+        badge: where its numbers come from; one of ``leaderboards.table``.
         scores: metric name to number.
         seeds: how many runs it is the mean of; None for a printed row.
         n: test images.

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.store.database import Database
-from leaderboards.badges import REPRODUCED, SMALL
 from leaderboards.like_runs import Run, flags_of, names_of, over_seeds, records
 from leaderboards.names import DATASETS, architecture_names, dataset_name
 from leaderboards.protocols import attacks_of, is_papers_attack, protocol_facts
 from leaderboards.ranking import Score
-from leaderboards.table import Number
+from leaderboards.table import REPRODUCED, SMALL, Number
 
 # The newest finished evaluation of each run by each protocol. A loaded model's method is its title.
 MEASURED = """

@@ -21,9 +21,9 @@ from harness.config import eps_text
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import write_bytes_atomic
-from leaderboards.badges import ROBUSTBENCH
 from leaderboards.like_runs import records
 from leaderboards.protocols import STANDARD_ATTACKS, STANDARD_VERSION, attacks_of
+from leaderboards.table import ROBUSTBENCH
 
 # Their names for what ``reported`` calls these metrics.
 METRICS = {

@@ -1,7 +1,7 @@
-"""A table of the paper with every number in its place: pure data, for every way of showing it.
+"""The data of a leaderboard: numbers in cells, rows and columns. Every format renders a ``Table``.
 
-Labels are plain text with a few signs such as the Greek alpha. Accuracies are percent, differences
-percentage points, times seconds.
+Labels are plain text with a few signs such as the Greek alpha. Accuracies are in percent,
+differences in percentage points, times in seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +9,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Where a number comes from, shown beside it, and the marks of doubtful numbers.
+PRINTED = "P"
+ROBUSTBENCH = "RB"
+LOGGED = "L"
+REPRODUCED = "R"
+SMALL = "S"
+DISPUTED = "!"
+FLAGGED = "?"
+
+MEANINGS = {
+    PRINTED: "printed in the paper",
+    DISPUTED: "printed in the paper, which contradicts itself here",
+    LOGGED: "in the log that the authors released",
+    ROBUSTBENCH: "published by RobustBench",
+    REPRODUCED: "measured here at the paper's scale",
+    SMALL: "measured here at small scale; never ranked with the others",
+    FLAGGED: "a measured number with reason to doubt it",
+}
+
+# What the intervals are. Neither the paper nor RobustBench gives any.
+INTERVAL = "95% interval (Wilson) from n test images, computed here for printed numbers too"
+OF_MEANS = (
+    "of a mean over seeds Student's t interval, or that of one seed's images where it is wider"
+)
+
+# Kinds of rows.
 PRINTED_ROW = "printed"
 HEAD_ROW = "head"
 DIFFERENCE_ROW = "difference"
 PUBLISHED_ROW = "published"
 OURS_ROW = "ours"
+
+PARTIAL = "partial"
 
 
 @dataclass(frozen=True)
@@ -22,22 +50,24 @@ class Number:
 
     Attributes:
         value: percent, seconds, or percentage points.
-        badge: where it comes from: P, L, RB, R or S of ``leaderboards.badges``.
-        low: lower end of the 95% interval of one model, in the unit of ``value``; of a printed or
-            published number Wilson's for ``n`` images, computed here.
+        badge: where it comes from: P, L, RB, R or S.
+        low: lower end of the 95% interval, in the unit of ``value``. Of one model it is Wilson's
+            for ``n`` images; of a mean over seeds it is Student's t, or that of one model where
+            this is wider. A printed mean of several models has that of one.
         high: its upper end.
         std: sample standard deviation (ddof 1) over seeds; as printed for a printed number.
-        n: test images, where the number is of one evaluation.
+        n: test images, where the number is an accuracy.
         seeds: how many runs it is the mean of; None where that is unknown.
         bold: printed in bold; of ours, the best of the column in its section.
         underlined: printed underlined.
         disputed: the evidence against a printed number that the paper contradicts; else empty.
-            Where it is set the number wears ``!``.
+            Such a number is marked ``!``.
         note: damage and corrections; of ours, how it was trained and measured.
         run_ids: the runs it is from.
-        flags: reasons to doubt it, one sentence each. Where there are any it wears ``?``.
+        flags: reasons to doubt it, one sentence each. A number with flags is marked ``?``.
         from_print: ours minus the printed number of the same cell.
         recomputed: of a printed difference, the difference of the printed numbers.
+        difference: whether it is a difference, shown with its sign.
     """
 
     value: float
@@ -55,11 +85,37 @@ class Number:
     flags: tuple[str, ...] = ()
     from_print: float | None = None
     recomputed: float | None = None
+    difference: bool = False
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval to show beside the value: of one model only, None for a mean."""
+        if self.low is None or self.high is None or self.std is not None or (self.seeds or 1) > 1:
+            return None
+        return self.low, self.high
+
+    @property
+    def marks(self) -> str:
+        """``!`` if the number is disputed, ``?`` if it is flagged."""
+        return DISPUTED * bool(self.disputed) + FLAGGED * bool(self.flags)
+
+    def overlaps(self, other: Number) -> bool:
+        """Whether the 95% intervals share a number; one without interval is its value alone."""
+        low, high = self._span
+        other_low, other_high = other._span
+        return low <= other_high and other_low <= high
+
+    @property
+    def _span(self) -> tuple[float, float]:
+        return (
+            self.value if self.low is None else self.low,
+            self.value if self.high is None else self.high,
+        )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All numbers of one place.
+    """All numbers of one row and column.
 
     Attributes:
         printed: the printed number, or RobustBench's in a row of its entries.
@@ -73,7 +129,7 @@ class Cell:
 
     @property
     def numbers(self) -> tuple[Number, ...]:
-        """Those that are there, in reading order."""
+        """The numbers that are there, in reading order."""
         found = (self.printed, self.logged, self.ours)
         return tuple(number for number in found if number is not None)
 
@@ -83,14 +139,14 @@ class Column:
     """One column of numbers.
 
     Attributes:
-        key: its name in ``RenderedRow.cells``, in JSON and in CSV.
+        key: its name in ``Row.cells``, in JSON and in CSV.
         heads: its titles from top to bottom, as many in each column of a table; equal neighbours
             of the upper lines belong together.
-        metric: clean, aa, sec_per_iter, or an attack's name for what was left after it.
+        metric: clean, aa, sec_per_iter, or an attack's name for the accuracy after it.
         help: what the number is, in a sentence.
-        decimals: digits after the point.
+        decimals: digits after the point; None for three significant digits.
         unit: written after each number, empty for percent.
-        lower_is_better: which end is the best.
+        lower_is_better: whether the smallest number is the best.
         difference: whether it holds differences from a baseline, which are computed here and
             printed nowhere.
     """
@@ -99,7 +155,7 @@ class Column:
     heads: tuple[str, ...]
     metric: str
     help: str = ""
-    decimals: int = 2
+    decimals: int | None = 2
     unit: str = ""
     lower_is_better: bool = False
     difference: bool = False
@@ -116,78 +172,102 @@ class Row:
 
     Attributes:
         kind: ``printed``, ``head`` (accuracy of a teacher or student alone), ``difference`` (of two
-            printed rows), ``published`` (a RobustBench entry) or ``ours`` (no printed row is like
-            it).
-        labels: one text a label column; the method's place is ``RenderedTable.method_label``.
+            printed rows), ``published`` (a RobustBench entry) or ``ours`` (measured here, with no
+            printed row of the same kind).
+        labels: one text for each label column; the method's is at ``Table.method_label``.
         group: the section, such as Features; the same for neighbours. Rows of different sections
             are never ranked together.
-        cells: by column key; a place where nothing is known is missing.
+        cells: by column key; a cell without numbers is missing.
         facts: for filters: ``method`` (registered name), ``arch``, ``teacher``, ``dataset``,
             ``augmentation``, ``selection`` (last, best-on-val, best-on-test; empty where unknown),
             ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas).
         notes: what a reader must know of this row, with the evidence.
         command: the command that makes our number of this row; empty where there is none.
+        rank: in a ranking: ``1``, ``1=`` for a 95% interval that overlaps the leader's, then the
+            position, or ``partial``; else empty.
+        partial: whether it was trained or measured on a part of the data, so that it has no rank.
+        own: whether it holds the run that the table is about.
     """
 
     kind: str
     labels: tuple[str, ...]
-    group: str
-    cells: Mapping[str, Cell]
+    group: str = ""
+    cells: Mapping[str, Cell] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
+    rank: str = ""
+    partial: bool = False
+    own: bool = False
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        """All its numbers."""
+        return tuple(number for cell in self.cells.values() for number in cell.numbers)
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs that its numbers are from, each once."""
+        return tuple(dict.fromkeys(run for number in self.numbers for run in number.run_ids))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The reasons to doubt its numbers, each once."""
+        return tuple(dict.fromkeys(flag for number in self.numbers for flag in number.flags))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper with our numbers beside the printed ones.
+    """A table of the paper with our numbers beside the printed ones, or any other leaderboard.
 
     Attributes:
-        number: its number in the paper.
         title: a few words.
+        labels: titles of the label columns, which hold text.
+        columns: printed columns first, in the paper's order, then those that only ours need, then
+            differences.
+        rows: printed rows in the paper's order, then RobustBench's, then ours.
+        number: its number in the paper; 0 for a table that is not the paper's.
         caption: what it shows, in one or two sentences.
-        protocol: what all its numbers share: data set, threat model, attack.
-        selection: whose weights the printed numbers are of, as far as that is known.
-        labels: titles of the label columns.
+        protocol: what all its numbers share: dataset, threat model, attack.
+        selection: which epoch the printed numbers are of, as far as that is known.
         method_label: which of the label columns names the method, from 0.
-        last_labels: how many label columns stand behind the numbers in print.
+        last_labels: how many label columns come after the numbers in print.
         stub: title of a column that names the section; empty if the paper has none.
         stub_text: the one text in that column; where it is empty, the section's name.
         panels: section to its caption where the paper prints each section as a table of its own;
             else empty.
-        columns: printed columns first, in the paper's order, then those that only ours need, then
-            differences.
-        rows: printed rows in the paper's order, then RobustBench's, then ours.
         remarks: what a reader must know of the whole table.
         first_run: the command that makes the first number of ours.
         has_ours: whether any number of ours is in it.
         message: why there is none of ours if the results could not be read; else empty.
     """
 
-    number: int
     title: str
-    caption: str
-    protocol: str
-    selection: str
     labels: tuple[str, ...]
-    method_label: int
-    last_labels: int
-    stub: str
-    stub_text: str
-    panels: Mapping[str, str]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    remarks: tuple[str, ...]
-    first_run: str
-    has_ours: bool
+    number: int = 0
+    caption: str = ""
+    protocol: str = ""
+    selection: str = ""
+    method_label: int = 0
+    last_labels: int = 0
+    stub: str = ""
+    stub_text: str = ""
+    panels: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    first_run: str = ""
+    has_ours: bool = False
     message: str = ""
 
     @property
     def numbers(self) -> tuple[Number, ...]:
         """All numbers, row by row."""
-        return tuple(
-            number for row in self.rows for cell in row.cells.values() for number in cell.numbers
-        )
+        return tuple(number for row in self.rows for number in row.numbers)
+
+    def name_of(self, row: Row) -> str:
+        """What a row is called: its method, or all its labels where it names none."""
+        return row.labels[self.method_label] or " ".join(filter(None, row.labels))
 
 
 @dataclass(frozen=True)

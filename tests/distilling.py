@@ -1,7 +1,7 @@
 """A small distillation method and tiny runs of it, for tests of the engine's part."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ TINY = {
 class DistilTask(Task):
     """Cross-entropy and the squared error of logits."""
 
-    teacher_logits = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         logits = model(batch.x)
-        mse = (logits - batch.taught).square().mean()
+        mse = (logits - batch.teacher_logits).square().mean()
         return StepOutput(cross_entropy(logits, batch.y) + mse, {"mse": mse.detach()})
 
 
@@ -84,20 +84,14 @@ MOVING, OWNING = method(MovingTask), method(OwningTask)
 @contextmanager
 def registered() -> Iterator[None]:
     """The methods above are registered inside."""
-    names = {"distil": "DISTIL", "meddling": "MEDDLING", "moving": "MOVING", "owning": "OWNING"}
-    for name, attribute in names.items():
-        METHODS.register(name, f"{__name__}:{attribute}")
-    try:
+    with ExitStack() as stack:
+        for name in ("distil", "meddling", "moving", "owning"):
+            stack.enter_context(METHODS.temporarily(name, f"{__name__}:{name.upper()}"))
         yield
-    finally:
-        for name in names:
-            del METHODS._registered[name]
-        # Names are gathered again at the next question.
-        vars(METHODS).pop("_targets", None)
 
 
 class Lines(Reporter):
-    """Keeps what is said; may interrupt at a line."""
+    """Keeps the lines of the progress; may interrupt at one."""
 
     def __init__(self, stop_at: str = "", after: str = "") -> None:
         super().__init__(quiet=True)

@@ -74,7 +74,7 @@ def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher is in training mode: it sees batch statistics and its running ones move."""
     from harness.experiment import teacher
 
-    right = teacher.teaching
+    right = teacher.teacher_logits_fn
 
     def thawed(config: Any, task: Any, found: Any, *rest: Any) -> Any:
         if found is None:
@@ -92,7 +92,8 @@ def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     runner = importlib.import_module("harness.experiment.runner")
-    monkeypatch.setattr(runner, "teaching", thawed)
+    trainer = importlib.import_module("harness.experiment.trainer")
+    monkeypatch.setattr(trainer, "teacher_logits_fn", thawed)
     monkeypatch.setattr(runner, "unchanged", unguarded)
 
 

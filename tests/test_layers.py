@@ -1,65 +1,141 @@
-"""Imports point one way: divergence_bench -> app -> leaderboards -> harness, methods -> harness."""
+"""The layers of the code: which package or folder may import which, and how large they may be."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+# A place is a package, or a folder of harness; "harness" is the modules in its root. What a place
+# may import beside itself: places, and single modules by their dotted names.
+GROUND = {"harness", "harness/store", "harness/distributed"}
+MODELS = GROUND | {"harness/data", "harness/models"}
+GUARDS = {"harness.evaluation.guards"}
+EVALUATION = {f"harness/evaluation{part}" for part in ("", "/speed", "/attack", "/analysis")}
+ENGINE = MODELS | EVALUATION | {"harness/training", "harness/experiment"}
 MAY_IMPORT = {
-    "harness": {"harness"},
-    "methods": {"methods", "harness"},
-    "leaderboards": {"leaderboards", "harness"},
-    "app": {"app", "leaderboards", "harness", "methods"},
-    "divergence_bench": {"divergence_bench", "app", "leaderboards", "harness", "methods"},
-    "benchmarks": {"benchmarks", "divergence_bench", "harness", "methods", "leaderboards", "app"},
+    "harness": set(),
+    "harness/store": {"harness"},
+    "harness/distributed": {"harness"},
+    "harness/data": GROUND,
+    "harness/models": MODELS,
+    "harness/evaluation/speed": MODELS | GUARDS,
+    "harness/evaluation/attack": MODELS | GUARDS | {"harness/evaluation/speed"},
+    "harness/evaluation/analysis": MODELS
+    | GUARDS
+    | {"harness/evaluation/speed", "harness/evaluation/attack"},
+    "harness/evaluation": MODELS | EVALUATION,
+    "harness/training": MODELS,
+    "harness/experiment": ENGINE,
+    "methods": ENGINE,
+    "leaderboards": {
+        "harness.config",
+        "harness.errors",
+        "harness/store",
+        "harness/evaluation/analysis",
+    },
+    "app": ENGINE | {"leaderboards", "methods"},
+    "divergence_bench": ENGINE | {"leaderboards", "methods", "app"},
+    "benchmarks": ENGINE | {"leaderboards", "methods", "app", "divergence_bench"},
+}
+# The command `python -m harness`; and a batch, which methods and data share.
+EXCEPTIONS = {
+    ("harness/__main__.py", "divergence_bench.cli.main"),
+    ("harness/method.py", "harness.data.batch"),
 }
 
 
-def imported_modules(path: Path) -> set[str]:
-    found = set()
+def place_of(module: str) -> str | None:
+    """The place of a module by its dotted name; None for one that is not ours."""
+    parts = module.split(".")
+    places = ("/".join(parts[:length]) for length in (3, 2, 1))
+    return next((place for place in places if place in MAY_IMPORT), None)
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Dotted names; a name that is imported from a package may be one of its modules."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        ours = {name for name in imported_modules(path) if name.split(".")[0] in MAY_IMPORT}
-        wrong = {name for name in ours if name.split(".")[0] not in MAY_IMPORT[package]}
-        if path == ROOT / "harness" / "__main__.py":
-            wrong -= {"divergence_bench.cli.main"}
-        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+def wrong_imports(root: Path) -> list[str]:
+    """Every import in the tree that goes against the layers."""
+    wrong = []
+    for path in sorted(path for package in MAY_IMPORT for path in (root / package).glob("**/*.py")):
+        file = path.relative_to(root).as_posix()
+        here = place_of(".".join(path.relative_to(root).with_suffix("").parts))
+        for module in imported_modules(path):
+            there = place_of(module)
+            allowed = MAY_IMPORT[here or ""] | {here, None}
+            names = {name for name in (module, module.rpartition(".")[0]) if "." in name}
+            exception = {(file, name) for name in names} & EXCEPTIONS
+            if not (there in allowed or names & allowed or exception):
+                wrong.append(f"{file} imports {module}")
+    return list(dict.fromkeys(wrong))
 
 
-def test_leaderboards_read_the_harness_only_through_its_store() -> None:
-    for path in (ROOT / "leaderboards").rglob("*.py"):
-        ours = {name for name in imported_modules(path) if name.split(".")[0] == "harness"}
-        allowed = (
-            "harness.config",
-            "harness.store",
-            "harness.errors",
-            "harness.evaluation.analysis",
-        )
-        wrong = {name for name in ours if not name.startswith(allowed)}
-        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+def test_imports_follow_the_layers() -> None:
+    assert not wrong_imports(ROOT)
 
 
-def test_the_engine_names_no_method() -> None:
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("harness/errors.py", "from harness import data"),
+        ("harness/config.py", "from harness.data.batch import Batch"),
+        ("harness/runs.py", "from divergence_bench.cli.main import main"),
+        ("harness/store/files.py", "import harness.models.loading"),
+        ("harness/data/loader.py", "from harness.models import build_model"),
+        ("harness/models/zoos.py", "def load():\n    from harness.training.build import new_model"),
+        ("harness/training/loop.py", "from harness.evaluation.clean import clean_accuracy"),
+        ("harness/training/loop.py", "from harness.experiment.runner import run"),
+        ("harness/evaluation/driver.py", "from harness.training.monitor import monitor_accuracy"),
+        ("harness/evaluation/attack/job.py", "from harness.evaluation.driver import evaluate"),
+        ("harness/evaluation/attack/job.py", "from harness.evaluation.analysis import flags"),
+        ("harness/evaluation/speed/plan.py", "from harness.evaluation.attack.job import Job"),
+        ("harness/experiment/runner.py", "from methods.losses import ikl_loss"),
+        ("methods/kd.py", "from leaderboards.fill import fill"),
+        ("leaderboards/results.py", "from harness.experiment.resolve import resolve"),
+        ("leaderboards/results.py", "from harness.method import Method"),
+        ("app/queries.py", "import divergence_bench"),
+    ],
+)
+def test_a_wrong_import_is_found(file: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(f"import json\nfrom harness.errors import UserError\n{line}\n")
+    (found,) = wrong_imports(tmp_path)
+    assert found.startswith(f"{file} imports ")
+
+
+def test_folders_and_files_stay_small() -> None:
+    files = [path for package in MAY_IMPORT for path in (ROOT / package).glob("*.py")]
+    assert len(list((ROOT / "harness").glob("*.py"))) <= 10
+    for folder in {path.parent for path in files if path.is_relative_to(ROOT / "harness")}:
+        assert len(list(folder.glob("*.py"))) <= 14, folder
+    for package in {place.split("/")[0] for place in MAY_IMPORT}:
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_the_engine_names_no_method_and_no_table() -> None:
     methods = {
-        path.stem
+        path.stem.replace("_", "-")
         for path in (ROOT / "methods").rglob("*.py")
         if not path.stem.startswith("_") and path.parent.name != "losses"
     }
+    tables = {f"table{number}" for number in range(1, 10)}
     for path in (ROOT / "harness").rglob("*.py"):
-        constants = {
+        texts = {
             node.value
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        named = {name for name in methods for text in constants if text.replace("-", "_") == name}
+        assert not methods & texts, f"{path.relative_to(ROOT)} names {methods & texts}"
+        named = {text for text in texts if text.split("/")[0] in tables}
         assert not named, f"{path.relative_to(ROOT)} names {named}"

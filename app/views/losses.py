@@ -1,4 +1,4 @@
-"""Loss explorer: two logit vectors, the losses between them and where their gradients go."""
+"""Loss explorer: the losses between two logit vectors, and their gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts
-from app.components import heading, one_of, switch, whole_number
+from app import components as ui
 from app.explorer import (
     BROKEN,
     DKL,
@@ -23,112 +23,106 @@ from app.explorer import (
 
 LOW, HIGH = -8.0, 8.0
 LETTERS = "ABCDE"
-CUSTOM = "own logits"
+CUSTOM = "custom"
 PRESETS = {
     "disagree": ((4.0, 1.0, 0.0, -1.0, -2.0), (0.5, 3.0, 0.0, 1.0, -1.0)),
-    "sure and unsure": ((6.0, 0.0, -1.0, -2.0, 0.0), (1.0, 0.5, 0.0, -0.5, 0.2)),
+    "confident and uncertain": ((6.0, 0.0, -1.0, -2.0, 0.0), (1.0, 0.5, 0.0, -0.5, 0.2)),
     "agree": ((3.0, 1.0, 0.0, -1.0, 0.5), (3.2, 0.8, 0.1, -1.0, 0.4)),
-    "both unsure": ((0.3, 0.1, 0.0, -0.2, 0.1), (0.0, 0.3, -0.1, 0.2, 0.0)),
+    "both uncertain": ((0.3, 0.1, 0.0, -0.2, 0.1), (0.0, 0.3, -0.1, 0.2, 0.0)),
     CUSTOM: ((2.0, 1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 2.0, 0.0, -1.0)),
+}
+SIDES = {
+    "om": "reference o_m (clean image, teacher)",
+    "on": "other o_n (adversarial image, student)",
+}
+COLUMNS = {
+    "loss": ui.text_column(
+        "Loss", "wMSE and soft CE are the two parts of DKL (Eq. 5).", pinned=True, width=190
+    ),
+    "value": ui.number_column("Value", "With its weights.", "%.5f"),
+    "to_m": ui.number_column("Gradient to reference", "Length of d loss / d o_m.", "%.5f"),
+    "to_n": ui.number_column("Gradient to other", "Length of d loss / d o_n.", "%.5f"),
 }
 
 
 def page() -> None:
-    """Logits above, then what each loss makes of them."""
-    heading(
+    """Logits and weights above, values and gradients of the losses below."""
+    ui.heading(
         "Loss explorer",
-        "Two predictions, KL and its decoupled forms between them, computed by the losses that "
-        "train models here, and the gradients that each sends to either side.",
+        "KL and its decoupled forms between two predictions, and the gradients that each loss "
+        "sends to either side, computed by the functions that train models here.",
     )
     columns = st.columns(4)
     with columns[0]:
-        preset = one_of("Logits", list(PRESETS), key="preset", help="Examples, or your own.")
-    with columns[1]:
-        classes = whole_number("Classes", 3, 5, 3, key="C", help="How many classes, 3 to 5.")
-    with columns[2]:
-        alpha = whole_number(
-            "wMSE weight",
-            0,
-            50,
-            1,
-            key="wm",
-            help="The paper's alpha. At 1 and 1 DKL has KL's gradient.",
+        preset = ui.one_of(
+            "Logits", list(PRESETS), key="preset", help="An example, or custom ones."
         )
+    with columns[1]:
+        classes = ui.whole_number("Classes", 3, 5, 3, key="C", help="Number of classes, 3 to 5.")
+    with columns[2]:
+        help = "The paper's alpha. With both weights 1, DKL has the gradient of KL."
+        alpha = ui.whole_number("wMSE weight", 0, 50, 1, key="wm", help=help)
     with columns[3]:
-        beta = whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
+        beta = ui.whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
     columns = st.columns(4)
     with columns[0]:
-        temperature = whole_number(
-            "Temperature", 1, 8, 1, key="T", help="The paper's tau: logits are divided by it."
-        )
+        help = "The paper's tau: logits are divided by it."
+        temperature = ui.whole_number("Temperature", 1, 8, 1, key="T", help=help)
     with columns[1]:
-        confidence = whole_number(
-            "Class mean, %", 40, 99, 80, key="mean",
-            help="IKL weighs by the class's mean prediction (Eq. 10): this much for class A.",
-        )  # fmt: skip
+        help = "IKL weights classes by the class's mean prediction (Eq. 10): this much for class A."
+        confidence = ui.whole_number("Class mean, %", 40, 99, 80, key="mean", help=help)
     with columns[2]:
         st.space("small")
-        detach = switch(
-            "Detach the reference",
-            key="detach",
-            help="As in distillation: the teacher is fixed and takes no gradient.",
-        )
+        help = "As in distillation: the teacher is fixed and gets no gradient."
+        detach = ui.switch("Detach the reference", key="detach", help=help)
     logits_m, logits_n = _logits(preset, classes)
     found = {
         name: gradients(loss, logits_m, logits_n, temperature=temperature, detach_m=detach)
         for name, loss in losses(class_mean(classes, 0, confidence / 100), alpha, beta).items()
     }
-    _told(found, detach, alpha, beta)
+    _observations(found, detach, alpha, beta)
     _table(found)
     _bars(found, detach)
 
 
 def _logits(preset: str, classes: int) -> tuple[list[float], list[float]]:
-    start_m, start_n = PRESETS[preset]
+    start_m, start_n = (start[:classes] for start in PRESETS[preset])
     if preset != CUSTOM:
         frame = pd.DataFrame(
             {"": ["reference o_m", "other o_n"]}
             | {LETTERS[c]: [f"{start_m[c]:g}", f"{start_n[c]:g}"] for c in range(classes)}
         )
         st.table(frame, hide_index=True, alt="The logits of both predictions by class")
-        return list(start_m[:classes]), list(start_n[:classes])
-    sides = st.columns(2)
+        return list(start_m), list(start_n)
     vectors = []
-    for side, name, key, start in (
-        (sides[0], "reference o_m (clean image, teacher)", "om", start_m),
-        (sides[1], "other o_n (adversarial image, student)", "on", start_n),
-    ):
-        with side:
-            st.markdown(f"**{name.replace('_', chr(92) + '_')}**")
+    for column, key, starts in zip(st.columns(2), SIDES, (start_m, start_n), strict=True):
+        with column:
+            st.markdown(f"**{SIDES[key].replace('_', chr(92) + '_')}**")
             vectors.append(
                 [
-                    st.slider(
-                        f"{LETTERS[c]}", LOW, HIGH, start[c], 0.1, key=f"{key}{c}",
-                        bind="query-params",
-                    )
-                    for c in range(classes)
+                    st.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}", bind="query-params")
+                    for c, (letter, start) in enumerate(zip(LETTERS, starts, strict=False))
                 ]
-            )  # fmt: skip
+            )
     return vectors[0], vectors[1]
 
 
-def _told(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> None:
-    """The paper's two observations, with the numbers at hand."""
-    idle, again = length(found[WMSE].to_n), length(found[BROKEN].to_n)
-    ce_only = length(found[DKL].to_n)
+def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> None:
+    """The paper's two observations, with the numbers shown."""
+    to_other, broken = length(found[WMSE].to_n), length(found[BROKEN].to_n)
     if detach:
         st.markdown(
-            f"**The reference is detached**, as a distillation teacher is. wMSE's gradient into "
-            f"either side is **{idle + length(found[WMSE].to_m):.3g}**: in Eq. 5 it only reaches "
-            f"the reference, so it is idle (Eq. 7) and DKL is its cross-entropy alone. With the "
-            f"asymmetry broken it reaches the other side (Eq. 8): the gradient there goes from "
-            f"length {ce_only:.3g} to **{again:.3g}**."
+            f"**The reference is detached**, as a teacher is in distillation. The gradient of wMSE "
+            f"to either side is **{to_other + length(found[WMSE].to_m):.3g}**: in Eq. 5 it reaches "
+            "only the reference, so it has no effect (Eq. 7) and DKL reduces to its cross-entropy. "
+            f"With the asymmetry broken it reaches the other side (Eq. 8): the gradient there "
+            f"grows from length {length(found[DKL].to_n):.3g} to **{broken:.3g}**."
         )
     else:
         st.markdown(
             f"wMSE sends a gradient of length **{length(found[WMSE].to_m):.3g}** to the reference "
-            f"and **{idle:.3g}** to the other side, the soft cross-entropy the other way round. "
-            "Detach the reference to see wMSE fall idle."
+            f"and **{to_other:.3g}** to the other side; the soft cross-entropy does the reverse. "
+            "Detach the reference to see wMSE lose its effect."
         )
     if alpha == beta == 1:
         gap = largest_difference(found[KL], found[DKL])
@@ -137,70 +131,47 @@ def _told(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> N
             "(Theorem 1); their values differ."
         )
     else:
-        st.caption("Set both weights to 1 to see DKL's gradient equal KL's.")
+        st.caption("Set both weights to 1 to see that DKL has the gradient of KL.")
 
 
 def _table(found: dict[str, Gradients]) -> None:
-    frame = pd.DataFrame(
-        {
-            "loss": list(found),
-            "value": [each.value for each in found.values()],
-            "to_m": [length(each.to_m) for each in found.values()],
-            "to_n": [length(each.to_n) for each in found.values()],
-        }
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        column_config={
-            "loss": st.column_config.TextColumn(
-                "Loss",
-                pinned=True,
-                width=190,
-                help="wMSE and soft CE are the two parts of DKL (Eq. 5).",
-            ),
-            "value": st.column_config.NumberColumn(
-                "Value", format="%.5f", help="With its weights."
-            ),
-            "to_m": st.column_config.NumberColumn(
-                "Gradient to reference", format="%.5f", help="Length of d loss / d o_m."
-            ),
-            "to_n": st.column_config.NumberColumn(
-                "Gradient to other", format="%.5f", help="Length of d loss / d o_n."
-            ),
-        },
-        alt="Value and gradient lengths of six losses",
-    )
+    rows = [
+        {"loss": name, "value": g.value, "to_m": length(g.to_m), "to_n": length(g.to_n)}
+        for name, g in found.items()
+    ]
+    ui.show_table(pd.DataFrame(rows), COLUMNS, "Value and gradient lengths of six losses")
 
 
 def _bars(found: dict[str, Gradients], detach: bool) -> None:
-    side = one_of(
-        "Gradient into",
+    side = ui.one_of(
+        "Gradient to",
         ("the other", "the reference"),
         key="side",
         pills=True,
-        help="The other is the adversarial image's or the student's prediction.",
+        help="The other is the prediction of the adversarial image or the student.",
     )
-    field = "to_n" if side == "the other" else "to_m"
-    shown = [KL, WMSE, DKL, BROKEN, IKL]
+    shown = {
+        name: found[name].to_n if side == "the other" else found[name].to_m
+        for name in (KL, WMSE, DKL, BROKEN, IKL)
+    }
     frame = pd.DataFrame(
         [
-            {"loss": name, "label": LETTERS[place], "value": value}
-            for name in shown
-            for place, value in enumerate(getattr(found[name], field))
+            {"loss": name, "label": letter, "value": value}
+            for name, gradient in shown.items()
+            for letter, value in zip(LETTERS, gradient, strict=False)
         ]
     )
     st.altair_chart(
         charts.bars_by_class(frame, title="Gradient"),
         width="content",
-        alt=f"Gradients of {len(shown)} losses into {side}, by class",
+        alt=f"Gradients of {len(shown)} losses to {side}, by class",
     )
-    zero = [name for name in shown if not any(getattr(found[name], field))]
+    zero = [name for name, gradient in shown.items() if not any(gradient)]
     st.caption(
-        f"Into {side}: "
+        f"To {side}: "
         + (f"no gradient from {', '.join(zero)}" if zero else "every loss has a gradient")
         + (", with the reference detached." if detach else ".")
-        + " A descent step goes against a bar; red below zero, blue above."
+        + " Gradient descent moves against a bar; red is negative, blue positive."
     )
 
 

@@ -1,75 +1,83 @@
-"""Methods: what each is, in formula, words, parameters and recipes."""
+"""Methods: the formula, summary, parameters and recipes of each."""
 
 from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
 
-from app.components import heading, one_of, plain, some_of, with_results
+from app import components as ui
 from harness.method import Method
 from harness.registry import METHODS
 
 FAMILIES = ("adversarial", "distillation", "natural")
-MOST_ROWS = 400
-# The card that is open when the address names none: what the tables are about.
-FIRST = "ikl"
+MAX_RECIPES = 400
+# The card that is open when the URL names none: the paper's own method.
+DEFAULT_METHOD = "ikl"
+
+METHOD_COLUMNS = {
+    "title": ui.text_column("Method", "As papers print it.", pinned=True),
+    "name": ui.text_column("Name", "For --method."),
+    "family": ui.text_column("Training", "The kind of training it is for."),
+    "tables": ui.text_column("Tables", "Tables of the paper that contain it."),
+    "summary": ui.text_column("Idea", "The idea in a sentence.", width="large"),
+    "page": st.column_config.LinkColumn("Card", display_text="open", help="The method's card."),
+}
+PARAMETER_COLUMNS = {
+    "name": ui.text_column("Parameter", "For --set params.NAME=.", pinned=True),
+    "value": ui.text_column("Default", "The default value."),
+    "released": ui.text_column("In released code", "Its name in the authors' code, if different."),
+    "doc": ui.text_column("Meaning", "What it does.", width="large"),
+}
+RECIPE_COLUMNS = {
+    "recipe": ui.text_column("Recipe", "For --recipe.", pinned=True),
+    "note": ui.text_column(
+        "Note", "Where the paper, logs and code contradict each other.", width="large"
+    ),
+}
 
 
 def page() -> None:
-    """A filterable list, and below it the chosen card."""
-    heading(
-        "Methods", "Every loss that can be trained here, as its paper states it and as it runs."
+    """A filter and a choice, the chosen method's card, and the list of all."""
+    ui.heading(
+        "Methods", "Every loss that can be trained here: its paper's formula and how it runs here."
     )
     cards = {name: METHODS.get(name) for name in METHODS.names()}
     left, right = st.columns([1, 2])
     with left:
-        families = some_of("Trains for", FAMILIES, key="family")
+        families = ui.some_of("Training", FAMILIES, key="family")
     names = [name for name, m in cards.items() if not families or m.card.family in families]
-    # A card that the address names stays open whatever the list is narrowed to.
+    # A card named by the URL stays open whatever the filter.
     named = st.query_params.get("m", "")
-    open_to = [*names, *[named] * (named in cards and named not in names)]
+    options = [*names, *[named] * (named in cards and named not in names)]
     with right:
-        first = FIRST if FIRST in names else names[0]
-        chosen = one_of("Method", open_to, key="m", default=first, help="The name of --method.")
+        default = DEFAULT_METHOD if DEFAULT_METHOD in names else names[0]
+        chosen = ui.one_of(
+            "Method", options, key="m", default=default, help="The name for --method."
+        )
     _card(chosen, cards[chosen])
     with st.expander(f"All {len(names)} methods", expanded=False):
         _list({name: cards[name] for name in names})
 
 
 def _list(cards: dict[str, Method]) -> None:
-    frame = pd.DataFrame(
-        [
-            {
-                "title": method.card.title,
-                "name": name,
-                "family": method.card.family,
-                "tables": ", ".join(map(str, method.card.tables)),
-                "summary": method.card.summary,
-                "page": f"methods?m={name}",
-            }
-            for name, method in cards.items()
-        ]
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "title": st.column_config.TextColumn("Method", pinned=True, help="As papers print it."),
-            "name": st.column_config.TextColumn("Name", help="For --method."),
-            "family": st.column_config.TextColumn("Trains for", help="What it trains for."),
-            "tables": st.column_config.TextColumn("Tables", help="Tables that hold a row of it."),
-            "summary": st.column_config.TextColumn("Idea", width="large", help="In a sentence."),
-            "page": st.column_config.LinkColumn("Card", display_text="open", help="Its card."),
-        },
-        alt=f"Table of {len(frame)} methods",
-    )
+    rows = [
+        {
+            "title": method.card.title,
+            "name": name,
+            "family": method.card.family,
+            "tables": ", ".join(map(str, method.card.tables)),
+            "summary": method.card.summary,
+            "page": f"methods?m={name}",
+        }
+        for name, method in cards.items()
+    ]
+    ui.show_table(pd.DataFrame(rows), METHOD_COLUMNS, f"Table of {len(rows)} methods")
 
 
 def _card(name: str, method: Method) -> None:
     card = method.card
-    st.header(plain(card.title), anchor=False)
-    st.markdown(plain(card.summary))
+    st.header(ui.plain(card.title), anchor=False)
+    st.markdown(ui.plain(card.summary))
     st.latex(card.formula)
     with st.container(horizontal=True, gap="small"):
         st.badge(card.family, color="blue")
@@ -77,11 +85,13 @@ def _card(name: str, method: Method) -> None:
             st.badge("needs a teacher", color="gray")
         for number in card.tables:
             st.badge(f"Table {number}", color="gray")
-    st.markdown(f"{plain(card.paper)}" + (f" [{plain(card.url)}]({card.url})" if card.url else ""))
-    st.code(with_results(f"python -m harness run --method {name}"), language="bash")
+    st.markdown(
+        f"{ui.plain(card.paper)}" + (f" [{ui.plain(card.url)}]({card.url})" if card.url else "")
+    )
+    st.code(ui.with_results(f"python -m harness run --method {name}"), language="bash")
     _parameters(method)
     for note in card.notes:
-        st.markdown(f"- {plain(note)}")
+        st.markdown(f"- {ui.plain(note)}")
     _recipes(method)
     if card.bibtex:
         with st.expander("BibTeX"):
@@ -89,63 +99,37 @@ def _card(name: str, method: Method) -> None:
 
 
 def _parameters(method: Method) -> None:
-    values = method.params().model_dump(mode="json")
+    params = method.params()
+    values = params.model_dump(mode="json")
     if not values:
-        st.caption("It has no parameters.")
+        st.caption("This method has no parameters.")
         return
-    released = method.card.released_names
-    fields = type(method.params()).model_fields
+    fields = type(params).model_fields
     frame = pd.DataFrame(
         [
             {
                 "name": name,
                 "value": str(value),
-                "released": released.get(name, ""),
+                "released": method.card.released_names.get(name, ""),
                 "doc": fields[name].description or "",
             }
             for name, value in values.items()
         ]
     )
     columns = {
-        "name": st.column_config.TextColumn(
-            "Parameter", pinned=True, help="For --set params.NAME=."
-        ),
-        "value": st.column_config.TextColumn("Default", help="The default value."),
-        "released": st.column_config.TextColumn(
-            "In released code", help="What the authors' code calls it, where that differs."
-        ),
-        "doc": st.column_config.TextColumn("Meaning", width="large", help="What it does."),
+        name: column
+        for name, column in PARAMETER_COLUMNS.items()
+        if name in ("name", "value") or frame[name].any()
     }
-    used = [name for name in columns if name in ("name", "value") or frame[name].any()]
-    st.dataframe(
-        frame[used],
-        hide_index=True,
-        placeholder="",
-        column_config=columns,
-        alt=f"Parameters of the method: {', '.join(values)}",
-    )
+    ui.show_table(frame, columns, f"Parameters of the method: {', '.join(values)}")
 
 
 def _recipes(method: Method) -> None:
     with st.expander(f"Recipes ({len(method.recipes)})"):
-        frame = pd.DataFrame(
-            {
-                "recipe": sorted(method.recipes),
-                "note": [method.recipe_notes.get(name, "") for name in sorted(method.recipes)],
-            }
-        )
-        st.dataframe(
-            frame.head(MOST_ROWS),
-            hide_index=True,
-            placeholder="",
-            column_config={
-                "recipe": st.column_config.TextColumn("Recipe", pinned=True, help="For --recipe."),
-                "note": st.column_config.TextColumn(
-                    "Note", width="large", help="Where paper, logs and code contradict each other."
-                ),
-            },
-            alt=f"Table of {len(frame)} recipes",
-        )
+        names = sorted(method.recipes)
+        notes = [method.recipe_notes.get(name, "") for name in names]
+        frame = pd.DataFrame({"recipe": names, "note": notes})
+        ui.show_table(frame.head(MAX_RECIPES), RECIPE_COLUMNS, f"Table of {len(frame)} recipes")
 
 
 page()

@@ -1,4 +1,4 @@
-"""One run, whole: result, curves, attack stages, classes, samples, configuration, log."""
+"""One run: result, curves, attack stages, classes, samples, configuration and log."""
 
 from __future__ import annotations
 
@@ -6,27 +6,15 @@ import json
 import shlex
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, queries, verdicts
-from app.components import (
-    ask,
-    has_database,
-    heading,
-    interval,
-    nothing_yet,
-    one_named,
-    percent,
-    plain,
-    results_folder,
-    when,
-    with_results,
-)
-from app.labels import STATUS_WORDS, protocol_text, stage_title
-from app.live import epoch_frame
-from app.settings import settings_table
+from app import charts, evaluation_tabs, queries
+from app import components as ui
+from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
+from harness.config import flat
+from harness.errors import UserError
+from harness.experiment.resolve import resolve
 from harness.store.rundir import RunDirectory
 
 TABS = ("Curves", "Attacks", "Per class", "Samples", "Configuration", "Environment", "Log")
@@ -35,23 +23,33 @@ STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
     "error": "red",
     "started": "blue",
 }
+CURVES = {"clean_val": "clean, validation images", "pgd_val": "under PGD, validation images"}
+SETTING_COLUMNS = {
+    "setting": ui.text_column("Setting", "As in --set setting=value.", pinned=True),
+    "changed": ui.text_column("", "≠: the run differs from its recipe."),
+    "run": ui.text_column("This run", "The value in this run."),
+    "recipe": ui.text_column("Recipe", "The recipe's value in this release."),
+}
+FACT_COLUMNS = {
+    "fact": ui.text_column("Fact", "What was recorded.", pinned=True),
+    "value": ui.text_column("Value", "Its value.", width="large"),
+}
 LOG_LINES = 400
 
 
 def page() -> None:
-    """The run that the address names."""
-    if not has_database():
-        heading("Run", "One run, whole.")
-        nothing_yet()
-        return
+    """The run named by the URL."""
     run_id = st.query_params.get("run", "")
-    if not run_id:
-        heading("Run", "One run, whole.")
+    if not ui.has_database() or not run_id:
+        ui.heading("Run", "Everything about one run.")
+        if not ui.has_database():
+            ui.nothing_yet()
+            return
         st.info("The address names no run.")
         st.page_link("views/runs.py", label="Choose one on the page Runs")
         return
-    run = ask(queries.run, run_id)
-    evaluations = ask(queries.evaluations, run_id)
+    run = ui.query(queries.run, run_id)
+    evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
     evaluation = _chosen(evaluations)
     _numbers(run, evaluation)
@@ -59,11 +57,11 @@ def page() -> None:
     with tabs[0]:
         _curves(run)
     with tabs[1]:
-        verdicts.attacks(run, evaluation)
+        evaluation_tabs.attack_stages(evaluation)
     with tabs[2]:
-        verdicts.per_class(run, evaluation)
+        evaluation_tabs.per_class(run, evaluation)
     with tabs[3]:
-        verdicts.samples(run, evaluation)
+        evaluation_tabs.samples(run, evaluation)
     with tabs[4]:
         _configuration(run)
     with tabs[5]:
@@ -73,33 +71,31 @@ def page() -> None:
 
 
 def _head(run: dict[str, Any]) -> None:
-    st.title(plain(run["title"]), anchor=False)
-    places = [run["dataset"], run["arch"], run["teacher"] and f"taught by {run['teacher']}"]
+    st.title(ui.plain(run["title"]), anchor=False)
+    names = [run["dataset"], run["arch"], run["teacher"] and f"teacher {run['teacher']}"]
     seed = None if run["seed"] is None else f"seed {int(run['seed'])}"
-    facts = [*places, run["recipe"] and f"recipe {run['recipe']}", seed, run["run_id"]]
-    st.caption(plain(" · ".join(str(fact) for fact in facts if fact)))
+    facts = [*names, run["recipe"] and f"recipe {run['recipe']}", seed, run["run_id"]]
+    st.caption(ui.plain(" · ".join(str(fact) for fact in facts if fact)))
     with st.container(horizontal=True, gap="small"):
         status = run["status"]
         st.badge(STATUS_WORDS.get(status, status), color=STATUS_COLORS.get(status, "gray"))
         if run["scale"] == "small":
-            st.badge("S small scale", color="gray", help="Never ranked with the literature.")
+            st.badge("S small scale", color="gray", help="Never ranked with published results.")
         if run["partial"]:
-            st.badge("partial", color="orange", help="Trained on a part of the data; not ranked.")
+            st.badge("partial", color="orange", help="Trained on part of the data; not ranked.")
         if run["selection"]:
-            rule = run["selection"]
-            marked = rule == "best-on-test"
             st.badge(
-                f"weights: {rule}",
-                color="orange" if marked else "gray",
-                help="Whose weights are the result.",
+                SELECTION_WORDS.get(run["selection"], run["selection"]),
+                color="orange" if run["selection"] == "best-on-test" else "gray",
+                help="The epoch whose weights were evaluated.",
             )
         if run["git_dirty"]:
-            st.badge("code differed from its commit", color="orange")
+            st.badge("uncommitted code", color="orange", help="The code differed from its commit.")
     if run["error"]:
-        st.error(plain(run["error"]))
-    with st.expander("The command that repeats it"):
-        st.code(with_results(_command(run)), language="bash", wrap_lines=True)
-        st.caption("A finished run is not run again: the same command shows its result.")
+        st.error(ui.plain(run["error"]))
+    with st.expander("Command to repeat this run"):
+        st.code(ui.with_results(_command(run)), language="bash", wrap_lines=True)
+        st.caption("A finished run is not repeated: the same command shows its result.")
 
 
 def _command(run: dict[str, Any]) -> str:
@@ -119,48 +115,48 @@ def _command(run: dict[str, Any]) -> str:
 
 
 def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    finished = [each for each in evaluations if each["status"] == "success"]
+    finished = {each["evaluation_id"]: each for each in evaluations if each["status"] == "success"}
     if len(finished) < 2:
-        return finished[0] if finished else None
-    names = [each["evaluation_id"] for each in finished]
-    name = one_named(
+        return next(iter(finished.values()), None)
+    name = ui.one_named(
         "Evaluation",
-        names,
+        list(finished),
         key="evaluation",
-        default=names[0],
-        help="The run was measured several times. First stands what was measured by its own "
-        "protocol, else on the whole test set.",
+        default=next(iter(finished)),
+        help="This run was evaluated several times. First comes the evaluation by its own "
+        "protocol, else the one on the whole test set.",
         titles={
-            each["evaluation_id"]: f"{protocol_text(each)} ({when(each['finished_at'])}, "
-            f"{each['evaluation_id']})"
-            for each in finished
+            name: f"{protocol_text(each)} ({ui.when(each['finished_at'])}, {name})"
+            for name, each in finished.items()
         },
     )
-    return finished[names.index(name)]
+    return finished[name]
 
 
 def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if evaluation is None:
-        st.info("No evaluation of this run is finished.")
+        st.info("This run has no finished evaluation.")
         return
-    st.markdown(f"**{plain(protocol_text(evaluation))}** · {when(evaluation['finished_at'])}")
+    st.markdown(f"**{ui.plain(protocol_text(evaluation))}** · {ui.when(evaluation['finished_at'])}")
     if evaluation["partial"]:
-        st.badge("partial", color="orange", help="Measured on a part of the images; not ranked.")
+        st.badge("partial", color="orange", help="Evaluated on part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
-    costs = ask(queries.training_metrics, run["run_id"])
+    costs = ui.query(queries.training_metrics, run["run_id"])
     columns = st.columns(4)
     for column, name in zip(columns, shown, strict=False):
         found = metrics.get(name)
         if found and (name == "clean" or evaluation["attacks"]):
-            column.metric(stage_title(name), f"{percent(found['value'])}%")
-            column.caption(f"95% {interval(found['low'], found['high'])}")
+            column.metric(stage_title(name), f"{100 * found['value']:.2f}%")
+            if found["low"] is not None:
+                low, high = 100 * found["low"], 100 * found["high"]
+                column.caption(f"95% interval [{low:.1f}, {high:.1f}]")
     if "sec_per_iter" in costs:
         columns[2].metric("Seconds per step", f"{costs['sec_per_iter']:.3g}")
     if "train_seconds" in costs:
-        columns[3].metric("Training", _duration(costs["train_seconds"]))
+        columns[3].metric("Training time", _duration(costs["train_seconds"]))
     for flag in evaluation["flags"]:
-        st.warning(plain(f"? {flag}"))
+        st.warning(ui.plain(f"? {flag}"))
 
 
 def _duration(seconds: float) -> str:
@@ -170,36 +166,33 @@ def _duration(seconds: float) -> str:
 
 
 def _curves(run: dict[str, Any]) -> None:
-    epochs = ask(queries.epochs, run["run_id"])
+    epochs = ui.query(queries.epochs, run["run_id"])
     if run["status"] == "started":
-        live = epoch_frame(results_folder(), run["run_id"])
-        epochs = live if len(live) > len(epochs) else epochs
+        running = queries.running_epochs(ui.results_folder(), run["run_id"])
+        epochs = running if len(running) > len(epochs) else epochs
     if epochs.empty:
-        st.info("No epoch is finished, or the model was trained elsewhere.")
+        st.info("No epoch is finished, or the model was not trained here.")
         return
-    accuracy = _long(
-        epochs, {"clean_val": "clean, watched images", "pgd_val": "under PGD, watched images"}, 100
-    )
-    loss = _long(epochs, {"loss": "training loss"}, 1)
+    accuracy, loss = _long(epochs, CURVES, 100), _long(epochs, {"loss": "training loss"}, 1)
     left, right = st.columns(2)
     with left:
         if accuracy.empty:
-            st.caption("This run watched no accuracy.")
+            st.caption("This run measured no validation accuracy.")
         else:
             names = list(dict.fromkeys(accuracy["series"]))
             chart = charts.lines(accuracy, y_title="Accuracy (%)", series=names)
             st.altair_chart(chart, alt=f"Accuracy over {len(epochs)} epochs")
             last = accuracy[accuracy["epoch"] == accuracy["epoch"].max()]
-            told = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
-            st.caption(f"After epoch {int(epochs['epoch'].max())}: {told}. It is no evaluation.")
+            values = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
+            st.caption(f"After epoch {int(epochs['epoch'].max())}: {values}. Not a test result.")
     with right:
         if not loss.empty:
             chart = charts.lines(loss, y_title="Loss", series=["training loss"])
             st.altair_chart(chart, alt=f"Training loss over {len(epochs)} epochs")
             first, final = loss["value"].iloc[0], loss["value"].iloc[-1]
-            chosen = run["selected_epoch"]
-            kept = f" The weights of epoch {int(chosen)} are the result." if chosen else ""
-            st.caption(f"Training loss from {first:.4g} to {final:.4g}.{kept}")
+            epoch = run["selected_epoch"]
+            used = f" The weights of epoch {int(epoch)} were evaluated." if epoch else ""
+            st.caption(f"Training loss from {first:.4g} to {final:.4g}.{used}")
 
 
 def _long(epochs: pd.DataFrame, names: dict[str, str], scale: float) -> pd.DataFrame:
@@ -214,33 +207,45 @@ def _long(epochs: pd.DataFrame, names: dict[str, str], scale: float) -> pd.DataF
 
 def _configuration(run: dict[str, Any]) -> None:
     if not run["config"]:
-        st.info("The model was trained elsewhere; this is what is known of it.")
+        st.info("The model was not trained here; this is what is known about it.")
         st.json(run["source"])
         return
-    table = settings_table(run)
-    changed = int(table["changed"].sum())
+    table = _settings(run)
+    changed = int((table["changed"] != "").sum())
+    recipe = ui.plain(run["recipe"])
     st.caption(
-        f"{changed} of {len(table)} settings differ from recipe {plain(run['recipe'])}, marked ≠. "
-        "The seed is not counted as a change."
+        f"{changed} of {len(table)} settings differ from recipe {recipe} and are marked ≠. "
+        "The seed does not count as a change."
         if changed
-        else f"All {len(table)} settings are those of recipe {plain(run['recipe'])}, seed aside."
+        else f"All {len(table)} settings but the seed are those of recipe {recipe}."
     )
-    shown = table.sort_values("changed", ascending=False, kind="stable")
-    shown = shown.assign(changed=np.where(shown["changed"], "≠", ""))
-    st.dataframe(
-        shown,
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "setting": st.column_config.TextColumn(
-                "Setting", pinned=True, help="As for --set setting=value."
-            ),
-            "changed": st.column_config.TextColumn("", help="≠: the run differs from its recipe."),
-            "run": st.column_config.TextColumn("This run", help="The value it ran with."),
-            "recipe": st.column_config.TextColumn("Recipe", help="The value of the recipe today."),
-        },
-        alt=f"{len(table)} settings, {changed} of which differ from the recipe",
+    ui.show_table(
+        table,
+        SETTING_COLUMNS,
+        f"{len(table)} settings, {changed} of which differ from the recipe",
     )
+
+
+def _settings(run: dict[str, Any]) -> pd.DataFrame:
+    """A run's settings as JSON text beside its recipe's, changed ones first.
+
+    The changes were recorded when the run began. The recipe's values are those of this release,
+    empty where it no longer has the method or the recipe.
+    """
+    own = flat(run["config"])
+    try:
+        recipe = flat(resolve(run["method"], recipe=run["recipe"]).model_dump(mode="json"))
+    except UserError:
+        recipe = {}
+    table = pd.DataFrame(
+        {
+            "setting": list(own),
+            "changed": ["≠" if path in run["recipe_changes"] else "" for path in own],
+            "run": [json.dumps(value) for value in own.values()],
+            "recipe": [json.dumps(recipe[path]) if path in recipe else "" for path in own],
+        }
+    )
+    return table.sort_values("changed", ascending=False, kind="stable")
 
 
 def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
@@ -253,7 +258,7 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
         "Python": facts.get("python"),
         "Platform": facts.get("platform"),
         "Commit": git.get("commit"),
-        "Code differed from it": git.get("dirty"),
+        "Uncommitted changes": git.get("dirty"),
         "Training data (SHA-256)": run["train_sha256"],
         "Test data (SHA-256)": run["test_sha256"],
         "Weights (SHA-256)": evaluation and evaluation["model_sha256"],
@@ -261,28 +266,22 @@ def _environment(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None
         **{f"Precision: {name}": value for name, value in (facts.get("precision") or {}).items()},
     }
     known = {name: str(value) for name, value in rows.items() if value not in (None, "")}
-    st.dataframe(
+    ui.show_table(
         pd.DataFrame({"fact": list(known), "value": list(known.values())}),
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "fact": st.column_config.TextColumn("Fact", pinned=True, help="What was recorded."),
-            "value": st.column_config.TextColumn("Value", width="large", help="Its value."),
-        },
-        alt=f"{len(known)} facts of code, packages and machine",
+        FACT_COLUMNS,
+        f"{len(known)} facts about code, packages and machine",
     )
 
 
 def _log(run: dict[str, Any]) -> None:
-    path = RunDirectory(results_folder(), run["run_id"]).log_path
+    path = RunDirectory(ui.results_folder(), run["run_id"]).log_path
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        st.info("The run's directory has no log: only trouble is written there.")
+        st.info("This run has no log: a log holds warnings and errors only.")
         return
-    found = text.splitlines()
-    st.caption(f"The last {min(len(found), LOG_LINES)} of {len(found)} lines.")
-    st.code("\n".join(found[-LOG_LINES:]), language=None, wrap_lines=True)
+    st.caption(f"The last {min(len(lines), LOG_LINES)} of {len(lines)} lines.")
+    st.code("\n".join(lines[-LOG_LINES:]), language=None, wrap_lines=True)
 
 
 page()

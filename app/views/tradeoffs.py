@@ -1,4 +1,4 @@
-"""Trade-offs: robustness against clean accuracy and against cost, printed and measured here."""
+"""Trade-offs: robustness against clean accuracy or cost, printed and measured here."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    ask,
-    has_database,
-    heading,
-    nothing_yet,
-    one_named,
-    one_of,
-    plain,
-    some_of,
-)
-from app.tradeoff import (
+from app import components as ui
+from app.tradeoff_points import (
     AXES,
     SOURCES,
     pareto_front,
@@ -27,85 +18,75 @@ from app.tradeoff import (
     run_points,
     with_ends,
 )
+from harness.store.database import Database
+
+MAX_RUNS = 5000
+MAX_NAMED = 8
 
 
 def page() -> None:
-    """Two axes, a scatter with its Pareto front, and the points as a table."""
-    heading(
+    """Two axes, a scatter plot with its Pareto front, and the points as a table."""
+    ui.heading(
         "Trade-offs",
-        "One number against another: every printed row of the paper and every run here that has "
-        "both, measured alike. The dashed line joins the points that no other beats in both.",
+        "One number against another, for every printed row of the paper and every run here that "
+        "has both, by one protocol. The dashed line is the Pareto front: no other point is as "
+        "good in both numbers.",
     )
     points = printed_points()
-    if has_database():
-        points = pd.concat([points, run_points(ask(_all_runs))], ignore_index=True)
+    if ui.has_database():
+        points = pd.concat([points, run_points(ui.query(_all_runs))], ignore_index=True)
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
     columns = st.columns([1, 3])
     with columns[0]:
-        dataset = one_of("Data set", datasets, key="ds", help="Only like is shown with like.")
+        help = "Only points of the same dataset are shown together."
+        dataset = ui.one_of("Dataset", datasets, key="ds", help=help)
     points = points[points["dataset"] == dataset]
     known = protocols(points)
     with columns[1]:
-        protocol = one_named(
-            "Protocol",
-            known,
-            key="protocol",
-            default=known[0],
-            help="How the points were measured. Only like is ranked with like.",
-        )
+        help = "How the points were measured. Only points of the same protocol are compared."
+        protocol = ui.one_named("Protocol", known, key="protocol", default=known[0], help=help)
     points = points[points["protocol"] == protocol]
-    columns = st.columns([1, 1, 2])
-    able = [name for name in AXES if points[AXES[name].field].notna().any()]
-    if len(able) < 2:
-        st.info(f"No point of {plain(dataset)} under this protocol has two numbers.")
+    axes = [name for name in AXES if points[AXES[name].field].notna().any()]
+    if len(axes) < 2:
+        st.info(f"No point of {ui.plain(dataset)} by this protocol has two numbers.")
         return
-    defaults = _defaults(points, able)
+    x_default, y_default = _defaults(points, axes)
+    columns = st.columns([1, 1, 2])
     with columns[0]:
-        y_name = one_named("Up", able, key="y", default=defaults[1], help="Vertical axis.")
+        y_name = ui.one_named("y axis", axes, key="y", default=y_default)
     with columns[1]:
-        x_name = one_named("Across", able, key="x", default=defaults[0], help="Horizontal axis.")
+        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
     with columns[2]:
-        sources = some_of(
-            "Source", list(SOURCES.values()), key="src", help="Where numbers are from."
-        )
+        help = "Where numbers are from."
+        sources = ui.some_of("Source", list(SOURCES.values()), key="src", help=help)
     if sources:
         points = points[points["source"].isin(sources)]
     _plot(points, x_name, y_name)
-    if not has_database():
-        nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
+    if not ui.has_database():
+        ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
 
 
-def _all_runs(database: Any) -> pd.DataFrame:
-    return queries.runs(database, status=("success",), limit=5000)
+def _all_runs(database: Database) -> pd.DataFrame:
+    return queries.runs(database, status=("success",), limit=MAX_RUNS)
 
 
-def _defaults(points: pd.DataFrame, able: list[str]) -> tuple[str, str]:
-    """The first two axes that the most points have both of."""
-    pairs = [(x, y) for y in able for x in able if x != y]
-    preferred = sorted(
-        pairs,
-        key=lambda pair: (
-            -int(points[[AXES[name].field for name in pair]].notna().all(axis=1).sum()),
-            pairs.index(pair),
-        ),
-    )
-    x, y = preferred[0]
-    return ("Clean accuracy (%)", y) if y != "Clean accuracy (%)" and _both(points, y) else (x, y)
+def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
+    """The x and y axes that most points have both of, x being clean accuracy where possible."""
 
+    def both(x: str, y: str) -> int:
+        return int(points[[AXES[x].field, AXES[y].field]].notna().all(axis=1).sum())
 
-def _both(points: pd.DataFrame, y: str) -> bool:
-    return bool(points[["clean", AXES[y].field]].notna().all(axis=1).any())
+    pairs = [(x, y) for y in axes for x in axes if x != y]
+    x, y = max(pairs, key=lambda pair: both(*pair))
+    clean = "Clean accuracy (%)"
+    return (clean, y) if y != clean and both(clean, y) else (x, y)
 
 
 def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
     x, y = AXES[x_name], AXES[y_name]
-    shown = points.assign(
-        x=points[x.field],
-        y=points[y.field],
-        y_low=points[y.field + "_low"] if y.field + "_low" in points else points[y.field],
-        y_high=points[y.field + "_high"] if y.field + "_high" in points else points[y.field],
-    ).dropna(subset=["x", "y"])
-    shown = shown.fillna({"y_low": shown["y"], "y_high": shown["y"]})
+    shown = points.assign(x=points[x.field], y=points[y.field]).dropna(subset=["x", "y"])
+    for end in ("low", "high"):
+        shown[f"y_{end}"] = shown.get(f"{y.field}_{end}", shown["y"]).fillna(shown["y"])
     if shown.empty:
         st.info("No point has both numbers from these sources.")
         return
@@ -119,59 +100,47 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
         lower_is_better=x.lower_is_better,
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
-    picked = st.altair_chart(
+    selected = st.altair_chart(
         chart,
         key="scatter",
         on_select="rerun",
         selection_mode="brush",
         alt=f"Scatter of {len(shown)} points, {y_name} against {x_name}",
     )
-    names = ", ".join(f"{row.name_} ({row.arch})" for row in _named(front).itertuples())
-    st.caption(
-        f"{len(shown)} points. Not beaten in both: {plain(names)}. Bars are 95% intervals of one "
-        "model, or deviations over seeds. Drag over points to list only them."
+    best = front.head(MAX_NAMED)
+    names = ", ".join(
+        f"{name} ({arch})" for name, arch in zip(best["name"], best["arch"], strict=True)
     )
-    _listed(_within(shown, picked, x_name, y_name), x_name, y_name)
+    more = f" and {len(front) - MAX_NAMED} more" if len(front) > MAX_NAMED else ""
+    st.caption(
+        f"{len(shown)} points. On the Pareto front: {ui.plain(names)}{more}. Bars are 95% "
+        "intervals of one model. Drag over points to list only those."
+    )
+    _list(_within(shown, selected), x_name, y_name)
 
 
-def _named(front: pd.DataFrame) -> pd.DataFrame:
-    return front.rename(columns={"name": "name_"}).head(8)
-
-
-def _within(shown: pd.DataFrame, picked: Any, x_name: str, y_name: str) -> pd.DataFrame:
+def _within(shown: pd.DataFrame, selected: Any) -> pd.DataFrame:
     """The points inside the brush, or all without one."""
-    brush = dict(picked.selection.get("brush") or {})
+    brush = dict(selected.selection.get("brush") or {})
     for field in ("x", "y"):
         if brush.get(field):
-            low, high = min(brush[field]), max(brush[field])
-            shown = shown[shown[field].between(low, high)]
+            shown = shown[shown[field].between(min(brush[field]), max(brush[field]))]
     return shown
 
 
-def _listed(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
-    table = shown.sort_values("y", ascending=False)[
-        ["name", "arch", "x", "y", "augmentation", "source", "where", "page"]
-    ]
-    st.dataframe(
-        table,
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "name": st.column_config.TextColumn("Method", pinned=True, help="As printed."),
-            "arch": st.column_config.TextColumn("Network", help="With its teacher, if any."),
-            "x": st.column_config.NumberColumn(
-                x_name, format=f"%.{AXES[x_name].decimals}f", help="Horizontal axis."
-            ),
-            "y": st.column_config.NumberColumn(
-                y_name, format=f"%.{AXES[y_name].decimals}f", help="Vertical axis."
-            ),
-            "augmentation": st.column_config.TextColumn("Training data", help="As printed."),
-            "source": st.column_config.TextColumn("Source", help="Where the numbers are from."),
-            "where": st.column_config.TextColumn("Where", help="Table of the paper, or the run."),
-            "page": st.column_config.LinkColumn("Run", display_text="open", help="The run's page."),
-        },
-        alt=f"The {len(table)} points as a table",
-    )
+def _list(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
+    columns = {
+        "name": ui.text_column("Method", "As printed.", pinned=True),
+        "arch": ui.text_column("Architecture", "With its teacher, if any."),
+        "x": ui.number_column(x_name, "The x axis.", f"%.{AXES[x_name].decimals}f"),
+        "y": ui.number_column(y_name, "The y axis.", f"%.{AXES[y_name].decimals}f"),
+        "augmentation": ui.text_column("Augmentation", "As printed."),
+        "source": ui.text_column("Source", "Where the numbers are from."),
+        "where": ui.text_column("Where", "Table of the paper, or the run."),
+        "page": st.column_config.LinkColumn("Run", display_text="open", help="The run's page."),
+    }
+    table = shown.sort_values("y", ascending=False)[list(columns)]
+    ui.show_table(table, columns, f"The {len(table)} points as a table")
 
 
 page()

@@ -1,4 +1,4 @@
-"""t-SNE, as in the paper's Fig. 2: features of two runs side by side, with numbers beside."""
+"""t-SNE, as in the paper's Fig. 2: feature maps of two runs and how well their classes separate."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, queries
-from app.components import (
-    ask,
-    has_database,
-    heading,
-    nothing_yet,
-    one_named,
-    plain,
-    records,
-    results_folder,
-    whole_number,
-)
+from app import components as ui
 from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
 from app.gallery import class_names
 from app.labels import protocol_text, run_title
@@ -26,151 +16,135 @@ from harness.config import eps_text
 from harness.data import dataset_info
 from harness.store.rundir import RunDirectory
 
+COLUMNS = {
+    "run": ui.text_column("Run", "The run whose features these are.", pinned=True),
+    "kind": ui.text_column("Images", "Clean, or attacked by PGD."),
+    "silhouette": ui.number_column(
+        "Silhouette", "With classes as clusters; from -1 to 1, high is well separated.", "%.3f"
+    ),
+    "neighbours": ui.number_column(
+        f"{NEIGHBOURS}-NN %",
+        f"Share of points whose {NEIGHBOURS} nearest neighbours vote for their class.",
+        "%.1f",
+    ),
+    "spread": ui.number_column(
+        "Within / between",
+        "Mean distance within classes over that between classes; low is compact.",
+        "%.3f",
+    ),
+    "accuracy": ui.number_column(
+        "Accuracy %", "On these images only; it is not a test result.", "%.1f"
+    ),
+}
+
 
 def page() -> None:
-    """Two runs and a button; nothing is computed unasked."""
-    heading(
+    """Two runs and a button; nothing is computed before it is pressed."""
+    ui.heading(
         "t-SNE",
-        "Features of natural and adversarial test images of random classes, as in Fig. 2 of the "
-        "paper. The map shows neighbourhoods only: the numbers are from the feature space itself.",
+        "Features of clean and adversarial test images of random classes, as in Fig. 2 of the "
+        "paper. A map shows neighbourhoods only: the numbers are from the feature space itself.",
     )
-    if not has_database():
-        nothing_yet("A finished run is needed.")
+    if not ui.has_database():
+        ui.nothing_yet("A map needs a finished run.")
         return
-    known = _with_model(ask(queries.comparable))
+    known = ui.query(queries.comparable)
+    models = (RunDirectory(ui.results_folder(), run_id).model_path for run_id in known["run_id"])
+    known = known[[path.exists() for path in models]]
     if known.empty:
-        nothing_yet("A finished run whose model file is in the results folder is needed.")
+        ui.nothing_yet("A map needs a finished run whose model file is in the results folder.")
         return
-    ids = known["run_id"].tolist()
-    titles = {row["run_id"]: run_title(row) for row in records(known)}
+    rows = {row["run_id"]: row for row in ui.records(known)}
+    titles = {run_id: run_title(row) for run_id, row in rows.items()}
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
-        a = one_named(
-            "First run", ids, key="a", default=ids[0], help="Left picture.", titles=titles
-        )
-    first = records(known[known["run_id"] == a])[0]
-    like = known[known["dataset"] == first["dataset"]]["run_id"].tolist()
+        a = ui.one_named(
+            "First run", list(rows), key="a", default=next(iter(rows)), help="On the left.",
+            titles=titles,
+        )  # fmt: skip
+    like = [name for name, row in rows.items() if row["dataset"] == rows[a]["dataset"]]
     partner = next((name for name in like if name != a), a)
     with columns[1]:
-        b = one_named(
-            "Second run",
-            like,
-            key="b",
-            default=partner,
-            help="Of the same data set.",
+        b = ui.one_named(
+            "Second run", like, key="b", default=partner, help="Of the same dataset.",
             titles=titles,
-        )
+        )  # fmt: skip
     with columns[2]:
-        wanted = whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
+        classes = ui.whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
     with columns[3]:
-        per_class = whole_number("Images a class", 5, 100, 15, key="n", help="At random.")
+        per_class = ui.whole_number("Images per class", 5, 100, 15, key="n", help="At random.")
     with columns[4]:
-        seed = whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
-    asked = (a, b, wanted, per_class, seed)
-    if st.button("Compute", type="primary") or st.session_state.get("tsne_asked") == asked:
-        st.session_state["tsne_asked"] = asked
-        second = records(known[known["run_id"] == b])[0]
-        _pictures(first, second, wanted, per_class, seed)
+        seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
+    choice = (a, b, classes, per_class, seed)
+    if st.button("Compute", type="primary") or st.session_state.get("tsne_computed") == choice:
+        st.session_state["tsne_computed"] = choice
+        _maps(rows[a], rows[b], classes, per_class, seed)
     else:
-        total = min(wanted, dataset_info(first["dataset"]).num_classes) * per_class
+        total = min(classes, dataset_info(rows[a]["dataset"]).num_classes) * per_class
         st.caption(
-            f"About {total} images of {first['dataset']} are attacked by PGD and mapped for each "
-            "run: seconds for a small network, minutes for a large one without a GPU."
+            f"For each run about {total} images of {rows[a]['dataset']} are attacked by PGD and "
+            "mapped: seconds for a small model, minutes for a large one without a GPU."
         )
 
 
-def _with_model(known: pd.DataFrame) -> pd.DataFrame:
-    here = [
-        RunDirectory(results_folder(), run_id).model_path.exists() for run_id in known["run_id"]
-    ]
-    return known[here]
-
-
-def _pictures(
-    first: dict[str, Any], second: dict[str, Any], wanted: int, per_class: int, seed: int
+def _maps(
+    first: dict[str, Any], second: dict[str, Any], classes: int, per_class: int, seed: int
 ) -> None:
     eps = _radius(first)
-    places = st.columns(2)
     found = []
-    for place, row in zip(places, (first, second), strict=True):
-        with place, st.spinner(f"Features and map of {row['run_id']}"):
-            run = ask(queries.run, row["run_id"])
+    for column, row in zip(st.columns(2), (first, second), strict=True):
+        with column, st.spinner(f"Computing features and map of {row['run_id']}"):
+            run = ui.query(queries.run, row["run_id"])
             result = embedded(
-                str(results_folder()),
+                str(ui.results_folder()),
                 row["run_id"],
-                RunDirectory(results_folder(), row["run_id"]).model_path.stat().st_mtime_ns,
+                RunDirectory(ui.results_folder(), row["run_id"]).model_path.stat().st_mtime_ns,
                 eps=eps,
-                wanted=wanted,
+                classes=classes,
                 per_class=per_class,
                 seed=seed,
                 root=(run["config"].get("data") or {}).get("root"),
             )
             found.append((row, result))
-            _picture(row, result)
-    _words(found, eps)
+            _map(row, result)
+    _separation(found, eps)
 
 
 def _radius(row: dict[str, Any]) -> float:
-    """The radius the run was evaluated at, if it was attacked in Linf; else the customary one."""
+    """The radius of the run's evaluation if it was in Linf, else the dataset's default."""
     if row["attacks"] and row["norm"] == "Linf":
         return float(row["eps"])
     return dataset_info(row["dataset"]).default_eps
 
 
-def _picture(row: dict[str, Any], result: Embedding) -> None:
-    st.subheader(plain(row["title"]), anchor=False)
-    st.caption(plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
+def _map(row: dict[str, Any], result: Embedding) -> None:
+    st.subheader(ui.plain(row["title"]), anchor=False)
+    st.caption(ui.plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
     half = len(result.points) // 2
     st.altair_chart(
         charts.embedding(result.points),
-        alt=f"t-SNE map of {half} natural and {half} adversarial images",
+        alt=f"t-SNE map of {half} clean and {half} adversarial images",
     )
 
 
-def _words(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
-    frame = pd.DataFrame(
-        [
-            {
-                "run": f"{row['title']} ({row['run_id']})",
-                "kind": kind,
-                "silhouette": part.silhouette,
-                "neighbours": 100 * part.neighbours,
-                "spread": part.spread,
-                "accuracy": 100 * right,
-            }
-            for row, result in found
-            for kind, part, right in (
-                ("natural", result.natural, result.accuracy[0]),
-                ("adversarial", result.adversarial, result.accuracy[1]),
-            )
-        ]
-    )
-    st.dataframe(
-        frame,
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "run": st.column_config.TextColumn("Run", pinned=True, help="Whose features."),
-            "kind": st.column_config.TextColumn("Images", help="Natural, or attacked by PGD."),
-            "silhouette": st.column_config.NumberColumn(
-                "Silhouette", format="%.3f", help="Classes as clusters; -1 to 1, high is separated."
-            ),
-            "neighbours": st.column_config.NumberColumn(
-                f"{NEIGHBOURS}-NN %",
-                format="%.1f",
-                help=f"Points whose {NEIGHBOURS} nearest others vote for their class.",
-            ),
-            "spread": st.column_config.NumberColumn(
-                "Within / between",
-                format="%.3f",
-                help="Mean distance within a class by that between classes; low is compact.",
-            ),
-            "accuracy": st.column_config.NumberColumn(
-                "Accuracy %", format="%.1f", help="Of these images; it is no evaluation."
-            ),
-        },
-        alt="Separation of classes in feature space, by run and kind of image",
-    )
+def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
+    rows = [
+        {
+            "run": f"{row['title']} ({row['run_id']})",
+            "kind": kind,
+            "silhouette": part.silhouette,
+            "neighbours": 100 * part.neighbours,
+            "spread": part.spread,
+            "accuracy": 100 * accuracy,
+        }
+        for row, result in found
+        for kind, part, accuracy in (
+            ("clean", result.clean, result.accuracy[0]),
+            ("adversarial", result.adversarial, result.accuracy[1]),
+        )
+    ]
+    alt = "Separation of classes in feature space, by run and kind of image"
+    ui.show_table(pd.DataFrame(rows), COLUMNS, alt)
     (row_a, a), (row_b, b) = found
     names = class_names(row_a["dataset"])
     labels = sorted({int(label) for label in a.points["label"]})
@@ -180,14 +154,14 @@ def _words(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
     first, second = a.adversarial.silhouette, b.adversarial.silhouette
     better = row_a if first >= second else row_b
     st.markdown(
-        f"Adversarial features are told apart better by **{plain(better['title'])}** "
+        f"Classes of adversarial images separate better for **{ui.plain(better['title'])}** "
         f"(silhouette {max(first, second):.3f} against {min(first, second):.3f})."
         if row_a["run_id"] != row_b["run_id"]
-        else "Both pictures are of the same run."
+        else "Both maps are of the same run."
     )
     st.caption(
         f"Linf {eps_text(eps)}, PGD with 10 steps; perplexity {a.perplexity:g}"
-        f"{'' if a.perplexity == PERPLEXITY else ' (few images)'}; classes {plain(numbered)}."
+        f"{'' if a.perplexity == PERPLEXITY else ' (few images)'}; classes {ui.plain(numbered)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The verb ``corrupt``."""
+"""The command ``corrupt``: accuracy on CIFAR-10-C and CIFAR-100-C."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.data import load_dataset
+from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
 from harness.errors import UserError
-from harness.evaluation.corrupted import Corrupted, evaluate_corrupted
-from harness.evaluation.corruptions import SEVERITIES, chosen
+from harness.evaluation.corrupted import CorruptionResult, evaluate_corrupted
 from harness.experiment.record import recorded
 from harness.models.loading import load_model_file
 from harness.progress import Reporter
-from harness.store.rundir import RunDirectory, find_run
+from harness.registry import unknown_name
+from harness.store.rundir import find_run
 from harness.training.build import choose_device
 
 
 def corrupt(
-    run: Annotated[str, typer.Argument(help="A finished run on images of 32 pixels.")],
+    run: Annotated[str, typer.Argument(help="A finished run on cifar10 or cifar100.")],
     corruptions: Annotated[
-        str, typer.Option(help="all, or some of: noise, blur, weather, digital, fog, snow ...")
+        str, typer.Option(help="all, or some with commas between: fog,snow.")
     ] = "all",
     severities: Annotated[str, typer.Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
     eval_limit: Annotated[
-        int | None, typer.Option(min=1, help="Use so many test images; the result is partial.")
+        int | None,
+        typer.Option(min=1, help="Use the first images of each severity; the result is partial."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the corruptions.")] = 0,
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the images.", envvar="HARNESS_DATA")
+        Path | None,
+        typer.Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     results: Annotated[Path, typer.Option(help="Folder of run directories and database.")] = Path(
@@ -42,63 +43,78 @@ def corrupt(
         bool, typer.Option("--json", help="Print one JSON object instead of text.")
     ] = False,
 ) -> None:
-    """Measure a run's accuracy on fifteen common corruptions (CIFAR-10-C's, computed here)."""
+    """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C."""
     directory = find_run(results, run)
-    names, wanted = chosen(corruptions), _severities(severities)
-    where = choose_device(device)
     if not directory.model_path.exists():
         raise UserError(f"run {directory.run_id} has no trained model: finish it with `run`")
+    selected = parse_severities(severities)
+    where = choose_device(device)
+    names = parse_corruptions(corruptions)
+    images = open_corrupted(directory.record["dataset"], data_root, names)
     reporter = Reporter(quiet=as_json)
-    images = load_dataset(directory.record["dataset"], data_root).test
     with (
         directory.lock(),
         recorded(directory, {}),
         reporter.stage("corrupt") as stage,
     ):
-        found = evaluate_corrupted(
+        result = evaluate_corrupted(
             load_model_file(directory.model_path),
             images,
             directory,
-            names=names,
-            severities=wanted,
+            severities=selected,
             limit=eval_limit,
-            seed=seed,
             device=where,
-            say=stage.update,
+            progress=stage.update,
         )
     if as_json:
-        print(json.dumps({"protocol": found.protocol, "metrics": found.metrics()}, indent=2))
+        print(json.dumps({"protocol": result.protocol, "metrics": result.metrics()}, indent=2))
     else:
-        show(found, directory, Console())
+        show(result, directory.run_id, Console())
 
 
-def show(found: Corrupted, directory: RunDirectory, console: Console) -> None:
-    """Accuracy by corruption and severity, and the mean."""
-    told = found.protocol
-    partial = "" if found.whole else ", partial"
+def show(result: CorruptionResult, run_id: str, console: Console) -> None:
+    """Print accuracy in percent by corruption and severity, and the means."""
+    protocol = result.protocol
+    partial = ", partial" if protocol["partial"] else ""
     console.print(
-        f"{directory.run_id}: common corruptions, version {told['version']}, seed {told['seed']}, "
-        f"n = {told['n']}{partial}; frost is synthetic",
+        f"{run_id}: {protocol['dataset']}, n = {protocol['n']} of each severity{partial}",
         highlight=False,
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("corruption", no_wrap=True)
-    for title in (*map(str, told["severities"]), "mean"):
+    for title in (*map(str, protocol["severities"]), "mean"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, counts in found.correct.items():
-        shares = [100 * count / told["n"] for count in counts]
-        row = [*shares, sum(shares) / len(shares)]
+    for name, counts in result.correct.items():
+        percents = [100 * count / protocol["n"] for count in counts]
+        row = [*percents, sum(percents) / len(percents)]
         table.add_row(name, *(f"{value:.2f}" for value in row))
-    table.add_row("mean", *[""] * len(told["severities"]), f"{100 * found.mean():.2f}")
+    table.add_row("mean", *[""] * len(protocol["severities"]), f"{100 * result.mean():.2f}")
     console.print(table)
 
 
-def _severities(text: str) -> tuple[int, ...]:
+def parse_corruptions(text: str) -> tuple[str, ...]:
+    """The corruptions in ``"fog,snow"`` in their published order; ``all`` is every one.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    names = {part.strip() for part in text.split(",")}
+    for name in names - {"all", *CORRUPTIONS}:
+        raise UserError(unknown_name("corruption", name, ["all", *CORRUPTIONS]))
+    return tuple(name for name in CORRUPTIONS if name in names or "all" in names)
+
+
+def parse_severities(text: str) -> tuple[int, ...]:
+    """The severities in ``"1,3"``, ascending.
+
+    Raises:
+        UserError: one is not between 1 and 5.
+    """
     try:
-        found = tuple(sorted({int(part) for part in text.split(",")}))
+        severities = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        found = ()
-    if not found or not set(found) <= set(SEVERITIES):
-        raise UserError(f"--severities {text} is refused: give some of 1 to 5 with commas between")
-    return found
+        severities = ()
+    if not severities or not set(severities) <= set(SEVERITIES):
+        raise UserError(f"--severities {text} is not valid: give some of 1 to 5, such as 1,3,5")
+    return severities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sized
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,6 @@ from harness.registry import REPORTS
 from harness.store import exchange
 from harness.store.database import Database
 from harness.store.sharing import Merged
-from harness.store.sharing import as_json as merged_json
 
 db = typer.Typer(help="The results database.", no_args_is_help=True)
 
@@ -64,7 +64,7 @@ def import_(
 
 def _print(merged: Merged, as_json: bool) -> None:
     if as_json:
-        print(merged_json(merged))
+        print(json.dumps(asdict(merged), default=str, indent=2))
         return
     counts: dict[str, Sized] = {
         "added": merged.added,
@@ -74,9 +74,9 @@ def _print(merged: Merged, as_json: bool) -> None:
         "left out": merged.left_out,
     }
     print("runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items()))
-    for run_id, folder in merged.conflicts:
+    for run_id, folder in merged.conflicts.items():
         print(
             f"in conflict: {run_id} is here with other weights or verdicts; theirs is in {folder}"
         )
-    for run_id, reason in merged.left_out:
+    for run_id, reason in merged.left_out.items():
         print(f"left out: {run_id}: {reason}")

@@ -24,7 +24,7 @@ from divergence_bench.cli.db import Json, Results, db
 from divergence_bench.cli.evaluation_view import print_curve
 from divergence_bench.cli.study import OnCluster, PerTask, asked_cluster
 from harness.config import EvalConfig, RunConfig
-from harness.distributed.group import ProcessGroup, together, under_torchrun
+from harness.distributed.group import ProcessGroup, process_group, under_torchrun
 from harness.distributed.signals import stopping
 from harness.errors import UserError
 from harness.evaluation.analysis import curves
@@ -154,14 +154,14 @@ def run(
         at = config.model_copy(update={"evaluation": protocol})
         return runner.run(at, reporter, passed={"argv": sys.argv[1:]}, processes=processes)
 
-    with together(device) as processes:
+    with process_group(device) as processes:
         if not processes.first:
-            runner.follow(processes)
+            runner.run_worker(processes)
             return
         _announce(config, reporter)
         with chunks_on(where):
             outcomes = [measure(at, processes) for at in _radii(config.evaluation, eps)]
-        processes.tell(None)
+        processes.send(None)
     _print_outcome(outcomes[-1], results, as_json)
 
 

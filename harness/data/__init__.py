@@ -1,4 +1,4 @@
-"""Data sets, by name."""
+"""Datasets by name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 DATASETS: Registry[DatasetSource] = Registry(
-    "data set",
+    "dataset",
     targets={
         "digits": "harness.data.digits:DIGITS",
         "cifar10": "harness.data.cifar:CIFAR10",
@@ -41,7 +41,7 @@ DATASETS: Registry[DatasetSource] = Registry(
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """The description of a data set, without reading any of it; ``UserError`` if not known."""
+    """The description of a dataset, without reading its files; ``UserError`` if it is unknown."""
     return DATASETS.get(name).info
 
 
@@ -51,16 +51,16 @@ def load_dataset(
     train_limit: int | None = None,
     splits: Sequence[OfficialSplit] = ("train", "test"),
 ) -> Dataset:
-    """Load splits of a data set.
+    """Load splits of a dataset.
 
     Args:
         name: a name in ``DATASETS``.
         root: the data folder; default the environment's ``HARNESS_DATA``, else ``./data``.
-        train_limit: train on so many images only, the same ones each time; see ``limit_train``.
+        train_limit: number of training images to use; see ``limit_train``.
         splits: which splits to load.
 
     Raises:
-        UserError: the name is not known, the data is missing or damaged, or its splits do not fit.
+        UserError: the name is unknown, or the data is missing, damaged or inconsistent.
     """
     source = DATASETS.get(name)
     folder = None if root is None else Path(root)
@@ -72,6 +72,6 @@ def load_dataset(
     if len(infos) > 1:
         raise UserError(
             f"the training and test folders of {name} have different class folders: make them the "
-            "same, since labels are counted over them"
+            "same, since labels are their positions"
         )
     return Dataset(infos.pop(), train, loaded.get("test"))

@@ -1,4 +1,4 @@
-"""Random changes of training images, in whole batches, on the images' device."""
+"""Random crops, flips and rotations of batches of training images, on the images' device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Cut a window of the images' own size out of each image bordered with zeros.
+    """Cut a window of the original size out of each image padded with zeros.
 
     Args:
         images: [B, K, H, W].
-        offsets: int64 [B, 2], the top and left of each window in the bordered image, in
-            0..2*padding; ``padding`` in both leaves the image as it is.
-        padding: width of the border in pixels.
+        offsets: int64 [B, 2], the top and left of each window in the padded image, in 0..2*padding;
+            ``padding`` in both leaves the image unchanged.
+        padding: width of the padding in pixels.
     """
     height, width = images.shape[2:]
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -26,7 +26,7 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
 
 def reflect_crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """``crop`` out of images bordered with their own reflection; the edge is not repeated.
+    """``crop`` of images padded with their own reflection; the edge is not repeated.
 
     ``padding`` is less than the height and the width.
     """
@@ -40,22 +40,22 @@ def reflect_crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
 
 def _reflected(position: Tensor, size: int, padding: int) -> Tensor:
-    """Where in an axis of ``size`` the positions of its bordered form lie."""
+    """Map positions in a padded axis to positions in the axis of ``size`` pixels."""
     inside = (position - padding).abs()
     return torch.minimum(inside, 2 * (size - 1) - inside)
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror left and right the images [B, K, H, W] for which ``mirrored`` (bool [B]) is true."""
+    """Mirror horizontally the images [B, K, H, W] for which ``mirrored`` (bool [B]) is true."""
     columns = torch.arange(images.shape[3], device=images.device)
     source = torch.where(mirrored[:, None], columns.flip(0), columns)
     return images.gather(3, source[:, None, None, :].expand(images.shape))
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate each image [B, K, H, W] anticlockwise about its middle by ``degrees`` [B].
+    """Rotate each image [B, K, H, W] anticlockwise about its centre by ``degrees`` [B].
 
-    Each pixel is the nearest one of the image; pixels from outside are zero.
+    Nearest-neighbour interpolation; pixels from outside the image are zero.
     """
     height, width = images.shape[2:]
     y = torch.arange(height, device=images.device)[:, None] + 0.5 - height / 2
@@ -70,23 +70,8 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return rotated * inside[:, None].to(images.dtype)
 
 
-def random_crop(
-    images: Tensor, padding: int, generator: torch.Generator, mode: str = "zero"
-) -> Tensor:
-    """``crop`` or ``reflect_crop`` with offsets drawn for each image, uniform on all windows.
-
-    The generator may be on another device than the images.
-    """
-    return Augmentation(padding, crop_mode=mode)(images, generator)
-
-
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """``flip`` with a fair coin thrown for each image; the generator may be on another device."""
-    return Augmentation(flip=True)(images, generator)
-
-
 def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """``rotate`` by degrees drawn for each image, uniform in +-``most``."""
+    """``rotate`` each image by an angle drawn uniformly from +-``most`` degrees."""
     degrees = torch.empty(len(images), device=generator.device)
     degrees.uniform_(-most, most, generator=generator)
     return rotate(images, degrees.to(images.device, non_blocking=True))
@@ -94,12 +79,12 @@ def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each training image, in this order: crop, flip, rotation.
+    """Random crop, flip and rotation of each training image, in this order.
 
     Attributes:
-        crop_padding: border of the random crop in pixels; 0 is no crop.
+        crop_padding: padding of the random crop in pixels; 0 is no crop.
         flip: mirror half of the images.
-        crop_mode: what the border shows: ``zero`` or ``reflect``.
+        crop_mode: the padding's content: ``zero`` or ``reflect``.
         rotation: the largest angle in degrees; 0 is no rotation.
     """
 
@@ -110,20 +95,20 @@ class Augmentation:
 
     @property
     def views(self) -> int | None:
-        """How many different changes of one image there are; None where they have no number."""
+        """How many different views of one image there are; None if they are not countable."""
         if self.rotation:
             return None
         return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Changed copies of images [B, K, H, W]; all that is random comes from ``generator``."""
+        """Augmented copies of images [B, K, H, W]; random numbers come from ``generator``."""
         return self.viewed(images, generator)[0]
 
     def viewed(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Changed copies, and which of the ``views`` each is: int64 [B] on the generator's device.
+        """Augmented copies, and the number of each one's view: int64 [B] on the generator's device.
 
         With (top, left) the crop's offsets, p its padding and m whether the image is mirrored, a
-        view's number is (top (2p + 1) + left) 2 + m, without the factor 2 where nothing is flipped.
+        view's number is (top (2p + 1) + left) 2 + m, without the factor 2 if there is no flip.
         """
         count, where = len(images), generator.device
         view = torch.zeros(count, dtype=torch.int64, device=where)

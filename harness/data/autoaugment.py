@@ -1,4 +1,4 @@
-"""Training batches that bring further views of their images, changed by AutoAugment.
+"""Training batches with further views of their images, made by AutoAugment.
 
 Cubuk et al.: AutoAugment: Learning Augmentation Policies from Data, CVPR 2019.
 """
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from harness.data.base import ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.loader import CPU, DeviceLoader, Loader
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import derive_seed, seeded_generator
 
-# What a rotation or a shift uncovers, as in the policy's first PyTorch release.
+# Fills what a rotation or a shift uncovers, as in the policy's first PyTorch release.
 FILL = 128.0
 
 
 class AutoAugmentedLoader:
-    """A ``Loader`` that adds ``Batch.others`` to another's batches, which stay as they are.
+    """A ``Loader`` that adds ``Batch.others`` to the batches of another loader.
 
-    Each further view is made from the images as they are kept: a sub-policy of AutoAugment's
-    CIFAR-10 policy, drawn for each image, and then the crop and flip of the loader, drawn anew.
+    Each further view is made from the stored images: a sub-policy of AutoAugment's CIFAR-10 policy,
+    drawn for each image, followed by the loader's crop and flip, drawn independently.
 
     Args:
         loader: of images in memory.
-        images: the split's images, uint8 [N, K, H, W] on the CPU, where the policy is applied.
-        views: further views of each image, at least 1.
+        images: the split's images, uint8 [N, K, H, W] on the CPU.
+        views: number of further views of each image, at least 1.
     """
 
     def __init__(self, loader: DeviceLoader, images: Tensor, views: int) -> None:
@@ -58,24 +58,23 @@ class AutoAugmentedLoader:
 
 
 def with_views(loader: Loader, split: ImageSource, views: int) -> Loader:
-    """The loader, its batches with so many further views.
+    """The loader with ``views`` further views of each image added to its batches.
 
     Raises:
-        UserError: they are asked for of images that are not all original ones in memory.
+        UserError: ``views`` is positive and the images are in folders or partly generated.
     """
     if not views:
         return loader
     if not (isinstance(loader, DeviceLoader) and isinstance(split, ImageSet)):
         raise UserError(
-            "views by AutoAugment are made of original images in memory, not of folders or of "
-            "generated images: set data.generated_fraction=0, choose another data set, or "
-            "params.views=0"
+            "AutoAugment views need original images in memory, not folders or generated images: "
+            "set data.generated_fraction=0, choose another dataset, or set params.views=0"
         )
     return AutoAugmentedLoader(loader, split.images, views)
 
 
 def autoaugmented(images: Tensor, seed: int) -> Tensor:
-    """Copies of images uint8 [B, K, H, W] on the CPU, each by a sub-policy that the seed draws."""
+    """Copies of images uint8 [B, K, H, W] on the CPU, each by a sub-policy drawn from the seed."""
     policy = _policy(images.shape[1])
     # torchvision draws from torch's global generator.
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What a data set is to the engine: its description, its splits, and how a split is checked."""
+"""Datasets: their descriptions, their splits, and the checks of a split."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before any of it is read.
+    """A dataset's description, known before any file is read.
 
     Attributes:
         name: the name under which it is registered.
         num_classes: C; labels are in [0, C).
         channels: K, 1 or 3.
         image_size: height and width in pixels; images are square.
-        class_names: C names in label order; empty where only the files tell them.
-        mean: per channel, of the training images in [0, 1].
-        std: per channel, of the training images in [0, 1].
+        class_names: C names in label order; empty if they are read from the files.
+        mean: mean of each channel of the training images in [0, 1].
+        std: standard deviation of each channel of the training images in [0, 1].
         default_eps: a customary Linf radius for images in [0, 1].
         max_train_size: images of the official training split.
         max_test_size: images of the official test split.
-        small_scale: accuracies on it cannot stand beside those that the literature reports.
+        small_scale: whether accuracies on it are not comparable with those in the literature.
     """
 
     name: str
@@ -49,21 +49,16 @@ class DatasetInfo:
     small_scale: bool = False
 
     def official_size(self, split: OfficialSplit) -> int:
-        """Images of an official split."""
+        """Number of images in an official split."""
         return self.max_train_size if split == "train" else self.max_test_size
 
 
 class ImageSource(Protocol):
-    """One split, in memory (``ImageSet``) or on disk (``FolderSet``).
-
-    ``labels`` is int64 [N]. ``rows`` is int64 [N]: where each image stands in the split as it was
-    found. ``complete`` is whether every image of the official split was found and none was dropped
-    by a limit; holding out validation images does not make a split incomplete.
-    """
+    """One split, in memory (``ImageSet``) or on disk (``FolderSet``)."""
 
     @property
     def info(self) -> DatasetInfo:
-        """The data set's description."""
+        """The dataset's description."""
 
     @property
     def split(self) -> Split:
@@ -75,42 +70,45 @@ class ImageSource(Protocol):
 
     @property
     def rows(self) -> Tensor:
-        """Positions [N] in the split as found, int64."""
+        """Positions [N] of the images in the split as it was read, int64."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of the official split is missing."""
+        """Whether no image of the official split is missing or was dropped by a limit.
+
+        Holding out validation images does not make a split incomplete.
+        """
 
     @property
     def sha256(self) -> str:
-        """A hash that changes with the images, their order or their labels."""
+        """A hash of the images, their order and their labels."""
 
     def __len__(self) -> int:
-        """N, the number of images."""
+        """The number of images N."""
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Images at positions [B] without augmentation: float32 [B, K, H, W] in [0, 1]."""
 
     def subset(self, n: int) -> Self:
-        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
+        """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
-        """The images at those positions, in that order."""
+        """The images at the given positions, in that order."""
 
 
 class ImageSet:
-    """One split in memory, checked when it is made.
+    """One split in memory, checked on construction.
 
     Args:
         images: uint8 [N, K, H, W] on the CPU.
         labels: int64 [N] in [0, C).
-        info: the data set's description, to which both must fit.
+        info: the dataset's description, which both must match.
         split: which split it is.
-        rows: positions [N] in the split as found; default 0..N-1.
+        rows: see ``ImageSource``; default 0..N-1.
         complete: see ``ImageSource``.
 
     Raises:
-        UserError: an array's type, shape, length or range does not fit.
+        UserError: an array has a wrong type, shape, length or range.
     """
 
     def __init__(
@@ -150,7 +148,7 @@ class ImageSet:
         return self.images[indices].float() / 255
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> ImageSet:
-        """The images at those positions, in that order."""
+        """The images at the given positions, in that order."""
         return ImageSet(
             self.images[positions],
             self.labels[positions],
@@ -161,17 +159,14 @@ class ImageSet:
         )
 
     def subset(self, n: int) -> ImageSet:
-        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
+        """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
         if n >= len(self):
             return self
         return self.take(torch.arange(n), complete=False)
 
 
 class Dataset:
-    """The splits of a data set that were loaded.
-
-    Asking for a split that was not loaded is a ``RuntimeError``.
-    """
+    """The loaded splits of a dataset; access to another one is a ``RuntimeError``."""
 
     def __init__(
         self, info: DatasetInfo, train: ImageSource | None = None, test: ImageSource | None = None
@@ -199,9 +194,9 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A registered data set: its description, and how a split of it is loaded from a root folder.
+    """A registered dataset: its description, and a function that loads a split from a root folder.
 
-    ``load`` takes None for the default root; see ``harness.data.files.find_root``.
+    ``load`` accepts None for the default root; see ``harness.data.files.find_root``.
     """
 
     info: DatasetInfo
@@ -209,17 +204,17 @@ class DatasetSource:
 
 
 def check_images(images: Tensor, info: DatasetInfo, where: str) -> None:
-    """Raise ``UserError`` unless the images are uint8 [N, K, H, W] as the description says."""
+    """Raise ``UserError`` unless the images are uint8 [N, K, H, W] that match the description."""
     if images.dtype != torch.uint8:
         raise UserError(
             f"{where}: images are {images.dtype}; give them as uint8 in 0..255 "
             "(images in [0, 1] times 255, rounded)"
         )
-    wanted = (info.channels, info.image_size, info.image_size)
-    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+    expected = (info.channels, info.image_size, info.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise UserError(
             f"{where}: images have shape {list(images.shape)}; "
-            f"give them as [N, {', '.join(map(str, wanted))}]"
+            f"give them as [N, {', '.join(map(str, expected))}]"
         )
 
 
@@ -239,23 +234,24 @@ def check_labels(labels: Tensor, count: int, info: DatasetInfo, where: str) -> N
         )
 
 
+def check_limit(option: str, limit: int | None, size: int, where: str) -> None:
+    """Raise ``UserError`` if ``option`` asks for more images than the ``size`` that there are."""
+    if limit is not None and limit > size:
+        raise UserError(f"{option} is {limit}, but {where} has {size} images: give at most {size}")
+
+
 S = TypeVar("S", bound=ImageSource)
 
 
 def limit_train(train: S, limit: int) -> S:
-    """``limit`` images of a training split, the same ones each time.
+    """The first ``limit`` images of a permutation of a training split with seed 0.
 
-    They are the first of a permutation with seed 0, so that a smaller limit's images are among a
-    larger one's; classes are as balanced as a random draw leaves them.
+    A smaller limit's images are among a larger one's.
 
     Raises:
-        UserError: there are not so many.
+        UserError: the split has fewer images.
     """
-    if limit > len(train):
-        raise UserError(
-            f"data.train_limit is {limit}, but {train.info.name} has {len(train)} training images: "
-            "ask for fewer, or for no limit"
-        )
+    check_limit("data.train_limit", limit, len(train), f"{train.info.name} {train.split}")
     if limit == len(train):
         return train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images of 8 by 8 pixels that need no download.
+"""scikit-learn's handwritten digits: 1,797 images of 8 by 8 pixels, which come with scikit-learn.
 
 Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (test part).
 """
@@ -30,9 +30,9 @@ INFO = DatasetInfo(
 
 
 def load(root: Path | None, split: OfficialSplit) -> ImageSet:
-    """A split; the root is not used. Grey levels 0..16 become round(v * 255 / 16).
+    """Load a split; the root is not used. Grey levels v in 0..16 become round(v * 255 / 16).
 
-    The split is stratified by class with a fixed seed, since the source has none of its own.
+    The source has no official split: this one is stratified by class with a fixed seed.
     """
     bunch = load_digits()
     parts = train_test_split(

@@ -1,4 +1,4 @@
-"""Where image files lie, and loading a split from whichever known layout is found there."""
+"""Find a dataset's files, and load a split from Parquet shards or torchvision's layout."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROOT_VARIABLE = "HARNESS_DATA"
 
 @dataclass(frozen=True)
 class TorchvisionLayout:
-    """Where torchvision keeps a data set.
+    """Where torchvision keeps a dataset.
 
     Attributes:
         class_name: the class in ``torchvision.datasets``.
-        folder: what it reads, relative to the root.
+        folder: the folder it reads, relative to the root.
     """
 
     class_name: str
@@ -34,27 +34,29 @@ def find_root(root: Path | None) -> Path:
     """The data folder: ``root``, else the environment's ``HARNESS_DATA``, else ``./data``.
 
     Raises:
-        UserError: a folder that was named does not exist.
+        UserError: the given folder does not exist.
     """
     if root is not None:
         if not root.is_dir():
             raise UserError(f"the data root {root} is not a folder: create it or name another one")
         return root
-    named = os.environ.get(ROOT_VARIABLE)
-    if named and not Path(named).is_dir():
-        raise UserError(f"{ROOT_VARIABLE}={named} is not a folder: create it or name another one")
-    return Path(named or "data")
+    variable = os.environ.get(ROOT_VARIABLE)
+    if variable and not Path(variable).is_dir():
+        raise UserError(
+            f"{ROOT_VARIABLE}={variable} is not a folder: create it or name another one"
+        )
+    return Path(variable or "data")
 
 
 def load_files(
     info: DatasetInfo, layout: TorchvisionLayout, root: Path | None, split: OfficialSplit
 ) -> ImageSet:
-    """A split from Parquet shards in ``root/<name>`` or ``root``, else from torchvision's layout.
+    """Load a split from Parquet shards in ``root/<name>`` or ``root``, else by torchvision.
 
-    Where neither is found, torchvision downloads the set into the root.
+    If its files are missing, torchvision downloads the dataset into the root.
 
     Raises:
-        UserError: nothing is found and the download fails, or what is found is damaged.
+        UserError: the files are missing and the download fails, or they are damaged.
     """
     base = find_root(root)
     for folder in (base / info.name, base):

@@ -1,4 +1,4 @@
-"""Training on original and generated images: one loader that draws both into each batch."""
+"""Training on original and generated images, both in each batch."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from torch import Tensor
 from harness.config import DataConfig
 from harness.data.augment import Augmentation
 from harness.data.base import DatasetInfo, ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.loader import CPU
 from harness.data.npz import NpzImages, open_npz
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import seeded_generator
 
-# Batches that are read ahead of the one in training, so that the disk's latency does not show.
+# Number of batches read ahead, to hide the latency of the disk.
 READ_AHEAD = 4
 
 
 class MixedLoader:
     """A ``Loader`` whose batches hold original images first and generated ones after them.
 
-    Each batch has round((1 - fraction) B) originals; over an epoch these run through a random order
-    of the split and, where it is used up, through another. The other rows are drawn from the
-    generated images, uniformly and with replacement; only they are read from the disk, in a thread,
-    ahead of time. All batches are full. ``Batch.index`` is -1 for a generated image.
+    Each batch has round((1 - fraction) B) originals. Over an epoch these follow a random order of
+    the split, then another one if it is exhausted. The rest of a batch is drawn uniformly and with
+    replacement from the generated images, which a thread reads ahead from the disk. All batches are
+    full. ``Batch.index`` is -1 for a generated image.
 
     Args:
         split: the original training images, in memory.
         generated: the generated images, on disk.
         batch_size: B.
-        device: where batches go, and where the originals are kept.
+        device: of the batches and of the originals.
         fraction: share of generated images, in (0, 1).
-        steps: batches in an epoch.
-        augment: what happens to images.
-        augment_generated: whether it happens to generated ones too.
+        steps: number of batches in an epoch.
+        augment: the random changes of images.
+        augment_generated: whether generated images are changed too.
 
     Raises:
-        UserError: the split is not in memory, or a batch would lack one of the two kinds.
+        UserError: the split is not in memory, or a batch would have images of one kind only.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MixedLoader:
             )
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """Rows of the epoch's originals [steps * originals], each batch after the other."""
+        """Rows of the epoch's originals [steps * originals], batch by batch."""
         needed = self.steps_per_epoch * self.originals
         rounds = -(-needed // len(self.labels))
         orders = [torch.randperm(len(self.labels), generator=generator) for _ in range(rounds)]
@@ -99,7 +99,7 @@ class MixedLoader:
         return torch.cat([self.augment(originals, generator), generated])
 
     def _generated_batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each step, on the device."""
+        """Yield the generated images and labels of each step, on the device."""
         generator = seeded_generator(CPU, seed, "generated", epoch)
         shape = (self.steps_per_epoch, self.batch_size - self.originals)
         rows = torch.randint(len(self.generated), shape, generator=generator)
@@ -123,10 +123,10 @@ class MixedLoader:
 
 
 def originals_per_batch(batch_size: int, fraction: float) -> int:
-    """Original images in a batch with that share of generated ones: round((1 - fraction) B).
+    """Number of originals in a batch: round((1 - fraction) B), rounding halves to even.
 
     Raises:
-        UserError: the batch would lack original or generated images.
+        UserError: the batch would have images of one kind only.
     """
     count = round((1 - fraction) * batch_size)
     if not 0 < count < batch_size:
@@ -138,7 +138,7 @@ def originals_per_batch(batch_size: int, fraction: float) -> int:
 
 
 def steps_with_generated(config: DataConfig, batch_size: int, originals: int) -> int:
-    """Batches in an epoch; see ``DataConfig.generated_epoch``. ``originals`` is their number."""
+    """Number of batches in an epoch of ``originals`` images; see ``DataConfig.generated_epoch``."""
     per_step = batch_size
     if config.generated_epoch == "originals":
         per_step = originals_per_batch(batch_size, config.generated_fraction)
@@ -146,10 +146,10 @@ def steps_with_generated(config: DataConfig, batch_size: int, originals: int) ->
 
 
 def open_generated(config: DataConfig, info: DatasetInfo) -> NpzImages | None:
-    """The generated images that the configuration trains on; None where it trains without.
+    """Open the generated images of a configuration; None if it uses none.
 
     Raises:
-        UserError: the file is missing, does not fit, or is given where none is used.
+        UserError: the file is missing, does not match the dataset, or is given but not used.
     """
     if not config.generated_fraction:
         if config.generated is not None:
@@ -162,14 +162,14 @@ def open_generated(config: DataConfig, info: DatasetInfo) -> NpzImages | None:
         raise UserError(missing_file(config, info))
     if config.generated_name is None:
         raise UserError(
-            "the generated images have no name: set data.generated_name, which tells runs on "
-            "different sets apart"
+            "the generated images have no name: set data.generated_name, which is part of a run's "
+            "identity"
         )
     return open_npz(config.generated, info)
 
 
 def missing_file(config: DataConfig, info: DatasetInfo) -> str:
-    """What is needed of a run on generated images that was given none."""
+    """The message for a run on generated images without a file of them."""
     name = f" ({config.generated_name})" if config.generated_name else ""
     size = f"{info.image_size}, {info.image_size}, {info.channels}"
     source = config.generated_source
@@ -182,12 +182,12 @@ def missing_file(config: DataConfig, info: DatasetInfo) -> str:
 
 
 def check_same_file(recorded: dict[str, Any] | None, found: dict[str, Any], where: str) -> None:
-    """A run goes on with the generated images it began with.
+    """Check that a run continues with the generated images that it began with.
 
     Args:
-        recorded: the fingerprint in the run's record, or None where it has none.
-        found: the fingerprint of the file at hand.
-        where: names the file.
+        recorded: the fingerprint in the run's record, or None.
+        found: the fingerprint of the given file.
+        where: the name of the file, for the message.
 
     Raises:
         UserError: they differ.

@@ -37,23 +37,23 @@ INFO = DatasetInfo(
 )
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-# Of the permutation in which the images of a test split stand.
+# Seed of the order of the test images.
 TEST_ORDER_SEED = 0
 
 
 class FolderSet:
-    """One split as a folder with one folder of images for each class; labels follow their names.
+    """One split in a folder with a subfolder of images for each class, in label order by name.
 
-    It has what ``ImageSource`` asks for, and ``training_image`` for the loader. Its description's
-    class names are the folders' names.
+    It is an ``ImageSource``, with ``training_image`` for the loader. The class names of its
+    description are the folders' names.
 
     Args:
-        folder: holds the class folders.
-        info: the data set's description.
+        folder: the folder that holds the class folders.
+        info: the dataset's description.
         split: which split it is.
         files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
         labels: int64 [N].
-        rows: positions [N] in the sorted list of all files; ``open_folder`` says in which order.
+        rows: positions [N] in the sorted list of all files.
         complete: see ``ImageSource``.
     """
 
@@ -82,7 +82,7 @@ class FolderSet:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over each file's relative path and size, in order; the files are not read."""
+        """SHA-256 over each file's relative path and size, in order, without reading the files."""
         digest = hashlib.sha256()
         for name in self.files:
             path = os.fsdecode(name)
@@ -94,20 +94,20 @@ class FolderSet:
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
         prepare = central_crop(self.info.image_size)
-        # Pillow decodes and resizes photographs outside Python's global lock.
+        # Pillow releases the GIL while it decodes and resizes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             images = pool.map(lambda position: prepare(self.open_image(position)), indices.tolist())
             return torch.stack(list(images)).float() / 255
 
     def training_image(self, position: int, flip: bool, seed: int) -> Tensor:
-        """A random crop of one image, perhaps mirrored, drawn from the seed: uint8 [3, S, S]."""
-        # The transforms draw from torch's global CPU generator, which must stay as it was.
+        """A random crop of one image, mirrored at random if ``flip``: uint8 [3, S, S]."""
+        # The transforms use torch's global CPU generator, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return random_crop_resized(self.info.image_size, flip)(self.open_image(position))
 
     def open_image(self, position: int) -> Image.Image:
-        """One image as RGB.
+        """Read one image as RGB.
 
         Raises:
             UserError: the file cannot be decoded; the message names it.
@@ -139,11 +139,10 @@ class FolderSet:
 
 
 def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> FolderSet:
-    """The images under ``folder``, which must have as many class folders as there are classes.
+    """The images under ``folder``, which must have one subfolder for each class.
 
-    A training split is in the files' order, class by class. A test split stands in one fixed
-    permutation of it, so that its first images, which a limit and an evaluation's probes take, are
-    of as many classes as a random draw has. ``rows`` says where each stands among the files.
+    A training split is in the order of the files, class by class. A test split is in a fixed random
+    order, so that its first images, as a limit takes them, are of many classes.
 
     Raises:
         UserError: class folders are missing or empty, which would shift the labels.
@@ -152,7 +151,7 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
-            "since labels are counted over them"
+            "since labels are their positions"
         )
     files: list[str] = []
     labels: list[int] = []
@@ -180,10 +179,10 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
 
 
 def load(root: Path | None, split: OfficialSplit) -> FolderSet:
-    """A split from ``root/imagenet/{train,val}`` or ``root/{train,val}``, one folder a class.
+    """Load a split from ``root/imagenet/{train,val}`` or ``root/{train,val}``.
 
     Raises:
-        UserError: neither folder exists, or its class folders are not the thousand.
+        UserError: neither folder exists, or it does not have a thousand class folders.
     """
     base = find_root(root)
     part = "train" if split == "train" else "val"
@@ -208,7 +207,7 @@ def central_crop(size: int) -> Prepare:
 
 @lru_cache
 def random_crop_resized(size: int, flip: bool) -> Prepare:
-    """A random 8 to 100 percent of the area, resized to ``size``, mirrored half of the time."""
+    """Resize a random crop of 8 to 100 percent of the area to ``size``; mirror it at random."""
     v2 = _transforms()
     return _compose([v2.RandomResizedCrop(size), *([v2.RandomHorizontalFlip()] if flip else [])])
 

@@ -1,4 +1,7 @@
-"""Training batches. Sets in memory live on the device and are augmented there in whole batches."""
+"""Loaders of training batches.
+
+Datasets in memory are kept on the device and augmented there, a whole batch at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from harness.data.augment import Augmentation
 from harness.data.base import ImageSet, ImageSource
+from harness.data.batch import Batch
 from harness.data.imagenet import FolderSet
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
-from harness.method import Batch
 from harness.seeding import derive_seed, seeded_generator
 
 CPU = torch.device("cpu")
@@ -24,42 +27,39 @@ S = TypeVar("S", bound=ImageSource)
 
 
 class Loader(Protocol):
-    """Serves a training split, each image once an epoch.
+    """Yields the batches of a training split, each image once an epoch.
 
-    An epoch's batches depend only on the split, the batch size and ``(seed, epoch)``: not on the
-    device, the number of workers, or the epochs served before.
+    An epoch's batches depend only on the split, the batch size, the seed and the epoch, not on the
+    device, the number of workers or earlier epochs.
     """
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
 
     @property
     def smallest_batch(self) -> int:
-        """Images in the smallest batch of an epoch, its last."""
+        """Number of images in the last batch of an epoch, its smallest."""
 
     @property
     def views(self) -> int | None:
-        """Views that an image has, where batches say which they show; see ``Batch.view``."""
+        """Number of views of an image if batches have ``Batch.view``, else None."""
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 1), images float32 in [0, 1] on the device."""
+        """Yield the batches of an epoch (from 1), images float32 in [0, 1] on the device."""
 
 
 class DeviceLoader:
-    """A ``Loader`` that keeps the whole set on the device as uint8.
+    """A ``Loader`` that keeps the whole split on the device as uint8.
 
-    Order, crops and flips come from one CPU generator, so that they are the same on every device.
+    Order, crops and flips come from one CPU generator, so they are the same on every device.
 
     Args:
         split: the training images.
         batch_size: B; the last batch may be smaller.
         device: where the images are kept.
-        crop_padding: border of the random crop in pixels; 0 is no crop.
-        flip: mirror half of the images.
-        drop_last: leave out a last batch that is not full.
-        crop_mode: what the border shows, ``zero`` or ``reflect``.
-        rotation: the largest angle of a random rotation in degrees; 0 is none.
+        augment: the random crop, flip and rotation.
+        drop_last: drop a last batch that is not full.
     """
 
     def __init__(
@@ -67,11 +67,8 @@ class DeviceLoader:
         split: ImageSet,
         batch_size: int,
         device: torch.device,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augment: Augmentation | None = None,
         drop_last: bool = False,
-        crop_mode: str = "zero",
-        rotation: float = 0.0,
     ) -> None:
         """See the class."""
         self.steps_per_epoch = count_steps(split, batch_size, drop_last)
@@ -79,7 +76,7 @@ class DeviceLoader:
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
-        self.augment = Augmentation(crop_padding, flip, crop_mode, rotation)
+        self.augment = augment or Augmentation()
         self.views = self.augment.views
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
@@ -101,17 +98,17 @@ class DeviceLoader:
 class StreamLoader:
     """A ``Loader`` that decodes images from folders in worker processes.
 
-    Each image is cropped by a random size and ratio and mirrored half of the time, drawn from a
-    seed of its own, so that workers do not matter.
+    Each image is cropped with a random size and ratio and mirrored with probability one half, from
+    a seed of its own, so the number of workers does not matter.
 
     Args:
         split: the training images.
         batch_size: B; the last batch may be smaller.
         device: where batches are moved.
         flip: mirror half of the images.
-        drop_last: leave out a last batch that is not full.
-        workers: processes that decode; 0 decodes in this one.
-        processes: that train together; each decodes its share of every batch.
+        drop_last: drop a last batch that is not full.
+        workers: number of decoding processes; 0 decodes in this one.
+        processes: the processes that train together; each decodes its share of every batch.
     """
 
     def __init__(
@@ -160,19 +157,19 @@ class StreamLoader:
                     epoch=epoch,
                 )
         except UserError as error:
-            # A worker's error arrives with its traceback as text; the sentence is what follows.
+            # A worker's error arrives with its traceback as text, followed by its message.
             sentence = str(error).rpartition("UserError: ")[2].strip()
-            # The error's traceback is a cycle that holds the workers' queues; if they are left to
-            # the garbage collector, it closes them first and then waits for the workers in vain.
+            # The traceback is in a reference cycle with the workers' queues: the garbage collector
+            # would close the queues first and then wait for the workers forever.
             error.with_traceback(None)
             raise UserError(sentence) from None
 
 
 def _server() -> BaseContext:
-    """Workers are forked from a process that has imported this and has no threads.
+    """The context that forks workers from a server process, which has no threads.
 
-    A fork of this process would copy the locks that its threads, torch's and numpy's among them,
-    hold just then, and such a worker, or the fork itself, can wait for ever.
+    A fork of this process would copy locks that its threads, such as torch's, hold at that moment,
+    and the worker could wait for them forever.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -180,7 +177,7 @@ def _server() -> BaseContext:
 
 
 class _TrainingImages(Dataset[Tensor]):
-    """The random crop of each image in one epoch."""
+    """The random crops of one epoch."""
 
     def __init__(self, split: FolderSet, flip: bool, seed: int, epoch: int) -> None:
         self.split = split
@@ -197,16 +194,16 @@ class _TrainingImages(Dataset[Tensor]):
 
 
 def count_steps(split: ImageSource, batch_size: int, drop_last: bool) -> int:
-    """Batches in an epoch.
+    """The number of batches in an epoch.
 
     Raises:
-        UserError: there would be none.
+        UserError: there is none.
     """
     steps = len(split) // batch_size if drop_last else -(-len(split) // batch_size)
     if steps == 0:
         raise UserError(
-            f"{split.info.name} has {len(split)} training images, no full batch of {batch_size}: "
-            "give a smaller batch size"
+            f"{split.info.name} has {len(split)} training images, fewer than a batch of "
+            f"{batch_size}: give a smaller batch size"
         )
     return steps
 
@@ -215,35 +212,31 @@ def make_loader(
     split: ImageSource,
     batch_size: int,
     device: torch.device,
-    crop_padding: int = 0,
-    flip: bool = False,
+    augment: Augmentation | None = None,
     drop_last: bool = False,
     workers: int = 0,
-    crop_mode: str = "zero",
-    rotation: float = 0.0,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Loader:
-    """The loader for a training split, wherever it is kept.
+    """The loader for a training split in memory or in folders.
 
-    ``crop_padding``, ``crop_mode`` and ``rotation`` are for sets in memory, ``workers`` and
-    ``processes`` for folders, whose random crop draws its own size.
+    Of ``augment``, folders use ``flip`` only: their random crop draws its own size. ``workers`` and
+    ``processes`` are for folders.
     """
+    augment = augment or Augmentation()
     if isinstance(split, ImageSet):
-        return DeviceLoader(
-            split, batch_size, device, crop_padding, flip, drop_last, crop_mode, rotation
-        )
+        return DeviceLoader(split, batch_size, device, augment, drop_last)
     if isinstance(split, FolderSet):
-        return StreamLoader(split, batch_size, device, flip, drop_last, workers, processes)
-    raise TypeError(f"no loader serves a {type(split).__name__}")
+        return StreamLoader(split, batch_size, device, augment.flip, drop_last, workers, processes)
+    raise TypeError(f"there is no loader for a {type(split).__name__}")
 
 
 def split_validation(train: S, size: int, seed: int) -> tuple[S, S]:
-    """Hold ``size`` images out of a training split: (the rest, the held-out ones).
+    """Split off ``size`` validation images: (the remaining training images, the validation images).
 
-    The choice is by a permutation seeded from ``seed``; both parts keep the split's own order.
+    They are chosen by a permutation seeded from ``seed``; both parts keep the split's order.
 
     Raises:
-        UserError: ``size`` leaves one of the parts empty.
+        UserError: one of the parts would be empty.
     """
     if not 0 < size < len(train):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Generated images in an npz archive, mapped from the disk rather than read into memory."""
+"""Generated images in an npz archive, memory-mapped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from torch import Tensor
 from harness.data.base import DatasetInfo
 from harness.errors import UserError
 
-# Labels are checked and hashed in pieces, so that fifty million of them never lie in memory.
+# Labels are checked and hashed in chunks: there may be fifty million.
 LABEL_CHUNK = 1 << 20
 FINGERPRINT_IMAGES = 512
 
 
 class NpzImages:
-    """Images of an npz archive, of which a batch at a time is read.
+    """Images of an npz archive, read one batch at a time.
 
     Attributes:
-        info: the description of the data set that the images resemble.
+        info: the description of the dataset that the images resemble.
         images: uint8 [N, H, W, K], mapped read-only.
-        labels: integers [N] in [0, C) of the type they are stored in, mapped read-only.
+        labels: integers [N] in [0, C) of any integer type, mapped read-only.
         path: the archive.
     """
 
@@ -46,7 +46,7 @@ class NpzImages:
         return len(self.labels)
 
     def gather(self, indices: Tensor) -> Tensor:
-        """The images at positions [B]: uint8 [B, K, H, W], with memory for the batch only."""
+        """The images at positions [B]: uint8 [B, K, H, W]."""
         batch = np.asarray(self.images[indices.numpy()])
         return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
 
@@ -55,12 +55,12 @@ class NpzImages:
         return torch.from_numpy(np.asarray(self.labels[indices.numpy()]).astype(np.int64))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this file from another without reading all of it.
+        """Identify the file without reading all of it.
 
         Returns:
             The archive's ``bytes``, the number of ``images``, the labels' type, and ``sha256`` over
-            these, the images' shape, all labels and the pixels of images at positions that depend
-            on their number alone. An archive that differs only in other images is not told apart.
+            these, the images' shape, all labels and the pixels of ``FINGERPRINT_IMAGES`` evenly
+            spaced images. Archives that differ in other images only have the same fingerprint.
         """
         described = {
             "bytes": self.path.stat().st_size,
@@ -80,7 +80,7 @@ def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
     """Open an archive with ``image`` (uint8 [N, H, W, K]) and ``label`` (integers [N]).
 
     Raises:
-        UserError: the archive is missing, damaged, compressed, or does not fit the description.
+        UserError: the archive is missing, damaged or compressed, or does not match the description.
     """
     try:
         images, labels = _map_member(path, "image"), _map_member(path, "label")
@@ -88,11 +88,11 @@ def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
         raise UserError(
             f"{path} cannot be read ({error}): give an npz archive with the arrays image and label"
         ) from error
-    wanted = (info.image_size, info.image_size, info.channels)
-    if images.dtype != np.uint8 or images.shape[1:] != wanted:
+    expected = (info.image_size, info.image_size, info.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != expected:
         raise UserError(
             f"{path}: image is {images.dtype} of shape {list(images.shape)}; {info.name} needs "
-            f"uint8 of shape [N, {', '.join(map(str, wanted))}]"
+            f"uint8 of shape [N, {', '.join(map(str, expected))}]"
         )
     if labels.dtype.kind not in "iu":
         raise UserError(f"{path}: label is {labels.dtype}; save it as integers")
@@ -102,7 +102,7 @@ def open_npz(path: Path, info: DatasetInfo) -> NpzImages:
             f"[{len(images)}], one for each image"
         )
     if not len(images):
-        raise UserError(f"{path} holds no image: give an archive with at least one")
+        raise UserError(f"{path} holds no images: give an archive with at least one")
     _check_range(labels, info, path)
     return NpzImages(images, labels, info, path)
 
@@ -131,7 +131,7 @@ def _map_member(path: Path, name: str) -> NDArray[Any]:
     with path.open("rb") as file:
         file.seek(member.header_offset)
         local = file.read(30)
-        # The local header's own name and extra field may differ in length from the directory's.
+        # The name and extra field may have other lengths here than in the central directory.
         file.seek(int.from_bytes(local[26:28], "little"), os.SEEK_CUR)
         file.seek(int.from_bytes(local[28:30], "little"), os.SEEK_CUR)
         shape, fortran, dtype = _array_header(file)
@@ -143,7 +143,7 @@ def _map_member(path: Path, name: str) -> NDArray[Any]:
     )
     base: object = mapped.base
     if name == "image" and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-        # Rows are drawn at random: pages read ahead of them would be read for nothing.
+        # Rows are drawn at random, so reading ahead is useless.
         base.madvise(mmap.MADV_RANDOM)
     return mapped
 

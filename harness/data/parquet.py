@@ -1,7 +1,7 @@
 """Images in Parquet shards, ``{train,test}-00000-of-00005.parquet``.
 
 Each shard has a column ``img`` (a struct whose field ``bytes`` is an encoded image) and an integer
-column ``label``. Schema metadata ``class_names``, where present, must name the data set's classes.
+column ``label``. Schema metadata ``class_names``, if present, must be the dataset's classes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from harness.data.base import DatasetInfo, ImageSet, OfficialSplit
 from harness.errors import UserError
 
 SHARD = re.compile(r"(train|test)-(\d+)-of-(\d+)\.parquet")
-# Naming the formats spares Pillow from asking each of its forty plug-ins, half the decoding time.
+# Without the formats Pillow tries its forty plug-ins, which doubles the decoding time.
 FORMATS = ("WEBP", "PNG", "JPEG")
 
 
 def find_shards(folder: Path) -> dict[str, list[Path]]:
-    """The shards in a folder by split, in order; empty if there are none or no such folder.
+    """The shards in a folder by split, in order; empty if there are none or no folder.
 
     Raises:
-        UserError: shards of one split disagree about how many there should be.
+        UserError: shards of one split disagree about their number.
     """
     shards: dict[str, list[Path]] = {}
     totals: dict[str, set[str]] = {}
@@ -49,10 +49,10 @@ def find_shards(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_shards(shards: Sequence[Path], info: DatasetInfo, split: OfficialSplit) -> ImageSet:
-    """The images of the shards, in order; incomplete where shards are missing.
+    """Read the images of the shards, in order; the result is incomplete if shards are missing.
 
     Raises:
-        UserError: a shard is damaged or holds something else; the message names it.
+        UserError: a shard is damaged or has other content; the message names it.
     """
     parts = [_read_shard(path, info) for path in shards]
     images = torch.from_numpy(np.concatenate([pixels for pixels, _ in parts]))
@@ -71,7 +71,7 @@ def _read_shard(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArr
             pixels[row] = _decode(data, info)
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(
-                f"{path}: the image at row {row} cannot be used ({error}): get the shard again"
+                f"{path}: the image at row {row} cannot be used ({error}): download the shard again"
             ) from error
     return pixels, table["label"].to_numpy().astype(np.int64)
 
@@ -80,13 +80,13 @@ def _read_table(path: Path, info: DatasetInfo) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: get the shard again") from error
+        raise UserError(f"{path} cannot be read as Parquet: download the shard again") from error
     schema = table.schema
     names = (schema.metadata or {}).get(b"class_names", b"").decode()
     if names and tuple(names.split(",")) != info.class_names:
         raise UserError(
-            f"{path} holds the classes of another data set than {info.name} "
-            f"({names[:40]}...): move it to that data set's own folder"
+            f"{path} holds the classes of another dataset than {info.name} "
+            f"({names[:40]}...): move it to that dataset's own folder"
         )
     if not (
         "img" in schema.names
@@ -107,7 +107,7 @@ def _decode(data: bytes, info: DatasetInfo) -> NDArray[np.uint8]:
     """The pixels [K, H, W] of one encoded image.
 
     Raises:
-        OSError, ValueError, SyntaxError: it is no image, or not of the data set's size.
+        OSError, ValueError, SyntaxError: it is not an image of the dataset's size.
     """
     mode = "RGB" if info.channels == 3 else "L"
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:

@@ -1,1 +1,1 @@
-"""Several processes that train together, and the signals that stop them."""
+"""Training in several processes, and the signals that stop a command."""

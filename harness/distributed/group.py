@@ -1,9 +1,9 @@
-"""Training in several processes as in one, with a GPU each: ``torchrun -m harness run ...``.
+"""Training in several processes, one GPU each: ``torchrun -m harness run ...``.
 
 Every process sees whole batches and computes the whole loss; only passes through the network are
-shared out. Its images are split, each process takes its part, and the logits are gathered, so that
-a task, its state and all metrics are those of one process and need know nothing of it. Gradients
-with respect to the network's weights are partial in each process; see ``Processes.gathered``.
+divided. The images of a batch are split, each process takes its part, and the logits are gathered,
+so that a task, its state and all metrics are those of one process. Gradients with respect to the
+network's weights are partial in each process; see ``ProcessGroup.gathered``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from harness.errors import UserError
 
 T = TypeVar("T")
 
-# How long a process waits for the first, which may evaluate a teacher or its model meanwhile. Where
-# a process ends, torchrun ends the others.
+# The others wait while the first process evaluates a teacher or its model. If a process ends,
+# torchrun ends the others.
 TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train together; by default this one alone.
+    """The processes that train together; by default one.
 
     Attributes:
-        rank: the number of this one, from 0.
-        count: how many there are.
+        rank: the number of this process, from 0.
+        count: the number of processes.
     """
 
     rank: int = 0
@@ -42,28 +42,30 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that reads and writes the run."""
+        """Whether this is the process that reads and writes the run."""
         return self.rank == 0
 
-    def broadcast(self, value: Callable[[], T]) -> T:
-        """What the first process finds; the others wait for it and do not look themselves."""
+    def broadcast(self, compute: Callable[[], T]) -> T:
+        """The result of ``compute`` in the first process; the others wait and do not call it."""
         if self.count == 1:
-            return value()
-        told: list[Any] = [value() if self.first else None]
-        dist.broadcast_object_list(told, src=0, group=_control_group(), device=torch.device("cpu"))
-        found: T = told[0]
-        return found
+            return compute()
+        values: list[Any] = [compute() if self.first else None]
+        dist.broadcast_object_list(
+            values, src=0, group=_control_group(), device=torch.device("cpu")
+        )
+        result: T = values[0]
+        return result
 
-    def tell(self, what: object) -> None:
-        """The first process says something to the others, who are ``told`` it."""
-        self.broadcast(lambda: what)
+    def send(self, value: object) -> None:
+        """Send a value from the first process to the others, which ``receive`` it."""
+        self.broadcast(lambda: value)
 
-    def told(self) -> Any:
-        """What the first process says next."""
+    def receive(self) -> Any:
+        """The next value that the first process sends."""
         return self.broadcast(lambda: None)
 
     def own(self, parts: Sequence[T]) -> slice:
-        """Which of a batch's parts are this process's: as many as another's, or one more or less.
+        """This process's share of a batch's parts; the shares differ by at most one part.
 
         Raises:
             RuntimeError: there are fewer parts than processes.
@@ -71,16 +73,16 @@ class ProcessGroup:
         return _shares(len(parts), self.count)[self.rank]
 
     def gathered(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """All processes' outputs [B, ...] where ``own`` are those of this one's ``parts``.
+        """The outputs [B, ...] of all processes, where ``own`` are this one's.
 
-        Each process goes on to compute the same loss of them, so that the gradient that comes back
-        is the same in each; it is multiplied by the number of processes. The mean over processes of
-        gradients with respect to the network's weights is then the gradient of the loss, as the
-        mean of those that parameters behind the gathered outputs get is.
+        Each process then computes the same loss of them, so that the gradient that comes back is
+        the same in each; it is multiplied by the number of processes. The mean over processes of
+        the gradients with respect to the network's weights is then the gradient of the loss, and
+        so is the mean for parameters that act on the gathered outputs.
 
         Args:
-            own: what this process computed, a row for each image of its parts.
-            parts: all parts of the batch; only their lengths are looked at.
+            own: this process's outputs, a row for each image of its parts.
+            parts: all parts of the batch; only their lengths are used.
         """
         if self.count == 1:
             return own
@@ -91,40 +93,40 @@ class ProcessGroup:
         return everything
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes, with gradients into the values of each."""
+        """The sum over the processes, differentiable in the values of each."""
         everything: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]
         return everything
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Put the mean over the processes in each tensor's place."""
+        """Replace each tensor by its mean over the processes, in place."""
         if self.count == 1:
             return
-        for alike in _by_type(tensors).values():
-            flat = torch.cat([tensor.flatten() for tensor in alike]) / self.count
+        for same_type in _by_type(tensors).values():
+            flat = torch.cat([tensor.flatten() for tensor in same_type]) / self.count
             dist.all_reduce(flat)
-            _put_back(flat, alike)
+            _put_back(flat, same_type)
 
     def copy_first_(self, tensors: Iterable[Tensor]) -> None:
-        """Put the first process's values in each tensor's place."""
+        """Replace each tensor by the first process's, in place."""
         if self.count == 1:
             return
-        for alike in _by_type(tensors).values():
-            flat = torch.cat([tensor.flatten() for tensor in alike])
+        for same_type in _by_type(tensors).values():
+            flat = torch.cat([tensor.flatten() for tensor in same_type])
             dist.broadcast(flat, src=0)
-            _put_back(flat, alike)
+            _put_back(flat, same_type)
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
 def under_torchrun() -> ProcessGroup:
-    """This process's place among those that torchrun started; alone without it."""
+    """The processes that torchrun started, by its environment variables; one without torchrun."""
     return ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @contextmanager
-def together(device: str) -> Iterator[ProcessGroup]:
-    """The processes that torchrun started, connected, each on a GPU of its own if on any.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Connects the processes that torchrun started, each with its own GPU where GPUs are used.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``, as for a single process.
@@ -139,35 +141,36 @@ def together(device: str) -> Iterator[ProcessGroup]:
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         _take_gpu(device, int(os.environ.get("LOCAL_RANK", "0")))
-    # Both at once: outputs and gradients travel between devices, messages between processors.
+    # Two backends: outputs and gradients go between GPUs, messages between processors.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         _control_group()
         yield here
     finally:
-        _ROOMS.clear()
+        _CONTROL_GROUPS.clear()
         dist.destroy_process_group()
 
 
 def _take_gpu(device: str, number: int) -> None:
     if ":" in device:
-        raise UserError(f"--device {device} names one GPU for all processes: give --device cuda")
+        raise UserError(f"--device {device} is one GPU for all processes: give --device cuda")
     if number >= torch.cuda.device_count():
         raise UserError(
-            f"process {number} of this machine has none of its {torch.cuda.device_count()} GPUs: "
-            "give torchrun --nproc-per-node that many, or --device cpu"
+            f"there is no GPU for process {number} of this machine, which has "
+            f"{torch.cuda.device_count()}: give torchrun --nproc-per-node that many, or "
+            "--device cpu"
         )
     torch.cuda.set_device(number)
 
 
-_ROOMS: list[Any] = []
+_CONTROL_GROUPS: list[Any] = []
 
 
 def _control_group() -> Any:
-    """A group for messages, in which a process may wait long."""
-    if not _ROOMS:
-        _ROOMS.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
-    return _ROOMS[0]
+    """The group for messages, with a long timeout."""
+    if not _CONTROL_GROUPS:
+        _CONTROL_GROUPS.append(dist.new_group(backend="gloo", timeout=TIMEOUT))
+    return _CONTROL_GROUPS[0]
 
 
 def _shares(parts: int, count: int) -> list[slice]:
@@ -191,7 +194,7 @@ def _put_back(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, whose numbers may differ; see ``Processes.gathered``."""
+    """The rows of all processes, which may have different numbers of them."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, lengths: list[int], rank: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""SIGTERM, from a scheduler or from ``kill``, ends a command as Ctrl-C does: in order."""
+"""SIGTERM, from a scheduler or from ``kill``, ends a command cleanly, as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ REPEAT_WINDOW_S = 2.0
 
 @dataclass
 class Stop:
-    """Whether a signal has asked the process to stop, and which."""
+    """A signal handler that remembers which signal asked the process to stop."""
 
     number: int | None = None
     at: float = 0.0
 
     @property
     def status(self) -> int | None:
-        """The exit status that tells of the signal: 130 for SIGINT, 143 for SIGTERM."""
+        """The exit status for the signal, 130 for SIGINT and 143 for SIGTERM; None without one."""
         return None if self.number is None else 128 + self.number
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt for the first signal, and end at once for a later one.
 
-        A terminal, a wrapper and an impatient hand send the same wish more than once; what comes
-        within two seconds must not cut short the writing down of what is done.
+        Terminals, wrapper scripts and users often send a signal several times: those within two
+        seconds of the first are ignored, so that finished work is still saved.
         """
         now = time.monotonic()
         if self.number is None:
@@ -43,10 +43,10 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Within, SIGINT and SIGTERM interrupt; a signal that the parent had ignored stays ignored."""
+    """Handle SIGINT and SIGTERM inside; a signal that the parent ignored stays ignored."""
     stop = Stop()
-    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heeded}
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield stop
     finally:

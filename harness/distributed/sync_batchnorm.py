@@ -10,17 +10,17 @@ from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 
 
 class SyncBatchNorm(_BatchNorm):
-    """What ``nn.SyncBatchNorm`` is on a GPU, whose kernels it needs, on any device."""
+    """``nn.SyncBatchNorm`` for any device; torch's own needs a GPU."""
 
     processes = SINGLE_PROCESS
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of [B, K, H, W] or [B, K]: the same shape and type."""
+        """Normalise x, [B, K, H, W] or [B, K]; the same shape and type."""
         if not self.training:
             return super().forward(x)
-        given = x.dtype
+        dtype = x.dtype
         # As in torch's own layers: half precision would round counts and sums over a batch.
-        x = x.to(torch.promote_types(given, torch.float32))
+        x = x.to(torch.promote_types(dtype, torch.float32))
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         total = self.processes.total
@@ -29,14 +29,14 @@ class SyncBatchNorm(_BatchNorm):
         centred = x - mean.view(shape)
         variance = total(centred.square().sum(axes)) / count
         if self.track_running_stats:
-            self._move(mean.detach(), variance.detach() * count / (count - 1))
+            self._update(mean.detach(), variance.detach() * count / (count - 1))
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
-        return scaled.to(given)
+        return scaled.to(dtype)
 
     @torch.no_grad()
-    def _move(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -46,25 +46,25 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance, share)
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Images or vectors."""
+        """Accept images and vectors."""
 
 
-def with_whole_batches(module: nn.Module, processes: ProcessGroup) -> nn.Module:
-    """The module, its BatchNorms exchanged for such as see the images of all processes.
+def with_sync_batchnorm(module: nn.Module, processes: ProcessGroup) -> nn.Module:
+    """The module with each BatchNorm replaced by one over the images of all processes.
 
-    Parameters, statistics and their names stay. On a GPU they are torch's.
+    Parameters, statistics and their names stay. On a GPU the layers are ``nn.SyncBatchNorm``.
     """
     if isinstance(module, _BatchNorm):
         size = module.num_features, module.eps, module.momentum, module.affine
         if module.running_mean is not None and module.running_mean.is_cuda:
-            made: _BatchNorm = nn.SyncBatchNorm(*size)
+            synced: _BatchNorm = nn.SyncBatchNorm(*size)
         else:
-            made = SyncBatchNorm(*size)
-            made.processes = processes
-        made.weight, made.bias = module.weight, module.bias
-        made.running_mean, made.running_var = module.running_mean, module.running_var
-        made.num_batches_tracked = module.num_batches_tracked
-        return made.train(module.training)
+            synced = SyncBatchNorm(*size)
+            synced.processes = processes
+        synced.weight, synced.bias = module.weight, module.bias
+        synced.running_mean, synced.running_var = module.running_mean, module.running_var
+        synced.num_batches_tracked = module.num_batches_tracked
+        return synced.train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, with_whole_batches(child, processes))
+        setattr(module, name, with_sync_batchnorm(child, processes))
     return module

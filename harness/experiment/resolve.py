@@ -1,8 +1,7 @@
-"""From what the user typed to a complete run configuration.
+"""Resolves the user's options to a complete run configuration.
 
 Layers, each over the one before: the configuration's defaults, the method's recipe, named options,
-``--set`` assignments. A teacher is named by what tells it from others, so that it is part of the
-run's identity.
+``--set`` assignments. The teacher's weights become part of the run's identity.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ def resolve(
 
     Args:
         method_name: a registered method.
-        recipe: one of the method's recipes; by default the one named like the data set.
-        dataset: a registered data set; by default the recipe's, else digits.
-        options: dotted path to value, for values that are not None.
+        recipe: one of the method's recipes; by default the one named after the dataset.
+        dataset: a registered dataset; by default the recipe's, else digits.
+        options: dotted path to value; values of None are ignored.
         assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
 
     Raises:
-        UserError: an unknown name, or a value that the configuration refuses.
+        UserError: a name is unknown, or a value is not valid.
     """
     method = METHODS.get(method_name)
     if dataset is not None:
@@ -69,16 +68,16 @@ def resolve(
 
 
 def teacher_run(config: RunConfig) -> RunConfig:
-    """The run that makes an ``auto`` teacher; see ``TeacherConfig``. It is evaluated unattacked.
+    """The run that trains an ``auto`` teacher; see ``TeacherConfig``. Its evaluation is clean only.
 
     Raises:
-        UserError: nothing says how the teacher is trained, or it cannot be.
+        UserError: the teacher has no method, or its configuration is not valid.
     """
     teacher = _teacher(config)
     if teacher.method is None:
         raise UserError(
-            "nothing says how to train the teacher: name a trained one by --teacher, or the method "
-            "that trains it by teacher.method"
+            "it is not known how to train the teacher: give a trained one by --teacher, or the "
+            "method that trains it by teacher.method"
         )
     options: dict[str, Any] = {
         **teacher.config,
@@ -97,10 +96,10 @@ def teacher_run(config: RunConfig) -> RunConfig:
 
 
 def teacher_file(config: RunConfig) -> Path:
-    """The file with the weights of a teacher that is a run, trained already or not, or a file.
+    """The weights file of a teacher whose source is a run, finished or not, or a file.
 
     Raises:
-        UserError: it is a run of other images or another network, or there is no such source.
+        UserError: the run has another dataset or network, or the source does not exist.
     """
     teacher = _teacher(config)
     if teacher.source == "auto":
@@ -109,33 +108,43 @@ def teacher_file(config: RunConfig) -> Path:
     if Path(teacher.source).is_file():
         return Path(teacher.source)
     if "/" in teacher.source and not Path(teacher.source).is_dir():
-        raise UserError(f"there is no file or run {teacher.source} to take the teacher from")
+        raise UserError(f"the teacher's source {teacher.source} is neither a file nor a run")
     run = find_run(config.results, teacher.source)
     record = run.record
-    for what, found, wanted in (
-        ("data set", record.get("dataset"), config.data.name),
-        ("network", record.get("arch"), teacher.arch),
-    ):
-        if found != wanted:
-            raise UserError(
-                f"run {run.run_id} cannot be the teacher: its {what} is {found}, not {wanted}; "
-                "name another run, or the teacher's network by --teacher-arch"
-            )
+    check_source(f"run {run.run_id}", record.get("dataset"), record.get("arch"), config)
     if not run.model_path.exists():
         raise UserError(f"run {run.run_id} has no trained model yet: finish it with `run`")
     return run.model_path
 
 
+def check_source(source: str, dataset: Any, arch: Any, config: RunConfig) -> None:
+    """A teacher's source must have the run's dataset and the teacher's network.
+
+    Raises:
+        UserError: it has others.
+    """
+    expected = _teacher(config).arch
+    for what, found, needed in (
+        ("dataset", dataset, config.data.name),
+        ("network", arch, expected),
+    ):
+        if found != needed:
+            raise UserError(
+                f"{source} cannot be the teacher: its {what} is {found}, not {needed}; give "
+                "another --teacher, or the teacher's network by --teacher-arch"
+            )
+
+
 def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
-    """The configuration with ``teacher.weights`` found."""
+    """The configuration with ``teacher.weights`` set."""
     if method.card.needs_teacher and config.teacher is None:
         raise UserError(
-            f"method {config.method!r} learns from a teacher: say which network by --teacher-arch"
+            f"method {config.method!r} learns from a teacher: give its network by --teacher-arch"
         )
     if config.teacher is None:
         return config
     if not method.card.needs_teacher:
-        raise UserError(f"method {config.method!r} learns from no teacher: leave it out")
+        raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
     ARCHITECTURES.get(config.teacher.arch)
     found = config.teacher.model_copy(update={"weights": _weights(config)})
     return config.model_copy(update={"teacher": found})
@@ -151,7 +160,7 @@ def _weights(config: RunConfig) -> str:
     if teacher.method is not None:
         own = teacher_run(config)
         if file.resolve() == RunDirectory(config.results, own.run_id).model_path.resolve():
-            # Named by hand, it is still the teacher that ``auto`` would have found.
+            # Given explicitly, it is still the teacher that ``auto`` would train.
             return own.run_id
     return file_sha256(file)
 
@@ -169,7 +178,7 @@ def method_of(recipe: str | None) -> str:
         UserError: there is no name, no method has it, or several have.
     """
     if recipe is None:
-        raise UserError("nothing says what to train: give --method, or a --recipe of one method")
+        raise UserError("there is no method to train: give --method, or a --recipe of one method")
     owners: dict[str, list[str]] = {}
     for name in METHODS.names():
         for owned in METHODS.get(name).recipes:
@@ -187,7 +196,7 @@ def method_of(recipe: str | None) -> str:
 def evaluation(
     stored: Mapping[str, Any], overrides: Mapping[str, Any], assignments: Iterable[str]
 ) -> EvalConfig:
-    """An evaluation protocol: ``stored`` with the overrides that are not None laid on it."""
+    """An evaluation protocol: ``stored``, changed by the overrides that are not None."""
     given = [(path, value) for path, value in overrides.items() if value is not None]
     for text in assignments:
         path, value = parse_assignment(text)
@@ -202,34 +211,38 @@ def evaluation(
 
 
 def check_radius(protocol: EvalConfig, norm: str) -> None:
-    """A radius that was chosen for one norm means nothing in another.
+    """Check that the radius was chosen for the protocol's norm.
 
     Raises:
-        UserError: the protocol's norm is not the one that its radius was chosen for.
+        UserError: it was chosen for another norm, in which it has no meaning.
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm {protocol.norm} was asked for, but the radius {protocol.eps:.4g} was chosen "
-            f"for {norm}: give --eps as well"
+            f"the norm is {protocol.norm}, but the radius {protocol.eps:.4g} was chosen for "
+            f"{norm}: give --eps as well"
         )
 
 
 def recipe_changes(config: RunConfig) -> dict[str, Any]:
-    """What the run changes of its recipe, dotted path to value.
+    """The run's changes of its recipe, dotted path to value.
 
-    The seed is no change, and neither is it to take the recipe's teacher network from a file or a
-    run: its accuracy is measured and recorded.
+    The seed is not a change, nor is a file or a run as the source of the recipe's teacher, whose
+    accuracy is measured and recorded.
     """
-    recipe = resolve(config.method, recipe=config.recipe)
-    ours, theirs = flat(config.identity_payload()), flat(recipe.identity_payload())
-    unchanging = {"seed"}
+    found = changes(resolve(config.method, recipe=config.recipe), config)
+    found.pop("seed", None)
     if config.teacher is not None and config.teacher.source != "auto":
-        unchanging.add("teacher.weights")
-    absent = object()
+        found.pop("teacher.weights", None)
+    return found
+
+
+def changes(base: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """The identity fields of ``config`` that differ from ``base``, dotted path to value."""
+    before, absent = flat(base.identity_payload()), object()
     return {
         path: value
-        for path, value in ours.items()
-        if path not in unchanging and theirs.get(path, absent) != value
+        for path, value in flat(config.identity_payload()).items()
+        if before.get(path, absent) != value
     }
 
 
@@ -252,10 +265,10 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
 
 
 def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
-    """What the user gave as an instance of ``model``.
+    """The user's values as an instance of ``model``.
 
     Raises:
-        UserError: a value is refused or a name is unknown; the message has the nearest names.
+        UserError: a value is not valid, or a name is unknown; the message has the nearest names.
     """
     try:
         return model.model_validate(values)

@@ -13,31 +13,24 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import Dataset, ImageSource
+from harness.data.base import ImageSource
 from harness.data.generated import check_same_file, open_generated
-from harness.data.loader import split_validation
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
-from harness.experiment.teacher import Teacher, prepare_teacher, teaching, unchanged
-from harness.method import Method, TaskContext
-from harness.models.checkpoint import state_dict_sha256
+from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
+from harness.experiment.trainer import TrainingInputs, build_trainer
+from harness.method import Method
+from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
-from harness.training.build import (
-    choose_device,
-    new_model,
-    new_task,
-    normalisation,
-    training_loader,
-)
-from harness.training.checkpoint import save_model
-from harness.training.loop import Selected, Trainer
+from harness.training.build import choose_device, normalisation
+from harness.training.loop import Selected
 
 
 @dataclass(frozen=True)
@@ -47,16 +40,6 @@ class Outcome:
     run_id: str
     directory: Path
     evaluation: EvaluationResult
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a training is given beside its configuration."""
-
-    data: Dataset
-    generated: NpzImages | None = None
-    teacher: Teacher | None = None
-    processes: ProcessGroup = SINGLE_PROCESS
 
 
 def run(
@@ -113,13 +96,13 @@ def run(
     return Outcome(config.run_id, directory.path, evaluation)
 
 
-def follow(processes: ProcessGroup) -> None:
+def run_worker(processes: ProcessGroup) -> None:
     """Take part in each training of the first process until it is done.
 
     The results folder, where teachers are, must be one that both see.
     """
     reporter = Reporter(quiet=True)
-    while (config := processes.told()) is not None:
+    while (config := processes.receive()) is not None:
         method, device = METHODS.get(config.method), choose_device(config.device)
         generated, _ = generated_images(config)
         data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
@@ -219,7 +202,7 @@ def trained_model(
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
         data = supplies.data
-        supplies.processes.tell(config)
+        supplies.processes.send(config)
         selected = train(config, method, supplies, directory, reporter, device)
         # The model's file comes last: with it the training is finished and will not be looked at.
         directory.update(
@@ -254,54 +237,15 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
-    data, teacher, processes = supplies.data, supplies.teacher, supplies.processes
-    train_set, watched = data.train, data.test
-    if config.data.val_size:
-        train_set, validation = split_validation(data.train, config.data.val_size, config.seed)
-        watched = validation if config.training.selection.rule != "best-on-test" else watched
-    elif config.training.selection.rule == "best-on-val":
-        raise UserError("selection best-on-val needs held-out images: set data.val_size")
-    model = new_model(config, data.info)
-    context = TaskContext(
-        num_classes=data.info.num_classes,
-        epochs=config.training.epochs,
-        train_size=len(train_set),
-        device=device,
-        teacher=teacher.model if teacher else None,
-        in_channels=data.info.channels,
-        image_size=data.info.image_size,
-        student=model,
-        train_labels=train_set.labels,
-    )
-    task = new_task(config, method, context)
-    loader = training_loader(
-        config,
-        train_set,
-        len(data.train),
-        supplies.generated,
-        device,
-        processes,
-        task.autoaugmented_views,
-    )
-    teach = teaching(config, task, teacher, train_set, loader, reporter, processes)
-    epochs, steps = config.training.epochs, loader.steps_per_epoch
+    trainer = build_trainer(config, supplies, directory, reporter, device)
+    epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(teacher, task), reporter.stage(title, epochs * steps) as stage:
-        trainer = Trainer(
-            config,
-            task,
-            model,
-            loader,
-            watched=watched,
-            tracked=data.test if config.training.selection.track_test else None,
-            teach=teach,
-            run=directory,
-            reporter=TrainingProgress(reporter, stage, epochs),
-            device=device,
-            processes=processes,
-        )
+    with (
+        unchanged(supplies.teacher, trainer.task),
+        reporter.stage(title, epochs * steps) as stage,
+    ):
         stage.start_at(trainer.finished_epochs * steps)
-        return trainer.fit()
+        return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
 
 def training_metrics(

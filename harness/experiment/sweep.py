@@ -1,8 +1,8 @@
-"""Sweeps: many runs, of which those that are missing are run, one after the other.
+"""Sweeps: many runs, of which the missing ones are done one after the other.
 
-``rows`` says which runs a sweep is, ``plan`` what of them is done, and ``run_missing`` does the
-rest. A sweep keeps nothing of its own: the run directories say what is done, so that any sweep, and
-any other command, takes up what another one finished.
+``rows`` gives the runs of a sweep, ``plan`` their state, and ``run_missing`` does the rest. A sweep
+stores nothing of its own: the state is in the run directories, so that sweeps and other commands
+share finished work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import Threat, attack_version
 from harness.experiment import runner
-from harness.experiment.resolve import DEFAULT_DATASET, method_of, resolve, validated
-from harness.experiment.scale import at_scale
+from harness.experiment.resolve import (
+    DEFAULT_DATASET,
+    changes,
+    method_of,
+    resolve,
+    validated,
+)
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.database import Database
@@ -33,7 +38,7 @@ State = Literal["done", "partial", "missing"]
 
 
 class RunSpec(Strict):
-    """One run of a sweep's file: a method or a recipe that one method has, and its settings."""
+    """One run of a sweep's file: a method, or a recipe of only one method, and its settings."""
 
     method: str | None = None
     recipe: str | None = None
@@ -43,11 +48,10 @@ class RunSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """Which runs a sweep is: those of a table, of methods, of recipes and of a list, together.
+    """The runs of a sweep: those of a table, of methods, of recipes and of a list, together.
 
-    ``set`` is laid on all of them, under what a run of the list sets itself. ``scale: small`` takes
-    each recipe at the size of the method's recipe for digits. ``seeds`` is how many, from 0, or
-    which.
+    ``set`` applies to all of them; a run of the list may override it. ``scale: small`` scales each
+    recipe to the size of the method's recipe for digits. ``seeds`` is a count, from 0, or a list.
     """
 
     table: int | None = None
@@ -67,7 +71,7 @@ class SweepSpec(Strict):
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep under its name there; two rows may be the same run."""
+    """One run of a sweep and its name there; two rows may be the same run."""
 
     name: str
     config: RunConfig
@@ -76,20 +80,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """One run with what is done of it.
+    """One run and its state.
 
     Attributes:
         config: the run.
-        names: the rows that it is.
-        left_out: settings of a row that its small size does not have.
+        names: the names of its rows.
+        left_out: settings of a row that its small scale leaves out.
         state: done, partial or missing.
         epochs: finished epochs.
         chunks: finished chunks of its evaluation.
-        error: why the last attempt ended, if it failed.
-        seconds: the estimate for what is left, as far as like work was measured; None where none
-            was.
+        error: the error of the last attempt, if it failed.
+        seconds: the estimate for the rest, by measurements of similar work; None without any.
         whole: whether the estimate covers both training and evaluation.
-        alike: whether the estimate is of runs of the same method.
+        alike: whether the estimate is by runs of the same method.
     """
 
     config: RunConfig
@@ -116,17 +119,17 @@ def read_spec(path: Path) -> SweepSpec:
     """The sweep that a YAML file describes.
 
     Raises:
-        UserError: the file cannot be read, is no YAML mapping, or has a name that is not known.
+        UserError: the file cannot be read, is not a YAML mapping, or has an unknown name.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the sweep {path} ({error}): check the path") from error
     except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"the sweep {path} is no valid YAML: {told}") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"the sweep {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
-        raise UserError(f"the sweep {path} is no mapping: write settings such as `methods: [...]`")
+        raise UserError(f"the sweep {path} is not a mapping: write settings like `methods: [..]`")
     spec: SweepSpec = validated(SweepSpec, values)
     return spec
 
@@ -136,18 +139,19 @@ def rows(spec: SweepSpec, costs: dict[str, Any] | None = None) -> list[Row]:
 
     Args:
         spec: the sweep.
-        costs: settings that change no answer (results, device, data.root), dotted path to value.
+        costs: settings outside the run's identity (results, device, data.root), dotted path to
+            value.
 
     Raises:
-        UserError: a name is not known, a setting is refused, or there is no run.
+        UserError: a name is unknown, a setting is not valid, or there is no run.
     """
-    wanted = [*_table(spec.table), *[RunSpec(recipe=name) for name in spec.recipes]]
-    wanted += [RunSpec(method=name) for name in spec.methods]
-    wanted += spec.runs
-    if not wanted:
+    runs = [*_table(spec.table), *[RunSpec(recipe=name) for name in spec.recipes]]
+    runs += [RunSpec(method=name) for name in spec.methods]
+    runs += spec.runs
+    if not runs:
         raise UserError("a sweep needs runs: give a table, methods, recipes or runs")
     return [
-        _row(run, spec, seed, costs or {}) for run in wanted for seed in dict.fromkeys(spec.seeds)
+        _row(run, spec, seed, costs or {}) for run in runs for seed in dict.fromkeys(spec.seeds)
     ]
 
 
@@ -161,7 +165,7 @@ def _table(number: int | None) -> list[RunSpec]:
         if recipe.startswith(f"table{number}/")
     )
     if not found:
-        raise UserError(f"no recipe belongs to table {number}: see `list recipes`")
+        raise UserError(f"there is no recipe of table {number}: see `list recipes`")
     owners = Counter(recipe for recipe, _ in found)
     return [
         RunSpec(
@@ -180,8 +184,7 @@ def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row
     scaled: dict[str, JsonValue] = {}
     left_out: tuple[str, ...] = ()
     if spec.scale == "small":
-        found = at_scale(method, recipe, DEFAULT_DATASET)
-        recipe, scaled, left_out = found.recipe, found.settings, found.left_out
+        recipe, scaled, left_out = at_scale(method, recipe, DEFAULT_DATASET)
     settings = {**scaled, **spec.set, **run.set}
     config = resolve(
         method,
@@ -191,6 +194,69 @@ def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row
         assignments=[f"{path}={json.dumps(value)}" for path, value in settings.items()],
     )
     return Row(run.name or run.recipe or method, config, left_out)
+
+
+# Images, networks and budget, which the recipe of the small dataset decides.
+SIZE = (
+    "data",
+    "model",
+    "teacher",
+    "training.epochs",
+    "training.batch_size",
+    "training.drop_last",
+    "training.batchnorm_replicas",
+    "training.selection",
+    "training.optimizer.lr",
+    "training.optimizer.weight_decay",
+)
+# Radii are scaled like the evaluation's, epochs like the training's.
+RADII = ("training.attack.eps", "training.attack.step_size")
+EPOCHS = (
+    "training.weight_perturbation.start_epoch",
+    "training.averaging.start_epoch",
+    "training.optimizer.milestones",
+    "training.optimizer.warmup_epochs",
+)
+
+
+def at_scale(
+    method: str, recipe: str, dataset: str
+) -> tuple[str, dict[str, JsonValue], tuple[str, ...]]:
+    """A method's recipe at the size of its recipe for ``dataset``.
+
+    A row of a table is the recipe of its dataset with a few changes. These apply to the method's
+    recipe for the small dataset, except for those of the row's size.
+
+    Returns:
+        The recipe of the small dataset, the settings to change in it (dotted path to value), and
+        the paths of the row's changes that are left out.
+
+    Raises:
+        UserError: the method has no recipe of one of the names.
+    """
+    row, small = resolve(method, recipe=recipe), resolve(method, recipe=dataset)
+    if row.data.name == dataset:
+        return recipe, {}, ()
+    own = row.data.name
+    usual = resolve(method, recipe=own) if own in METHODS.get(method).recipes else small
+    settings, left_out = {}, []
+    for path, value in changes(usual, row).items():
+        if any(path == size or path.startswith(f"{size}.") for size in SIZE):
+            left_out.append(path)
+        else:
+            settings[path] = _scaled(path, value, row, small)
+    return dataset, settings, tuple(left_out)
+
+
+def _scaled(path: str, value: Any, row: RunConfig, small: RunConfig) -> Any:
+    if path in RADII:
+        return value * small.evaluation.eps / row.evaluation.eps
+    if path in EPOCHS:
+        fraction = small.training.epochs / row.training.epochs
+        if isinstance(value, list):
+            return [max(1, round(epoch * fraction)) for epoch in value]
+        return max(1, round(value * fraction)) if value else value
+    return value
 
 
 def plan(all_rows: Sequence[Row]) -> list[Item]:
@@ -211,12 +277,12 @@ def _item(group: Sequence[Row]) -> Item:
     evaluated = evaluation is not None and evaluation.record["status"] == "success"
     epochs = config.training.epochs if trained else _checkpointed(directory)
     chunks = len(evaluation.finished_chunks()) if evaluation else 0
-    begun: State = "partial" if epochs or chunks else "missing"
+    unfinished: State = "partial" if epochs or chunks else "missing"
     return Item(
         config=config,
         names=tuple(dict.fromkeys(row.name for row in group)),
         left_out=tuple(dict.fromkeys(path for row in group for path in row.left_out)),
-        state="done" if trained and evaluated else begun,
+        state="done" if trained and evaluated else unfinished,
         epochs=epochs,
         chunks=chunks,
         error=record.get("error") if record.get("status") == "error" else None,
@@ -230,16 +296,16 @@ def _checkpointed(directory: RunDirectory) -> int:
 def find_evaluation(directory: RunDirectory, config: RunConfig) -> EvaluationDirectory | None:
     """The run's evaluation by the configured protocol: a finished one, else that of most chunks.
 
-    One by another version of the attacks is none: ``evaluate`` would not go on from it.
+    Evaluations by another version of the attacks are left out: ``evaluate`` cannot resume them.
     """
-    asked = config.evaluation
-    threat = Threat(asked.norm, asked.eps, dataset_info(config.data.name).num_classes)
-    wanted = asked.identity_payload()
-    wanted["attack_version"] = attack_version(asked.attacks, threat)
+    protocol = config.evaluation
+    threat = Threat(protocol.norm, protocol.eps, dataset_info(config.data.name).num_classes)
+    expected = protocol.identity_payload()
+    expected["attack_version"] = attack_version(protocol.attacks, threat)
 
     def fits(evaluation: EvaluationDirectory) -> bool:
-        told = evaluation.record.get("protocol") or {}
-        return all(told.get(name) == value for name, value in wanted.items())
+        stored = evaluation.record.get("protocol") or {}
+        return all(stored.get(name) == value for name, value in expected.items())
 
     def progress(evaluation: EvaluationDirectory) -> tuple[bool, int]:
         return evaluation.record["status"] == "success", len(evaluation.finished_chunks())
@@ -253,13 +319,13 @@ def run_missing(
     passed: dict[str, Any] | None = None,
     execute: Callable[..., Any] = runner.run,
 ) -> list[Failure]:
-    """Run what is not done; a run that fails is recorded and the others go on.
+    """Do the runs that are not done; a failure is recorded and does not stop the others.
 
     Args:
         items: the plan.
         reporter: where progress is shown.
-        passed: what the user typed, kept in each run's record.
-        execute: what runs one configuration, as ``runner.run`` does.
+        passed: the user's command, kept in each run's record.
+        execute: runs one configuration, as ``runner.run`` does.
     """
     missing = [item for item in items if item.state != "done"]
     failures = []
@@ -269,22 +335,22 @@ def run_missing(
         try:
             execute(config, reporter, passed=passed)
         except Exception as error:
-            # Whatever stopped this run, the others are worth having; it is recorded and counted.
+            # Any error is recorded and reported, and the other runs go on.
             failures.append(failed(config, error, reporter))
     return failures
 
 
 def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
-    """Say and record that a run ended with an exception."""
+    """Report and record that a run ended with an exception."""
     named = f"{type(error).__name__}: {error}"
-    told = str(error) if isinstance(error, UserError) else named
-    reporter.line(f"failed: {config.run_id}: {told}")
+    message = str(error) if isinstance(error, UserError) else named
+    reporter.line(f"failed: {config.run_id}: {message}")
     record_failure(config, named)
-    return Failure(config.run_id, told)
+    return Failure(config.run_id, message)
 
 
 def record_failure(config: RunConfig, error: str) -> None:
-    """Make a run's record say that it failed, where it failed before it had a record."""
+    """Write a record of the failure for a run that failed before it had a record."""
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
         return

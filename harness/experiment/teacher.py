@@ -21,7 +21,7 @@ from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.speed.batching import GRAIN
 from harness.experiment.logit_table import LogitTable, free_bytes, gigabytes, table_bytes
-from harness.experiment.resolve import TORCHVISION, teacher_file, teacher_run
+from harness.experiment.resolve import TORCHVISION, check_source, teacher_file, teacher_run
 from harness.method import Batch, Task
 from harness.models import build_model
 from harness.models.checkpoint import (
@@ -43,7 +43,7 @@ from harness.training.modes import ReplicaForward
 TABLES_FOLDER = Path("cache", "teacher-logits")
 
 RunTeacher = Callable[[RunConfig, Reporter], object]
-Teach = Callable[[Batch], Tensor]
+TeacherLogitsFn = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,7 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
     arch = config.teacher.arch
     content = read_checkpoint(path)
     if is_own(content):
-        facts = {"network": (content["arch"], arch), "data set": (content["dataset"], info.name)}
-        for what, (found, wanted) in facts.items():
-            if found != wanted:
-                raise UserError(
-                    f"{path} cannot be the teacher: its {what} is {found}, not {wanted}; name "
-                    "another file, or the teacher's network by --teacher-arch"
-                )
+        check_source(str(path), content["dataset"], content["arch"], config)
         return from_own(content, path)
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
     statistics = load_weights(network, find_state(content, str(path)), str(path))
@@ -218,7 +212,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     return logits[: len(x)].float()
 
 
-def teaching(
+def teacher_logits_fn(
     config: RunConfig,
     task: Task,
     teacher: Teacher | None,
@@ -226,7 +220,7 @@ def teaching(
     loader: Loader,
     reporter: Reporter,
     processes: ProcessGroup = SINGLE_PROCESS,
-) -> Teach | None:
+) -> TeacherLogitsFn | None:
     """How a batch gets its teacher's logits; None where the task does not ask for them.
 
     Of several processes each asks the teacher about its share; a table each reads by itself.
@@ -234,7 +228,7 @@ def teaching(
     Raises:
         UserError: a table is asked for where there can be none.
     """
-    if not task.teacher_logits:
+    if not task.needs_teacher_logits:
         return None
     if teacher is None or config.teacher is None:
         raise RuntimeError(f"the task of {config.method} asks for logits, but has no teacher")

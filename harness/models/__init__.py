@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Architectures by name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "resnet32x4": "harness.models.resnet:resnet32x4",
         "resnet18-cifar": "harness.models.resnet:resnet18_cifar",
         "resnet18-quarter": "harness.models.resnet:resnet18_quarter",
-        "resnet50": "harness.models.deep_resnet:resnet50",
-        "imagenet-resnet18": "harness.models.deep_resnet:imagenet_resnet18",
-        "imagenet-resnet34": "harness.models.deep_resnet:imagenet_resnet34",
-        "imagenet-resnet50": "harness.models.deep_resnet:imagenet_resnet50",
+        "resnet50": "harness.models.resnet:resnet50",
+        "imagenet-resnet18": "harness.models.resnet:imagenet_resnet18",
+        "imagenet-resnet34": "harness.models.resnet:imagenet_resnet34",
+        "imagenet-resnet50": "harness.models.resnet:imagenet_resnet50",
         "mobilenet-v1": "harness.models.mobilenet:mobilenet_v1",
         "mobilenet-v2": "harness.models.mobilenet:mobilenet_v2",
         "shufflenet-v1": "harness.models.shufflenet:ShuffleNetV1",
@@ -50,7 +50,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 def build_model(
     arch: str, num_classes: int, in_channels: int = 3, image_size: int = 32
 ) -> FeatureNetwork:
-    """A freshly initialised network for images in [0, 1].
+    """A new network with random weights, for images in [0, 1].
 
     Args:
         arch: a name in ``ARCHITECTURES``.
@@ -59,6 +59,6 @@ def build_model(
         image_size: height and width of the images in pixels.
 
     Raises:
-        UserError: no architecture has that name, or it is not made for images of that size.
+        UserError: the name is unknown, or the architecture does not accept images of that size.
     """
     return ARCHITECTURES.get(arch)(num_classes, in_channels, image_size)

@@ -1,4 +1,4 @@
-"""Reading weights from files without running what a file may contain."""
+"""Model files: written for a run, and read without running code that a file may contain."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.store.files import write_torch_atomic
 
+MODEL_FORMAT = "divergence-bench model"
 State = dict[str, Tensor]
 Statistics = tuple[Sequence[float], Sequence[float]]
 WRAPPERS = ("module.", "model.", "_orig_mod.")
 
 
+def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
+    """Write a model's weights, with the ``facts`` from which ``load_model_file`` builds it."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)
+
+
 def read_checkpoint(path: Path) -> Any:
-    """What the file holds, on the CPU, by ``torch.load(weights_only=True)``.
+    """Read a file on the CPU by ``torch.load(weights_only=True)``.
 
     Raises:
-        UserError: there is no such file, it is a web page, damaged, or holds objects other than
-            tensors and plain containers, which could run code; such code is not run.
+        UserError: the file is missing, a web page, damaged, or holds objects other than tensors and
+            plain containers; these could run code and are not loaded.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint file at {path}: check the path")
@@ -36,7 +44,7 @@ def read_checkpoint(path: Path) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes can make the reader raise anything
+    except Exception as error:  # of any kind, if the bytes are damaged
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:
             raise UserError(
@@ -44,13 +52,13 @@ def read_checkpoint(path: Path) -> Any:
                 "loaded: save the state dict alone, torch.save(model.state_dict(), path)"
             ) from error
         raise UserError(
-            f"{path} is damaged or no checkpoint of plain weights ({type(error).__name__}): get it "
-            "again, or save it anew with torch.save(model.state_dict(), path)"
+            f"{path} is damaged or not a checkpoint of plain weights ({type(error).__name__}): "
+            "download it again, or save it with torch.save(model.state_dict(), path)"
         ) from error
 
 
 def looks_like_html(path: Path) -> bool:
-    """Whether the file's first character that is no blank is ``<``."""
+    """Whether the file's first non-blank character is ``<``."""
     with path.open("rb") as file:
         start = file.read(512)
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
@@ -58,7 +66,7 @@ def looks_like_html(path: Path) -> bool:
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Every ``torch.load`` inside, in whatever library, refuses to run code."""
+    """Make every ``torch.load`` inside the block refuse to run code, also in other libraries."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"
@@ -96,10 +104,10 @@ def find_state(content: Any, source: str) -> State:
 
 
 def adapt_names(state: State, network: nn.Module) -> State:
-    """The state under the network's own names where a wrapper or another release named it.
+    """Rename the state's entries to the network's own names.
 
-    Wrappers (data parallelism, compilation, normalisation) prefix names; a ``FeatureNetwork``
-    knows the names of published releases. A name that the network has is left as it is.
+    Prefixes of wrappers (data parallelism, compilation, normalisation) are removed, and a
+    ``FeatureNetwork`` knows the names of published releases. Names that the network has are kept.
     """
     expected = network.state_dict().keys()
     published = getattr(network, "published_names", {})
@@ -116,21 +124,21 @@ def adapt_names(state: State, network: nn.Module) -> State:
 
 
 def load_weights(network: nn.Module, state: State, source: str) -> Statistics | None:
-    """Load a state dict that must fit the network exactly once its names are adapted.
+    """Load a state dict, which must match the network exactly once its names are adapted.
 
-    Counters of BatchNorm batches may be missing, as they are from files of early PyTorch.
+    Only counters of BatchNorm batches may be missing, as in files of early PyTorch.
 
     Args:
-        network: takes the weights.
+        network: the network that gets the weights.
         state: parameter and buffer names to tensors.
-        source: where the state is from, for messages.
+        source: the state's origin, for messages.
 
     Returns:
-        Mean and standard deviation per channel if the state holds them beside the network's
-        weights, as that of a ``Normalized`` network does.
+        Mean and standard deviation per channel if the state holds them in addition, as that of a
+        ``Normalized`` network does.
 
     Raises:
-        UserError: names or shapes differ; the message names the first few.
+        UserError: names or shapes differ; the message lists the first few.
     """
     state = adapt_names(state, network)
     expected = network.state_dict()
@@ -148,41 +156,30 @@ def load_weights(network: nn.Module, state: State, source: str) -> Statistics | 
     differences = "; ".join(f"{kind} {some(names)}" for kind, names in kinds.items() if names)
     if differences:
         raise UserError(
-            f"the weights in {source} are those of another network ({differences}): choose the "
-            "network that they were saved from"
+            f"the weights in {source} belong to another network ({differences}): choose the "
+            "architecture that they were saved from"
         )
     network.load_state_dict(state, strict=False)
     return statistics
 
 
 def some(names: list[str]) -> str:
-    """The first three names and how many more there are."""
+    """The first three names and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_dict_sha256(module: nn.Module) -> str:
     """The SHA-256 of a module's parameters and buffers, in hexadecimal.
 
-    It covers names, dtypes, shapes and bytes, and depends neither on the order in which the module
-    defines them nor on their device or memory layout.
+    It covers names, dtypes, shapes and values, independently of the order of definition, the device
+    and the memory layout.
     """
     return tensors_sha256(module.state_dict())
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of named tensors as ``state_dict_sha256`` has it."""
+    """The SHA-256 of named tensors; see ``state_dict_sha256``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())

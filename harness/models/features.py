@@ -1,4 +1,4 @@
-"""What a network shows of itself beyond its logits."""
+"""Networks that return their intermediate features along with their logits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from harness.errors import UserError
 
 @dataclass(frozen=True)
 class Features:
-    """All that a network computes on the way to its logits, from one forward pass.
+    """Logits and intermediate features of one forward pass.
 
     ``stages``, ``preacts``, the network's ``feature_channels`` and its ``batchnorm_before_relu()``
     have one entry for the stem and one for each stage, in the order of the forward pass.
 
     Attributes:
-        stages: feature maps [B, K, H, W]. Of a network with activations at the end of its blocks:
-            after the stage's last ReLU. Of a pre-activation network: the residual sum, before the
-            BatchNorm and activation that follow.
-        preacts: the values [B, K, H, W] that enter the activation next to ``stages``. Of a
-            pre-activation network: ``stages`` after the next BatchNorm. Of a stage without an
-            activation at its end: ``stages``.
-        pooled: the final feature map averaged over space [B, D], which the classifier reads.
+        stages: feature maps [B, K, H, W]. In a network with activations at the end of its blocks:
+            after the stage's last ReLU. In a pre-activation network: the residual sum, before the
+            next BatchNorm and activation.
+        preacts: the inputs [B, K, H, W] of the activation next to ``stages``. In a pre-activation
+            network: ``stages`` after the next BatchNorm. In a stage without an activation at its
+            end: ``stages``.
+        pooled: the final feature map averaged over space [B, D], the classifier's input.
         logits: class scores [B, C].
     """
 
@@ -36,15 +36,15 @@ class Features:
 
 
 class FeatureNetwork(nn.Module):
-    """Base of the networks for square images with values in [0, 1].
+    """Base class of the networks for square images with values in [0, 1].
 
-    The network itself does not normalise its input; see ``harness.models.normalize``.
+    The network does not normalise its input; see ``harness.models.normalize``.
 
     Attributes:
-        image_sizes: the smallest and the largest height and width that it is made for, in pixels.
+        image_sizes: the smallest and the largest supported height and width in pixels.
         feature_channels: channels of the stem's and each stage's feature map.
-        published_names: patterns that turn the parameter names of widely used releases of the same
-            network into the names here, as for ``re.sub``, applied in order.
+        published_names: patterns and replacements for ``re.sub``, applied in order, that turn the
+            parameter names of widely used releases of the same network into the names here.
     """
 
     image_sizes: ClassVar[tuple[int, int]] = (8, 64)
@@ -52,46 +52,46 @@ class FeatureNetwork(nn.Module):
     feature_channels: tuple[int, ...]
 
     def __init__(self, image_size: int) -> None:
-        """Check that images of ``image_size`` pixels square survive the network's strides.
+        """Check that images of ``image_size`` x ``image_size`` pixels are supported.
 
         Raises:
-            UserError: they are outside ``image_sizes``.
+            UserError: they are not.
         """
         super().__init__()
         smallest, largest = self.image_sizes
         if not smallest <= image_size <= largest:
             raise UserError(
-                f"images of {image_size}x{image_size} pixels do not suit this network, which is "
-                f"made for {smallest} to {largest}: choose another data set or load a network "
-                "with timm:NAME"
+                f"images of {image_size}x{image_size} pixels do not suit this architecture, which "
+                f"is for {smallest} to {largest}: choose another dataset or load a model with "
+                "timm:NAME"
             )
 
     def features(self, x: Tensor) -> Features:
-        """Logits and everything before them, of images [B, K, H, W] in [0, 1].
+        """Features and logits of images [B, K, H, W] in [0, 1].
 
-        Costs what ``forward`` costs: every layer runs once, so that in training mode the running
-        statistics of each BatchNorm move once, as in ``forward``.
+        Every layer runs once, as in ``forward``: in training mode, the running statistics of each
+        BatchNorm are updated once.
         """
         raise NotImplementedError
 
     def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The BatchNorm whose output enters the activation next to each of ``Features.stages``.
+        """The last BatchNorm before the activation next to each of ``Features.stages``.
 
-        Where a shortcut is added between the two, it is the last BatchNorm of the residual branch.
-        Of a stage without an activation at its end it is the stage's last BatchNorm.
+        If a shortcut is added between the two, it is the last BatchNorm of the residual branch. In
+        a stage without an activation at its end it is the stage's last BatchNorm.
         """
         raise NotImplementedError
 
 
 def features_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Features:
-    """The features of images [B, K, H, W] from a forward pass that can show them.
+    """The features of images [B, K, H, W] by a model that has ``features``.
 
     Raises:
-        TypeError: it gives logits only.
+        TypeError: the model has logits only.
     """
     show: Callable[[Tensor], Features] | None = getattr(model, "features", None)
     if show is None:
-        raise TypeError(f"a {type(model).__name__} does not show its features")
+        raise TypeError(f"a {type(model).__name__} has no features")
     return show(x)
 
 

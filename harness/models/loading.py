@@ -1,4 +1,4 @@
-"""Models from elsewhere: checkpoint files, model zoos, and Python functions."""
+"""Load models from checkpoint files, model zoos and Python functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.models import build_model
 from harness.models.checkpoint import (
+    MODEL_FORMAT,
     adapt_names,
-    file_sha256,
     find_state,
-    first_line,
     load_weights,
     read_checkpoint,
     read_state,
@@ -27,11 +26,11 @@ from harness.models.checkpoint import (
 from harness.models.normalize import Normalized
 from harness.models.zoos import ZOOS, Loaded
 from harness.provenance import source_sha256
+from harness.store.files import file_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
 
-MODEL_FORMAT = "divergence-bench model"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -44,32 +43,32 @@ def load_external(
     threat: str = "Linf",
     normalize: bool | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model of images in [0, 1], in eval mode, and what is known of it.
+    """Load a trained model of images in [0, 1], in eval mode, and facts about it.
 
     Weights are read without running code that a file may contain. A ``spec`` is one of
 
-    * ``path/to/file.pt``: a model that a run saved, or a state dict of the network ``arch``;
-    * ``robustbench:NAME``: an entry of RobustBench's model zoo for the data set and ``threat``;
+    * ``path/to/file.pt``: a model saved by a run, or a state dict of the architecture ``arch``;
+    * ``robustbench:NAME``: an entry of RobustBench's model zoo for the dataset and ``threat``;
     * ``timm:NAME``: with its default pretrained weights;
-    * ``torchvision:NAME``: with its weights ``IMAGENET1K_V1``, which the literature compares with;
+    * ``torchvision:NAME``: with its weights ``IMAGENET1K_V1``, which the literature uses;
     * ``package.module:function``: a function without arguments that returns the network.
 
     Args:
         spec: the source.
-        dataset_info: the data set that the model classifies.
-        arch: a name in ``ARCHITECTURES``, for a checkpoint file that does not name its own.
-        weights: a file of weights, for the other sources, instead of a download.
+        dataset_info: the dataset that the model classifies.
+        arch: a name in ``ARCHITECTURES``, for a state dict.
+        weights: a file of weights for the other sources, instead of a download.
         threat: RobustBench's threat model: Linf, L2 or corruptions.
-        normalize: whether images are normalised by the data set's mean and standard deviation
-            before they enter the network; None is what the source says, for a bare state dict no.
+        normalize: whether to normalise images by the dataset's mean and standard deviation first;
+            None does what the source specifies, and a bare state dict specifies no normalisation.
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
-        ``sha256`` of the file of weights, or of the state dict where there is no single file, and
-        of a function ``code_sha256``, that of its module as ``source_sha256`` takes it.
+        ``sha256`` of the file of weights, or of the state dict if there is no single file, and for
+        a function ``code_sha256``, the hash of its module by ``source_sha256``.
 
     Raises:
-        UserError: the model cannot be had, or does not fit the data set.
+        UserError: the model cannot be loaded, or does not match the dataset.
     """
     scheme, _, name = spec.partition(":")
     is_function = FUNCTION.fullmatch(spec) and not Path(spec).exists()
@@ -89,7 +88,7 @@ def load_external(
     if normalize is not None:
         statistics = (dataset_info.mean, dataset_info.std) if normalize else None
     model = (Normalized(loaded.network, *statistics) if statistics else loaded.network).eval()
-    check_answers(model, dataset_info, spec)
+    check_output(model, dataset_info, spec)
     facts: dict[str, Any] = {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
@@ -103,10 +102,10 @@ def load_external(
 
 
 def load_model_file(path: Path) -> nn.Module:
-    """The model that a run saved, in eval mode.
+    """Load the model that a run saved, in eval mode.
 
     Raises:
-        UserError: the file cannot be read or is no such model.
+        UserError: the file cannot be read, or was not saved by a run.
     """
     try:
         content = read_checkpoint(path)
@@ -114,23 +113,23 @@ def load_model_file(path: Path) -> nn.Module:
         if error.__cause__ is None:
             raise
         raise UserError(
-            f"{path} of a run is damaged ({type(error.__cause__).__name__}): restore it from a "
-            "copy, or move the run's folder away and train it again with `run`"
+            f"{path} is damaged ({type(error.__cause__).__name__}): restore it from a copy, or "
+            "move the run's folder away and train it again with `run`"
         ) from error
     if not is_own(content):
-        raise UserError(f"{path} is not a model that a run saved: load it as an external model")
+        raise UserError(f"{path} was not saved by a run: load it as an external model")
     loaded = from_own(content, path)
     model = loaded.network
     return (Normalized(model, *loaded.statistics) if loaded.statistics else model).eval()
 
 
 def is_own(content: Any) -> bool:
-    """Whether the content of a checkpoint is a model that a run saved."""
+    """Whether a checkpoint's content was saved by a run."""
     return isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT
 
 
 def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
-    """The network in a model that a run saved."""
+    """Build the network from a checkpoint saved by a run."""
     arch = content["arch"]
     network = build_model(
         arch, content["num_classes"], content["in_channels"], content["image_size"]
@@ -142,20 +141,18 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
 
 
 def from_checkpoint(path: Path, info: DatasetInfo, arch: str | None) -> Loaded:
-    """The network in a checkpoint file."""
+    """Build the network from a checkpoint file."""
     content = read_checkpoint(path)
     if is_own(content):
         if arch not in (None, content["arch"]):
-            raise UserError(
-                f"{path} holds a {content['arch']}, but {arch} was asked for: leave out --arch"
-            )
+            raise UserError(f"{path} holds a {content['arch']}, not a {arch}: leave out --arch")
         check_classes(content["num_classes"], info, str(path))
         return from_own(content, path)
     state = find_state(content, str(path))
     if arch is None:
         raise UserError(
-            f"{path} holds a state dict but not the network that it belongs to: name its "
-            "architecture with --arch (`list models` shows them)"
+            f"{path} holds a state dict, which does not name its architecture: give --arch "
+            "(`list models` shows the names)"
         )
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
     classifier = adapt_names(state, network).get("fc.weight")
@@ -166,13 +163,13 @@ def from_checkpoint(path: Path, info: DatasetInfo, arch: str | None) -> Loaded:
 
 
 def from_function(spec: str, weights: Path | None) -> Loaded:
-    """The network that a Python function ``package.module:function`` returns."""
+    """Call a Python function ``package.module:function`` that returns a network."""
     module_name, _, function = spec.partition(":")
     try:
         make = getattr(importlib.import_module(module_name), function)
-    except Exception as error:  # whatever a foreign module raises
+    except Exception as error:  # the module can raise anything
         absent = isinstance(error, ImportError | AttributeError)
-        remedy = "check the name and PYTHONPATH" if absent else "mend the module"
+        remedy = "check the name and PYTHONPATH" if absent else "fix the module"
         raise UserError(f"{spec} cannot be imported ({first_line(error)}): {remedy}") from error
     if isinstance(make, nn.Module) or not callable(make):
         raise UserError(
@@ -181,7 +178,7 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
         )
     try:
         network = make()
-    except Exception as error:  # whatever a foreign function raises
+    except Exception as error:  # the function can raise anything
         raise UserError(
             f"{spec} raised {first_line(error)} when it was called without arguments: it must take "
             "no argument and return an nn.Module"
@@ -195,40 +192,40 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
 
 
 def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
-    """A model must tell apart as many classes as the data set has."""
+    """Raise ``UserError`` unless a model has as many classes as the dataset."""
     if num_classes != info.num_classes:
         raise UserError(
-            f"{source} tells {num_classes} classes apart, but {info.name} has {info.num_classes}: "
-            "choose the data set that it was trained on"
+            f"{source} has {num_classes} classes, but {info.name} has {info.num_classes}: choose "
+            "the dataset that it was trained on"
         )
 
 
-def check_answers(model: nn.Module, info: DatasetInfo, source: str) -> None:
-    """A model must map each of the data set's images to one logit per class."""
-    for count in (3, 1):  # attacks end with a single image, which `squeeze` takes for no batch
-        answer = answers(model, count, info, source)
-        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count:
-            kind = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+def check_output(model: nn.Module, info: DatasetInfo, source: str) -> None:
+    """Raise ``UserError`` unless a model maps images of the dataset to logits [B, C]."""
+    for count in (3, 1):  # attacks can end with one image, whose batch `squeeze` would drop
+        output = output_for(model, count, info, source)
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
+            kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(
-                f"{source} does not answer with logits [B, C] (it answers {count} "
-                f"image{'s' if count > 1 else ''} by {kind}): wrap it so that it does"
+                f"{source} does not return logits [B, C] (for {count} "
+                f"image{'s' if count > 1 else ''} it returns {kind}): wrap it so that it does"
             )
-        check_classes(answer.shape[1], info, source)
+        check_classes(output.shape[1], info, source)
 
 
-def answers(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any:
-    """What a model answers to ``count`` gray images of the data set's shape."""
+def output_for(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any:
+    """A model's output for ``count`` gray images of the dataset's shape."""
     size = info.image_size
     try:
         with torch.no_grad():
             return model(torch.full((count, info.channels, size, size), 0.5))
-    except Exception as error:  # whatever a foreign network raises at a wrong shape
+    except Exception as error:  # the network can raise anything
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         other = next((dtype for dtype in floats if dtype != torch.float32), None)
         if other is not None:
             raise UserError(
                 f"{source} has {str(other).removeprefix('torch.')} parameters and cannot take "
-                "images in float32: call .float() on the network before it is returned"
+                "images in float32: call .float() on the network first"
             ) from error
         if count == 1:
             raise UserError(
@@ -237,5 +234,5 @@ def answers(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any
             ) from error
         raise UserError(
             f"{source} cannot take {info.name} images of {info.channels}x{size}x{size} "
-            f"({first_line(error)}): choose the data set that it was trained on"
+            f"({first_line(error)}): choose the dataset that it was trained on"
         ) from error

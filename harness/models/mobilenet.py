@@ -20,7 +20,7 @@ from harness.models.staged import Block, StagedNetwork, conv_bn_relu
 
 
 class SeparableBlock(Block):
-    """A 3x3 convolution of each channel by itself, then a 1x1 convolution over channels."""
+    """A depthwise 3x3 convolution, then a 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Each convolution is followed by BatchNorm and ReLU."""
@@ -46,8 +46,8 @@ class SeparableBlock(Block):
 class MobileNetV1(StagedNetwork):
     """A stem and thirteen separable blocks up to 1024 channels; PyTorch's initialisation.
 
-    The stages end before each halving of the image but the first: 128, 256, 512, 1024 channels at
-    a 4th, an 8th, a 16th and a 32nd of the image, where those of the ImageNet ResNets are.
+    The stages have 128, 256, 512 and 1024 channels at a 4th, an 8th, a 16th and a 32nd of the image
+    side, as in the ImageNet ResNets.
     """
 
     image_sizes = (32, 512)
@@ -78,10 +78,10 @@ class MobileNetV1(StagedNetwork):
 
 
 class InvertedResidual(Block):
-    """1x1 to more channels, 3x3 of each by itself, 1x1 back without activation, and a shortcut."""
+    """1x1 to more channels, depthwise 3x3, 1x1 back without activation, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
-        """The shortcut is x itself, and only there where the shape stays."""
+        """The shortcut is the identity, if the shape does not change; otherwise there is none."""
         super().__init__()
         inner = in_channels * expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
@@ -111,7 +111,7 @@ class InvertedResidual(Block):
 class MobileNetV2(StagedNetwork):
     """A stem of stride 2, four linear stages, a 1x1 convolution to 1280 channels, a classifier.
 
-    ``features`` shows the stages' linear outputs; the classifier reads the 1280 channels.
+    ``features`` has the stages' linear outputs; the classifier's input has 1280 channels.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class MobileNetV2(StagedNetwork):
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
             channels: channels of the stem and of the seven groups of blocks.
-            expansion: by how much the blocks widen, but for the first, which does not.
+            expansion: the factor by which the blocks widen, except the first, which does not.
         """
         super().__init__(image_size)
         c = channels
@@ -162,7 +162,7 @@ class MobileNetV2(StagedNetwork):
         nn.init.zeros_(self.fc.bias)
 
     def activate_stage(self, preact: Tensor) -> Tensor:
-        """Nothing: bottlenecks are linear."""
+        """The identity: bottlenecks are linear."""
         return preact
 
     def after_stages(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Input normalisation as a part of the model, so that attacks and clipping stay in [0, 1]."""
+"""Input normalisation as a part of the model, so that attacks work on images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.models.features import FeatureNetwork, Features
 
 
 class Normalized(nn.Module):
-    """A network of images in [0, 1] that computes ``model((x - mean) / std)``.
+    """``model((x - mean) / std)`` for images x in [0, 1].
 
     Attributes:
-        model: the network that sees normalised images.
+        model: the network for normalised images.
         mean: mean of each channel [1, K, 1, 1], a buffer.
         std: standard deviation of each channel [1, K, 1, 1], a buffer.
     """
@@ -23,7 +23,7 @@ class Normalized(nn.Module):
     std: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Wrap ``model``; ``mean`` and ``std`` have one value a channel, for images in [0, 1]."""
+        """Wrap ``model``; ``mean`` and ``std`` have one value per channel."""
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
@@ -54,5 +54,5 @@ class Normalized(nn.Module):
     @property
     def _network(self) -> FeatureNetwork:
         if not isinstance(self.model, FeatureNetwork):
-            raise TypeError(f"a {type(self.model).__name__} does not show its features")
+            raise TypeError(f"a {type(self.model).__name__} has no features")
         return self.model

@@ -22,14 +22,13 @@ Norm = Callable[[int], nn.BatchNorm2d]
 
 
 class SamePad(nn.Module):
-    """Zeros around an image so that a 3x3 convolution of stride 2 gives ceil(size / 2).
+    """Zero padding with which a 3x3 convolution of stride 2 gives ceil(size / 2).
 
-    An even side gets one row or column at its end and none at its beginning, an odd side one at
-    each end: TensorFlow's rule "SAME".
+    An even side is padded by one at its end, an odd side by one at each end: TensorFlow's "SAME".
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, K, H + 1 or 2, W + 1 or 2]."""
+        """Padded images [B, K, H + 1 or 2, W + 1 or 2]."""
         height, width = x.shape[-2:]
         return pad(x, (width % 2, 1, height % 2, 1))
 
@@ -37,7 +36,7 @@ class SamePad(nn.Module):
 class PreActBlock(nn.Module):
     """conv(act(bn(conv(a)))) + shortcut, where a = act(bn(x)).
 
-    The shortcut is x itself, or a 1x1 convolution of a where the shape changes.
+    The shortcut is x, or a 1x1 convolution of a if the shape changes.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(FeatureNetwork):
-    """A 3x3 stem, stages of which all but the first halve the image, BatchNorm, and a classifier.
+    """A 3x3 stem, stages that halve the image except the first, BatchNorm, and a classifier.
 
     PyTorch's default initialisation, as in the released adversarial-training code.
     """
@@ -112,10 +111,10 @@ class PreActResNet(FeatureNetwork):
             num_classes: number of logits C.
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
-            blocks: blocks a stage.
+            blocks: number of blocks in each stage.
             channels: channels of the stem and of each stage.
             activation: the nonlinearity.
-            norm: makes the normalisation of so many channels.
+            norm: builds the BatchNorm for a number of channels.
             same_padding: pad the convolutions of stride 2 as ``SamePad`` does.
         """
         super().__init__(image_size)
@@ -138,7 +137,7 @@ class PreActResNet(FeatureNetwork):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; the stem and each stage are shown before the next BatchNorm."""
+        """See ``FeatureNetwork``; stem and stages are taken before the next BatchNorm."""
         x = self.conv1(x)
         stages, preacts = [x], []
         for first, *rest in self._blocks():
@@ -152,7 +151,7 @@ class PreActResNet(FeatureNetwork):
         return Features(tuple(stages), tuple(preacts), pooled, self.fc(pooled))
 
     def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
-        """See ``FeatureNetwork``: each stage's follower owns the BatchNorm."""
+        """See ``FeatureNetwork``: each BatchNorm belongs to the next stage."""
         return [*(blocks[0].bn1 for blocks in self._blocks()), self.bn]
 
     def _blocks(self) -> list[list[PreActBlock]]:

@@ -1,59 +1,92 @@
-"""ResNets for small images, with activations at the end of each block.
+"""ResNets with activations at the end of each block, for small images and for ImageNet.
 
-Source: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2, with 1x1
-convolutions in the shortcuts that change shape (option B), as the distillation literature has it;
-``x4`` networks have four times the channels in the stages and twice in the stem (Tian et al.,
-"Contrastive representation distillation", ICLR 2020).
+Source: He et al., "Deep residual learning for image recognition", CVPR 2016. Shortcuts that change
+the shape are 1x1 convolutions (option B), and a bottleneck has its stride in the 3x3 convolution,
+as in torchvision.
+
+The networks for small images have a 3x3 stem of stride 1 without pooling. Those of three stages
+follow section 4.2 of the paper; ``x4`` networks have four times the channels in the stages and
+twice in the stem (Tian et al., "Contrastive representation distillation", ICLR 2020). ``resnet50``
+is that of table 1 with the small stem, as the distillation literature has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import max_pool2d, relu
 
-from harness.models.features import (
-    FeatureNetwork,
-    Features,
-    global_average,
-    initialize_convolutions,
-)
+from harness.models.features import initialize_convolutions
+from harness.models.staged import Block, StagedNetwork
 
 
-class BasicBlock(nn.Module):
+def make_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The identity, or a 1x1 convolution with BatchNorm where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class BasicBlock(Block):
     """Two 3x3 convolutions and a shortcut: relu(bn(conv(relu(bn(conv(x))))) + shortcut(x))."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """The shortcut is a 1x1 convolution with BatchNorm where the shape changes."""
+        """Build the block; its output is [B, out, H / stride, W / stride]."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's output [B, out, H / stride, W / stride]."""
-        return relu(self.preact(x))
+        self.shortcut = make_shortcut(in_channels, out_channels, stride)
 
     def preact(self, x: Tensor) -> Tensor:
-        """The block's output before its last ReLU."""
+        """See ``Block``."""
         residual: Tensor = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
         shortcut: Tensor = self.shortcut(x)
         return residual + shortcut
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """See ``Block``."""
+        return self.bn2
 
-class ResNet(FeatureNetwork):
-    """A 3x3 stem, three stages of which the last two halve the image, and a linear classifier."""
+
+class Bottleneck(Block):
+    """1x1 to a quarter of the channels, 3x3, 1x1 back, and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """Build the block; its output is [B, out, H / stride, W / stride]."""
+        super().__init__()
+        inner = out_channels // 4
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride)
+
+    def preact(self, x: Tensor) -> Tensor:
+        """See ``Block``."""
+        inner = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
+        residual: Tensor = self.bn3(self.conv3(inner))
+        shortcut: Tensor = self.shortcut(x)
+        return residual + shortcut
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """See ``Block``."""
+        return self.bn3
+
+
+class ResNet(StagedNetwork):
+    """A 3x3 stem, stages of blocks, and a linear classifier."""
 
     published_names: ClassVar = {
         r"^layer1\.": "stages.0.",
@@ -61,6 +94,7 @@ class ResNet(FeatureNetwork):
         r"^layer3\.": "stages.2.",
         r"^layer4\.": "stages.3.",
         r"\.downsample\.": ".shortcut.",
+        r"^linear\.": "fc.",
     }
 
     def __init__(
@@ -69,72 +103,76 @@ class ResNet(FeatureNetwork):
         in_channels: int = 3,
         image_size: int = 32,
         *,
-        depth: int,
-        channels: tuple[int, ...] = (16, 16, 32, 64),
-        strides: tuple[int, ...] = (1, 2, 2),
+        blocks: Sequence[int],
+        channels: tuple[int, ...],
+        strides: Sequence[int] | None = None,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
         """Build and initialise.
 
         Args:
             num_classes: number of logits C.
             in_channels: channels of the images.
-            image_size: height and width of the images in pixels, 8 to 64.
-            depth: weighted layers 6n + 2 of three stages of n blocks; more stages add 2n each.
-            channels: channels of the stem and of each stage.
-            strides: how far each stage's first block shrinks the image.
+            image_size: height and width of the images in pixels, within ``image_sizes``.
+            blocks: number of blocks in each stage.
+            channels: channels of the stem and of each stage's output.
+            strides: the stride of each stage's first block; by default 1, then 2 for all others.
+            block: the kind of the blocks.
         """
         super().__init__(image_size)
         self.feature_channels = channels
-        self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
+        self.conv1 = self._stem(in_channels, channels[0])
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.stages = nn.Sequential()
-        for stride, (inputs, outputs) in zip(strides, pairwise(channels), strict=True):
-            first = BasicBlock(inputs, outputs, stride)
-            rest = (BasicBlock(outputs, outputs, stride=1) for _ in range((depth - 2) // 6 - 1))
+        strides = strides or (1, *[2] * (len(blocks) - 1))
+        for count, stride, (inputs, outputs) in zip(
+            blocks, strides, pairwise(channels), strict=True
+        ):
+            first = block(inputs, outputs, stride)
+            rest = (block(outputs, outputs, stride=1) for _ in range(count - 1))
             self.stages.append(nn.Sequential(first, *rest))
         self.fc = nn.Linear(channels[-1], num_classes)
         initialize_convolutions(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, K, H, W] in [0, 1]."""
-        x = relu(self.bn1(self.conv1(x)))
-        logits: Tensor = self.fc(global_average(self.stages(x)))
-        return logits
-
-    def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; the stem and each stage are shown after their last ReLU."""
-        preacts: list[Tensor] = [self.bn1(self.conv1(x))]
-        stages = [relu(preacts[0])]
-        for *blocks, last in self._blocks():
-            x = stages[-1]
-            for block in blocks:
-                x = block(x)
-            preacts.append(last.preact(x))
-            stages.append(relu(preacts[-1]))
-        pooled = global_average(stages[-1])
-        return Features(tuple(stages), tuple(preacts), pooled, self.fc(pooled))
-
-    def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
-        """See ``FeatureNetwork``."""
-        return [self.bn1, *(blocks[-1].bn2 for blocks in self._blocks())]
-
-    def _blocks(self) -> list[list[BasicBlock]]:
-        return [list(stage) for stage in cast("Iterable[Iterable[BasicBlock]]", self.stages)]
+    def _stem(self, in_channels: int, out_channels: int) -> nn.Conv2d:
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
 
 
-WIDE = (32, 64, 128, 256)
+class ImageNetResNet(ResNet):
+    """With a 7x7 stem of stride 2 and max-pooling of stride 2 before the stages."""
 
-resnet8 = partial(ResNet, depth=8)
-resnet14 = partial(ResNet, depth=14)
-resnet20 = partial(ResNet, depth=20)
-resnet32 = partial(ResNet, depth=32)
-resnet44 = partial(ResNet, depth=44)
-resnet56 = partial(ResNet, depth=56)
-resnet110 = partial(ResNet, depth=110)
-resnet8x4 = partial(ResNet, depth=8, channels=WIDE)
-resnet32x4 = partial(ResNet, depth=32, channels=WIDE)
+    image_sizes = (32, 512)
 
-# Four stages of two blocks; the variant leaves a final map of a quarter of the image's side.
-_eighteen = partial(ResNet, depth=14, channels=(64, 64, 128, 256, 512))
-resnet18_cifar = partial(_eighteen, strides=(1, 2, 2, 2))
-resnet18_quarter = partial(_eighteen, strides=(1, 1, 2, 2))
+    def _stem(self, in_channels: int, out_channels: int) -> nn.Conv2d:
+        return nn.Conv2d(in_channels, out_channels, 7, stride=2, padding=3, bias=False)
+
+    def before_stages(self, x: Tensor) -> Tensor:
+        """Max-pooling."""
+        return max_pool2d(x, 3, stride=2, padding=1)
+
+
+def small_resnet(depth: int, channels: tuple[int, ...] = (16, 16, 32, 64)) -> partial[ResNet]:
+    """Three stages of n basic blocks each; ``depth`` counts the 6n + 2 weighted layers."""
+    return partial(ResNet, blocks=[(depth - 2) // 6] * 3, channels=channels)
+
+
+X4 = (32, 64, 128, 256)
+NARROW = (64, 64, 128, 256, 512)
+WIDE = (64, 256, 512, 1024, 2048)
+
+resnet8 = small_resnet(8)
+resnet14 = small_resnet(14)
+resnet20 = small_resnet(20)
+resnet32 = small_resnet(32)
+resnet44 = small_resnet(44)
+resnet56 = small_resnet(56)
+resnet110 = small_resnet(110)
+resnet8x4 = small_resnet(8, X4)
+resnet32x4 = small_resnet(32, X4)
+resnet18_cifar = partial(ResNet, blocks=(2, 2, 2, 2), channels=NARROW)
+# Its last feature map has a quarter of the image's side.
+resnet18_quarter = partial(resnet18_cifar, strides=(1, 1, 2, 2))
+resnet50 = partial(ResNet, blocks=(3, 4, 6, 3), channels=WIDE, block=Bottleneck)
+imagenet_resnet18 = partial(ImageNetResNet, blocks=(2, 2, 2, 2), channels=NARROW)
+imagenet_resnet34 = partial(ImageNetResNet, blocks=(3, 4, 6, 3), channels=NARROW)
+imagenet_resnet50 = partial(ImageNetResNet, blocks=(3, 4, 6, 3), channels=WIDE, block=Bottleneck)

@@ -21,25 +21,25 @@ NORM_STATE = ("weight", "bias", "running_mean", "running_var")
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Deal the groups' channels out in turn: [B, groups * n, ...] to [B, n * groups, ...]."""
+    """Interleave the groups' channels: [B, groups * n, ...] to [B, n * groups, ...]."""
     return torch.unflatten(x, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def each_channel(channels: int, stride: int) -> nn.Conv2d:
-    """A 3x3 convolution of each channel by itself."""
+def depthwise(channels: int, stride: int) -> nn.Conv2d:
+    """A depthwise 3x3 convolution."""
     return nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
 
 
 class GroupedBlock(Block):
-    """Grouped 1x1 convolution, shuffle, 3x3 of each channel, grouped 1x1, and a shortcut.
+    """Grouped 1x1 convolution, shuffle, depthwise 3x3, grouped 1x1, and a shortcut.
 
-    At stride 2 the shortcut is the averaged input, put beside the residual branch, not added.
+    At stride 2 the averaged input is concatenated to the residual branch instead of added.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, *, groups: int, first_groups: int
     ) -> None:
-        """``first_groups`` are those of the first 1x1 convolution and of the shuffle."""
+        """``first_groups``: groups of the first 1x1 convolution and of the shuffle."""
         super().__init__()
         self.stride = stride
         self.first_groups = first_groups
@@ -47,7 +47,7 @@ class GroupedBlock(Block):
         inner = computed // 4
         self.conv1 = nn.Conv2d(in_channels, inner, 1, groups=first_groups, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = each_channel(inner, stride)
+        self.conv2 = depthwise(inner, stride)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, computed, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(computed)
@@ -67,7 +67,7 @@ class GroupedBlock(Block):
 
 
 class ShuffleNetV1(StagedNetwork):
-    """The network with 3 groups: 240, 480, 960 channels in 4, 8, 4 blocks."""
+    """ShuffleNet with 3 groups: 240, 480, 960 channels in 4, 8, 4 blocks."""
 
     feature_channels = (STEM, 240, 480, 960)
 
@@ -104,19 +104,19 @@ def norm_state(norm: nn.BatchNorm2d) -> Tensor:
 
 
 class HalvingBlock(Block):
-    """Both halves of the channels are computed from all of the input, at half the size."""
+    """Halves the image; each half of the output channels is computed from all of the input."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Left: 3x3 of each channel, 1x1. Right: 1x1, 3x3 of each channel, 1x1."""
+        """Left: depthwise 3x3, 1x1. Right: 1x1, depthwise 3x3, 1x1."""
         super().__init__()
         half = out_channels // 2
-        self.conv1 = each_channel(in_channels, stride=2)
+        self.conv1 = depthwise(in_channels, stride=2)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv2 = nn.Conv2d(in_channels, half, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(in_channels, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
-        self.conv4 = each_channel(half, stride=2)
+        self.conv4 = depthwise(half, stride=2)
         self.bn4 = nn.BatchNorm2d(half)
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
@@ -133,10 +133,9 @@ class HalvingBlock(Block):
 
 
 class PassingBlock(Block):
-    """One half of the channels passes as it is, the other goes through 1x1, 3x3, 1x1.
+    """One half of the channels passes unchanged, the other goes through 1x1, 3x3, 1x1.
 
-    The half that passes has been rectified before, so that a ReLU of all channels changes nothing
-    in it.
+    The half that passes has been rectified before, so a ReLU of all channels does not change it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -145,7 +144,7 @@ class PassingBlock(Block):
         half = channels // 2
         self.conv1 = nn.Conv2d(half, half, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(half)
-        self.conv2 = each_channel(half, stride=1)
+        self.conv2 = depthwise(half, stride=1)
         self.bn2 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
@@ -157,14 +156,14 @@ class PassingBlock(Block):
         return join(halves[0], self.bn3(self.conv3(right)))
 
     def norm_parameters(self, before: Tensor) -> Tensor:
-        """The same, given that of the block before."""
+        """See ``HalvingBlock``; ``before`` is the value of the block before."""
         return join(before.chunk(2, dim=1)[0], norm_state(self.bn3))
 
 
 class ShuffleNetV2(StagedNetwork):
-    """The network of width 1: 116, 232, 464 channels in 4, 8, 4 blocks, then 1x1 to 1024.
+    """ShuffleNetV2 of width 1: 116, 232, 464 channels in 4, 8, 4 blocks, then 1x1 to 1024.
 
-    ``features`` shows the stages; the classifier reads the 1024 channels.
+    ``features`` has the stages; the classifier's input has 1024 channels.
     """
 
     feature_channels = (STEM, 116, 232, 464)
@@ -191,8 +190,8 @@ class ShuffleNetV2(StagedNetwork):
     def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
         """See ``FeatureNetwork``.
 
-        A stage's channels come from the BatchNorms of all its blocks. The BatchNorm returned for it
-        is a copy that holds for each channel what the one that it last passed holds.
+        A stage's channels come from the BatchNorms of all its blocks. The returned BatchNorm is a
+        copy with the state of each channel's last one.
         """
         return [self.bn1, *(gathered_norm(blocks) for blocks in self._blocks())]
 

@@ -1,9 +1,9 @@
-"""The frame of networks of blocks: a stem, stages of blocks, and a linear classifier."""
+"""Base class of networks with a stem, stages of blocks, and a linear classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -12,7 +12,7 @@ from harness.models.features import FeatureNetwork, Features, global_average
 
 
 class Block(nn.Module):
-    """A part of a stage that can stop before its last activation."""
+    """A part of a stage whose value before its last activation is accessible."""
 
     def preact(self, x: Tensor) -> Tensor:
         """The block's output before its last activation."""
@@ -24,7 +24,7 @@ class Block(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The last BatchNorm on the way to ``preact``, shortcuts left aside."""
+        """The last BatchNorm of the residual branch."""
         raise NotImplementedError
 
 
@@ -40,15 +40,15 @@ class StagedNetwork(FeatureNetwork):
     fc: nn.Linear
 
     def before_stages(self, x: Tensor) -> Tensor:
-        """What happens to the stem's map before the first stage: nothing."""
+        """Applied to the stem's feature map before the first stage; by default the identity."""
         return x
 
     def activate_stage(self, preact: Tensor) -> Tensor:
-        """The activation at the end of the blocks: ReLU."""
+        """The activation at the end of the blocks; by default ReLU."""
         return relu(preact)
 
     def after_stages(self, x: Tensor) -> Tensor:
-        """What happens to the last stage's map before it is averaged: nothing."""
+        """Applied to the last stage's feature map before pooling; by default the identity."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class StagedNetwork(FeatureNetwork):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; the stem is shown before ``before_stages``."""
+        """See ``FeatureNetwork``; the stem's features are taken before ``before_stages``."""
         preacts: list[Tensor] = [self.bn1(self.conv1(x))]
         stages = [relu(preacts[0])]
         x = self.before_stages(stages[0])
@@ -75,9 +75,8 @@ class StagedNetwork(FeatureNetwork):
         """See ``FeatureNetwork``."""
         return [self.bn1, *(blocks[-1].last_norm for blocks in self._blocks())]
 
-    # Any, because one family's blocks are those of another module with ``last_norm`` added.
-    def _blocks(self) -> list[list[Any]]:
-        return [list(stage) for stage in cast("Iterable[Iterable[nn.Module]]", self.stages)]
+    def _blocks(self) -> list[list[Block]]:
+        return [list(stage) for stage in cast("Iterable[Iterable[Block]]", self.stages)]
 
 
 def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:

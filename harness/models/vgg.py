@@ -23,7 +23,7 @@ from harness.models.features import (
 
 
 class VGG(FeatureNetwork):
-    """Stages of 3x3 convolutions with bias, BatchNorm and ReLU; the first is shown as the stem."""
+    """Stages of 3x3 convolutions with bias, BatchNorm and ReLU; the first counts as the stem."""
 
     feature_channels = (64, 128, 256, 512, 512)
     published_names: ClassVar = {r"^block(\d)\.": r"stages.\1.", r"^classifier\.": "fc."}
@@ -73,7 +73,7 @@ class VGG(FeatureNetwork):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; each stage is shown after its last ReLU, before pooling."""
+        """See ``FeatureNetwork``; stages are taken after their last ReLU, before pooling."""
         stages: list[Tensor] = []
         preacts: list[Tensor] = []
         for pool, stage in zip(self.pools, self.stages, strict=True):

@@ -1,14 +1,14 @@
 """Wide residual networks, ``wrn-DEPTH-WIDTH``.
 
 Source: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, without dropout, as the
-literature on distillation and on adversarial training has it.
+literature on distillation and on adversarial training uses them.
 
 ``-silu`` is the variant of Gowal et al., "Uncovering the limits of adversarial training against
 norm-bounded adversarial examples", 2020, which work with generated data builds on. It differs in:
 
 * the activation: SiLU, which is smooth;
-* the zeros around a 3x3 convolution of stride 2: at the end of each side only, the rule "SAME" of
-  the framework that the first such networks were trained in, which their weights need;
+* the padding of a 3x3 convolution of stride 2: at the end of each side only, the "SAME" of the
+  framework in which the first such networks were trained, and which their weights need;
 * BatchNorm's momentum: 0.01 instead of 0.1, as in the released training code. (That code also sets
   it to 1 for the very first step; here the initial statistics fade instead.)
 """
@@ -65,7 +65,7 @@ class WideResNet(PreActResNet):
             depth: number of weighted layers, 6n + 4 with n blocks a stage.
             width: the factor k of the stages' channels.
             activation: the nonlinearity.
-            norm: makes the normalisation of so many channels.
+            norm: builds the BatchNorm for a number of channels.
             same_padding: pad the convolutions of stride 2 as ``SamePad`` does.
         """
         super().__init__(

@@ -17,16 +17,15 @@ import torch
 from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.models.checkpoint import (
     Statistics,
-    file_sha256,
-    first_line,
     load_weights,
     read_checkpoint,
     read_state,
 )
 from harness.registry import unknown_name
+from harness.store.files import file_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
@@ -36,14 +35,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network as its source gives it.
+    """A network from an external source.
 
     Attributes:
-        network: sees images normalised by ``statistics``.
+        network: takes images normalised by ``statistics``.
         arch: its architecture.
-        name: what the source calls it.
+        name: its name in the source.
         statistics: mean and standard deviation per channel, None for images in [0, 1].
-        sha256: of the file that holds its weights, None where there is not just one.
+        sha256: of the file of its weights, None if there is no single one.
     """
 
     network: nn.Module
@@ -88,7 +87,7 @@ def from_torchvision(name: str, info: DatasetInfo, threat: str, weights: Path | 
 def with_weights(
     network: nn.Module, name: str, statistics: Statistics, weights: Path | None
 ) -> Loaded:
-    """The network as it is, or with the weights of a file."""
+    """The network with the weights of a file, if one is given."""
     if weights is None:
         return Loaded(network, name, name, statistics)
     found = load_weights(network, read_state(weights), str(weights))
@@ -96,11 +95,10 @@ def with_weights(
 
 
 def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
-    """An entry of RobustBench's zoo, which normalises images itself where it needs to.
+    """An entry of RobustBench's zoo; if needed, it normalises images itself.
 
-    ``THREAT/NAME`` is an entry for another threat model than the one it is measured by. Without
-    ``weights`` its file is taken from, or downloaded to, ``robustbench`` in torch's hub directory
-    (``torch.hub.get_dir()``).
+    ``THREAT/NAME`` is an entry for another threat model than that of the evaluation. Without
+    ``weights`` its file is in ``robustbench`` in ``torch.hub.get_dir()``, or is downloaded there.
     """
     installed("robustbench", import_robustbench)
     given, slash, name = name.rpartition("/")
@@ -123,7 +121,7 @@ def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | 
 
 
 def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
-    """The entry of that name in RobustBench's table of models for a data set and threat model."""
+    """An entry of RobustBench's table of models for a dataset and threat model."""
     tables = robustbench_tables()
     if (dataset, threat) not in tables:
         known = ", ".join(f"{key} {kind}" for key, kind in tables)
@@ -142,7 +140,7 @@ def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
 
 
 def robustbench_tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """RobustBench's entries by (data set, threat model) and name."""
+    """RobustBench's entries by (dataset, threat model) and name."""
     zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     return {
         (key.value, kind.value): dict(entries)
@@ -152,7 +150,7 @@ def robustbench_tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
 
 
 def robustbench_models() -> list[dict[str, str]]:
-    """Every entry of RobustBench's zoo: source, data set, threat model, and its weights."""
+    """Every entry of RobustBench's zoo: source, dataset, threat model and weights."""
     installed("robustbench", import_robustbench)
     return [
         {
@@ -167,7 +165,7 @@ def robustbench_models() -> list[dict[str, str]]:
 
 
 def weights_needed(path: str, file_ids: Any) -> str:
-    """Where an entry's weights come from: its files, or the package that publishes them."""
+    """The origin of an entry's weights: its files, or the package that publishes them."""
     if isinstance(file_ids, list):
         return f"{len(file_ids)} files {path}.pt_m0.pt ..., downloaded"
     if file_ids:
@@ -176,8 +174,8 @@ def weights_needed(path: str, file_ids: Any) -> str:
 
 
 def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.Module:
-    """An entry with the weights of a file, which RobustBench finds only in a folder of its own."""
-    read_checkpoint(path)  # says clearly what is wrong with a file that cannot be used
+    """An entry with the weights of a file, linked into the folder layout that RobustBench reads."""
+    read_checkpoint(path)  # raises a clear message if the file cannot be used
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, dataset, threat, f"{name}.pt")
         place.parent.mkdir(parents=True)
@@ -192,7 +190,7 @@ def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.
 
 
 def load(name: str, dataset: str, threat: str, folder: Path) -> nn.Module:
-    """RobustBench's own loading, whose messages go to standard error."""
+    """Load by RobustBench; its messages go to standard error."""
     utils = importlib.import_module("robustbench.utils")
     with contextlib.redirect_stdout(sys.stderr):
         network: nn.Module = utils.load_model(name, str(folder), dataset, threat)
@@ -200,7 +198,7 @@ def load(name: str, dataset: str, threat: str, folder: Path) -> nn.Module:
 
 
 def download(file_id: str, path: Path) -> None:
-    """RobustBench's own download; only a file that can be read comes to lie at ``path``."""
+    """Download by RobustBench; ``path`` is written only if the file can be read."""
     utils = importlib.import_module("robustbench.utils")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
@@ -213,11 +211,7 @@ def download(file_id: str, path: Path) -> None:
 
 
 def installed(package: str, load_module: Callable[[], ModuleType]) -> ModuleType:
-    """An optional package.
-
-    Raises:
-        UserError: it is not installed; the message names the extra that brings it.
-    """
+    """Import an optional package; ``UserError`` if it is not installed."""
     try:
         return load_module()
     except ImportError as error:
@@ -228,10 +222,10 @@ def installed(package: str, load_module: Callable[[], ModuleType]) -> ModuleType
 
 
 def fetched(source: str, fetch: Callable[[], T]) -> T:
-    """The result of a call that needs the network."""
+    """The result of a call that needs the internet."""
     try:
         return fetch()
-    except Exception as error:  # each zoo raises its own kinds when it cannot download
+    except Exception as error:  # each zoo raises other kinds
         raise UserError(
             f"the weights of {source} cannot be downloaded ({first_line(error)}): connect to the "
             "network or give a file with --weights"

@@ -1,1 +1,1 @@
-"""Run directories, which are the durable log, and the DuckDB database made from them."""
+"""Run directories, which are the durable log, and the DuckDB database built from them."""

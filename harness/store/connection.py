@@ -1,9 +1,9 @@
 """Short connections to one DuckDB file that many processes share.
 
-DuckDB lets one process write or many read, never both. So every connection lives for one query or
-one transaction. Writers queue behind one file lock. A second one, the gate, keeps new readers out
-while a writer waits for the present ones to leave: without it a stream of readers could keep the
-writer waiting for ever. A reader that nonetheless meets another program's lock tries again.
+DuckDB lets one process write or many read, never both. So each connection is open for one query or
+one transaction only. Writers queue for a file lock. A second file lock, the gate, stops new readers
+while a writer waits for the current ones, which could otherwise keep it waiting forever. A reader
+that still meets another program's lock tries again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from harness.errors import UserError
 from harness.store.files import file_lock, make_folder
 from harness.store.schema import migrate, newest_version, version_of
 
-# A query reads the database and nothing else: no files, no Python variables, no extensions.
+# A query can read the database only: no files, Python variables or extensions.
 _READER_CONFIG = {"enable_external_access": "false", "python_enable_replacements": "false"}
 
-# The last is a thread of this process that is just closing the file.
+# The last message is caused by a thread of this process that is closing the file.
 _HELD_ELSEWHERE = re.compile(
     "Could not set lock on file|with a different configuration|is already attached"
 )
@@ -45,7 +45,7 @@ _BROKEN = (
 
 @contextmanager
 def writing(path: Path, wait_s: float) -> Iterator[None]:
-    """Be the only writer: readers go on, other writers wait.
+    """Be the only writer; readers continue, other writers wait.
 
     Raises:
         UserError: another writer does not finish within ``wait_s`` seconds.
@@ -57,10 +57,10 @@ def writing(path: Path, wait_s: float) -> Iterator[None]:
 
 @contextmanager
 def write_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-write connection, migrated to the newest schema; only inside ``writing``.
+    """A read-write connection, migrated to the newest schema; use it inside ``writing``.
 
     Raises:
-        UserError: readers do not leave within ``wait_s`` seconds, or the file cannot be used.
+        UserError: readers hold the file for ``wait_s`` seconds, or it cannot be used.
     """
     with _gate(path, wait_s), _writable(path), _interruptible():
         _create(path)
@@ -73,7 +73,7 @@ def write_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConne
 
 
 def _create(path: Path) -> None:
-    """Make an empty database where there is none: whole at once, though the process be killed."""
+    """Create an empty database if there is none, atomically."""
     if path.exists():
         return
     for leftover in path.parent.glob(f".{path.name}.*.new*"):
@@ -82,7 +82,7 @@ def _create(path: Path) -> None:
     try:
         with duckdb.connect(temporary) as connection:
             migrate(connection)
-        # The log of a database that is gone belongs to nothing.
+        # The log of a deleted database is useless.
         Path(f"{path}.wal").unlink(missing_ok=True)
         os.replace(temporary, path)
     finally:
@@ -91,8 +91,8 @@ def _create(path: Path) -> None:
 
 
 def is_broken(error: duckdb.Error) -> bool:
-    """Whether the disk is full or the file damaged, rather than the SQL at fault."""
-    # A damaged block is an Error of no kind, and a full disk at a commit one of the transaction.
+    """Whether an error means a full disk or a damaged file, not wrong SQL."""
+    # A damaged block raises a plain Error, and a full disk at a commit a TransactionException.
     return isinstance(error, _BROKEN) or "Corrupt database file" in str(error)
 
 
@@ -105,8 +105,7 @@ def _writable(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot write the results database {path} ({str(error).splitlines()[0]}): free space "
-            "if the disk is full, else rebuild it from the run directories; what runs have written "
-            "there is safe"
+            "if the disk is full, else rebuild it from the run directories, which are safe"
         ) from error
 
 
@@ -125,11 +124,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection to a database of the newest schema, which is migrated if need be.
+    """A read-only connection to a database, which is first migrated to the newest schema.
 
     Raises:
-        UserError: there is no database, a writer does not leave within ``wait_s`` seconds, or the
-            file cannot be used.
+        UserError: there is no database, a writer holds it for ``wait_s`` seconds, or its file is
+            damaged.
     """
     if not path.exists():
         raise UserError(
@@ -149,11 +148,11 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
         connection.close()
 
 
-def answered(connection: duckdb.DuckDBPyConnection, work: Callable[[], _T]) -> _T:
-    """What ``work`` on the connection gives; a signal ends it at once, however long it is.
+def interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], _T]) -> _T:
+    """Call ``work`` on the connection so that a signal interrupts it at once.
 
-    In the main thread DuckDB looks for signals only between the tasks of a query that this thread
-    does itself. Where another of its threads has taken the only task, it would look at the end.
+    In the main thread DuckDB checks for signals only between tasks of a query that the main thread
+    runs itself. If another thread has the only task, it would check at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -169,7 +168,7 @@ def answered(connection: duckdb.DuckDBPyConnection, work: Callable[[], _T]) -> _
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """DuckDB makes a RuntimeError of its own of a signal that arrives during a query."""
+    """Turn the RuntimeError that DuckDB raises for a signal back into KeyboardInterrupt."""
     try:
         yield
     except RuntimeError as error:
@@ -204,7 +203,7 @@ def _gate(path: Path, wait_s: float) -> Iterator[None]:
         with file_lock(Path(f"{path}.gate"), wait_s=wait_s, busy=_busy(path, wait_s)):
             yield
     else:
-        # Nobody can write there, so there is no writer to make way for.
+        # The folder is read-only, so there is no writer to wait for.
         yield
 
 
@@ -213,5 +212,5 @@ def _busy(path: Path, wait_s: float, message: str = "") -> str:
     who = f"another program ({holder[0]})" if holder else "another program"
     return (
         f"{who} has held the results database {path} for more than {wait_s:g} s: close it and "
-        "repeat the command; what runs have written to their directories is safe"
+        "repeat the command; the run directories are safe"
     )

@@ -1,4 +1,4 @@
-"""The results database: what run directories hold, in tables for SQL."""
+"""The results database: the content of run directories in SQL tables."""
 
 from __future__ import annotations
 
@@ -17,25 +17,31 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from harness.errors import UserError
-from harness.store.connection import answered, is_broken, read_connection, write_connection, writing
+from harness.store.connection import (
+    interruptibly,
+    is_broken,
+    read_connection,
+    write_connection,
+    writing,
+)
 from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
 from harness.store.ingest import KnownHashes, Snapshot, snapshot
 from harness.store.rundir import RunDirectory, run_folders
 from harness.store.schema import META, REPORTED, TABLES, arrow_schema
 
 DATABASE_NAME = "harness.duckdb"
-# Folder of files of numbers that others published, inside the results folder.
+# Subfolder of the results folder with files of numbers that others published.
 PUBLISHED = "published"
 WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild found.
+    """The outcome of a rebuild.
 
     Attributes:
         counts: table name to its number of rows.
-        unreadable: folders that could not be used, with the reason; the others are in the database.
+        unreadable: folders that are not in the database because they cannot be read, and why.
     """
 
     counts: dict[str, int]
@@ -43,71 +49,73 @@ class Rebuilt:
 
 
 class Database:
-    """The database of a results folder, open only while a call runs.
+    """The database of a results folder; the file is open only during a call.
 
     Args:
         results: the results folder.
-        wait_s: how long a call waits for other processes before it gives up.
-        name: the file's name, for a database that was sent from elsewhere.
+        wait_s: how many seconds a call waits for other processes.
+        name: the file's name.
     """
 
     def __init__(self, results: Path, wait_s: float = WAIT_S, name: str = DATABASE_NAME) -> None:
-        """Nothing is opened or written."""
+        """Create the object only: no file is opened or written."""
         self.results = results
         self.path = results / name
         self._wait_s = wait_s
 
     def query(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
-        """The rows of a query, which can read this database and nothing else.
+        """Run a query, which can read this database only.
 
         Raises:
-            UserError: there is no database, it is held for too long, or it refuses the query.
+            UserError: there is no database, it is busy for too long, or the query fails.
         """
         with read_connection(self.path, self._wait_s) as connection:
             try:
-                return answered(connection, lambda: connection.execute(sql, params or None).df())
+                return interruptibly(
+                    connection, lambda: connection.execute(sql, params or None).df()
+                )
             except duckdb.Error as error:
                 if is_broken(error):
                     raise
                 raise UserError(f"the database refuses the query: {error}") from error
 
     def fetch(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of a query, in Python's own types; times with a zone are text.
+        """Column names and rows of a query as Python objects; times with a zone are text.
 
         Raises:
-            UserError: there is no database, or it is held for too long.
-            duckdb.Error: it refuses the query.
+            UserError: there is no database, or it is busy for too long.
+            duckdb.Error: the query fails.
         """
         with read_connection(self.path, self._wait_s) as connection:
-            answered(connection, lambda: connection.execute(sql))
+            interruptibly(connection, lambda: connection.execute(sql))
             columns = [column[0] for column in connection.description]
-            # DuckDB makes Python's times of them only where pytz is installed.
+            # DuckDB needs pytz to convert times with a zone to Python objects.
             zoned = ["WITH TIME ZONE" in str(column[1]) for column in connection.description]
             if any(zoned):
                 cast = [f"CAST(#{n} AS VARCHAR)" if z else f"#{n}" for n, z in enumerate(zoned, 1)]
                 text = f"SELECT {', '.join(cast)} FROM ({sql.rstrip().rstrip(';')}\n)"
-                answered(connection, lambda: connection.execute(text))
-            return columns, answered(connection, connection.fetchall)
+                interruptibly(connection, lambda: connection.execute(text))
+            return columns, interruptibly(connection, connection.fetchall)
 
     def record(self, run: RunDirectory) -> None:
-        """Bring the database's rows of one run to what its directory holds, in one transaction.
+        """Update the rows of one run from its directory, in one transaction.
 
-        Verdicts are read only where the verdict file is not the one the database has.
+        Verdict files that have not changed are not read again.
 
         Raises:
-            UserError: a file of the directory is damaged, or the database is held for too long.
+            UserError: a file of the directory is damaged, or the database is busy for too long.
         """
         with self._writer() as connection:
             _store(connection, snapshot(run, _known_hashes(connection, run.run_id)))
 
     def load_reported(self, csv: Path) -> None:
-        """Make ``reported`` hold the numbers of a CSV file; a no-op if it does already.
+        """Load the numbers of a CSV file into ``reported``, unless they are there.
 
-        The file's column ``badge`` says who published them, the same on every line; without it
-        they are the paper's. Numbers of other badges stay.
+        The file's column ``badge`` says who published them, the same on every line; without the
+        column they are the paper's. Numbers with other badges are kept.
 
         Raises:
-            UserError: the file is missing or is no such file.
+            UserError: the file is missing or invalid.
         """
         sha256 = file_sha256(csv)
         if self.path.exists():
@@ -119,12 +127,15 @@ class Database:
             _store_reported(connection, printed, sha256)
 
     def publish(self, name: str, csv: str) -> Path:
-        """Keep a CSV file of published numbers in the results folder, and load it.
+        """Store a CSV file of published numbers in the results folder, and load it.
 
-        A rebuilt database has them again. Gives the file's path.
+        A rebuild loads it again.
+
+        Returns:
+            The file's path.
 
         Raises:
-            UserError: the folder cannot be written, or the database is held for too long.
+            UserError: the folder cannot be written, or the database is busy for too long.
         """
         kept = self.results / PUBLISHED / f"{name}.csv"
         make_folder(kept.parent)
@@ -133,21 +144,23 @@ class Database:
         return kept
 
     def tables(self, names: Sequence[str]) -> dict[str, pa.Table]:
-        """Whole tables as one moment has them, rows in order.
+        """Read tables in one transaction, rows in order.
 
         Raises:
-            UserError: there is no database, it is held for too long, or it is damaged.
+            UserError: there is no database, it is busy for too long, or it is damaged.
         """
         with read_connection(self.path, self._wait_s) as connection:
             connection.begin()
-            return {name: answered(connection, partial(_whole, connection, name)) for name in names}
+            return {
+                name: interruptibly(connection, partial(_whole, connection, name)) for name in names
+            }
 
     def rebuild(self, reported: Path | None = None) -> Rebuilt:
-        """Make the database anew from the run directories; the old one serves until it is done.
+        """Build the database again from the run directories, and replace the old one at the end.
 
         Args:
-            reported: the CSV file of printed numbers; None leaves them out. Published ones that
-                the results folder keeps are loaded in any case.
+            reported: the CSV file of printed numbers; None leaves them out. Published numbers in
+                the results folder are always loaded.
 
         Raises:
             UserError: the folder cannot be written, or another writer does not finish in time.
@@ -209,7 +222,7 @@ def _known_hashes(connection: duckdb.DuckDBPyConnection, run_id: str) -> KnownHa
 
 
 def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
-    """Replace a run's rows in one transaction."""
+    """Replace the rows of a run in one transaction."""
     stored = connection.execute(
         "SELECT evaluation_id, verdicts_sha256 FROM evaluations WHERE run_id = ?", [rows.run_id]
     ).fetchall()
@@ -251,7 +264,7 @@ def _store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sh
 
 
 def _read_reported(csv: Path) -> pa.Table:
-    """The file's rows as ``reported`` holds them: its column ``table`` is ``table_number``."""
+    """A file's rows as in ``reported``; its column ``table`` becomes ``table_number``."""
     schema = arrow_schema(REPORTED)
     types = pacsv.ConvertOptions(
         column_types={**{field.name: field.type for field in schema}, "table": pa.int32()},
@@ -275,7 +288,9 @@ def _read_reported(csv: Path) -> pa.Table:
             raise KeyError("badge is not the same on every line")
         return printed.select(schema.names).cast(schema)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"{csv} is no file of printed numbers ({error}): restore it") from error
+        raise UserError(
+            f"{csv} is not a valid file of published numbers ({error}): restore it"
+        ) from error
 
 
 @contextmanager

@@ -1,26 +1,30 @@
-"""Results as Parquet files, and back: every table, the records whole, the verdicts; no weights."""
+"""Results as Parquet files, and back: all tables, whole records and verdicts, but no weights."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from harness.store.files import (
+    TEMPORARY_SUFFIX,
     file_sha256,
+    make_folder,
     read_json,
     replacing,
     write_json_atomic,
     write_jsonl_atomic,
 )
-from harness.store.rundir import RUNS_FOLDER, RunDirectory
-from harness.store.sharing import Merged, merge, scratch
+from harness.store.rundir import RUNS_FOLDER, EvaluationDirectory, RunDirectory
+from harness.store.sharing import Merged, merge
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
 FORMAT = "divergence-bench results"
@@ -31,10 +35,13 @@ Tables = dict[str, pa.Table]
 
 
 def export(results: Path, folder: Path) -> dict[str, int]:
-    """Write the database's tables as Parquet; the rows of each table.
+    """Write the database's tables as Parquet files.
 
-    The manifest, which has the hash of each file, comes last: an export that was cut short is
-    refused by ``import_``. The same results give the same files.
+    The manifest with the hash of each file is written last, so ``import_`` refuses an interrupted
+    export. The same results give the same files.
+
+    Returns:
+        Table name to its number of rows.
 
     Raises:
         UserError: there is no database, or the folder cannot be written.
@@ -51,10 +58,10 @@ def export(results: Path, folder: Path) -> dict[str, int]:
 
 
 def import_(results: Path, folder: Path) -> Merged:
-    """Bring the runs of an export into a results folder, as ``merge`` does.
+    """Merge the runs of an export into a results folder; see ``merge``.
 
     Raises:
-        UserError: the folder holds no export, or a file of it is not what was exported.
+        UserError: the folder holds no export, or one of its files has changed since.
     """
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -69,7 +76,7 @@ def import_(results: Path, folder: Path) -> Merged:
 
 
 def merge_other(results: Path, other: Path) -> Merged:
-    """Merge another results folder, or a database whose run directories are elsewhere.
+    """Merge another results folder, or a database that came without its run directories.
 
     Raises:
         UserError: it is neither.
@@ -82,58 +89,56 @@ def merge_other(results: Path, other: Path) -> Merged:
 
 
 def _merge_tables(results: Path, tables: Tables) -> Merged:
-    with scratch(results) as folder:
-        left_out = write_directories(tables, folder)
-        merged = merge(results, folder)
-    merged.left_out += left_out
+    make_folder(results)
+    with TemporaryDirectory(TEMPORARY_SUFFIX, ".incoming.", results) as folder:
+        left_out = write_directories(tables, Path(folder))
+        merged = merge(results, Path(folder))
+    merged.left_out.update(left_out)
     return merged
 
 
-def write_directories(tables: Tables, results: Path) -> list[tuple[str, str]]:
-    """Write run directories that hold what tables say; the runs that they cannot tell, and why."""
-    (results / RUNS_FOLDER).mkdir(exist_ok=True)
-    left_out = []
-    for run_id, record in _rows(tables, "runs", "run_id, record"):
-        evaluations = _rows(tables, "evaluations", "evaluation_id, record", run_id)
-        if record is None or any(each is None for _, each in evaluations):
-            why = "an earlier release stored it without its record: rebuild that database first"
-            left_out.append((run_id, why))
+def write_directories(tables: Tables, results: Path) -> dict[str, str]:
+    """Write the run directories that tables describe.
+
+    Returns:
+        The runs that the tables do not describe in full, and why.
+    """
+    make_folder(results / RUNS_FOLDER)
+    evaluations, epochs = _by_run(tables["evaluations"]), _by_run(tables["epochs"])
+    left_out = {}
+    for row in tables["runs"].to_pylist():
+        run_id = row["run_id"]
+        if any(each["record"] is None for each in (row, *evaluations[run_id])):
+            left_out[run_id] = (
+                "an earlier release stored it without its record: rebuild that database first"
+            )
             continue
         run = RunDirectory.create(results, run_id)
-        write_jsonl_atomic(_epochs(tables, run_id), run.epochs_path)
-        for evaluation_id, text in evaluations:
-            evaluation = run.evaluation(evaluation_id)
-            facts = json.loads(text)
-            if facts["status"] == "success":
-                verdicts = _select(
-                    tables,
-                    "verdicts",
-                    "*",
-                    "run_id = ? AND evaluation_id = ?",
-                    run_id,
-                    evaluation_id,
-                ).sort_by("index")
-                told = facts.get("verdicts_digest")
-                if told is None or told == verdicts_digest(verdicts):
-                    write_verdicts(verdicts, evaluation.verdicts_path)
-            write_json_atomic(facts, evaluation.record_path)
-        write_json_atomic(json.loads(record), run.record_path)
+        parsed = [each | {"parts": json.loads(each["parts"] or "{}")} for each in epochs[run_id]]
+        write_jsonl_atomic(sorted(parsed, key=lambda each: each["epoch"]), run.epochs_path)
+        for each in evaluations[run_id]:
+            evaluation = run.evaluation(each["evaluation_id"])
+            _write_evaluation(evaluation, json.loads(each["record"]), run_id, tables["verdicts"])
+        write_json_atomic(json.loads(row["record"]), run.record_path)
     return left_out
 
 
-def _epochs(tables: Tables, run_id: str) -> list[dict[str, Any]]:
-    rows = _select(tables, "epochs", "* EXCLUDE run_id", "run_id = ?", run_id).sort_by("epoch")
-    return [row | {"parts": json.loads(row["parts"] or "{}")} for row in rows.to_pylist()]
+def _write_evaluation(
+    evaluation: EvaluationDirectory, record: dict[str, Any], run_id: str, verdicts: pa.Table
+) -> None:
+    """Write the record, and verdicts that have its digest: without them the run is left out."""
+    if record["status"] == "success":
+        rows = (pc.field("run_id") == run_id) & (
+            pc.field("evaluation_id") == evaluation.evaluation_id
+        )
+        own = verdicts.filter(rows).sort_by("index")
+        if record.get("verdicts_digest") in (None, verdicts_digest(own)):
+            write_verdicts(own, evaluation.verdicts_path)
+    write_json_atomic(record, evaluation.record_path)
 
 
-def _rows(tables: Tables, name: str, columns: str, run_id: str | None = None) -> list[Any]:
-    where, given = ("run_id = ?", [run_id]) if run_id else ("true", [])
-    found = _select(tables, name, columns, where, *given).to_pylist()
-    return [tuple(row.values()) for row in found]
-
-
-def _select(tables: Tables, name: str, columns: str, where: str, *given: str) -> pa.Table:
-    with duckdb.connect(":memory:") as connection:
-        connection.register("source", tables[name])
-        sql = f"SELECT {columns} FROM source WHERE {where}"
-        return connection.sql(sql, params=given or None).to_arrow_table()
+def _by_run(table: pa.Table) -> defaultdict[str, list[dict[str, Any]]]:
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in table.to_pylist():
+        rows[row.pop("run_id")].append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, append-only logs, hashes."""
+"""Atomic writes, append-only logs, locks and hashes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A writable file that takes the place of ``path`` when the block ends without an exception.
+    """A writable file that replaces ``path`` when the block ends without an exception.
 
-    Until then, and for ever if the block fails or the process dies, readers see the old file. The
-    temporary file's name starts with a dot and ends in ``.tmp``, so that no reader's glob finds it.
+    Readers see the old file until then, also if the block fails or the process dies. The temporary
+    file's name starts with a dot and ends in ``.tmp``, so globs do not find it.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -46,32 +46,32 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes_atomic(data: bytes | memoryview, path: Path) -> None:
-    """Write ``data`` to ``path``, whole or not at all."""
+    """Write ``data`` to ``path`` atomically."""
     with replacing(path) as handle:
         handle.write(data)
 
 
 def write_json_atomic(value: Any, path: Path) -> None:
-    """Write indented JSON. NaN and infinities are written as ``json`` does and read back alike."""
+    """Write indented JSON atomically; NaN and infinities as ``json`` writes and reads them."""
     write_bytes_atomic((json.dumps(value, indent=2) + "\n").encode(), path)
 
 
 def write_torch_atomic(obj: Any, path: Path) -> None:
-    """Write by ``torch.save``."""
-    # Imported here so that readers of results start without torch.
+    """Write an object with ``torch.save`` atomically."""
+    # Imported here so that commands that only read results start without torch.
     import torch
 
-    # Through memory: of a full disk torch itself says no more than that a position is unexpected.
+    # Through memory, since torch does not report a full disk clearly.
     content = io.BytesIO()
     torch.save(obj, content)
     write_bytes_atomic(content.getbuffer(), path)
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Read a JSON file.
 
     Raises:
-        UserError: there is no such file, or it is not JSON.
+        UserError: it is missing or not JSON.
     """
     try:
         return json.loads(_read(path))
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(record: Any, path: Path) -> None:
-    """Add one line and wait until it is on disk; a line that a crash tore is cut off first."""
+    """Append one line and sync it to disk; an incomplete last line is removed first."""
     line = (json.dumps(record) + "\n").encode()
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def append_jsonl(record: Any, path: Path) -> None:
 
 
 def append_text(text: str, path: Path) -> None:
-    """Add text at a file's end, without waiting for the disk."""
+    """Append text to a file, without syncing it."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as handle:
@@ -105,12 +105,12 @@ def append_text(text: str, path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The records of a JSON-lines file; empty where there is no file.
+    """Read a JSON-lines file; a missing file is empty.
 
-    A last line without its newline was being written when its process died, and is dropped.
+    A last line without a newline was not completely written, and is dropped.
 
     Raises:
-        UserError: a whole line is not JSON.
+        UserError: another line is not JSON.
     """
     if not path.exists():
         return []
@@ -123,13 +123,13 @@ def read_jsonl(path: Path) -> list[Any]:
             records.append(json.loads(line))
         except ValueError as error:
             raise UserError(
-                f"line {number} of {path} is not valid JSON ({error}): mend or remove that line"
+                f"line {number} of {path} is not valid JSON ({error}): fix or remove that line"
             ) from error
     return records
 
 
 def write_jsonl_atomic(records: list[Any], path: Path) -> None:
-    """Write a whole JSON-lines file anew."""
+    """Write a JSON-lines file atomically."""
     write_bytes_atomic("".join(json.dumps(record) + "\n" for record in records).encode(), path)
 
 
@@ -147,7 +147,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,32 +156,28 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of dead processes, at any depth; only for a folder's sole writer."""
+    """Remove temporary files of dead processes, recursively; only for a folder's sole writer."""
     for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Create a folder and its parents; ``UserError`` if that is impossible."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def file_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
-    """Hold the lock file ``path``; the lock is free again when the block ends or the process dies.
+    """Hold a file lock, which is released when the block ends or the process dies.
 
     Args:
-        path: the lock file, made if need be.
-        wait_s: how long to wait for another holder; negative is for ever.
-        busy: the sentence of the error if that was not long enough.
+        path: the lock file, created if it is missing.
+        wait_s: how many seconds to wait for another holder; negative is forever.
+        busy: the error message if that is not enough.
 
     Raises:
-        UserError: another process holds the lock, or the file cannot be made.
+        UserError: another process holds the lock, or the file cannot be created.
     """
     lock = FileLock(path, poll_interval=0.01)
     with _writing(path):

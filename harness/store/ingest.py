@@ -1,4 +1,4 @@
-"""From a run directory to rows of the database's tables."""
+"""Read a run directory as rows of the database's tables."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Snapshot:
 
     Attributes:
         run_id: the run.
-        rows: table name to its rows; ``verdicts`` is not among them.
-        verdict_files: of each finished evaluation its verdict file and that file's SHA-256.
-        digests: of each evaluation that tells it the digest that its verdicts must have.
+        rows: table name to its rows, without ``verdicts``.
+        verdict_files: finished evaluation to its verdict file and that file's SHA-256.
+        digests: evaluation to the digest of its verdicts, if its record has one.
     """
 
     run_id: str
@@ -52,18 +52,18 @@ class Snapshot:
     digests: dict[str, str]
 
     def verdicts(self, evaluation_id: str) -> pa.Table:
-        """The verdicts of a finished evaluation, verified where its record tells their digest.
+        """Read the verdicts of a finished evaluation, and verify their digest if it is known.
 
         Raises:
             UserError: the file is damaged.
         """
         path, _ = self.verdict_files[evaluation_id]
         verdicts = read_verdicts(path)
-        told = self.digests.get(evaluation_id)
-        if told is not None and verdicts_digest(verdicts) != told:
+        digest = self.digests.get(evaluation_id)
+        if digest is not None and verdicts_digest(verdicts) != digest:
             raise UserError(
-                f"the verdicts {path} are not those that were written (digest {told[:12]}): delete "
-                "the file and repeat the evaluation, which goes on from its chunks"
+                f"the verdicts {path} are not those that were written (digest {digest[:12]}): "
+                "delete the file and repeat the evaluation, which continues from its chunks"
             )
         return verdicts
 
@@ -73,10 +73,10 @@ def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
 
     Args:
         run: the directory.
-        known: hashes found earlier, so that an unchanged file is not read again.
+        known: hashes of files, so that unchanged files are not read again.
 
     Raises:
-        UserError: a file of it is missing or damaged; the message names the file.
+        UserError: one of its files is missing or damaged; the message names it.
     """
     record = run.record
     evaluations = {evaluation: evaluation.record for evaluation in run.evaluations()}
@@ -129,10 +129,10 @@ def _run_row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def seed_group(config: Any) -> str:
-    """A hash that is equal for configurations that differ in the seed or in cost only.
+    """A hash that is equal for configurations that differ only in the seed or in cost.
 
-    What is no configuration of this release (a loaded model's source, a run of a release with other
-    settings) is hashed whole, seed aside: then too much may be told apart, but never too little.
+    A value that is not a configuration of this release (a loaded model's source, or the settings of
+    another release) is hashed without its seed: it may form too small a group, never too large.
     """
     try:
         payload = RunConfig.model_validate(config).identity_payload()
@@ -163,10 +163,10 @@ def _evaluation_row(
 def _metric_rows(
     source: Path, record: dict[str, Any], run_id: str, evaluation_id: str | None
 ) -> list[dict[str, Any]]:
-    """A metric is a number, or an object with ``value`` and perhaps ``n``, ``low``, ``high``."""
+    """Rows of metrics, each a number or an object with ``value``, ``n``, ``low`` and ``high``."""
     metrics = record.get("metrics") or {}
     if not isinstance(metrics, dict):
-        raise UserError(f"metrics in {source} is no object: restore the file")
+        raise UserError(f"metrics in {source} is not an object: restore the file")
     return [
         (metric if isinstance(metric, dict) else {"value": metric})
         | {"run_id": run_id, "evaluation_id": evaluation_id, "name": name}
@@ -178,12 +178,12 @@ def _epoch_rows(run: RunDirectory) -> list[dict[str, Any]]:
     epochs = run.epochs()
     numbers = [record.get("epoch") for record in epochs if isinstance(record, dict)]
     if len(set(numbers)) < len(epochs):
-        raise UserError(f"{run.epochs_path} holds an epoch twice or a line that is none: mend it")
+        raise UserError(f"{run.epochs_path} has a duplicate epoch or an invalid line: fix it")
     return [record | {"run_id": run.run_id} for record in epochs]
 
 
 def _artifacts(run: RunDirectory, known: KnownHashes) -> list[dict[str, Any]]:
-    """The files that lie in the run's folder and in its evaluations' folders."""
+    """The artifacts in the run's folder and in its evaluations' folders."""
     rows = []
     for path in sorted([*run.path.glob("[!.]*"), *run.evaluations_path.glob("*/[!.]*")]):
         if path.suffix in ARTIFACT_ENDINGS and path.is_file():
@@ -204,7 +204,7 @@ def _artifacts(run: RunDirectory, known: KnownHashes) -> list[dict[str, Any]]:
 
 
 def _typed(table: Table, rows: list[dict[str, Any]], source: Path) -> pa.Table:
-    """Rows with the table's types; fields that the table lacks are left in their file."""
+    """Rows with the table's types; other fields are dropped."""
     try:
         values = [{c.name: _sql_value(row.get(c.name), c) for c in table.columns} for row in rows]
         return pa.Table.from_pylist(values, schema=arrow_schema(table))
@@ -223,7 +223,7 @@ def _sql_value(value: Any, column: Column) -> Any:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them in JSON columns."""
+    """The value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

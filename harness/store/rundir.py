@@ -1,4 +1,4 @@
-"""Run directories: one folder a run, from which everything else can be made again."""
+"""Run directories: one folder per run, from which everything else can be rebuilt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
 
 class _Record:
-    """A folder described by one JSON file, which is replaced as a whole at each update."""
+    """A folder described by one JSON file, which each update replaces atomically."""
 
     def __init__(self, path: Path, record_path: Path, identity: dict[str, str]) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class _Record:
 
     @property
     def exists(self) -> bool:
-        """Whether the JSON file has been written."""
+        """Whether the JSON file exists."""
         return self.record_path.exists()
 
     @property
@@ -48,7 +48,7 @@ class _Record:
         """The JSON file's content.
 
         Raises:
-            UserError: it is missing, is not valid, is of a later release, or belongs elsewhere.
+            UserError: it is missing, invalid, of a later release, or of another folder.
         """
         record = read_json(self.record_path)
         if not isinstance(record, dict):
@@ -61,19 +61,19 @@ class _Record:
         for name, value in self._identity.items():
             if record.get(name) != value:
                 raise UserError(
-                    f"{self.record_path} says {name} {record.get(name)!r} but lies in the folder "
-                    f"of {value!r}: give the folder its name back"
+                    f"{self.record_path} has {name} {record.get(name)!r} but is in the folder of "
+                    f"{value!r}: rename the folder back"
                 )
         return record
 
     def update(self, **fields: Any) -> None:
-        """Set fields of the record, which is made with status ``started`` if there is none yet."""
+        """Set fields of the record, which is created with status ``started`` if it is missing."""
         new = {"schema_version": RECORD_VERSION, **self._identity, "status": "started"}
         record = self.record if self.exists else new
         write_json_atomic(record | fields, self.record_path)
 
     def end(self, status: str, **fields: Any) -> None:
-        """Set how the work ended, and when: never before it began, though the clock be put back."""
+        """Set the final status and the time, which is never earlier than the start."""
         now = utc_now()
         started = (self.record.get("started_at") if self.exists else None) or now
         self.update(status=status, finished_at=max(now, started), **fields)
@@ -83,7 +83,7 @@ class EvaluationDirectory(_Record):
     """One evaluation of a run: its record, its finished chunks and all verdicts."""
 
     def __init__(self, run: RunDirectory, evaluation_id: str) -> None:
-        """The evaluation of that name; nothing is written."""
+        """Refer to an evaluation; nothing is written."""
         path = run.evaluations_path / _checked_name(evaluation_id, "evaluation")
         identity = {"evaluation_id": evaluation_id, "run_id": run.run_id}
         super().__init__(path, path / "evaluation.json", identity)
@@ -92,11 +92,11 @@ class EvaluationDirectory(_Record):
         self.verdicts_path = path / "verdicts.parquet"
 
     def chunk_path(self, number: int) -> Path:
-        """Where the verdicts of a chunk (from 0) belong."""
+        """The file of the verdicts of a chunk (from 0)."""
         return self.chunks_path / f"{number:05d}.parquet"
 
     def finished_chunks(self) -> list[int]:
-        """Numbers of the chunks whose verdicts are on disk, ascending."""
+        """The numbers of the chunks with verdicts on disk, ascending."""
         return sorted(int(path.stem) for path in self.chunks_path.glob("[0-9]*.parquet"))
 
     def verdicts(self) -> pa.Table:
@@ -108,12 +108,12 @@ class RunDirectory(_Record):
     """The folder of one run.
 
     Args:
-        results: the results folder; runs lie in its folder ``runs``.
+        results: the results folder; runs are in its folder ``runs``.
         run_id: the run's name.
     """
 
     def __init__(self, results: Path, run_id: str) -> None:
-        """The directory of that name; nothing is written."""
+        """Refer to a run; nothing is written."""
         path = results / RUNS_FOLDER / _checked_name(run_id, "run")
         super().__init__(path, path / "run.json", {"run_id": run_id})
         self.results = results
@@ -126,18 +126,14 @@ class RunDirectory(_Record):
 
     @classmethod
     def create(cls, results: Path, run_id: str) -> RunDirectory:
-        """Make the folder, or take up the one that is there; ``update`` writes its record."""
+        """Create the folder if it is missing; ``update`` writes its record."""
         directory = cls(results, run_id)
         make_folder(directory.path)
         return directory
 
     @classmethod
     def open(cls, results: Path, run_id: str) -> RunDirectory:
-        """The directory of a run that has a record.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The directory of an existing run; ``UserError`` if there is none."""
         directory = cls(results, run_id)
         if not directory.exists:
             raise UserError(_no_such_run(results, run_id))
@@ -145,7 +141,7 @@ class RunDirectory(_Record):
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
-        """Be the only process that works on the run; leftovers of dead ones are removed.
+        """Be the only process that works on the run, and remove files that dead ones left.
 
         Args:
             wait: wait for another process to finish instead of raising.
@@ -162,7 +158,7 @@ class RunDirectory(_Record):
             yield
 
     def append_epoch(self, record: dict[str, Any]) -> None:
-        """Add the record of a finished epoch, which has its number under ``epoch``."""
+        """Append the record of a finished epoch, with its number in ``epoch``."""
         append_jsonl(record, self.epochs_path)
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -170,18 +166,18 @@ class RunDirectory(_Record):
         return read_jsonl(self.epochs_path)
 
     def truncate_epochs(self, after: int) -> None:
-        """Drop the records of epochs later than ``after``: they will be trained again."""
+        """Drop the records of epochs later than ``after``, which will be trained again."""
         records = self.epochs()
         kept = [record for record in records if record["epoch"] <= after]
         if len(kept) < len(records):
             write_jsonl_atomic(kept, self.epochs_path)
 
     def log(self, text: str) -> None:
-        """Add a line or lines to the run's log, under the current time (UTC)."""
+        """Append text to the run's log, with the current time (UTC)."""
         append_text(f"{utc_now()} {text.rstrip()}\n", self.log_path)
 
     def evaluation(self, evaluation_id: str) -> EvaluationDirectory:
-        """The evaluation of that name, which need not exist yet."""
+        """An evaluation by name, which need not exist."""
         return EvaluationDirectory(self, evaluation_id)
 
     def evaluations(self) -> list[EvaluationDirectory]:
@@ -191,7 +187,7 @@ class RunDirectory(_Record):
 
 
 def utc_now() -> str:
-    """The current time, UTC, ISO 8601: such times are in order when their texts are."""
+    """The current time in UTC as ISO 8601, whose text order is the order in time."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -207,10 +203,10 @@ def list_runs(results: Path) -> list[RunDirectory]:
 
 
 def find_run(results: Path, name: str) -> RunDirectory:
-    """The run of a name, of a prefix that only one run's name has, or of a folder.
+    """Find a run by its name, an unambiguous prefix of it, or its folder.
 
     Raises:
-        UserError: none or several runs fit; the message names the nearest ones.
+        UserError: no run or several runs match; the message names the nearest ones.
     """
     folder = Path(name).resolve()
     if (folder / "run.json").exists() and folder.parent.name == RUNS_FOLDER:
@@ -218,18 +214,18 @@ def find_run(results: Path, name: str) -> RunDirectory:
     runs = {directory.run_id: directory for directory in list_runs(results)}
     if name in runs:
         return runs[name]
-    fitting = [run_id for run_id in runs if run_id.startswith(name)]
-    if len(fitting) == 1:
-        return runs[fitting[0]]
-    if fitting:
-        shown = ", ".join(fitting[:5]) + (", ..." if len(fitting) > 5 else "")
-        raise UserError(f"{name!r} fits {len(fitting)} runs: {shown}: give more of the name")
+    matching = [run_id for run_id in runs if run_id.startswith(name)]
+    if len(matching) == 1:
+        return runs[matching[0]]
+    if matching:
+        shown = ", ".join(matching[:5]) + (", ..." if len(matching) > 5 else "")
+        raise UserError(f"{name!r} matches {len(matching)} runs: {shown}: give more of the name")
     raise UserError(_no_such_run(results, name))
 
 
 def _no_such_run(results: Path, name: str) -> str:
-    like_a_file = any(sign in name for sign in "/\\") or name.lower().endswith(WEIGHTS_SUFFIXES)
-    if like_a_file and not Path(name).is_file():
+    is_path = any(sign in name for sign in "/\\") or name.lower().endswith(WEIGHTS_SUFFIXES)
+    if is_path and not Path(name).is_file():
         return f"there is no file or run {name!r}: check the path, or name a run in {results}"
     known = [directory.run_id for directory in list_runs(results)]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -239,5 +235,5 @@ def _no_such_run(results: Path, name: str) -> str:
 
 def _checked_name(name: str, kind: str) -> str:
     if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
-        raise UserError(f"{name!r} cannot be the name of {kind} folder: use letters and digits")
+        raise UserError(f"{name!r} is not a valid name of {kind} folder: use letters and digits")
     return name

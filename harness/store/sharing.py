@@ -1,55 +1,54 @@
-"""Results of several folders become one: no run lost, none doubled, none overwritten by a lesser.
+"""Merging results folders: no run is lost, duplicated, or replaced by a less complete one.
 
-A run's directory is what is merged; the database follows from it, so that what was merged survives
-a rebuild. Where both sides have a run, the trained weights decide: if they are the same (or one
-side has none yet), each evaluation is taken from the side that has finished it, or got further. If
-both sides finished and differ, in weights or in a verdict, theirs is kept whole under
-``conflicts/``, which is a results folder of its own, and is named.
+What is merged are run directories; the database follows from them, so that a rebuild keeps what was
+merged. Where both sides have a run, its weights decide. If they are equal, or one side has none
+yet, each evaluation comes from the side that has finished it or got further. If both sides have
+finished and differ, in weights or in a verdict, the other side's copy is kept whole under
+``conflicts/``, which is a results folder of its own, and is reported.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from harness.config import fingerprint
 from harness.errors import UserError
 from harness.store.database import Database
-from harness.store.files import TEMPORARY_SUFFIX, file_lock, file_sha256, make_folder, replacing
+from harness.store.files import TEMPORARY_SUFFIX, file_lock, file_sha256, replacing
 from harness.store.ingest import snapshot
-from harness.store.rundir import RUNS_FOLDER, EvaluationDirectory, RunDirectory, run_folders
+from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 
 CONFLICTS = "conflicts"
 LOCK = "run.lock"
 DISCRETE = ("index", "label", "clean_pred", "broken_by")
+# Files whose presence says that others are complete; they are copied last, in this order.
+LAST = ("evaluation.json", "model.pt", "run.json")
 
 
 @dataclass
 class Merged:
-    """What became of the other side's runs.
+    """What happened to the other side's runs.
 
     Attributes:
         added: runs that were not here.
         completed: runs that were here, but with less.
-        same: runs of which all was here.
-        conflicts: runs that contradict the one here, and the results folder that now keeps theirs.
+        same: runs that were here with all that the other side has.
+        conflicts: runs that contradict the one here, and the results folder that now holds them.
         left_out: runs that could not be merged, and why.
     """
 
     added: list[str] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
-    conflicts: list[tuple[str, Path]] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    conflicts: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,23 +57,16 @@ class Copy:
 
     Attributes:
         run: its directory.
-        record: its ``run.json``.
-        weights: hashes of its weights that the run and its evaluations tell of.
-        finished: of each finished evaluation the verdicts' discrete columns.
-        evaluations: all evaluations that have a record.
+        weights: hashes of its weights in the records of the run and its evaluations.
+        finished: the discrete verdict columns of each finished evaluation.
+        progress: whether it has finished, whether it has weights, and its number of epochs; a
+            larger tuple is further.
     """
 
     run: RunDirectory
-    record: dict[str, Any]
     weights: frozenset[str]
     finished: dict[str, pa.Table]
-    evaluations: dict[str, EvaluationDirectory]
-
-    @property
-    def progress(self) -> tuple[bool, bool, int]:
-        """How far the run is; a larger one is further."""
-        finished = self.record.get("status") == "success"
-        return finished, self.run.model_path.exists() or bool(self.weights), len(self.run.epochs())
+    progress: tuple[bool, bool, int]
 
     def contradicts(self, other: Copy) -> bool:
         """Whether both cannot be right: other weights, or another verdict under one protocol."""
@@ -87,7 +79,7 @@ class Copy:
         return any(not self.finished[name].equals(other.finished[name]) for name in both)
 
     def digest(self) -> str:
-        """Names the contents: equal for equal weights and verdicts."""
+        """A hash of the contents: equal for equal weights and verdicts."""
         verdicts = {name: table.to_pylist() for name, table in self.finished.items()}
         return fingerprint([self.run.run_id, sorted(self.weights), verdicts, self.progress[2]])
 
@@ -99,20 +91,18 @@ def read_copy(run: RunDirectory) -> Copy:
         UserError: a file of it is missing or damaged.
     """
     rows, record = snapshot(run), run.record
-    evaluations = {each.evaluation_id: each for each in run.evaluations()}
-    told = {
-        (each.record.get("protocol") or {}).get("model_sha256") for each in evaluations.values()
-    }
+    protocols = [evaluation.record.get("protocol") or {} for evaluation in run.evaluations()]
+    hashes = {str(f["model_sha256"]) for f in (record, *protocols) if f.get("model_sha256")}
     finished = {name: rows.verdicts(name).select(DISCRETE) for name in rows.verdict_files}
-    told.add(record.get("model_sha256"))
-    weights = frozenset(each for each in told if each is not None)
-    return Copy(run, record, weights, finished, evaluations)
+    trained = run.model_path.exists() or bool(hashes)
+    progress = (record.get("status") == "success", trained, len(run.epochs()))
+    return Copy(run, frozenset(hashes), finished, progress)
 
 
 def merge(results: Path, other: Path) -> Merged:
-    """Bring every run of another results folder into this one, and into its database.
+    """Bring every run of another results folder into this one and into its database.
 
-    Repeating it changes nothing, and after a crash finishes it.
+    Repeating it changes nothing, and finishes it after a crash.
 
     Raises:
         UserError: there is no such folder, it is this one, or this one cannot be written.
@@ -124,11 +114,11 @@ def merge(results: Path, other: Path) -> Merged:
     merged, database = Merged(), Database(results)
     for theirs in run_folders(other):
         try:
-            with _unworked(theirs):
+            with _idle(theirs):
                 _merge_run(results, theirs, merged)
             database.record(RunDirectory(results, theirs.run_id))
         except UserError as error:
-            merged.left_out.append((theirs.run_id, str(error)))
+            merged.left_out[theirs.run_id] = str(error)
     return merged
 
 
@@ -137,109 +127,74 @@ def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
     ours = RunDirectory.create(results, theirs.run_id)
     with ours.lock():
         if not ours.exists:
-            _take(theirs, ours, _files(theirs))
+            _copy_files(theirs, ours, _files(theirs))
             merged.added.append(ours.run_id)
             return
         mine = read_copy(ours)
         if not mine.contradicts(copy):
-            wanted = _wanted(mine, copy)
-            _take(theirs, ours, wanted)
-            (merged.completed if wanted else merged.same).append(ours.run_id)
+            files = _more_complete(mine, copy)
+            _copy_files(theirs, ours, files)
+            (merged.completed if files else merged.same).append(ours.run_id)
             return
     aside = results / CONFLICTS / f"{theirs.run_id}-{copy.digest()}"
     kept = RunDirectory.create(aside, theirs.run_id)
     with kept.lock():
-        _take(theirs, kept, [path for path in _files(theirs) if not (kept.path / path).exists()])
+        missing = [path for path in _files(theirs) if not (kept.path / path).exists()]
+        _copy_files(theirs, kept, missing)
     Database(aside).record(kept)
-    merged.conflicts.append((theirs.run_id, aside))
+    merged.conflicts[theirs.run_id] = aside
 
 
-def _wanted(mine: Copy, theirs: Copy) -> list[Path]:
-    """The files of theirs that bring this side's run to the more complete of both."""
-    evaluations = theirs.run.evaluations_path
-    every = _files(theirs.run)
-    training = [path for path in every if not (theirs.run.path / path).is_relative_to(evaluations)]
-    if theirs.progress <= mine.progress:
-        # What one side threw away, or never had, such as the weights of an imported run.
-        both_trained = theirs.progress[1] and mine.progress[1]
-        training = [
-            path
-            for path in training
-            if both_trained and path.name == "model.pt" and not (mine.run.path / path).exists()
-        ]
-    wanted = []
-    for name, evaluation in theirs.evaluations.items():
-        here = mine.evaluations.get(name)
-        if name in mine.finished or (
-            here and name not in theirs.finished and _further(here, evaluation)
-        ):
-            continue
-        folder = evaluation.path.relative_to(theirs.run.path)
-        wanted += [path for path in every if path.is_relative_to(folder)]
-    return wanted + training
+def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
+    """The files of theirs that are missing here, or belong to a part that is further there."""
+    chunks = {each.evaluation_id: len(each.finished_chunks()) for each in mine.run.evaluations()}
+    further = {
+        each.evaluation_id
+        for each in theirs.run.evaluations()
+        if each.evaluation_id not in mine.finished
+        and (
+            each.evaluation_id in theirs.finished
+            or len(each.finished_chunks()) > chunks.get(each.evaluation_id, -1)
+        )
+    }
+    # One side may have deleted its weights, or got the run from an export, which has none.
+    both_trained = theirs.progress[1] and mine.progress[1]
 
+    def is_needed(path: Path) -> bool:
+        if path.parts[0] == theirs.run.evaluations_path.name:
+            return path.parts[1] in further
+        lost_weights = path.name == "model.pt" and not (mine.run.path / path).exists()
+        return theirs.progress > mine.progress or (both_trained and lost_weights)
 
-def _further(here: EvaluationDirectory, there: EvaluationDirectory) -> bool:
-    return len(here.finished_chunks()) >= len(there.finished_chunks())
+    return [path for path in _files(theirs.run) if is_needed(path)]
 
 
 def _files(run: RunDirectory) -> list[Path]:
-    """A run's files relative to its folder; those whose presence says that all is there, last."""
-    found = [path.relative_to(run.path) for path in run.path.rglob("[!.]*") if path.is_file()]
-    found = [path for path in found if path.name != LOCK and path.suffix != TEMPORARY_SUFFIX]
-    last = ("evaluation.json", "model.pt", "run.json")
-    return sorted(
-        found, key=lambda path: (last.index(path.name) if path.name in last else -1, path)
-    )
+    """A run's files relative to its folder, those of ``LAST`` at the end."""
+    paths = [path.relative_to(run.path) for path in run.path.rglob("[!.]*") if path.is_file()]
+    paths = [path for path in paths if path.name != LOCK and path.suffix != TEMPORARY_SUFFIX]
+    return sorted(paths, key=lambda path: ((path.name in LAST) and LAST.index(path.name) + 1, path))
 
 
-def _take(theirs: RunDirectory, ours: RunDirectory, files: list[Path]) -> None:
-    """Copy files, each whole or not at all, and verify that what lies here is what lay there."""
-    for path in files:
+def _copy_files(theirs: RunDirectory, ours: RunDirectory, paths: list[Path]) -> None:
+    """Copy files, each whole or not at all, and verify the copies."""
+    for path in paths:
         source, target = theirs.path / path, ours.path / path
-        digest = hashlib.sha256()
         try:
             with open(source, "rb") as incoming, replacing(target) as outgoing:
-                while block := incoming.read(1 << 20):
-                    digest.update(block)
-                    outgoing.write(block)
+                shutil.copyfileobj(incoming, outgoing)
         except FileNotFoundError as error:
             raise UserError(f"{source} vanished while it was merged: repeat the command") from error
-        if file_sha256(target) != digest.hexdigest():
-            raise UserError(f"{target} is not what was read from {source}: check the disk")
+        if file_sha256(target) != file_sha256(source):
+            raise UserError(f"{target} differs from {source} after copying: check the disk")
 
 
 @contextmanager
-def _unworked(run: RunDirectory) -> Iterator[None]:
-    """Nobody works on the run meanwhile, as far as a folder that may be read-only can tell."""
+def _idle(run: RunDirectory) -> Iterator[None]:
+    """Keep other processes from working on the run, unless its folder is read-only."""
     busy = (
         f"a process is working on run {run.run_id} there: repeat the command when it has finished"
     )
     lock = file_lock(run.path / LOCK, wait_s=0, busy=busy)
     with lock if os.access(run.path, os.W_OK) else nullcontext():
         yield
-
-
-@contextmanager
-def scratch(results: Path) -> Iterator[Path]:
-    """A hidden folder beside the runs that is gone when the block ends."""
-    folder = results / f".incoming.{os.getpid()}{TEMPORARY_SUFFIX}"
-    make_folder(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-def as_json(merged: Merged) -> str:
-    """The outcome for programs."""
-    return json.dumps(
-        {
-            "added": merged.added,
-            "completed": merged.completed,
-            "same": merged.same,
-            "conflicts": {run_id: str(folder) for run_id, folder in merged.conflicts},
-            "left_out": dict(merged.left_out),
-        },
-        indent=2,
-    )

@@ -1,4 +1,4 @@
-"""Verdict files: one row an image, the same columns in every chunk and in the whole."""
+"""Verdict files: one row per image, with the same columns for a chunk and an evaluation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ VERDICT_SCHEMA = pa.schema([field for field in arrow_schema(VERDICTS) if field.n
 
 
 def write_verdicts(verdicts: pa.Table, path: Path) -> None:
-    """Write verdicts, which have the columns of ``VERDICT_SCHEMA``, whole or not at all."""
+    """Write verdicts with the columns of ``VERDICT_SCHEMA`` atomically."""
     with replacing(path) as handle:
         pq.write_table(verdicts.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA), handle)
 
 
 def verdicts_digest(verdicts: pa.Table) -> str:
-    """The SHA-256 of verdicts' values: the same whoever wrote them to whatever file."""
+    """The SHA-256 of the values of verdicts, which does not depend on how a file encodes them."""
     digest = hashlib.sha256()
     for name in VERDICT_SCHEMA.names:
         digest.update(json.dumps([name, verdicts[name].to_pylist()]).encode())
@@ -32,18 +32,18 @@ def verdicts_digest(verdicts: pa.Table) -> str:
 
 
 def read_verdicts(path: Path) -> pa.Table:
-    """The verdicts in a Parquet file, with ``VERDICT_SCHEMA``.
+    """Read a verdict file.
 
     Raises:
-        UserError: the file is missing or damaged, or is not a verdict file.
+        UserError: it is missing, damaged, or not a verdict file.
     """
     try:
         verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
-        # Text that is no text is found only by looking at it.
+        # Invalid text is found by a full validation only.
         verdicts.validate(full=True)
         return verdicts
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(
             f"the verdicts {path} cannot be read ({error}): delete the file and repeat the "
-            "evaluation, which goes on from its other chunks"
+            "evaluation, which continues from its other chunks"
         ) from error

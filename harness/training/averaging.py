@@ -19,9 +19,8 @@ def first_epoch(config: AveragingConfig, epochs: int) -> int:
 class WeightAverage:
     """An exponential moving average of the weights; see ``AveragingConfig``.
 
-    Integer buffers, which count batches, are the live model's.
-
-    The first update copies the model. Without averaging, ``model`` is the trained model itself.
+    The first update copies the model. Integer buffers, which count batches, are always copied.
+    Without averaging, ``model`` is the trained model itself.
     """
 
     def __init__(self, model: nn.Module, config: AveragingConfig, epochs: int = 0) -> None:
@@ -39,7 +38,7 @@ class WeightAverage:
 
     @property
     def model(self) -> nn.Module:
-        """The model to evaluate: the average once it has begun, else the live model."""
+        """The model to evaluate: the average after its first update, else the trained model."""
         if self._average is None or int(self._average.n_averaged) == 0:
             return self._live
         return self._average.module
@@ -59,11 +58,11 @@ class WeightAverage:
         self._average.update_parameters(self._live)
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {} if self._average is None else dict(self._average.state_dict())
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up a checkpoint's average."""
+        """Load a checkpoint's state."""
         if self._average is not None:
             self._average.load_state_dict(state)
 
@@ -73,12 +72,11 @@ Update = Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 def _rule(config: AveragingConfig) -> Update:
-    """How a list of averaged tensors takes up the current ones, given the updates so far."""
+    """The update of a list of averaged tensors by the current ones, after ``count`` updates."""
 
     @torch.no_grad()
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # A list holds tensors of one type. Averaged integers are rounded down each time, so that
-        # even those of a constant model could fall.
+        # A list holds tensors of one type. Averages of integers would be rounded down each time.
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
             return

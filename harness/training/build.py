@@ -1,4 +1,4 @@
-"""From a configuration to what training is made of: device, batches, network and task."""
+"""Builds the parts of a training from its configuration: device, batches, network and task."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from harness.seeding import derive_seed
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, which becomes the current one; ``auto`` is a GPU if there is one.
+    """The device of that name; ``auto`` is a GPU if there is one.
 
-    What names no device, such as an event or a seed of all random numbers, is then meant for it.
+    A GPU with a number becomes the current device, so that events and seeds apply to it.
 
     Raises:
         UserError: there is no such device.
@@ -38,12 +38,12 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} was asked for, but torch sees no GPU: use --device cpu")
+        raise UserError(f"there is no device {name!r}, torch finds no GPU: use --device cpu")
     if device.type == "cuda" and device.index is not None:
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs: "
-                "their numbers begin at 0"
+                f"there is no device {name!r}, torch finds {torch.cuda.device_count()} GPUs: their "
+                "numbers start at 0"
             )
         torch.cuda.set_device(device)
     return device
@@ -58,52 +58,40 @@ def training_loader(
     processes: ProcessGroup = SINGLE_PROCESS,
     views: int = 0,
 ) -> Loader:
-    """The loader of original images, or of those and generated ones, with a task's further views.
+    """The loader of original and generated images, with ``views`` further views of each image.
 
-    ``originals`` counts the original images before any were held out: an epoch with generated
-    images is as long whether or not some were, as in released trainings.
+    ``originals`` counts the original images before a validation split: it sets the length of an
+    epoch with generated images, as in released trainings.
     """
-    loader = _loader(config, split, originals, generated, device, processes)
-    return with_views(loader, split, views)
-
-
-def _loader(
-    config: RunConfig,
-    split: ImageSource,
-    originals: int,
-    generated: NpzImages | None,
-    device: torch.device,
-    processes: ProcessGroup,
-) -> Loader:
     data, batch_size = config.data, config.training.batch_size
+    augment = Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation)
     if generated is not None:
-        return MixedLoader(
+        loader: Loader = MixedLoader(
             split,
             generated,
             batch_size,
             device,
             fraction=data.generated_fraction,
             steps=steps_with_generated(data, batch_size, originals),
-            augment=Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation),
+            augment=augment,
             augment_generated=data.augment_generated,
         )
-    return make_loader(
-        split,
-        batch_size,
-        device,
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        drop_last=config.training.drop_last,
-        workers=data.workers,
-        crop_mode=data.crop_mode,
-        rotation=data.rotation,
-        processes=processes,
-    )
+    else:
+        loader = make_loader(
+            split,
+            batch_size,
+            device,
+            augment,
+            drop_last=config.training.drop_last,
+            workers=data.workers,
+            processes=processes,
+        )
+    return with_views(loader, split, views)
 
 
 @contextmanager
 def default_dtype(config: RunConfig) -> Iterator[None]:
-    """Networks that are made inside have the run's precision.
+    """Networks built inside have the run's precision.
 
     Random float32 numbers differ in the last bit between processors, random float64 ones do not.
     """
@@ -129,21 +117,21 @@ def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
 
 
 def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
-    """The method's task; networks of its own are the same for the same seed."""
+    """The method's task; its own networks are the same for the same seed."""
     params = method.params.model_validate(config.params)
     with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "task"))
         task = method.task(params, context)
     if context.teacher is not None and context.teacher in task.modules():
         raise RuntimeError(
-            f"the task of {config.method} made the teacher its own submodule: its weights would be "
-            "in every checkpoint; read it from the context"
+            f"the task of {config.method} registers the teacher as a submodule: its weights would "
+            "be in every checkpoint; read it from the context"
         )
     return task
 
 
 def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
-    """Mean and standard deviation that the saved model applies to its images, if any."""
+    """Mean and standard deviation of each channel that the saved model applies, if any."""
     if not config.model.normalize:
         return None
     return {"mean": list(info.mean), "std": list(info.std)}

@@ -1,6 +1,6 @@
-"""Checkpoints: all that a killed training needs to go on as if nothing had happened.
+"""Training checkpoints, from which a killed training resumes exactly, and saved models.
 
-No random state is kept: every epoch draws from generators seeded by (run seed, epoch), so an epoch
+No random state is saved: every epoch draws from generators seeded by (run seed, epoch), so an epoch
 is the same whether or not the process was restarted before it.
 """
 
@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from harness.errors import UserError
-from harness.models.loading import MODEL_FORMAT
 from harness.store.files import write_torch_atomic
 
 TRAINING_FORMAT = "divergence-bench training state"
 
 
 def save_training(path: Path, **state: Any) -> None:
-    """Write a training checkpoint, whole or not at all."""
+    """Write a training checkpoint atomically."""
     write_torch_atomic({"format": TRAINING_FORMAT, **state}, path)
 
 
 def load_training(path: Path) -> dict[str, Any] | None:
-    """The training checkpoint at ``path``, on the CPU, or None where there is none.
+    """The training checkpoint at ``path``, on the CPU, or None if the file does not exist.
 
     Raises:
         UserError: the file is no training checkpoint.
@@ -43,9 +41,3 @@ def load_training(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("format") != TRAINING_FORMAT:
         raise UserError(f"{path} is not a training checkpoint: delete it or choose another folder")
     return state
-
-
-def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
-    """Write a model's weights with what is needed to build it again."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)

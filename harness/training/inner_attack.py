@@ -13,7 +13,7 @@ from harness.training.schedules import InnerSchedule
 
 
 def starting_point(x: Tensor, start: str, eps: float, generator: torch.Generator | None) -> Tensor:
-    """The attack's first point; Gaussian noise is projected only after the first step."""
+    """The attack's first point; with Gaussian noise it is projected only after the first step."""
     if start == "clean":
         return x.clone()
     if start == "gaussian":
@@ -31,18 +31,18 @@ def pgd(
     config: InnerAttackConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Images in the ball of radius ``schedule.eps`` around ``x`` that raise the objective.
+    """Adversarial images within ``schedule.eps`` of ``x``, by projected gradient ascent.
 
-    Sign steps, each followed by a projection on the Linf ball and on [0, 1]. The model's mode and
-    which of its parameters ask for gradients are the caller's.
+    Each sign step is followed by a projection on the Linf ball and on [0, 1]. The caller sets the
+    model's mode and which parameters require gradients.
 
     Args:
         model: maps images [B, K, H, W] to logits [B, C].
-        objective: scalar of logits [B, C], to be maximised.
+        objective: scalar of logits [B, C] to maximise.
         x: clean images in [0, 1].
         schedule: radius, step size, step count.
-        config: names the starting point.
-        generator: source of the starting noise, on the device of ``x``.
+        config: gives the kind of starting point.
+        generator: of the starting noise, on the device of ``x``.
 
     Returns:
         Adversarial images, detached, in [0, 1] and within the radius of ``x``.
@@ -52,7 +52,7 @@ def pgd(
     return _ascend(model, objective, start, sizes, *_ball(x, schedule.eps))
 
 
-def follow(
+def planned_pgd(
     model: Forward,
     objective: Objective,
     x: Tensor,
@@ -60,14 +60,14 @@ def follow(
     config: InnerAttackConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """As ``maximise``, but each image by its own radius, step size and step count.
+    """``pgd`` with a radius, step size and step count for each image.
 
-    An image whose steps are taken waits for the others. Which radius is allowed is not asked here.
+    Images with fewer steps wait for the others. The plan's radii are not checked here.
     """
     steps = int(plan.steps_B.max())
-    sizes = (_spread(plan.step_size_B * (step < plan.steps_B), x) for step in range(steps))
+    sizes = (_per_image(plan.step_size_B * (step < plan.steps_B), x) for step in range(steps))
     start = starting_point(x, config.start, plan.start_eps, generator)
-    return _ascend(model, objective, start, sizes, *_ball(x, _spread(plan.eps_B, x)))
+    return _ascend(model, objective, start, sizes, *_ball(x, _per_image(plan.eps_B, x)))
 
 
 def clipped(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -79,7 +79,7 @@ def _ball(x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
 
 
-def _spread(values_B: Tensor, x: Tensor) -> Tensor:
+def _per_image(values_B: Tensor, x: Tensor) -> Tensor:
     return values_B.to(x.dtype)[:, None, None, None]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -17,41 +15,39 @@ from torch import Tensor, nn
 
 from harness.config import RunConfig
 from harness.data.base import ImageSource
+from harness.data.batch import Batch
 from harness.data.loader import Loader
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
-from harness.distributed.sync_batchnorm import with_whole_batches
+from harness.distributed.sync_batchnorm import with_sync_batchnorm
 from harness.errors import UserError
-from harness.evaluation.clean import clean_accuracy
-from harness.method import Batch, Forward, StepOutput, Task
+from harness.method import Forward, LookaheadStep, StepOutput, Task
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.averaging import WeightAverage
 from harness.training.build import training_dtype
 from harness.training.checkpoint import load_training, save_training
-from harness.training.inner_attack import clipped, follow, pgd
-from harness.training.lookahead import LookaheadStep
+from harness.training.inner_attack import clipped, pgd, planned_pgd
 from harness.training.modes import ReplicaForward, attack_mode, compiled, frozen_parameters
 from harness.training.monitor import monitor_accuracy
-from harness.training.non_finite import NonFiniteGuard
-from harness.training.optimizer import build_optimizer
-from harness.training.schedules import InnerSchedule, inner_schedule, learning_rate, momentum
-from harness.training.step_timer import StepTimer
+from harness.training.optimizer import build_optimizer, look_ahead, set_epoch
+from harness.training.schedules import InnerSchedule, inner_schedule, perturbation_size
+from harness.training.step_timer import StepTimer, peak_memory_mb
 from harness.training.tiles import Tiled, images_at_once
-from harness.training.validate import validate_training
+from harness.training.validate import NonFiniteGuard, validate_training
 from harness.training.weight_perturbation import perturbation, perturbed
 
-# Losses of single steps that an epoch's record keeps.
+# The number of single-step losses in an epoch's record.
 OPENING_STEPS = 20
 
 
 class TrainingReporter(Protocol):
-    """Where the loop tells how far it is."""
+    """Receives the progress of the training."""
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """After each optimiser step."""
 
     def line(self, text: str) -> None:
-        """One line of news."""
+        """A message of one line."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch, with its record."""
@@ -59,7 +55,7 @@ class TrainingReporter(Protocol):
 
 @dataclass
 class Selected:
-    """The model that is the run's result, and the epoch whose weights it holds."""
+    """The model that is the run's result, and the epoch of its weights."""
 
     model: nn.Module
     epoch: int
@@ -67,7 +63,7 @@ class Selected:
 
 
 class Trainer:
-    """Trains one model by one task and keeps the run directory true to it."""
+    """Trains one model by one task, and records epochs and checkpoints in the run directory."""
 
     def __init__(
         self,
@@ -78,27 +74,35 @@ class Trainer:
         *,
         watched: ImageSource,
         run: RunDirectory,
-        reporter: TrainingReporter,
         device: torch.device,
-        tracked: ImageSource | None = None,
-        teach: Callable[[Batch], Tensor] | None = None,
+        test_accuracy: Callable[[nn.Module], tuple[int, int]] | None = None,
+        teacher_logits: Callable[[Batch], Tensor] | None = None,
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        """Build optimiser and averages, and take up the last checkpoint if there is one.
+        """Build optimiser and averages, and resume from the last checkpoint if there is one.
 
-        ``watched`` are the images for the per-epoch accuracies and for selection; of ``tracked``
-        every epoch's clean accuracy is recorded, and nothing chosen by it. ``teach`` gives a
-        batch's teacher logits. Of several ``processes`` only the first reads and writes the run.
+        Args:
+            config: the run.
+            task: the method's part of a step.
+            model: the network to train.
+            loader: the training batches.
+            watched: the images for the accuracies of each epoch and for selection.
+            run: where epochs and checkpoints are written, by the first process only.
+            device: the training device.
+            test_accuracy: counts a model's correct test images, and all of them; the accuracy of
+                every epoch is recorded, and nothing is selected by it.
+            teacher_logits: gives the teacher's logits of a batch.
+            processes: the processes that train together.
         """
         self.processes = processes
         self.config, self.training = config, config.training
-        self.device, self.run, self.reporter = device, run, reporter
+        self.device, self.run = device, run
         self.dtype = training_dtype(config)
         self.task, self.loader, self.watched = task.to(device, self.dtype), loader, watched
-        self.tracked, self.teach = tracked, teach
+        self.test_accuracy, self.teacher_logits = test_accuracy, teacher_logits
         self.model = model.to(device, self.dtype)
         if processes.count > 1:
-            self.model = _shared_out(self.model, config, loader, processes)
+            self.model = _split_between(self.model, config, loader, processes)
         if self.training.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.plain = ReplicaForward(self.model, self.training.batchnorm_replicas, processes)
@@ -113,56 +117,53 @@ class Trainer:
         self.finished_epochs = self._resume()
         processes.copy_first_(_tensors(self.model, self.task))
 
-    def fit(self) -> Selected:
-        """Train to the last epoch and return the selected model.
+    def fit(self, reporter: TrainingReporter) -> Selected:
+        """Train to the last epoch, report the progress, and return the selected model.
 
         Raises:
-            UserError: the batches or the settings are none that the task can be trained on.
+            UserError: the task cannot be trained with these batches or settings.
         """
-        validate_training(self.config, self.task, self.loader, self.reporter.line)
+        validate_training(self.config, self.task, self.loader, reporter.line)
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
-            record = self._train_epoch(epoch)
-            self.processes.broadcast(partial(self._close, record))
+            record = self._train_epoch(epoch, reporter)
+            self.processes.broadcast(partial(self._end_epoch, record, reporter))
         return self._select()
 
-    def _close(self, record: dict[str, Any]) -> None:
-        """An epoch's accuracies, record and checkpoint, which the first process sees to."""
+    def _end_epoch(self, record: dict[str, Any], reporter: TrainingReporter) -> None:
+        """Measure the accuracies, write the record and the checkpoint; in the first process."""
         epoch = record["epoch"]
-        record |= self._watch(epoch) | self._track()
+        record |= self._watch(epoch) | self._test()
         self.run.append_epoch(record)
         last = epoch == self.training.epochs
         if last or epoch % self.training.checkpoint_every == 0:
             self._checkpoint(epoch)
-        self.reporter.epoch(record)
+        reporter.epoch(record)
 
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+    def _train_epoch(self, epoch: int, reporter: TrainingReporter) -> dict[str, Any]:
         training, attack = self.training, self.training.attack
-        rate = learning_rate(training.optimizer, epoch, training.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            group["momentum"] = momentum(training.optimizer, epoch, training.epochs)
+        rate = set_epoch(self.optimizer, training, epoch)
         schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
-        # Layers that draw from the global generator (dropout) must draw alike after a restart.
+        # Layers that draw from the global generator (dropout) draw the same after a restart.
         torch.manual_seed(derive_seed(self.config.seed, "global", epoch))
         generator = seeded_generator(self.device, self.config.seed, "attack", epoch)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         sums: dict[str, Tensor] = {}
         opening: list[Tensor] = []
-        watch = NonFiniteGuard(self.device, epoch)
+        guard = NonFiniteGuard(self.device, epoch)
         steps, images = self.loader.steps_per_epoch, 0
         started = time.perf_counter()
         for step, batch in enumerate(self.loader.epoch(self.config.seed, epoch), 1):
             with self.timer.step():
                 output = self.step(batch, schedule, generator)
-            watch.see(step, output.loss)
+            guard.check(step, output.loss)
             images += len(batch.y)
             if step <= OPENING_STEPS:
                 opening.append(output.loss.detach())
             for name, value in {"loss": output.loss.detach(), **output.parts}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch.y)
-            self.reporter.step(epoch, step, steps)
-        watch.check_now(self.model)
+            reporter.step(epoch, step, steps)
+        guard.check_model(self.model)
         self.task.end_epoch(epoch)
         self.average.after_epoch(epoch)
         means = {name: float(total) / images for name, total in sums.items()}
@@ -175,18 +176,18 @@ class Trainer:
             "opening_losses": torch.stack(opening).tolist(),
             "sec_per_iter": self.timer.median(last=steps),
             "seconds": time.perf_counter() - started,
-            "peak_memory_mb": self._peak_memory_mb(),
+            "peak_memory_mb": peak_memory_mb(self.device),
         }
 
     def step(
         self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
     ) -> StepOutput:
-        """Ask the teacher, attack, perturb the weights, descend, restore."""
+        """Teacher logits, attack, weight perturbation, optimiser step, restored weights."""
         if self.training.channels_last:
             for each in (batch, *batch.others):
                 each.x = each.x.contiguous(memory_format=torch.channels_last)
-        if self.teach is not None:
-            batch.teacher_logits = self.teach(batch).to(self.dtype)
+        if self.teacher_logits is not None:
+            batch.teacher_output = self.teacher_logits(batch).to(self.dtype)
         for each in (batch, *batch.others):
             each.x = each.x.to(self.dtype)
         if schedule is not None:
@@ -194,8 +195,7 @@ class Trainer:
         self.model.train()
         self.task.train()
         offsets: list[Tensor] = []
-        gamma = self._gamma(batch.epoch)
-        if gamma:
+        if gamma := perturbation_size(self.training, batch.epoch):
             offsets = perturbation(
                 self.model, lambda: self._perturbation_loss(batch), gamma, self.processes
             )
@@ -231,38 +231,43 @@ class Trainer:
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=cached)
         return nullcontext()
 
-    def _gamma(self, epoch: int) -> float:
-        config = self.training.weight_perturbation
-        return config.gamma if epoch >= config.start_epoch else 0.0
-
     def _attack(self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator) -> None:
-        """Let the task look and propose, then attack; what is found is held to the radius."""
+        """Set ``batch.plan`` and ``batch.x_adv``, which is clipped to the attack's radius."""
         attack = self.training.attack
         assert attack is not None
-        (group, *_) = self.optimizer.param_groups
-        view = LookaheadStep(
-            forward=self.plain,
-            attacked=lambda tried: self._found(tried, schedule, generator),
-            optimizer=self.training.optimizer,
-            rate=group["lr"],
-            momentum=group["momentum"],
-            gamma=self._gamma(batch.epoch),
-            generator=generator,
-        )
         # Networks that a task trains in here change in place: a cached copy would outlive the step.
         # The frozen weights of the attack have no copies to lose.
         with attack_mode(self.model, attack.model_mode), self._precision(cached=False):
-            self.task.before_attack(batch, view)
+            if type(self.task).before_attack is not Task.before_attack:
+                self.task.before_attack(batch, self._lookahead(batch.epoch, schedule, generator))
             with torch.no_grad():
                 batch.plan = self.task.attack_plan(batch, generator)
-            found = self._found(batch, schedule, generator)
-            if found is not None:
-                batch.x_adv = clipped(found, batch.x, schedule.eps)
+            x_adv = self._adversarial(batch, schedule, generator)
+            if x_adv is not None:
+                batch.x_adv = clipped(x_adv, batch.x, schedule.eps)
 
-    def _found(
+    def _lookahead(
+        self, epoch: int, schedule: InnerSchedule, generator: torch.Generator
+    ) -> LookaheadStep:
+        def attack(batch: Batch) -> Tensor:
+            x_adv = self._adversarial(batch, schedule, generator)
+            if x_adv is None:
+                raise RuntimeError("a task without an attack objective has nothing to attack")
+            return x_adv
+
+        (group, *_) = self.optimizer.param_groups
+        return LookaheadStep(
+            model=self.plain,
+            generator=generator,
+            rate_factor=group["lr"] / self.training.optimizer.lr,
+            attack=attack,
+            look_ahead=partial(look_ahead, self.plain, self.training, epoch),
+        )
+
+    def _adversarial(
         self, batch: Batch, schedule: InnerSchedule, generator: torch.Generator
     ) -> Tensor | None:
-        """What the attack finds for a batch, or None where the task names no objective."""
+        """The adversarial images of a batch, or None where the task has no attack objective."""
         attack = self.training.attack
         assert attack is not None
         forward = self._attacked(batch.x)
@@ -272,13 +277,13 @@ class Trainer:
             if objective is None:
                 return None
             if batch.plan is None:
-                found = pgd(forward, objective, batch.x, schedule, attack, generator)
+                x_adv = pgd(forward, objective, batch.x, schedule, attack, generator)
             else:
-                found = follow(forward, objective, batch.x, batch.plan, attack, generator)
-            return self.plain.collected(found)
+                x_adv = planned_pgd(forward, objective, batch.x, batch.plan, attack, generator)
+            return self.plain.collected(x_adv)
 
     def _attacked(self, x: Tensor) -> Forward:
-        """The network as the attack runs it: on a CPU, in pieces where no image sees another."""
+        """The forward of the attack: on a CPU in eval mode, in pieces that fit the cache."""
         in_pieces = self.device.type == "cpu" and self.processes.count == 1
         if not in_pieces or self.model.training:
             return self.forward
@@ -287,7 +292,7 @@ class Trainer:
         return self.tiled
 
     def _watch(self, epoch: int) -> dict[str, Any]:
-        """Accuracies on the watched images; remembers the best epoch if selection asks for it."""
+        """Accuracies on the watched images; keeps the best weights where selection needs them."""
         selection, monitor = self.training.selection, self.training.monitor
         selecting = selection.rule != "last"
         due = monitor.every and (epoch % monitor.every == 0 or epoch == self.training.epochs)
@@ -296,13 +301,12 @@ class Trainer:
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
         if self.training.attack is None:
             steps = 0
-        eps = self.config.evaluation.eps
         accuracy = monitor_accuracy(
             self.average.model,
             self.watched,
             self.device,
             limit=None if selecting else monitor.images,
-            eps=eps,
+            eps=self.config.evaluation.eps,
             pgd_steps=steps,
         )
         score = accuracy.get("pgd", accuracy["clean"])
@@ -311,15 +315,15 @@ class Trainer:
             self.best = {"epoch": epoch, "accuracy": score, "weights": weights}
         return {"clean_val": accuracy["clean"], "pgd_val": accuracy.get("pgd")}
 
-    def _track(self) -> dict[str, Any]:
-        """Clean accuracy on the tracked images, whole and unselected."""
-        if self.tracked is None:
+    def _test(self) -> dict[str, Any]:
+        """Clean accuracy on all test images, where the run records it."""
+        if self.test_accuracy is None:
             return {}
         model = self.average.model
         if self.dtype != torch.float32:
             model = copy.deepcopy(model).float()  # as it will be saved and evaluated
-        right, count = clean_accuracy(model, self.tracked, self.device)
-        return {"clean_test": right / count}
+        correct, count = self.test_accuracy(model)
+        return {"clean_test": correct / count}
 
     def _select(self) -> Selected:
         model, epoch = self.average.model, self.training.epochs
@@ -341,7 +345,7 @@ class Trainer:
         )
 
     def _resume(self) -> int:
-        """Take up the last checkpoint; the number of epochs it has finished."""
+        """Load the last checkpoint; returns the number of finished epochs."""
         state = self.processes.broadcast(self._last_checkpoint)
         if state is None:
             return 0
@@ -354,15 +358,10 @@ class Trainer:
         return int(state["epoch"])
 
     def _last_checkpoint(self) -> dict[str, Any] | None:
-        """Read it, and drop the records of epochs that ended after it."""
+        """The last checkpoint; drops the records of epochs after it."""
         state = load_training(self.run.checkpoint_path)
         self.run.truncate_epochs(state["epoch"] if state else 0)
         return state
-
-    def _peak_memory_mb(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return peak_resident_bytes() / 2**20
 
 
 def _tensors(*modules: nn.Module) -> Iterator[Tensor]:
@@ -372,13 +371,13 @@ def _tensors(*modules: nn.Module) -> Iterator[Tensor]:
         yield from module.buffers()
 
 
-def _shared_out(
+def _split_between(
     model: nn.Module, config: RunConfig, loader: Loader, processes: ProcessGroup
 ) -> nn.Module:
-    """The network as several processes train it on parts of each batch.
+    """The network for several processes that each take parts of every batch.
 
     Raises:
-        UserError: a batch has too few parts or images for them.
+        UserError: a batch has fewer parts than there are processes.
     """
     replicas, images = config.training.batchnorm_replicas, loader.smallest_batch
     parts = images if replicas == 1 else len(torch.arange(images).chunk(replicas))
@@ -388,11 +387,4 @@ def _shared_out(
             "processes: start fewer, or see training.batch_size, training.drop_last and "
             "training.batchnorm_replicas"
         )
-    return with_whole_batches(model, processes) if replicas == 1 else model
-
-
-def peak_resident_bytes() -> int:
-    """The most memory this process has held so far; it never falls from epoch to epoch."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return with_sync_batchnorm(model, processes) if replicas == 1 else model

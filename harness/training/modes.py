@@ -24,9 +24,9 @@ def batchnorms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training-mode BatchNorm normalises by the batch and leaves the running statistics alone.
+    """BatchNorm in training mode normalises by the batch without updating running statistics.
 
-    A layer in eval mode goes on using its running statistics.
+    A layer in eval mode still uses its running statistics.
     """
     layers = [layer for layer in batchnorms(model) if layer.track_running_stats]
     for layer in layers:
@@ -40,14 +40,14 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No gradient for any parameter: an attack needs none, and saves their activations."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:
+    """No parameter requires a gradient: an attack needs none, which saves activations."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -68,19 +68,20 @@ def attack_mode(model: nn.Module, mode: str) -> Iterator[None]:
 
 
 class ReplicaForward(nn.Module):
-    """Forward passes in which BatchNorm sees the batch as so many data-parallel replicas did.
+    """Forward passes in which BatchNorm normalises the batch as data-parallel replicas would.
 
     ``nn.DataParallel`` splits a batch over devices: each part is normalised by its own statistics,
-    and the running ones follow the first part alone. With one replica this is a plain forward.
+    and the running statistics follow the first part alone. With one replica this is a plain
+    forward.
 
-    Several processes share the parts out; the result is that of one process. There, one replica is
-    a plain forward of each process's share, with BatchNorms that look at all of them.
+    Several processes divide the parts among themselves, with the result of one process. With one
+    replica, each process's share goes through a plain forward with synchronised BatchNorms.
     """
 
     def __init__(
         self, model: nn.Module, replicas: int, processes: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        """Wrap the model; it stays the owner of parameters and statistics."""
+        """Wrap the model, which keeps its parameters and statistics."""
         super().__init__()
         self.model = model
         self.replicas = replicas
@@ -104,20 +105,20 @@ class ReplicaForward(nn.Module):
         )
 
     def collected(self, x: Tensor) -> Tensor:
-        """Images [B, K, H, W], each as the process has it whose part of the batch it is in."""
+        """Images [B, K, H, W], each taken from the process that has its part of the batch."""
         if self.processes.count == 1:
             return x
         parts = self._parts(x)
         return self._joined(parts[self.processes.own(parts)], parts)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """All parts of a batch, of all processes, the same in every mode of the network."""
+        """All parts of a batch, for all processes, the same in every mode of the network."""
         if self.replicas > 1:
             return x.chunk(self.replicas)
         return x.tensor_split(self.processes.count)
 
     def _outputs(self, forward: Callable[[Tensor], T], parts: tuple[Tensor, ...]) -> list[T]:
-        """What the network makes of each of this process's parts, of all at once in eval mode."""
+        """The outputs for each of this process's parts; in eval mode for all parts at once."""
         own = parts[self.processes.own(parts)]
         first, *rest = own if self.model.training or len(own) == 1 else (cat(own),)
         outputs = [forward(first)]
@@ -127,10 +128,10 @@ class ReplicaForward(nn.Module):
             self._copy_statistics()
         return outputs
 
-    def keep_messages_out_of_graphs(self) -> None:
-        """What processes tell each other is not for a compiler.
+    def exclude_communication_from_graphs(self) -> None:
+        """Keep the communication between processes out of compiled graphs.
 
-        It is said here, not by decorators, which would load the compiler with this module.
+        A decorator would do the same but load the compiler with this module.
         """
         if self.processes.count > 1:
             self._gathered = torch.compiler.disable(self._gathered)
@@ -139,10 +140,10 @@ class ReplicaForward(nn.Module):
             )
 
     def _copy_statistics(self) -> None:
-        """BatchNorm's running statistics are those that the first process's first part moved."""
-        moved = [layer for layer in batchnorms(self.model) if layer.track_running_stats]
-        # Past autograd: a backward pass in training mode does not read them.
-        self.processes.copy_first_(buffer.data for layer in moved for buffer in layer.buffers())
+        """Copy BatchNorm's running statistics from the first process, which has the first part."""
+        updated = [layer for layer in batchnorms(self.model) if layer.track_running_stats]
+        # Without autograd: a backward pass in training mode does not read them.
+        self.processes.copy_first_(buffer.data for layer in updated for buffer in layer.buffers())
 
     def _joined(self, outputs: Sequence[Tensor], parts: tuple[Tensor, ...]) -> Tensor:
         own = cat(list(outputs)) if len(outputs) > 1 else outputs[0]
@@ -155,7 +156,7 @@ class ReplicaForward(nn.Module):
 
 
 def compiled(forward: ReplicaForward) -> nn.Module:
-    """The forward passes to logits and to features, each compiled when it is first used."""
-    forward.keep_messages_out_of_graphs()
+    """The forward passes to logits and to features, each compiled at its first use."""
+    forward.exclude_communication_from_graphs()
     forward.features = torch.compile(forward.features)  # type: ignore[method-assign]
     return torch.compile(forward)  # type: ignore[return-value]

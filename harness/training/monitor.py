@@ -1,4 +1,4 @@
-"""Accuracy while a run trains: on a subset for watching, on a whole split for selecting."""
+"""Accuracy during training: on a subset to watch a run, on a whole split to select an epoch."""
 
 from __future__ import annotations
 
@@ -26,35 +26,28 @@ def monitor_accuracy(
 ) -> dict[str, float]:
     """Clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD with a uniform start.
 
-    The first ``limit`` images are taken, or all. The step is 2.5 eps / steps. PGD here watches
-    training; it is no evaluation.
+    Uses the first ``limit`` images, or all, and the step size 2.5 eps / steps. This PGD monitors
+    training; it is not an evaluation.
 
     Returns:
-        ``{"clean": fraction}`` and, where attacked, ``"pgd"``.
+        ``{"clean": fraction}`` and, for ``pgd_steps`` > 0, ``"pgd"``.
     """
     schedule = InnerSchedule(eps, 2.5 * eps / max(1, pgd_steps), pgd_steps)
     config = InnerAttackConfig(start="uniform")
     generator = seeded_generator(device, "monitor")
-    right = torch.zeros(2, device=device)
+    correct = torch.zeros(2, device=device)
     dtype = next(model.parameters()).dtype
     count = len(images) if limit is None else min(limit, len(images))
     with attack_mode(model, "eval"), frozen_parameters(model), torch.no_grad():
         for rows in torch.arange(count).split(batch_size):
             x, y = images.images_float(rows).to(device, dtype), images.labels[rows].to(device)
-            right[0] += (model(x).argmax(1) == y).sum()
+            correct[0] += (model(x).argmax(1) == y).sum()
             if pgd_steps:
 
                 def objective(logits: Tensor, y: Tensor = y) -> Tensor:
                     return cross_entropy(logits, y, reduction="sum")
 
-                x_adv = pgd(
-                    model,
-                    objective,
-                    x,
-                    schedule,
-                    config,
-                    generator,
-                )
-                right[1] += (model(x_adv).argmax(1) == y).sum()
-    clean, robust = (right / count).tolist()
+                x_adv = pgd(model, objective, x, schedule, config, generator)
+                correct[1] += (model(x_adv).argmax(1) == y).sum()
+    clean, robust = (correct / count).tolist()
     return {"clean": clean, "pgd": robust} if pgd_steps else {"clean": clean}

@@ -1,14 +1,19 @@
-"""The optimiser over a network's and its task's parameters."""
+"""The optimiser of a network's and its task's parameters, and a trial step on a copy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.config import OptimizerConfig
+from harness.config import OptimizerConfig, TrainConfig
+from harness.method import ModelLoss
+from harness.training.modes import ReplicaForward
+from harness.training.schedules import learning_rate, momentum, perturbation_size
+from harness.training.weight_perturbation import perturbation, perturbed
 
 
 def build_optimizer(
@@ -19,8 +24,8 @@ def build_optimizer(
     decayed = [p for p in [*model.parameters(), *others] if id(p) not in exempt]
     groups: list[dict[str, object]] = [{"params": decayed}]
     if exempt:
-        spared = [p for p in model.parameters() if id(p) in exempt]
-        groups.append({"params": spared, "weight_decay": 0.0})
+        undecayed_group = [p for p in model.parameters() if id(p) in exempt]
+        groups.append({"params": undecayed_group, "weight_decay": 0.0})
     return torch.optim.SGD(
         groups,
         lr=config.lr,
@@ -30,15 +35,49 @@ def build_optimizer(
     )
 
 
+def set_epoch(optimizer: torch.optim.Optimizer, training: TrainConfig, epoch: int) -> float:
+    """Set the epoch's learning rate and momentum; returns the learning rate."""
+    rate = learning_rate(training.optimizer, epoch, training.epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        group["momentum"] = momentum(training.optimizer, epoch, training.epochs)
+    return rate
+
+
 def undecayed(model: nn.Module, decay: str) -> list[nn.Parameter]:
     """The model's parameters without weight decay under ``OptimizerConfig.decay``."""
     if decay == "all":
         return []
     norms = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    chosen = [
+    return [
         parameter
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if isinstance(module, norms) or (decay == "not-norm-or-bias" and name == "bias")
     ]
-    return chosen
+
+
+def look_ahead(
+    forward: ReplicaForward,
+    training: TrainConfig,
+    epoch: int,
+    loss: ModelLoss,
+    perturbation_loss: ModelLoss,
+) -> nn.Module:
+    """A copy of the network after one optimiser step on ``loss``, in training mode.
+
+    The step uses the run's settings without accumulated momentum: the epoch's learning rate,
+    weight decay, and weights perturbed along ``perturbation_loss`` where the run perturbs them.
+    """
+    processes = forward.processes
+    copy = deepcopy(forward).train()
+    optimizer = build_optimizer(copy, (), training.optimizer)
+    set_epoch(optimizer, training, epoch)
+    offsets: list[Tensor] = []
+    if gamma := perturbation_size(training, epoch):
+        offsets = perturbation(copy, lambda: perturbation_loss(copy), gamma, processes)
+    with perturbed(copy, offsets):
+        loss(copy).backward()
+        processes.average_(p.grad for p in copy.parameters() if p.grad is not None)
+        optimizer.step()
+    return copy

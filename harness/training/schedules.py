@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.config import InnerAttackConfig, OptimizerConfig
+from harness.config import InnerAttackConfig, OptimizerConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class InnerSchedule:
 
 
 def inner_schedule(config: InnerAttackConfig, epoch: int, epochs: int) -> InnerSchedule:
-    """The inner attack in force in ``epoch`` of ``epochs``; see ``InnerAttackConfig``."""
+    """The inner attack of ``epoch`` in 1..``epochs``; see ``InnerAttackConfig``."""
     eps = config.eps * epoch / epochs if config.ramp == "linear" else config.eps
     match config.step_rule:
         case "fixed":
@@ -28,7 +28,7 @@ def inner_schedule(config: InnerAttackConfig, epoch: int, epochs: int) -> InnerS
         case "two-full":
             return InnerSchedule(eps, eps, 2)
         case "staged":
-            # A quarter's last epoch belongs to it: e = E/4 still takes two steps.
+            # A quarter includes its last epoch: e = E/4 still takes two steps.
             quarter = min(3, (4 * epoch - 1) // epochs)
             steps, fraction = ((2, 1.0), (3, 2 / 3), (4, 0.5), (5, 0.5))[quarter]
             return InnerSchedule(eps, fraction * eps, steps)
@@ -59,14 +59,20 @@ def momentum(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     return config.momentum
 
 
+def perturbation_size(training: TrainConfig, epoch: int) -> float:
+    """The size gamma of the weight perturbation in ``epoch``, 0 for none."""
+    config = training.weight_perturbation
+    return config.gamma if epoch >= config.start_epoch else 0.0
+
+
 def _one_cycle(
     config: OptimizerConfig, epoch: int, epochs: int, values: tuple[float, float, float]
 ) -> float:
-    """Along half a cosine from the first value to the second, then along another to the third.
+    """Half a cosine from the first value to the second, then another to the third.
 
-    As torch's ``OneCycleLR`` stepped once an epoch: the turn is at step pct_start E - 1 and the end
-    at step E - 1, counted from 0. Where torch would divide by a phase of no length, the phase is
-    over.
+    Like torch's ``OneCycleLR`` stepped once per epoch: the turn is at step pct_start E - 1 and the
+    end at step E - 1, counted from 0. Where torch would divide by a phase of length 0, the phase is
+    skipped.
     """
     step, turn, end = epoch - 1, config.pct_start * epochs - 1, epochs - 1
     first, middle, last = values

@@ -1,8 +1,10 @@
-"""Seconds per iteration: a median after warm-up, taken without stalling the device."""
+"""Seconds and memory of training steps, measured without stalling the device."""
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,12 @@ Events = tuple[torch.cuda.Event, torch.cuda.Event]
 class StepTimer:
     """Times repeated steps.
 
-    On CUDA a step lies between two events on the current stream, which are read when they are due,
-    so that no step waits for the device. Elsewhere it is wall-clock time.
+    On CUDA a step lies between two events on the current stream, which are read later, so that no
+    step waits for the device. On other devices it is wall-clock time.
 
     Args:
         device: where the steps compute.
-        warmup: steps at the beginning (and after each ``load_state``) that do not count, unless
+        warmup: number of first steps (also after each ``load_state``) that do not count, unless
             there are no others.
     """
 
@@ -52,11 +54,11 @@ class StepTimer:
 
     @property
     def n(self) -> int:
-        """Steps that count."""
+        """Number of steps that count."""
         return len(self._values())
 
     def median(self, last: int | None = None) -> float:
-        """The median in seconds, of the last so many steps if asked; NaN before the first step."""
+        """The median in seconds, of the ``last`` steps or of all; NaN before the first step."""
         values = self._values()
         return statistics.median(values[-(last or 0) :]) if values else float("nan")
 
@@ -71,8 +73,8 @@ class StepTimer:
     def summary(self) -> dict[str, float]:
         """The median with its number of steps and, from six steps on, its 95% interval.
 
-        The interval is between order statistics, which needs no distribution: its ends are the
-        values below which lie too few, and too many, of n steps for a fair coin.
+        The interval lies between order statistics, by the binomial distribution with p = 1/2, so
+        it assumes nothing of the distribution of the seconds.
         """
         values = sorted(self._values())
         summary: dict[str, float] = {"value": self.median(), "n": len(values)}
@@ -86,7 +88,7 @@ class StepTimer:
         return list(self._values())
 
     def load_state(self, seconds: list[float]) -> None:
-        """Go on after those; what warms up now does not count."""
+        """Continue after these; the warm-up starts again."""
         self._values()
         self._seconds, self._early, self._seen = list(seconds), [], 0
 
@@ -110,3 +112,12 @@ class StepTimer:
     def _values(self) -> list[float]:
         self._collect(wait=True)
         return self._seconds or self._early
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: of a GPU since its statistics were reset, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

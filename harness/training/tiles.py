@@ -1,4 +1,4 @@
-"""A large batch through a network in eval mode, in pieces whose activations stay in the cache."""
+"""Forward passes in eval mode by pieces of a batch whose activations stay in the cache."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, cat, nn
 from harness.method import Forward
 from harness.training.modes import batchnorms
 
-# What the largest activation of a piece may hold. On two cores, pieces of 8 MiB save an attack in
-# batches of 128 on wrn-16-4 15% of its time (21% where channels come first), on preact-resnet18 12%
-# (5%), and pieces of 16 images in batches of 64 on wrn-34-10 17%. Smaller pieces cost a small
-# network more than they save, and those of 16 MiB save wrn-16-4 but 12% (14%).
+# The size of a piece's largest activation. On two cores, pieces of 8 MiB save an attack in batches
+# of 128 on wrn-16-4 15% of its time (21% with channels first), on preact-resnet18 12% (5%), and
+# pieces of 16 images in batches of 64 on wrn-34-10 17%. Smaller pieces slow small networks down,
+# and pieces of 16 MiB save only 12% (14%) on wrn-16-4.
 TILE_BYTES = 8 * 2**20
-# Convolutions lose more on fewer images than the cache gains.
+# With fewer images convolutions lose more than the cache gains.
 SMALLEST_TILE = 16
 
 
 class Tiled:
     """Logits [B, C] of images [B, K, H, W], piece by piece.
 
-    The maths is that of the whole batch where no image sees another: in eval mode, and in pieces
-    of no more images than ``images_at_once`` allows.
+    The result is that of the whole batch for a network in eval mode whose layers treat each image
+    by itself, in pieces of at most ``images_at_once`` images.
     """
 
     def __init__(self, forward: Forward, images: int) -> None:
-        """Pieces of at most so many images, all alike, as a network is compiled for each size."""
+        """Cut batches into equal pieces, since a network is compiled for each size."""
         self.forward = forward
         self.images = images
 
@@ -40,14 +40,14 @@ class Tiled:
 
 
 def images_at_once(model: nn.Module, images: Tensor) -> int:
-    """How many images a piece has, asked of the layers of a network in eval mode.
+    """The number of images in a piece, by the sizes of the activations of a network in eval mode.
 
-    A BatchNorm without running statistics takes those of its batch in eval mode too: there no batch
-    may be cut.
+    A BatchNorm without running statistics uses those of its batch in eval mode too: such a network
+    gets whole batches.
 
     Args:
         model: the network.
-        images: at least one image [B, K, H, W]; the first is sent through.
+        images: at least one image [B, K, H, W], of which the first is used.
     """
     if any(layer.running_mean is None for layer in batchnorms(model)):
         return sys.maxsize

@@ -1,8 +1,11 @@
-"""What a training must fulfil, asked before its first step."""
+"""Checks of a training: its settings before the first step, its losses and weights during it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 
 from harness.config import RunConfig
 from harness.data.loader import Loader
@@ -10,16 +13,20 @@ from harness.errors import UserError
 from harness.method import Task
 from harness.training.averaging import first_epoch
 
+# Reading a loss back stalls a GPU, so it is read only every so many steps; the first bad step is
+# kept on the device and named exactly.
+CHECK_EVERY = 50
+
 
 def validate_training(
-    config: RunConfig, task: Task, loader: Loader, say: Callable[[str], None]
+    config: RunConfig, task: Task, loader: Loader, notify: Callable[[str], None]
 ) -> None:
-    """A task's demands on its batches, and those of the configuration on itself.
+    """Check the task's requirements on its batches, and the settings against each other.
 
-    ``say`` is told what may stand but may not be meant, as where a recipe was shortened.
+    ``notify`` gets a line on a setting that has no effect, as where a recipe was shortened.
 
     Raises:
-        UserError: one is not met.
+        UserError: a requirement is not met.
     """
     training, images = config.training, loader.smallest_batch
     if images < task.least_batch:
@@ -29,19 +36,54 @@ def validate_training(
         )
     if task.remembers_images and config.data.generated_fraction:
         raise UserError(
-            f"{config.method} remembers each training image, and generated images are none of "
-            "them: set data.generated_fraction=0, or choose another method"
+            f"{config.method} keeps state for each training image, which generated images cannot "
+            "have: set data.generated_fraction=0, or choose another method"
         )
     begins = first_epoch(training.averaging, training.epochs)
     if training.averaging.kind != "none" and begins > training.epochs:
         raise UserError(
-            f"training.averaging begins with epoch {begins} of {training.epochs}, so that nothing "
-            "would be averaged: lower training.averaging.start_epoch, or set "
-            "training.averaging.kind=none"
+            f"training.averaging begins with epoch {begins} of {training.epochs}, so nothing would "
+            "be averaged: lower training.averaging.start_epoch, or set training.averaging.kind=none"
         )
     perturbation = training.weight_perturbation
     if perturbation.gamma and perturbation.start_epoch > training.epochs:
-        say(
+        notify(
             f"training.weight_perturbation begins with epoch {perturbation.start_epoch} of "
             f"{training.epochs}: no weight is perturbed"
         )
+
+
+class NonFiniteGuard:
+    """Finds the first step of an epoch with a loss that is not finite."""
+
+    def __init__(self, device: torch.device, epoch: int) -> None:
+        """Check the steps of ``epoch``."""
+        self._epoch = epoch
+        self._every = CHECK_EVERY if device.type == "cuda" else 1
+        self._first_bad = torch.zeros((), dtype=torch.int64, device=device)
+
+    def check(self, step: int, loss: Tensor) -> None:
+        """Check a step's loss; on a GPU the error may come some steps later."""
+        bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
+        self._first_bad = torch.where(bad, step, self._first_bad)
+        if step % self._every == 0:
+            self._raise_if_bad()
+
+    def check_model(self, model: nn.Module) -> None:
+        """Check all losses so far and all weights, before an epoch's weights are saved."""
+        self._raise_if_bad()
+        for name, tensor in model.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise _diverged(f"{name} is not finite after epoch {self._epoch}")
+
+    def _raise_if_bad(self) -> None:
+        step = int(self._first_bad)
+        if step:
+            raise _diverged(f"the loss is not finite at epoch {self._epoch}, step {step}")
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(
+        f"training diverged: {what}; the checkpoint of the epoch before is kept: try a lower "
+        "training.optimizer.lr"
+    )

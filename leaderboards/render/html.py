@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from leaderboards.badges import FLAGGED, MEANINGS
 from leaderboards.render.text import (
     disputes,
     extra_text,
@@ -17,7 +16,7 @@ from leaderboards.render.text import (
     sections,
     value_text,
 )
-from leaderboards.table import Column, Number, Row, Table
+from leaderboards.table import FLAGGED, MEANINGS, Column, Number, Row, Table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --dim: #5c5c5c; --ground: #fff; --line: #c9c9c9;

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from leaderboards.badges import FLAGGED, INTERVAL, MEANINGS, SMALL
 from leaderboards.render.text import method_of
-from leaderboards.table import Number, Table
+from leaderboards.table import FLAGGED, INTERVAL, MEANINGS, SMALL, Number, Table
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 46

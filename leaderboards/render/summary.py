@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.badges import DISPUTED, FLAGGED, INTERVAL, MEANINGS, OF_MEANS
 from leaderboards.ranking import PARTIAL, Entry, Score
+from leaderboards.table import DISPUTED, FLAGGED, INTERVAL, MEANINGS, OF_MEANS
 
 RANK, METHOD, ARCH, SEEDS, N, STEP, BADGE = (
     "#",

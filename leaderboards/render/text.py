@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from leaderboards.badges import DISPUTED, FLAGGED, INTERVAL, MEANINGS
 from leaderboards.table import (
     DIFFERENCE_ROW,
+    DISPUTED,
+    FLAGGED,
+    INTERVAL,
+    MEANINGS,
     Column,
     Number,
     Row,

@@ -23,7 +23,7 @@ from harness.method import (
     AttackPlan,
     Batch,
     Forward,
-    LookaheadView,
+    LookaheadStep,
     Objective,
     Params,
     Task,
@@ -189,7 +189,7 @@ class StrategyTask(Task):
             start_eps=self.params.target_eps,
         )
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
         """Every ``strategy_interval`` steps, update the strategy by the reward of one draw."""
         self.steps_seen += 1
         if self.steps_seen % self.params.strategy_interval:
@@ -207,7 +207,7 @@ class StrategyTask(Task):
             group["lr"] = self.params.strategy_lr * view.rate_factor
         self.strategy_optimizer.step()
 
-    def plan_reward(self, tried: Batch, view: LookaheadView) -> Tensor:
+    def plan_reward(self, tried: Batch, view: LookaheadStep) -> Tensor:
         """The loss under a plan's attack, plus the model's weighted accuracies after a step on it.
 
         Args:

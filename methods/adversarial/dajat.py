@@ -15,7 +15,7 @@ from harness.config import merge
 from harness.method import (
     Batch,
     Forward,
-    LookaheadView,
+    LookaheadStep,
     Method,
     MethodCard,
     StepOutput,
@@ -52,7 +52,7 @@ class DajatTask(AcatTask):
         self.autoaugmented_views = params.views
         self.norms = nn.ModuleList(map(deepcopy, self._model_norms() if params.views else ()))
 
-    def before_attack(self, batch: Batch, view: LookaheadView) -> None:
+    def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
         """Attack the views like the images, each from its own clean predictions."""
         with self._view_norms():
             for other in batch.others:

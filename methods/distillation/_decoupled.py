@@ -36,7 +36,7 @@ class DecoupledKdParams(WarmedParams):
 class DecoupledKdTask(Task):
     """Class weights of a decoupled divergence between the teacher's and the student's logits."""
 
-    teacher_logits = True
+    needs_teacher_logits = True
 
     def __init__(self, params: Any, context: TaskContext) -> None:
         """Class means start uniform; only global information needs them."""
@@ -53,7 +53,7 @@ class DecoupledKdTask(Task):
         """Class weights [B, C]."""
         if self.class_means is not None:
             return self.class_means.of(batch.y)
-        return sample_weights(batch.taught, self.params.sample_temperature)
+        return sample_weights(batch.teacher_logits, self.params.sample_temperature)
 
     def combined(self, student_BC: Tensor, batch: Batch, parts: DecoupledParts) -> StepOutput:
         """label_weight CE + warm-up (wmse_weight wMSE + ce_weight soft CE)."""
@@ -66,7 +66,7 @@ class DecoupledKdTask(Task):
     def observe(self, batch: Batch, output: StepOutput) -> None:
         """Gather the teacher's predictions of the augmented images."""
         if self.class_means is not None:
-            self.class_means.update(batch.taught, batch.y)
+            self.class_means.update(batch.teacher_logits, batch.y)
 
     def end_epoch(self, epoch: int) -> None:
         """The next epoch is weighted by this epoch's means."""

@@ -25,13 +25,13 @@ class DkdParams(WarmedParams):
 class DkdTask(Task):
     """Two KL divergences: target against the rest, and among the rest."""
 
-    teacher_logits = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + warm-up (target_weight TCKD + non_target_weight NCKD)."""
         student_BC, warmup = model(batch.x), self.params.warmup(batch.epoch)
         ce = label_cross_entropy(student_BC, batch.y)
-        parts = dkd_loss(student_BC, batch.taught, batch.y, self.params.temperature)
+        parts = dkd_loss(student_BC, batch.teacher_logits, batch.y, self.params.temperature)
         loss = self.params.label_weight * ce
         loss = loss + warmup * self.params.target_weight * parts.target
         loss = loss + warmup * self.params.non_target_weight * parts.non_target

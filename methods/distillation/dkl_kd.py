@@ -17,7 +17,7 @@ class DklKdTask(DecoupledKdTask):
         """Eq. 7: as IKL-KD, but the weighted MSE has a gradient only into the fixed teacher."""
         student_BC, weights_BC = model(batch.x), self.class_weights(batch)
         temperature = self.params.temperature
-        parts = ikl_loss(batch.taught, student_BC, weights_BC, temperature=temperature)
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
         return self.combined(student_BC, batch, parts._replace(wmse=parts.wmse.detach()))
 
 

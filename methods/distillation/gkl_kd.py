@@ -31,7 +31,9 @@ class GklKdTask(DecoupledKdTask):
         """The labels' cross-entropy and GKL, with the teacher as the reference."""
         student_BC, weights_BC = model(batch.x), self.class_weights(batch)
         power, temperature = self.params.power, self.params.temperature
-        parts = gkl_loss(batch.taught, student_BC, weights_BC, power, temperature=temperature)
+        parts = gkl_loss(
+            batch.teacher_logits, student_BC, weights_BC, power, temperature=temperature
+        )
         return self.combined(student_BC, batch, parts)
 
 

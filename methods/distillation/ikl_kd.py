@@ -25,7 +25,7 @@ class IklKdTask(DecoupledKdTask):
         """The labels' cross-entropy and Eq. 6, with the teacher as the reference."""
         student_BC, weights_BC = model(batch.x), self.class_weights(batch)
         temperature = self.params.temperature
-        parts = ikl_loss(batch.taught, student_BC, weights_BC, temperature=temperature)
+        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
         return self.combined(student_BC, batch, parts)
 
 

@@ -25,13 +25,13 @@ class KdParams(DistillationParams):
 class KdTask(Task):
     """The KL divergence between softened predictions."""
 
-    teacher_logits = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE(s, y) + kd_weight T^2 KL."""
         student_BC = model(batch.x)
         ce = label_cross_entropy(student_BC, batch.y)
-        kl = kd_loss(student_BC, batch.taught, self.params.temperature)
+        kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
         loss = self.params.label_weight * ce + self.params.kd_weight * kl
         return StepOutput(loss, detached(ce=ce, kl=kl))
 

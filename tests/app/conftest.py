@@ -1,4 +1,4 @@
-"""Stores of all sizes for the app's tests, made through the store's public interface."""
+"""Results folders of all sizes for the app's tests, made through the store's public interface."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.config import EvalConfig, RunConfig
 from harness.data import load_dataset
 from harness.evaluation.analysis.statistics import accuracy
 from harness.models import build_model
+from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
-from harness.training.checkpoint import save_model
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 N = 40
@@ -29,7 +29,7 @@ Open = Callable[..., AppTest]
 
 
 def verdicts(seed: int) -> pa.Table:
-    """40 digits images: some wrong unattacked, some broken by each stage, the rest robust."""
+    """40 digits images: some wrong when clean, some broken by each stage, the rest robust."""
     generator = np.random.default_rng(seed)
     broken = generator.choice(["clean", *STAGES[:2], "robust"], N, p=[0.1, 0.3, 0.1, 0.5])
     labels = load_dataset("digits", splits=("test",)).test.labels[:N].numpy()
@@ -51,9 +51,9 @@ def verdicts(seed: int) -> pa.Table:
 def store_run(
     results: Path, method: str, title: str, *, seed: int = 0, status: str = "success", **fields: Any
 ) -> str:
-    """A run of a small network on digits, whole as the engine writes it, model file included.
+    """A run of a small model on digits with every file that the engine writes.
 
-    ``eps`` and ``n`` are of its evaluation; other ``fields`` are of its record.
+    ``eps`` and ``n`` belong to its evaluation, other ``fields`` to its record.
     """
     changes = {name: fields.pop(name) for name in ("eps", "n") if name in fields}
     config = RunConfig(
@@ -81,11 +81,11 @@ def store_run(
             {"epoch": epoch, "loss": 2 / epoch, "lr": 0.1, "clean_val": 0.5 + 0.09 * epoch,
              "pgd_val": 0.2 + 0.05 * epoch, "seconds": 12.0}
         )  # fmt: skip
-    run.log("a warning that the log keeps")
+    run.log("a logged warning")
     if status == "success":
-        network = build_model("resnet8", 10, 1, 8)
+        model = build_model("resnet8", 10, 1, 8)
         save_model(
-            run.model_path, network, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
+            run.model_path, model, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
             normalize=None, dataset="digits", method=method, epoch=5,
         )  # fmt: skip
         store_evaluation(run, seed, **changes)
@@ -104,7 +104,7 @@ def store_evaluation(
 ) -> None:
     """A finished AutoAttack evaluation of the first 40 test images, in two chunks.
 
-    ``changes`` are to the protocol; ``minute`` is when it ended.
+    ``changes`` replace fields of the protocol; ``minute`` is when it ended.
     """
     table = verdicts(seed)
     broken = table["broken_by"].to_pylist()
@@ -152,20 +152,20 @@ def make_small(results: Path) -> dict[str, str]:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
-    """A results folder in which nothing was ever run."""
+    """A results folder that does not exist yet."""
     return tmp_path / "results"
 
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A results folder with four runs, and their ids by role; tests only read it."""
+    """A results folder with four runs, and their ids by role; only for reading."""
     results = tmp_path_factory.mktemp("small")
     return results, make_small(results)
 
 
 @pytest.fixture(scope="session")
 def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with 300 runs and 300,000 verdicts; tests only read it."""
+    """A results folder with 300 runs and 300,000 verdicts; only for reading."""
     results = tmp_path_factory.mktemp("large")
     runpy.run_path(str(BULK_STORE))["make_store"](results, runs=300, images=1000)
     return results
@@ -173,7 +173,7 @@ def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def measured_again(tmp_path: Path) -> tuple[Path, str]:
-    """A results folder with one run of the usual protocol that was measured at eps 0.02 later."""
+    """A results folder with one run that was evaluated by its protocol, and later at eps 0.02."""
     protocol = EvalConfig(eps=0.15, attacks=STAGES)
     run_id = store_run(tmp_path, "ikl", "IKL-AT", evaluation=protocol)
     run = RunDirectory(tmp_path, run_id)
@@ -194,7 +194,10 @@ def _store_evaluation() -> Callable[..., None]:
 
 @pytest.fixture
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens a page of the app over a results folder with parameters in the address."""
+    """Opens a page of the app over a results folder, with parameters in the URL.
+
+    An exception on the page fails the test; a page's error messages are the test's to check.
+    """
 
     def visit(page: str, results: Path, **query: str | list[str]) -> AppTest:
         monkeypatch.setenv(RESULTS_VARIABLE, str(results))
@@ -203,6 +206,8 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
             at.run()
             at.switch_page(f"views/{page}.py")
         at.query_params.update(query)
-        return at.run()
+        at.run()
+        assert not at.exception, [box.value for box in at.exception]
+        return at
 
     return visit

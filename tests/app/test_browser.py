@@ -232,7 +232,7 @@ def test_a_choice_of_runs_says_which_they_are_and_stays_in_the_address(visit, sm
     visitor.open(f"compare?a={ids['a']}&b={ids['b']}")
     assert f"a={ids['a']}" in visitor.page.url
     assert f"b={ids['b']}" in visitor.page.url
-    shown = visitor.page.get_by_role("combobox", name="First run")
+    shown = visitor.page.get_by_role("combobox", name="First run (A)")
     assert "IKL-AT, digits, resnet8, seed 1" in (shown.input_value() or shown.inner_text())
     visitor.shoot("compare-titles")
 
@@ -274,7 +274,7 @@ def test_tsne_draws_two_maps(visit) -> None:
     visitor = visit()
     visitor.open("tsne?n=8&k=5")
     visitor.page.get_by_role("button", name="Compute").click()
-    visitor.page.get_by_text("Adversarial features are told apart").wait_for(timeout=60_000)
+    visitor.page.get_by_text("Classes of adversarial images separate").wait_for(timeout=60_000)
     visitor.settle()
     visitor.shoot("tsne-computed")
 

@@ -59,7 +59,7 @@ def test_gradients_share_one_scale_around_zero() -> None:
 
 def test_a_map_marks_kind_by_shape_and_class_by_number() -> None:
     frame = pd.DataFrame(
-        {"x": [0.0, 2.0], "y": [0.0, 2.0], "label": ["3", "3"], "kind": ["natural", "adversarial"]}
+        {"x": [0.0, 2.0], "y": [0.0, 2.0], "label": ["3", "3"], "kind": ["clean", "adversarial"]}
     )
     found = encodings(charts.embedding(frame).to_dict())
     assert found[1]["shape"]["scale"]["range"] == ["circle", "cross"]

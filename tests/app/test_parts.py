@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from app.components import plain
-from app.embedding import adversarial, chosen_classes, embedded, separation
+from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
-from app.tradeoff import pareto_front, printed_points
+from app.tradeoff_points import pareto_front, printed_points
 from harness.errors import UserError
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
@@ -52,9 +52,9 @@ def test_separated_classes_score_high_and_mixed_ones_low() -> None:
 
 
 def test_classes_are_drawn_by_the_seed() -> None:
-    assert chosen_classes(100, 20, 0) == chosen_classes(100, 20, 0)
-    assert chosen_classes(100, 20, 0) != chosen_classes(100, 20, 1)
-    assert chosen_classes(10, 20, 5) == tuple(range(10))
+    assert random_classes(100, 20, 0) == random_classes(100, 20, 0)
+    assert random_classes(100, 20, 0) != random_classes(100, 20, 1)
+    assert random_classes(10, 20, 5) == tuple(range(10))
 
 
 def test_the_attack_of_the_picture_stays_in_the_ball_and_raises_the_loss() -> None:
@@ -71,7 +71,7 @@ def test_the_attack_of_the_picture_stays_in_the_ball_and_raises_the_loss() -> No
 
 def test_a_picture_is_the_same_for_the_same_seed(small_store) -> None:
     results, ids = small_store
-    settings = {"eps": 0.15, "wanted": 3, "per_class": 6, "seed": 1, "root": None}
+    settings = {"eps": 0.15, "classes": 3, "per_class": 6, "seed": 1, "root": None}
     first = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
     again = embedded.__wrapped__(str(results), ids["a"], 0, **settings)
     assert first.points.equals(again.points)
@@ -79,7 +79,7 @@ def test_a_picture_is_the_same_for_the_same_seed(small_store) -> None:
     assert first.points["label"].nunique() == 3
 
 
-def test_kept_images_are_found_by_their_row(small_store) -> None:
+def test_saved_images_are_found_by_their_row(small_store) -> None:
     results, ids = small_store
     evaluation = RunDirectory(results, ids["a"]).evaluation("e" * 12)
     rows = (3, 30)

@@ -35,6 +35,8 @@ def test_every_file_of_a_package_is_an_entry_and_none_is_imported(plugins: Regis
 def test_a_misspelt_name_is_answered_with_the_nearest(plugins: Registry[int]) -> None:
     with pytest.raises(UserError, match="unknown plugin 'first_on': did you mean first-one"):
         plugins.get("first_on")
+    with pytest.raises(UserError, match="unknown plugin 'FIRST-ONE': did you mean first-one"):
+        plugins.get("FIRST-ONE")
     with pytest.raises(UserError, match="known: broken, first-one"):
         plugins.get("qqq")
 
@@ -49,12 +51,12 @@ def test_a_misspelt_name_is_answered_with_the_nearest(plugins: Registry[int]) ->
         ("entry = 1\n", "AttributeError: module .* has no attribute 'ENTRY'"),
     ],
 )
-def test_a_broken_file_is_named_when_it_is_asked_for(
+def test_a_broken_file_is_named_when_it_is_used(
     plugins: Registry[int], tmp_path: Path, content: str, error: str
 ) -> None:
     file = tmp_path / "plugins_for_test" / "broken.py"
     file.write_text(content)
-    message = rf"plugin 'broken' cannot be loaded from {re.escape(str(file))} \({error}\): mend"
+    message = rf"plugin 'broken' cannot be loaded from {re.escape(str(file))} \({error}\): fix"
     with pytest.raises(UserError, match=message):
         plugins.get("broken")
     assert plugins.get("first-one") == 1
@@ -68,7 +70,7 @@ def test_what_a_file_says_itself_is_kept(plugins: Registry[int], tmp_path: Path)
         plugins.get("broken")
 
 
-def test_a_wish_to_exit_is_no_fault(plugins: Registry[int], tmp_path: Path) -> None:
+def test_a_call_of_exit_is_no_fault(plugins: Registry[int], tmp_path: Path) -> None:
     (tmp_path / "plugins_for_test" / "broken.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(SystemExit):
         plugins.get("broken")
@@ -87,6 +89,17 @@ def test_a_second_entry_of_one_name_is_refused(plugins: Registry[int]) -> None:
         plugins.register("broken", "math:pi")
     plugins.register("pi", "math:pi")
     assert plugins.get("pi") == pytest.approx(3.14159, abs=1e-5)
+
+
+def test_a_temporary_entry_is_gone_after_its_block(plugins: Registry[int]) -> None:
+    def fail() -> None:
+        with plugins.temporarily("pi", "math:pi"):
+            assert plugins.get("pi") == pytest.approx(3.14159, abs=1e-5)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert plugins.names() == ["broken", "first-one"]
 
 
 def test_two_packages_with_one_name_are_refused(plugins: Registry[int]) -> None:

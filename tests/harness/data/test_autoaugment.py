@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.compat import import_torchvision
+from harness.data.augment import Augmentation
 from harness.data.autoaugment import AutoAugmentedLoader, autoaugmented, with_views
 from harness.data.base import ImageSet, ImageSource
 from harness.data.loader import DeviceLoader, Loader
@@ -28,7 +29,7 @@ def smooth(image_set: ImageSet) -> ImageSet:
 
 
 def loader(split: ImageSet, padding: int = 0, flip: bool = False) -> DeviceLoader:
-    return DeviceLoader(split, 8, CPU, crop_padding=padding, flip=flip)
+    return DeviceLoader(split, 8, CPU, Augmentation(padding, flip=flip))
 
 
 def views(loader: Loader, seed: int = 0, epoch: int = 1) -> list[Tensor]:
@@ -110,5 +111,5 @@ def test_other_images_than_originals_in_memory_are_refused(smooth: ImageSet) -> 
 
     for refused, split in ((Elsewhere(), smooth), (loader(smooth), Folder.__new__(Folder))):
         assert with_views(refused, split, 0) is refused
-        with pytest.raises(UserError, match=r"set data.generated_fraction=0.* or params.views=0"):
+        with pytest.raises(UserError, match=r"set data.generated_fraction=0.* params.views=0"):
             with_views(refused, split, 2)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from harness.compat import import_torchvision
 from harness.data import base, imagenet, load_dataset
+from harness.data.augment import Augmentation
 from harness.data.imagenet import open_folder
 from harness.data.loader import StreamLoader, make_loader, split_validation
 from harness.errors import UserError
@@ -128,7 +129,7 @@ def test_unreadable_image_is_named_by_the_loader_in_one_sentence(tree, info, wor
 
 def test_loader_serves_each_image_once(tree, info):
     found = open_folder(tree, info, "train")
-    loader = make_loader(found, 4, CPU, crop_padding=4, flip=True)
+    loader = make_loader(found, 4, CPU, Augmentation(4, flip=True))
     assert isinstance(loader, StreamLoader)
     batches = list(loader.epoch(seed=0, epoch=2))
     assert [len(batch.y) for batch in batches] == [4, 4, 1]

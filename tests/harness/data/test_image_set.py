@@ -102,7 +102,7 @@ def test_limit_is_nested_seeded_and_marked(image_set):
     assert torch.equal(small.labels, image_set.labels[small.rows])
     assert not small.complete
     assert limit_train(image_set, 20) is image_set
-    with pytest.raises(UserError, match=r"data.train_limit is 21, but .* has 20 training images"):
+    with pytest.raises(UserError, match=r"data.train_limit is 21, but .* has 20 images"):
         limit_train(image_set, 21)
 
 

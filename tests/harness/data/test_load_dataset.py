@@ -67,7 +67,7 @@ def test_train_limit_leaves_the_test_split_whole():
 
 
 def test_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match="unknown data set 'cifar-10': did you mean cifar10"):
+    with pytest.raises(UserError, match="unknown dataset 'cifar-10': did you mean cifar10"):
         load_dataset("cifar-10")
 
 

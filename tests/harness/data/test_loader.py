@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from harness.data.augment import crop, flip, random_crop, random_flip
+from harness.data.augment import Augmentation, crop, flip
 from harness.data.base import ImageSet
 from harness.data.loader import DeviceLoader, make_loader
 from harness.errors import UserError
@@ -48,7 +48,7 @@ def test_random_crop_draws_each_window_for_each_image():
     """A marked pixel tells the offset; all 25 occur about equally often, rows and columns apart."""
     images = torch.zeros(5000, 1, 9, 9, dtype=torch.uint8)
     images[:, 0, 4, 4] = 1
-    cropped = random_crop(images, 2, torch.Generator().manual_seed(0))
+    cropped = Augmentation(2)(images, torch.Generator().manual_seed(0))
     _, _, rows, columns = cropped.nonzero(as_tuple=True)
     counts = torch.bincount((rows - 2) * 5 + columns - 2, minlength=25)
     assert len(counts) == 25
@@ -59,13 +59,13 @@ def test_random_crop_draws_each_window_for_each_image():
 def test_random_flip_is_fair_and_per_image():
     images = torch.zeros(5000, 1, 1, 2, dtype=torch.uint8)
     images[..., 0] = 1
-    turned = random_flip(images, torch.Generator().manual_seed(0))[:, 0, 0, 1]
+    turned = Augmentation(flip=True)(images, torch.Generator().manual_seed(0))[:, 0, 0, 1]
     assert abs(turned.float().mean() - 0.5) < 3.3 * 0.5 / 5000**0.5
 
 
 def test_batch_is_what_the_seed_drew(image_set):
     """The whole epoch again, image by image, from a generator in the documented state."""
-    loader = DeviceLoader(image_set, 8, CPU, crop_padding=2, flip=True)
+    loader = DeviceLoader(image_set, 8, CPU, Augmentation(2, flip=True))
     generator = torch.Generator().manual_seed(derive_seed(7, "loader", 3))
     order = torch.randperm(20, generator=generator)
     for step, batch in enumerate(loader.epoch(seed=7, epoch=3)):
@@ -85,7 +85,7 @@ def test_batch_is_what_the_seed_drew(image_set):
     ("batch_size", "drop_last"), [(6, False), (6, True), (5, True), (64, False)]
 )
 def test_each_epoch_visits_each_row_once(image_set, batch_size, drop_last):
-    loader = DeviceLoader(image_set, batch_size, CPU, 2, True, drop_last)
+    loader = DeviceLoader(image_set, batch_size, CPU, Augmentation(2, flip=True), drop_last)
     seen = []
     for epoch in (1, 2):
         batches = list(loader.epoch(0, epoch))
@@ -102,10 +102,10 @@ def whole_epoch(loader, seed, epoch):
 
 
 def test_epochs_depend_only_on_seed_and_epoch(image_set):
-    loader = DeviceLoader(image_set, 6, CPU, 2, True)
+    loader = DeviceLoader(image_set, 6, CPU, Augmentation(2, flip=True))
     index, images = whole_epoch(loader, 1, 4)
     state = torch.get_rng_state()
-    restarted = DeviceLoader(image_set, 6, CPU, 2, True)
+    restarted = DeviceLoader(image_set, 6, CPU, Augmentation(2, flip=True))
     list(restarted.epoch(1, 3))
     torch.rand(5)
     again = whole_epoch(restarted, 1, 4)
@@ -133,13 +133,13 @@ def test_a_batch_does_not_write_through_to_the_set(image_set):
 
 
 def test_make_loader_picks_the_device_loader(image_set):
-    loader = make_loader(image_set, 6, CPU, crop_padding=2, flip=True, drop_last=True, workers=3)
+    loader = make_loader(image_set, 6, CPU, Augmentation(2, flip=True), drop_last=True, workers=3)
     assert isinstance(loader, DeviceLoader)
     assert loader.steps_per_epoch == 3
 
 
 def test_an_epoch_without_batches_is_refused(image_set, info):
-    with pytest.raises(UserError, match="tiny has 20 training images, no full batch of 21"):
+    with pytest.raises(UserError, match="tiny has 20 training images, fewer than a batch of 21"):
         DeviceLoader(image_set, 21, CPU, drop_last=True)
     empty = ImageSet(image_set.images[:0], image_set.labels[:0], info, "train")
     with pytest.raises(UserError, match="tiny has 0 training images"):
@@ -149,8 +149,8 @@ def test_an_epoch_without_batches_is_refused(image_set, info):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gets_the_same_batches(image_set):
     cuda = torch.device("cuda")
-    here = DeviceLoader(image_set, 6, CPU, 2, True)
-    there = DeviceLoader(image_set, 6, cuda, 2, True)
+    here = DeviceLoader(image_set, 6, CPU, Augmentation(2, flip=True))
+    there = DeviceLoader(image_set, 6, cuda, Augmentation(2, flip=True))
     for mine, its in zip(here.epoch(0, 1), there.epoch(0, 1), strict=True):
         assert its.x.device.type == "cuda"
         assert torch.equal(mine.x, its.x.cpu())

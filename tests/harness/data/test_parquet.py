@@ -155,5 +155,5 @@ def test_split_without_shards_is_named(tmp_path, write_shard):
 
 def test_shards_of_another_data_set_are_refused(tmp_path, write_shard):
     write_cifar10(tmp_path, write_shard, "test", names=("apple", "aquarium_fish"))
-    with pytest.raises(UserError, match="the classes of another data set than cifar10"):
+    with pytest.raises(UserError, match="the classes of another dataset than cifar10"):
         load_dataset("cifar10", tmp_path, splits=("test",))

@@ -4,15 +4,15 @@ import sys
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.distributed.group import together
-from harness.experiment.runner import follow, run
+from harness.distributed.group import process_group
+from harness.experiment.runner import run, run_worker
 from harness.progress import Reporter
 from harness.store.files import read_json
 
-with together("cpu") as processes:
+with process_group("cpu") as processes:
     if processes.first:
         for settings in read_json(Path(sys.argv[1])):
             run(RunConfig.model_validate(settings), Reporter(quiet=True), processes=processes)
-        processes.tell(None)
+        processes.send(None)
     else:
-        follow(processes)
+        run_worker(processes)

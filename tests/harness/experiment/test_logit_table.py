@@ -177,7 +177,7 @@ def epochs_of(loader: DeviceLoader, count: int) -> Iterator[Batch]:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_logits_from_the_table_are_the_teachers(tmp_path: Path, dtype: str) -> None:
     split = load_dataset("digits").train.subset(75)
-    loader = DeviceLoader(split, 32, CPU, crop_padding=1, flip=True)
+    loader = DeviceLoader(split, 32, CPU, Augmentation(1, flip=True))
     assert loader.views == 18
     network = Counting(build_model("resnet8", 10, 1, 8).eval())
     filled = LogitTable(tmp_path, 75 * 18, 10, dtype)

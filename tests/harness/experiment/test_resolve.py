@@ -46,7 +46,7 @@ def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_r
             {"recipe": "cifar-10"},
             r"unknown recipe of method 'trades' 'cifar-10': did you mean cifar10",
         ),
-        ({"dataset": "cifar11"}, r"unknown data set 'cifar11': did you mean cifar10"),
+        ({"dataset": "cifar11"}, r"unknown dataset 'cifar11': did you mean cifar10"),
         (
             {"assignments": ["training.epoch=3"]},
             r"unknown setting 'training.epoch': did you mean training.epochs",

@@ -117,24 +117,24 @@ def test_a_run_that_other_code_trained_is_not_given_without_a_word(
     (folder / "losses.py").write_text("def weighted(loss):\n    return 2 * loss\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setitem(METHODS._targets, "weighted-of-a-test", f"{package}.method:METHOD")
-    config = resolve("weighted-of-a-test", options={**TINY, "results": tmp_path / "r"})
+    with METHODS.temporarily("weighted-of-a-test", f"{package}.method:METHOD"):
+        config = resolve("weighted-of-a-test", options={**TINY, "results": tmp_path / "r"})
 
-    def told() -> str:
-        for name in [name for name in sys.modules if name.split(".")[0] == package]:
-            del sys.modules[name]
-        importlib.invalidate_caches()
-        reporter = Lines()
-        run(config, reporter)
-        return "\n".join(reporter.said)
+        def told() -> str:
+            for name in [name for name in sys.modules if name.split(".")[0] == package]:
+                del sys.modules[name]
+            importlib.invalidate_caches()
+            reporter = Lines()
+            run(config, reporter)
+            return "\n".join(reporter.said)
 
-    assert "trained already" not in told()
-    again = told()
-    assert "is trained already" in again
-    assert "code" not in again
-    path = folder / edited
-    path.write_text(path.read_text() + "\n# another text\n")
-    assert "the code of Weighted is not what" in told()
+        assert "trained already" not in told()
+        again = told()
+        assert "is trained already" in again
+        assert "code" not in again
+        path = folder / edited
+        path.write_text(path.read_text() + "\n# another text\n")
+        assert "the code of Weighted is not what" in told()
 
 
 def test_an_evaluation_finds_the_images_where_the_run_had_them(

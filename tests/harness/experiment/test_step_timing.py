@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from distilling import registered
 
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
-from harness.experiment.step_timing import Plan, Subject, split_pair, spread, text, training_images
+from harness.experiment.step_timing import (
+    Plan,
+    Subject,
+    quartiles,
+    split_pair,
+    text,
+    training_images,
+)
 
 
 def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,21 +62,29 @@ def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
     assert split_pair("resnet56-resnet20") == ("resnet56", "resnet20")
     assert split_pair("wrn-40-2-wrn-16-2") == ("wrn-40-2", "wrn-16-2")
     assert split_pair("resnet32x4-shufflenet-v1") == ("resnet32x4", "shufflenet-v1")
-    with pytest.raises(UserError, match="'resnet56-resnet21' is no TEACHER-STUDENT"):
+    with pytest.raises(UserError, match="'resnet56-resnet21' is not TEACHER-STUDENT"):
         split_pair("resnet56-resnet21")
 
 
 def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
     plan = Plan("resnet14", "resnet8", "cifar100", 8, 2, 1, "cpu", tmp_path)
-    images, labels, note = training_images(plan)
-    assert note == "random"
-    assert len(images) == 24
+    data, labels, source = training_images(plan)
+    assert source == "random"
+    assert len(data.train) == 24
     assert len(labels) == 50_000
-    assert torch.equal(images.labels, labels[:24])
+    assert torch.equal(data.train.labels, labels[:24])
 
 
-def test_a_spread_is_the_median_and_the_quartiles() -> None:
-    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+def test_steps_have_full_batches() -> None:
+    plan = Plan("resnet14", "resnet8", "digits", batch_size=1000, repeats=2, warmup=1)
+    data, labels, _ = training_images(plan)
+    assert len(data.train) == 1000 < len(labels) < 2000
+    with pytest.raises(UserError, match="1437 training images, too few for a batch of 1438"):
+        training_images(replace(plan, batch_size=1438))
+
+
+def test_quartiles_and_the_median() -> None:
+    assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 
 @pytest.fixture
@@ -80,10 +96,10 @@ def _registered() -> Iterator[None]:
 @pytest.mark.usefixtures("_registered")
 def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
     config = resolve("distil", options={"training.batch_size": 8})
-    images, labels, _ = training_images(Plan("resnet8", "resnet8", "digits", 8, 2, 1))
+    data, labels, _ = training_images(Plan("resnet8", "resnet8", "digits", 8, 2, 1))
     passes = {}
     for way in ("forward", "table"):
-        subject = Subject(config, way, images, labels, torch.device("cpu"), tmp_path)
+        subject = Subject(config, data, labels, tmp_path, way)
         assert subject.teacher is not None
         seen: list[int] = []
         subject.teacher.model.register_forward_hook(lambda *_, seen=seen: seen.append(1))

@@ -18,10 +18,10 @@ from harness.errors import UserError
 from harness.evaluation.attack.protocol import Threat, attack_version
 from harness.experiment import estimate
 from harness.experiment.resolve import resolve
-from harness.experiment.scale import at_scale
 from harness.experiment.sweep import (
     Item,
     SweepSpec,
+    at_scale,
     find_evaluation,
     plan,
     read_spec,
@@ -76,9 +76,9 @@ def test_a_table_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Pat
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
     for recipe in METHODS.get(method).recipes:
-        scaled = at_scale(method, recipe, "digits")
-        assignments = [f"{path}={json.dumps(value)}" for path, value in scaled.settings.items()]
-        config = resolve(method, recipe=scaled.recipe, assignments=assignments)
+        scaled, settings, _ = at_scale(method, recipe, "digits")
+        assignments = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
+        config = resolve(method, recipe=scaled, assignments=assignments)
         small = resolve(method, recipe="digits")
         assert (config.data, config.model) == (small.data, small.model)
         assert config.training.epochs == small.training.epochs
@@ -88,16 +88,17 @@ def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
 
 
 def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
-    assert at_scale("ikl", "table6/ikl-a12-b3", "digits").settings == {"params.wmse_weight": 12.0}
+    _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3", "digits")
+    assert settings == {"params.wmse_weight": 12.0}
     # Table 4 leaves the KL term out and takes a larger network, which is a matter of size.
-    scaled = at_scale("lbgat", "table4/lbgat", "digits")
-    assert scaled.settings == {"params.kl_weight": 0.0}
-    assert scaled.left_out == ("model.arch",)
-    # The row on generated images trains otherwise than the data set's recipe.
-    generated = at_scale("ikl", "table2/ikl-1m", "digits")
-    assert generated.settings["training.optimizer.schedule"] == "onecycle"
-    assert generated.settings["training.weight_perturbation.gamma"] == 0
-    assert "data.generated_fraction" in generated.left_out
+    _, settings, left_out = at_scale("lbgat", "table4/lbgat", "digits")
+    assert settings == {"params.kl_weight": 0.0}
+    assert left_out == ("model.arch",)
+    # The row on generated images has another training than the dataset's recipe.
+    _, settings, left_out = at_scale("ikl", "table2/ikl-1m", "digits")
+    assert settings["training.optimizer.schedule"] == "onecycle"
+    assert settings["training.weight_perturbation.gamma"] == 0
+    assert "data.generated_fraction" in left_out
 
 
 def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
         "evaluation": {"eps": 8 / 255},
     }
     monkeypatch.setitem(method.recipes, "row", lambda: row)
-    settings = at_scale("trades", "row", "digits").settings
+    _, settings, _ = at_scale("trades", "row", "digits")
     assert settings["training.attack.eps"] == pytest.approx(0.075)
     assert settings["training.attack.step_size"] == pytest.approx(0.15 / 8)
     epochs = resolve("trades").training.epochs
@@ -132,9 +133,9 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
         ("methods: [kl]\nseeds: many", "seeds"),
         ("methods: [kl]\nscale: tiny", "scale"),
         ("seeds: 2", "a sweep needs runs"),
-        ("table: 77", "no recipe belongs to table 77"),
-        ("- kl", "no mapping"),
-        ("methods: [kl", "no valid YAML"),
+        ("table: 77", "there is no recipe of table 77"),
+        ("- kl", "not a mapping"),
+        ("methods: [kl", "not valid YAML"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> None:

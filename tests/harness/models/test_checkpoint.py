@@ -13,7 +13,6 @@ from torch import nn
 from harness.errors import UserError
 from harness.models.checkpoint import (
     adapt_names,
-    file_sha256,
     find_state,
     load_weights,
     read_checkpoint,
@@ -22,6 +21,7 @@ from harness.models.checkpoint import (
 )
 from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
+from harness.store.files import file_sha256
 
 
 class Touch:
@@ -35,7 +35,7 @@ class Touch:
 
 
 def network(num_classes=4):
-    return ResNet(num_classes, depth=8, channels=(4, 4, 8, 8))
+    return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_truncated_file(tmp_path, keep, zipped):
     torch.save(network().state_dict(), path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(UserError, match=r"cut\.pt is damaged or no checkpoint .* get it again"):
+    with pytest.raises(UserError, match=r"cut\.pt is damaged or not a checkpoint .* download"):
         read_checkpoint(path)
 
 
@@ -78,7 +78,7 @@ def test_truncated_file(tmp_path, keep, zipped):
 def test_file_of_something_else(tmp_path, content):
     path = tmp_path / "junk.pt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
         read_checkpoint(path)
 
 

@@ -11,8 +11,8 @@ from harness.compat import import_torchvision
 from harness.errors import UserError
 from harness.models import build_model
 from harness.models.checkpoint import adapt_names, load_weights
-from harness.models.deep_resnet import Bottleneck, DeepResNet, ImageNetResNet, PlainBlock
 from harness.models.mobilenet import InvertedResidual, MobileNetV2, SeparableBlock
+from harness.models.resnet import Bottleneck, ImageNetResNet, ResNet
 from harness.models.shufflenet import GroupedBlock, ShuffleNetV2, channel_shuffle
 from methods._pairs import PAIRS
 
@@ -67,8 +67,8 @@ FAMILIES = {
     "mobilenet-v2": partial(build_model, "mobilenet-v2"),
     "shufflenet-v1": partial(build_model, "shufflenet-v1"),
     "shufflenet-v2": partial(build_model, "shufflenet-v2"),
-    "bottlenecks": partial(DeepResNet, block=Bottleneck, blocks=(2, 1, 1, 2), channels=SMALL),
-    "imagenet": partial(ImageNetResNet, block=PlainBlock, blocks=(1, 2, 1, 1), channels=SMALL),
+    "bottlenecks": partial(ResNet, block=Bottleneck, blocks=(2, 1, 1, 2), channels=SMALL),
+    "imagenet": partial(ImageNetResNet, blocks=(1, 2, 1, 1), channels=SMALL),
 }
 family = pytest.mark.parametrize("name", FAMILIES)
 

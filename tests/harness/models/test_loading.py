@@ -10,9 +10,10 @@ from torch import nn
 
 from harness.errors import UserError
 from harness.models import build_model
-from harness.models.checkpoint import file_sha256, state_dict_sha256
-from harness.models.loading import MODEL_FORMAT, load_external, load_model_file
+from harness.models.checkpoint import MODEL_FORMAT, state_dict_sha256
+from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
+from harness.store.files import file_sha256
 
 INFO = SimpleNamespace(
     name="tiny", num_classes=4, channels=3, image_size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
@@ -116,7 +117,7 @@ def test_published_names_of_a_teacher(tmp_path, x):
 
 def test_state_dict_without_its_architecture(tmp_path):
     torch.save(network().state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(UserError, match=r"bare\.pt holds a state dict but not .* --arch"):
+    with pytest.raises(UserError, match=r"bare\.pt holds a state dict, .* --arch"):
         load(tmp_path / "bare.pt")
 
 
@@ -130,7 +131,7 @@ def test_state_dict_of_another_architecture(tmp_path):
 def test_model_of_other_classes(tmp_path, own):
     model, path = build_model("resnet8", 10, 3, 8), tmp_path / "ten.pt"
     saved(path, model, num_classes=10) if own else torch.save(model.state_dict(), path)
-    with pytest.raises(UserError, match=r"ten\.pt tells 10 classes apart, but tiny has 4: choose"):
+    with pytest.raises(UserError, match=r"ten\.pt has 10 classes, but tiny has 4: choose"):
         load(path, arch=None if own else "resnet8")
 
 
@@ -143,7 +144,7 @@ def test_model_of_other_channels(tmp_path):
 
 def test_contradictions(tmp_path):
     path = saved(tmp_path / "model.pt", network())
-    with pytest.raises(UserError, match="holds a resnet8, but resnet14 was asked for: leave out"):
+    with pytest.raises(UserError, match="holds a resnet8, not a resnet14: leave out"):
         load(path, arch="resnet14")
     with pytest.raises(UserError, match="is itself a file of weights"):
         load(path, weights=path)
@@ -158,14 +159,14 @@ def test_missing_file():
 
 def test_file_that_no_run_saved(tmp_path):
     torch.save(network().state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(UserError, match="not a model that a run saved"):
+    with pytest.raises(UserError, match="was not saved by a run"):
         load_model_file(tmp_path / "bare.pt")
 
 
 def test_damaged_model_of_a_run(tmp_path):
     path = saved(tmp_path / "model.pt", network())
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"model\.pt of a run is damaged .*: restore it"):
+    with pytest.raises(UserError, match=r"model\.pt is damaged .*: restore it"):
         load_model_file(path)
 
 
@@ -231,11 +232,11 @@ class TestFunctions:
             ("my_networks:absent", "cannot be imported .*AttributeError.* check the name"),
             ("no_such_module:f", "cannot be imported .*ModuleNotFoundError.* check the name"),
             ("my_networks:number", "returned a int: it must return an nn.Module"),
-            ("my_networks:pair", "does not answer with logits"),
-            ("my_networks:maps", "does not answer with logits"),
-            ("my_networks:one_row", r"logits .*it answers 3 images by \[1, 4\].*: wrap it"),
-            ("my_networks:two_rows", r"logits .*it answers 3 images by \[2, 4\].*: wrap it"),
-            ("my_networks:squeezed", r"logits .*it answers 1 image by \[4\].*: wrap it"),
+            ("my_networks:pair", "does not return logits"),
+            ("my_networks:maps", "does not return logits"),
+            ("my_networks:one_row", r"logits .*for 3 images it returns \[1, 4\].*: wrap it"),
+            ("my_networks:two_rows", r"logits .*for 3 images it returns \[2, 4\].*: wrap it"),
+            ("my_networks:squeezed", r"logits .*for 1 image it returns \[4\].*: wrap it"),
             ("my_networks:pairs", r"cannot take a single image \(IndexError: .*\): wrap it"),
             ("my_networks:raises", "raises raised KeyError: 'width' .*: it must take no argument"),
             ("my_networks:needs", "raised TypeError: .*argument: 'width' .*: it must take no arg"),
@@ -245,9 +246,9 @@ class TestFunctions:
             ("my_networks:half", r"half has float16 parameters.*: call \.float\(\)"),
             (
                 "my_typo:linear",
-                r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): mend",
+                r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): fix",
             ),
-            ("my_setup:linear", r"cannot be imported \(RuntimeError: no licence\): mend"),
+            ("my_setup:linear", r"cannot be imported \(RuntimeError: no licence\): fix"),
         ],
     )
     def test_faults(self, spec, message):

@@ -12,7 +12,7 @@ MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
 
 @pytest.fixture
 def network():
-    return ResNet(4, depth=8, channels=(4, 4, 8, 8)).eval()
+    return ResNet(4, blocks=(1, 1, 1), channels=(4, 4, 8, 8)).eval()
 
 
 def test_model_sees_normalised_images(network):
@@ -49,5 +49,5 @@ def test_one_channel_images():
 
 def test_network_without_features_says_so():
     model = Normalized(nn.Flatten(), MEAN, STD)
-    with pytest.raises(TypeError, match="Flatten does not show its features"):
+    with pytest.raises(TypeError, match="Flatten has no features"):
         model.features(torch.rand(1, 3, 8, 8))

@@ -12,8 +12,9 @@ import torch
 from harness.compat import import_robustbench, import_timm, import_torchvision
 from harness.errors import UserError
 from harness.models import zoos
-from harness.models.checkpoint import file_sha256, state_dict_sha256
+from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external
+from harness.store.files import file_sha256
 
 pytest.importorskip("gdown", reason="RobustBench is not installed")
 

@@ -49,7 +49,7 @@ def test_a_reader_waits_for_a_writer_of_another_program(tmp_path: Path, make_run
     assert other.stdout.readline() == "open\n"
     with pytest.raises(UserError, match=rf"another program \(PID {other.pid}\) has held .* 0.2 s"):
         Database(tmp_path, wait_s=0.2).query("SELECT 1")
-    with pytest.raises(UserError, match="is safe"):
+    with pytest.raises(UserError, match="are safe"):
         Database(tmp_path, wait_s=0.2).record(make_run("b"))
     threading.Timer(0.3, lambda: other.communicate("\n")).start()
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1

@@ -202,7 +202,7 @@ DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
     "run.json": lambda run: run.record_path.unlink(),
     "evaluation.json is not valid": lambda run: run.evaluation("e1").record_path.write_text("x"),
     "line 1 of": lambda run: run.epochs_path.write_text("{\n{}\n"),
-    "an epoch twice": lambda run: run.append_epoch({"epoch": 1}),
+    "a duplicate epoch": lambda run: run.append_epoch({"epoch": 1}),
     "verdicts.parquet cannot be": lambda run: run.evaluation("e1").verdicts_path.write_text("x"),
     "verdicts.parquet is missing": lambda run: run.evaluation("e1").verdicts_path.unlink(),
     "a value in .* has a wrong type": lambda run: run.update(seed="three"),
@@ -243,7 +243,7 @@ def test_a_failing_rebuild_leaves_the_old_database(
     database.record(make_run())
     before = contents(database)
     make_run("another")
-    with pytest.raises(UserError, match="no file of printed numbers"):
+    with pytest.raises(UserError, match="not a valid file of published numbers"):
         database.rebuild(tmp_path / "none.csv")
     assert_same(before, contents(database))
     assert not list(tmp_path.glob(".harness*"))
@@ -308,7 +308,7 @@ def test_a_file_of_other_columns_is_refused(database: Database, tmp_path: Path) 
     csv = tmp_path / "reported.csv"
     for text in ("a,b\n1,2\n", REPORTED.replace("31.45", "much"), ""):
         csv.write_text(text)
-        with pytest.raises(UserError, match="no file of printed numbers"):
+        with pytest.raises(UserError, match="not a valid file of published numbers"):
             database.load_reported(csv)
 
 

@@ -32,9 +32,9 @@ def test_open_wants_a_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "../up", "a/b", ".hidden"])
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="cannot be the name"):
+    with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, name)
-    with pytest.raises(UserError, match="cannot be the name"):
+    with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, "run").evaluation(name)
 
 
@@ -42,7 +42,7 @@ def test_a_copied_folder_and_a_later_release_are_refused(tmp_path: Path) -> None
     run = RunDirectory.create(tmp_path, "m-1")
     run.update()
     run.path.rename(run.path.with_name("m-2"))
-    with pytest.raises(UserError, match="lies in the folder of 'm-2'"):
+    with pytest.raises(UserError, match="is in the folder of 'm-2'"):
         _ = RunDirectory(tmp_path, "m-2").record
     later = RunDirectory.create(tmp_path, "m-3")
     later.update(schema_version=2)
@@ -134,7 +134,7 @@ def test_find_run_by_name_prefix_and_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a-112"
     found = find_run(Path("elsewhere"), str(folder))
     assert (found.run_id, found.path) == ("a-112", folder)
-    with pytest.raises(UserError, match="fits 3 runs: a-11, a-111, a-112"):
+    with pytest.raises(UserError, match="matches 3 runs: a-11, a-111, a-112"):
         find_run(tmp_path, "a-")
     with pytest.raises(UserError, match=r"did you mean .*a-111"):
         find_run(tmp_path, "a-1l1")

@@ -37,8 +37,8 @@ def told(merged: Merged) -> tuple[list[str], list[str], list[str], list[str], li
         merged.added,
         merged.completed,
         merged.same,
-        [run_id for run_id, _ in merged.conflicts],
-        [run_id for run_id, _ in merged.left_out],
+        list(merged.conflicts),
+        list(merged.left_out),
     )
 
 
@@ -135,7 +135,7 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(
     mine, other = contents(ours), contents(theirs)
     merged = merge(ours, theirs)
     assert told(merged) == (["b"], [], [], ["a"], [])
-    ((_, aside),) = merged.conflicts
+    (aside,) = merged.conflicts.values()
     for name in ("verdicts", "evaluations"):
         for results, frames in ((ours, mine), (aside, other)):
             found = Database(results).query(f"SELECT * FROM {name} WHERE run_id = 'a' ORDER BY ALL")
@@ -155,8 +155,8 @@ def test_a_damaged_run_is_left_out_and_named(lab: Lab) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     merged = merge(ours, theirs)
     assert told(merged) == (["c"], [], [], [], ["b", "d"])
-    assert str(path) in merged.left_out[0][1]
-    assert "not those that were written" in merged.left_out[1][1]
+    assert str(path) in merged.left_out["b"]
+    assert "not those that were written" in merged.left_out["d"]
     assert Database(ours).rebuild().unreadable == []
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_is_being_worked_on_is_left_out(lab: Lab) -> None:
     ours, theirs = lab("ours"), lab("theirs", "a")
     with RunDirectory(theirs, "a").lock():
         merged = merge(ours, theirs)
-    assert "a process is working on run a there" in merged.left_out[0][1]
+    assert "a process is working on run a there" in merged.left_out["a"]
     assert told(merge(ours, theirs))[0] == ["a"]
 
 

@@ -1,20 +1,22 @@
-"""What a task proposes and what the engine allows: plans, clipping, previews, own optimisers."""
+"""Attacks that a task plans, how the engine limits them, and steps that look ahead."""
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from harness.config import InnerAttackConfig, OptimizerConfig, RunConfig
+from harness.config import InnerAttackConfig, RunConfig, TrainConfig
 from harness.data import load_dataset
 from harness.data.loader import make_loader
 from harness.method import (
     AttackPlan,
     Batch,
     Forward,
+    LookaheadStep,
     Objective,
     Params,
     StepOutput,
@@ -23,10 +25,10 @@ from harness.method import (
 )
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
-from harness.training.inner_attack import follow, pgd
-from harness.training.lookahead import LookaheadStep
+from harness.training.inner_attack import pgd, planned_pgd
 from harness.training.loop import Trainer
 from harness.training.modes import ReplicaForward
+from harness.training.optimizer import look_ahead
 from harness.training.schedules import InnerSchedule
 
 CPU = torch.device("cpu")
@@ -50,7 +52,7 @@ def test_each_image_walks_as_if_it_were_alone() -> None:
     steps = torch.tensor([1, 5, 3, 0, 2, 4])
     plan = AttackPlan(eps, size, steps, start_eps=0.0)
     config = InnerAttackConfig(start="clean")
-    together = follow(
+    together = planned_pgd(
         model, lambda logits: cross_entropy(logits, y, reduction="sum"), x, plan, config
     )
     for i in range(6):
@@ -74,7 +76,7 @@ def test_the_start_is_drawn_in_its_own_radius_and_held_to_the_image_s() -> None:
     )
     config = InnerAttackConfig(start="uniform")
     generator = torch.Generator().manual_seed(3)
-    found = follow(model, lambda logits: cross_entropy(logits, y), x, plan, config, generator)
+    found = planned_pgd(model, lambda logits: cross_entropy(logits, y), x, plan, config, generator)
     noise = torch.empty_like(x).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(found, x + noise.clamp(-0.05, 0.05), rtol=0, atol=1e-7)
 
@@ -119,10 +121,8 @@ class Silent:
     def epoch(self, record: dict[str, object]) -> None: ...
 
 
-@pytest.mark.parametrize("eps", [0.15, 0.05])
-def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
-    tmp_path: Path, eps: float
-) -> None:
+def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
+    """The task after an epoch of three steps on digits."""
     config = RunConfig.model_validate(
         {
             "method": "greedy",
@@ -131,19 +131,25 @@ def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
     )
     data = load_dataset("digits")
     context = TaskContext(10, 1, 96, CPU, in_channels=1, image_size=8)
-    task = Greedy(Params(), context)
+    task = task_class(Params(), context)
     split = data.train.take(torch.arange(96), complete=False)
-    trainer = Trainer(
+    Trainer(
         config,
         task,
         build_model("resnet8", 10, 1, 8),
         make_loader(split, 32, CPU),
         watched=data.test.take(torch.arange(8), complete=False),
-        run=RunDirectory.create(tmp_path, "greedy"),
-        reporter=Silent(),
+        run=RunDirectory.create(folder, "greedy"),
         device=CPU,
-    )
-    trainer.fit()
+    ).fit(Silent())
+    return task
+
+
+@pytest.mark.parametrize("eps", [0.15, 0.05])
+def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
+    tmp_path: Path, eps: float
+) -> None:
+    task = trained(tmp_path, Greedy, eps)
     assert len(task.seen) == len(task.found) == 3
     for (x, x_adv), found in zip(task.seen, task.found, strict=True):
         assert float((found - x).abs().max()) > 0.5, "the fault must have been planted"
@@ -158,17 +164,14 @@ def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
 def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
     model, (x, y) = small_net().eval(), images()
     before = deepcopy(model.state_dict())
-    optimizer = OptimizerConfig(lr=0.2, weight_decay=0.01)
-    preview = LookaheadStep(
-        forward=ReplicaForward(model, 1),
-        attacked=lambda batch: None,
-        optimizer=optimizer,
-        rate=0.1,
-        momentum=0.9,
-        gamma=gamma,
-        generator=torch.Generator(),
+    # The cosine schedule halves the rate by epoch 3 of 4.
+    training = TrainConfig.model_validate(
+        {
+            "epochs": 4,
+            "optimizer": {"lr": 0.2, "weight_decay": 0.01},
+            "weight_perturbation": {"gamma": gamma, "start_epoch": 3},
+        }
     )
-    assert preview.rate_factor == pytest.approx(0.5)
 
     def loss(forward: Forward) -> Tensor:
         return cross_entropy(forward(x), y, label_smoothing=0.2)
@@ -176,7 +179,7 @@ def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
     def raised(forward: Forward) -> Tensor:
         return cross_entropy(forward(x), y)
 
-    after = preview.look_ahead(loss, raised).state_dict()
+    after = look_ahead(ReplicaForward(model, 1), training, 3, loss, raised).state_dict()
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     assert not model.training
 
@@ -203,16 +206,13 @@ def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
         torch.testing.assert_close(after[f"model.{name}"], tensor)
 
 
-def test_a_task_without_an_objective_has_nothing_to_try() -> None:
-    x, y = images()
-    preview = LookaheadStep(
-        forward=ReplicaForward(small_net(), 1),
-        attacked=lambda batch: None,
-        optimizer=OptimizerConfig(),
-        rate=0.1,
-        momentum=0.9,
-        gamma=0.0,
-        generator=torch.Generator(),
-    )
+class Aimless(Greedy):
+    """Attacks before the step without naming an objective."""
+
+    def attack_objective(self, model: Forward, batch: Batch) -> None:
+        return None
+
+
+def test_a_task_without_an_objective_has_nothing_to_attack(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="nothing to attack"):
-        preview.attack(Batch(x, y, torch.arange(6), 1))
+        trained(tmp_path, Aimless)

@@ -65,7 +65,7 @@ def test_a_memory_of_training_images_refuses_generated_ones(
         "data.generated_name": "random",
         "data.generated_fraction": 0.5,
     }
-    refused(tmp_path / "r", "crd", r"crd remembers .* set data.generated_fraction=0", **options)
+    refused(tmp_path / "r", "crd", r"crd keeps state .* set data.generated_fraction=0", **options)
     assert trained(tmp_path / "r", "kd", **options).epochs()
 
 
@@ -84,11 +84,11 @@ def test_a_recipe_of_fewer_epochs_still_averages(tmp_path: Path) -> None:
     assert not all(torch.equal(tensor, kept["model"][name]) for name, tensor in result.items())
 
 
-def test_a_weight_perturbation_that_never_begins_is_told(tmp_path: Path) -> None:
+def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path: Path) -> None:
     lines = Lines()
     trained(tmp_path, "ikl", lines, **{"data.train_limit": 32})
-    (told,) = lines.about("weight_perturbation")
-    assert told == "training.weight_perturbation begins with epoch 5 of 2: no weight is perturbed"
+    (line,) = lines.about("weight_perturbation")
+    assert line == "training.weight_perturbation begins with epoch 5 of 2: no weight is perturbed"
     begun = {"training.weight_perturbation.start_epoch": 2, "data.train_limit": 32}
     lines = Lines()
     trained(tmp_path, "ikl", lines, **begun)

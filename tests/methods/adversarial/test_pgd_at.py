@@ -81,7 +81,6 @@ def trainer_of(method: str, mode: str, gamma: float, folder: Path) -> Trainer:
         make_loader(data.train.take(torch.arange(48), complete=False), 16, CPU),
         watched=data.test,
         run=RunDirectory.create(folder, method),
-        reporter=Silent(),
         device=CPU,
     )
 

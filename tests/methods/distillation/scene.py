@@ -61,7 +61,9 @@ class Scene:
 
 def random_teacher() -> ResNet:
     """In eval mode, with BatchNorms that are not the identity."""
-    teacher = ResNet(NUM_CLASSES, image_size=SIZE, depth=8, channels=(6, 8, 12, 20)).double()
+    teacher = ResNet(
+        NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=(6, 8, 12, 20)
+    ).double()
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -1.5, 1.5)
@@ -74,14 +76,14 @@ def random_teacher() -> ResNet:
 def make_scene() -> Scene:
     """The same each time."""
     torch.manual_seed(1)
-    network = ResNet(NUM_CLASSES, image_size=SIZE, depth=8, channels=(4, 5, 6, 7)).double()
+    network = ResNet(NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=(4, 5, 6, 7)).double()
     teacher = random_teacher()
     labels = torch.arange(TRAIN_SIZE) % NUM_CLASSES
     index = torch.randperm(TRAIN_SIZE)[:BATCH_SIZE]
     x = torch.rand(BATCH_SIZE, 3, SIZE, SIZE, dtype=torch.float64)
     with torch.no_grad():
         logits = 5 * teacher(x)
-    batch = Batch(x=x, y=labels[index], index=index, epoch=5, teacher_logits=logits)
+    batch = Batch(x=x, y=labels[index], index=index, epoch=5, teacher_output=logits)
 
     def make(name: str, **params: Any) -> Task:
         method = METHODS.get(name)

@@ -263,11 +263,11 @@ def test_a_hint_from_a_stage_that_is_not_there_is_refused(scene: Scene) -> None:
 @pytest.mark.parametrize("method", FEATURE_METHODS)
 def test_the_teacher_is_neither_trained_nor_stored_nor_moved(scene: Scene, method: str) -> None:
     task = scene.make_task(method, **(CRD if method == "crd" else {}))
-    assert not task.teacher_logits
+    assert not task.needs_teacher_logits
     modules = {id(module) for module in scene.teacher.modules()}
     assert not modules & {id(module) for module in task.modules()}
     before = {name: value.clone() for name, value in scene.teacher.state_dict().items()}
-    scene.batch.teacher_logits = None
+    scene.batch.teacher_output = None
     task.loss(scene.student, scene.batch).loss.backward()
     assert not scene.teacher.training
     assert all(parameter.grad is None for parameter in scene.teacher.parameters())
@@ -285,6 +285,6 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(scene: Scene, metho
 
 def test_networks_that_hide_their_features_are_refused(scene: Scene) -> None:
     task = scene.make_task("attention")
-    with pytest.raises(TypeError, match="does not show its features"):
+    with pytest.raises(TypeError, match="has no features"):
         task.loss(nn.Flatten(), scene.batch)
     assert isinstance(scene.student, Leaves)

@@ -45,7 +45,7 @@ def loss_of(task: Task, scene: Scene) -> Tensor:
 
 
 def test_kd(scene: Scene) -> None:
-    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    s, t, y = scene.student.shown.logits, scene.batch.teacher_logits, scene.batch.y
     expected = 0.1 * cross_entropy(s, y) + 0.9 * 4**2 * mean_kl(t / 4, s / 4)
     assert_same(loss_of(scene.make_task("kd"), scene), expected, scene.student.leaves())
     params = {"label_weight": 0.3, "kd_weight": 2.0, "temperature": 1.5}
@@ -58,7 +58,7 @@ def test_kd(scene: Scene) -> None:
 @pytest.mark.parametrize(("epoch", "share"), [(1, 0.05), (5, 0.25), (20, 1.0), (33, 1.0)])
 def test_dkd(scene: Scene, epoch: int, share: float) -> None:
     scene.batch.epoch = epoch
-    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    s, t, y = scene.student.shown.logits, scene.batch.teacher_logits, scene.batch.y
     target, rest = torch.zeros(2, dtype=torch.float64)
     for i, label in enumerate(y.tolist()):
         p, q = softmax(t[i] / 4, 0), softmax(s[i] / 4, 0)
@@ -75,7 +75,7 @@ def test_dkd(scene: Scene, epoch: int, share: float) -> None:
 
 def plain_decoupled(scene: Scene, weights: Tensor, names: dict[str, Any], share: float) -> Tensor:
     """What the released IKL-KD and GKL-KD minimise; without a power, IKL."""
-    s, t, y = scene.student.shown.logits, scene.batch.taught, scene.batch.y
+    s, t, y = scene.student.shown.logits, scene.batch.teacher_logits, scene.batch.y
     if "GAMMA" in names:
         powers = weights ** names["GAMMA"]
         squares = pairwise(t, s, powers).sum() / (powers.sum(1) ** 2).sum()
@@ -95,7 +95,7 @@ def test_decoupled_with_each_samples_weights(
     scene.batch.epoch = epoch
     names = released(method, {**PARAMS, **power})
     assert (names["BETA"], names["ALPHA"]) == (5.0, 3.0)
-    weights = softmax(scene.batch.taught / 6.0, 1)
+    weights = softmax(scene.batch.teacher_logits / 6.0, 1)
     task = scene.make_task(method, **PARAMS, **power, sample_temperature=6.0)
     expected = plain_decoupled(scene, weights, names, share)
     assert_same(loss_of(task, scene), expected, scene.student.leaves())
@@ -118,7 +118,7 @@ def test_decoupled_with_global_information(
     for _ in range(2):
         task.observe(scene.batch, task.loss(scene.student, scene.batch))
     assert_same(loss_of(task, scene), uniform, leaves)
-    predictions = softmax(scene.batch.taught / 1.7, 1)
+    predictions = softmax(scene.batch.teacher_logits / 1.7, 1)
     for label in y.unique():
         matrix[label] = predictions[y == label].mean(0)
     task.end_epoch(5)
@@ -149,7 +149,7 @@ def test_dkl_kd(scene: Scene) -> None:
     leaves = scene.student.leaves()
     ours = loss_of(scene.make_task("dkl-kd", **PARAMS), scene)
     names = {"BETA": 5.0, "ALPHA": 3.0, "T": 2.5, "CE_WEIGHT": 0.7}
-    value = plain_decoupled(scene, softmax(scene.batch.taught, 1), names, 0.25)
+    value = plain_decoupled(scene, softmax(scene.batch.teacher_logits, 1), names, 0.25)
     torch.testing.assert_close(ours, value, rtol=1e-9, atol=1e-9)
     kd = scene.make_task("kd", label_weight=0.7, kd_weight=0.25 * 3.0 / 2.5**2, temperature=2.5)
     torch.testing.assert_close(
@@ -164,7 +164,7 @@ def test_parts_are_unweighted_and_detached(scene: Scene, method: str) -> None:
     s, y = scene.student.shown.logits, scene.batch.y
     torch.testing.assert_close(output.parts["ce"], cross_entropy(s, y).detach())
     assert not any(part.requires_grad for part in output.parts.values())
-    assert task.teacher_logits
+    assert task.needs_teacher_logits
     assert not list(task.parameters())
 
 
@@ -181,6 +181,6 @@ def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(
     scene.teacher.features = refuse  # type: ignore[method-assign]
     task = scene.make_task(method)
     assert bool(loss_of(task, scene).isfinite())
-    scene.batch.teacher_logits = None
+    scene.batch.teacher_output = None
     with pytest.raises(RuntimeError, match="no logits of a teacher"):
         loss_of(task, scene)

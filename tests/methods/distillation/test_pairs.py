@@ -149,10 +149,10 @@ def test_three_steps(pair: str, name: str) -> None:
     own = {key: value.clone() for key, value in task.state_dict().items()}
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        logits = teacher(x) if task.teacher_logits else None
+        logits = teacher(x) if task.needs_teacher_logits else None
     for step in range(3):
         index = torch.tensor([step, step + 3])
-        batch = Batch(x=x, y=labels[index], index=index, epoch=20, teacher_logits=logits)
+        batch = Batch(x=x, y=labels[index], index=index, epoch=20, teacher_output=logits)
         student.train()
         task.train()
         output = task.loss(forward, batch)

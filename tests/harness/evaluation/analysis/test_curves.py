@@ -18,9 +18,9 @@ from harness.evaluation.analysis import curves
 from harness.evaluation.attack import chunk
 from harness.evaluation.driver import evaluate
 from harness.models import build_model
+from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from harness.training.checkpoint import save_model
 
 CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]

@@ -9,12 +9,12 @@ import pandas as pd
 from app.components import records
 from app.labels import protocol_text
 from harness.evaluation.analysis.statistics import wilson_interval
-from leaderboards.badges import MEANINGS, PRINTED, REPRODUCED, SMALL
 from leaderboards.names import dataset_name
 from leaderboards.paper import TABLES
 from leaderboards.printed import load_reported
 from leaderboards.protocols import PAPER_EPS, STANDARD_ATTACKS
 from leaderboards.ranking import arch_text
+from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, SMALL
 
 
 class Axis(NamedTuple):

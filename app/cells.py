@@ -1,0 +1,320 @@
+"""The cells of a leaderboard: the rows and numbers shown, as a table and as files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from app.components import number_column, show_table, text_column
+from harness.registry import METHODS
+from leaderboards.render.data import to_csv
+from leaderboards.render.latex import to_latex
+from leaderboards.render.markdown import to_markdown
+from leaderboards.render.text import PLUS_MINUS, is_signed, value_text
+from leaderboards.table import (
+    DISPUTED,
+    FLAGGED,
+    LOGGED,
+    OURS_ROW,
+    PRINTED,
+    PUBLISHED_ROW,
+    ROBUSTBENCH,
+    Cell,
+    Column,
+    Number,
+    Row,
+    Table,
+)
+
+PRINTED_ORDER = "as printed"
+UNDERLINED = "†"
+OURS = " (ours)"
+FROM_PRINT = " (ours - printed)"
+ORIGINS = {
+    PRINTED: "As printed.",
+    LOGGED: "Where the paper prints none, from the authors' log.",
+    ROBUSTBENCH: "In rows of RobustBench, as it publishes them.",
+}
+# Streamlit does not measure bold text when it chooses a column's width.
+CHARACTER_PIXELS, BOLD_CHARACTER_PIXELS, PADDING_PIXELS, MAX_COLUMN_PIXELS = 7, 8, 24, 240
+
+
+class ShownNumber(float):
+    """A number that a column sorts by, with the text that a reader sees in its place."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str) -> ShownNumber:
+        """A number and its text."""
+        number = super().__new__(cls, value)
+        number.text = text
+        return number
+
+
+@dataclass
+class Cells:
+    """A table as a page shows it.
+
+    Attributes:
+        values: column title to its text, or to ``ShownNumber`` and None.
+        bold: of the same shape; what is printed or ranked best.
+        help: column title to what it is.
+    """
+
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    bold: dict[str, list[bool]] = field(default_factory=dict)
+    help: dict[str, str] = field(default_factory=dict)
+
+    def add(
+        self, title: str, values: Sequence[Any], help: str, bold: Sequence[bool] | None = None
+    ) -> None:
+        """Add a column on the right."""
+        self.values[title] = list(values)
+        self.bold[title] = list(bold or [False] * len(values))
+        self.help[title] = help
+
+    def texts(self, title: str) -> list[str]:
+        """What a reader sees in a column."""
+        return [shown_text(value) for value in self.values[title]]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which rows to show; an empty choice keeps all.
+
+    Attributes:
+        words: text that a row must contain, in lower case.
+        facts: name in ``Row.facts`` to the values to keep; ``source`` may hold several.
+    """
+
+    words: str = ""
+    facts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def fits(self, row: Row) -> bool:
+        """Whether the row is shown."""
+        text = " ".join([*row.labels, row.group, *row.facts.values()]).lower()
+        return self.words in text and all(
+            not kept or set(kept) & set(row.facts.get(name, "").split(","))
+            for name, kept in self.facts.items()
+        )
+
+
+def known_facts(table: Table, name: str) -> list[str]:
+    """The values of a fact in a table, in order of appearance."""
+    values = [value for row in table.rows for value in row.facts.get(name, "").split(",")]
+    return [value for value in dict.fromkeys(values) if value]
+
+
+def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
+    """The rows that fit: as printed, or best first by the column whose title is ``sort``.
+
+    Sections stay together; a row without the number goes to the end of its section.
+    """
+    rows = [row for row in table.rows if filters.fits(row)]
+    column = next((column for column in table.columns if column.title == sort), None)
+    if column is None:
+        return rows
+    groups = list(dict.fromkeys(row.group for row in rows))
+
+    def place(row: Row) -> tuple[int, bool, float]:
+        cell = row.cells.get(column.key, Cell())
+        number = cell.printed or cell.ours or cell.logged
+        if number is None:
+            return groups.index(row.group), True, 0.0
+        value = number.value if column.lower_is_better else -number.value
+        return groups.index(row.group), False, value
+
+    return sorted(rows, key=place)
+
+
+def table_cells(table: Table, rows: Sequence[Row], *, printed: bool, ours: bool) -> Cells:
+    """The cells of some rows, with the printed numbers, ours, or both side by side."""
+    cells = Cells()
+    outside = any(row.kind in (PUBLISHED_ROW, OURS_ROW) for row in rows)
+
+    def add_label(place: int) -> None:
+        title, source = table.labels[place], "its source names it" if outside else "printed"
+        cells.add(title, [row.labels[place] for row in rows], f"{title}, as {source}.")
+
+    # Numbers come right after the method, so that a phone shows them; other labels come last.
+    add_label(table.method_label)
+    for column in table.columns:
+        found = [row.cells.get(column.key, Cell()) for row in rows]
+        own = [cell.ours for cell in found]
+        if printed:
+            _add_numbers(cells, column, "", rows, [cell.printed or cell.logged for cell in found])
+        if ours:
+            _add_numbers(cells, column, OURS, rows, own)
+        gaps = [number.from_print if number else None for number in own]
+        if printed and ours and any(gap is not None for gap in gaps):
+            values = [None if gap is None else ShownNumber(gap, f"{gap:+.2f}") for gap in gaps]
+            cells.add(column.title + FROM_PRINT, values, "Our number minus the printed one.")
+    sources = [row.facts.get("source", "") for row in rows]
+    help = "Where numbers are from: P printed, L authors' log, RB RobustBench, R or S measured here"
+    cells.add("Source", sources, help)
+    for place in range(len(table.labels)):
+        if place != table.method_label:
+            add_label(place)
+    return cells
+
+
+def _add_numbers(
+    cells: Cells, column: Column, side: str, rows: Sequence[Row], numbers: Sequence[Number | None]
+) -> None:
+    if any(numbers):
+        values = [
+            None if number is None else ShownNumber(number.value, number_text(number, row, column))
+            for number, row in zip(numbers, rows, strict=True)
+        ]
+        bold = [number is not None and number.bold for number in numbers]
+        cells.add(column.title + side, values, _help(column, side, numbers), bold)
+
+
+def number_text(number: Number, row: Row, column: Column) -> str:
+    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
+    text = value_text(number, column, signed=is_signed(row, column)) + number.marks
+    text += UNDERLINED if number.underlined else ""
+    if number.std is not None:
+        return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
+    return text + ("" if number.interval is None else " [{:.1f}, {:.1f}]".format(*number.interval))
+
+
+def _help(column: Column, side: str, numbers: Sequence[Number | None]) -> str:
+    """What a column's numbers are, where they are from and what is shown beside them."""
+    there = [number for number in numbers if number is not None]
+    badges = {number.badge for number in there}
+    sentences = [column.help or column.title]
+    if column.difference:
+        sentences.append("Computed here from the numbers shown.")
+    elif side == OURS:
+        sentences.append("Measured here.")
+    else:
+        sentences += [origin for badge, origin in ORIGINS.items() if badge in badges]
+    if any(number.interval for number in there):
+        images = sorted({number.n for number in there if number.interval and number.n})
+        n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
+        sentences.append(f"In brackets the Wilson 95% interval of one model, computed here{n}.")
+    if any(number.std is not None for number in there):
+        sentences.append(f"{PLUS_MINUS}: standard deviation over seeds.")
+    return " ".join(sentences)
+
+
+def evidence(table: Table, row: Row) -> list[str]:
+    """What a reader must know about a row's numbers, one sentence each."""
+    found = list(row.notes)
+    for column in table.columns:
+        cell = row.cells.get(column.key, Cell())
+        for number in cell.numbers:
+            where = f"{column.title} ({number.badge})"
+            found += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
+            found += [f"{FLAGGED} {where}: {flag}" for flag in number.flags]
+            found += [f"{where}: {number.note}"] if number.note else []
+            if number is cell.logged:
+                found.append(f"{where}, in the authors' log: {value_text(number, column)}")
+            if number.seeds:
+                n = f", n = {number.n}" if number.n else ""
+                found.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")
+    return list(dict.fromkeys(found))
+
+
+def run_ids(row: Row) -> list[str]:
+    """The runs that a row's numbers are from."""
+    numbers = [number for cell in row.cells.values() for number in cell.numbers]
+    return list(dict.fromkeys(run for number in numbers for run in number.run_ids))
+
+
+def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
+    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
+    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
+    shown = replace(table, rows=shown_rows)
+    names = dict.fromkeys(row.facts.get("method", "") for row in rows)
+    cards = [METHODS.get(name).card for name in names if name in METHODS]
+    return {
+        "CSV": to_csv(shown),
+        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
+        "Markdown": to_markdown(shown),
+        "BibTeX": "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex)),
+    }
+
+
+def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
+    if view == "both":
+        return dict(cells)
+    if view == "ours":
+        return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
+    return {key: replace(cell, ours=None) for key, cell in cells.items()}
+
+
+def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: str) -> list[int]:
+    """Show some rows of a table and return those that the reader has selected.
+
+    Args:
+        cells: the whole table: the sections of one table get columns of one width.
+        places: the rows to show, from 0.
+        identity: what is shown. A selection is a row number, so it must not outlive its rows.
+        alt: what the table is, for screen readers.
+    """
+    titles = list(cells.values)
+    # A column that is empty in this section would only push the others aside.
+    titles = [
+        title
+        for title in titles
+        if title == titles[0] or any(cells.texts(title)[place] for place in places)
+    ]
+    columns = {}
+    for title in titles:
+        kind = number_column if is_numeric(cells.values[title]) else text_column
+        columns[title] = kind(title, cells.help[title]) | {
+            "pinned": title == titles[0],
+            "width": _width(cells, title),
+        }
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    picked = show_table(
+        styled(cells, titles, places),
+        columns,
+        alt,
+        height="content" if len(places) <= 40 else 720,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"rows-{digest}",
+    )
+    return [places[row] for row in picked.selection.rows if row < len(places)]
+
+
+def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler:
+    """Some rows of some columns: numbers as values, their texts and weights as style."""
+    values = pd.DataFrame(
+        {
+            title: pd.Series([cells.values[title][place] for place in places], dtype=object)
+            for title in titles
+        }
+    )
+    weights = pd.DataFrame(
+        {
+            title: ["font-weight: 700" if cells.bold[title][place] else "" for place in places]
+            for title in titles
+        }
+    )
+    return values.style.apply(lambda _: weights, axis=None).format(shown_text)
+
+
+def shown_text(value: str | ShownNumber | None) -> str:
+    """What a reader sees of a cell's value."""
+    return "" if value is None else value.text if isinstance(value, ShownNumber) else value
+
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Whether a column holds numbers."""
+    return any(isinstance(value, ShownNumber) for value in values)
+
+
+def _width(cells: Cells, title: str) -> int:
+    """Pixels that the longest cell and the title need."""
+    pixels = BOLD_CHARACTER_PIXELS if any(cells.bold[title]) else CHARACTER_PIXELS
+    longest = max(map(len, [title, *cells.texts(title)]))
+    return min(longest * pixels + PADDING_PIXELS, MAX_COLUMN_PIXELS)

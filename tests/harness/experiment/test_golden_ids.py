@@ -1,0 +1,61 @@
+"""Names of runs, teachers and evaluations stay: stored results would not be found under new ones.
+
+``golden_ids.json`` was written by the code of release 0.1, ``run_ids.json`` before there were
+teachers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import RunConfig
+from harness.data import dataset_info
+from harness.evaluation.attack.protocol import Threat, attack_version, evaluation_id, is_standard
+from harness.experiment.resolve import recipe_changes, resolve, teacher_run
+
+FOLDER = Path(__file__).parent
+GOLDEN = json.loads((FOLDER / "golden_ids.json").read_text())
+WITHOUT_TEACHER = json.loads((FOLDER / "run_ids.json").read_text())
+DATA, MODEL = "d" * 64, "m" * 64
+
+
+def threat_of(config: RunConfig) -> Threat:
+    evaluation = config.evaluation
+    return Threat(evaluation.norm, evaluation.eps, dataset_info(config.data.name).num_classes)
+
+
+def id_of_evaluation(config: RunConfig) -> str:
+    return evaluation_id(config.evaluation, threat_of(config), data_sha256=DATA, model_sha256=MODEL)
+
+
+def names(config: RunConfig) -> dict[str, Any]:
+    teacher = config.teacher
+    found = {
+        "run_id": config.run_id,
+        "teacher_run_id": None,
+        "teacher_weights": teacher and teacher.weights,
+        "num_classes": dataset_info(config.data.name).num_classes,
+        "evaluation_id": id_of_evaluation(config),
+        "attack_version": attack_version(config.evaluation.attacks, threat_of(config)),
+        "standard": is_standard(config.evaluation, threat_of(config)),
+        "recipe_changes": recipe_changes(config),
+    }
+    if teacher and teacher.source == "auto" and teacher.method:
+        trained = teacher_run(config)
+        found["teacher_run_id"] = trained.run_id
+        found["teacher_evaluation_id"] = id_of_evaluation(trained)
+    return found
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["found"]["run_id"])
+def test_names_of_runs_teachers_and_evaluations_stay(case: dict[str, Any]) -> None:
+    given = dict(case["given"])
+    assert names(resolve(given.pop("method"), **given)) == case["found"]
+
+
+@pytest.mark.parametrize("method", sorted(WITHOUT_TEACHER))
+def test_runs_without_a_teacher_keep_their_names(method: str) -> None:
+    for recipe, run_id in WITHOUT_TEACHER[method].items():
+        assert resolve(method, recipe=recipe).run_id == run_id
