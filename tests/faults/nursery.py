@@ -23,12 +23,13 @@ import torch._dynamo
 import torch.optim
 
 import divergence_bench.cli.main
+import divergence_bench.cli.run
 import leaderboards.summary
 import methods.adversarial.ikl
 from harness.data import load_dataset
 
 LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim)
-LOADED += (leaderboards.summary, methods.adversarial.ikl)
+LOADED += (divergence_bench.cli.run, leaderboards.summary, methods.adversarial.ikl)
 
 
 def live(order: dict[str, Any]) -> int:
