@@ -70,7 +70,7 @@ def run(
     trained is a run of its own, done before.
 
     Args:
-        config: the whole run.
+        config: of the run.
         reporter: where progress is shown.
         passed: what the user typed, kept beside the resolved configuration.
         wait: wait for another process that works on the same run instead of raising.
@@ -327,10 +327,10 @@ def evaluate_into(
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:
-    """A training that was begun goes on with the images it began with.
+    """Check that a training continues on the images that it began with.
 
     Raises:
-        UserError: these are others.
+        UserError: it began on others.
     """
     begun = directory.checkpoint_path.exists() and directory.exists
     before = directory.record.get("train_sha256") if begun else None
@@ -338,12 +338,12 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
         raise UserError(
             f"run {directory.run_id} was begun on other training images of {images.info.name} "
             f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
-            f"with, or remove {directory.path} to begin anew"
+            f"with, or remove {directory.path} to train again"
         )
 
 
 def check_weights(directory: RunDirectory) -> None:
-    """Weights that evaluations were made of are not trained anew under them."""
+    """Raise a UserError if a run has evaluations, but no longer the weights they are of."""
     evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
     if evaluated and not directory.model_path.exists():
         raise UserError(
