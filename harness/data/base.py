@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,10 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         """The number of images N."""
         return len(self.labels)
+
+    def __str__(self) -> str:
+        """The name of the dataset and the split."""
+        return f"{self.info.name} {self.split}"
 
     @cached_property
     @abstractmethod
@@ -222,10 +226,11 @@ def check_labels(labels: Tensor, count: int, info: DatasetInfo, where: str) -> N
         )
 
 
-def check_limit(option: str, limit: int | None, size: int, where: str) -> None:
-    """Raise ``UserError`` if ``option`` asks for more images than the ``size`` that there are."""
+def check_limit(option: str, limit: int | None, images: Sized) -> None:
+    """Raise ``UserError`` if the limit that ``option`` sets exceeds the number of images."""
+    size = len(images)
     if limit is not None and limit > size:
-        raise UserError(f"{option} is {limit}, but {where} has {size} images: give at most {size}")
+        raise UserError(f"{option} is {limit}, but {images} has {size} images: give at most {size}")
 
 
 S = TypeVar("S", bound=ImageSource)
@@ -239,7 +244,7 @@ def limit_train(train: S, limit: int) -> S:
     Raises:
         UserError: the split has fewer images.
     """
-    check_limit("data.train_limit", limit, len(train), f"{train.info.name} {train.split}")
+    check_limit("data.train_limit", limit, train)
     if limit == len(train):
         return train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from harness import provenance
-from harness.config import EvalConfig, EvalProtocol, EvalSettings, eps_text
-from harness.data.base import ImageSource
+from harness.config import EvalConfig, EvalProtocol, eps_text
+from harness.data.base import ImageSource, check_limit
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import counted
 from harness.evaluation.analysis.probe import modules_in_training, probe_model, train_mode
@@ -81,7 +81,7 @@ def evaluate(
         UserError: the limit exceeds the number of images, the model is not float32, its forward
             pass changes it, or it cannot be compiled or sent to another process as configured.
     """
-    check_limit(config, images)
+    check_limit("evaluation.limit", config.limit, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     in_training = modules_in_training(model)
     protocols, results = config.protocols(), []
@@ -104,15 +104,6 @@ def evaluate(
                     result = finish(job, executor, in_training, part)
             results.append(result)
     return tuple(results)
-
-
-def check_limit(settings: EvalSettings, images: ImageSource) -> None:
-    """Raise a UserError if more images are to be evaluated than there are."""
-    if settings.limit is not None and settings.limit > len(images):
-        raise UserError(
-            f"evaluation.limit is {settings.limit}, but {images.info.name} has {len(images)} test "
-            f"images: give at most {len(images)}"
-        )
 
 
 def finish(

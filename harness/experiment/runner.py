@@ -13,14 +13,14 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource
+from harness.data.base import ImageSource, check_limit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.executors import ChunkExecutor
-from harness.evaluation.driver import EvaluationResult, check_limit, evaluate
+from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
@@ -85,7 +85,7 @@ def run(
     device = choose_device(config.device)
     generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
-    check_limit(config.evaluation, data.test)
+    check_limit("evaluation.limit", config.evaluation.limit, data.test)
     # Two students may need the same teacher at once: the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
@@ -161,7 +161,7 @@ def evaluate_run(
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
-    check_limit(evaluation, data.test)
+    check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
         model = load_model_file(directory.model_path)
         evaluations = evaluate_into(
@@ -186,7 +186,7 @@ def evaluate_external(
     """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
     where = choose_device(device)
     data = load_dataset(dataset, root)
-    check_limit(evaluation, data.test)
+    check_limit("evaluation.limit", evaluation.limit, data.test)
     model, facts = load_external(
         source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
     )
