@@ -30,7 +30,9 @@ ORDER = """
         array_to_string(CAST(r.config->'$.evaluation.attacks' AS VARCHAR[]), ',') = e.attacks
         AND r.config->>'$.evaluation.precision' = e.precision
         AND (e.attacks = '' OR (r.config->>'$.evaluation.norm' = e.norm
-                                AND abs((r.config->>'$.evaluation.eps')::DOUBLE - e.eps) < 1e-9)),
+                                AND abs(coalesce(r.config->>'$.evaluation.eps[#-1]',
+                                                 r.config->>'$.evaluation.eps')::DOUBLE
+                                        - e.eps) < 1e-9)),
         false) DESC,
     coalesce(e.partial, false), e.n DESC NULLS LAST,
     CASE WHEN coalesce(e.attacks, '') = '' THEN 0 ELSE len(string_split(e.attacks, ',')) END DESC,

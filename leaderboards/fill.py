@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from leaderboards.printed import (
-    PRINTED_METRICS,
-    has,
-    logged_number,
-    printed_lines,
-    printed_number,
-)
+from leaderboards.printed import PRINTED_METRICS, has, logged_number, printed_lines, printed_number
 from leaderboards.protocols import is_papers_attack
 from leaderboards.results import RunGroup
 from leaderboards.spec import (
@@ -134,15 +128,15 @@ class PrintedRows:
         fitting = [
             group
             for group in self._groups
-            if metric_of(column) in group.metrics
-            and group.fits(
+            if group.fits(
                 method=row.method,
                 dataset=line["dataset"],
-                arch=line[row.network] if head else line["student_or_arch"],
+                arch=line[row.arch_fact] if head else line["student_or_arch"],
                 teacher="" if head else line["teacher"],
                 augmentation="" if head else line["augmentation"],
             )
             and group.has_params(row.params)
+            and metric_of(column) in group.metrics
         ]
         return max(
             fitting,

@@ -59,11 +59,11 @@ _TYPES = {
 
 
 def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
-    """The paper's printed numbers, one a row, typed, with a column ``disputed``.
+    """The paper's printed numbers, one a row, typed.
 
-    Accuracies are in percent, ``std`` is NaN where none is printed. ``table`` is an integer;
-    ``bold``, ``underlined`` and ``disputed`` (whether the paper contradicts the number) are
-    booleans. Everything else is text, empty where nothing is printed.
+    Accuracies are in percent; ``std`` is NaN where none is printed. ``table`` is an integer,
+    ``bold`` and ``underlined`` are booleans; everything else is text, empty where nothing is
+    printed.
 
     Raises:
         UserError: the file is missing or has other columns.
@@ -73,8 +73,7 @@ def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
         frame = text.assign(std=text["std"].replace("", "nan")).astype(_TYPES)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no file of printed numbers ({error}): restore it") from error
-    frame = frame.astype({"bold": bool, "underlined": bool})
-    return frame.assign(disputed=[bool(evidence_of(line)) for line in lines_of(frame)])
+    return frame.astype({"bold": bool, "underlined": bool})
 
 
 def lines_of(frame: pd.DataFrame) -> list[dict[str, str]]:

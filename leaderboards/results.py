@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class RunGroup:
         """Greater for a group to prefer: of more seeds, then the newest."""
         return len(self.runs), str(self["finished_at"])
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, str]:
         """The facts of ``Row.facts``."""
         return {
@@ -97,12 +98,12 @@ class RunGroup:
             "source": self.badge,
         }
 
-    @property
+    @cached_property
     def protocol(self) -> str:
         """Dataset, threat model, attack and number of images."""
         return ", ".join(protocol_facts(self.runs[0], attacks_of(self.runs[0])))
 
-    @property
+    @cached_property
     def note(self) -> str:
         """How it was trained and measured, in one line."""
         changes = json.loads(self["recipe_changes"] or "{}")
@@ -111,7 +112,7 @@ class RunGroup:
         selection = f"epoch {self['selection']}" if self["selection"] else ""
         return "; ".join(filter(None, (recipe + changed, selection, self.protocol)))
 
-    @property
+    @cached_property
     def flags(self) -> tuple[str, ...]:
         """Reasons to doubt its numbers, one sentence each, one for each name."""
         found: dict[str, str] = {}
@@ -120,7 +121,7 @@ class RunGroup:
                 found.setdefault(flag["name"], f"{flag['name']}: {flag['detail']}")
         return tuple(found.values())
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that all its runs have."""
         first, *others = (run["metrics"] for run in self.runs)
@@ -179,7 +180,7 @@ def run_groups(results: Path) -> list[RunGroup]:
     """
     # A name need only distinguish a group from those of its section.
     sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
-    for run in _runs(Database(results), FINISHED, {}):
+    for run in load_runs(Database(results), FINISHED, {}):
         sections[run["like_key"], run["partial"]].append(run)
     return [group for section in sections.values() for group in _grouped(section)]
 
@@ -199,7 +200,7 @@ def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[R
         UserError: the database is missing or cannot be read.
     """
     params = {"run_id": run_id, "evaluation_id": evaluation_id}
-    return _grouped(_runs(Database(results), LIKE, params))
+    return _grouped(load_runs(Database(results), LIKE, params))
 
 
 def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
@@ -233,8 +234,11 @@ def augmentation_of(generated: str | None) -> str:
     return f"{generated.rpartition('-')[2].upper()} Generated Data"
 
 
-def _runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
-    """Rows of ``like_runs``, each with its metrics and flags."""
+def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
+    """A query's rows of ``finished_evaluations`` or ``like_runs``, with ``metrics`` and ``flags``.
+
+    ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
+    """
     runs = records(database, sql, params)
     metrics: dict[tuple[str, str | None], dict[str, Metric]] = defaultdict(dict)
     for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):

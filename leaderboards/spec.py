@@ -72,7 +72,7 @@ class RowSpec:
         group: its section.
         kind: of ``leaderboards.table``: printed, head or difference.
         metric: of a head row, the metric instead of its columns'.
-        network: of a head row, which fact names the network whose accuracy it is.
+        arch_fact: of a head row, which fact names the architecture whose accuracy it is.
         minus: of a difference, the positions in the table, from 0, of the rows (of, from).
         method: registered name of the method that reproduces it; empty if none does.
         params: parameters that our run must have.
@@ -86,7 +86,7 @@ class RowSpec:
     group: str = ""
     kind: str = PRINTED_ROW
     metric: str = ""
-    network: str = ""
+    arch_fact: str = ""
     minus: tuple[int, int] | None = None
     method: str = ""
     params: Mapping[str, float] = field(default_factory=dict)

@@ -251,11 +251,23 @@ TABLES = {
     for table in (META, RUNS, EVALUATIONS, METRICS, EPOCHS, VERDICTS, REPORTED, ARTIFACTS)
 }
 
-# Evaluations of equal ``like_key`` may be compared and ranked together: their models saw the same
-# test images under the same attack and precision, and are of the same scale. Without attacks the
-# threat model decides nothing. What is ``partial`` was trained or evaluated on a part of the data:
-# it is of small scale and gets no rank.
-FINISHED_EVALUATIONS = """
+
+@dataclass(frozen=True)
+class View:
+    """A view: its name, what one row is, and its query."""
+
+    name: str
+    doc: str
+    sql: str
+
+
+# Models of equal ``like_key`` saw the same test images under the same attack and precision, and are
+# of the same scale. Without attacks the threat model decides nothing.
+FINISHED_EVALUATIONS = View(
+    "finished_evaluations",
+    "one finished evaluation and its run; equal like_key: may be compared and ranked together; "
+    "partial: trained or evaluated on a part of the data, so of small scale and without a rank",
+    """
 WITH evaluated AS (
     SELECT r.run_id, coalesce(r.seed_group, r.run_id) AS seed_group, r.kind, r.status, r.method,
            coalesce(r.method_title, r.method, r.source->>'source', r.run_id) AS title,
@@ -276,16 +288,18 @@ SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
                {'norm': norm, 'eps': eps, 'attack_version': attack_version} END
        }) AS VARCHAR) AS like_key
 FROM evaluated
-"""
-
-# One row for each run and protocol: the newest evaluation.
-LIKE_RUNS = """
+""",
+)
+LIKE_RUNS = View(
+    "like_runs",
+    "of finished_evaluations, each run's newest by each protocol",
+    """
 SELECT * FROM finished_evaluations
 QUALIFY row_number() OVER (
     PARTITION BY run_id, like_key ORDER BY finished_at DESC NULLS LAST, evaluation_id) = 1
-"""
-
-VIEWS = {"finished_evaluations": FINISHED_EVALUATIONS, "like_runs": LIKE_RUNS}
+""",
+)
+VIEWS = (FINISHED_EVALUATIONS, LIKE_RUNS)
 
 _ARROW_TYPES = {
     "VARCHAR": pa.string(),
@@ -360,8 +374,8 @@ def migrate(
 
 def create_views(connection: duckdb.DuckDBPyConnection) -> None:
     """Create ``VIEWS`` for one connection; they are in no file, so any database has them."""
-    for name, sql in VIEWS.items():
-        connection.execute(f"CREATE TEMP VIEW {name} AS {sql}")
+    for view in VIEWS:
+        connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def describe() -> pd.DataFrame:

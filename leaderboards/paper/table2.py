@@ -42,7 +42,7 @@ TABLE = TableSpec(
             selection="best-on-test",
             notes=(
                 "The numbers are those of AT-AWP, which also rotates the images; the authors of "
-                "ACAT report 62.41 / 29.54 for TRADES-AWP on this network.",
+                "ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
             ),
         ),
         row(

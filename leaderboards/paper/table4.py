@@ -11,14 +11,7 @@ from leaderboards.paper._common import (
     UNKNOWN_EPOCH,
     ikl_params,
 )
-from leaderboards.spec import (
-    Baseline,
-    DifferenceSpec,
-    Disputed,
-    InclusionRule,
-    Logged,
-    TableSpec,
-)
+from leaderboards.spec import Baseline, DifferenceSpec, Disputed, InclusionRule, Logged, TableSpec
 
 TABLE = TableSpec(
     number=4,
@@ -67,7 +60,7 @@ TABLE = TableSpec(
             "Basic",
             "table4/las-at",
             "las-awp",
-            notes=("RobustBench also lists 84.98 / 56.26 for this method and network.",),
+            notes=("RobustBench also lists 84.98 / 56.26 for this method and architecture.",),
         ),
         row(
             "ACAT",
@@ -150,9 +143,7 @@ TABLE = TableSpec(
     ),
     logged=(
         Logged(
-            {"method": "IKL-AT", "augmentation": "Basic"},
-            {"clean": 85.31, "aa": 57.09},
-            LOG_SOURCE,
+            {"method": "IKL-AT", "augmentation": "Basic"}, {"clean": 85.31, "aa": 57.09}, LOG_SOURCE
         ),
         Logged(
             {"method": "IKL-AT", "augmentation": "20M Generated Data"},

@@ -1,4 +1,4 @@
-"""Table 7: knowledge distillation on CIFAR-100 between networks of different kinds."""
+"""Table 7: knowledge distillation on CIFAR-100 between families of architectures."""
 
 from leaderboards.paper._common import (
     DISTILLED,
@@ -14,8 +14,8 @@ TABLE = TableSpec(
     number=7,
     title="Knowledge distillation on CIFAR-100, different architectures",
     caption=(
-        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are networks of different "
-        "kinds. The last row is the gain over classical KD; the best of all methods is underlined."
+        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of different families. The "
+        "last row is the gain over classical KD; the best of all methods is underlined."
     ),
     protocol="CIFAR-100, mean of three runs",
     selection=KD_SELECTION,

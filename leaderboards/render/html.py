@@ -38,9 +38,7 @@ def site(title: str, tables: Sequence[Table], files: Sequence[str]) -> str:
         title,
         [
             _entry(
-                table,
-                plots.plots_of(table),
-                [f"table-{table.number}.{ending}" for ending in files],
+                table, plots.plots_of(table), [f"table-{table.number}.{ending}" for ending in files]
             )
             for table in tables
         ],

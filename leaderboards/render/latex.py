@@ -106,19 +106,6 @@ def to_latex(table: Table, *, ours: bool = True) -> str:
     )
 
 
-def document(table: Table, *, ours: bool = True) -> str:
-    """A whole document that holds the table, to compile by itself."""
-    packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
-    return (
-        "\\documentclass{article}\n"
-        f"{packages}\n\\usepackage[margin=1cm,landscape]{{geometry}}\n"
-        # A caption above its table, which has the number that it has in the paper.
-        "\\setlength{\\belowcaptionskip}{6pt}\n"
-        f"\\setcounter{{table}}{{{table.number - 1}}}\n"
-        f"\\begin{{document}}\n{to_latex(table, ours=ours)}\\end{{document}}\n"
-    )
-
-
 def escape(text: str) -> str:
     """Text that LaTeX sets as it is; what no font is sure to have becomes a question mark."""
     line = " ".join(text.split())
@@ -215,12 +202,7 @@ def _merged(titles: Sequence[str], never: bool) -> list[str]:
 
 
 def _row(
-    table: Table,
-    row: Row,
-    slots: Sequence[_Slot],
-    stub: list[str],
-    *,
-    labelled: bool = True,
+    table: Table, row: Row, slots: Sequence[_Slot], stub: list[str], *, labelled: bool = True
 ) -> str:
     first = len(table.labels) - table.last_labels
     labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)

@@ -152,12 +152,7 @@ def _plain_grid(*, header: bool = True) -> Grid:
 
 
 def _grid(
-    table: Table,
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    console: Console,
-    *,
-    header: bool,
+    table: Table, columns: Sequence[Column], rows: Sequence[Row], console: Console, *, header: bool
 ) -> Grid:
     """One section; all have columns of one width, and the first has the heads."""
     grid = _plain_grid(header=header)
