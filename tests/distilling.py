@@ -51,7 +51,7 @@ class MeddlingTask(DistilTask):
 
 
 class MovingTask(MeddlingTask):
-    """It moves them and says so; the logits it asks for are computed each time."""
+    """It moves them and says so; its logits are computed for each batch."""
 
     teacher_state_moves = True
 

@@ -1,4 +1,4 @@
-"""How long runs will take, by what like runs in the store took."""
+"""Estimates how long runs will take from the stored times of similar runs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ WHERE e.status = 'success' AND e.wall_s IS NOT NULL AND e.n > 0
 
 @dataclass(frozen=True)
 class Timing:
-    """One measurement: ``like`` tells what it is of, the method aside; ``seconds`` is per unit."""
+    """Seconds per unit, by a method in a setting (dataset, network, device and so on)."""
 
     method: str
-    like: tuple[Any, ...]
+    setting: tuple[Any, ...]
     seconds: float
 
 
@@ -50,7 +50,7 @@ class Timings:
 
 
 def stored_timings(results: Path) -> Timings:
-    """All measurements in a results folder; none where it has no database."""
+    """All measurements in a results folder; none if it has no database."""
     database = Database(results)
     if not database.path.exists():
         return Timings((), ())
@@ -61,12 +61,12 @@ def stored_timings(results: Path) -> Timings:
 
 
 def _timing(row: Any) -> Timing:
-    method, *like, seconds = row
-    return Timing(method, tuple(None if pd.isna(value) else value for value in like), seconds)
+    method, *setting, seconds = row
+    return Timing(method, tuple(None if pd.isna(value) else value for value in setting), seconds)
 
 
 def with_estimates(items: Iterable[Item], timings: Timings) -> list[Item]:
-    """The items with the seconds that are left of each, where that can be known."""
+    """The items with the remaining seconds of each, where there are measurements."""
     return [_estimated(item, timings) for item in items]
 
 
@@ -84,7 +84,8 @@ def _estimated(item: Item, timings: Timings) -> Item:
     )
     image = per_unit(timings.images, config.method, (*setting, ",".join(evaluation.attacks)))
     epochs_left = training.epochs - item.epochs
-    images_left = max(0, images_of(config) - item.chunks * evaluation.chunk_size)
+    images = images_of(config) * len(evaluation.eps)
+    images_left = max(0, images - item.chunks * evaluation.chunk_size)
     parts = [(unit, left) for unit, left in ((epoch, epochs_left), (image, images_left)) if left]
     known = [(unit, left) for unit, left in parts if unit is not None]
     if parts and not known:
@@ -98,18 +99,18 @@ def _estimated(item: Item, timings: Timings) -> Item:
 
 
 def images_of(config: RunConfig) -> int:
-    """How many test images a run's evaluation takes."""
+    """The number of test images in a run's evaluation."""
     return config.evaluation.limit or dataset_info(config.data.name).max_test_size
 
 
 def per_unit(
-    timings: Sequence[Timing], method: str, like: tuple[Any, ...]
+    timings: Sequence[Timing], method: str, setting: tuple[Any, ...]
 ) -> tuple[float, bool] | None:
-    """The median of like measurements, and whether they are of the same method.
+    """The median in a setting, and whether it is of the same method.
 
-    Other methods' are taken where the method itself has none.
+    The median of other methods is used where the method itself has no measurements.
     """
-    alike = [timing for timing in timings if timing.like == like]
+    alike = [timing for timing in timings if timing.setting == setting]
     own = [timing.seconds for timing in alike if timing.method == method]
     if not alike:
         return None

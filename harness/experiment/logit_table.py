@@ -1,7 +1,7 @@
-"""A teacher's logits of every view of every training image, kept on the disk.
+"""A teacher's logits of every view of every training image, stored on the disk.
 
 A random crop with p pixels of border and a flip have 2 (2p + 1)^2 outcomes, 162 for p = 4: a
-network in eval mode need see each of them once, for all epochs, students and methods.
+network in eval mode computes each of them once for all epochs, students and methods.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Array = npt.NDArray[Any]
 
 
 class LogitTable:
-    """Rows of logits, filled as they come, shared by any number of processes.
+    """Rows of logits, written on demand and shared by any number of processes.
 
-    Beside each row lies a checksum of the row and its number. A row that was never written, that a
-    killed process or another writer left half written, or that a disk changed, does not have the
-    checksum it should have; it counts as missing and is written again. So no lock is held and
-    nothing need be flushed in order.
+    Each row has a checksum of its values and its number. A row that was never written, was left
+    half written by a killed process or another writer, or was damaged on the disk does not match
+    its checksum; it counts as missing and is written again. So no lock is needed, and no order of
+    writes.
 
     Args:
-        folder: where the table is, or is made. All of its space is taken at once, so that a disk
-            that fills up later does not end a training.
+        folder: the table's folder, which may not exist yet. All space is reserved at once, so that
+            a disk that fills up later does not stop a training.
         rows: number of rows, images times views.
         num_classes: C.
         dtype: ``float32`` or ``float16``.
@@ -61,19 +61,19 @@ class LogitTable:
         self._logits: Array = arrays[0]
         self._checksums: Array = arrays[1][:, 0]
         words = num_classes * np.dtype(dtype).itemsize // 2
-        # Odd multipliers: none of them loses a bit of its word.
+        # Odd multipliers keep every bit of a word.
         self._multipliers = np.random.default_rng(0).integers(2**64, size=words, dtype=np.uint64)
         self._multipliers |= np.uint64(1)
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 [B, C] of rows [B], and which of them are there: bool [B]."""
+        """Logits float32 [B, C] of rows [B], and which of them are valid, bool [B]."""
         numbers = rows.numpy()
-        found = self._logits[numbers]
-        there = self._checksums[numbers] == self._checksum(found, numbers)
-        return torch.from_numpy(found.astype(np.float32)), torch.from_numpy(there)
+        logits = self._logits[numbers]
+        valid = self._checksums[numbers] == self._checksum(logits, numbers)
+        return torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(valid)
 
     def write(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """Keep logits [B, C] of rows [B]; returns them as ``read`` will."""
+        """Store logits [B, C] of rows [B]; returns them as ``read`` will."""
         numbers = rows.numpy()
         kept = logits.numpy().astype(self._logits.dtype)
         self._logits[numbers] = kept
@@ -96,8 +96,8 @@ class LogitTable:
         path = self.folder / "table.json"
         if path.exists() and (found := read_json(path)) != described:
             raise UserError(
-                f"{self.folder} holds another table of teacher logits ({json.dumps(found)}): "
-                "delete that folder"
+                f"{self.folder} is another table of teacher logits ({json.dumps(found)}): delete "
+                "that folder"
             )
 
     def _check_room(self, rows: int, num_classes: int, dtype: str) -> None:
@@ -110,21 +110,21 @@ class LogitTable:
         free = free_bytes(self.folder)
         if needed > free:
             raise UserError(
-                f"the table of teacher logits needs {gigabytes(needed)} in {self.folder}, where "
-                f"{gigabytes(free)} are free: set teacher.logits=forward, or "
-                "teacher.logits_dtype=float16, which is half as large"
+                f"the table of teacher logits needs {gigabytes(needed)} in {self.folder}, which "
+                f"has {gigabytes(free)} free: set teacher.logits=forward, or "
+                "teacher.logits_dtype=float16 for half the size"
             )
 
 
 def table_bytes(rows: int, num_classes: int, dtype: str) -> int:
-    """What a table takes on the disk."""
+    """The size of a table on the disk."""
     return rows * (num_classes * np.dtype(dtype).itemsize + 4)
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, which need not exist yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    """The free space on the disk of a folder, which may not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def gigabytes(count: int) -> str:
@@ -145,6 +145,6 @@ def _reserve(path: Path, size: int) -> None:
                 handle.truncate(size)
         except OSError as error:
             raise UserError(
-                f"cannot take {gigabytes(size - length)} for {path} ({error.strerror or error}): "
-                "free space, or set teacher.logits=forward"
+                f"cannot reserve {gigabytes(size - length)} for {path} "
+                f"({error.strerror or error}): free some space, or set teacher.logits=forward"
             ) from error

@@ -1,4 +1,4 @@
-"""The teacher of a distilled run: found or trained, measured, and asked for its logits."""
+"""The teacher of a distilled run: loaded or trained, measured, and its logits."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ TeacherLogitsFn = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher at hand: in eval mode, on the run's device, without gradients.
+    """A loaded teacher: in eval mode, on the run's device, without gradients.
 
     Attributes:
         model: takes images in [0, 1].
-        sha256: of its weights, as its source has them.
+        sha256: of the weights in its source.
         state_sha256: of its parameters and buffers, normalisation included.
         facts: what the run's record says of it.
     """
@@ -64,7 +64,7 @@ class Teacher:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The fields of the run's record that are about the teacher."""
+        """The fields of the run's record on the teacher."""
         return {"teacher": self.facts["arch"], "teacher_facts": self.facts}
 
 
@@ -76,12 +76,12 @@ def prepare_teacher(
     Args:
         config: the student's run.
         data: its images; the teacher's accuracy is measured on the test split.
-        reporter: where is said what happens.
-        train: does a run; it is asked for an ``auto`` teacher that is missing or unfinished.
+        reporter: gets lines on the training and the accuracy.
+        train: does a run; called for an ``auto`` teacher that is missing or unfinished.
 
     Raises:
-        UserError: the teacher cannot be had, is below its expected accuracy, or is not the one that
-            the run began with.
+        UserError: the teacher cannot be loaded, is less accurate than required, or is not the one
+            that the run began with.
     """
     student = RunDirectory(config.results, config.run_id)
     if config.teacher is None or student.model_path.exists():
@@ -96,7 +96,7 @@ def prepare_teacher(
     if before and before["sha256"] != sha256:
         raise UserError(
             f"run {config.run_id} began with another teacher (SHA-256 {before['sha256'][:12]}, now "
-            f"{sha256[:12]}): bring that one back, or delete the run's folder {student.path}"
+            f"{sha256[:12]}): restore that one, or delete the run's folder {student.path}"
         )
     facts = before or {
         "arch": config.teacher.arch,
@@ -127,13 +127,13 @@ def _train_if_missing(config: RunConfig, reporter: Reporter, train: RunTeacher) 
 def _check_accuracy(teacher: TeacherConfig, facts: dict[str, Any], reporter: Reporter) -> None:
     found = facts["accuracy"]
     measured = (
-        f"the teacher {teacher.arch} ({teacher.weights}) has {100 * found['value']:.2f}% of "
-        f"{found['n']} test images right [{100 * found['low']:.2f}, {100 * found['high']:.2f}]"
+        f"the teacher {teacher.arch} ({teacher.weights}) has accuracy {100 * found['value']:.2f}% "
+        f"[{100 * found['low']:.2f}, {100 * found['high']:.2f}] on {found['n']} test images"
     )
     if teacher.minimum is not None and found["value"] < teacher.minimum:
         raise UserError(
-            f"{measured}, but at least {100 * teacher.minimum:.2f}% are expected of it: train it "
-            "longer (teacher.config), name another by --teacher, or set teacher.minimum"
+            f"{measured}, but at least {100 * teacher.minimum:.2f}% is required: train it longer "
+            "(teacher.config), give another by --teacher, or set teacher.minimum"
         )
     reporter.line(measured)
 
@@ -141,11 +141,11 @@ def _check_accuracy(teacher: TeacherConfig, facts: dict[str, Any], reporter: Rep
 def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
     """The teacher's network with its weights, on the CPU, and the weights' SHA-256.
 
-    Whatever the source, the network is the registered one, so that it shows its features. A bare
-    state dict does not tell how images were normalised: it sees them as the student does.
+    The network is always the registered one, which gives its features. A bare state dict does not
+    say how images were normalised: they are normalised as for the student.
 
     Raises:
-        UserError: the weights cannot be had, or are those of another network.
+        UserError: the weights cannot be loaded, or belong to another network.
     """
     assert config.teacher is not None
     arch, source = config.teacher.arch, config.teacher.source
@@ -178,11 +178,11 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
 
 @contextmanager
 def unchanged(teacher: Teacher | None, task: Task) -> Iterator[None]:
-    """A student's training leaves its teacher as it was.
+    """Check after a student's training that its teacher has not changed.
 
     Raises:
-        RuntimeError: a parameter of the teacher changed, or a buffer did whose task does not say
-            that buffers move.
+        RuntimeError: a parameter of the teacher changed, or a buffer did and the task does not set
+            ``teacher_state_moves``.
     """
     if teacher is None:
         yield
@@ -194,16 +194,16 @@ def unchanged(teacher: Teacher | None, task: Task) -> Iterator[None]:
         kept = state_dict_sha256(teacher.model) == teacher.state_sha256
     if not kept:
         raise RuntimeError(
-            f"training changed the teacher {teacher.facts['arch']}: the student is void; a task "
-            "whose teacher's statistics move must say so by teacher_state_moves"
+            f"training changed the teacher {teacher.facts['arch']}, so the student is not valid: a "
+            "task that changes the teacher's statistics must set teacher_state_moves"
         )
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits float32 [B, C] of images [B, K, H, W], which do not depend on the batch they are in.
+    """Logits float32 [B, C] of images [B, K, H, W], independent of the batch that they are in.
 
-    That holds on a CPU, where a batch is padded to the least size from which kernels treat each
-    image alike; on a GPU logits may differ by rounding. Mixed precision does not extend to it.
+    This holds on a CPU, where small batches are padded to the size from which kernels treat each
+    image alike; on a GPU logits may differ by rounding. Mixed precision is off.
     """
     x = x.to(next(model.parameters()).dtype)
     short = max(0, GRAIN - len(x))
@@ -221,17 +221,17 @@ def teacher_logits_fn(
     reporter: Reporter,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> TeacherLogitsFn | None:
-    """How a batch gets its teacher's logits; None where the task does not ask for them.
+    """The function that gives a batch's teacher logits; None where the task does not need them.
 
-    Of several processes each asks the teacher about its share; a table each reads by itself.
+    Each of several processes computes its share of a batch; each reads the table by itself.
 
     Raises:
-        UserError: a table is asked for where there can be none.
+        UserError: the configuration requires a table where none is possible.
     """
     if not task.needs_teacher_logits:
         return None
     if teacher is None or config.teacher is None:
-        raise RuntimeError(f"the task of {config.method} asks for logits, but has no teacher")
+        raise RuntimeError(f"the task of {config.method} needs teacher logits, but has no teacher")
     settings = config.teacher
     shared = ReplicaForward(teacher.model, replicas=1, processes=processes)
     forward = _Forward(shared, half=settings.logits_dtype == "float16")
@@ -240,7 +240,7 @@ def teacher_logits_fn(
     impossible = _no_table(task, loader)
     if impossible:
         if settings.logits == "table":
-            raise UserError(f"there can be no table of teacher logits: {impossible}")
+            raise UserError(f"a table of teacher logits is not possible: {impossible}")
         return forward
     assert loader.views is not None
     rows, classes, dtype = len(split) * loader.views, split.info.num_classes, settings.logits_dtype
@@ -252,10 +252,10 @@ def teacher_logits_fn(
         and not folder.exists()
         and 2 * table_bytes(rows, classes, dtype) > free
     ):
-        # Half of what is free is not taken unasked.
+        # More than half of the free space is used only on request.
         reporter.line(
-            f"teacher logits are computed each time: a table takes {size}, of {gigabytes(free)} "
-            "free; teacher.logits=table takes it anyway"
+            f"teacher logits are computed for each batch: a table needs {size}, and "
+            f"{gigabytes(free)} are free; teacher.logits=table makes it anyway"
         )
         return forward
     reporter.line(f"teacher logits are kept in {folder}, {size}")
@@ -263,7 +263,7 @@ def teacher_logits_fn(
 
 
 def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
-    """The folder of a table: all that its logits depend on."""
+    """The folder of a table, named after all that its logits depend on."""
     assert config.teacher is not None
     data = config.data
     augmentation = f"{data.crop_mode}{data.crop_padding}{'-flip' if data.flip else ''}"
@@ -272,13 +272,11 @@ def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
 
 
 def _no_table(task: Task, loader: Loader) -> str | None:
-    """Why the teacher's logits cannot be kept, if they cannot."""
+    """The reason why there can be no table, if there is one."""
     if task.teacher_state_moves:
-        return "the teacher's answers change while it teaches"
+        return "the teacher changes during training"
     if loader.views is None:
-        return (
-            "an image has no number of views where it is rotated, cropped at any size, or generated"
-        )
+        return "images that are rotated, cropped at any size, or generated have unlimited views"
     return None
 
 
@@ -296,16 +294,16 @@ class _Forward:
 
 @dataclass(frozen=True)
 class _FromTable:
-    """Logits from the table; those that it lacks by a forward pass of their images alone."""
+    """Logits from the table; missing ones by a forward pass of their images only."""
 
     model: nn.Module
     table: LogitTable
 
     def __call__(self, batch: Batch) -> Tensor:
         if batch.view is None:
-            raise RuntimeError("a batch does not say which views it shows")
-        logits, there = self.table.read(batch.view)
-        missing = (~there).nonzero().flatten()
+            raise RuntimeError("the batch has no numbers of its views")
+        logits, found = self.table.read(batch.view)
+        missing = (~found).nonzero().flatten()
         if len(missing):
             fresh = logits_of(self.model, batch.x[missing.to(batch.x.device)])
             logits[missing] = self.table.write(batch.view[missing], fresh.cpu())

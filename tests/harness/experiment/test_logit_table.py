@@ -117,7 +117,7 @@ def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
         LogitTable(tmp_path / "huge", rows, 100, "float32")
     assert table_bytes(50_000 * 162, 100, "float32") == 50_000 * 162 * 404
     table(tmp_path / "small")
-    with pytest.raises(UserError, match="holds another table"):
+    with pytest.raises(UserError, match="is another table"):
         table(tmp_path / "small", "float16")
 
 
@@ -227,7 +227,7 @@ def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path: P
 
 @pytest.mark.usefixtures("_registered")
 def test_a_table_that_cannot_be_is_refused_or_done_without(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="an image has no number of views"):
+    with pytest.raises(UserError, match="have unlimited views"):
         student(tmp_path, **{"teacher.logits": "table", "data.rotation": 5.0})
     lines = Lines()
     student(tmp_path, lines, **{"data.rotation": 5.0})

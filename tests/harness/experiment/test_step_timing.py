@@ -120,7 +120,7 @@ def test_one_command_distils_on_digits(tmp_path: Path) -> None:
     # Long lines are folded at a terminal's width.
     said = " ".join(ended.stderr.split())
     assert "is trained first: run vanilla-" in said
-    assert "test images right" in said
+    assert "has accuracy" in said
     assert "teacher logits are kept in" in said
     runs = sorted(path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir())
     assert runs == ["kd", "vanilla"]

@@ -88,7 +88,7 @@ def test_last_and_best_on_test_are_both_recorded(trained: RunDirectory) -> None:
 def test_a_teacher_far_below_what_is_expected_is_refused(trained: RunDirectory) -> None:
     measured = trained.record["teacher_facts"]["accuracy"]["value"]
     options = {"results": trained.results, "seed": 7, "teacher.minimum": measured + 0.001}
-    with pytest.raises(UserError, match=rf"has {100 * measured:.2f}% .* at least") as refused:
+    with pytest.raises(UserError, match=rf"accuracy {100 * measured:.2f}% .* at least") as refused:
         run(resolve("distil", options={**TINY, **options}), Lines())
     assert "teacher.minimum" in str(refused.value)
 

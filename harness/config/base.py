@@ -1,0 +1,111 @@
+"""Base classes of the configuration, radii, and helpers for nested settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+
+def identity(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes the result, and so the run's identity."""
+    return Field(default, json_schema_extra={"identity": True}, **constraints)
+
+
+def cost(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes only the cost of the result."""
+    return Field(default, json_schema_extra={"identity": False}, **constraints)
+
+
+class Strict(BaseModel):
+    """Base class of input from users or files: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: Any, info: ValidationInfo) -> Any:
+        # The ranges of the database's columns for seeds and for counts.
+        largest = 2 ** (63 if info.field_name == "seed" else 31) - 1
+        if isinstance(value, int) and value > largest:
+            raise ValueError(f"at most {largest}")
+        return value
+
+
+class Section(Strict):
+    """Base class of all sections of the configuration."""
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields, nested, ready for JSON."""
+        payload: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            if not isinstance(info.json_schema_extra, dict):
+                raise TypeError(f"{type(self).__name__}.{name} is neither identity nor cost")
+            if not info.json_schema_extra["identity"]:
+                continue
+            value = getattr(self, name)
+            payload[name] = (
+                value.identity_payload()
+                if isinstance(value, Section)
+                else self.model_dump(mode="json", include={name})[name]
+            )
+        return payload
+
+
+def parse_fraction(value: Any) -> Any:
+    """Accept ``"8/255"`` wherever a number is expected."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
+    return value
+
+
+def eps_text(eps: float) -> str:
+    """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
+    steps = eps * 255
+    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
+
+
+Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
+
+
+def fingerprint(payload: Any) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of the canonical JSON of the payload."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` updated by ``over``, section by section; both stay unchanged.
+
+    ``params`` merges like a section. A None in ``over`` replaces a section.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def assign(path: str, value: Any) -> dict[str, Any]:
+    """``assign("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    head, _, rest = path.partition(".")
+    return {head: assign(rest, value) if rest else value}
+
+
+def flat(payload: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``flat({"a": {"b": 1}})`` is ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for name, value in payload.items():
+        found |= (
+            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return found

@@ -1,0 +1,236 @@
+"""The configuration of a run: data, model, training, teacher and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from harness.config.base import Radius, Section, cost, fingerprint, identity
+from harness.config.evaluation import EvalConfig
+
+
+class DataConfig(Section):
+    """The images, and their random augmentation in training.
+
+    ``crop_mode`` fills the border of the random crop: ``zero``, or ``reflect`` for the mirrored
+    image. ``rotation`` is the largest angle of a random rotation in degrees. ``generated_fraction``
+    of each batch comes from the npz archive ``generated``, whose set is named ``generated_name``
+    and published at ``generated_source``; ``augment_generated`` augments those images too.
+    ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
+    N images of both kinds, ``originals`` after N original ones.
+    """
+
+    name: str = identity("digits")
+    root: Path | None = cost(None)
+    train_limit: int | None = identity(None, ge=1)
+    val_size: int = identity(0, ge=0)
+    crop_padding: int = identity(4, ge=0)
+    flip: bool = identity(True)
+    crop_mode: Literal["zero", "reflect"] = identity("zero")
+    rotation: float = identity(0.0, ge=0, le=180)
+    generated: Path | None = cost(None)
+    generated_name: str | None = identity(None)
+    generated_source: str | None = cost(None)
+    generated_fraction: float = identity(0.0, ge=0, lt=1)
+    generated_epoch: Literal["images", "originals"] = identity("images")
+    augment_generated: bool = identity(True)
+    workers: int = cost(2, ge=0)
+
+
+class ModelConfig(Section):
+    """The network, and whether it normalises its images."""
+
+    arch: str = identity("resnet8")
+    normalize: bool = identity(False)
+
+
+class InnerAttackConfig(Section):
+    """The inner maximisation of adversarial training.
+
+    ``step_rule`` gives the steps in epoch e with radius eps_e: ``fixed`` makes ``steps`` steps of
+    ``step_size``; ``five-halves`` five steps of eps_e/2; ``two-full`` two steps of eps_e;
+    ``staged`` 2, 3, 4, 5 steps of eps_e, 2 eps_e/3, eps_e/2, eps_e/2 in the four quarters of
+    training.
+    ``ramp`` is the growth of eps_e: ``none`` (eps_e = eps) or ``linear`` (eps_e = eps e / E).
+    ``start`` is the first point: ``gaussian`` x + 0.001 N(0, 1), ``uniform`` in the ball, or
+    ``clean``.
+    ``model_mode`` is the network's mode in the attack; ``train-frozen`` uses batch statistics
+    without updating the running ones.
+    """
+
+    norm: Literal["Linf"] = identity("Linf")
+    eps: Radius = identity(8 / 255, le=1)
+    ramp: Literal["none", "linear"] = identity("none")
+    step_rule: Literal["fixed", "five-halves", "two-full", "staged"] = identity("fixed")
+    steps: int = identity(10, ge=1)
+    step_size: Radius = identity(2 / 255)
+    start: Literal["gaussian", "uniform", "clean"] = identity("gaussian")
+    model_mode: Literal["eval", "train", "train-frozen"] = identity("eval")
+
+
+class WeightPerturbationConfig(Section):
+    """Adversarial weight perturbation (Wu et al., 2020); none where gamma is 0."""
+
+    gamma: float = identity(0.0, ge=0)
+    start_epoch: int = identity(10, ge=1)
+
+
+class OptimizerConfig(Section):
+    """Stochastic gradient descent and its learning-rate schedule.
+
+    Schedules give the rate of epoch e in 1..E from the base rate: ``cosine`` is
+    lr (1 + cos(pi (e-1)/E)) / 2, ``cosine-inclusive`` the same with e/(E+1), ``steps`` multiplies
+    by ``gamma`` after each epoch in ``milestones``, ``constant`` keeps it, ``onecycle`` rises
+    along a cosine from lr/25 to lr over the fraction ``pct_start`` of the epochs and falls along
+    another to lr/250000; with ``cycle_momentum`` the momentum falls from 0.95 to 0.85 meanwhile and
+    rises again.
+    ``warmup_epochs`` scales the rate of the first epochs by e/(warmup+1); ``first_epoch_factor``
+    scales that of epoch 1.
+    ``decay`` selects the parameters for ``weight_decay``: ``all``, ``not-norm`` all but those of
+    normalisation layers, ``not-norm-or-bias`` all but those and biases.
+    """
+
+    lr: float = identity(0.1, gt=0)
+    momentum: float = identity(0.9, ge=0, lt=1)
+    nesterov: bool = identity(False)
+    weight_decay: float = identity(5e-4, ge=0)
+    decay: Literal["all", "not-norm", "not-norm-or-bias"] = identity("all")
+    schedule: Literal["cosine", "cosine-inclusive", "steps", "constant", "onecycle"] = identity(
+        "cosine"
+    )
+    pct_start: float = identity(0.025, ge=0, le=1)
+    cycle_momentum: bool = identity(False)
+    milestones: tuple[int, ...] = identity(())
+    gamma: float = identity(0.1, gt=0)
+    warmup_epochs: int = identity(0, ge=0)
+    first_epoch_factor: float = identity(1.0, gt=0)
+
+
+class AveragingConfig(Section):
+    """Exponential moving average of the weights; the average is the model that is evaluated.
+
+    ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step; epochs
+    in the first ``start_fraction`` of the training are left out too. With ``decay_warmup`` the
+    d-th update after the first has decay min(decay, (1 + d) / (10 + d)). ``buffers`` of BatchNorm
+    are ``averaged`` like weights, or those of the ``live`` model.
+    """
+
+    kind: Literal["none", "epoch", "step"] = identity("none")
+    decay: float = identity(0.9, ge=0, lt=1)
+    start_epoch: int = identity(1, ge=1)
+    start_fraction: float = identity(0.0, ge=0, lt=1)
+    decay_warmup: bool = identity(False)
+    buffers: Literal["averaged", "live"] = identity("averaged")
+
+
+class MonitorConfig(Section):
+    """Clean and PGD accuracy on images outside the training, every so many epochs."""
+
+    every: int = cost(1, ge=0)
+    images: int = cost(256, ge=1)
+    pgd_steps: int = cost(10, ge=0)
+
+
+class SelectionConfig(Section):
+    """The epoch whose weights are the result.
+
+    ``last`` is the last epoch. ``best-on-val`` is the epoch with the highest PGD accuracy (clean
+    accuracy where the run has no attack) on validation images held out of training;
+    ``best-on-test`` uses the test images, as parts of the literature do, and is always marked.
+    ``track_test`` measures clean accuracy on all test images after every epoch without selecting by
+    it: the run then records the last epoch's and the best one, since papers report either.
+    """
+
+    rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
+    pgd_steps: int = identity(10, ge=1)
+    track_test: bool = cost(False)
+
+
+class TrainConfig(Section):
+    """How the network is trained.
+
+    In ``float64`` precision rounding is so fine that the losses of a short training are the same on
+    every machine; ``bf16`` is automatic mixed precision.
+    """
+
+    epochs: int = identity(200, ge=1)
+    batch_size: int = identity(128, ge=1)
+    drop_last: bool = identity(False)
+    optimizer: OptimizerConfig = identity(OptimizerConfig())
+    attack: InnerAttackConfig | None = identity(None)
+    weight_perturbation: WeightPerturbationConfig = identity(WeightPerturbationConfig())
+    averaging: AveragingConfig = identity(AveragingConfig())
+    batchnorm_replicas: int = identity(1, ge=1)
+    selection: SelectionConfig = identity(SelectionConfig())
+    precision: Literal["float32", "bf16", "float64"] = identity("float32")
+    channels_last: bool = identity(False)
+    compile: bool = identity(False)
+    monitor: MonitorConfig = cost(MonitorConfig())
+    checkpoint_every: int = cost(1, ge=1)
+
+
+class TeacherConfig(Section):
+    """The trained teacher network.
+
+    ``arch`` is a registered network. ``source`` is where its weights are: a run by its name or a
+    prefix of it, a checkpoint file, ``torchvision:NAME``, or ``auto``: the run of ``method``,
+    ``recipe`` (``auto`` is the one named after the dataset), ``config`` (changes of the recipe) and
+    ``seed``, which is trained first if it is missing. The teacher's seed is not the student's: as
+    in the literature, all trials share one teacher.
+
+    ``weights`` identifies the teacher and is computed: for ``auto`` the name of the run, which is a
+    hash of its configuration; for a run or a file the SHA-256 of the weights; for torchvision the
+    name of the weights. The other settings of the source are therefore not part of the identity.
+
+    ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
+    only refuse a teacher, so it does not change the result.
+
+    ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
+    epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where
+    one is possible. Both give the same logits: on a CPU to the last bit, on a GPU up to the
+    rounding of other batch sizes. ``logits_dtype`` float16 rounds them in both.
+    """
+
+    arch: str = identity()
+    weights: str | None = identity(None)
+    source: str = cost("auto")
+    method: str | None = cost(None)
+    recipe: str = cost("auto")
+    config: dict[str, JsonValue] = cost({})
+    seed: int = cost(0, ge=0)
+    minimum: float | None = cost(None, ge=0, le=1)
+    logits: Literal["auto", "table", "forward"] = cost("auto")
+    logits_dtype: Literal["float32", "float16"] = identity("float32")
+
+
+class RunConfig(Section):
+    """One run: train by a method, then evaluate by a protocol."""
+
+    method: str = identity()
+    recipe: str = cost("custom")
+    params: dict[str, JsonValue] = identity({})
+    data: DataConfig = identity(DataConfig())
+    model: ModelConfig = identity(ModelConfig())
+    training: TrainConfig = identity(TrainConfig())
+    teacher: TeacherConfig | None = identity(None)
+    seed: int = identity(0, ge=0)
+    evaluation: EvalConfig = cost(EvalConfig())
+    device: str = cost("auto")
+    results: Path = cost(Path("results"))
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields, without ``teacher`` if there is none.
+
+        So runs without one keep the ids that they had before teachers existed.
+        """
+        payload = super().identity_payload()
+        if self.teacher is None:
+            del payload["teacher"]
+        return payload
+
+    @property
+    def run_id(self) -> str:
+        """The id of the trained model: equal for equal training, whatever the evaluation."""
+        return f"{self.method}-{fingerprint(self.identity_payload())}"

@@ -1,0 +1,78 @@
+"""The verb ``list``: its rows, in a pipe and on terminals of several widths."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from divergence_bench.cli.show import print_rows
+
+RUN = "digits-resnet8-dkl-s0-0123456789"
+NOTE = "a note that is longer than the width of the terminal, with a word at its end: " + "w" * 60
+ROWS = [
+    {
+        "run": RUN,
+        "model": "wrn-34-10",
+        "weights": "--weights FILE, or c.pt, downloaded",
+    },
+    {"run": f"{RUN}-2", "model": "preact-resnet18", "weights": "published with timm"},
+]
+
+
+def printed(rows: list[dict[str, str]], *, width: int, terminal: bool) -> list[str]:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=terminal,
+        color_system=None,
+        legacy_windows=False,
+    )
+    print_rows("runs", rows, console)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_a_row_is_one_line_of_whole_values_in_a_pipe(width: int) -> None:
+    _, *lines = printed(ROWS, width=width, terminal=False)
+    assert len(lines) == len(ROWS)
+    for line, row in zip(lines, ROWS, strict=True):
+        assert all(value in line for value in row.values())
+
+
+def test_a_note_is_one_line_in_a_pipe() -> None:
+    lines = printed([{**ROWS[0], "note": NOTE}], width=80, terminal=False)
+    assert lines[-1] == f"note on {RUN}: {NOTE}"
+
+
+@pytest.mark.parametrize("width", [63, 70, 80])
+def test_a_cell_wraps_between_words_on_a_terminal(width: int) -> None:
+    lines = printed(ROWS, width=width, terminal=True)
+    assert len(lines) > 1 + len(ROWS)
+    assert max(map(len, lines)) <= width
+    words = {word for row in ROWS for value in row.values() for word in value.split()}
+    assert words == {word for line in lines[1:] for word in line.split()}
+
+
+def test_rows_are_whole_where_a_terminal_is_too_narrow_for_their_words() -> None:
+    assert printed(ROWS, width=50, terminal=True) == printed(ROWS, width=50, terminal=False)
+
+
+@pytest.mark.parametrize("kind", ["methods", "recipes", "datasets", "models"])
+def test_list_has_rows(call, kind: str) -> None:
+    assert len(json.loads(call("list", kind, "--json").out)) >= 5
+
+
+def test_a_tables_recipe_names_its_method_and_carries_its_note(call) -> None:
+    listed = json.loads(call("list", "recipes", "--table", "6", "--json").out)
+    assert {row["method"] for row in listed} == {"ikl"}
+    assert [row["recipe"] for row in listed if "63.59" in (row["note"] or "")] == [
+        "table6/ikl-a24-b3"
+    ]
+    assert (
+        "note on table6/ikl-a24-b3: Tables 6 and 8" in call("list", "recipes", "--table", "6").out
+    )
+    plan = json.loads(call("run", "--recipe", "table6/ikl-a24-b3", "--dry-run", "--json").out)
+    assert plan["config"]["method"] == "ikl"
+    assert plan["config"]["params"]["wmse_weight"] == 24
