@@ -14,7 +14,7 @@ import torch
 import yaml
 from planted_faults import FAULTS
 
-from divergence_bench.cli import check_view
+from divergence_bench.cli import check as check_verb
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.errors import UserError
@@ -179,7 +179,7 @@ def test_the_report_leads_with_what_got_worse_and_names_another_environment() ->
         }
     )
     found = [compare(baseline, baseline.runs[0], result("." * 150 + "1" * 50))]
-    text = check_view.markdown(baseline, found)
+    text = check_verb.markdown(baseline, found)
     assert text.startswith("# Regression\n\n- **a**: robust accuracy fell by 25.00 points")
     assert "- torch: 1.0 in the baseline," in text
     assert "- numpy" not in text
