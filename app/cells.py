@@ -15,7 +15,7 @@ from harness.registry import METHODS
 from leaderboards.render.data import to_csv
 from leaderboards.render.latex import to_latex
 from leaderboards.render.markdown import to_markdown
-from leaderboards.render.text import PLUS_MINUS, is_signed, value_text
+from leaderboards.render.text import PLUS_MINUS, number_text, value_text
 from leaderboards.table import (
     DISPUTED,
     FLAGGED,
@@ -35,6 +35,20 @@ PRINTED_ORDER = "as printed"
 UNDERLINED = "†"
 OURS = " (ours)"
 FROM_PRINT = " (ours - printed)"
+RANK, LEADER = "#", "1"
+LABEL_HELP = {
+    RANK: "Rank by the accuracy that the caption names; 1=: 95% interval overlaps the leader's.",
+    "Method": "The method's name, with its recipe where that distinguishes rows.",
+    "Architecture": "The architecture, with its teacher if it has one.",
+    "Seeds": "Runs that differ only in the seed, averaged.",
+    "n": "Test images.",
+    "Src": "Where numbers are from: P printed, L authors' log, RB RobustBench, R and S here.",
+}
+METRIC_HELP = {
+    "clean": "Accuracy on clean test images, percent.",
+    "aa": "Accuracy under AutoAttack, percent.",
+    "sec_per_iter": "Median seconds of an optimiser step.",
+}
 ORIGINS = {
     PRINTED: "As printed.",
     LOGGED: "Where the paper prints none, from the authors' log.",
@@ -132,70 +146,98 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def table_cells(table: Table, rows: Sequence[Row], *, printed: bool, ours: bool) -> Cells:
-    """The cells of some rows, with the printed numbers, ours, or both side by side."""
+def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
+    """The cells of some rows.
+
+    Args:
+        table: a table of the paper, or a ranking, whose columns hold printed numbers and ours.
+        rows: some of its rows.
+        view: the numbers of a table of the paper: ``printed``, ``ours`` or ``both`` side by side.
+    """
     cells = Cells()
-    outside = any(row.kind in (PUBLISHED_ROW, OURS_ROW) for row in rows)
-
-    def add_label(place: int) -> None:
-        title, source = table.labels[place], "its source names it" if outside else "printed"
-        cells.add(title, [row.labels[place] for row in rows], f"{title}, as {source}.")
-
     # Numbers come right after the method, so that a phone shows them; other labels come last.
-    add_label(table.method_label)
+    leading = [table.method_label, *([table.labels.index(RANK)] if table.ranked_by else [])]
+    for place in leading:
+        _add_label(cells, table, rows, place)
     for column in table.columns:
         found = [row.cells.get(column.key, Cell()) for row in rows]
-        own = [cell.ours for cell in found]
-        if printed:
-            _add_numbers(cells, column, "", rows, [cell.printed or cell.logged for cell in found])
-        if ours:
-            _add_numbers(cells, column, OURS, rows, own)
-        gaps = [number.from_print if number else None for number in own]
-        if printed and ours and any(gap is not None for gap in gaps):
+        if table.ranked_by:
+            _add_numbers(cells, table, column, rows, [row.number(column.key) for row in rows])
+            continue
+        if view != "ours":
+            published = [cell.printed or cell.logged for cell in found]
+            _add_numbers(cells, table, column, rows, published)
+        if view != "printed":
+            _add_numbers(cells, table, column, rows, [cell.ours for cell in found], OURS)
+        gaps = [cell.ours.from_print if cell.ours else None for cell in found]
+        if view == "both" and any(gap is not None for gap in gaps):
             values = [None if gap is None else ShownNumber(gap, f"{gap:+.2f}") for gap in gaps]
             cells.add(column.title + FROM_PRINT, values, "Our number minus the printed one.")
-    sources = [row.facts.get("source", "") for row in rows]
-    help = "Where numbers are from: P printed, L authors' log, RB RobustBench, R or S measured here"
-    cells.add("Source", sources, help)
+    if not table.ranked_by:
+        cells.add("Source", [row.facts.get("source", "") for row in rows], LABEL_HELP["Src"])
     for place in range(len(table.labels)):
-        if place != table.method_label:
-            add_label(place)
+        if place not in leading:
+            _add_label(cells, table, rows, place)
     return cells
 
 
+def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> None:
+    title = table.labels[place]
+    values: list[Any] = [row.labels[place] for row in rows]
+    if table.ranked_by:
+        help = LABEL_HELP[title]
+        ranking = [row.number(table.ranked_by) for row in rows]
+        numbers: list[int | None] | None = {
+            RANK: list(range(1, len(rows) + 1)),
+            "Seeds": [number and number.seeds for number in ranking],
+            "n": [number and number.n for number in ranking],
+        }.get(title)
+        if numbers:
+            values = [n and ShownNumber(n, text) for n, text in zip(numbers, values, strict=True)]
+    else:
+        outside = any(row.kind in (PUBLISHED_ROW, OURS_ROW) for row in rows)
+        help = f"{title}, as {'its source names it' if outside else 'printed'}."
+    cells.add(title, values, help, [row.rank == LEADER for row in rows])
+
+
 def _add_numbers(
-    cells: Cells, column: Column, side: str, rows: Sequence[Row], numbers: Sequence[Number | None]
+    cells: Cells,
+    table: Table,
+    column: Column,
+    rows: Sequence[Row],
+    numbers: Sequence[Number | None],
+    side: str = "",
 ) -> None:
     if any(numbers):
-        values = [
-            None if number is None else ShownNumber(number.value, number_text(number, row, column))
-            for number, row in zip(numbers, rows, strict=True)
+        # A ranking has room for the intervals of one column.
+        interval = table.ranked_by in ("", column.key)
+        values = [n and ShownNumber(n.value, _text(n, column, interval)) for n in numbers]
+        bold = [
+            row.rank == LEADER or (number is not None and number.bold)
+            for row, number in zip(rows, numbers, strict=True)
         ]
-        bold = [number is not None and number.bold for number in numbers]
-        cells.add(column.title + side, values, _help(column, side, numbers), bold)
+        cells.add(column.title + side, values, _help(column, side, numbers, interval), bold)
 
 
-def number_text(number: Number, row: Row, column: Column) -> str:
-    """``31.45``, ``31.45!``, ``31.45 ± 0.12`` or ``31.45 [30.5, 32.4]``; a sign if a difference."""
-    text = value_text(number, column, signed=is_signed(row, column)) + number.marks
-    text += UNDERLINED if number.underlined else ""
-    if number.std is not None:
-        return f"{text} {PLUS_MINUS} {number.std:.{column.decimals}f}"
-    return text + ("" if number.interval is None else " [{:.1f}, {:.1f}]".format(*number.interval))
+def _text(number: Number, column: Column, interval: bool) -> str:
+    """``31.45``, ``31.45!``, ``76.64 ± 0.12``, ``31.45 [30.5, 32.4]`` or ``31.45 †``."""
+    text = number_text(number, column, badge=False, interval=interval)
+    return f"{text} {UNDERLINED}" if number.underlined else text
 
 
-def _help(column: Column, side: str, numbers: Sequence[Number | None]) -> str:
+def _help(column: Column, side: str, numbers: Sequence[Number | None], interval: bool) -> str:
     """What a column's numbers are, where they are from and what is shown beside them."""
     there = [number for number in numbers if number is not None]
     badges = {number.badge for number in there}
-    sentences = [column.help or column.title]
+    accuracy = f"Accuracy after {column.heads[-1]}, percent."
+    sentences = [column.help or METRIC_HELP.get(column.metric, accuracy)]
     if column.difference:
         sentences.append("Computed here from the numbers shown.")
     elif side == OURS:
         sentences.append("Measured here.")
     else:
         sentences += [origin for badge, origin in ORIGINS.items() if badge in badges]
-    if any(number.interval for number in there):
+    if interval and any(number.interval for number in there):
         images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
         sentences.append(f"In brackets the Wilson 95% interval of one model, computed here{n}.")
@@ -220,12 +262,6 @@ def evidence(table: Table, row: Row) -> list[str]:
                 n = f", n = {number.n}" if number.n else ""
                 found.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")
     return list(dict.fromkeys(found))
-
-
-def run_ids(row: Row) -> list[str]:
-    """The runs that a row's numbers are from."""
-    numbers = [number for cell in row.cells.values() for number in cell.numbers]
-    return list(dict.fromkeys(run for number in numbers for run in number.run_ids))
 
 
 def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from harness.data.base import ImageSource
 from harness.data.files import ROOT_VARIABLE
 from harness.data.parquet import find_shards
 from harness.errors import UserError
-from harness.evaluation.attack.chunk_files import adversarial_path
+from harness.evaluation.attack.chunk import adversarial_path
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 SIDE = 96

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from harness.config import eps_text
-from leaderboards.protocols import STANDARD_ATTACKS, attacks_of
-from leaderboards.render.summary import TITLES
+from harness.config import STANDARD_ATTACKS, eps_text
+from leaderboards.protocols import METRIC_TITLES, attacks_of
 from leaderboards.table import MEANINGS
 
 STATUS_WORDS = {
@@ -25,7 +25,7 @@ SELECTION_WORDS = {
 }
 
 # A page has room for the full name.
-STAGE_TITLES = {**TITLES, "aa": "AutoAttack", "robust": "Robust"}
+STAGE_TITLES = {**METRIC_TITLES, "aa": "AutoAttack", "robust": "Robust"}
 
 BADGE_LEGEND = " · ".join(f"**{sign}** {meaning}" for sign, meaning in MEANINGS.items())
 
@@ -44,6 +44,32 @@ def protocol_text(facts: Mapping[str, Any]) -> str:
         return ""
     n = f"n = {int(facts['n'])}" + (", partial" if known(facts.get("partial")) else "")
     return ", ".join([*attack_texts(facts), n])
+
+
+def protocol_names(evaluations: pd.DataFrame) -> list[str]:
+    """The protocol and scale of each evaluation; equal for those that may be ranked together.
+
+    Args:
+        evaluations: rows with ``dataset``, ``scale``, ``like_key`` and the protocol, as the view
+            ``like_runs`` has them. Two keys with the same words are numbered, with the start of
+            their images' hash.
+    """
+    rows = evaluations.to_dict("records")
+    small = [", small scale" if row["scale"] == "small" else "" for row in rows]
+    names = [protocol_text(row) + scale for row, scale in zip(rows, small, strict=True)]
+    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row, name in zip(rows, names, strict=True):
+        if row["like_key"] not in keys[row["dataset"], name]:
+            keys[row["dataset"], name].append(row["like_key"])
+
+    def unique(row: Mapping[str, Any], name: str) -> str:
+        same = keys[row["dataset"], name]
+        if len(same) == 1:
+            return name
+        digest = f"{row['data_sha256'] or ''}{row['index_sha256'] or ''}"[:6]
+        return f"{name} ({same.index(row['like_key']) + 1}: {digest or 'no hash'})"
+
+    return [unique(row, name) for row, name in zip(rows, names, strict=True)]
 
 
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:

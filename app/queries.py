@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
 from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
@@ -29,16 +30,18 @@ ORDER = """
         array_to_string(CAST(r.config->'$.evaluation.attacks' AS VARCHAR[]), ',') = e.attacks
         AND r.config->>'$.evaluation.precision' = e.precision
         AND (e.attacks = '' OR (r.config->>'$.evaluation.norm' = e.norm
-                                AND abs((r.config->>'$.evaluation.eps')::DOUBLE - e.eps) < 1e-9)),
+                                AND abs(coalesce(r.config->>'$.evaluation.eps[#-1]',
+                                                 r.config->>'$.evaluation.eps')::DOUBLE
+                                        - e.eps) < 1e-9)),
         false) DESC,
-    coalesce(e.partial, false),
+    coalesce(e.partial, false), e.n DESC NULLS LAST,
     CASE WHEN coalesce(e.attacks, '') = '' THEN 0 ELSE len(string_split(e.attacks, ',')) END DESC,
     e.finished_at DESC NULLS LAST, e.evaluation_id
 """
 
 MAIN = f"""
 main AS (
-    SELECT e.* FROM evaluations e JOIN runs r USING (run_id) WHERE e.status = 'success'
+    SELECT e.* FROM finished_evaluations e JOIN runs r USING (run_id)
     QUALIFY row_number() OVER (PARTITION BY e.run_id ORDER BY {ORDER}) = 1
 )
 """
@@ -60,8 +63,8 @@ WITH {MAIN}, chosen AS (
       AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
                    $words)
 ), scored AS (
-    SELECT n.run_id, n.evaluation_id, n.norm, n.eps, n.attacks, n.attack_version,
-           n.precision, n.n, n.partial AS eval_partial,
+    SELECT n.run_id, n.evaluation_id, n.like_key, n.norm, n.eps, n.attacks, n.attack_version,
+           n.precision, n.n, n.data_sha256, n.index_sha256, n.partial, n.scale,
            max(m.value) FILTER (m.name = 'clean') AS clean,
            max(m.low) FILTER (m.name = 'clean') AS clean_low,
            max(m.high) FILTER (m.name = 'clean') AS clean_high,
@@ -79,12 +82,11 @@ WITH {MAIN}, chosen AS (
            list(coalesce(pgd_val, clean_val) ORDER BY epoch)[-{VALIDATION_EPOCHS}:] AS validation
     FROM epochs WHERE run_id IN (SELECT run_id FROM chosen) GROUP BY run_id
 )
-SELECT r.run_id, r.status, r.title, r.method, r.task, r.dataset, r.arch, r.teacher, r.recipe,
-       r.seed, r.scale, r.selection, coalesce(r.partial, false) OR coalesce(s.eval_partial, false)
-       AS partial, r.epochs_planned, w.epochs_done, w.validation, s.evaluation_id, s.norm, s.eps,
-       s.attacks, s.attack_version, s.precision, s.n, s.clean, s.clean_low, s.clean_high, s.robust,
-       s.robust_low, s.robust_high, s.aa, t.sec_per_iter, t.train_seconds, r.device, r.started_at,
-       r.finished_at, r.git_commit, r.git_dirty, r.error, count(*) OVER () AS found
+SELECT r.run_id, r.status, r.title, r.dataset, r.arch, r.teacher, r.recipe, r.seed, r.selection,
+       r.epochs_planned, r.device, r.started_at, r.git_dirty, r.error, w.epochs_done, w.validation,
+       t.sec_per_iter, t.train_seconds, coalesce(s.scale, r.scale) AS scale,
+       coalesce(s.partial, r.partial, false) AS partial, s.* EXCLUDE (run_id, scale, partial),
+       count(*) OVER () AS found
 FROM chosen r LEFT JOIN scored s USING (run_id) LEFT JOIN trained t USING (run_id)
      LEFT JOIN epoch_counts w USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT $limit
@@ -94,16 +96,13 @@ CHOICES = f"""
 SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets FROM runs r
 """
 
-# One row a protocol, with the run and evaluation by it that finished last.
+# One row for each protocol, with the run and evaluation that finished last.
 PROTOCOLS = """
-SELECT r.dataset, r.scale, coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
-       e.norm, e.eps, e.attacks, e.attack_version, e.n, e.precision, e.data_sha256, e.index_sha256,
-       count(DISTINCT r.run_id) AS runs, max(e.finished_at) AS newest,
-       arg_max(r.run_id, e.finished_at) AS run_id,
-       arg_max(e.evaluation_id, e.finished_at) AS evaluation_id
-FROM evaluations e JOIN runs r USING (run_id)
-WHERE e.status = 'success'
-GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
+SELECT like_key, dataset, scale, partial, any_value(norm) AS norm, any_value(eps) AS eps, attacks,
+       any_value(attack_version) AS attack_version, n, precision, data_sha256, index_sha256,
+       count(*) AS runs, max(finished_at) AS newest, arg_max(run_id, finished_at) AS run_id,
+       arg_max(evaluation_id, finished_at) AS evaluation_id
+FROM like_runs GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
 """
 
 RUN = f"SELECT r.*, {TITLE} AS title FROM runs r WHERE run_id = ?"
@@ -139,11 +138,8 @@ FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DES
 
 COMPARABLE = f"""
 WITH {MAIN}
-SELECT r.run_id, {TITLE} AS title, r.dataset, r.arch, r.seed, r.scale, n.evaluation_id,
-       n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version, n.precision,
-       coalesce(r.partial, false) OR coalesce(n.partial, false) AS partial
-FROM runs r JOIN main n USING (run_id)
-ORDER BY r.started_at DESC NULLS LAST, r.run_id LIMIT 2000
+SELECT n.* EXCLUDE (flags, params, recipe_changes) FROM main n JOIN runs r USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, run_id LIMIT 2000
 """
 
 VERDICTS = """
@@ -241,13 +237,19 @@ def run(database: Database, run_id: str) -> dict[str, Any]:
 
 
 def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
-    """A run's evaluations, finished ones and the main one first, with ``metrics`` by name."""
+    """A run's evaluations, finished ones and the main one first.
+
+    Each has ``metrics`` by name and ``flags``, one sentence each, with those of its curve.
+    """
     rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
     metrics = database.query(METRICS, [run_id])
+    of_curves = curve_flags(database, [run_id])
     for row in rows:
         own = metrics[metrics["evaluation_id"] == row["evaluation_id"]]
         row["metrics"] = {line["name"]: _record(line) for _, line in own.iterrows()}
-        row["flags"] = [_flag_text(flag) for flag in json.loads(row["flags"] or "[]")]
+        stored = [f for f in json.loads(row["flags"] or "[]") if f["name"] not in CURVE_FLAGS]
+        flags = [*stored, *of_curves.get((run_id, row["evaluation_id"]), [])]
+        row["flags"] = [f"{flag['name']}: {flag['detail']}" for flag in flags]
     return rows
 
 
@@ -319,7 +321,3 @@ def _record(row: pd.Series[Any]) -> dict[str, Any]:
         str(name): None if not isinstance(value, list | dict) and pd.isna(value) else value
         for name, value in row.items()
     }
-
-
-def _flag_text(flag: Any) -> str:
-    return f"{flag['name']}: {flag['detail']}" if isinstance(flag, dict) else str(flag)

@@ -31,8 +31,7 @@ from app import queries
 from app.launch import MAIN, RESULTS_VARIABLE
 from harness.store.database import Database
 from leaderboards.build import table
-from leaderboards.like_runs import LIKE
-from leaderboards.results import MEASURED, METRICS
+from leaderboards.results import FINISHED, LIKE
 from leaderboards.summary import run_summary
 
 LIMITS_S = {"queries": 0.2, "leaderboards": 1.0, "pages": 2.0}
@@ -52,8 +51,7 @@ def questions(results: Path) -> dict[str, Callable[[], Any]]:
         "runs, filtered": lambda: queries.runs(database, words="m7", status=["success"]),
         "choices of filters": lambda: queries.choices(database),
         "protocols": lambda: queries.protocols(database),
-        "leaderboard: runs": lambda: database.query(MEASURED),
-        "leaderboard: metrics": lambda: database.query(METRICS),
+        "leaderboard: runs": lambda: database.query(FINISHED),
         "leaderboard: runs of one protocol": lambda: database.query(LIKE, asked),
         "run": lambda: queries.run(database, first),
         "per class": lambda: queries.per_class(database, first, "e"),

@@ -1,8 +1,7 @@
 """Work-arounds for broken releases of dependencies.
 
-Each is applied only where the release at hand needs it, so a fixed release makes it vanish, and
-``active_shims`` says which were applied, for a result's provenance. When the reason given for one
-no longer holds for any supported release, it can be deleted.
+Each is applied only if the installed release needs it, and ``active_shims`` lists the applied ones
+for a result's provenance. One whose reason holds for no supported release can be deleted.
 """
 
 from __future__ import annotations
@@ -10,14 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import importlib.util
-import logging
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 _active: dict[str, Any] = {}
 
@@ -28,13 +24,13 @@ def active_shims() -> list[str]:
 
 
 def import_torchvision() -> ModuleType:
-    """``torchvision``, also where its compiled operators do not fit the installed torch.
+    """Import ``torchvision``, also if its compiled operators do not match the installed torch.
 
     torchvision 0.28.0 built for CUDA cannot load its library beside a CPU torch, and then fails at
     import because it registers shapes for its operators ``nms`` and ``qnms``, which do not exist.
-    Declared without an implementation they let it import; networks for classification call
-    neither. Can go when torchvision imports beside every torch, or publishes CPU builds to where
-    pip finds them.
+    Declared without an implementation they let the import work; networks for classification do not
+    call them. Can be deleted when torchvision can be imported beside every torch, or publishes CPU
+    builds where pip finds them.
 
     Raises:
         ImportError: torchvision is not installed, or broken in another way.
@@ -56,7 +52,7 @@ def import_torchvision() -> ModuleType:
 
 
 def import_timm() -> ModuleType:
-    """``timm``, which imports torchvision.
+    """Import ``timm``, which imports torchvision.
 
     Raises:
         ImportError: it is not installed.
@@ -66,13 +62,13 @@ def import_timm() -> ModuleType:
 
 
 def import_robustbench() -> ModuleType:
-    """``robustbench``, also where two modules that release 1.1.1 imports do not exist.
+    """Import ``robustbench``, also if two modules that release 1.1.1 imports are missing.
 
     It imports ``pkg_resources``, which setuptools 82 removed, for one function, and ``autoattack``,
-    which is published as ``pyautoattack`` with another signature. Stand-ins take their places for
-    the time of the import. Can go when robustbench no longer imports ``pkg_resources``
-    (RobustBench issues 211 and 212, pull request 214) and names ``pyautoattack`` in its imports as
-    it does in its requirements.
+    which is published as ``pyautoattack``. Stand-ins replace them during the import. The zoo's
+    models work; ``robustbench.benchmark`` does not, since ``pyautoattack`` has another signature.
+    Can be deleted when robustbench no longer imports ``pkg_resources`` (RobustBench issues 211 and
+    212, pull request 214) and imports ``pyautoattack``, which it requires.
 
     Raises:
         ImportError: it is not installed.
@@ -94,13 +90,14 @@ def import_robustbench() -> ModuleType:
 
 
 def _robustbench_stand_ins() -> dict[str, ModuleType]:
-    """Modules by name, for those that robustbench imports and that are not installed."""
+    """Stand-ins by name for modules that robustbench imports and that are not installed."""
     stand_ins = {}
     if importlib.util.find_spec("pkg_resources") is None:
         stand_ins["pkg_resources"] = _module("pkg_resources", resource_filename=_resource_filename)
     if importlib.util.find_spec("autoattack") is None:
+        attack = importlib.import_module("pyautoattack").AutoAttack
         state = importlib.import_module("pyautoattack.state").EvaluationState
-        stand_ins["autoattack"] = _module("autoattack", AutoAttack=_AutoAttack)
+        stand_ins["autoattack"] = _module("autoattack", AutoAttack=attack)
         stand_ins["autoattack.state"] = _module("autoattack.state", EvaluationState=state)
     return stand_ins
 
@@ -112,52 +109,8 @@ def _module(name: str, **attributes: Any) -> ModuleType:
 
 
 def _resource_filename(module: str, resource: str) -> str:
-    """The path of a file beside a module, as ``pkg_resources.resource_filename`` gives it."""
+    """The path of a file beside a module, as ``pkg_resources.resource_filename`` returns it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.parent:
         raise ModuleNotFoundError(f"no package holds {module}")
     return str(importlib.resources.files(spec.parent) / resource)
-
-
-class _AutoAttack:
-    """``autoattack.AutoAttack`` as robustbench calls it, by ``pyautoattack``.
-
-    The latter renames ``attacks_to_run`` and ``bs``, has no log file, and always returns labels.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        norm: str = "Linf",
-        eps: float = 0.3,
-        seed: int | None = None,
-        attacks_to_run: list[str] | None = None,
-        version: str = "standard",
-        device: torch.device | str = "cuda",
-        log_path: str | Path | None = None,
-    ) -> None:
-        self._attack = importlib.import_module("pyautoattack").AutoAttack(
-            model,
-            norm=norm,
-            eps=eps,
-            seed=seed,
-            attacks=attacks_to_run,
-            version=version,
-            device=device,
-        )
-        if log_path is not None:
-            self._attack.logger.addHandler(logging.FileHandler(log_path))
-            self._attack.logger.setLevel(logging.DEBUG)
-
-    def run_standard_evaluation(
-        self,
-        x_orig: Tensor,
-        y_orig: Tensor,
-        bs: int = 250,
-        return_labels: bool = False,
-        state_path: Path | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        adversarial, labels = self._attack.run_standard_evaluation(
-            x_orig, y_orig, batch_size=bs, state_path=state_path
-        )
-        return (adversarial, labels) if return_labels else adversarial

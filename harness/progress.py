@@ -1,4 +1,4 @@
-"""How a run tells what it does: bars with an estimate on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars with an estimate on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ PLAIN_LINE_EVERY_S = 20.0
 
 
 class Reporter:
-    """Prints what a run does. ``quiet`` (for ``--json``) prints nothing but errors."""
+    """Prints progress to standard error; ``quiet`` (for ``--json``) prints nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Bars appear only where standard error is a terminal."""
+        """See the class; bars appear only where standard error is a terminal."""
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def line(self, text: str) -> None:
-        """One line of news."""
+        """Print one line."""
         self.console.print(text)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        """A piece of work of ``total`` steps, or one that is told in shares of the whole."""
+        """Show the progress of ``total`` steps, or without it of a fraction in [0, 1]."""
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -59,19 +59,19 @@ class Stage:
     ) -> None:
         """Made by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
-        self._whole = total or 1
-        self._task: TaskID | None = bar.add_task(title, total=self._whole) if bar else None
+        self._full = total or 1
+        self._task: TaskID | None = bar.add_task(title, total=self._full) if bar else None
         self._began = self._last_line = time.monotonic()
-        # The first share that is told was done before; steps are counted from 0.
+        # The first fraction was done by an earlier process; steps are counted from 0.
         self._start: float | None = 0 if total else None
 
     def start_at(self, done: int) -> None:
-        """Steps that an earlier process finished; they do not count for the estimate."""
+        """Set the steps that an earlier process finished; the estimate leaves them out."""
         self._start = done
         self.update(done)
 
     def update(self, done: float, note: str = "") -> None:
-        """Say how many steps are done, or which share of the whole, in [0, 1]."""
+        """Show how many steps are done, or which fraction in [0, 1]."""
         title = f"{self._title} {note}" if note else self._title
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=title)
@@ -80,16 +80,16 @@ class Stage:
         now = time.monotonic()
         if now - self._last_line >= PLAIN_LINE_EVERY_S and done > start:
             self._last_line = now
-            left = (now - self._began) / (done - start) * (self._whole - done)
+            left = (now - self._began) / (done - start) * (self._full - done)
             so_far = f"{done} of {self._total}" if self._total else f"{done:.0%}"
             self._reporter.line(f"{title}: {so_far}, about {duration(left)} left")
 
 
 class TrainingProgress:
-    """What the training loop reports to: a bar over all steps, one line per epoch."""
+    """Shows the progress of training: a bar over all steps, one line per epoch."""
 
     def __init__(self, reporter: Reporter, stage: Stage, epochs: int) -> None:
-        """Report to ``stage``, whose total is epochs x steps."""
+        """Show progress on ``stage``, whose total is epochs x steps."""
         self._reporter, self._stage, self._epochs = reporter, stage, epochs
 
     def step(self, epoch: int, step: int, steps: int) -> None:
@@ -97,7 +97,7 @@ class TrainingProgress:
         self._stage.update((epoch - 1) * steps + step, f"epoch {epoch}/{self._epochs}")
 
     def line(self, text: str) -> None:
-        """One line of news."""
+        """Print one line."""
         self._reporter.line(text)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class TrainingProgress:
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
-    """One epoch in one line of at most some 120 characters."""
+    """Return one epoch as a line of about 120 characters at most."""
     fields = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {record['loss']:.4f}"]
     fields += [f"{name} {value:.4f}" for name, value in record["parts"].items()]
     fields.append(f"lr {record['lr']:.4g}")
@@ -122,7 +122,7 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``75`` as ``1 min 15 s``."""
+    """Return ``75`` as ``1 min 15 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, packages, machine, numeric flags and command."""
+"""The provenance of a result: code, packages, machine, numeric flags and command."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _SECRET_VALUE = re.compile(
 
 
 def collect(device: torch.device | str) -> dict[str, Any]:
-    """All that a number's reader may want to know of its making, ready for JSON.
+    """Collect the provenance of a result, ready for JSON.
 
     Args:
-        device: the device that computes.
+        device: the device of the computation.
 
     Returns:
-        ``git`` (None outside a checkout of this project), ``packages`` (None where not installed),
+        ``git`` (None outside a checkout of this project), ``packages`` (None if not installed),
         ``python``, ``platform``, ``cpu``, ``device``, ``num_threads``, ``precision``, ``shims``,
         ``command`` without the program's folder and credentials, and ``collected_at`` (UTC).
     """
@@ -68,16 +68,15 @@ def collect(device: torch.device | str) -> dict[str, Any]:
 
 
 def _program() -> str:
-    """What was called, by the name that is the same on every machine."""
+    """The program's name without its folder."""
     path = Path(sys.argv[0])
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def source_sha256(*modules: str) -> str:
-    """The SHA-256 of the files of imported modules and of what these import of their own package.
+    """The SHA-256 of the files of imported modules and of the modules of their package they use.
 
-    It tells code from other code where its version does not; packages that it stands on are not in
-    it.
+    It identifies code more exactly than a version does. Other packages are not included.
     """
     found: dict[str, bytes] = {}
     todo = list(modules)
@@ -98,10 +97,10 @@ def source_sha256(*modules: str) -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit checked out in ``folder``, and whether files differ from it or are new.
+    """The commit checked out in ``folder``, and whether files were changed or added.
 
-    None where ``folder`` is not the top of a checkout: a package installed into an environment that
-    lies inside another project's checkout has nothing to do with that project's commit.
+    None if ``folder`` is not the top of a checkout: an installed package may be inside the checkout
+    of another project.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
@@ -111,7 +110,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def without_credentials(argv: Sequence[str]) -> list[str]:
-    """A command line in which ``***`` stands for whatever looks like a credential."""
+    """A command line with ``***`` in place of everything that looks like a credential."""
     shown = []
     mask_next = False
     for word in argv:
@@ -129,8 +128,8 @@ def without_credentials(argv: Sequence[str]) -> list[str]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None if there is no git or it fails."""
-    # Reading the state must not wait for, or hinder, a git command that the user runs meanwhile.
+    """The output of git; None if it is not installed or fails."""
+    # Do not wait for, or block, a git command that the user runs at the same time.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
@@ -163,14 +162,14 @@ def _cpu_model() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The device and what it is, such as ``cuda:0 (NVIDIA H100)``."""
+    """The device with its model, such as ``cuda:0 (NVIDIA H100)``."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({_cpu_model()})" if device.type == "cpu" else str(device)
 
 
 def _precision() -> dict[str, Any]:
-    """Flags that change the last bits of a result; on an accelerator tf32 rounds to 10 bits."""
+    """Flags that change the last bits of a result; tf32 rounds to 10 bits."""
     cudnn = torch.backends.cudnn
     return {
         **_float32_flags(),
@@ -183,10 +182,10 @@ def _precision() -> dict[str, Any]:
 
 
 def _float32_flags() -> dict[str, Any]:
-    """How float32 products are computed, each tf32, ieee, or none (the backend's default)."""
+    """The precision of float32 products: tf32, ieee, or none (the backend's default)."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(matmul, "fp32_precision"):
-        # Releases that have this refuse the older getters once it has been set anywhere.
+        # Releases with this raise an error in the older getters once it has been set.
         return {
             "matmul": matmul.fp32_precision,
             "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from harness.errors import UserError, first_line
 
@@ -144,17 +144,4 @@ METHODS: Registry[Method] = Registry(
     packages=("methods", "methods.adversarial", "methods.distillation"),
     attribute="METHOD",
     entry_points="harness.methods",
-)
-
-REPORTS: Registry[Any] = Registry(
-    "report",
-    targets={
-        "run": "leaderboards.summary:run_summary",
-        "reported": "leaderboards.printed:REPORTED_CSV",
-        "table": "leaderboards.render.report:print_report",
-        "site": "leaderboards.render.report:write_site",
-        "import-robustbench": "leaderboards.robustbench:import_folder",
-        "export-robustbench": "leaderboards.robustbench:export_run",
-        "app": "app.launch:serve",
-    },
 )

@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for, so that no result depends on the order of work."""
+"""Seeds derived from their purpose, so that no result depends on the order of work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**63) that depends on every part, and on their order."""
+    """A seed in [0, 2**63) that depends on all parts and their order."""
     text = "\x1f".join(repr(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

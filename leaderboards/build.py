@@ -1,4 +1,4 @@
-"""The tables of the paper, assembled from the printed numbers and a results folder."""
+"""Build the tables of the paper from the printed numbers and a results folder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.store.database import Database
-from leaderboards.extra_rows import added_rows
-from leaderboards.fill import Places
+from leaderboards.extra_rows import extra_rows, table_column
+from leaderboards.fill import PrintedRows
 from leaderboards.paper import TABLES
-from leaderboards.published import published_rows
-from leaderboards.results import Measured, measured
+from leaderboards.printed import robustbench_rows
+from leaderboards.results import RunGroup, run_groups
 from leaderboards.spec import TableSpec
 from leaderboards.table import Column, Row, Table, TableTitle
 
-# Where the command line stores runs if it is told no folder.
+# Where the command line stores runs by default.
 DEFAULT_RESULTS = Path("results")
 
 
@@ -26,13 +26,13 @@ def tables() -> list[TableTitle]:
 
 
 def table(number: int, results: Path | None = None) -> Table:
-    """One table with every number in its place.
+    """One table of the paper with all its numbers.
 
     Args:
         number: 1 to 9.
-        results: the results folder whose runs stand beside; None for the printed numbers alone.
-            A folder without a database is as good as None; ``message`` then says so. The table's
-            commands store in it.
+        results: the results folder whose runs are added, and in which the table's commands store;
+            None for the printed numbers alone. Without a database in it the table has the printed
+            numbers, and ``message`` says why.
 
     Raises:
         UserError: there is no such table, or the database cannot be read.
@@ -40,64 +40,40 @@ def table(number: int, results: Path | None = None) -> Table:
     spec = TABLES.get(number)
     if spec is None:
         raise UserError(f"there is no Table {number}: the paper has {min(TABLES)} to {max(TABLES)}")
-    groups: list[Measured] = []
+    groups: list[RunGroup] = []
     entries: tuple[Row, ...] = ()
     message = ""
     if results is not None:
         if Database(results).path.exists():
-            groups = measured(results)
-            entries = published_rows(spec, results)
+            groups = run_groups(results)
+            entries = robustbench_rows(spec, results)
         else:
             message = f"there is no results database in {results} yet"
-    return _for_folder(_assembled(spec, groups, entries, message), results)
+    built = _built(spec, groups, entries, message)
+    rows = [dataclasses.replace(row, command=in_folder(row.command, results)) for row in built.rows]
+    first_run = in_folder(built.first_run, results)
+    return dataclasses.replace(built, rows=tuple(rows), first_run=first_run)
 
 
 def in_folder(command: str, results: Path | None) -> str:
-    """A command that stores in the results folder, which it need not name if it is the default."""
+    """A command that stores in the results folder, which it names unless it is the default."""
     if not command or results is None or results.resolve() == DEFAULT_RESULTS.resolve():
         return command
     return f"{command} --results {shlex.quote(str(results))}"
 
 
-def _for_folder(shown: Table, results: Path | None) -> Table:
-    """The table whose commands make numbers that it will show."""
-    rows = [dataclasses.replace(row, command=in_folder(row.command, results)) for row in shown.rows]
-    first_run = in_folder(shown.first_run, results)
-    return dataclasses.replace(shown, rows=tuple(rows), first_run=first_run)
-
-
-def _assembled(
-    spec: TableSpec, groups: list[Measured], entries: tuple[Row, ...], message: str
+def _built(
+    spec: TableSpec, groups: list[RunGroup], entries: tuple[Row, ...], message: str
 ) -> Table:
-    places = Places(spec, groups)
-    rows = places.rows()
-    added, other = added_rows(spec, groups, places)
-    columns = [
-        Column(
-            column.key,
-            column.heads,
-            places.metric(column),
-            column.help,
-            column.decimals,
-            column.unit,
-            column.lower_is_better,
-        )
-        for column in spec.columns
+    printed = PrintedRows(spec, groups)
+    own, further = extra_rows(spec, groups, printed)
+    blank = ("",) * (len(spec.columns[0].heads) - 1)
+    differences = [
+        Column(f"{d.of}-difference", (*blank, d.title), d.of, d.help, difference=True)
+        for d in spec.differences
     ]
-    height = len(columns[0].heads)
-    columns += other
-    columns += [
-        Column(
-            f"{difference.of}-difference",
-            ("",) * (height - 1) + (difference.title,),
-            difference.of,
-            difference.help,
-            difference=True,
-        )
-        for difference in spec.differences
-    ]
-    every = (*rows, *entries, *added)
-    has_ours = any(cell.ours for row in every for cell in row.cells.values())
+    rows = (*printed.rows(), *entries, *own)
+    has_ours = any(cell.ours for row in rows for cell in row.cells.values())
     if not has_ours and not message and groups:
         message = "no run in the results folder belongs in this table yet"
     return Table(
@@ -112,8 +88,8 @@ def _assembled(
         stub=spec.stub,
         stub_text=spec.stub_text,
         panels=spec.panels,
-        columns=tuple(columns),
-        rows=every,
+        columns=(*map(table_column, spec.columns), *further, *differences),
+        rows=rows,
         remarks=spec.remarks,
         first_run=spec.first_run,
         has_ours=has_ours,

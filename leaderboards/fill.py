@@ -1,235 +1,202 @@
-"""The printed rows of a table: the printed number of every place, the log's, and ours."""
+"""Fill the printed rows of a table: the printed number of every cell, the log's, and ours."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cache
 
-from harness.evaluation.analysis.statistics import wilson_interval
-from leaderboards.names import dataset_name
-from leaderboards.printed import PRINTED_METRICS, evidence_of, has, lines_of, load_reported
-from leaderboards.results import Measured
-from leaderboards.spec import Baseline, ColumnSpec, DifferenceSpec, Facts, RowSpec, TableSpec
-from leaderboards.table import (
-    DIFFERENCE_ROW,
-    HEAD_ROW,
-    LOGGED,
-    PRINTED,
-    REPRODUCED,
-    Cell,
-    Number,
-    Row,
+from leaderboards.printed import PRINTED_METRICS, has, logged_number, printed_lines, printed_number
+from leaderboards.protocols import is_papers_attack
+from leaderboards.results import RunGroup
+from leaderboards.spec import (
+    Baseline,
+    ColumnSpec,
+    DifferenceSpec,
+    Facts,
+    RowSpec,
+    TableSpec,
+    dataset_name,
 )
-
-SINGLE_PROCESS = {"teacher_top1": "clean", "student_top1": "clean"}
-
-
-@cache
-def printed_lines() -> tuple[dict[str, str], ...]:
-    """The lines of ``reported.csv`` as facts."""
-    return tuple(lines_of(load_reported()))
+from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW, REPRODUCED, Cell, Number, Row
 
 
-def difference(of: Number, base: Number, decimals: int = 2) -> float:
-    """The difference of two numbers as they are shown."""
-    return round(round(of.value, decimals) - round(base.value, decimals), decimals)
+def metric_of(column: ColumnSpec) -> str:
+    """Our name for a column's metric; an attack's is its own."""
+    return PRINTED_METRICS.get(column.metric, column.metric)
 
 
-def best(numbers: Sequence[float], lower_is_better: bool) -> float:
-    """The best of several numbers as they are shown."""
-    return min(numbers) if lower_is_better else max(numbers)
+def difference(of: Number, base: Number) -> Number:
+    """The difference of two numbers of one source, of their values as shown."""
+    value = round(round(of.value, 2) - round(base.value, 2), 2)
+    note = f"computed: {of.value:.2f} - {base.value:.2f}"
+    run_ids = (*of.run_ids, *base.run_ids)
+    return Number(value, of.badge, note=note, run_ids=run_ids, difference=True)
 
 
-class Places:
-    """The places of a table and what stands there.
+def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
+    """Whether a group is of the baseline's method and otherwise comparable."""
+    shared = ("arch", "teacher", "dataset", "augmentation", "scale")
+    return (
+        group["method"] == method
+        and group.seed_key != of.seed_key
+        and group.section_key == of.section_key
+        and all(group.facts[name] == of.facts[name] for name in shared)
+    )
+
+
+def mark_best(cells: Sequence[dict[str, Cell]], column: ColumnSpec) -> None:
+    """Set ``bold`` on our best numbers of a column, if there are at least two numbers."""
+    ours = [(cell, cell[column.key].ours) for cell in cells if column.key in cell]
+    shown = [(cell, n, round(n.value, column.decimals)) for cell, n in ours if n is not None]
+    if len(shown) < 2:
+        return
+    values = [value for *_, value in shown]
+    best = min(values) if column.lower_is_better else max(values)
+    for cell, number, value in shown:
+        if value == best:
+            bold = dataclasses.replace(number, bold=True)
+            cell[column.key] = dataclasses.replace(cell[column.key], ours=bold)
+
+
+class PrintedRows:
+    """The printed rows of a table and the groups of runs that fill them.
 
     Args:
         spec: the table.
         groups: everything measured here.
     """
 
-    def __init__(self, spec: TableSpec, groups: Sequence[Measured]) -> None:
-        """Find the group of every place."""
+    def __init__(self, spec: TableSpec, groups: Sequence[RunGroup]) -> None:
+        """Choose a group for every cell."""
         self.spec = spec
-        self._lines = [line for line in printed_lines() if line["table"] == str(spec.number)]
-        suited = [g for g in groups if g.is_attacked_as_papers] if spec.attacked else groups
-        self._groups = [group for group in suited if group.badge == REPRODUCED]
-        self._chosen: dict[tuple[int, str], Measured] = {}
-        for index, row in enumerate(spec.rows):
-            for column in spec.columns:
-                line = self._line(row, column)
-                group = self._choose(row, column, line) if line and row.method else None
-                if group is not None:
-                    self._chosen[index, column.key] = group
+        self._table_lines = [line for line in printed_lines() if line["table"] == str(spec.number)]
+        self._groups = [
+            group
+            for group in groups
+            if group.badge == REPRODUCED and (not spec.attacked or is_papers_attack(group.runs[0]))
+        ]
+        self._lines: list[dict[str, dict[str, str]]] = [
+            {
+                column.key: line
+                for column in spec.columns
+                if (line := self._line(row, column)) is not None
+            }
+            for row in spec.rows
+        ]
+        self._chosen = [
+            {
+                column.key: group
+                for column in spec.columns
+                if row.method and column.key in lines
+                if (group := self._choose(row, column, lines[column.key])) is not None
+            }
+            for row, lines in zip(spec.rows, self._lines, strict=True)
+        ]
 
     @property
-    def used(self) -> set[tuple[object, ...]]:
-        """Keys of the trainings that stand beside printed numbers."""
-        return {group.seed_key for group in self._chosen.values()}
-
-    @staticmethod
-    def metric(column: ColumnSpec) -> str:
-        """What our results call a column's metric."""
-        return PRINTED_METRICS[column.metric]
+    def used(self) -> set[tuple[str, bool]]:
+        """``RunGroup.seed_key`` of the trainings whose numbers fill cells."""
+        return {group.seed_key for chosen in self._chosen for group in chosen.values()}
 
     def rows(self) -> tuple[Row, ...]:
         """The printed rows with all their numbers."""
-        cells = [self._cells(index, row) for index, row in enumerate(self.spec.rows)]
+        cells = [self._cells(index) for index in range(len(self.spec.rows))]
         for row, own in zip(self.spec.rows, cells, strict=True):
             if row.minus is not None:
-                self._subtract(own, cells[row.minus[0]], cells[row.minus[1]])
-        self._embolden(cells)
+                _subtract(own, cells[row.minus[0]], cells[row.minus[1]])
+        self._mark_best(cells)
         for spec in self.spec.differences:
             for index, own in enumerate(cells):
                 cell = self._difference_cell(spec, index, own)
                 if cell.numbers:
                     own[f"{spec.of}-difference"] = cell
-        return tuple(
-            self._row(index, row, own)
-            for index, (row, own) in enumerate(zip(self.spec.rows, cells, strict=True))
-        )
+        return tuple(self._row(index, own) for index, own in enumerate(cells))
 
     def _line(self, row: RowSpec, column: ColumnSpec) -> dict[str, str] | None:
-        """The line of ``reported.csv`` at a place; None where nothing is printed."""
+        """The line of ``reported.csv`` for a cell; None where nothing is printed."""
         if row.kind == HEAD_ROW and column.metric != "top1":
             return None
         facts = self.spec.facts_of(row, column)
-        found = [line for line in self._lines if has(line, facts)]
+        found = [line for line in self._table_lines if has(line, facts)]
         if len(found) > 1:
             raise ValueError(f"Table {self.spec.number}: {len(found)} lines for {dict(facts)}")
         return found[0] if found else None
 
-    def _choose(self, row: RowSpec, column: ColumnSpec, line: Facts) -> Measured | None:
-        """Of the groups that may stand at a place, that of the printed rule, seeds, newest."""
+    def _choose(self, row: RowSpec, column: ColumnSpec, line: Facts) -> RunGroup | None:
+        """The group for a cell: first by the printed selection, then most seeds, then newest."""
         head = row.kind == HEAD_ROW
-        metric = self.metric(column)
         fitting = [
             group
             for group in self._groups
-            if metric in group.scores
-            and group.fits(
+            if group.fits(
                 method=row.method,
                 dataset=line["dataset"],
-                arch=line[row.network] if head else line["student_or_arch"],
+                arch=line[row.arch_fact] if head else line["student_or_arch"],
                 teacher="" if head else line["teacher"],
                 augmentation="" if head else line["augmentation"],
             )
             and group.has_params(row.params)
+            and metric_of(column) in group.metrics
         ]
         return max(
             fitting,
-            key=lambda group: (
-                group["selection"] == row.selection,
-                len(group.runs),
-                str(group["finished_at"]),
-            ),
+            key=lambda group: (group["selection"] == row.selection, *group.preference),
             default=None,
         )
 
-    def _cells(self, index: int, row: RowSpec) -> dict[str, Cell]:
+    def _cells(self, index: int) -> dict[str, Cell]:
         found = {}
         for column in self.spec.columns:
-            line = self._line(row, column)
+            line = self._lines[index].get(column.key)
             if line is None:
                 continue
-            number = self._printed(line, column)
-            group = self._chosen.get((index, column.key))
-            ours = group.number(self.metric(column)) if group else None
+            printed = printed_number(line)
+            group = self._chosen[index].get(column.key)
+            ours = group.number(metric_of(column)) if group else None
             if ours is not None and group is not None and column.comparable:
-                ours = _set_against(ours, number, row, group, column.decimals)
-            found[column.key] = Cell(number, self._logged(line), ours)
+                ours = _compared(ours, printed, self.spec.rows[index], group, column.decimals)
+            found[column.key] = Cell(printed, logged_number(line), ours)
         return found
 
-    def _printed(self, line: Facts, column: ColumnSpec) -> Number:
-        value = float(line["value"])
-        low = high = n = None
-        if self.spec.models == 1:
-            n = self.spec.images
-            ends = wilson_interval(round(value / 100 * n), n)
-            low, high = 100 * ends[0], 100 * ends[1]
-        return Number(
-            value,
-            PRINTED,
-            low=low,
-            high=high,
-            std=None if line["std"] == "nan" else float(line["std"]),
-            n=n,
-            bold=line["bold"] == "True",
-            underlined=line["underlined"] == "True",
-            disputed=evidence_of(dict(line)),
-            note=line["note"],
-        )
-
-    def _logged(self, line: Facts) -> Number | None:
-        for log in self.spec.logged:
-            if has(dict(line), log.where) and line["metric"] in log.values:
-                return Number(log.values[line["metric"]], LOGGED, note=log.source)
-        return None
-
-    @staticmethod
-    def _subtract(own: dict[str, Cell], of: Mapping[str, Cell], base: Mapping[str, Cell]) -> None:
-        """Fill a row of differences: recompute print's and add ours."""
-        for key, cell in list(own.items()):
-            minuend, subtrahend = of[key], base[key]
-            printed = cell.printed
-            if printed is not None and minuend.printed and subtrahend.printed:
-                recomputed = difference(minuend.printed, subtrahend.printed)
-                printed = dataclasses.replace(printed, recomputed=recomputed)
-            ours = None
-            if minuend.ours and subtrahend.ours:
-                ours = _difference_number(minuend.ours, subtrahend.ours)
-            own[key] = Cell(printed, None, ours)
-
-    def _embolden(self, cells: Sequence[dict[str, Cell]]) -> None:
-        """Mark the best of ours in each column among like rows, where there are several."""
+    def _mark_best(self, cells: Sequence[dict[str, Cell]]) -> None:
+        """Mark our best number of each column among the rows that are ranked together."""
+        rivals: dict[tuple[str, ...], list[dict[str, Cell]]] = {}
+        for row, own in zip(self.spec.rows, cells, strict=True):
+            if row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
+                facts = {"group": row.group, **row.where}
+                key = tuple(facts.get(name, "") for name in self.spec.ranked_within)
+                rivals.setdefault(key, []).append(own)
         for column in self.spec.columns:
-            rivals: dict[tuple[str, ...], list[int]] = {}
-            for index, (row, own) in enumerate(zip(self.spec.rows, cells, strict=True)):
-                ranked = row.kind not in (HEAD_ROW, DIFFERENCE_ROW)
-                if ranked and column.key in own and own[column.key].ours:
-                    facts = {"group": row.group, **row.where}
-                    key = tuple(facts.get(name, "") for name in self.spec.compete)
-                    rivals.setdefault(key, []).append(index)
-            for places in rivals.values():
-                mark_best([cells[index] for index in places], column)
+            for together in rivals.values():
+                mark_best(together, column)
 
     def _difference_cell(self, spec: DifferenceSpec, index: int, own: Mapping[str, Cell]) -> Cell:
-        row, cell = self.spec.rows[index], own.get(spec.of)
-        column = next(column for column in self.spec.columns if column.key == spec.of)
-        line = self._line(row, column)
-        if cell is None or line is None:
+        """The differences of a row's printed number and of ours from those of the baseline."""
+        cell, line = own.get(spec.of), self._lines[index].get(spec.of)
+        if cell is None or line is None or cell.printed is None:
             return Cell()
-        baseline = next((b for b in spec.baselines if has(dict(line), b.like)), None)
-        if baseline is None or cell.printed is None:
+        baseline = next((b for b in spec.baselines if has(line, b.applies_to)), None)
+        if baseline is None:
             return Cell()
         base = _baseline_line(baseline, line)
         printed = None
         if base is not None and base != line:
-            printed = _difference_number(cell.printed, self._printed(base, column))
-        group = self._chosen.get((index, spec.of))
-        ours = None
+            printed = difference(cell.printed, printed_number(base))
+        group, ours = self._chosen[index].get(spec.of), None
         if group is not None and cell.ours is not None:
-            ours = self._difference_of_ours(baseline, group, cell.ours, column)
+            able = [g for g in self._groups if is_baseline(g, group, baseline.method)]
+            chosen = max(able, key=lambda g: g.preference, default=None)
+            base_number = chosen.number(PRINTED_METRICS[line["metric"]]) if chosen else None
+            ours = _difference_or_none(cell.ours, base_number)
         return Cell(printed, None, ours)
 
-    def _difference_of_ours(
-        self, baseline: Baseline, group: Measured, number: Number, column: ColumnSpec
-    ) -> Number | None:
-        candidates = [g for g in self._groups if is_baseline(g, group, baseline.method)]
-        chosen = max(candidates, key=lambda g: (len(g.runs), str(g["finished_at"])), default=None)
-        base = chosen.number(self.metric(column)) if chosen else None
-        return _difference_number(number, base) if base else None
-
-    def _row(self, index: int, row: RowSpec, cells: Mapping[str, Cell]) -> Row:
-        lines = [line for column in self.spec.columns if (line := self._line(row, column))]
-        first = lines[0]
+    def _row(self, index: int, cells: Mapping[str, Cell]) -> Row:
+        row, lines = self.spec.rows[index], list(self._lines[index].values())
         badges = {number.badge for cell in cells.values() for number in cell.numbers}
         shared = {line["teacher"] for line in lines}, {line["student_or_arch"] for line in lines}
         teacher, arch = (found.pop() if len(found) == 1 else "" for found in shared)
-        # A pair's recipe is each distillation method's.
+        # A recipe of a teacher-student pair belongs to each distillation method.
         method = "" if self.spec.attacked else f"--method {row.method} "
-        command = f"python -m harness run {method}--recipe {row.recipe}" if row.recipe else ""
         return Row(
             row.kind,
             row.labels,
@@ -239,63 +206,40 @@ class Places:
                 "method": row.method,
                 "arch": arch,
                 "teacher": teacher,
-                "dataset": dataset_name(first["dataset"]),
-                "augmentation": first["augmentation"],
+                "dataset": dataset_name(lines[0]["dataset"]),
+                "augmentation": lines[0]["augmentation"],
                 "selection": row.selection,
                 "scale": "paper",
                 "source": ",".join(sorted(badges)),
             },
             notes=row.notes,
-            command=command,
+            command=f"python -m harness run {method}--recipe {row.recipe}" if row.recipe else "",
         )
 
 
-def is_baseline(group: Measured, of: Measured, method: str) -> bool:
-    """Whether a group is of the baseline's method, and like another in all else that matters."""
-    shared = ("arch", "teacher", "dataset", "augmentation", "scale")
-    return (
-        group["method"] == method
-        and group.seed_key != of.seed_key
-        and group.protocol_key == of.protocol_key
-        and all(group.facts[name] == of.facts[name] for name in shared)
-    )
+def _subtract(own: dict[str, Cell], of: Mapping[str, Cell], base: Mapping[str, Cell]) -> None:
+    """Complete a row of printed differences: what print's numbers give, and ours."""
+    for key, cell in list(own.items()):
+        printed = cell.printed
+        recomputed = _difference_or_none(of[key].printed, base[key].printed)
+        if printed is not None and recomputed is not None:
+            printed = dataclasses.replace(printed, recomputed=recomputed.value)
+        own[key] = Cell(printed, None, _difference_or_none(of[key].ours, base[key].ours))
 
 
-def mark_best(cells: Sequence[dict[str, Cell]], column: ColumnSpec) -> None:
-    """Mark our best number of a column; where there is but one, nothing is the best."""
-    places = [cell for cell in cells if column.key in cell and cell[column.key].ours]
-    if len(places) < 2:
-        return
-    shown = [round(_ours(cell, column.key).value, column.decimals) for cell in places]
-    first = best(shown, column.lower_is_better)
-    for cell, value in zip(places, shown, strict=True):
-        if value == first:
-            ours = dataclasses.replace(_ours(cell, column.key), bold=True)
-            cell[column.key] = dataclasses.replace(cell[column.key], ours=ours)
+def _difference_or_none(of: Number | None, base: Number | None) -> Number | None:
+    return None if of is None or base is None else difference(of, base)
 
 
-def _ours(cells: Mapping[str, Cell], key: str) -> Number:
-    ours = cells[key].ours
-    if ours is None:
-        raise ValueError(f"nothing of ours stands in column {key}")
-    return ours
-
-
-def _set_against(
-    ours: Number, printed: Number, row: RowSpec, group: Measured, decimals: int
+def _compared(
+    ours: Number, printed: Number, row: RowSpec, group: RunGroup, decimals: int
 ) -> Number:
-    """Ours with its difference from print, unless the epochs were chosen by different rules."""
+    """Ours with its difference from print, unless the epochs were selected by different rules."""
     if row.selection and group["selection"] and row.selection != group["selection"]:
         note = f"{ours.note}; printed: epoch {row.selection}, so not compared with print"
         return dataclasses.replace(ours, note=note)
-    return dataclasses.replace(ours, from_print=difference(ours, printed, decimals))
-
-
-def _difference_number(of: Number, base: Number) -> Number:
-    """The difference of two shown numbers of one source, from which it is computed."""
-    value = difference(of, base)
-    note = f"computed: {of.value:.2f} - {base.value:.2f}"
-    return Number(value, of.badge, note=note, run_ids=(*of.run_ids, *base.run_ids))
+    gap = round(round(ours.value, decimals) - round(printed.value, decimals), decimals)
+    return dataclasses.replace(ours, from_print=gap)
 
 
 def _baseline_line(baseline: Baseline, line: Facts) -> dict[str, str] | None:

@@ -1,8 +1,10 @@
-"""The printed numbers of the paper's tables, one metric a row."""
+"""Numbers that others published: the paper's tables, the authors' logs and RobustBench."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,20 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
-from leaderboards.names import architecture_names, dataset_name
+from harness.store.database import Database
 from leaderboards.paper import TABLES
-from leaderboards.ranking import Entry, Score, arch_text
-from leaderboards.table import PRINTED
+from leaderboards.results import records
+from leaderboards.spec import Facts, TableSpec, arch_text, architecture_names, dataset_name
+from leaderboards.table import (
+    LOGGED,
+    PRINTED,
+    PRINTED_ROW,
+    PUBLISHED_ROW,
+    ROBUSTBENCH,
+    Cell,
+    Number,
+    Row,
+)
 
 REPORTED_CSV = Path(__file__).with_name("reported.csv")
 
@@ -27,6 +39,16 @@ PRINTED_METRICS = {
     "sec_per_iter": "sec_per_iter",
 }
 
+ROBUSTBENCH_ENTRIES = """
+SELECT method, citation, student_or_arch, augmentation, setting, metric, value, note, source
+FROM reported
+WHERE badge = $badge AND dataset = $dataset AND list_contains(string_split(setting, ';'), $eps)
+  AND list_contains(string_split(setting, ';'), 'threat=Linf')
+ORDER BY row_number
+"""
+ROBUSTBENCH_SECTION = "RobustBench, as published"
+UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
+
 _TYPES = {
     "table": "int64",
     "value": "float64",
@@ -37,28 +59,24 @@ _TYPES = {
 
 
 def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
-    """The file's rows and columns, typed, and a column ``disputed``.
+    """The paper's printed numbers, one a row, typed.
 
-    Numbers are as printed: accuracies in percent, ``std`` NaN where none is printed. ``table`` is
-    an integer, ``bold`` and ``underlined`` are booleans, as is ``disputed``: whether the paper
-    contradicts itself there. All else is text, empty where nothing is printed.
+    Accuracies are in percent; ``std`` is NaN where none is printed. ``table`` is an integer,
+    ``bold`` and ``underlined`` are booleans; everything else is text, empty where nothing is
+    printed.
 
     Raises:
-        UserError: the file is missing or is no such file.
+        UserError: the file is missing or has other columns.
     """
     try:
         text = pd.read_csv(path, dtype=str, keep_default_na=False)
         frame = text.assign(std=text["std"].replace("", "nan")).astype(_TYPES)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no file of printed numbers ({error}): restore it") from error
-    frame = frame.astype({"bold": bool, "underlined": bool})
-    return frame.assign(disputed=[bool(evidence_of(line)) for line in lines_of(frame)])
+    return frame.astype({"bold": bool, "underlined": bool})
 
 
-Facts = dict[str, str]
-
-
-def lines_of(frame: pd.DataFrame) -> list[Facts]:
+def lines_of(frame: pd.DataFrame) -> list[dict[str, str]]:
     """Each line's columns as text, with each ``name=value`` of its setting as a fact of its own."""
     found = []
     for record in frame.to_dict("records"):
@@ -68,8 +86,14 @@ def lines_of(frame: pd.DataFrame) -> list[Facts]:
     return found
 
 
-def has(line: Facts, facts: Mapping[str, str]) -> bool:
-    """Whether all of ``facts`` hold of a line; an empty one holds where the line has none."""
+@cache
+def printed_lines() -> tuple[dict[str, str], ...]:
+    """The lines of ``reported.csv`` as facts."""
+    return tuple(lines_of(load_reported()))
+
+
+def has(line: Facts, facts: Facts) -> bool:
+    """Whether a line has all these facts; a fact that it lacks is empty."""
     return all(line.get(name, "") == value for name, value in facts.items())
 
 
@@ -83,56 +107,151 @@ def evidence_of(line: Facts) -> str:
     return ""
 
 
-def printed_entries(
-    dataset: str, arch: str | None, teacher: str | None, *, metric: str, n: int
-) -> list[Entry]:
-    """The printed rows of a network trained on the data set alone, each row once.
+def is_difference(line: Facts) -> bool:
+    """Whether a line is a printed difference of two rows."""
+    return line["method"].startswith("Delta")
+
+
+def percent_interval(percent: float, n: int) -> tuple[float, float]:
+    """The 95% Wilson interval, in percent, of an accuracy that is published as percent."""
+    low, high = wilson_interval(round(percent / 100 * n), n)
+    return 100 * low, 100 * high
+
+
+def printed_number(line: Facts) -> Number:
+    """The number of a line as printed; an accuracy has its interval."""
+    spec, value = TABLES[int(line["table"])], float(line["value"])
+    low = high = n = seeds = None
+    if line["metric"] != "sec_per_iter" and not is_difference(line):
+        n, seeds = spec.images, spec.models if spec.models > 1 else None
+        low, high = percent_interval(value, n)
+    return Number(
+        value,
+        PRINTED,
+        low=low,
+        high=high,
+        std=None if line["std"] == "nan" else float(line["std"]),
+        n=n,
+        seeds=seeds,
+        bold=line["bold"] == "True",
+        underlined=line["underlined"] == "True",
+        disputed=evidence_of(line),
+        note=line["note"],
+        difference=is_difference(line),
+    )
+
+
+def logged_number(line: Facts) -> Number | None:
+    """The number that the authors' log has for a line; None if it has none."""
+    for log in TABLES[int(line["table"])].logged:
+        if has(line, log.where) and line["metric"] in log.values:
+            return Number(log.values[line["metric"]], LOGGED, note=log.source)
+    return None
+
+
+def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[Row]:
+    """The printed rows of an architecture trained on the dataset alone, each row once.
+
+    Their labels are the method and the architecture; their cells have our metric names. Of Tables
+    6, 8 and 9, which vary the parameters of one row of Table 2, there is none.
 
     Args:
         dataset: registered name.
-        arch: registered name of the network; of the student for a distilled one.
-        teacher: registered name of the teacher; None for a network that was not distilled.
+        arch: registered name of the architecture; of the student for a distilled one.
+        teacher: registered name of the teacher; empty for a model that was not distilled.
         metric: the metric that the rows must have.
-        n: test images of the data set. An accuracy of one model gets its Wilson interval from it.
-            The distillation tables print means of three models; theirs only ranks, and is not
-            shown. The deviations that they print, at most 0.08 points, lie far within it.
     """
-    lines = load_reported()
-    lines = lines.assign(metric=lines["metric"].map(PRINTED_METRICS)).dropna(subset="metric")
-    fits = (
-        (lines["dataset"].map(dataset_name) == dataset)
-        & lines["student_or_arch"].map(lambda name: arch in architecture_names(name))
-        & lines["teacher"].map(lambda name: (teacher or "") in architecture_names(name))
-        & lines["augmentation"].isin(["", "Basic"])
-        & ~lines["setting"].str.contains("panel=")
-        & ~lines["method"].str.startswith("Delta")
-    )
-    entries: list[Entry] = []
+    rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for line in printed_lines():
+        if (
+            dataset_name(line["dataset"]) == dataset
+            and arch in architecture_names(line["student_or_arch"])
+            and teacher in architecture_names(line["teacher"])
+            and line["augmentation"] in ("", "Basic")
+            and line["metric"] in PRINTED_METRICS
+            and "panel" not in line
+            and not is_difference(line)
+        ):
+            rows[line["task"], line["table"], line["method"], line["setting"]].append(line)
+    found: list[Row] = []
+    values: list[dict[str, float]] = []
     # The ablation prints the chosen variant's row again, so it goes last and adds only new rows.
-    rows = lines[fits].groupby(["task", "table", "method", "setting"], sort=False)
-    for (task, table, method, _), row in sorted(rows, key=lambda item: item[0][0] == "ablation"):
-        scores = {
-            line["metric"]: _printed_score(line, n, of_several=task == "kd")
-            for line in row.to_dict("records")
+    for (task, table, method, _), lines in sorted(
+        rows.items(), key=lambda item: item[0][0] == "ablation"
+    ):
+        cells = {
+            PRINTED_METRICS[line["metric"]]: Cell(printed=printed_number(line)) for line in lines
         }
-        again = task == "ablation" and any(entry.scores == scores for entry in entries)
-        if metric in scores and not again:
-            first = row.iloc[0]
-            arch_shown = arch_text(first["student_or_arch"], first["teacher"])
-            source = f"Table {table}"
-            entries.append(Entry(str(method), arch_shown, PRINTED, scores, n=n, source=source))
-    return entries
+        own = {name: cell.numbers[0].value for name, cell in cells.items()}
+        if metric in cells and not (task == "ablation" and own in values):
+            values.append(own)
+            text = arch_text(lines[0]["student_or_arch"], lines[0]["teacher"])
+            facts = {"source": PRINTED, "table": table}
+            found.append(Row(PRINTED_ROW, (method, text), cells=cells, facts=facts))
+    return found
 
 
-def _printed_score(line: Mapping[Any, Any], n: int, *, of_several: bool) -> Score:
-    """The number as ours are kept: accuracies as fractions, with their interval."""
-    unit = 1 if line["metric"] == "sec_per_iter" else 100
-    value = round(line["value"] / unit, 6)
-    std = None if pd.isna(line["std"]) else round(line["std"] / unit, 6)
-    disputed = bool(line["disputed"])
-    if unit == 1:
-        return Score(value, std=std, disputed=disputed)
-    low, high = wilson_interval(round(value * n), n)
-    if of_several:
-        return Score(value, std=std, disputed=disputed, mean_low=low, mean_high=high)
-    return Score(value, low, high, std, disputed)
+def robustbench_rows(spec: TableSpec, results: Path) -> tuple[Row, ...]:
+    """RobustBench's entries of the table's dataset and radius, most robust first.
+
+    As on RobustBench's own board, an external attack that leaves less than AutoAttack counts.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
+    if spec.threat is None:
+        return ()
+    dataset, eps = spec.threat
+    params = {"badge": ROBUSTBENCH, "dataset": dataset, "eps": f"eps={eps}"}
+    entries: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in records(Database(results), ROBUSTBENCH_ENTRIES, params):
+        entries[line["method"]].append(line)
+
+    def robust(lines: Sequence[Mapping[str, Any]]) -> float:
+        known = [line["value"] for line in lines if line["metric"] in ("aa", "aa_external")]
+        return min(known, default=-1.0)
+
+    ordered = sorted(entries.values(), key=robust, reverse=True)
+    return tuple(_robustbench_row(spec, dataset, lines) for lines in ordered)
+
+
+def _robustbench_row(spec: TableSpec, dataset: str, lines: list[dict[str, Any]]) -> Row:
+    first, values = lines[0], {line["metric"]: line["value"] for line in lines}
+    flags = [UNRELIABLE] * ("unreliable=yes" in first["setting"].split(";"))
+    external, note = values.get("aa_external"), ""
+    if external is not None:
+        note = f"The best external attack leaves {external:.2f}."
+        if external < values.get("aa", external):
+            flags.append(f"an external attack leaves {external:.2f}, by which it ranks here")
+    cells = {}
+    for line in lines:
+        if line["metric"] in ("clean", "aa"):
+            low, high = percent_interval(line["value"], spec.images)
+            number = Number(
+                line["value"],
+                ROBUSTBENCH,
+                low=low,
+                high=high,
+                n=spec.images,
+                note=line["note"] or "",
+                flags=tuple(flags) if line["metric"] == "aa" else (),
+            )
+            cells[line["metric"]] = Cell(printed=number)
+    arch, data = first["student_or_arch"], first["augmentation"]
+    return Row(
+        PUBLISHED_ROW,
+        (first["method"], arch, data),
+        ROBUSTBENCH_SECTION,
+        cells,
+        facts={
+            "method": "",
+            "arch": arch,
+            "teacher": "",
+            "dataset": dataset,
+            "augmentation": data,
+            "selection": "",
+            "scale": "paper",
+            "source": ROBUSTBENCH,
+        },
+        notes=tuple(filter(None, (first["citation"], note, first["note"], first["source"]))),
+    )

@@ -1,18 +1,29 @@
-"""Whether a run was measured as the paper's numbers were, and how a protocol is told."""
+"""Names of metrics and protocols, and whether a protocol is the paper's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from harness.config import eps_text
-from leaderboards.render.summary import metric_title
+from harness.config import STANDARD_ATTACKS, eps_text
 
-STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-# Whatever else a version says, such as a smaller budget, is a departure.
+METRIC_TITLES = {
+    "clean": "Clean",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+    "aa": "AA",
+}
+# Anything that follows in a version, such as a smaller budget, is not standard.
 STANDARD_VERSION = re.compile(r"standard \S+")
 PAPER_EPS = 8 / 255
+
+
+def metric_title(metric: str) -> str:
+    """A metric as papers write it."""
+    return METRIC_TITLES.get(metric, metric)
 
 
 def attacks_of(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -20,36 +31,50 @@ def attacks_of(run: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(run["attacks"].split(",")) if run["attacks"] else ()
 
 
-def is_papers(run: Mapping[str, Any], attacks: tuple[str, ...]) -> bool:
-    """Whether printed numbers were measured as this run was."""
-    if run["partial"] or run["scale"] != "paper" or run["precision"] != "float32":
-        return False
+def ranking_metric(attacks: Sequence[str], metrics: Collection[str]) -> str:
+    """The metric that ranks models: the accuracy after the last attack, which may be all of AA.
+
+    Args:
+        attacks: stages in order; without any, clean accuracy ranks.
+        metrics: the metrics that were measured.
+    """
     if not attacks:
-        return bool(run["task"] == "distillation")
-    return is_papers_attack(run, attacks)
+        return "clean"
+    return "aa" if "aa" in metrics else attacks[-1]
 
 
-def is_papers_attack(run: Mapping[str, Any], attacks: tuple[str, ...]) -> bool:
-    """Whether the attack is the paper's: all of AutoAttack at its radius."""
+def is_standard_attack(run: Mapping[str, Any]) -> bool:
+    """Whether the attack is standard AutoAttack, whole and in float32, at any radius."""
     return bool(
-        attacks == STANDARD_ATTACKS
-        and STANDARD_VERSION.fullmatch(run["attack_version"]) is not None
-        and run["norm"] == "Linf"
-        and abs(run["eps"] - PAPER_EPS) < 1e-9
+        attacks_of(run) == STANDARD_ATTACKS
+        and STANDARD_VERSION.fullmatch(run["attack_version"])
+        and run["precision"] == "float32"
     )
 
 
-def protocol_facts(told: Mapping[str, Any], attacks: Sequence[str]) -> list[str]:
-    """The protocol in a few words each, the data set first."""
-    facts = [told["dataset"]]
+def is_papers_attack(run: Mapping[str, Any]) -> bool:
+    """Whether the attack is the paper's: standard AutoAttack at its radius."""
+    return is_standard_attack(run) and run["norm"] == "Linf" and abs(run["eps"] - PAPER_EPS) < 1e-9
+
+
+def is_papers_protocol(run: Mapping[str, Any]) -> bool:
+    """Whether printed numbers were measured by the protocol of this run."""
+    if run["scale"] != "paper" or run["precision"] != "float32":
+        return False
+    return is_papers_attack(run) if run["attacks"] else run["task"] == "distillation"
+
+
+def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[str]:
+    """The protocol in a few words each, the dataset first."""
+    facts = [protocol["dataset"]]
     if attacks:
         standard = tuple(attacks) == STANDARD_ATTACKS
         names = "AutoAttack" if standard else " + ".join(map(metric_title, attacks))
-        # The version's first word says again which attacks there are.
-        version = told["attack_version"].partition(" ")[2]
-        facts += [f"{told['norm']} {eps_text(told['eps'])}", f"{names} ({version})"]
+        # The version's first word repeats which attacks there are.
+        version = protocol["attack_version"].partition(" ")[2]
+        facts += [f"{protocol['norm']} {eps_text(protocol['eps'])}", f"{names} ({version})"]
     else:
-        facts.append("without attack")
-    if told["precision"] != "float32":
-        facts.append(told["precision"])
-    return [*facts, f"n = {told['n']}" + (", partial" if told["partial"] else "")]
+        facts.append("clean only")
+    if protocol["precision"] != "float32":
+        facts.append(protocol["precision"])
+    return [*facts, f"n = {protocol['n']}" + (", partial" if protocol["partial"] else "")]

@@ -1,59 +1,63 @@
-"""Everything measured here, gathered over seeds, for the tables to choose from."""
+"""Runs measured here, gathered over seeds, as numbers. What may be compared is ``like_runs``."""
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
-from leaderboards.like_runs import Run, flags_of, names_of, over_seeds, records
-from leaderboards.names import DATASETS, architecture_names, dataset_name
-from leaderboards.protocols import attacks_of, is_papers_attack, protocol_facts
-from leaderboards.ranking import Score
+from leaderboards.protocols import attacks_of, protocol_facts
+from leaderboards.spec import architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
 
-# The newest finished evaluation of each run by each protocol. A loaded model's method is its title.
-MEASURED = """
-SELECT r.run_id, r.seed_group, r.method, r.kind,
-       coalesce(r.method_title, r.method, r.source->>'source') AS title,
-       r.task, r.dataset, r.arch, r.teacher, r.recipe, r.recipe_changes, r.train_limit, r.seed,
-       r.selection, r.scale, r.status, r.config->'params' AS params,
-       r.config->'data'->>'generated_name' AS generated,
-       coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
-       e.evaluation_id, e.norm, e.eps, e.attacks, e.attack_version, e.n, e.index_sha256,
-       e.data_sha256, e.precision, e.flags, CAST(e.finished_at AS VARCHAR) AS finished_at
-FROM runs r JOIN evaluations e USING (run_id)
-WHERE e.status = 'success' AND r.status = 'success'
-QUALIFY row_number() OVER (
-    PARTITION BY r.run_id, e.norm, e.eps, e.attacks, e.attack_version, e.n, e.index_sha256,
-                 e.data_sha256, e.precision
-    ORDER BY e.finished_at DESC, e.evaluation_id) = 1
-ORDER BY r.run_id, e.evaluation_id
+Run = Mapping[str, Any]
+
+FINISHED = "SELECT * FROM like_runs WHERE status = 'success' ORDER BY run_id, evaluation_id"
+
+# The run itself by the named evaluation, else by its newest, and all that is like it.
+LIKE = """
+WITH own AS (
+    SELECT * FROM finished_evaluations
+    WHERE run_id = $run_id AND coalesce(evaluation_id = $evaluation_id, true)
+    ORDER BY finished_at DESC NULLS LAST, evaluation_id LIMIT 1
+), others AS (
+    SELECT l.* FROM like_runs l JOIN own USING (like_key)
+    WHERE l.run_id <> own.run_id AND l.status = 'success' AND (own.partial OR NOT l.partial)
+)
+SELECT * FROM (SELECT * FROM own UNION ALL SELECT * FROM others) ORDER BY run_id
 """
 
-METRICS = (
-    "SELECT run_id, evaluation_id, name, value, low, high FROM metrics WHERE value IS NOT NULL"
-)
+METRICS = """
+SELECT run_id, evaluation_id, name, value, low, high FROM metrics
+WHERE run_id IN (SELECT unnest($run_ids)) AND value IS NOT NULL
+"""
 
-LIKE = ("norm", "eps", "attacks", "attack_version", "n", "index_sha256", "data_sha256", "precision")
+
+class Metric(NamedTuple):
+    """A stored metric with its 95% interval; an accuracy is a fraction."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunGroup:
     """Runs that differ in nothing but the seed, measured by one protocol.
 
     Attributes:
-        runs: the runs, each with its evaluation's facts.
-        scores: metric to mean over seeds, as ``leaderboards.like_runs.over_seeds`` gives it.
-        name: tells it from others of like title.
+        runs: rows of ``like_runs``, each with its ``metrics`` by name and its ``flags``.
+        name: distinguishes the group from others of the same title.
     """
 
     runs: tuple[Run, ...]
-    scores: Mapping[str, Score]
     name: str
 
     def __getitem__(self, fact: str) -> Any:
@@ -63,38 +67,43 @@ class Measured:
     @property
     def badge(self) -> str:
         """R for the paper's scale, S for less."""
-        return REPRODUCED if self["scale"] == "paper" and not self["partial"] else SMALL
+        return REPRODUCED if self["scale"] == "paper" else SMALL
 
     @property
-    def seed_key(self) -> tuple[Any, ...]:
+    def seed_key(self) -> tuple[str, bool]:
         """Equal for the same training measured by another protocol."""
-        return (self["seed_group"] or self["run_id"], self["partial"])
+        return self["seed_group"], self["partial"]
 
     @property
-    def protocol_key(self) -> tuple[Any, ...]:
-        """Equal where numbers may be ranked together: data, protocol and scale."""
-        return (self.badge, self["dataset"], self["partial"], *(self[name] for name in LIKE))
+    def section_key(self) -> tuple[str, bool]:
+        """Equal for groups that one section of a table holds."""
+        return self["like_key"], self["partial"]
 
     @property
+    def preference(self) -> tuple[int, str]:
+        """Greater for a group to prefer: of more seeds, then the newest."""
+        return len(self.runs), str(self["finished_at"])
+
+    @cached_property
     def facts(self) -> dict[str, str]:
-        """For filters and for finding its like."""
+        """The facts of ``Row.facts``."""
         return {
             "method": self["method"] or "",
             "arch": self["arch"] or "",
             "teacher": self["teacher"] or "",
             "dataset": self["dataset"] or "",
-            "augmentation": augmentation_of(self["generated"]),
+            "augmentation": augmentation_of(self["generated_name"]),
             "selection": self["selection"] or "",
-            "scale": "paper" if self.badge == REPRODUCED else "small",
+            "scale": self["scale"],
             "source": self.badge,
         }
 
-    @property
+    @cached_property
     def protocol(self) -> str:
-        """Data set, threat model, attack and number of images."""
+        """Dataset, threat model, attack and number of images."""
         return ", ".join(protocol_facts(self.runs[0], attacks_of(self.runs[0])))
 
-    @property
+    @cached_property
     def note(self) -> str:
         """How it was trained and measured, in one line."""
         changes = json.loads(self["recipe_changes"] or "{}")
@@ -103,16 +112,33 @@ class Measured:
         selection = f"epoch {self['selection']}" if self["selection"] else ""
         return "; ".join(filter(None, (recipe + changed, selection, self.protocol)))
 
+    @cached_property
+    def flags(self) -> tuple[str, ...]:
+        """Reasons to doubt its numbers, one sentence each, one for each name."""
+        found: dict[str, str] = {}
+        for run in self.runs:
+            for flag in run["flags"]:
+                found.setdefault(flag["name"], f"{flag['name']}: {flag['detail']}")
+        return tuple(found.values())
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that all its runs have."""
+        first, *others = (run["metrics"] for run in self.runs)
+        return tuple(name for name in first if all(name in other for other in others))
+
     def fits(
         self, *, method: str, dataset: str, arch: str, teacher: str, augmentation: str
     ) -> bool:
-        """Whether it is of a printed row's method, data and networks, all as printed."""
+        """Whether it is of a printed row's method, data and architectures, all as printed."""
         return (
             self.badge == REPRODUCED
             and self["method"] == method
             and self["dataset"] == dataset_name(dataset)
             and self["arch"] in architecture_names(arch)
-            and _network(self["teacher"]) in (architecture_names(teacher) if teacher else ("",))
+            # A teacher's source may precede its architecture.
+            and (self["teacher"] or "").rpartition(":")[2]
+            in (architecture_names(teacher) if teacher else ("",))
             and augmentation in ("", self.facts["augmentation"])
         )
 
@@ -121,76 +147,161 @@ class Measured:
         own = json.loads(self["params"] or "{}")
         return all(own.get(name) == value for name, value in params.items())
 
-    def accepts(self, datasets: Sequence[str], small: bool) -> bool:
-        """Whether a table that takes ``datasets``, and perhaps others, takes it."""
-        other = self["dataset"] not in DATASETS.values()
-        return self["dataset"] in datasets or (small and other)
-
-    @property
-    def is_attacked_as_papers(self) -> bool:
-        """Whether AutoAttack of the paper's radius was run on it, whole and in float32."""
-        run = self.runs[0]
-        return run["precision"] == "float32" and is_papers_attack(run, attacks_of(run))
-
     def number(self, metric: str) -> Number | None:
-        """Its number as tables show it; None if it has no such metric."""
-        score = self.scores.get(metric)
-        if score is None:
+        """One of its metrics as a table shows it; None if not all runs have it."""
+        if metric not in self.metrics:
             return None
-        unit = 1.0 if metric == "sec_per_iter" else 100.0
+        is_accuracy = metric != "sec_per_iter"
+        unit = 100.0 if is_accuracy else 1.0
+        mean, std = over_seeds([run["metrics"][metric] for run in self.runs])
 
         def scaled(value: float | None) -> float | None:
             return None if value is None else value * unit
 
         return Number(
-            score.value * unit,
+            mean.value * unit,
             self.badge,
-            low=scaled(score.low) if unit > 1 else None,
-            high=scaled(score.high) if unit > 1 else None,
-            std=scaled(score.std),
-            n=int(self["n"]) if unit > 1 else None,
+            low=scaled(mean.low) if is_accuracy else None,
+            high=scaled(mean.high) if is_accuracy else None,
+            std=scaled(std),
+            n=int(self["n"]) if is_accuracy else None,
             seeds=len(self.runs),
             note=self.note,
             run_ids=tuple(run["run_id"] for run in self.runs),
-            flags=flags_of(self.runs),
+            flags=self.flags,
         )
 
 
-def measured(results: Path) -> list[Measured]:
-    """All that was measured by finished runs.
+def run_groups(results: Path) -> list[RunGroup]:
+    """Everything that finished runs measured.
 
     Raises:
         UserError: the database is missing or cannot be read.
     """
-    database = Database(results)
-    runs = records(database, MEASURED, {})
-    scores: dict[tuple[str, str | None], dict[str, Score]] = defaultdict(dict)
-    frame = database.query(METRICS).astype(object)
-    for run_id, evaluation, name, value, low, high in frame.where(frame.notna(), None).to_numpy():
-        scores[run_id, evaluation][name] = Score(value, low, high)
-    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        own = scores[run["run_id"], None] | scores[run["run_id"], run["evaluation_id"]]
-        key = (run["seed_group"] or run["run_id"], run["scale"], run["partial"])
-        groups[(*key, *(run[name] for name in LIKE))].append({**run, "scores": own})
-    # A name need only tell a group from those that may stand in one section with it.
-    sections: dict[tuple[Any, ...], list[list[Run]]] = defaultdict(list)
-    for key, group in groups.items():
-        sections[key[1:]].append(group)
-    return [
-        Measured(tuple(group), over_seeds([run["scores"] for run in group]), name)
-        for section in sections.values()
-        for name, group in zip(names_of([own[0] for own in section]), section, strict=True)
-    ]
+    # A name need only distinguish a group from those of its section.
+    sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
+    for run in load_runs(Database(results), FINISHED, {}):
+        sections[run["like_key"], run["partial"]].append(run)
+    return [group for section in sections.values() for group in _grouped(section)]
+
+
+def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[RunGroup]:
+    """The given run and those that may be compared with it, gathered over seeds.
+
+    Partial runs are there only for a partial run. Empty where the run has no such finished
+    evaluation.
+
+    Args:
+        results: the results folder.
+        run_id: the run.
+        evaluation_id: one of its evaluations; None for the newest finished one.
+
+    Raises:
+        UserError: the database is missing or cannot be read.
+    """
+    params = {"run_id": run_id, "evaluation_id": evaluation_id}
+    return _grouped(load_runs(Database(results), LIKE, params))
+
+
+def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
+    """Mean with its 95% interval, and sample standard deviation; of one run its own, and None.
+
+    The interval of a mean is Student's t, and at least as wide as that of one run: seeds share
+    their test images, so two that agree say no more about other images than one.
+    """
+    if len(found) == 1:
+        return found[0], None
+    values = [metric.value for metric in found]
+    mean, seeds = statistics.fmean(values), seeds_summary(values)
+    lows = (m.value if m.low is None else m.low for m in found)
+    highs = (m.value if m.high is None else m.high for m in found)
+    low, high = min(seeds.low, statistics.fmean(lows)), max(seeds.high, statistics.fmean(highs))
+    return Metric(mean, low, high), statistics.stdev(values)
+
+
+def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """A query's rows, with None for what is missing."""
+    frame = database.query(sql, params).astype(object)
+    names = [str(name) for name in frame.columns]
+    rows = frame.where(frame.notna(), None).to_numpy()
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def augmentation_of(generated: str | None) -> str:
-    """The training data as the paper says it: ``ddpm-1m`` is 1M Generated Data."""
+    """The training data as the paper names it: ``ddpm-1m`` is 1M Generated Data."""
     if not generated:
         return "Basic"
     return f"{generated.rpartition('-')[2].upper()} Generated Data"
 
 
-def _network(teacher: str | None) -> str:
-    """The network of a teacher, whose source may stand before it."""
-    return (teacher or "").rpartition(":")[2]
+def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
+    """A query's rows of ``finished_evaluations`` or ``like_runs``, with ``metrics`` and ``flags``.
+
+    ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
+    """
+    runs = records(database, sql, params)
+    metrics: dict[tuple[str, str | None], dict[str, Metric]] = defaultdict(dict)
+    for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
+        metric = Metric(row["value"], row["low"], row["high"])
+        metrics[row["run_id"], row["evaluation_id"]][row["name"]] = metric
+    flags = _flags(database, runs)
+    for run in runs:
+        key = (run["run_id"], run["evaluation_id"])
+        run["metrics"] = metrics[run["run_id"], None] | metrics[key]
+        run["flags"] = flags[key]
+    return list(runs)
+
+
+def _flags(database: Database, runs: Sequence[Run]) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """The stored flags of each evaluation, and those that only its whole curve over eps shows."""
+    stored = {
+        (run["run_id"], run["evaluation_id"]): json.loads(run["flags"] or "[]") for run in runs
+    }
+    attacked = [run["run_id"] for run in runs if run["attacks"]]
+    if not attacked:
+        return stored
+    from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
+
+    computed = curve_flags(database, attacked)
+    return {
+        key: [flag for flag in flags if flag["name"] not in CURVE_FLAGS] + computed.get(key, [])
+        for key, flags in stored.items()
+    }
+
+
+def _grouped(runs: Sequence[Run]) -> list[RunGroup]:
+    groups: dict[tuple[str, bool], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run["seed_group"], run["partial"]].append(run)
+    names = _names([group[0] for group in groups.values()])
+    return [
+        RunGroup(tuple(group), name) for name, group in zip(names, groups.values(), strict=True)
+    ]
+
+
+def _names(firsts: Sequence[Run]) -> list[str]:
+    """A name for each group that distinguishes it from the others, as short as possible."""
+    names = [_title(run) for run in firsts]
+    for detail in (_recipe_text, lambda run: run["run_id"][-4:]):
+        keys = [
+            (name, run["arch"], run["teacher"]) for name, run in zip(names, firsts, strict=True)
+        ]
+        names = [
+            f"{name}, {detail(run)}" if keys.count(key) > 1 and detail(run) else name
+            for name, key, run in zip(names, keys, firsts, strict=True)
+        ]
+    return names
+
+
+def _title(run: Run) -> str:
+    title = str(run["title"])
+    if run["train_limit"]:
+        title += f", {run['train_limit']:.0f} training images"
+    return title + (", best on test" if run["selection"] == "best-on-test" else "")
+
+
+def _recipe_text(run: Run) -> str:
+    changes = json.loads(run["recipe_changes"] or "{}")
+    changed = [f"{path.rpartition('.')[2]}={value}" for path, value in changes.items()]
+    recipe = [run["recipe"]] if run["recipe"] not in (None, run["dataset"]) else []
+    return ", ".join(recipe + changed)

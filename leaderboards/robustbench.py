@@ -1,7 +1,7 @@
 """RobustBench's entries: one JSON file each, in and out.
 
-Their folder is ``<data set>/<threat>/<model>.json``; all numbers are text, accuracies percent with
-two decimals. The optional fields are left out where nothing is known.
+Their folder is ``<dataset>/<threat>/<model>.json``. All numbers are text, accuracies in percent
+with two decimals; an optional field that is not known is left out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from harness.config import eps_text
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import write_bytes_atomic
-from leaderboards.like_runs import records
-from leaderboards.protocols import STANDARD_ATTACKS, STANDARD_VERSION, attacks_of
+from harness.store.schema import REPORTED
+from leaderboards.protocols import is_standard_attack
+from leaderboards.results import load_runs
 from leaderboards.table import ROBUSTBENCH
 
 # Their names for what ``reported`` calls these metrics.
@@ -36,28 +37,18 @@ METRICS = {
     "corruptions_acc_3d": "corruptions_3d",
     "corruptions_mce_3d": "corruptions_3d_mce",
 }
+# Columns of the file that ``reported`` loads.
 FIELDS = (
     "table",
-    "dataset",
-    "task",
-    "method",
-    "citation",
-    "teacher",
-    "student_or_arch",
-    "augmentation",
-    "setting",
-    "metric",
-    "value",
-    "std",
-    "bold",
-    "underlined",
-    "note",
-    "badge",
-    "source",
+    *(c.name for c in REPORTED.columns if c.name not in ("row_number", "table_number", "page")),
 )
-# How their files say that a number is not known.
+# What their files have where a number is not known.
 UNKNOWN = (None, "null", "")
-# Their boards by data set and norm, with the images that an entry must be measured on.
+EVALUATIONS = """
+SELECT * FROM finished_evaluations WHERE run_id = $run_id
+ORDER BY finished_at DESC, evaluation_id
+"""
+# Their boards by dataset and norm, with the images that an entry must be measured on.
 BOARDS = {
     ("cifar10", "Linf"): ("8/255", 10_000),
     ("cifar10", "L2"): ("0.5", 10_000),
@@ -67,7 +58,7 @@ BOARDS = {
 
 
 class Entry(BaseModel):
-    """One entry as RobustBench keeps it; fields that it gains later are kept too."""
+    """One entry in RobustBench's format; unknown fields are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
@@ -100,7 +91,7 @@ def read_entry(path: Path) -> Entry:
     """The entry of one file.
 
     Raises:
-        UserError: the file is none of RobustBench's.
+        UserError: the file is not in RobustBench's format.
     """
     try:
         return Entry.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -115,12 +106,13 @@ def read_entry(path: Path) -> Entry:
 
 
 def import_folder(folder: Path, results: Path) -> int:
-    """Load every entry below a folder into ``reported``; gives how many there are.
+    """Load every entry below a folder into ``reported``, in place of those loaded before.
 
-    They take the place of those loaded before.
+    Returns:
+        How many entries there are.
 
     Raises:
-        UserError: the folder holds no entry, or a file in it is none.
+        UserError: the folder holds no entry, or a file in it is no entry.
     """
     paths = sorted(folder.rglob("*.json"))
     if not paths:
@@ -137,39 +129,34 @@ def import_folder(folder: Path, results: Path) -> int:
 
 
 def export_run(
-    results: Path,
-    run_id: str,
-    out: Path,
-    *,
-    metadata: Mapping[str, Any],
-    bibtex: str = "",
+    results: Path, run_id: str, out: Path, *, metadata: Mapping[str, Any], bibtex: str = ""
 ) -> Entry:
     """Write a run's entry.
 
     Args:
         results: the results folder.
-        run_id: the run's whole name.
+        run_id: the run's full name.
         out: the file to write.
         metadata: fields of ``Entry`` that the run cannot know, such as ``name``, ``authors``,
-            ``link`` and ``venue``; a None is as good as missing.
+            ``link`` and ``venue``; None counts as missing.
         bibtex: the paper's BibTeX entry, from which missing ones are taken.
 
     Raises:
         UserError: the run has no evaluation that RobustBench would take, or a field is missing.
     """
-    found = records(Database(results), EVALUATION, {"run_id": run_id})
-    whole = next((run for run in found if _is_standard(run)), None)
-    if whole is None:
+    found = load_runs(Database(results), EVALUATIONS, {"run_id": run_id})
+    run = next((run for run in found if _is_standard(run)), None)
+    if run is None:
         raise UserError(
             f"run {run_id} has no finished evaluation that RobustBench takes, standard AutoAttack "
-            f"of {_boards()} in float32 on the whole test set: evaluate it so first"
+            f"of {_boards()} in float32 on the full test set: evaluate the run that way first"
         )
     given = {name: value for name, value in metadata.items() if value is not None}
-    known = _paper(bibtex) | _facts(whole) | given
+    known = _paper(bibtex) | _facts(run) | given
     lacking = [name for name in ("link", "name", "authors", "venue") if not known.get(name)]
     if lacking:
         options = ", ".join(f"--{name}" for name in lacking)
-        raise UserError(f"RobustBench wants {', '.join(lacking)} of the paper: give {options}")
+        raise UserError(f"RobustBench needs {', '.join(lacking)} of the paper: give {options}")
     known.setdefault("reported", known["autoattack_acc"])
     ordered = {name: known[name] for name in Entry.model_fields if name in known}
     entry = Entry.model_validate(ordered)
@@ -178,28 +165,10 @@ def export_run(
     return entry
 
 
-EVALUATION = """
-SELECT r.dataset, r.arch, r.config->'data'->>'generated_name' AS generated, r.scale,
-       coalesce(r.partial, false) OR coalesce(e.partial, false) AS partial,
-       e.norm, e.eps, e.attacks, e.attack_version, e.n, e.precision, e.flags,
-       clean.value AS clean, aa.value AS aa
-FROM runs r JOIN evaluations e USING (run_id)
-JOIN metrics clean ON (clean.run_id, clean.evaluation_id, clean.name)
-    = (e.run_id, e.evaluation_id, 'clean')
-JOIN metrics aa ON (aa.run_id, aa.evaluation_id, aa.name) = (e.run_id, e.evaluation_id, 'aa')
-WHERE r.run_id = $run_id AND e.status = 'success'
-ORDER BY e.finished_at DESC, e.evaluation_id
-"""
-
-
 def _is_standard(run: Mapping[str, Any]) -> bool:
     board = BOARDS.get((run["dataset"], run["norm"]))
     return (
-        board == (eps_text(run["eps"]), run["n"])
-        and not run["partial"]
-        and run["precision"] == "float32"
-        and attacks_of(run) == STANDARD_ATTACKS
-        and STANDARD_VERSION.fullmatch(run["attack_version"]) is not None
+        board == (eps_text(run["eps"]), run["n"]) and not run["partial"] and is_standard_attack(run)
     )
 
 
@@ -210,18 +179,18 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": run["dataset"],
         "architecture": architecture(run["arch"] or ""),
         "eps": eps_text(run["eps"]),
-        "clean_acc": f"{100 * run['clean']:.2f}",
-        "autoattack_acc": f"{100 * run['aa']:.2f}",
-        "unreliable": bool(json.loads(run["flags"] or "[]")),
+        "clean_acc": f"{100 * run['metrics']['clean'].value:.2f}",
+        "autoattack_acc": f"{100 * run['metrics']['aa'].value:.2f}",
+        "unreliable": bool(run["flags"]),
     }
-    if run["generated"]:
-        size = run["generated"].rpartition("-")[2].upper()
+    if run["generated_name"]:
+        size = run["generated_name"].rpartition("-")[2].upper()
         facts["footnote"] = f"It uses additional {size} synthetic images in training."
     return facts
 
 
 def architecture(arch: str) -> str:
-    """A network as RobustBench writes it; a name that it does not have stays."""
+    """An architecture as RobustBench writes it; another name is returned as it is."""
     wide = re.fullmatch(r"wrn-(\d+)-(\d+)(-\w+)?", arch)
     if wide:
         return f"WideResNet-{wide[1]}-{wide[2]}"

@@ -1,4 +1,4 @@
-"""What a file of ``leaderboards.paper`` declares of its table."""
+"""What a file of ``leaderboards.paper`` declares of its table, and the names that print uses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,31 @@ from leaderboards.table import PRINTED_ROW
 
 Facts = Mapping[str, str]
 
+# Printed names and the registered ones.
+DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
+ARCHITECTURES = {
+    "WRN-28-10": ("wrn-28-10", "wrn-28-10-silu"),
+    "MobileNetV1": ("mobilenet-v1",),
+    "ResNet18": ("resnet18", "imagenet-resnet18"),
+    "ResNet34": ("resnet34", "imagenet-resnet34"),
+    "ResNet50": ("resnet50", "imagenet-resnet50"),
+}
+
+
+def dataset_name(printed: str) -> str:
+    """The registered name of a printed dataset; a registered name is returned as it is."""
+    return DATASETS.get(printed, printed)
+
+
+def architecture_names(printed: str) -> tuple[str, ...]:
+    """The registered names of a printed architecture; a registered name is its own."""
+    return ARCHITECTURES.get(printed, (printed.lower(),))
+
+
+def arch_text(arch: str, teacher: str | None) -> str:
+    """An architecture, with the teacher that it was distilled from."""
+    return f"{arch} from {teacher}" if teacher else arch
+
 
 @dataclass(frozen=True)
 class ColumnSpec:
@@ -17,12 +42,12 @@ class ColumnSpec:
     Attributes:
         key: its name in the table.
         heads: its titles from top to bottom.
-        metric: as ``reported.csv`` calls it.
+        metric: as ``reported.csv`` names it.
         where: facts that its lines of ``reported.csv`` share.
         decimals: digits after the point.
         unit: written after each number.
-        lower_is_better: which end is the best.
-        comparable: whether a number of another machine can be set against a printed one.
+        lower_is_better: whether the smallest number is the best.
+        comparable: whether a number measured on another machine may be compared with print.
         help: what the number is.
     """
 
@@ -42,16 +67,16 @@ class RowSpec:
     """One printed row.
 
     Attributes:
-        labels: one text a label column.
+        labels: one text for each label column.
         where: facts of its lines in ``reported.csv``.
         group: its section.
         kind: of ``leaderboards.table``: printed, head or difference.
-        metric: of a head row, the metric in place of its columns'.
-        network: of a head row, which fact names the network whose accuracy it is.
-        minus: of a difference, the places in the table, from 0, of the rows (of, from).
-        method: registered name of the method that makes it; empty if none does.
+        metric: of a head row, the metric instead of its columns'.
+        arch_fact: of a head row, which fact names the architecture whose accuracy it is.
+        minus: of a difference, the positions in the table, from 0, of the rows (of, from).
+        method: registered name of the method that reproduces it; empty if none does.
         params: parameters that our run must have.
-        recipe: the recipe that makes it.
+        recipe: the recipe that reproduces it.
         selection: how the epoch of the printed number was chosen, as far as that is known.
         notes: what a reader must know of it, with the evidence.
     """
@@ -61,7 +86,7 @@ class RowSpec:
     group: str = ""
     kind: str = PRINTED_ROW
     metric: str = ""
-    network: str = ""
+    arch_fact: str = ""
     minus: tuple[int, int] | None = None
     method: str = ""
     params: Mapping[str, float] = field(default_factory=dict)
@@ -72,18 +97,18 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What like rows are compared with.
+    """The row that others are compared with.
 
     Attributes:
         title: its name for readers.
-        like: facts of the rows that it is a baseline of; empty facts fit all.
+        applies_to: facts of the rows that it is a baseline of; empty facts fit all.
         where: facts of its lines in ``reported.csv``, the table among them.
         method: registered name of the method whose runs are our baseline.
-        same: facts that a row shares with its baseline; the baseline's lines are sought with them.
+        same: facts that a row shares with its baseline, used to find the baseline's lines.
     """
 
     title: str
-    like: Facts
+    applies_to: Facts
     where: Facts
     method: str
     same: tuple[str, ...] = ()
@@ -96,7 +121,7 @@ class DifferenceSpec:
     Attributes:
         of: key of the column that is compared.
         title: its title.
-        baselines: the first that is like a row counts.
+        baselines: the first that applies to a row is used.
         help: what the number is.
     """
 
@@ -130,10 +155,10 @@ class InclusionRule:
 
     Attributes:
         datasets: registered names.
-        small: whether every data set that the paper does not use is as welcome.
+        small: whether any dataset that the paper does not use is included too.
         tasks: natural, adversarial, distillation.
         methods: registered names; empty for all.
-        labels: a fact for each label column: ``name`` or one of ``RenderedRow.facts``.
+        labels: a fact for each label column: ``name`` or one of ``Row.facts``.
     """
 
     datasets: tuple[str, ...]
@@ -141,6 +166,15 @@ class InclusionRule:
     labels: tuple[str, ...]
     small: bool = False
     methods: tuple[str, ...] = ()
+
+    def accepts(self, *, dataset: str, task: str, method: str | None) -> bool:
+        """Whether a run of this dataset, task and method is included."""
+        in_paper = dataset in DATASETS.values()
+        return (
+            (dataset in self.datasets or (self.small and not in_paper))
+            and task in self.tasks
+            and (not self.methods or method in self.methods)
+        )
 
 
 @dataclass(frozen=True)
@@ -152,24 +186,24 @@ class TableSpec:
         title: a few words.
         caption: what it shows.
         protocol: what its numbers share.
-        selection: whose weights the printed numbers are of.
+        selection: which epoch the printed numbers are of.
         labels: titles of the label columns.
         method_label: which of them names the method.
         columns: columns of numbers.
         rows: rows in print's order.
         where: facts that all its lines share.
-        welcome: which other runs may enter.
+        includes: which of our other runs get rows.
         first_run: the command that makes the first number.
         attacked: whether our runs must have been attacked as the paper does.
-        models: of how many models a printed accuracy is the mean; 1 gets an interval.
+        models: how many models a printed accuracy is the mean of.
         images: test images.
-        compete: facts that rows must share for their numbers to be ranked; ``group`` is one.
-        last_labels: how many label columns stand behind the numbers in print.
+        ranked_within: facts that rows must share for their numbers to be ranked; ``group`` is one.
+        last_labels: how many label columns come after the numbers in print.
         stub: title of the column of sections; empty if print has none.
         stub_text: the one text in that column; else it is the section.
         panels: section to the caption of its panel, where sections are tables of their own.
-        differences: added columns.
-        threat: data set and radius of RobustBench's entries that may stand beside.
+        differences: columns computed here.
+        threat: dataset and radius of RobustBench's entries that may be listed.
         disputed: contradictions.
         logged: numbers of the authors' logs.
         remarks: what a reader must know of the table.
@@ -184,13 +218,13 @@ class TableSpec:
     columns: tuple[ColumnSpec, ...]
     rows: tuple[RowSpec, ...]
     where: Facts
-    welcome: InclusionRule
+    includes: InclusionRule
     first_run: str
     method_label: int = 0
     attacked: bool = True
     models: int = 1
     images: int = 10_000
-    compete: tuple[str, ...] = ()
+    ranked_within: tuple[str, ...] = ()
     last_labels: int = 0
     stub: str = ""
     stub_text: str = ""
@@ -202,7 +236,7 @@ class TableSpec:
     remarks: tuple[str, ...] = ()
 
     def facts_of(self, row: RowSpec, column: ColumnSpec) -> Facts:
-        """The facts of the one line of ``reported.csv`` that stands at a place."""
+        """The facts of the one line of ``reported.csv`` for a row and column."""
         return {
             "table": str(self.number),
             **self.where,

@@ -1,21 +1,30 @@
-"""The table at the end of a run: the run among all others of the same protocol."""
+"""The ranking at the end of a run: the run among all others of the same protocol."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from harness.errors import UserError
-from leaderboards.like_runs import entries_of, like_runs
-from leaderboards.printed import printed_entries
-from leaderboards.protocols import attacks_of, is_papers, protocol_facts
-from leaderboards.ranking import Entry, Score, ranked
-from leaderboards.render.summary import print_entries, table_of
+from leaderboards.printed import printed_rows
+from leaderboards.protocols import (
+    attacks_of,
+    is_papers_protocol,
+    metric_title,
+    protocol_facts,
+    ranking_metric,
+)
+from leaderboards.render.terminal import print_ranking
+from leaderboards.results import RunGroup, like_groups
+from leaderboards.spec import arch_text
+from leaderboards.table import OURS_ROW, PARTIAL, Cell, Column, Number, Row, Table
+
+LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
 
 
 @dataclass(frozen=True)
@@ -24,99 +33,172 @@ class RunSummary:
 
     Attributes:
         protocol: dataset, norm, eps, attacks, attack_version, n, index_sha256, precision, partial.
-        stages: metrics shown before the ranking one.
-        metric: the metric that ranks: what the last attack left, or clean accuracy.
-        entries: the rows, best first; a partial one is in no ranking.
+        table: the ranking, best first; ``Table.ranked_by`` is the metric that ranks, clean accuracy
+            or the accuracy after the last attack. The labels are ``LABELS``.
     """
 
     protocol: Mapping[str, Any]
-    stages: tuple[str, ...]
-    metric: str
-    entries: tuple[Entry, ...]
+    table: Table
 
     @property
     def facts(self) -> list[str]:
-        """The protocol in a few words each, the data set first."""
+        """The protocol in a few words each, the dataset first."""
         return protocol_facts(self.protocol, self.protocol["attacks"])
 
     @property
     def title(self) -> str:
         """The protocol in one line."""
-        return " | ".join(self.facts)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The formatted cells, one row an entry; accuracies in percent."""
-        return table_of(self.entries, self.stages, self.metric)
+        return self.table.title
 
     def render(self, console: Console) -> None:
-        """Print title, table and legend; what the width cannot hold is left out and named."""
-        print_entries(self.facts, self.entries, self.table, self.metric, console)
+        """Print title, ranking and legend; columns that do not fit are left out and named."""
+        print_ranking(self.table, self.facts, console)
 
     def to_json(self) -> dict[str, Any]:
         """Title, protocol and rows, accuracies as fractions; ready for ``json.dumps``."""
         return {
             "title": self.title,
             "protocol": dict(self.protocol),
-            "ranked_by": self.metric,
+            "ranked_by": self.table.ranked_by,
             "rows": [
                 {
-                    "rank": entry.rank or None,
-                    "own": entry.own,
-                    "method": entry.method,
-                    "arch": entry.arch,
-                    "badge": entry.badge,
-                    "source": entry.source or None,
-                    "seeds": entry.seeds,
-                    "n": entry.n,
-                    "partial": entry.partial,
-                    "run_ids": list(entry.run_ids),
-                    "flags": list(entry.flags),
-                    "scores": {name: vars(score) for name, score in entry.scores.items()},
+                    "rank": row.rank or None,
+                    "own": row.own,
+                    "method": row.labels[1],
+                    "arch": row.labels[2],
+                    "badge": row.facts["source"],
+                    "source": f"Table {row.facts['table']}" if "table" in row.facts else None,
+                    "seeds": _shared(row, "seeds"),
+                    "n": _shared(row, "n"),
+                    "partial": row.partial,
+                    "run_ids": list(row.run_ids),
+                    "flags": list(row.flags),
+                    "scores": {key: _score(key, row.number(key)) for key in row.cells},
                 }
-                for entry in self.entries
+                for row in self.table.rows
             ],
         }
 
 
 def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = None) -> RunSummary:
-    """The table of a run.
+    """The ranking that a run is in.
 
-    Its rows are the runs of the same scale that were evaluated on the same images by the same
-    protocol; runs that differ in nothing but the seed share a row. Partial runs are shown only to a
-    partial run. Where the protocol is the paper's, printed rows of the same network stand beside.
-    Of its Tables 6, 8 and 9, which vary the parameters of one row of Table 2, none does.
+    Its rows are the runs of equal ``like_key`` in the database's view ``like_runs``; runs that
+    differ in nothing but the seed share a row. Partial runs are there only for a partial run. Where
+    the protocol is the paper's, its printed rows of the same architecture are added.
 
     Args:
         results_root: the results folder.
         run_id: the run's whole name.
-        evaluation_id: the evaluation that the table is about; the newest finished one if None.
+        evaluation_id: the evaluation that the ranking is about; None for the newest finished one.
 
     Raises:
         UserError: the database has no finished evaluation of that run, or cannot be read.
     """
-    runs = like_runs(results_root, run_id, evaluation_id)
-    own = next((run for run in runs if run["run_id"] == run_id), None)
-    if own is None or evaluation_id not in (None, own["evaluation_id"]):
+    groups = like_groups(results_root, run_id, evaluation_id)
+    if not groups:
         what = f"finished evaluation {evaluation_id or ''}".rstrip()
         raise UserError(
             f"the results database has no {what} of run {run_id}: finish the run by repeating its "
             "command, or rebuild the database"
         )
+    group = next(g for g in groups for run in g.runs if run["run_id"] == run_id)
+    own = next(run for run in group.runs if run["run_id"] == run_id)
     attacks = attacks_of(own)
-    metric = _ranking_metric(attacks, own["scores"])
+    metric = ranking_metric(attacks, own["metrics"])
     stages = ("clean", *attacks[:-1]) if attacks else ()
-    entries = entries_of(runs, run_id)
-    if is_papers(own, attacks):
-        entries += printed_entries(
-            own["dataset"], own["arch"], own["teacher"], metric=metric, n=int(own["n"])
-        )
+    rows = [_row(g, (*stages, metric, "sec_per_iter"), metric, own=g is group) for g in groups]
+    if is_papers_protocol(own):
+        rows += printed_rows(own["dataset"], own["arch"], own["teacher"] or "", metric=metric)
     names = ("dataset", "norm", "eps", "attack_version", "n", "index_sha256", "precision")
     protocol = {name: own[name] for name in names} | {"attacks": attacks, "partial": own["partial"]}
-    return RunSummary(protocol, stages, metric, tuple(ranked(entries, metric)))
+    table = ranking_table(" | ".join(protocol_facts(protocol, attacks)), rows, stages, metric)
+    return RunSummary(protocol, table)
 
 
-def _ranking_metric(attacks: Sequence[str], scores: Mapping[str, Score]) -> str:
-    if not attacks:
-        return "clean"
-    return "aa" if "aa" in scores else attacks[-1]
+def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric: str) -> Table:
+    """Rows, whose labels are method and architecture, as a table ranked by one metric.
+
+    Args:
+        title: what all rows share.
+        rows: the rows in any order.
+        stages: metrics shown before the one that ranks.
+        metric: the metric that ranks.
+    """
+    ranked = rank_rows(rows, metric)
+    ranking = [row.number(metric) for row in rows]
+    deviates = any(number is not None and number.std is not None for number in ranking)
+    head = metric_title(metric) + ("" if deviates else " [95%]")
+    return Table(
+        title=title,
+        labels=LABELS,
+        columns=(
+            *(Column(stage, (metric_title(stage),), stage) for stage in stages),
+            Column(metric, (head,), metric),
+            Column("sec_per_iter", ("s/iter",), "sec_per_iter", decimals=None),
+        ),
+        rows=tuple(_labelled(row) for row in ranked),
+        method_label=1,
+        last_labels=2,
+        ranked_by=metric,
+    )
+
+
+def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The rows with their ranks by ``metric``, best first, then those without a rank.
+
+    ``1=`` says that a row cannot be told from the leader: a few seeds that differ much may have a
+    low mean, below that of rows that can be told from it, and still be one of these.
+    """
+
+    def value(row: Row) -> float:
+        number = row.number(metric)
+        return number.value if number else -1.0
+
+    ordered = sorted(rows, key=value, reverse=True)
+    able = [(row, n) for row in ordered if (n := row.number(metric)) and not row.partial]
+    ranked = []
+    for position, (row, number) in enumerate(able, 1):
+        tied = position > 1 and number.overlaps(able[0][1])
+        ranked.append(dataclasses.replace(row, rank="1=" if tied else str(position)))
+    rest = [row for row in ordered if row.partial or row.number(metric) is None]
+    return ranked + [dataclasses.replace(row, rank=PARTIAL * row.partial) for row in rest]
+
+
+def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) -> Row:
+    """A group's row; only the number that ranks has the group's flags."""
+    cells = {}
+    for metric in metrics:
+        number = group.number(metric)
+        if number is not None:
+            flags = number.flags if metric == ranking else ()
+            cells[metric] = Cell(ours=dataclasses.replace(number, flags=flags))
+    labels = (group.name, arch_text(group["arch"] or "", group["teacher"]))
+    return Row(OURS_ROW, labels, cells=cells, facts=group.facts, partial=group["partial"], own=own)
+
+
+def _labelled(row: Row) -> Row:
+    """A row with the texts of ``LABELS``."""
+    method, arch = row.labels
+    source = row.facts["source"] + (f" T{row.facts['table']}" if "table" in row.facts else "")
+    seeds, n = _shared(row, "seeds"), _shared(row, "n")
+    labels = (row.rank, method, arch, str(seeds or ""), str(n or ""), source)
+    return dataclasses.replace(row, labels=labels)
+
+
+def _shared(row: Row, name: str) -> int | None:
+    """A fact that all numbers of a row share as far as they have it."""
+    values = (getattr(number, name) for number in row.numbers)
+    return next((value for value in values if value is not None), None)
+
+
+def _score(key: str, number: Number | None) -> dict[str, Any]:
+    if number is None:
+        return {}
+    unit = 1 if key == "sec_per_iter" else 100
+
+    def fraction(value: float | None) -> float | None:
+        return None if value is None else value / unit
+
+    values = {name: fraction(getattr(number, name)) for name in ("value", "low", "high", "std")}
+    return {**values, "disputed": bool(number.disputed)}

@@ -205,6 +205,10 @@ class Row:
         """All its numbers."""
         return tuple(number for cell in self.cells.values() for number in cell.numbers)
 
+    def number(self, key: str) -> Number | None:
+        """The first number of a column."""
+        return next(iter(self.cells[key].numbers), None) if key in self.cells else None
+
     @property
     def run_ids(self) -> tuple[str, ...]:
         """The runs that its numbers are from, each once."""
@@ -240,6 +244,7 @@ class Table:
         first_run: the command that makes the first number of ours.
         has_ours: whether any number of ours is in it.
         message: why there is none of ours if the results could not be read; else empty.
+        ranked_by: key of the column that ranks the rows; empty for a table that is no ranking.
     """
 
     title: str
@@ -259,6 +264,7 @@ class Table:
     first_run: str = ""
     has_ours: bool = False
     message: str = ""
+    ranked_by: str = ""
 
     @property
     def numbers(self) -> tuple[Number, ...]:

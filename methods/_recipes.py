@@ -140,8 +140,7 @@ def uniform_start(dataset: str) -> Overrides:
     standardised; the result is the epoch that is most robust on held-out training images.
     """
     base = merge(
-        piecewise(dataset),
-        {"training": {"attack": {"start": "uniform", "model_mode": "train"}}},
+        piecewise(dataset), {"training": {"attack": {"start": "uniform", "model_mode": "train"}}}
     )
     if dataset in SMALL:
         return base

@@ -31,10 +31,10 @@ METHOD = Method(
         formula=r"\mathrm{CE}(o, y) = -\log s^y",
         **cite("zagoruyko2016wide"),
         notes=(
-            "Cited for the model and its natural training. The schedule here is the cosine, over "
-            "200 epochs, so that it compares with the adversarial rows.",
+            "Cited for the model and its natural training. The schedule here is a cosine over 200 "
+            "epochs, comparable to the adversarial rows.",
             "Recipes such as table5/resnet56 train teachers and students of the distillation "
-            "tables by labels alone, as the distillation literature does.",
+            "tables with labels only, as the distillation literature does.",
         ),
     ),
     params=VanillaParams,

@@ -71,10 +71,13 @@ def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
 
 
 def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
-    """The newest other run on the same images, else any other."""
+    """The newest other run that may be compared, else one on the same images, else any other."""
     others = known[known["run_id"] != row["run_id"]]
-    like = others[others["data_sha256"] == row["data_sha256"]]
-    return str((others if like.empty else like)["run_id"].iloc[0])
+    for name in ("like_key", "data_sha256"):
+        like = others[others[name] == row[name]]
+        if not like.empty:
+            return str(like["run_id"].iloc[0])
+    return str(others["run_id"].iloc[0])
 
 
 def _settings(a: Evaluated, b: Evaluated) -> None:

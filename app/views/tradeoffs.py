@@ -9,16 +9,9 @@ import streamlit as st
 
 from app import charts, queries
 from app import components as ui
-from app.tradeoff_points import (
-    AXES,
-    SOURCES,
-    pareto_front,
-    printed_points,
-    protocols,
-    run_points,
-    with_ends,
-)
+from app.tradeoff_points import AXES, SOURCES, printed_points, protocols, run_points, steps
 from harness.store.database import Database
+from leaderboards.render.plots import pareto_front
 
 MAX_RUNS = 5000
 MAX_NAMED = 8
@@ -90,8 +83,14 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
     if shown.empty:
         st.info("No point has both numbers from these sources.")
         return
-    front = pareto_front(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
-    line = front if y.lower_is_better else with_ends(front, shown, x_lower=x.lower_is_better)
+    front = shown.loc[
+        pareto_front(
+            list(zip(shown["x"], shown["y"], shown.index, strict=True)),
+            x_lower=x.lower_is_better,
+            y_lower=y.lower_is_better,
+        )
+    ]
+    line = front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
     chart = charts.tradeoff(
         shown,
         line,

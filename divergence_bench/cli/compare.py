@@ -1,53 +1,205 @@
-"""The verb ``compare``."""
+"""The verb ``compare``: the same blocks as text, as Markdown and, as numbers, in JSON."""
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
 from rich.console import Console
+from typer import Argument, Option
 
-from divergence_bench.cli import comparison_view
+from divergence_bench.cli.options import RESULTS, Json, Results
+from divergence_bench.cli.tables import (
+    interval,
+    markdown_table,
+    markdown_text,
+    percent,
+    plain_table,
+    print_json,
+)
+from harness.config import eps_text
 from harness.errors import UserError
-from harness.evaluation.analysis import stored as comparison
+from harness.evaluation.analysis import stored
+from harness.evaluation.analysis.paired import Comparison, SeedsComparison
+from harness.evaluation.analysis.statistics import MeanDifference, PairedComparison, SeedsSummary
 from harness.store.files import write_bytes_atomic
 
 
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds."),
+        Argument(help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds."),
     ] = None,
     method_a: Annotated[
-        str | None, typer.Option(help="Instead of runs: a method, over all its seeds.")
+        str | None, Option(help="Instead of runs: a method, over all its seeds.")
     ] = None,
-    method_b: Annotated[str | None, typer.Option(help="The method to compare it with.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The methods' runs on this data set.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Only evaluations of this norm.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Only evaluations of this radius.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write as well.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder of run directories and database.")] = Path(
-        "results"
-    ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of text.")
-    ] = False,
+    method_b: Annotated[str | None, Option(help="The method to compare it with.")] = None,
+    dataset: Annotated[str | None, Option(help="The methods' runs on this dataset.")] = None,
+    norm: Annotated[str | None, Option(help="Only evaluations of this norm.")] = None,
+    eps: Annotated[str | None, Option(help="Only evaluations of this radius.")] = None,
+    out: Annotated[Path | None, Option(help="Markdown file to write as well.")] = None,
+    results: Results = RESULTS,
+    as_json: Json = False,
 ) -> None:
     """Compare models: paired on the images they share, or by their means over seeds."""
     methods = [method for method in (method_a, method_b) if method]
     if bool(runs) == bool(methods) or len(methods) == 1:
         raise UserError("nothing to compare: give two runs or more, or --method-a and --method-b")
-    found: comparison.Compared = (
-        comparison.compare_runs(results, runs, norm=norm, eps=eps)
+    compared: stored.Compared = (
+        stored.compare_runs(results, runs, norm=norm, eps=eps)
         if runs
-        else comparison.compare_methods(results, methods, dataset=dataset, norm=norm, eps=eps)
+        else stored.compare_methods(results, methods, dataset=dataset, norm=norm, eps=eps)
     )
-    shown = comparison_view.blocks(found)
+    blocks = blocks_of(compared)
     if out is not None:
-        write_bytes_atomic(comparison_view.markdown(shown).encode(), out)
+        write_bytes_atomic(markdown(blocks).encode(), out)
     if as_json:
-        print(json.dumps(comparison_view.to_json(found), indent=2))
+        print_json(to_json(compared))
     else:
-        comparison_view.print_blocks(shown, Console())
+        print_blocks(blocks, Console())
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines of text and a table below them; the first column is text, the others numbers."""
+
+    lines: tuple[str, ...]
+    titles: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+def blocks_of(compared: stored.Compared) -> list[Block]:
+    """What is printed of a comparison, in order."""
+    if isinstance(compared, SeedsComparison):
+        return seeds_blocks(compared)
+    blocks = [block for comparison in compared for block in paired_blocks(comparison)]
+    if len(compared) > 1:
+        note = f"note: the p values are not corrected for {len(compared)} comparisons"
+        blocks.append(Block((note,)))
+    return blocks
+
+
+def paired_blocks(comparison: Comparison) -> list[Block]:
+    """Notes, the differences by metric, and the 2 x 2 table of the last metric."""
+    last, paired = list(comparison.metrics.items())[-1]
+    head = (
+        f"A: {comparison.a}, evaluation {comparison.evaluations[0]}",
+        f"B: {comparison.b}, evaluation {comparison.evaluations[1]}",
+        *(f"note: {note}" for note in comparison.notes),
+        protocol_text(comparison.protocol, comparison.shared),
+    )
+    titles = ("after", "A %", "B %", "A - B points [95%]", "McNemar p", "agree %")
+    rows = tuple(_paired_row(name, each) for name, each in comparison.metrics.items())
+    counts = (
+        ("A right", str(paired.both), str(paired.only_a)),
+        ("A wrong", str(paired.only_b), str(paired.neither)),
+    )
+    return [
+        Block(head, titles, rows),
+        Block((f"images after {last}:",), ("", "B right", "B wrong"), counts),
+    ]
+
+
+def seeds_blocks(comparison: SeedsComparison) -> list[Block]:
+    """Notes, a row a group and metric, and each further group's difference from the first."""
+    groups = {chr(ord("A") + number): group for number, group in enumerate(comparison.groups)}
+    head = (
+        *(
+            f"{letter}: {' and '.join([group.name, *filter(None, [', '.join(group.runs[1:])])])}"
+            for letter, group in groups.items()
+        ),
+        *(f"note: {note}" for note in comparison.notes),
+        protocol_text(comparison.protocol, comparison.shared),
+    )
+    means = tuple(
+        _summary_row(name, letter, group.metrics[name])
+        for name in comparison.groups[0].metrics
+        for letter, group in groups.items()
+    )
+    blocks = [Block(head, ("after", "group", "seeds", "mean %", "std", "mean [95%, t]"), means)]
+    for letter, difference in zip(list(groups)[1:], comparison.differences, strict=True):
+        rows = tuple(_difference_row(name, each) for name, each in difference.items())
+        if rows:
+            titles = ("after", f"A - {letter} points [95%, Welch]", "p")
+            blocks.append(Block((f"A against {letter}, over seeds:",), titles, rows))
+    return blocks
+
+
+def protocol_text(protocol: dict[str, Any], shared: int) -> str:
+    """The protocol that the numbers must be quoted with."""
+    attack = (
+        f"{protocol['norm']} {eps_text(protocol['eps'])}, {protocol['attack_version']}, "
+        f"{protocol['precision']}"
+        if protocol["attacks"]
+        else "clean only"
+    )
+    return f"{attack}, n = {shared} shared images"
+
+
+def _paired_row(name: str, paired: PairedComparison) -> tuple[str, ...]:
+    return (
+        name,
+        percent((paired.both + paired.only_a) / paired.n),
+        percent((paired.both + paired.only_b) / paired.n),
+        interval(paired.difference, paired.low, paired.high, sign=True),
+        f"{paired.p_value:.3g}",
+        percent(paired.agreement),
+    )
+
+
+def _difference_row(name: str, each: MeanDifference) -> tuple[str, ...]:
+    if math.isnan(each.p_value):
+        return name, f"{100 * each.difference:+.2f}", "-"
+    return name, interval(each.difference, each.low, each.high, sign=True), f"{each.p_value:.3g}"
+
+
+def _summary_row(name: str, letter: str, summary: SeedsSummary) -> tuple[str, ...]:
+    mean = percent(summary.mean)
+    if summary.n == 1:
+        return name, letter, "1", mean, "", ""
+    ends = f"[{percent(summary.low)}, {percent(summary.high)}]"
+    return name, letter, str(summary.n), mean, percent(summary.std), ends
+
+
+def print_blocks(blocks: Sequence[Block], console: Console) -> None:
+    """Print blocks as text, with an empty line between them."""
+    for number, block in enumerate(blocks):
+        if number:
+            console.print()
+        for line in block.lines:
+            console.out(line, highlight=False)
+        if block.titles:
+            table = plain_table(*block.titles)
+            for row in block.rows:
+                table.add_row(*row)
+            console.print(table)
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Blocks as Markdown: lines as a list, tables as tables."""
+    parts = []
+    for block in blocks:
+        parts.append("\n".join(f"- {markdown_text(line)}" for line in block.lines))
+        if block.titles:
+            parts.append(markdown_table(block.titles, block.rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_json(compared: stored.Compared) -> Any:
+    """The numbers, with null for what is not known, such as a single seed's deviation."""
+    return _without_nan(
+        asdict(compared)
+        if isinstance(compared, SeedsComparison)
+        else {"comparisons": [asdict(comparison) for comparison in compared]}
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,15 +1,15 @@
-"""The command ``corrupt``: accuracy on CIFAR-10-C and CIFAR-100-C."""
+"""The verb ``corrupt``: accuracy on CIFAR-10-C and CIFAR-100-C."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
-from rich.table import Table
+from typer import Argument, Option
 
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import percent, plain_table, print_json
 from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
 from harness.errors import UserError
 from harness.evaluation.corrupted import CorruptionResult, evaluate_corrupted
@@ -22,26 +22,20 @@ from harness.training.build import choose_device
 
 
 def corrupt(
-    run: Annotated[str, typer.Argument(help="A finished run on cifar10 or cifar100.")],
-    corruptions: Annotated[
-        str, typer.Option(help="all, or some with commas between: fog,snow.")
-    ] = "all",
-    severities: Annotated[str, typer.Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
+    run: Annotated[str, Argument(help="A finished run on cifar10 or cifar100.")],
+    corruptions: Annotated[str, Option(help="all, or some with commas between: fog,snow.")] = "all",
+    severities: Annotated[str, Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
     eval_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Use the first images of each severity; the result is partial."),
+        Option(min=1, help="Use the first images of each severity; the result is partial."),
     ] = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
+        Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    results: Annotated[Path, typer.Option(help="Folder of run directories and database.")] = Path(
-        "results"
-    ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of text.")
-    ] = False,
+    device: opt.Device = "auto",
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
     """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C."""
     directory = find_run(results, run)
@@ -67,7 +61,7 @@ def corrupt(
             progress=stage.update,
         )
     if as_json:
-        print(json.dumps({"protocol": result.protocol, "metrics": result.metrics()}, indent=2))
+        print_json({"protocol": result.protocol, "metrics": result.metrics()})
     else:
         show(result, directory.run_id, Console())
 
@@ -76,20 +70,13 @@ def show(result: CorruptionResult, run_id: str, console: Console) -> None:
     """Print accuracy in percent by corruption and severity, and the means."""
     protocol = result.protocol
     partial = ", partial" if protocol["partial"] else ""
-    console.print(
-        f"{run_id}: {protocol['dataset']}, n = {protocol['n']} of each severity{partial}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("corruption", no_wrap=True)
-    for title in (*map(str, protocol["severities"]), "mean"):
-        table.add_column(title, justify="right", no_wrap=True)
+    text = f"{run_id}: {protocol['dataset']}, n = {protocol['n']} of each severity{partial}"
+    console.out(text, highlight=False)
+    table = plain_table("corruption", *map(str, protocol["severities"]), "mean")
     for name, counts in result.correct.items():
-        percents = [100 * count / protocol["n"] for count in counts]
-        row = [*percents, sum(percents) / len(percents)]
-        table.add_row(name, *(f"{value:.2f}" for value in row))
-    table.add_row("mean", *[""] * len(protocol["severities"]), f"{100 * result.mean():.2f}")
+        accuracies = [count / protocol["n"] for count in counts]
+        table.add_row(name, *map(percent, [*accuracies, sum(accuracies) / len(accuracies)]))
+    table.add_row("mean", *[""] * len(protocol["severities"]), percent(result.mean()))
     console.print(table)
 
 

@@ -1,71 +1,75 @@
-"""The verbs of the database: ``rebuild``, ``merge``, ``export`` and ``import``."""
+"""The verb ``db``: ``rebuild``, ``merge``, ``export`` and ``import``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
+from typer import Argument, Option
 
-from divergence_bench.cli import listing
-from harness.registry import REPORTS
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import print_result
 from harness.store import exchange
 from harness.store.database import Database
 from harness.store.sharing import Merged
+from leaderboards.printed import REPORTED_CSV
 
-db = typer.Typer(help="The results database.", no_args_is_help=True)
-
-Results = Annotated[Path, typer.Option(help="Folder of run directories and database.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+db = opt.plain_typer(help="The results database.")
 
 
 @db.command()
-def rebuild(results: Results = Path("results"), as_json: Json = False) -> None:
-    """Make the database anew from the run directories."""
-    outcome = Database(results).rebuild(reported=REPORTS.get("reported"))
-    listing.print_rebuild(outcome, as_json=as_json, console=Console())
+def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> None:
+    """Build the database again from the run directories."""
+    outcome = Database(results).rebuild(reported=REPORTED_CSV)
+    unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
+    counts = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
+    lines = [f"rebuilt: {counts}", *(f"left out: {reason}" for _, reason in unreadable)]
+    rows = {"rows": outcome.counts, "unreadable": unreadable}
+    print_result(rows, "\n".join(lines), as_json=as_json)
 
 
 @db.command("merge")
 def merge_(
-    other: Annotated[Path, typer.Argument(help="Another results folder, or its database.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    other: Annotated[Path, Argument(help="Another results folder, or its database.")],
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Bring the runs of another results folder here; what contradicts is kept aside and named."""
-    _print(exchange.merge_other(results, other), as_json)
+    """Copy the runs of another results folder here.
+
+    Runs in conflict are kept aside and named.
+    """
+    print_merged(exchange.merge_other(results, other), as_json=as_json)
 
 
 @db.command()
 def export(
-    parquet: Annotated[Path, typer.Option(help="Folder to write.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    parquet: Annotated[Path, Option(help="Folder to write.")],
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Write all tables as Parquet files with their hashes; weights are not among them."""
+    """Write all tables as Parquet files.
+
+    Their hashes are written beside them; weights are not among them.
+    """
     rows = exchange.export(results, parquet)
-    told = ", ".join(f"{count} {name}" for name, count in rows.items())
-    print(json.dumps({"rows": rows}) if as_json else f"exported to {parquet}: {told}")
+    counts = ", ".join(f"{count} {name}" for name, count in rows.items())
+    print_result({"rows": rows}, f"exported to {parquet}: {counts}", as_json=as_json)
 
 
 @db.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder that `db export` wrote.")],
-    results: Results = Path("results"),
-    as_json: Json = False,
+    folder: Annotated[Path, Argument(help="A folder that `db export` wrote.")],
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
-    """Bring the runs of an export here, as `db merge` does."""
-    _print(exchange.import_(results, folder), as_json)
+    """Copy the runs of an export here, as `db merge` does."""
+    print_merged(exchange.import_(results, folder), as_json=as_json)
 
 
-def _print(merged: Merged, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(asdict(merged), default=str, indent=2))
-        return
+def print_merged(merged: Merged, *, as_json: bool) -> None:
+    """Print how many runs were added, and which are in conflict or left out."""
     counts: dict[str, Sized] = {
         "added": merged.added,
         "completed": merged.completed,
@@ -73,10 +77,10 @@ def _print(merged: Merged, as_json: bool) -> None:
         "in conflict": merged.conflicts,
         "left out": merged.left_out,
     }
-    print("runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items()))
+    lines = ["runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items())]
     for run_id, folder in merged.conflicts.items():
-        print(
+        lines.append(
             f"in conflict: {run_id} is here with other weights or verdicts; theirs is in {folder}"
         )
-    for run_id, reason in merged.left_out.items():
-        print(f"left out: {run_id}: {reason}")
+    lines += [f"left out: {run_id}: {reason}" for run_id, reason in merged.left_out.items()]
+    print_result(asdict(merged), "\n".join(lines), as_json=as_json)

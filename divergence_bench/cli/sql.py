@@ -1,19 +1,56 @@
-"""Questions in SQL from the command line: read-only, one statement, errors in one sentence."""
+"""The verb ``sql``: one statement that reads the results database, answered as rows."""
 
 from __future__ import annotations
 
+import csv
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import duckdb
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer import Argument, Option
 
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import print_json
 from harness.errors import UserError
 from harness.store.database import Database
-from harness.store.schema import TABLES
+from harness.store.schema import TABLES, VIEWS
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+
+
+def sql(
+    statement: Annotated[
+        str | None, Argument(metavar="QUERY", help='Such as "select * from runs".')
+    ] = None,
+    show_schema: Annotated[
+        bool, Option("--schema", help="Print every table and column with its meaning.")
+    ] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV.")] = False,
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
+) -> None:
+    """Query the results database in SQL; it is only read."""
+    if show_schema:
+        result = schema()
+    elif statement is not None:
+        result = query(results, statement)
+    else:
+        raise UserError("there is no query: give an SQL statement, or --schema")
+    if as_json:
+        print_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(result.columns)
+        writer.writerows(result.rows)
+    else:
+        print_text(result, Console(), wrap=show_schema)
 
 
 @dataclass(frozen=True)
@@ -24,50 +61,78 @@ class QueryResult:
     rows: tuple[tuple[Any, ...], ...]
 
 
-def ask(results: Path, sql: str) -> QueryResult:
-    """The answer of one reading statement.
+def query(results: Path, statement: str) -> QueryResult:
+    """Return the rows of one reading statement.
 
     Raises:
         UserError: the statement writes, or it is several or none; it is wrong; or there is no
             database that can be read.
     """
     try:
-        statements = duckdb.extract_statements(sql)
+        parsed = duckdb.extract_statements(statement)
+        if len(parsed) != 1:
+            raise UserError(f"give one SQL statement, not {len(parsed)}")
+        if parsed[0].type not in READING:
+            raise UserError(
+                "sql only reads: give a SELECT, WITH, DESCRIBE, SHOW or EXPLAIN statement; results "
+                "are written by runs alone"
+            )
+        columns, rows = Database(results).fetch(statement)
     except duckdb.Error as error:
-        raise UserError(_refusal(error)) from error
-    if len(statements) != 1:
-        raise UserError(f"give one SQL statement, not {len(statements)}")
-    if statements[0].type not in READING:
-        raise UserError(
-            "sql only reads: give a SELECT, WITH, DESCRIBE, SHOW or EXPLAIN statement; results are "
-            "written by runs alone"
-        )
-    try:
-        columns, rows = Database(results).fetch(sql)
-    except duckdb.Error as error:
-        raise UserError(_refusal(error)) from error
-    return QueryResult(tuple(columns), tuple(tuple(map(_plain, row)) for row in rows))
+        # DuckDB's reason, without its drawing of the statement.
+        reason = str(error).partition("\nLINE ")[0]
+        raise UserError(f"the database refuses the query: {' '.join(reason.split())}") from error
+    return QueryResult(tuple(columns), tuple(tuple(map(_without_nan, row)) for row in rows))
 
 
 def schema() -> QueryResult:
-    """Every table and column with its type and meaning."""
+    """Return every table, column and view with its type and meaning."""
     rows = []
     for table in TABLES.values():
         rows.append((table.name, "", "", table.doc))
         rows += [(table.name, column.name, column.kind, column.doc) for column in table.columns]
+    rows += [(view.name, "", "view", view.doc) for view in VIEWS]
     return QueryResult(("table", "column", "type", "meaning"), tuple(rows))
 
 
-def _refusal(error: duckdb.Error) -> str:
-    """What DuckDB says, without its drawing of the statement."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = []
-    for line in lines:
-        if line.startswith("LINE "):
-            break
-        kept.append(line)
-    return f"the database refuses the query: {' '.join(kept)}"
+def print_text(result: QueryResult, console: Console, *, wrap: bool = False) -> None:
+    """Print a table, or where it is wider than the console and does not wrap, one value a line."""
+    table = _table(result)
+    unlimited = console.options.update(width=sys.maxsize)
+    if wrap or console.measure(table, options=unlimited).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_vertically(result, console)
+    count = len(result.rows)
+    console.print(f"{count} row{'' if count == 1 else 's'}", style="dim", highlight=False)
 
 
-def _plain(value: Any) -> Any:
+def _table(result: QueryResult) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for column, name in enumerate(result.columns):
+        values = [row[column] for row in result.rows]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        right = bool(values) and numbers
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*("" if value is None else Text(str(value)) for value in row))
+    return table
+
+
+def _print_vertically(result: QueryResult, console: Console) -> None:
+    """A terminal cuts a long line, a pipe gets the full text."""
+    widest = max(map(len, result.columns))
+    for number, row in enumerate(result.rows, 1):
+        console.print(Text(f"-[ {number} ]-", style="dim"))
+        for name, value in zip(result.columns, row, strict=True):
+            first, *others = ("" if value is None else str(value)).splitlines() or [""]
+            lines = [Text.assemble((name.ljust(widest), "bold"), "  ", first)]
+            lines += [Text(" " * (widest + 2) + other) for other in others]
+            for line in lines:
+                if console.is_terminal:
+                    line.truncate(console.width, overflow="ellipsis")
+                console.print(line, soft_wrap=True)
+
+
+def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value

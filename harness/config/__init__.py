@@ -6,36 +6,44 @@ declares. Two runs with equal identities are the same run: the second resumes or
 """
 
 from harness.config.base import (
+    Radius,
     Section,
     Strict,
     assign,
+    eps_text,
     fingerprint,
     flat,
     merge,
+    parse_fraction,
+)
+from harness.config.evaluation import (
+    STANDARD_ATTACKS,
+    AttackBudget,
+    AttackName,
+    EvalConfig,
+    EvalProtocol,
+    EvalSettings,
+    Norm,
 )
 from harness.config.run import (
-    STANDARD_ATTACKS,
-    AttackName,
     AveragingConfig,
     DataConfig,
-    EvalConfig,
     InnerAttackConfig,
-    Norm,
     OptimizerConfig,
-    Radius,
     RunConfig,
     TeacherConfig,
     TrainConfig,
-    eps_text,
-    parse_fraction,
 )
 
 __all__ = [
     "STANDARD_ATTACKS",
+    "AttackBudget",
     "AttackName",
     "AveragingConfig",
     "DataConfig",
     "EvalConfig",
+    "EvalProtocol",
+    "EvalSettings",
     "InnerAttackConfig",
     "Norm",
     "OptimizerConfig",

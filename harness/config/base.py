@@ -1,13 +1,14 @@
-"""Base classes of the configuration, and helpers for nested settings."""
+"""Base classes of the configuration, radii, and helpers for nested settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from fractions import Fraction
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def identity(default: Any = ..., **constraints: Any) -> Any:
@@ -53,6 +54,25 @@ class Section(Strict):
                 else self.model_dump(mode="json", include={name})[name]
             )
         return payload
+
+
+def parse_fraction(value: Any) -> Any:
+    """Accept ``"8/255"`` wherever a number is expected."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
+    return value
+
+
+def eps_text(eps: float) -> str:
+    """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
+    steps = eps * 255
+    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
+
+
+Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
 
 
 def fingerprint(payload: Any) -> str:

@@ -1,44 +1,14 @@
-"""The sections of the configuration of a run, and the run itself."""
+"""The configuration of a run: data, model, training, teacher and evaluation."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    JsonValue,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import JsonValue
 
-from harness.config.base import Section, cost, fingerprint, identity
-
-STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
-Norm = Literal["Linf", "L2"]
-
-
-def parse_fraction(value: Any) -> Any:
-    """Accept ``"8/255"`` wherever a number is expected."""
-    if isinstance(value, str) and "/" in value:
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
-    return value
-
-
-def eps_text(eps: float) -> str:
-    """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
-    steps = eps * 255
-    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
-
-
-Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
+from harness.config.base import Radius, Section, cost, fingerprint, identity
+from harness.config.evaluation import EvalConfig
 
 
 class DataConfig(Section):
@@ -233,55 +203,6 @@ class TeacherConfig(Section):
     minimum: float | None = cost(None, ge=0, le=1)
     logits: Literal["auto", "table", "forward"] = cost("auto")
     logits_dtype: Literal["float32", "float16"] = identity("float32")
-
-
-class EvalConfig(Section):
-    """The evaluation protocol.
-
-    Attributes:
-        norm: the threat model's norm.
-        eps: its radius in pixel space, images being in [0, 1].
-        attacks: stages in order; each attacks only what survived the ones before it.
-        limit: evaluate the first so many test images; such a result is marked partial.
-        chunk_size: images per unit of work; part of the protocol, as each chunk has its own seed.
-        seed: from it and the chunk's number each chunk's seed is derived.
-        accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
-        precision: ``bf16`` is not the standard protocol and never ranks with it.
-        device_batch: images per forward pass; None is the whole chunk.
-        workers: processes that share the chunks.
-        save_adversarial: keep the adversarial images.
-    """
-
-    norm: Norm = identity("Linf")
-    eps: Radius = identity(8 / 255)
-    attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
-    limit: int | None = identity(None, ge=1)
-    chunk_size: int = identity(250, ge=1)
-    seed: int = identity(0, ge=0)
-    accelerate: bool = identity(True)
-    precision: Literal["float32", "bf16"] = identity("float32")
-    device_batch: int | None = cost(None, ge=1)
-    workers: int = cost(1, ge=1)
-    save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _named_with_commas(cls, attacks: Any) -> Any:
-        is_text = isinstance(attacks, str)
-        return tuple(filter(None, map(str.strip, attacks.split(",")))) if is_text else attacks
-
-    @field_validator("eps")
-    @classmethod
-    def _within_images(cls, eps: float, info: ValidationInfo) -> float:
-        if info.data.get("norm") == "Linf" and eps > 1:
-            raise ValueError("images lie in [0, 1], so a Linf radius is at most 1")
-        return eps
-
-    @model_validator(mode="after")
-    def _attacks_once(self) -> Self:
-        if len(set(self.attacks)) != len(self.attacks):
-            raise ValueError(f"an attack is named twice in {', '.join(self.attacks)}")
-        return self
 
 
 class RunConfig(Section):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,50 +54,51 @@ class DatasetInfo:
         return self.max_train_size if split == "train" else self.max_test_size
 
 
-class ImageSource(Protocol):
-    """One split, in memory (``ImageSet``) or on disk (``FolderSet``)."""
+class ImageSource(ABC):
+    """One split, in memory (``ImageSet``) or on disk (``FolderSet``).
 
-    @property
-    def info(self) -> DatasetInfo:
-        """The dataset's description."""
+    Attributes:
+        info: the dataset's description.
+        split: which split it is.
+        labels: int64 [N] in [0, C).
+        rows: positions of the images in the split as it was read, int64 [N].
+        complete: whether no image of the official split is missing or was dropped by a limit.
+            Holding out validation images does not make a split incomplete.
+    """
 
-    @property
-    def split(self) -> Split:
-        """Which split it is."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels [N], int64 in [0, C)."""
-
-    @property
-    def rows(self) -> Tensor:
-        """Positions [N] of the images in the split as it was read, int64."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether no image of the official split is missing or was dropped by a limit.
-
-        Holding out validation images does not make a split incomplete.
-        """
-
-    @property
-    def sha256(self) -> str:
-        """A hash of the images, their order and their labels."""
+    info: DatasetInfo
+    split: Split
+    labels: Tensor
+    rows: Tensor
+    complete: bool
 
     def __len__(self) -> int:
         """The number of images N."""
+        return len(self.labels)
 
+    def __str__(self) -> str:
+        """The name of the dataset and the split."""
+        return f"{self.info.name} {self.split}"
+
+    @cached_property
+    @abstractmethod
+    def sha256(self) -> str:
+        """A hash of the images, their order and their labels."""
+
+    @abstractmethod
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Images at positions [B] without augmentation: float32 [B, K, H, W] in [0, 1]."""
 
-    def subset(self, n: int) -> Self:
-        """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
-
+    @abstractmethod
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at the given positions, in that order."""
 
+    def subset(self, n: int) -> Self:
+        """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
+        return self if n >= len(self) else self.take(torch.arange(n), complete=False)
 
-class ImageSet:
+
+class ImageSet(ImageSource):
     """One split in memory, checked on construction.
 
     Args:
@@ -131,10 +133,6 @@ class ImageSet:
         self.rows = torch.arange(len(images)) if rows is None else rows
         self.complete = complete
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.labels)
-
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over the shape, the pixel bytes and the labels as little-endian int64."""
@@ -147,9 +145,9 @@ class ImageSet:
         """Images at positions [B] (default all): float32 [B, K, H, W], exactly pixel/255."""
         return self.images[indices].float() / 255
 
-    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> ImageSet:
+    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at the given positions, in that order."""
-        return ImageSet(
+        return type(self)(
             self.images[positions],
             self.labels[positions],
             self.info,
@@ -157,12 +155,6 @@ class ImageSet:
             self.rows[positions],
             complete,
         )
-
-    def subset(self, n: int) -> ImageSet:
-        """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
-        if n >= len(self):
-            return self
-        return self.take(torch.arange(n), complete=False)
 
 
 class Dataset:
@@ -234,10 +226,11 @@ def check_labels(labels: Tensor, count: int, info: DatasetInfo, where: str) -> N
         )
 
 
-def check_limit(option: str, limit: int | None, size: int, where: str) -> None:
-    """Raise ``UserError`` if ``option`` asks for more images than the ``size`` that there are."""
+def check_limit(option: str, limit: int | None, images: Sized) -> None:
+    """Raise ``UserError`` if the limit that ``option`` sets exceeds the number of images."""
+    size = len(images)
     if limit is not None and limit > size:
-        raise UserError(f"{option} is {limit}, but {where} has {size} images: give at most {size}")
+        raise UserError(f"{option} is {limit}, but {images} has {size} images: give at most {size}")
 
 
 S = TypeVar("S", bound=ImageSource)
@@ -251,7 +244,7 @@ def limit_train(train: S, limit: int) -> S:
     Raises:
         UserError: the split has fewer images.
     """
-    check_limit("data.train_limit", limit, len(train), f"{train.info.name} {train.split}")
+    check_limit("data.train_limit", limit, train)
     if limit == len(train):
         return train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

@@ -114,6 +114,10 @@ class CorruptedImages:
         """N, the number of images of one corruption at one severity."""
         return len(self.labels)
 
+    def __str__(self) -> str:
+        """The name."""
+        return self.name
+
     def batch(self, corruption: str, severity: int, rows: slice) -> Tensor:
         """Images at rows [B] of one severity: float32 [B, 3, 32, 32] in [0, 1]."""
         pixels = np.array(self._severity(corruption, severity)[rows])

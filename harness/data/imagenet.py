@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from harness.data.base import DatasetInfo, DatasetSource, OfficialSplit, Split
+from harness.data.base import DatasetInfo, DatasetSource, ImageSource, OfficialSplit, Split
 from harness.data.files import find_root
 from harness.errors import UserError
 
@@ -41,11 +41,10 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 TEST_ORDER_SEED = 0
 
 
-class FolderSet:
+class FolderSet(ImageSource):
     """One split in a folder with a subfolder of images for each class, in label order by name.
 
-    It is an ``ImageSource``, with ``training_image`` for the loader. The class names of its
-    description are the folders' names.
+    The class names of its description are the folders' names.
 
     Args:
         folder: the folder that holds the class folders.
@@ -75,10 +74,6 @@ class FolderSet:
         self.labels = labels
         self.rows = rows
         self.complete = complete
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.labels)
 
     @cached_property
     def sha256(self) -> str:
@@ -119,9 +114,9 @@ class FolderSet:
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
 
-    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> FolderSet:
+    def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at those positions, in that order."""
-        return FolderSet(
+        return type(self)(
             self.folder,
             self.info,
             split or self.split,
@@ -130,12 +125,6 @@ class FolderSet:
             self.rows[positions],
             complete,
         )
-
-    def subset(self, n: int) -> FolderSet:
-        """The first ``n`` images, or all where there are fewer; incomplete if any was dropped."""
-        if n >= len(self):
-            return self
-        return self.take(torch.arange(n), complete=False)
 
 
 def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> FolderSet:

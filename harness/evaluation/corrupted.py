@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from harness.config import fingerprint
 from harness.data.base import check_limit
 from harness.data.cifar import CORRUPTIONS, SEVERITIES, CorruptedImages
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.chunk import ProgressFn
 from harness.evaluation.attack.judge import predict
 from harness.evaluation.guards import ensure_unchanged, untouched
 from harness.evaluation.speed.precision import pinned
@@ -66,7 +66,7 @@ def evaluate_corrupted(
     severities: tuple[int, ...] = SEVERITIES,
     limit: int | None = None,
     device: torch.device,
-    progress: ProgressFn = lambda share, note: None,
+    progress: Callable[[float, str], None] = lambda share, note: None,
 ) -> CorruptionResult:
     """Compute a model's accuracy at each corruption and severity, and store it in the run.
 
@@ -84,7 +84,7 @@ def evaluate_corrupted(
     Raises:
         UserError: ``limit`` is larger than the number of images.
     """
-    check_limit("--eval-limit", limit, len(images), images.name)
+    check_limit("--eval-limit", limit, images)
     n = len(images) if limit is None else limit
     everything = tuple(images.arrays) == CORRUPTIONS and severities == SEVERITIES
     with untouched(model.to(device)) as model_sha256:

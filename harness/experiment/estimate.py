@@ -84,7 +84,8 @@ def _estimated(item: Item, timings: Timings) -> Item:
     )
     image = per_unit(timings.images, config.method, (*setting, ",".join(evaluation.attacks)))
     epochs_left = training.epochs - item.epochs
-    images_left = max(0, images_of(config) - item.chunks * evaluation.chunk_size)
+    images = images_of(config) * len(evaluation.eps)
+    images_left = max(0, images - item.chunks * evaluation.chunk_size)
     parts = [(unit, left) for unit, left in ((epoch, epochs_left), (image, images_left)) if left]
     known = [(unit, left) for unit, left in parts if unit is not None]
     if parts and not known:

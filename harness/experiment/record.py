@@ -16,7 +16,6 @@ from harness.data.base import Dataset
 from harness.distributed.group import ProcessGroup
 from harness.experiment.resolve import recipe_changes
 from harness.method import Method
-from harness.registry import REPORTS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, utc_now
 
@@ -62,10 +61,8 @@ def recorded(
 
 
 def indexed(directory: RunDirectory) -> None:
-    """Bring the database to what the run's directory holds; the printed numbers are loaded too."""
-    database = Database(directory.results)
-    database.load_reported(REPORTS.get("reported"))
-    database.record(directory)
+    """Bring the database to what the run's directory holds."""
+    Database(directory.results).record(directory)
 
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
-from harness.evaluation.attack.workers import with_threads
+from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve, validated
 from harness.experiment.runner import run
 from harness.progress import Reporter
@@ -369,7 +369,7 @@ def check(baseline: Baseline, results: Path, reporter: Reporter) -> list[Result 
     for number, checked in enumerate(baseline.runs, 1):
         reporter.line(f"[{number}/{len(baseline.runs)}] {checked.name}")
         try:
-            with with_threads(THREADS):
+            with num_threads(THREADS):
                 found.append(measure(baseline, checked, results, reporter))
         except Exception as error:
             # A method that no longer runs is a regression to report beside the others.

@@ -218,7 +218,7 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm is {protocol.norm}, but the radius {protocol.eps:.4g} was chosen for "
+            f"the norm is {protocol.norm}, but the radius {protocol.eps[-1]:.4g} was chosen for "
             f"{norm}: give --eps as well"
         )
 

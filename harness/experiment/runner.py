@@ -13,12 +13,13 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource
+from harness.data.base import ImageSource, check_limit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
+from harness.evaluation.attack.executors import ChunkExecutor
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
@@ -35,11 +36,22 @@ from harness.training.loop import Selected
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a finished run is, and what its evaluation found."""
+    """A finished run.
+
+    Attributes:
+        run_id: its name.
+        directory: its folder.
+        evaluations: one result for each radius, ascending.
+    """
 
     run_id: str
     directory: Path
-    evaluation: EvaluationResult
+    evaluations: tuple[EvaluationResult, ...]
+
+    @property
+    def evaluation(self) -> EvaluationResult:
+        """The evaluation at the largest radius."""
+        return self.evaluations[-1]
 
 
 def run(
@@ -50,11 +62,12 @@ def run(
     wait: bool = False,
     index: bool = True,
     processes: ProcessGroup = SINGLE_PROCESS,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Train by the configured method, evaluate by the configured protocol, store both.
 
-    Work that an earlier call of the same run finished is taken up, not repeated. A teacher that is
-    to be trained is a run of its own, done before.
+    Work that an earlier call of the same run finished is not repeated. A teacher that must be
+    trained is a run of its own, done before.
 
     Args:
         config: the whole run.
@@ -63,6 +76,7 @@ def run(
         wait: wait for another process that works on the same run instead of raising.
         index: bring the database up to date; False where another process does.
         processes: those that train together, of which this is the first; the others ``follow``.
+        executor: where chunks are attacked; by default ``evaluation.workers`` processes.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
@@ -71,9 +85,9 @@ def run(
     device = choose_device(config.device)
     generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
-    check_limit(config.evaluation, data.test)
-    # Two students may want the same teacher at once: the second waits until the first has made it.
-    teach = partial(run, wait=True, index=index, processes=processes)
+    check_limit("evaluation.limit", config.evaluation.limit, data.test)
+    # Two students may need the same teacher at once: the second waits for the first to train it.
+    teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
@@ -90,10 +104,10 @@ def run(
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
             model = trained_model(config, method, supplies, directory, reporter, device)
-            evaluation = evaluate_into(
-                directory, model, data.test, config.evaluation, reporter, device
+            evaluations = evaluate_into(
+                directory, model, data.test, config.evaluation, reporter, device, executor
             )
-    return Outcome(config.run_id, directory.path, evaluation)
+    return Outcome(config.run_id, directory.path, evaluations)
 
 
 def run_worker(processes: ProcessGroup) -> None:
@@ -136,6 +150,7 @@ def evaluate_run(
     root: Path | None,
     device: str,
     reporter: Reporter,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
     record = directory.record
@@ -146,11 +161,13 @@ def evaluate_run(
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
-    check_limit(evaluation, data.test)
+    check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
         model = load_model_file(directory.model_path)
-        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
-    return Outcome(directory.run_id, directory.path, result)
+        evaluations = evaluate_into(
+            directory, model, data.test, evaluation, reporter, where, executor
+        )
+    return Outcome(directory.run_id, directory.path, evaluations)
 
 
 def evaluate_external(
@@ -164,11 +181,12 @@ def evaluate_external(
     device: str = "auto",
     arch: str | None = None,
     weights: Path | None = None,
+    executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
     where = choose_device(device)
     data = load_dataset(dataset, root)
-    check_limit(evaluation, data.test)
+    check_limit("evaluation.limit", evaluation.limit, data.test)
     model, facts = load_external(
         source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
     )
@@ -187,8 +205,10 @@ def evaluate_external(
         "provenance": provenance.collect(where),
     }
     with directory.lock(), recorded(directory, described):
-        result = evaluate_into(directory, model, data.test, evaluation, reporter, where)
-    return Outcome(directory.run_id, directory.path, result)
+        evaluations = evaluate_into(
+            directory, model, data.test, evaluation, reporter, where, executor
+        )
+    return Outcome(directory.run_id, directory.path, evaluations)
 
 
 def trained_model(
@@ -291,10 +311,19 @@ def evaluate_into(
     config: EvalConfig,
     reporter: Reporter,
     device: torch.device,
-) -> EvaluationResult:
+    executor: ChunkExecutor | None,
+) -> tuple[EvaluationResult, ...]:
     """Evaluate into the run's directory, with progress."""
     with reporter.stage("evaluate") as stage:
-        return evaluate(model, images, config, directory, device=device, say=stage.update)
+        return evaluate(
+            model,
+            images,
+            config,
+            directory,
+            device=device,
+            executor=executor,
+            progress=stage.update,
+        )
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:
@@ -310,15 +339,6 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
             f"run {directory.run_id} was begun on other training images of {images.info.name} "
             f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
             f"with, or remove {directory.path} to begin anew"
-        )
-
-
-def check_limit(config: EvalConfig, images: ImageSource) -> None:
-    """More images than there are cannot be evaluated."""
-    if config.limit is not None and config.limit > len(images):
-        raise UserError(
-            f"evaluation.limit is {config.limit}, but {images.info.name} has {len(images)} test "
-            f"images: ask for at most {len(images)}"
         )
 
 

@@ -11,16 +11,17 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, JsonValue, field_validator
 
-from harness.config import RunConfig, Strict, fingerprint
+from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
 from harness.data import dataset_info
 from harness.errors import UserError
-from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
 from harness.experiment.resolve import (
     DEFAULT_DATASET,
@@ -48,13 +49,14 @@ class RunSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """The runs of a sweep: those of a table, of methods, of recipes and of a list, together.
+    """The runs of a sweep: those of recipes, of methods and of a list, together.
+
+    A recipe may be a pattern such as ``table1/*``: every recipe of every method that it matches.
 
     ``set`` applies to all of them; a run of the list may override it. ``scale: small`` scales each
     recipe to the size of the method's recipe for digits. ``seeds`` is a count, from 0, or a list.
     """
 
-    table: int | None = None
     methods: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     runs: tuple[RunSpec, ...] = ()
@@ -67,6 +69,9 @@ class SweepSpec(Strict):
     @classmethod
     def _counted(cls, value: Any) -> Any:
         return tuple(range(value)) if isinstance(value, int) else value
+
+
+Spec = TypeVar("Spec", bound=SweepSpec)
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ class Failure:
     error: str
 
 
-def read_spec(path: Path) -> SweepSpec:
-    """The sweep that a YAML file describes.
+def read_spec(path: Path, kind: type[Spec]) -> Spec:
+    """The sweep of the given kind that a YAML file describes.
 
     Raises:
         UserError: the file cannot be read, is not a YAML mapping, or has an unknown name.
@@ -130,7 +135,7 @@ def read_spec(path: Path) -> SweepSpec:
         raise UserError(f"the sweep {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
         raise UserError(f"the sweep {path} is not a mapping: write settings like `methods: [..]`")
-    spec: SweepSpec = validated(SweepSpec, values)
+    spec: Spec = validated(kind, values)
     return spec
 
 
@@ -145,27 +150,27 @@ def rows(spec: SweepSpec, costs: dict[str, Any] | None = None) -> list[Row]:
     Raises:
         UserError: a name is unknown, a setting is not valid, or there is no run.
     """
-    runs = [*_table(spec.table), *[RunSpec(recipe=name) for name in spec.recipes]]
+    runs = [run for name in spec.recipes for run in _recipe_runs(name)]
     runs += [RunSpec(method=name) for name in spec.methods]
     runs += spec.runs
     if not runs:
-        raise UserError("a sweep needs runs: give a table, methods, recipes or runs")
+        raise UserError("a sweep needs runs: give recipes, methods or runs")
     return [
         _row(run, spec, seed, costs or {}) for run in runs for seed in dict.fromkeys(spec.seeds)
     ]
 
 
-def _table(number: int | None) -> list[RunSpec]:
-    if number is None:
-        return []
+def _recipe_runs(pattern: str) -> list[RunSpec]:
+    if "*" not in pattern:
+        return [RunSpec(recipe=pattern)]
     found = sorted(
         (recipe, method)
         for method in METHODS.names()
         for recipe in METHODS.get(method).recipes
-        if recipe.startswith(f"table{number}/")
+        if fnmatchcase(recipe, pattern)
     )
     if not found:
-        raise UserError(f"there is no recipe of table {number}: see `list recipes`")
+        raise UserError(f"no recipe matches {pattern!r}: see `list recipes`")
     owners = Counter(recipe for recipe, _ in found)
     return [
         RunSpec(
@@ -250,7 +255,7 @@ def at_scale(
 
 def _scaled(path: str, value: Any, row: RunConfig, small: RunConfig) -> Any:
     if path in RADII:
-        return value * small.evaluation.eps / row.evaluation.eps
+        return value * small.evaluation.eps[-1] / row.evaluation.eps[-1]
     if path in EPOCHS:
         fraction = small.training.epochs / row.training.epochs
         if isinstance(value, list):
@@ -273,10 +278,10 @@ def _item(group: Sequence[Row]) -> Item:
     directory = RunDirectory(config.results, config.run_id)
     record = directory.record if directory.exists else {}
     trained = directory.model_path.exists()
-    evaluation = find_evaluation(directory, config)
-    evaluated = evaluation is not None and evaluation.record["status"] == "success"
+    found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
+    evaluated = all(each is not None and each.record["status"] == "success" for each in found)
     epochs = config.training.epochs if trained else _checkpointed(directory)
-    chunks = len(evaluation.finished_chunks()) if evaluation else 0
+    chunks = sum(len(each.finished_chunks()) for each in found if each is not None)
     unfinished: State = "partial" if epochs or chunks else "missing"
     return Item(
         config=config,
@@ -293,15 +298,22 @@ def _checkpointed(directory: RunDirectory) -> int:
     return len(directory.epochs()) if directory.checkpoint_path.exists() else 0
 
 
-def find_evaluation(directory: RunDirectory, config: RunConfig) -> EvaluationDirectory | None:
-    """The run's evaluation by the configured protocol: a finished one, else that of most chunks.
+def find_evaluation(
+    directory: RunDirectory, config: RunConfig, protocol: EvalProtocol | None = None
+) -> EvaluationDirectory | None:
+    """The run's evaluation by a protocol: a finished one, else that of most chunks.
 
     Evaluations by another version of the attacks are left out: ``evaluate`` cannot resume them.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+        protocol: one of ``config.evaluation.protocols()``; default: that of the largest radius.
     """
-    protocol = config.evaluation
-    threat = Threat(protocol.norm, protocol.eps, dataset_info(config.data.name).num_classes)
+    protocol = protocol or config.evaluation.protocols()[-1]
     expected = protocol.identity_payload()
-    expected["attack_version"] = attack_version(protocol.attacks, threat)
+    num_classes = dataset_info(config.data.name).num_classes
+    expected["attack_version"] = attack_version(protocol, num_classes)
 
     def fits(evaluation: EvaluationDirectory) -> bool:
         stored = evaluation.record.get("protocol") or {}

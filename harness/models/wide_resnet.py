@@ -16,13 +16,13 @@ norm-bounded adversarial examples", 2020, which work with generated data builds 
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
-from torch.nn.functional import relu, silu
+from torch.nn.functional import silu
 
 from harness.models.features import initialize_convolutions
-from harness.models.preact_resnet import Activation, Norm, PreActResNet
+from harness.models.preact_resnet import PreActResNet
 
 
 class WideResNet(PreActResNet):
@@ -44,40 +44,17 @@ class WideResNet(PreActResNet):
         r"^logits\.": "fc.",
     }
 
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: int = 32,
-        *,
-        depth: int,
-        width: int,
-        activation: Activation = relu,
-        norm: Norm = nn.BatchNorm2d,
-        same_padding: bool = False,
-    ) -> None:
-        """Build and initialise; see ``PreActResNet`` for the other arguments.
+    def __init__(self, *args: Any, depth: int, width: int, **options: Any) -> None:
+        """Build and initialise.
 
         Args:
-            num_classes: number of logits C.
-            in_channels: channels of the images.
-            image_size: height and width of the images in pixels, 8 to 64.
-            depth: number of weighted layers, 6n + 4 with n blocks a stage.
+            *args: as of ``PreActResNet``.
+            depth: number of weighted layers, 6n + 4 with n blocks in each stage.
             width: the factor k of the stages' channels.
-            activation: the nonlinearity.
-            norm: builds the BatchNorm for a number of channels.
-            same_padding: pad the convolutions of stride 2 as ``SamePad`` does.
+            **options: ``activation``, ``norm`` and ``same_padding`` of ``PreActResNet``.
         """
-        super().__init__(
-            num_classes,
-            in_channels,
-            image_size,
-            blocks=(depth - 4) // 6,
-            channels=(16, 16 * width, 32 * width, 64 * width),
-            activation=activation,
-            norm=norm,
-            same_padding=same_padding,
-        )
+        channels = (16, 16 * width, 32 * width, 64 * width)
+        super().__init__(*args, blocks=(depth - 4) // 6, channels=channels, **options)
         initialize_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 

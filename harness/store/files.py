@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -65,6 +66,15 @@ def write_torch_atomic(obj: Any, path: Path) -> None:
     content = io.BytesIO()
     torch.save(obj, content)
     write_bytes_atomic(content.getbuffer(), path)
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for NaN and infinities, which JSON does not have; tuples become lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from harness.config import RunConfig, fingerprint
 from harness.errors import UserError
-from harness.store.files import file_sha256
+from harness.store.files import file_sha256, without_nan
 from harness.store.rundir import RunDirectory
 from harness.store.schema import (
     ARTIFACTS,
@@ -27,7 +26,7 @@ from harness.store.schema import (
     Table,
     arrow_schema,
 )
-from harness.store.verdicts import read_verdicts, verdicts_digest
+from harness.store.verdicts import read_verdicts
 
 ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
@@ -58,14 +57,7 @@ class Snapshot:
             UserError: the file is damaged.
         """
         path, _ = self.verdict_files[evaluation_id]
-        verdicts = read_verdicts(path)
-        digest = self.digests.get(evaluation_id)
-        if digest is not None and verdicts_digest(verdicts) != digest:
-            raise UserError(
-                f"the verdicts {path} are not those that were written (digest {digest[:12]}): "
-                "delete the file and repeat the evaluation, which continues from its chunks"
-            )
-        return verdicts
+        return read_verdicts(path, self.digests.get(evaluation_id))
 
 
 def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
@@ -216,19 +208,10 @@ def _sql_value(value: Any, column: Column) -> Any:
     if value is None:
         return None
     if column.kind == "JSON":
-        return json.dumps(_without_nan(value), sort_keys=True)
+        return json.dumps(without_nan(value), sort_keys=True)
     if column.kind == "TIMESTAMP":
         return datetime.fromisoformat(value).astimezone(UTC).replace(tzinfo=None)
     return value
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def _dig(record: Any, *names: str) -> Any:

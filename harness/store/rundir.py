@@ -100,8 +100,12 @@ class EvaluationDirectory(_Record):
         return sorted(int(path.stem) for path in self.chunks_path.glob("[0-9]*.parquet"))
 
     def verdicts(self) -> pa.Table:
-        """The verdicts of the finished evaluation."""
-        return read_verdicts(self.verdicts_path)
+        """The verdicts of the finished evaluation, verified by the digest in its record.
+
+        Raises:
+            UserError: they are missing or damaged.
+        """
+        return read_verdicts(self.verdicts_path, self.record.get("verdicts_digest"))
 
 
 class RunDirectory(_Record):

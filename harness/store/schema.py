@@ -251,6 +251,56 @@ TABLES = {
     for table in (META, RUNS, EVALUATIONS, METRICS, EPOCHS, VERDICTS, REPORTED, ARTIFACTS)
 }
 
+
+@dataclass(frozen=True)
+class View:
+    """A view: its name, what one row is, and its query."""
+
+    name: str
+    doc: str
+    sql: str
+
+
+# Models of equal ``like_key`` saw the same test images under the same attack and precision, and are
+# of the same scale. Without attacks the threat model decides nothing.
+FINISHED_EVALUATIONS = View(
+    "finished_evaluations",
+    "one finished evaluation and its run; equal like_key: may be compared and ranked together; "
+    "partial: trained or evaluated on a part of the data, so of small scale and without a rank",
+    """
+WITH evaluated AS (
+    SELECT r.run_id, coalesce(r.seed_group, r.run_id) AS seed_group, r.kind, r.status, r.method,
+           coalesce(r.method_title, r.method, r.source->>'source', r.run_id) AS title,
+           r.task, r.dataset, r.arch, r.teacher, r.recipe, r.recipe_changes, r.train_limit, r.seed,
+           r.selection, r.config->'params' AS params,
+           r.config->'data'->>'generated_name' AS generated_name,
+           coalesce(r.partial, false) OR coalesce(e.partial, false) AS is_partial,
+           CASE WHEN r.scale = 'paper' AND NOT is_partial THEN 'paper' ELSE 'small' END AS scale_,
+           e.evaluation_id, e.norm, e.eps, coalesce(e.attacks, '') AS attacks_, e.attack_version,
+           e.n, e.index_sha256, e.data_sha256, e.precision, e.flags, e.finished_at
+    FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
+)
+SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
+       CAST(to_json({
+           'dataset': dataset, 'data': data_sha256, 'images': index_sha256, 'n': n,
+           'attacks': attacks_, 'precision': precision, 'scale': scale_,
+           'threat': CASE WHEN attacks_ <> '' THEN
+               {'norm': norm, 'eps': eps, 'attack_version': attack_version} END
+       }) AS VARCHAR) AS like_key
+FROM evaluated
+""",
+)
+LIKE_RUNS = View(
+    "like_runs",
+    "of finished_evaluations, each run's newest by each protocol",
+    """
+SELECT * FROM finished_evaluations
+QUALIFY row_number() OVER (
+    PARTITION BY run_id, like_key ORDER BY finished_at DESC NULLS LAST, evaluation_id) = 1
+""",
+)
+VIEWS = (FINISHED_EVALUATIONS, LIKE_RUNS)
+
 _ARROW_TYPES = {
     "VARCHAR": pa.string(),
     "JSON": pa.string(),
@@ -320,6 +370,12 @@ def migrate(
             "INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", [str(version)]
         )
         connection.commit()
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create ``VIEWS`` for one connection; they are in no file, so any database has them."""
+    for view in VIEWS:
+        connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def describe() -> pd.DataFrame:

@@ -31,19 +31,25 @@ def verdicts_digest(verdicts: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_verdicts(path: Path) -> pa.Table:
-    """Read a verdict file.
+def read_verdicts(path: Path, digest: str | None = None) -> pa.Table:
+    """Read a verdict file and check it.
+
+    Args:
+        path: the file.
+        digest: what ``verdicts_digest`` must give; None where the record has none.
 
     Raises:
-        UserError: it is missing, damaged, or not a verdict file.
+        UserError: it is missing or damaged, is not a verdict file, or has another digest.
     """
+    again = "delete the file and repeat the evaluation, which goes on from its chunks"
     try:
         verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
         # Invalid text is found by a full validation only.
         verdicts.validate(full=True)
-        return verdicts
     except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"the verdicts {path} cannot be read ({error}): {again}") from error
+    if digest is not None and verdicts_digest(verdicts) != digest:
         raise UserError(
-            f"the verdicts {path} cannot be read ({error}): delete the file and repeat the "
-            "evaluation, which continues from its other chunks"
-        ) from error
+            f"the verdicts {path} are not those that were written (digest {digest[:12]}): {again}"
+        )
+    return verdicts

@@ -299,15 +299,15 @@ class Trainer:
         if not (selecting or due):
             return {}
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
-        if self.training.attack is None:
-            steps = 0
+        # The training attack's own radius: no setting of the evaluation may change the weights.
+        attack = self.training.attack
         accuracy = monitor_accuracy(
             self.average.model,
             self.watched,
             self.device,
             limit=None if selecting else monitor.images,
-            eps=self.config.evaluation.eps,
-            pgd_steps=steps,
+            eps=attack.eps if attack else 0.0,
+            pgd_steps=steps if attack else 0,
         )
         score = accuracy.get("pgd", accuracy["clean"])
         if selecting and (self.best is None or score > self.best["accuracy"]):

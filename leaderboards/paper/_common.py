@@ -110,32 +110,27 @@ def ablation(
         columns=columns,
         rows=rows,
         where={"dataset": "CIFAR-100", "tau": str(tau)},
-        welcome=InclusionRule(
+        includes=InclusionRule(
             ("cifar100",), ("adversarial",), ("name",), small=small, methods=("ikl",)
         ),
         first_run=f"python -m harness run --recipe table{number}/ikl-a20-b3",
-        compete=("group",),
+        ranked_within=("group",),
         panels={
             "(a)": f"Effects of {ALPHA} with {BETA} = 3",
             "(b)": f"Effects of {BETA} with {ALPHA} = 20",
         },
-        disputed=(
-            Disputed({"panel": "a", "alpha": "24"}, SAME_ROW, ("clean", "aa")),
-            *disputed,
-        ),
+        disputed=(Disputed({"panel": "a", "alpha": "24"}, SAME_ROW, ("clean", "aa")), *disputed),
         logged=logged,
         remarks=(
             "The paper's alpha is wmse_weight here, its beta ce_weight, its tau temperature; the "
             "released code swaps alpha and beta.",
-            f"Network and augmentation are not printed; the row {same_row} of Table 2: WRN-34-10, "
-            "basic augmentation.",
+            "Architecture and augmentation are not printed; the row "
+            f"{same_row} of Table 2: WRN-34-10, basic augmentation.",
         ),
     )
 
 
-def pairs(
-    teachers_students: tuple[tuple[str, str], ...],
-) -> tuple[ColumnSpec, ...]:
+def pairs(teachers_students: tuple[tuple[str, str], ...]) -> tuple[ColumnSpec, ...]:
     """One column of top-1 accuracy a pair of teacher and student."""
     return tuple(
         ColumnSpec(

@@ -65,7 +65,7 @@ TABLE = TableSpec(
             "computed from the numbers shown.",
         ),
     ),
-    welcome=InclusionRule(
+    includes=InclusionRule(
         ("cifar100",),
         ("adversarial",),
         ("", "", "", "name"),
@@ -75,7 +75,7 @@ TABLE = TableSpec(
     first_run="python -m harness run --recipe table1/ikl",
     logged=(Logged({"index": "(e)"}, BEST_LOG, LOG_SOURCE),),
     remarks=(
-        "Weights, network, augmentation and seeds are not printed; the numbers of row (e) are "
+        "Weights, architecture, augmentation and seeds are not printed; the numbers of row (e) are "
         "those of IKL-AT in Table 2: WRN-34-10, basic augmentation.",
     ),
 )

@@ -42,7 +42,7 @@ TABLE = TableSpec(
             selection="best-on-test",
             notes=(
                 "The numbers are those of AT-AWP, which also rotates the images; the authors of "
-                "ACAT report 62.41 / 29.54 for TRADES-AWP on this network.",
+                "ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
             ),
         ),
         row(
@@ -109,7 +109,7 @@ TABLE = TableSpec(
         row("IKL-AT", "", "WRN-28-10", "50M", "table2/ikl-50m", "ikl"),
     ),
     where={"dataset": "CIFAR-100"},
-    compete=("augmentation",),
+    ranked_within=("augmentation",),
     stub="Dataset",
     stub_text=f"CIFAR-100 ({THREAT})",
     differences=(
@@ -131,7 +131,7 @@ TABLE = TableSpec(
             "generated images, of Wang et al. with as many.",
         ),
     ),
-    welcome=InclusionRule(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
+    includes=InclusionRule(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
     threat=("cifar100", "8/255"),
     first_run="python -m harness run --recipe table2/ikl-a20-b3",
     logged=(

@@ -61,7 +61,7 @@ TABLE = TableSpec(
     models=3,
     images=50_000,
     stub="Distillation manner",
-    welcome=InclusionRule(("imagenet",), ("distillation",), ("name", "")),
+    includes=InclusionRule(("imagenet",), ("distillation",), ("name", "")),
     first_run="python -m harness run --method ikl-kd --recipe table3/resnet34-resnet18",
     disputed=(
         Disputed(

@@ -11,14 +11,7 @@ from leaderboards.paper._common import (
     UNKNOWN_EPOCH,
     ikl_params,
 )
-from leaderboards.spec import (
-    Baseline,
-    DifferenceSpec,
-    Disputed,
-    InclusionRule,
-    Logged,
-    TableSpec,
-)
+from leaderboards.spec import Baseline, DifferenceSpec, Disputed, InclusionRule, Logged, TableSpec
 
 TABLE = TableSpec(
     number=4,
@@ -67,7 +60,7 @@ TABLE = TableSpec(
             "Basic",
             "table4/las-at",
             "las-awp",
-            notes=("RobustBench also lists 84.98 / 56.26 for this method and network.",),
+            notes=("RobustBench also lists 84.98 / 56.26 for this method and architecture.",),
         ),
         row(
             "ACAT",
@@ -110,7 +103,7 @@ TABLE = TableSpec(
         row("IKL-AT", "", "WRN-28-10", "20M", "table4/ikl-20m", "ikl"),
     ),
     where={"dataset": "CIFAR-10"},
-    compete=("augmentation",),
+    ranked_within=("augmentation",),
     stub="Dataset",
     stub_text=f"CIFAR-10 ({THREAT})",
     differences=(
@@ -137,7 +130,7 @@ TABLE = TableSpec(
             "without generated images, of Wang et al. with as many.",
         ),
     ),
-    welcome=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
+    includes=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
     threat=("cifar10", "8/255"),
     first_run="python -m harness run --recipe table4/ikl",
     disputed=(
@@ -150,9 +143,7 @@ TABLE = TableSpec(
     ),
     logged=(
         Logged(
-            {"method": "IKL-AT", "augmentation": "Basic"},
-            {"clean": 85.31, "aa": 57.09},
-            LOG_SOURCE,
+            {"method": "IKL-AT", "augmentation": "Basic"}, {"clean": 85.31, "aa": 57.09}, LOG_SOURCE
         ),
         Logged(
             {"method": "IKL-AT", "augmentation": "20M Generated Data"},

@@ -1,4 +1,4 @@
-"""Table 5: knowledge distillation on CIFAR-100 between networks of one kind."""
+"""Table 5: knowledge distillation on CIFAR-100 within one family of architectures."""
 
 from leaderboards.paper._common import (
     BEST_ON_TEST,
@@ -26,10 +26,10 @@ LOGITS = (
 
 TABLE = TableSpec(
     number=5,
-    title="Knowledge distillation on CIFAR-100, like networks",
+    title="Knowledge distillation on CIFAR-100, same architecture",
     caption=(
-        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are networks of one kind. The "
-        "last row is the gain over classical KD; the best of all methods is underlined."
+        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of one family. The last "
+        "row is the gain over classical KD; the best of all methods is underlined."
     ),
     protocol="CIFAR-100, mean of three runs",
     selection=KD_SELECTION,
@@ -49,7 +49,7 @@ TABLE = TableSpec(
     attacked=False,
     models=3,
     stub="Distillation manner",
-    welcome=DISTILLED,
+    includes=DISTILLED,
     first_run="python -m harness run --method ikl-kd --recipe table5/resnet56-resnet20",
     disputed=(
         Disputed(

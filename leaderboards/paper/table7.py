@@ -1,4 +1,4 @@
-"""Table 7: knowledge distillation on CIFAR-100 between networks of different kinds."""
+"""Table 7: knowledge distillation on CIFAR-100 between families of architectures."""
 
 from leaderboards.paper._common import (
     DISTILLED,
@@ -12,10 +12,10 @@ from leaderboards.spec import Disputed, TableSpec
 
 TABLE = TableSpec(
     number=7,
-    title="Knowledge distillation on CIFAR-100, different networks",
+    title="Knowledge distillation on CIFAR-100, different architectures",
     caption=(
-        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are networks of different "
-        "kinds. The last row is the gain over classical KD; the best of all methods is underlined."
+        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of different families. The "
+        "last row is the gain over classical KD; the best of all methods is underlined."
     ),
     protocol="CIFAR-100, mean of three runs",
     selection=KD_SELECTION,
@@ -34,7 +34,7 @@ TABLE = TableSpec(
     attacked=False,
     models=3,
     stub="Distillation manner",
-    welcome=DISTILLED,
+    includes=DISTILLED,
     first_run="python -m harness run --method ikl-kd --recipe table7/resnet32x4-shufflenet-v1",
     disputed=(
         Disputed(

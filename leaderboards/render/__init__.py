@@ -1,1 +1,1 @@
-"""A rendered table as terminal text, Markdown, LaTeX, CSV, HTML and JSON."""
+"""A table as terminal text, Markdown, LaTeX, CSV, HTML and JSON: one format a file."""

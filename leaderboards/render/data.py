@@ -8,27 +8,17 @@ import io
 import json
 from typing import Any
 
-from leaderboards.render.text import method_of
 from leaderboards.table import Number, Table
 
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
-OWN = (
-    "value",
-    "badge",
-    "low",
-    "high",
-    "std",
-    "n",
-    "seeds",
-    "bold",
-    "underlined",
-    "from_print",
-    "recomputed",
-    "disputed",
-    "note",
+# Fields of a number; its flags and runs follow.
+OWN = tuple(
+    field.name
+    for field in dataclasses.fields(Number)
+    if field.name not in ("difference", "flags", "run_ids")
 )
 FIELDS = (
-    *("table", "row", "kind", "section", "name"),
+    *("table", "row", "kind", "section", "rank", "partial", "name"),
     *FACTS,
     *("column", "metric", "difference"),
     *OWN,
@@ -44,50 +34,37 @@ def to_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
-    columns = {column.key: column for column in table.columns}
-    for place, row in enumerate(table.rows, 1):
+    metrics = {column.key: column.metric for column in table.columns}
+    for position, row in enumerate(table.rows, 1):
         for key, cell in row.cells.items():
-            column = columns[key]
             for number in cell.numbers:
-                writer.writerow(
-                    {name: _guarded(row.facts.get(name, "")) for name in FACTS}
-                    | {
-                        "table": table.number,
-                        "row": place,
-                        "kind": row.kind,
-                        "section": _guarded(row.group),
-                        "name": _guarded(method_of(table, row)),
-                        "column": key,
-                        "metric": column.metric,
-                        "difference": int(column.difference or row.kind == "difference"),
-                    }
-                    | _own(number)
-                )
+                facts = {
+                    "table": table.number,
+                    "row": position,
+                    "kind": row.kind,
+                    "section": row.group,
+                    "rank": row.rank,
+                    "partial": row.partial,
+                    "name": table.name_of(row),
+                    "column": key,
+                    "metric": metrics[key],
+                }
+                facts |= {name: row.facts.get(name, "") for name in FACTS}
+                facts |= {name: getattr(number, name) for name in (*OWN, "difference")}
+                facts["flags"], facts["run_ids"] = map(" ".join, (number.flags, number.run_ids))
+                writer.writerow({name: _plain(value) for name, value in facts.items()})
     return text.getvalue()
 
 
 def to_json(table: Table) -> str:
-    """The whole table, as ``leaderboards.table`` describes it."""
-    return json.dumps(plain(table), indent=2, ensure_ascii=False) + "\n"
+    """The whole table, with the fields of ``leaderboards.table``."""
+    return json.dumps(dataclasses.asdict(table), indent=2, ensure_ascii=False) + "\n"
 
 
-def plain(table: Table) -> dict[str, Any]:
-    """The table as what JSON knows: objects, lists, text and numbers."""
-    return dataclasses.asdict(table)
-
-
-def _own(number: Number) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for name in OWN:
-        value = getattr(number, name)
-        facts[name] = "" if value is None else int(value) if isinstance(value, bool) else value
-    return facts | {
-        "note": _guarded(number.note),
-        "flags": _guarded(" ".join(number.flags)),
-        "run_ids": " ".join(number.run_ids),
-    }
-
-
-def _guarded(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _plain(value: Any) -> Any:
+    """A value as CSV has it: 1 for true, and text that no spreadsheet takes for a formula."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from leaderboards.render.text import is_signed, rows_with_numbers, sections, value_text
+from leaderboards.render.text import deviation_text, rows_with_numbers, sections, value_text
 from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
@@ -54,10 +54,20 @@ AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 
 @dataclass(frozen=True)
 class _Slot:
-    """One LaTeX column of numbers: a column of the table, printed or ours."""
+    """One LaTeX column of numbers: a column of the table and its side, printed or ours.
+
+    A ranking has one number a cell, so its columns have no side.
+    """
 
     column: Column
-    ours: bool
+    side: str
+
+    def number(self, row: Row) -> Number | None:
+        """A row's number in this column."""
+        if not self.side:
+            return row.number(self.column.key)
+        cell = row.cells.get(self.column.key)
+        return None if cell is None else cell.ours if self.side == "ours" else cell.printed
 
 
 def to_latex(table: Table, *, ours: bool = True) -> str:
@@ -65,12 +75,12 @@ def to_latex(table: Table, *, ours: bool = True) -> str:
 
     Args:
         table: the table.
-        ours: whether our numbers, differences and rows stand in it too; without them it is as
+        ours: whether our numbers, differences and rows are included; without them it is as
             printed.
     """
     rows = rows_with_numbers(table.rows, ours=ours)
     rows = [row for row in rows if ours or row.kind in AS_PRINTED]
-    caption = escape(table.caption)
+    caption, label = escape(table.caption or table.title), f"tab:paper-{table.number}"
     body = []
     if table.panels:
         printed = [(name, own) for name, own in sections(rows) if name in table.panels]
@@ -88,24 +98,11 @@ def to_latex(table: Table, *, ours: bool = True) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption}}}",
-            rf"\label{{tab:paper-{table.number}}}",
+            *([rf"\label{{{label}}}"] if table.number else []),
             *body,
             r"\end{table}",
             "",
         ]
-    )
-
-
-def document(table: Table, *, ours: bool = True) -> str:
-    """A whole document that holds the table, to compile by itself."""
-    packages = "\n".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
-    return (
-        "\\documentclass{article}\n"
-        f"{packages}\n\\usepackage[margin=1cm,landscape]{{geometry}}\n"
-        # A caption above its table, which bears the number it has in the paper.
-        "\\setlength{\\belowcaptionskip}{6pt}\n"
-        f"\\setcounter{{table}}{{{table.number - 1}}}\n"
-        f"\\begin{{document}}\n{to_latex(table, ours=ours)}\\end{{document}}\n"
     )
 
 
@@ -118,16 +115,15 @@ def escape(text: str) -> str:
 
 
 def _slots(table: Table, rows: Sequence[Row], ours: bool) -> list[_Slot]:
+    """The columns that have a number."""
     slots = []
     for column in table.columns:
-        cells = [row.cells[column.key] for row in rows if column.key in row.cells]
-        if not column.difference or (ours and any(cell.numbers for cell in cells)):
-            if not column.difference and any(cell.printed for cell in cells):
-                slots.append(_Slot(column, False))
-            elif column.difference and any(cell.printed for cell in cells):
-                slots.append(_Slot(column, False))
-            if ours and any(cell.ours for cell in cells):
-                slots.append(_Slot(column, True))
+        sides = ("",) if table.ranked_by else ("printed", "ours") if ours else ("printed",)
+        if column.difference and not ours:
+            continue
+        for slot in (_Slot(column, side) for side in sides):
+            if any(slot.number(row) for row in rows):
+                slots.append(slot)
     return slots
 
 
@@ -186,8 +182,8 @@ def _heads(table: Table, rows: Sequence[Row], slots: Sequence[_Slot], stub: int)
         lines.append(" & ".join([*map(escape, labels), *titles, *last]) + ROW_END)
         if level < len(alone):
             lines.append(_row(table, alone[level], slots, [""] * stub, labelled=False))
-    if any(slot.ours for slot in slots):
-        kinds = ["ours" if slot.ours else "printed" for slot in slots]
+    if any(slot.side == "ours" for slot in slots):
+        kinds = [slot.side for slot in slots]
         blank = [""] * (stub + first)
         lines.append(" & ".join([*blank, *kinds, *[""] * table.last_labels]) + ROW_END)
     return lines
@@ -206,30 +202,21 @@ def _merged(titles: Sequence[str], never: bool) -> list[str]:
 
 
 def _row(
-    table: Table,
-    row: Row,
-    slots: Sequence[_Slot],
-    stub: list[str],
-    *,
-    labelled: bool = True,
+    table: Table, row: Row, slots: Sequence[_Slot], stub: list[str], *, labelled: bool = True
 ) -> str:
     first = len(table.labels) - table.last_labels
     labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)
-    cells = [_cell(row, slot) for slot in slots]
+    cells = [_number(slot.number(row), slot.column) for slot in slots]
     if row.kind not in AS_PRINTED and stub:
-        # Names of rows that the paper has not are longer: they take the width of the stub too.
+        # Names of rows that the paper does not have are longer and take the stub's width too.
         labels[0], stub = rf"\multicolumn{{{len(stub) + 1}}}{{l}}{{{labels[0]}}}", []
     return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
 
 
-def _cell(row: Row, slot: _Slot) -> str:
-    cell = row.cells.get(slot.column.key)
-    number = (cell.ours if slot.ours else cell.printed) if cell else None
-    return _number(number, row, slot.column) if number else ""
-
-
-def _number(number: Number, row: Row, column: Column) -> str:
-    text = escape(value_text(number, column, signed=is_signed(row, column)))
+def _number(number: Number | None, column: Column) -> str:
+    if number is None:
+        return ""
+    text = escape(value_text(number, column))
     if text.startswith("-"):
         text = f"$-${text[1:]}"
     if number.bold:
@@ -237,5 +224,5 @@ def _number(number: Number, row: Row, column: Column) -> str:
     if number.underlined:
         text = rf"\underline{{{text}}}"
     if number.std is not None:
-        text += rf" $\pm$ {number.std:.{column.decimals}f}"
+        text += rf" $\pm$ {deviation_text(number, column)}"
     return text

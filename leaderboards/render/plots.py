@@ -1,189 +1,218 @@
-"""Trade-offs as SVG that stands in a page by itself."""
+"""Trade-offs as SVG that needs no script, drawn by Altair."""
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any, TypeVar
 
-from leaderboards.render.text import method_of
-from leaderboards.table import FLAGGED, INTERVAL, MEANINGS, SMALL, Number, Table
+from leaderboards.table import (
+    DIFFERENCE_ROW,
+    FLAGGED,
+    HEAD_ROW,
+    INTERVAL,
+    MEANINGS,
+    PRINTED,
+    REPRODUCED,
+    ROBUSTBENCH,
+    SMALL,
+    Number,
+    Table,
+)
 
-WIDTH, HEIGHT = 720, 440
-LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 46
-# About the width of a letter.
+WIDTH, HEIGHT = 640, 380
+# About the width of a letter of a label, in pixels.
 LETTER = 6.4
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+# Colours of the page, so that a plot follows its light or dark scheme.
+INK, DIM, LINE, OURS, ALERT = (f"var(--{name})" for name in ("ink", "dim", "line", "ours", "alert"))
+SHAPES = {PRINTED: "circle", REPRODUCED: "triangle-up", ROBUSTBENCH: "square"}
+SHAPE_NAMES = {PRINTED: "circle", REPRODUCED: "triangle", ROBUSTBENCH: "square"}
+COLOURS = {PRINTED: DIM, REPRODUCED: OURS, ROBUSTBENCH: ALERT}
+
+# Plots of a table: the columns across and up, and their titles.
+ACCURACIES = (("clean", "aa", "Clean accuracy, percent", "AutoAttack accuracy, percent"),)
+PLOTS = {
+    2: ACCURACIES,
+    3: tuple(
+        (f"{pair}/time", pair, "Seconds an iteration", f"Top-1 of {student}, percent")
+        for pair, student in (
+            ("resnet34/resnet18", "ResNet18"),
+            ("resnet50/mobilenetv1", "MobileNetV1"),
+        )
+    ),
+    4: ACCURACIES,
+}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model in a plot; ``badge`` is its shape."""
+    """One model in a plot."""
 
     name: str
     x: Number
     y: Number
 
     @property
-    def badge(self) -> str:
-        """Where its numbers come from."""
-        return self.y.badge
-
-    @property
     def is_flagged(self) -> bool:
         """Whether there is reason to doubt one of its numbers."""
         return bool(self.x.flags or self.y.flags)
+
+    @property
+    def text(self) -> str:
+        """Name and numbers, with ``?`` if it is flagged."""
+        return f"{self.name} ({self.x.value:g}, {self.y.value:g}){FLAGGED * self.is_flagged}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot and what it shows, in words."""
+
+    svg: str
+    caption: str
+
+
+def plots_of(table: Table) -> list[Figure]:
+    """The figures of a table of the paper."""
+    columns = {column.key: column for column in table.columns}
+    figures = []
+    for x, y, x_title, y_title in PLOTS.get(table.number, ()):
+        points = points_of(table, x, y)
+        if points:
+            lower = columns[x].lower_is_better
+            figures.append(scatter(points, x_title, y_title, x_lower=lower))
+    return figures
 
 
 def points_of(table: Table, x: str, y: str) -> list[Point]:
     """The rows with both numbers, printed, published and ours; small scale is left out."""
     points = []
     for row in table.rows:
-        across, up = row.cells.get(x), row.cells.get(y)
-        if across is None or up is None or row.kind in ("head", "difference"):
-            continue
-        for one, other in ((across.printed, up.printed), (across.ours, up.ours)):
-            if one and other and one.badge != SMALL:
-                points.append(Point(method_of(table, row), one, other))
+        if x in row.cells and y in row.cells and row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
+            across, up = row.cells[x], row.cells[y]
+            for one, other in ((across.printed, up.printed), (across.ours, up.ours)):
+                if one and other and one.badge != SMALL:
+                    points.append(Point(table.name_of(row), one, other))
     return points
 
 
-def front(points: Sequence[Point], *, less_is_better: bool = False) -> list[Point]:
-    """The points that no other equals or beats in both numbers, from left to right."""
-    sign = -1 if less_is_better else 1
-    ordered = sorted(points, key=lambda p: (sign * p.x.value, p.y.value), reverse=True)
-    kept: list[Point] = []
+def pareto_front(
+    points: Sequence[tuple[float, float, T]], *, x_lower: bool = False, y_lower: bool = False
+) -> list[T]:
+    """The points that no other equals or beats in both numbers, by ascending x.
+
+    Args:
+        points: x, y and whatever stands for the point.
+        x_lower: whether small x is good.
+        y_lower: whether small y is good.
+    """
+    signs = (1 if x_lower else -1, 1 if y_lower else -1)
+    ordered = sorted(points, key=lambda point: (signs[0] * point[0], signs[1] * point[1]))
+    kept: list[tuple[float, float, T]] = []
     for point in ordered:
-        if not kept or point.y.value > kept[-1].y.value:
+        if not kept or signs[1] * point[1] < signs[1] * kept[-1][1]:
             kept.append(point)
-    return sorted(kept, key=lambda p: p.x.value)
+    return [point for *_, point in (kept if x_lower else kept[::-1])]
+
+
+def front_of(points: Sequence[Point], *, x_lower: bool = False) -> list[Point]:
+    """The Pareto front of some points, high y being good."""
+    return pareto_front([(p.x.value, p.y.value, p) for p in points], x_lower=x_lower)
 
 
 def scatter(
-    points: Sequence[Point], x_title: str, y_title: str, *, less_is_better: bool = False
-) -> str:
-    """A figure: points with intervals, the front as a stepped line, and in words who is on it.
+    points: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool = False
+) -> Figure:
+    """Points with intervals, the front as a stepped line, and in words which points are on it."""
+    import vl_convert
 
-    Empty where there are no points.
-    """
-    if not points:
-        return ""
-    across = _Scale([p.x.value for p in points], LEFT, WIDTH - RIGHT)
-    up = _Scale([p.y.value for p in points], HEIGHT - BOTTOM, TOP)
-    best = front(points, less_is_better=less_is_better)
-    drawn = [*_axes(across, up, x_title, y_title), _line(best, across, up)]
-    # Boxes that a label must not cover, as left, right and middle: the points, then labels too.
-    taken = [(across(p.x.value) - 5, across(p.x.value) + 5, up(p.y.value)) for p in points]
-    for point in sorted(points, key=lambda p: p not in best):
-        drawn += _point(point, across, up, taken)
-    names = "; ".join(
-        f"{p.name} ({p.x.value:g}, {p.y.value:g}) {p.badge}{FLAGGED * p.is_flagged}" for p in best
-    )
-    shapes = {"P": "circle", "R": "triangle", "RB": "square"}
-    present = dict.fromkeys(p.badge for p in points)
-    key = "; ".join(f"{shapes[badge]}: {MEANINGS[badge]}" for badge in present)
+    front = front_of(points, x_lower=x_lower)
+    chart = _chart(points, front, x_title, y_title)
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    # Browsers show a title, but no description, to who points at a mark.
+    svg = re.sub(r'(<path aria-label="([^"]*)"[^>]*)/>', r"\1><title>\2</title></path>", svg)
+    names = "; ".join(f"{p.text} {p.y.badge}" for p in front)
+    badges = dict.fromkeys(p.y.badge for p in points)
+    key = "; ".join(f"{SHAPE_NAMES[badge]}: {MEANINGS[badge]}" for badge in badges)
     if any(p.is_flagged for p in points):
         key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
-    words = f"{len(points)} models. None is better in both than: {names}. {key.capitalize()}."
-    if any(number.low is not None for p in points for number in (p.x, p.y)):
-        words += f" Lines: {INTERVAL}."
+    caption = f"{len(points)} models. None is better in both than: {names}. {key.capitalize()}."
+    if any(p.y.interval for p in points):
+        caption += f" Lines: {INTERVAL}."
+    return Figure(svg, caption)
+
+
+def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
+    """The names of the points that have room for one to their right, those on the front first."""
+    xs, ys = [p.x.value for p in points], [p.y.value for p in points]
+    wide, high = max(max(xs) - min(xs), 1e-9), max(max(ys) - min(ys), 1e-9)
+    pixels = [
+        ((x - min(xs)) / wide * WIDTH, (y - min(ys)) / high * HEIGHT)
+        for x, y in zip(xs, ys, strict=True)
+    ]
+    labels = [""] * len(points)
+    taken = [(x - 5, x + 5, y) for x, y in pixels]
+    for place in sorted(range(len(points)), key=lambda place: points[place] not in front):
+        x, y = pixels[place]
+        left, right = x + 6, x + 8 + LETTER * len(points[place].name)
+        if all(right < start or left > end or abs(y - at) > 11 for start, end, at in taken):
+            labels[place] = points[place].name
+            taken.append((left, right, y))
+    return labels
+
+
+def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_title: str) -> Any:
+    """The Altair chart."""
+    import altair as alt
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "name": [p.text for p in points],
+            "label": _labels(points, front),
+            "badge": [p.y.badge for p in points],
+            "x": [p.x.value for p in points],
+            "y": [p.y.value for p in points],
+            "low": [p.y.interval[0] if p.y.interval else None for p in points],
+            "high": [p.y.interval[1] if p.y.interval else None for p in points],
+        }
+    )
+    badges = list(dict.fromkeys(frame["badge"]))
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=16))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=16))
+    colour = alt.Color("badge:N", legend=None).scale(
+        domain=badges, range=[COLOURS[badge] for badge in badges]
+    )
+    shape = alt.Shape("badge:N", legend=None).scale(
+        domain=badges, range=[SHAPES[badge] for badge in badges]
+    )
+    base = alt.Chart(frame).encode(x=x, color=colour)
+    steps = alt.Chart(frame[[p in front for p in points]])
+    layers = [
+        steps.mark_line(interpolate="step-before", strokeDash=[4, 3], color=DIM).encode(x=x, y=y),
+        base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"),
+        base.mark_point(size=55, opacity=1).encode(
+            y=y, shape=shape, description=alt.Description("name:N")
+        ),
+        alt.Chart(frame).mark_text(align="left", dx=8, color=INK).encode(x=x, y=y, text="label:N"),
+    ]
+    title = f"{y_title} against {x_title}, {len(points)} models"
     return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(y_title)} against {escape(x_title)}, {len(points)} models">'
-        f'{"".join(drawn)}</svg><figcaption class="dim">{escape(words)}</figcaption></figure>'
-    )
-
-
-class _Scale:
-    """From values to pixels, over round numbers."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        low, high = min(values), max(values)
-        span = max(high - low, 1e-6)
-        self.step = next((step for step in STEPS if span / step <= 8), 100)
-        self._low = math.floor((low - 0.04 * span) / self.step) * self.step
-        self._high = math.ceil((high + 0.04 * span) / self.step) * self.step
-        self._start, self._end = start, end
-
-    def __call__(self, value: float) -> float:
-        share = (value - self._low) / (self._high - self._low)
-        return self._start + share * (self._end - self._start)
-
-    @property
-    def ticks(self) -> list[float]:
-        count = round((self._high - self._low) / self.step)
-        return [round(self._low + place * self.step, 6) for place in range(count + 1)]
-
-
-def _axes(across: _Scale, up: _Scale, x_title: str, y_title: str) -> list[str]:
-    floor, drawn = HEIGHT - BOTTOM, []
-    for tick in across.ticks:
-        x = across(tick)
-        drawn.append(f'<line class="axis" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{floor}"/>')
-        drawn.append(f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{tick:g}</text>')
-    for tick in up.ticks:
-        y = up(tick)
-        drawn.append(
-            f'<line class="axis" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>'
+        alt.layer(*layers)
+        .properties(width=WIDTH, height=HEIGHT, description=title, background="transparent")
+        .configure_view(stroke=None)
+        .configure(font="system-ui, sans-serif")
+        .configure_axis(
+            titlePadding=10,
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            gridColor=LINE,
+            domainColor=LINE,
+            tickColor=LINE,
+            labelColor=INK,
+            titleColor=INK,
         )
-        drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    drawn.append(
-        f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
     )
-    drawn.append(
-        f'<text transform="translate(14 {(TOP + floor) / 2:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_title)}</text>'
-    )
-    return drawn
-
-
-def _line(best: Sequence[Point], across: _Scale, up: _Scale) -> str:
-    path = ""
-    for number, point in enumerate(best):
-        x, y = across(point.x.value), up(point.y.value)
-        path += f"M{x:.1f} {y:.1f}" if number == 0 else f"V{y:.1f}H{x:.1f}"
-    return f'<path class="front" d="{path}"/>'
-
-
-def _point(
-    point: Point, across: _Scale, up: _Scale, taken: list[tuple[float, float, float]]
-) -> list[str]:
-    x, y = across(point.x.value), up(point.y.value)
-    drawn = []
-    if point.y.low is not None and point.y.high is not None:
-        low = min(up(point.y.low), HEIGHT - BOTTOM)
-        high = max(up(point.y.high), TOP)
-        drawn.append(
-            f'<line class="{point.badge}" stroke-opacity=".45" x1="{x:.1f}" y1="{low:.1f}" '
-            f'x2="{x:.1f}" y2="{high:.1f}"/>'
-        )
-    mark = FLAGGED * point.is_flagged
-    numbers = f"{point.x.value:g}, {point.y.value:g}{mark}"
-    title = f"<title>{escape(point.name)}: {numbers}</title>"
-    drawn.append(f'<g class="{point.badge}">{title}{_shape(point.badge, x, y)}</g>')
-    # A label that would cover something is left to the title that pointing shows.
-    width = LETTER * len(point.name)
-    for left, anchor in ((x + 9, "start"), (x - 9 - width, "end")):
-        inside = left > LEFT and left + width < WIDTH - RIGHT
-        free = all(
-            left > end or left + width < start or abs(y - at) > 11 for start, end, at in taken
-        )
-        if inside and free:
-            taken.append((left, left + width, y))
-            edge = left if anchor == "start" else left + width
-            drawn.append(
-                f'<text x="{edge:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">'
-                f"{escape(point.name)}</text>"
-            )
-            break
-    return drawn
-
-
-def _shape(badge: str, x: float, y: float) -> str:
-    if badge == "R":
-        return f'<path d="M{x:.1f} {y - 6:.1f}l6 11h-12z"/>'
-    if badge == "RB":
-        return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'

@@ -1,9 +1,9 @@
-"""A table for the terminal: as many columns side by side as fit, the others in further blocks."""
+"""A table for the terminal: the paper's in blocks of columns that fit, a ranking in one block."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,65 +11,117 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from leaderboards.render.text import (
+    PLUS_MINUS,
     ascii_only,
     disputes,
     extra_text,
-    flags,
+    flag_texts,
     legend,
+    notes,
     number_text,
-    row_notes,
     rows_with_numbers,
-    sections,
+    titled_sections,
 )
-from leaderboards.table import Column, Number, Row, Table
+from leaderboards.table import (
+    DISPUTED,
+    FLAGGED,
+    INTERVAL,
+    MEANINGS,
+    OF_MEANS,
+    PARTIAL,
+    Column,
+    Number,
+    Row,
+    Table,
+)
 
 GAP = 2
 LABEL_WIDTH = 26
 # Labels beyond this share of the width leave too little for numbers.
 LABEL_SHARE = 0.55
 
+# A ranking: the mark of the own run, where long names of methods fold, and which columns are left
+# out first where the width is short, after those that say nothing new.
+OWN_MARK = "> "
+METHOD_WIDTH = 16
+LEFT_OUT_FIRST = (
+    *("FAB-T", "Seeds", "s/iter", "APGD-CE", "APGD-T", "Square", "Clean"),
+    *("Architecture", "Src", "#"),
+)
+
 
 def print_table(table: Table, console: Console) -> None:
     """Print title, table, legend, contradictions and notes."""
-    ascii_ = not console.encoding.startswith("utf")
+    ascii_ = _is_ascii(console)
 
-    def say(text: str, style: str = "") -> None:
+    def write(text: str, style: str = "") -> None:
         console.print(Text(ascii_only(text) if ascii_ else text, style=style))
 
     table = _in_ascii(table) if ascii_ else table
-    say(f"Table {table.number}: {table.title}", "bold")
-    say(table.protocol)
-    blocks = _blocks(table, console)
-    several = len(sections(table.rows)) > 1
-    for number, columns in enumerate(blocks):
+    write(f"Table {table.number}: {table.title}", "bold")
+    write(table.protocol)
+    for number, columns in enumerate(_blocks(table, console)):
         if number:
-            say("")
-            say(f"Table {table.number}, continued", "bold")
-        # Another block is for further numbers: a row that has none there is not told again.
-        keys = [column.key for column in columns]
-        found = sections(rows_with_numbers(table.rows, columns=keys))
-        for place, (name, rows) in enumerate(found):
-            title = f"{name} {table.panels.get(name, '')}".strip()
+            write("")
+            write(f"Table {table.number}, continued", "bold")
+        # A further block is for further numbers: a row that has none there is not repeated.
+        found = rows_with_numbers(table.rows, columns=[column.key for column in columns])
+        for place, (title, rows) in enumerate(titled_sections(table, found)):
             grid = _grid(table, columns, rows, console, header=place == 0)
-            if title and several:
+            if title:
                 console.print(Text(title, style="italic"))
             console.print(grid)
     for line in legend(table):
-        say(line, "dim")
+        write(line, "dim")
     for where, evidence in disputes(table):
-        say(f"!  {where}: {evidence}")
-    for line in flags(table):
-        say(f"?  {line}")
-    for name, note in row_notes(table):
-        say(f"{name}: {note}", "dim")
-    for remark in (f"Epoch: {table.selection}", *table.remarks):
-        say(remark, "dim")
+        write(f"{DISPUTED}  {where}: {evidence}")
+    for line in flag_texts(table):
+        write(f"{FLAGGED}  {line}")
+    for line in notes(table):
+        write(line, "dim")
     if table.message:
-        say(table.message)
+        write(table.message)
     if not table.has_ours:
         console.print(
             Text(f"first number of ours: {table.first_run}", style="bold"), soft_wrap=True
         )
+
+
+def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
+    """Print a ranking with as many columns as the console's width holds, and its legend.
+
+    Args:
+        table: the ranking; ``ranked_by`` is set.
+        facts: what all rows share, for the title; the dataset is the first.
+        console: where to print.
+    """
+    cells = [_ranking_cells(table, row, console) for row in table.rows]
+    columns = list(cells[0])
+    (ranking,) = (column.title for column in table.columns if column.key == table.ranked_by)
+    one_arch = len({row["Architecture"].lower() for row in cells}) == 1
+    one_seed = all(row["Seeds"] in ("", "1") for row in cells)
+    # The title says how many images; seeds are of interest where there is more than one.
+    needless = ["n", *["Seeds"] * one_seed]
+    left_out = []
+    for column in (*needless, *["Architecture"] * one_arch, *LEFT_OUT_FIRST):
+        if (
+            column in columns
+            and column != ranking
+            and _ranking_width(cells, columns) > console.width
+        ):
+            columns.remove(column)
+            left_out.append(column)
+    if one_arch and "Architecture" in left_out:
+        needless.append("Architecture")
+        facts = [facts[0], cells[0]["Architecture"], *facts[1:]]
+    console.print(Text(_encodable(" | ".join(facts), console), style="bold"))
+    console.print(_ranking_grid(table, cells, columns, ranking, console.width))
+    lines = _ranking_legend(table)
+    missed = [column for column in left_out if column not in needless]
+    if missed:
+        lines.append(f"left out at this width: {', '.join(missed)}")
+    for line in lines:
+        console.print(Text(_encodable(line, console), style="dim"))
 
 
 def _blocks(table: Table, console: Console) -> list[list[Column]]:
@@ -88,16 +140,8 @@ def _blocks(table: Table, console: Console) -> list[list[Column]]:
     return blocks
 
 
-def _grid(
-    table: Table,
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    console: Console,
-    *,
-    header: bool,
-) -> Grid:
-    """One section; all have columns of one width, and the first has the heads."""
-    grid = Grid(
+def _plain_grid(*, header: bool = True) -> Grid:
+    return Grid(
         box=box.SIMPLE_HEAD if header else None,
         show_header=header,
         show_edge=False,
@@ -105,6 +149,13 @@ def _grid(
         padding=(0, GAP - 1, 0, 0) if header else (0, GAP, 0, 0),
         header_style="bold",
     )
+
+
+def _grid(
+    table: Table, columns: Sequence[Column], rows: Sequence[Row], console: Console, *, header: bool
+) -> Grid:
+    """One section; all have columns of one width, and the first has the heads."""
+    grid = _plain_grid(header=header)
     for place, label in enumerate(table.labels):
         width = _label_width(table, place, console.width)
         grid.add_column(Text(label), width=width, overflow="fold")
@@ -127,17 +178,15 @@ def _cell(row: Row, column: Column, console: Console) -> Text:
 
 
 def _lines(row: Row, column: Column, console: Console) -> list[tuple[str, Number | None]]:
-    """The lines of a cell, each with its number; what is known besides has none."""
+    """The lines of a cell, each with its number; a line of further facts has none."""
     cell = row.cells.get(column.key)
     lines: list[tuple[str, Number | None]] = []
     for number in cell.numbers if cell else ():
-        lines.append((number_text(number, row, column), number))
-        extra = extra_text(number, column) if number.run_ids and not column.difference else ""
+        lines.append((number_text(number, column), number))
+        extra = extra_text(number, column)
         if extra:
             lines.append((extra, None))
-    if not console.encoding.startswith("utf"):
-        return [(ascii_only(text), number) for text, number in lines]
-    return lines
+    return [(_encodable(text, console), number) for text, number in lines]
 
 
 def _style(number: Number) -> str:
@@ -158,17 +207,102 @@ def _column_width(table: Table, column: Column, console: Console) -> int:
     return max(heads + cells)
 
 
+def _is_ascii(console: Console) -> bool:
+    return not console.encoding.startswith("utf")
+
+
+def _encodable(text: str, console: Console) -> str:
+    """The text, without what the console's encoding cannot print."""
+    return ascii_only(text) if _is_ascii(console) else text
+
+
 def _in_ascii(table: Table) -> Table:
     """The table with labels and heads for an output that takes ASCII only."""
+
+    def plain(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(ascii_only, texts))
+
     rows = [
-        dataclasses.replace(
-            row, labels=tuple(map(ascii_only, row.labels)), group=ascii_only(row.group)
-        )
+        dataclasses.replace(row, labels=plain(row.labels), group=ascii_only(row.group))
         for row in table.rows
     ]
-    columns = [
-        dataclasses.replace(column, heads=tuple(map(ascii_only, column.heads)))
-        for column in table.columns
-    ]
+    columns = [dataclasses.replace(column, heads=plain(column.heads)) for column in table.columns]
     panels = {name: ascii_only(text) for name, text in table.panels.items()}
     return dataclasses.replace(table, rows=tuple(rows), columns=tuple(columns), panels=panels)
+
+
+def _ranking_cells(table: Table, row: Row, console: Console) -> dict[str, str]:
+    """A row's texts by title: labels before the numbers, the numbers, labels behind them."""
+    texts = (_encodable(text, console) for text in row.labels)
+    labels = list(zip(table.labels, texts, strict=True))
+    numbers = {}
+    for column in table.columns:
+        number = row.number(column.key)
+        ranks = column.key == table.ranked_by
+        text = "" if number is None else number_text(number, column, badge=False, interval=ranks)
+        numbers[column.title] = _encodable(text, console)
+    before = len(labels) - table.last_labels
+    return dict([*labels[:before], *numbers.items(), *labels[before:]])
+
+
+def _ranking_width(cells: Sequence[Mapping[str, str]], columns: Sequence[str]) -> int:
+    """The width that a ranking needs, with long names of methods folded."""
+    return sum(_ranking_column_width(cells, column) + GAP for column in columns) - GAP
+
+
+def _ranking_column_width(cells: Sequence[Mapping[str, str]], column: str) -> int:
+    width = max(len(column), *(len(row[column]) for row in cells))
+    return min(width + len(OWN_MARK), METHOD_WIDTH) if column == "Method" else width
+
+
+def _ranking_grid(
+    table: Table,
+    cells: Sequence[Mapping[str, str]],
+    columns: Sequence[str],
+    ranking: str,
+    width: int,
+) -> Grid:
+    grid = _plain_grid()
+    spare = max(width - _ranking_width(cells, columns), 0)
+    for column in columns:
+        if column == "Method":
+            longest = max(len(row[column]) for row in cells) + len(OWN_MARK)
+            fits = min(longest, _ranking_column_width(cells, column) + spare)
+            grid.add_column(column, width=fits, overflow="fold")
+        else:
+            textual = column in ("#", "Architecture", "Src")
+            grid.add_column(column, no_wrap=True, justify="left" if textual else "right")
+    for row, texts in zip(table.rows, cells, strict=True):
+        shown = dict(texts) | {"Method": (OWN_MARK if row.own else "") + texts["Method"]}
+        bold = ("Method", ranking) if row.rank == "1" else ()
+        grid.add_row(*(Text(shown[name], style="bold" if name in bold else "") for name in columns))
+    return grid
+
+
+def _ranking_legend(table: Table) -> list[str]:
+    """Flags, badges, marks and intervals: those of the own run in full, of other rows by name."""
+    lines = []
+    for row in table.rows:
+        if row.own:
+            lines += [f"{FLAGGED}  {flag}" for flag in row.flags]
+        elif row.flags:
+            names = ", ".join(flag.partition(":")[0] for flag in row.flags)
+            lines.append(f"{FLAGGED}  {table.name_of(row)}: {names}")
+    shown = {number.badge for number in table.numbers}
+    shown |= {mark for number in table.numbers for mark in number.marks}
+    lines += [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+    ranking = [number for row in table.rows if (number := row.number(table.ranked_by))]
+    ranks = {row.rank for row in table.rows}
+    marks = [f"{OWN_MARK} this run"]
+    if "1=" in ranks:
+        marks.append("1=  95% interval overlaps the leader's")
+    if PARTIAL in ranks:
+        marks.append("partial  on a part of the data, not ranked")
+    if any(number.std is not None for number in table.numbers):
+        marks.append(f"a {PLUS_MINUS} b  mean and deviation over seeds")
+    lines.append("; ".join(marks))
+    if any(number.interval for number in ranking):
+        lines.append(f"[a, b]  {INTERVAL}")
+    if "1=" in ranks and any((number.seeds or 1) > 1 for number in ranking):
+        lines.append(f"1=  {OF_MEANS}")
+    return lines

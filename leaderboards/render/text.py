@@ -1,15 +1,15 @@
-"""Numbers as text, the same in every format."""
+"""Numbers as text, and the texts that all formats share."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from leaderboards.table import (
-    DIFFERENCE_ROW,
     DISPUTED,
     FLAGGED,
     INTERVAL,
     MEANINGS,
+    PUBLISHED_ROW,
     Column,
     Number,
     Row,
@@ -19,49 +19,73 @@ from leaderboards.table import (
 PLUS_MINUS = "\u00b1"
 
 
-def value_text(number: Number, column: Column, *, signed: bool = False) -> str:
+def value_text(number: Number, column: Column) -> str:
     """``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
-    sign = "+" if signed else ""
-    return f"{number.value:{sign}.{column.decimals}f}{column.unit}"
+    digits = ".3g" if column.decimals is None else f".{column.decimals}f"
+    return f"{number.value:{'+' if number.difference else ''}{digits}}{column.unit}"
 
 
-def is_signed(row: Row, column: Column) -> bool:
-    """Whether the numbers of a place are differences."""
-    return column.difference or row.kind == DIFFERENCE_ROW
+def deviation_text(number: Number, column: Column) -> str:
+    """The standard deviation as a table shows it; empty if there is none."""
+    if number.std is None:
+        return ""
+    return value_text(Number(number.std, number.badge), column).removesuffix(column.unit)
 
 
-def marks(number: Number) -> str:
-    """``!`` for a disputed number and ``?`` for a flagged one."""
-    return (DISPUTED if number.disputed else "") + (FLAGGED if number.flags else "")
+def number_text(
+    number: Number,
+    column: Column,
+    *,
+    badge: bool = True,
+    interval: bool = False,
+    marks: str | None = None,
+) -> str:
+    """A number in one line.
 
+    Args:
+        number: the number.
+        column: its column.
+        badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
+        interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
+        marks: what to show instead of ``Number.marks``.
 
-def number_text(number: Number, row: Row, column: Column) -> str:
-    """``31.45 P``, ``76.64 \u00b1 0.02 P``, ``63.59 P!``."""
-    text = value_text(number, column, signed=is_signed(row, column))
+    Returns:
+        Such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
+    """
+    marks = number.marks if marks is None else marks
+    parts = [value_text(number, column) + ("" if badge else marks)]
     if number.std is not None:
-        text += f" {PLUS_MINUS} {number.std:.{column.decimals}f}"
-    return f"{text} {number.badge}{marks(number)}"
+        parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
+    if interval and number.interval:
+        parts.append(interval_text(number))
+    if badge:
+        parts.append(number.badge + marks)
+    return " ".join(parts)
+
+
+def interval_text(number: Number) -> str:
+    """``[30.5, 32.4]``; empty if the number has no interval to show."""
+    return "[{:.1f}, {:.1f}]".format(*number.interval) if number.interval else ""
 
 
 def extra_text(number: Number, column: Column) -> str:
-    """What is known of one of our numbers besides: interval or seeds, and how far from print."""
-    parts = []
-    if number.low is not None and number.high is not None:
-        parts.append(f"[{number.low:.1f}, {number.high:.1f}]")
+    """What else is known of one of our numbers: interval or seeds, and how far from print."""
+    if not number.run_ids or number.difference:
+        return ""
+    parts = [interval_text(number)]
     if number.seeds is not None and number.seeds > 1:
         parts.append(f"{number.seeds} seeds")
     if number.from_print is not None:
         parts.append(f"P{number.from_print:+.{column.decimals}f}")
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 def legend(table: Table) -> list[str]:
     """What each badge and mark in the table means."""
     shown = {number.badge for number in table.numbers}
-    shown |= {DISPUTED for number in table.numbers if number.disputed}
-    shown |= {FLAGGED for number in table.numbers if number.flags}
+    shown |= {mark for number in table.numbers for mark in number.marks}
     lines = [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
-    if any(number.run_ids and number.low is not None for number in table.numbers):
+    if any(number.run_ids and number.interval for number in table.numbers):
         lines.append(f"[a, b]  {INTERVAL}")
     if any(number.from_print is not None for number in table.numbers):
         lines.append("P+0.10  a tenth of a point above the printed number")
@@ -71,42 +95,43 @@ def legend(table: Table) -> list[str]:
 
 
 def disputes(table: Table) -> list[tuple[str, str]]:
-    """Each contradiction once: where it stands, and the evidence."""
+    """Each contradiction once: the cells that it is about, and the evidence."""
     found: dict[str, list[str]] = {}
     for row in table.rows:
         for column in table.columns:
             cell = row.cells.get(column.key)
             if cell and cell.printed and cell.printed.disputed:
-                place = f"{method_of(table, row)}, {column.title}"
-                found.setdefault(cell.printed.disputed, []).append(place)
-    return [("; ".join(places), evidence) for evidence, places in found.items()]
+                where = f"{table.name_of(row)}, {column.title}"
+                found.setdefault(cell.printed.disputed, []).append(where)
+    return [("; ".join(cells), evidence) for evidence, cells in found.items()]
 
 
-def method_of(table: Table, row: Row) -> str:
-    """What a row is called."""
-    return row.labels[table.method_label] or " ".join(filter(None, row.labels))
+def flag_texts(table: Table) -> list[str]:
+    """Each reason to doubt a number, with its row, once."""
+    found = [f"{table.name_of(row)}: {flag}" for row in table.rows for flag in row.flags]
+    return list(dict.fromkeys(found))
 
 
-def row_notes(table: Table) -> list[tuple[str, str]]:
-    """What must be known of single printed rows: the row, the note."""
-    return [
-        (method_of(table, row), note)
+def notes(table: Table) -> list[str]:
+    """What a reader must know besides: of single printed rows, the epoch, the whole table."""
+    of_rows = [
+        f"{table.name_of(row)}: {note}"
         for row in table.rows
         for note in row.notes
-        if row.kind != "published"
+        if row.kind != PUBLISHED_ROW
     ]
+    epoch = [f"Epoch: {table.selection}"] if table.selection else []
+    return [*of_rows, *epoch, *table.remarks]
 
 
-def flags(table: Table) -> list[str]:
-    """Each reason to doubt a number that was measured, with its row, once."""
-    found = {
-        f"{method_of(table, row)}: {flag}": None
-        for row in table.rows
-        for cell in row.cells.values()
-        for number in cell.numbers
-        for flag in number.flags
-    }
-    return list(found)
+def remarks_text(table: Table) -> list[str]:
+    """Legend, contradictions, flags and notes, one line each."""
+    return [
+        *legend(table),
+        *(f"{DISPUTED}  {where}: {evidence}" for where, evidence in disputes(table)),
+        *(f"{FLAGGED}  {line}" for line in flag_texts(table)),
+        *notes(table),
+    ]
 
 
 def rows_with_numbers(
@@ -120,8 +145,8 @@ def rows_with_numbers(
 
     Args:
         rows: rows of a table.
-        printed: whether what others measured is shown: print's, the log's and RobustBench's.
-        ours: whether ours is shown.
+        printed: whether published numbers are shown: print's, the log's and RobustBench's.
+        ours: whether ours are shown.
         columns: keys of the columns that are shown; None for all.
     """
 
@@ -142,6 +167,15 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
             found.append((row.group, []))
         found[-1][1].append(row)
     return found
+
+
+def titled_sections(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows by section, with a title that is empty where the whole table has one section."""
+    several = len({row.group for row in table.rows}) > 1
+    return [
+        (f"{name} {table.panels.get(name, '')}".strip() if several else "", own)
+        for name, own in sections(rows)
+    ]
 
 
 def ascii_only(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from harness.method import Params
+from methods._recipes import DATASETS
 
 
 class DecoupledParams(Params):
@@ -19,11 +20,6 @@ class DecoupledParams(Params):
 # In the released trainers the weighted MSE drives the attack on CIFAR-100, not on CIFAR-10. Other
 # datasets of ten classes follow CIFAR-10.
 RELEASED_ATTACK_WEIGHTS = {
-    name: {"params": {"attack_wmse_weight": weight}}
-    for name, weight in (
-        ("digits", 0.0),
-        ("fashion-mnist", 0.0),
-        ("cifar10", 0.0),
-        ("cifar100", 1.0),
-    )
+    dataset: {"params": {"attack_wmse_weight": 1.0 if dataset == "cifar100" else 0.0}}
+    for dataset in DATASETS
 }

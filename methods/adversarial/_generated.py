@@ -1,4 +1,4 @@
-"""What methods share that train on generated images: a loss, a way of training, its settings."""
+"""What methods on generated images share: a loss, a training and its settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMULA = (
     r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} D_{\mathrm{KL}}(s_m \,\|\, s(x'))"
 )
 
-# Facts of the shared training that every card which uses it tells.
+# Notes on the shared training for all cards that use it.
 TRAINING_NOTES = (
     "The attack normalises by batch statistics and leaves the running ones alone, as released.",
-    "BatchNorm's running statistics are those of the live model; the weights are averaged over "
-    "steps. The epoch is chosen on 1,024 held-out training images by PGD-40 on cross-entropy; "
-    "the released training takes a margin loss; it holds out the first 1,024, here they are drawn. "
-    "Of epochs that are equally good the release keeps the latest, here the earliest is kept.",
+    "Weights are averaged over steps; BatchNorm's running statistics are those of the live model. "
+    "The epoch is chosen on 1,024 held-out training images by PGD-40 on cross-entropy. The "
+    "released training uses a margin loss and holds out the first 1,024, here they are random. Of "
+    "epochs that are equally good the release keeps the latest, here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; with --generated FILE, "
     "data.generated_fraction and data.generated_name any dataset mixes them in.",
@@ -43,7 +43,7 @@ class SmoothedTradesParams(TradesParams):
 
 
 class PortedParams(SmoothedTradesParams):
-    """The weight of the divergence as in TRADES, for the two works that were trained anew."""
+    """The weight of the divergence in the port of two earlier works."""
 
     kl_weight: float = Field(6.0, ge=0)
 
@@ -60,10 +60,10 @@ class SmoothedTradesTask(TradesTask):
 
 
 def one_cycle(dataset: str) -> Overrides:
-    """The released training on generated images, without them: model, schedule, averaging.
+    """The released training on generated images, without the images.
 
-    A smooth wide model standardises its input, a one-cycle schedule walks epochs of as many steps
-    as the original images fill, and weights are averaged over steps from the schedule's peak on.
+    A wide model with a smooth activation and standardised input; a one-cycle schedule whose epochs
+    have as many steps as the original images fill; weights averaged over steps from its peak on.
     """
     optimizer = {"lr": 0.2, "nesterov": True, "decay": "not-norm", "schedule": "onecycle"}
     attack = {"start": "uniform", "model_mode": "train-frozen"}
@@ -94,12 +94,8 @@ def one_cycle(dataset: str) -> Overrides:
 
 
 def images(name: str, source: str, fraction: float = 0.7) -> Overrides:
-    """Settings for a named set of generated images, ``fraction`` of each batch."""
-    generated = {
-        "generated_name": name,
-        "generated_source": source,
-        "generated_fraction": fraction,
-    }
+    """Settings for a named set of generated images that make up ``fraction`` of each batch."""
+    generated = {"generated_name": name, "generated_source": source, "generated_fraction": fraction}
     return {"data": generated}
 
 
@@ -130,7 +126,7 @@ def ddpm(dataset: str, size: str, changes: Overrides | None = None) -> Overrides
     return merge(merge(one_cycle(dataset), images(f"ddpm-{size}", DDPM_SOURCE)), changes or {})
 
 
-# The settings under which the two earlier works were trained anew, and what their cards say of it.
+# Settings of the port in which two earlier works can be trained.
 WIDE_BATCH: Overrides = {"training": {"batch_size": 1024, "optimizer": {"lr": 0.4}}}
 PORT_NOTE = (
     "The authors' own trainer is in another framework. These are the settings of its public port, "
@@ -139,5 +135,5 @@ PORT_NOTE = (
 
 
 def by_generated(cifar: Callable[[str], Overrides]) -> dict[str, Recipe]:
-    """One recipe a dataset, of its name: ``cifar`` with generated images, small ones without."""
+    """One recipe for each dataset: ``cifar`` with generated images, small ones without."""
     return by_dataset(lambda dataset: one_cycle(dataset) if dataset in SMALL else cifar(dataset))

@@ -5,20 +5,8 @@ from __future__ import annotations
 from harness.config import merge
 from harness.method import Method, MethodCard
 from methods._papers import cite
-from methods._recipes import (
-    CHOSEN_ON_TEST,
-    SMALL,
-    Overrides,
-    by_dataset,
-    changed,
-    uniform_start,
-)
-from methods.adversarial.pgd_at import (
-    CLEAN_PASS_NOTE,
-    RESTART_NOTE,
-    LoggedPgdAtTask,
-    PgdAtParams,
-)
+from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
+from methods.adversarial.pgd_at import CLEAN_PASS_NOTE, RESTART_NOTE, LoggedPgdAtTask, PgdAtParams
 
 
 def _training(dataset: str) -> Overrides:
@@ -35,8 +23,7 @@ METHOD = Method(
     card=MethodCard(
         title="AT-AWP",
         family="adversarial",
-        summary="PGD adversarial training at weights that are themselves perturbed to raise its "
-        "loss.",
+        summary="PGD adversarial training at weights that are perturbed to raise its loss.",
         formula=(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \max_{\|x_n - x\|_\infty \le \epsilon} "
             r"\mathrm{CE}(o_n, y) \quad \text{at weights } w + v"
@@ -49,10 +36,10 @@ METHOD = Method(
             "gamma is a setting of the training, 0.01 from the first epoch on as released.",
             "The released training chooses the epoch by robust accuracy on the test images; the "
             "CIFAR recipes choose it on 1,000 held-out training images, by 20 steps of PGD as "
-            "released; table2/at-awp does as the printed row did.",
+            "released; table2/at-awp chooses it on test, as the printed row.",
             "The released CIFAR-100 images are rotated by up to 15 degrees and the CIFAR-10 crop "
             "pads by reflection; the recipes do neither, data.crop_mode and data.rotation can.",
-            CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before it.",
             RESTART_NOTE,
         ),
     ),

@@ -111,8 +111,8 @@ METHOD = Method(
     card=MethodCard(
         title="DAJAT",
         family="adversarial",
-        summary="ACAT on each image and on two views of it by AutoAugment, which have BatchNorms "
-        "of their own, with all clean predictions drawn to their mean.",
+        summary="ACAT on each image and on two AutoAugment views of it, which have their own "
+        "BatchNorms, with all clean predictions pulled to their mean.",
         formula=(
             r"\frac{1}{V + 1} \sum_{v=0}^{V} \left[ \mathrm{CE}_{\mathtt{label\_smoothing}}"
             r"(o_m^v, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, s_n^v) + "
@@ -121,11 +121,11 @@ METHOD = Method(
         ),
         **cite("addepalli2022efficient"),
         notes=(
-            "The paper's step count grows over the epochs. The released cascade always takes five "
+            "The paper's step count grows over the epochs. The released code always takes five "
             "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
             "what it seems to intend.",
-            "The weight perturbation raises ACAT's loss of the images alone, without their views "
-            "and without label smoothing, as released; all views are trained at its weights.",
+            "The weight perturbation raises ACAT's loss of the images, without their views and "
+            "without label smoothing, as released; all views are trained at its weights.",
             "The released divergence clamps the mean prediction at 1e-7, which is left out here.",
             "The policy is torchvision's of AutoAugment for CIFAR-10, for every dataset, before "
             "crop and flip. The released code has the same policy in PIL.",

@@ -42,8 +42,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL",
         family="adversarial",
-        summary="The KL divergence written as a weighted MSE and a soft cross-entropy, equal to it "
-        "in gradient, so that each part can be weighted on its own.",
+        summary="The KL divergence written as a weighted MSE and a soft cross-entropy, with the "
+        "same gradients, so that each part has its own weight.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \mathcal{S}(\Delta n_{jk}))^2 "
@@ -55,7 +55,7 @@ METHOD = Method(
             "Row (b) of Table 1 prints no weights. Both are 9 here, the weight of the KL baseline "
             "in row (a), with which the two have the same gradients.",
             "The values of DKL and KL differ; only their gradients agree.",
-            "Small-scale recipes train it exactly as the KL baseline is trained there.",
+            "Small-scale recipes are exactly those of the KL baseline.",
         ),
         released_names={"wmse_weight": "beta", "ce_weight": "alpha"},
     ),
@@ -63,7 +63,7 @@ METHOD = Method(
     task=DklTask,
     recipes={**RECIPES, "table1/dkl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/dkl": "The table prints no weights for rows (b) to (d). Equal ones make DKL the KL "
-        "loss, so that row (b) should repeat row (a); it prints 62.54/30.20 against 62.87/30.29."
+        "table1/dkl": "The table prints no weights for rows (b) to (d). With equal ones DKL is the "
+        "KL loss, and row (b) should repeat row (a); it prints 62.54/30.20 against 62.87/30.29."
     },
 )

@@ -44,8 +44,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL with broken asymmetry",
         family="adversarial",
-        summary="DKL whose weighted MSE also trains the adversarial output, so that it works even "
-        "where the clean output is held fixed.",
+        summary="DKL whose weighted MSE also trains the adversarial output, so that it has an "
+        "effect even with a fixed clean output.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -54,10 +54,10 @@ METHOD = Method(
         **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
-            "Row (c) of Table 1 prints no weights. They are those of row (b) here, so that one "
-            "thing changes between the rows.",
-            "Eq. 8 stops the gradient of the clean logit differences because it speaks of a fixed "
-            "teacher; in adversarial training Eq. 6 and the released code let it flow, as here.",
+            "Row (c) of Table 1 prints no weights. They are those of row (b) here, so that only "
+            "one thing changes between the rows.",
+            "Eq. 8 stops the gradient of the clean logit differences since its teacher is fixed; "
+            "in adversarial training Eq. 6 and the released code let it flow, as here.",
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),

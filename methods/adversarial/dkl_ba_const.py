@@ -55,7 +55,7 @@ METHOD = Method(
     card=MethodCard(
         title="DKL with broken asymmetry, constant weights",
         family="adversarial",
-        summary="The ablation that takes all information about classes out of the weighted MSE.",
+        summary="The ablation that removes all information about classes from the weighted MSE.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathtt{class\_weight}^2 (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -65,9 +65,9 @@ METHOD = Method(
         tables=(1,),
         notes=(
             "Row (d) of Table 1 prints a pair weight of 0.01 on 100 classes. A uniform class mean "
-            "is 0.01 there and makes pair weights of 0.0001; the class mean is taken to be meant, "
-            "since it is what IKL starts from. class_weight 0.1 is the other reading.",
-            "The row prints no alpha and beta. They are those of IKL here, so that one thing "
+            "is 0.01 there and makes pair weights of 0.0001. We read 0.01 as the class mean, since "
+            "IKL starts from it; class_weight 0.1 is the other reading.",
+            "The row prints no alpha and beta. They are those of IKL here, so that only one thing "
             "changes between rows (d) and (e).",
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
@@ -79,7 +79,7 @@ METHOD = Method(
     recipes={**RECIPES, "table1/dkl-ba-const": RECIPES["cifar100"]},
     recipe_notes={
         "table1/dkl-ba-const": "The table prints a pair weight of 0.01 and no alpha or beta. On "
-        "100 classes uniform class means are 0.01 and make pair weights of 0.0001; the former is "
-        "taken to be meant. params.class_weight=0.1 is the other reading."
+        "100 classes uniform class means are 0.01 and make pair weights of 0.0001; we read 0.01 as "
+        "the class mean. params.class_weight=0.1 is the other reading."
     },
 )

@@ -41,8 +41,8 @@ METHOD = Method(
     card=MethodCard(
         title="GKL-AT",
         family="adversarial",
-        summary="IKL with class weights raised to a power below one, which gives classes of small "
-        "mean probability more say.",
+        summary="IKL with class weights raised to a power below one, which increases the weight of "
+        "classes with a small mean probability.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \mathtt{wmse\_weight} \frac{\sum_i \frac14 \sum_{j,k} "
             r"q_i^j q_i^k (\Delta m_{i,jk} - \Delta n_{i,jk})^2}{\sum_i \left(\sum_j "
@@ -51,12 +51,12 @@ METHOD = Method(
         ),
         **cite("cui2025generalized"),
         notes=(
-            "Not in the tables of the reference paper: this is the second version of its released "
-            "code, whose loss is followed here.",
+            "Not in the tables of the reference paper: this is the loss of the second version of "
+            "its released code.",
             "The weighted MSE is normalised once over the batch, not sample by sample; at power 1 "
             "it is that of IKL.",
-            "The released CIFAR-10 script breaks off before its temperature option, so that the "
-            "default temperature 4 is used with power 0.2; the recipe does the same.",
+            "The released CIFAR-10 script ends before its temperature option, so it uses the "
+            "default temperature 4 with power 0.2; so does the recipe.",
             "The attack always uses power 1, as released.",
         ),
         released_names={

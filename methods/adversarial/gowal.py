@@ -29,8 +29,8 @@ METHOD = Method(
         tables=(4,),
         notes=(
             PORT_NOTE,
-            "The epochs and the share of generated images of the row with 100 million are not part "
-            "of the port: 400 and 0.7 are taken over from a million. training.epochs and "
+            "The port does not give the epochs and the fraction of generated images of the row "
+            "with 100 million: 400 and 0.7 are those of a million. training.epochs and "
             "data.generated_fraction change them.",
             *TRAINING_NOTES,
         ),

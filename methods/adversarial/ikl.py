@@ -86,7 +86,7 @@ class IklTask(Task):
 def _with_generated(
     dataset: str, size: str, wmse_weight: float, ce_weight: float
 ) -> dict[str, object]:
-    """The training on generated images in which IKL takes the place of KL."""
+    """The training on generated images with IKL instead of KL."""
     weights = {"wmse_weight": wmse_weight, "ce_weight": ce_weight, "temperature": 4.0}
     attack = RELEASED_ATTACK_WEIGHTS[dataset]["params"]
     return edm(dataset, size, {"params": {**weights, **attack, "label_smoothing": 0.1}})
@@ -123,11 +123,11 @@ BEST = (
 )
 SAME_ROW = (
     "Tables 6 and 8 (temperature 4) and Table 9 (temperature 2) print the same row for alpha 24, "
-    "63.59/31.44. It fits the neighbours at temperature 2, so that the one at 4 is in doubt."
+    "63.59/31.44. It fits the neighbours at temperature 2, so the row at 4 is in doubt."
 )
 IMPOSSIBLE = (
-    "AutoAttack is printed above its own second stage, 30.69 over APGD-T 30.66, which one cascade "
-    "cannot give."
+    "The printed AutoAttack accuracy, 30.69, is above that of its own second stage, APGD-T 30.66, "
+    "which is impossible within one run of AutoAttack."
 )
 ROW_NOTES = {
     "table1/ikl": BEST + "Table 1 prints neither weights nor seeds; its numbers, 66.51/31.45, are "
@@ -149,8 +149,8 @@ METHOD = Method(
     card=MethodCard(
         title="IKL-AT",
         family="adversarial",
-        summary="The decoupled KL divergence with a weighted MSE that trains both outputs and is "
-        "weighted by the mean prediction of each class.",
+        summary="The decoupled KL divergence whose weighted MSE trains both outputs, with the mean "
+        "prediction of each class as weights.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(\bar s_y^j \bar s_y^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -167,27 +167,26 @@ METHOD = Method(
             "Eq. 6 leaves out the cross-entropy of clean images that the released code adds.",
             "The defaults 20, 3, 4 are those of the best CIFAR-100 and CIFAR-10 rows by the "
             "authors' logs; the released scripts pass ce_weight 4 and 5.",
-            "Class means are those of the epoch before, taken in training at perturbed weights on "
-            "augmented images, and uniform in epoch 1, as released. A class without a sample keeps "
-            "its row, where the released code would divide by zero.",
-            "The class means are part of each checkpoint. The released trainer does not store "
-            "them, so that a resumed run starts from uniform ones.",
-            "The released trainers let the weighted MSE drive the attack on CIFAR-100 "
-            "(attack_wmse_weight 1) and not on CIFAR-10 (0); the paper does not say so.",
-            "The released step cascade always takes five steps of half the radius, whatever the "
-            "epoch; training.attack.step_rule=staged is what it seems to intend.",
-            "The weights are averaged over epochs as the released scripts do; the paper does not "
-            "mention it.",
-            "The trainer on generated images was never released. The paper says that it replaces "
-            "KL in the training of Wang et al. (wang-dm) and changes nothing else: so the recipes "
-            "with generated images keep that training, its smoothed labels included, without "
-            "weight perturbation. One thing is not kept: adversarial images pass before clean "
-            "ones, as in the released IKL trainers, where wang-dm passes clean ones first. Class "
-            "means gather original and generated images alike, and the attack's objective is that "
-            "of the dataset's other recipe; both are choices.",
+            "Class means are those of the previous epoch, gathered in training at perturbed "
+            "weights on augmented images, and uniform in epoch 1, as released. A class without a "
+            "sample keeps its row, where the released code would divide by zero.",
+            "Class means are part of each checkpoint. The released trainer does not store them, so "
+            "a resumed run starts from uniform ones.",
+            "In the released trainers the weighted MSE drives the attack on CIFAR-100 "
+            "(attack_wmse_weight 1) but not on CIFAR-10 (0); the paper does not mention it.",
+            "The released code always takes five attack steps of half the radius, in any epoch; "
+            "training.attack.step_rule=staged is what it seems to intend.",
+            "The released scripts average the weights over epochs; the paper does not mention it.",
+            "The trainer on generated images was never released. By the paper, it replaces KL in "
+            "the training of Wang et al. (wang-dm) and changes nothing else, so the recipes with "
+            "generated images keep that training, with smoothed labels and without weight "
+            "perturbation. One difference: adversarial images pass before clean ones, as in the "
+            "released IKL trainers; wang-dm passes clean ones first. Class means include generated "
+            "images, and the attack's objective is that of the dataset's other recipe; both are "
+            "choices.",
             "Weights with generated images: 12, 5 (CIFAR-100, 50 million) and 10, 3 (CIFAR-10, 20 "
-            "million) by the names of the authors' logs; those with a million are not known, and "
-            "the same dataset's are taken.",
+            "million) by the names of the authors' logs. Those with a million images are unknown; "
+            "they are taken from the same dataset.",
             LONG_NOTE,
         ),
         released_names={

@@ -9,7 +9,7 @@ from methods._papers import cite
 from methods._recipes import Overrides, by_dataset, growing_epsilon
 from methods.adversarial.trades import FORMULA, TradesParams, TradesTask
 
-# The released baseline has a trainer of its own, which differs from the others' in these two.
+# The released baseline has its own trainer, which differs from the others' in these two settings.
 RELEASED_TRAINER: Overrides = {"training": {"drop_last": True, "optimizer": {"schedule": "cosine"}}}
 
 RECIPES = by_dataset(growing_epsilon, {"cifar10": RELEASED_TRAINER, "cifar100": RELEASED_TRAINER})
@@ -25,7 +25,7 @@ METHOD = Method(
     card=MethodCard(
         title="KL (TRADES + AWP + growing epsilon)",
         family="adversarial",
-        summary="The paper's baseline: the KL divergence of TRADES under the same training as the "
+        summary="The paper's baseline: the KL divergence of TRADES with the same training as the "
         "decoupled divergences.",
         formula=FORMULA,
         **cite("cui2024decoupled"),
@@ -34,7 +34,7 @@ METHOD = Method(
             "Weight 9, rate 0.2 and the growing radius are those of the released baseline script.",
             "Its trainer drops the last partial batch and starts the cosine at epoch 1 with the "
             "full rate; the trainer of the decoupled divergences does neither. The CIFAR recipes "
-            "follow each; the small-scale recipes train all alike.",
+            "follow each; the small-scale recipes are the same for all.",
         ),
         released_names={"kl_weight": "beta"},
     ),
@@ -42,7 +42,7 @@ METHOD = Method(
     task=TradesTask,
     recipes={**RECIPES, "table1/kl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/kl": "The table names no weight, model or seed: they are those of the released "
-        "baseline script, on the model of Table 2."
+        "table1/kl": "The table names no weight, arch or seed: they are those of the released "
+        "baseline script, with the arch of Table 2."
     },
 )

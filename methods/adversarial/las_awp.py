@@ -90,8 +90,8 @@ METHOD = Method(
     card=MethodCard(
         title="LAS-AWP",
         family="adversarial",
-        summary="LAS-AT at weights that are themselves perturbed to raise the loss, with images "
-        "held to the radius of the evaluation.",
+        summary="LAS-AT at weights that are perturbed to raise the loss, with images clipped to "
+        "the radius of the evaluation.",
         formula=(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_n, y) \quad "
             r"\text{at weights } w + v, \quad " + STRATEGY_FORMULA
@@ -101,16 +101,16 @@ METHOD = Method(
         notes=(
             "Images are attacked at up to 15/255 and then clipped to 8/255, as released.",
             "gamma is a setting of the training, 0.01 from the first epoch on as released.",
-            "The step that the reward looks ahead smooths labels, by 0.3; the training does not.",
-            "On CIFAR-10 the release learns the strategy at each step and weighs both accuracies "
-            "by 1; on CIFAR-100 at each tenth step, with weights 4 and 2.",
-            "The rate falls between epochs, in the release within an epoch's steps. Its reward on "
-            "CIFAR-10 feeds the model images that are not standardised; here they are.",
+            "The lookahead step of the reward smooths labels, by 0.3; the training does not.",
+            "On CIFAR-10 the release updates the strategy at each step with weight 1 on both "
+            "accuracies; on CIFAR-100 at each tenth step, with weights 4 and 2.",
+            "The rate falls between epochs, in the release within an epoch. In the released reward "
+            "on CIFAR-10 the model gets images that are not standardised; here they are.",
             "The released training chooses the epoch by PGD-20 on the test images; the recipes "
-            "choose it on 1,000 held-out training images, the table's recipes do as released.",
-            CLEAN_PASS_NOTE + " The perturbation of the weights is taken off before it.",
+            "choose it on 1,000 held-out training images, the table's recipes as released.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before it.",
             *STRATEGY_NOTES,
-            "Every image is moved by the reward's PGD, as released for this variant.",
+            "The reward's PGD moves every image, as released for this variant.",
         ),
         released_names=STRATEGY_NAMES,
     ),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from harness.config import Radius, merge
 from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objective, StepOutput
@@ -24,22 +23,7 @@ from methods.adversarial._strategy import (
     chosen_from,
 )
 from methods.losses.cross_entropy import label_cross_entropy
-from methods.losses.divergence import kl_divergence
-from methods.losses.precision import float32_or_wider
-
-
-def weighted_kl(logits_m: Tensor, logits_n: Tensor, weight_B: Tensor) -> Tensor:
-    """The mean over the batch of weight_b KL(s_m || s_n), with gradients into both arguments.
-
-    Args:
-        logits_m: logits of clean images [B, C].
-        logits_n: logits of adversarial images [B, C].
-        weight_B: weights >= 0, without a gradient.
-    """
-    log_m_BC = log_softmax(float32_or_wider(logits_m), dim=-1)
-    log_n_BC = log_softmax(float32_or_wider(logits_n), dim=-1)
-    kl_B = (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1)
-    return (weight_B * kl_B).mean()
+from methods.losses.divergence import kl_divergence, kl_per_sample
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class LasTradesTask(StrategyTask):
             raise RuntimeError("this batch holds no plan of the strategy model")
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         ce = label_cross_entropy(clean_BC, batch.y)
-        kl = weighted_kl(clean_BC, adv_BC, plan.kl_weight_B)
+        kl = (plan.kl_weight_B * kl_per_sample(clean_BC, adv_BC)).mean()
         parts = detached(ce=ce, weighted_kl=kl, kl_weight=plan.kl_weight_B.mean())
         return StepOutput(ce + kl, parts | self.logged(batch))
 
@@ -125,8 +109,8 @@ METHOD = Method(
     card=MethodCard(
         title="LAS-TRADES",
         family="adversarial",
-        summary="TRADES whose attack and whose weight of the divergence are chosen for each image "
-        "by a second model that is trained along by reinforcement.",
+        summary="TRADES in which a second model, trained alongside by reinforcement learning, "
+        "chooses the attack and the divergence's weight for each image.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \beta(x)\, D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad "
             r"\beta(x) \in \mathtt{kl\_weight\_choices}, \quad "
@@ -137,8 +121,8 @@ METHOD = Method(
         **cite("jia2022las"),
         notes=(
             "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
-            "The reward's loss is found in the attack's mode; in the release the model is then "
-            "in training mode, which moves its running statistics once more.",
+            "The reward's loss is computed in the attack's mode; in the release the model is then "
+            "in training mode, which updates its running statistics once more.",
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,

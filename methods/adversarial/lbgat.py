@@ -72,7 +72,7 @@ METHOD = Method(
     card=MethodCard(
         title="LBGAT",
         family="adversarial",
-        summary="Draws adversarial logits to those of a natural model that is trained along on "
+        summary="Pulls adversarial logits to those of a natural model that is trained alongside on "
         "clean images.",
         formula=(
             r"\frac{1}{C} \|o_n - t\|_2^2 + \mathrm{CE}(t, y) + \mathtt{kl\_weight}\, "
@@ -83,11 +83,11 @@ METHOD = Method(
         notes=(
             "The printed rows are trained at radius 0.031, a little less than 8/255, as released; "
             "evaluation is at 8/255.",
-            "Table 2 takes weight 6, whose AutoAttack accuracy the release gives as 29.33. The "
+            "Table 2 has weight 6, for which the release gives AutoAttack accuracy 29.33. The "
             "weight of Table 4's row is not printed; the only released script sets 0.",
-            "The natural model's logits are not detached: it is drawn to the model as well, as "
-            "released. Its ResNet-18 shrinks images in the last two of its four stages.",
-            "The released checkpoints are those of epochs 91 and 92; here the last of 100 is kept.",
+            "The natural model's logits are not detached, as released: it also follows the trained "
+            "model. Its ResNet-18 downsamples in the last two of its four stages.",
+            "The released checkpoints are those of epochs 91 and 92; here it is the last of 100.",
             "Variants with weight perturbation are reported by the authors but not released.",
         ),
         released_names={"kl_weight": "beta"},

@@ -1,4 +1,4 @@
-"""MART: misclassified images count for more (Wang et al., 2020)."""
+"""MART: misclassified images have a higher weight (Wang et al., 2020)."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ METHOD = Method(
     card=MethodCard(
         title="MART",
         family="adversarial",
-        summary="Weights the divergence between clean and adversarial predictions by how badly the "
-        "clean image is classified.",
+        summary="Gives the divergence between clean and adversarial predictions a higher weight on "
+        "misclassified images.",
         formula=(
             r"-\log s_n^y - \log\left(1 - \max_{k \ne y} s_n^k\right) + \mathtt{kl\_weight}\, "
             r"(1 - s_m^y)\, D_{\mathrm{KL}}(s_m \,\|\, s_n)"
@@ -87,7 +87,7 @@ METHOD = Method(
         **cite("wang2020improving"),
         notes=(
             "Settings are those of the released training of WRN-34-10 on CIFAR-10; the CIFAR-100 "
-            "recipe takes them over.",
+            "recipe uses them too.",
             "The margin term is bounded as in the released code, by 1.0001 in place of 1; its "
             "other two guards against log 0 are not needed with log-softmax.",
         ),

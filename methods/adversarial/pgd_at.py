@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
 from methods._papers import cite
-from methods._recipes import Overrides, best_on_test, by_dataset, changed, uniform_start
+from methods._recipes import best_on_test, by_dataset, changed, uniform_start
 from methods._steps import detached
 from methods.losses.cross_entropy import label_cross_entropy
 
@@ -35,6 +35,7 @@ class LoggedPgdAtTask(PgdAtTask):
     clean_pass_last = True
 
 
+WIDE = {"model": {"arch": "wrn-34-20"}}
 RECIPES = by_dataset(uniform_start)
 ON_TEST = best_on_test(RECIPES)
 CLEAN_PASS_NOTE = (
@@ -45,7 +46,6 @@ RESTART_NOTE = (
     "The released attack makes one more forward pass in training mode to choose among restarts, "
     "of which there is only one; this pass is left out."
 )
-WIDE: Overrides = {"model": {"arch": "wrn-34-20"}}
 
 METHOD = Method(
     card=MethodCard(
@@ -74,7 +74,7 @@ METHOD = Method(
     recipes={
         **RECIPES,
         **ON_TEST,
-        "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], WIDE),
+        "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], {"model": {"arch": "wrn-34-20"}}),
     },
     recipe_notes={
         "table4/pgd-at": "The epoch is chosen on the test images: the authors' log of this model "

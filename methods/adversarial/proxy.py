@@ -8,16 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import (
-    Batch,
-    Forward,
-    Method,
-    MethodCard,
-    Objective,
-    Params,
-    Task,
-    TaskContext,
-)
+from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, Task, TaskContext
 from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
 from methods.adversarial._generated import images
@@ -57,7 +48,7 @@ def _training(dataset: str) -> Overrides:
 
 
 def _mixed(dataset: str, size: str) -> Overrides:
-    """128 original images and as many generated ones, over 100 rounds of the originals."""
+    """128 original and 128 generated images a batch, 100 passes over the originals."""
     base = merge(_training(dataset), images(f"ddpm-{size}", SOURCE, fraction=0.5))
     return merge(
         base,
@@ -77,7 +68,7 @@ def _mixed(dataset: str, size: str) -> Overrides:
 
 
 def _printed(dataset: str, size: str) -> Overrides:
-    """As printed: the epoch is chosen on the test images, and so marked."""
+    """As in the tables: the epoch is chosen on the test images."""
     selection = {"selection": {"rule": "best-on-test"}}
     return merge(_mixed(dataset, size), {"data": {"val_size": 0}, "training": selection})
 
@@ -94,8 +85,8 @@ METHOD = Method(
     card=MethodCard(
         title="Proxy distributions (Sehwag et al.)",
         family="adversarial",
-        summary="Adversarial training on half original and half generated images, drawn from a "
-        "distribution close to that of the data.",
+        summary="Adversarial training on original and generated images in equal parts, the latter "
+        "from a distribution close to that of the data.",
         formula=(
             r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y) \;\text{ or }\; "
             r"\mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m \,\|\, s_n)"
@@ -107,17 +98,17 @@ METHOD = Method(
             "the printed rows is not known: the parameter loss chooses, pgd by default. Under "
             "trades the attack maximises KL.",
             "Under pgd each step begins with a forward pass of the clean images in training mode, "
-            "as released, where it serves the log: it moves BatchNorm's running statistics. Under "
-            "trades that pass gives the attack its clean predictions, here as there; the release "
-            "then attacks in eval mode and passes clean images before adversarial ones, here the "
-            "attack is in training mode and adversarial images pass first.",
-            "An epoch is one round of the original images, 128 in each batch of 256. Generated "
+            "as released for the log: it moves BatchNorm's running statistics. Under trades that "
+            "pass gives the attack its clean predictions. The release then attacks in eval mode "
+            "and passes clean images first; here the attack is in training mode and adversarial "
+            "images pass first.",
+            "An epoch is one pass over the original images, 128 in each batch of 256. Generated "
             "images are neither cropped nor flipped on CIFAR-10, as released.",
             "The released rate falls with each step to 0.001; here it falls between epochs, to "
             "nearly zero.",
-            "The released training chooses the epoch by robust accuracy on the test images, and "
-            "so do the recipes of the tables, marked; the datasets' recipes choose it on 1,000 "
-            "held-out training images.",
+            "The released training and the recipes of the tables choose the epoch by robust "
+            "accuracy on the test images; the datasets' recipes choose it on 1,000 held-out "
+            "training images.",
             "Small-scale recipes train without generated images, since none exist.",
         ),
         released_names={"kl_weight": "beta"},

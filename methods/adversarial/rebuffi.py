@@ -29,7 +29,7 @@ METHOD = Method(
         tables=(2, 4),
         notes=(
             PORT_NOTE,
-            "The paper also mixes images by CutMix; the port does not, nor is it done here.",
+            "The paper also mixes images by CutMix; neither the port nor this recipe does.",
             *TRAINING_NOTES,
         ),
         released_names=RELEASED_NAMES,

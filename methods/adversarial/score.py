@@ -1,4 +1,4 @@
-"""SCORE: squared distances between predictions in place of divergences (Pang et al., 2022)."""
+"""SCORE: squared distances between predictions instead of divergences (Pang et al., 2022)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def squared_distance(probabilities_BC: Tensor, targets_BC: Tensor) -> Tensor:
 
     Args:
         probabilities_BC: rows in the probability simplex, [B, C].
-        targets_BC: likewise.
+        targets_BC: the same.
 
     Returns:
         A scalar in [0, 2].
@@ -68,8 +68,8 @@ METHOD = Method(
     card=MethodCard(
         title="SCORE",
         family="adversarial",
-        summary="Replaces the divergences of TRADES by squared distances, under which robustness "
-        "and accuracy can be reconciled.",
+        summary="Replaces the divergences of TRADES by squared distances, which reconcile "
+        "robustness and accuracy.",
         formula=(
             r"\|s_m - e_y\|_2^2 + \mathtt{distance\_weight}\, \|s_n - s_m\|_2^2, \quad "
             r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} \|s(x') - s_m\|_2^2"
@@ -78,8 +78,8 @@ METHOD = Method(
         tables=(2,),
         notes=(
             "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
-            "table2/score-1m and cifar10-1m. The datasets' recipes are without generated images, "
-            "on the model and schedule of the other rows.",
+            "table2/score-1m and cifar10-1m. The datasets' own recipes have no generated images, "
+            "and the arch and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
             *TRAINING_NOTES[:3],
         ),

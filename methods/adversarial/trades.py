@@ -50,7 +50,7 @@ METHOD = Method(
             "The released radius is 0.031, a little less than 8/255; evaluation is at 8/255.",
             "The released loss computes the clean logits twice, which only moves BatchNorm's "
             "running statistics once more; here they are computed once.",
-            "The released settings are for CIFAR-10; the CIFAR-100 recipe takes them over.",
+            "The released settings are for CIFAR-10; the CIFAR-100 recipe uses them too.",
         ),
         released_names={"kl_weight": "beta"},
     ),

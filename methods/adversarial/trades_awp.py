@@ -23,8 +23,8 @@ METHOD = Method(
     card=MethodCard(
         title="TRADES-AWP",
         family="adversarial",
-        summary="TRADES at weights that are themselves perturbed to raise its loss, which flattens "
-        "the loss around them.",
+        summary="TRADES at weights that are perturbed to raise its loss, which flattens the loss "
+        "around them.",
         formula=(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, "
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n) \quad \text{at weights } w + v"
@@ -36,9 +36,9 @@ METHOD = Method(
             "adversarial training with weight perturbation, method at-awp.",
             "gamma is a setting of the training (training.weight_perturbation.gamma), 0.005 from "
             "epoch 10 on as released.",
-            "The released loss passes the clean images twice at the perturbed weights, which moves "
-            "BatchNorm's running statistics by them once more; here they pass once. It logs "
-            "without a further pass.",
+            "The released loss passes the clean images twice at the perturbed weights, which "
+            "updates BatchNorm's running statistics once more; here they pass once. There is no "
+            "further pass for the log.",
         ),
         released_names={"kl_weight": "beta"},
     ),

@@ -27,10 +27,10 @@ METHOD = Method(
         **cite("wang2023better"),
         tables=(2, 4),
         notes=(
-            "Seven tenths of each batch are generated. An epoch has as many steps as the original "
-            "images fill batches, whatever the number of generated ones: 98 at batch 512.",
-            "The authors' million is the tenth of five million that a classifier is surest of; "
-            "their larger sets are not selected.",
+            "Seven tenths of each batch are generated. The original images set the steps of an "
+            "epoch, 98 at batch 512, for any number of generated ones.",
+            "The authors' million images are the tenth of five million with the highest classifier "
+            "confidence; their larger sets are not selected.",
             LONG_NOTE,
             *TRAINING_NOTES,
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -36,7 +36,7 @@ class DecoupledKdParams(WarmedParams):
 class DecoupledKdTask(Task):
     """Class weights of a decoupled divergence between the teacher's and the student's logits."""
 
-    needs_teacher_logits: ClassVar[bool] = True
+    needs_teacher_logits = True
 
     def __init__(self, params: Any, context: TaskContext) -> None:
         """Class means start uniform; only global information needs them."""

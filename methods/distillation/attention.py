@@ -44,12 +44,12 @@ METHOD = Method(
         **cite("zagoruyko2017paying"),
         tables=(3,),
         notes=(
-            "The stem is left out, and a larger map is averaged down to the smaller, as released.",
+            "The stem is left out, and the larger map is pooled to the smaller one, as released.",
             "Stages are paired from the last one backwards. The released code pairs those of "
             "MobileNetV1, which lists no stem, one too early with those of ResNet50 and drops the "
             "teacher's last.",
-            "The same weight on all pairs; Tables 5 and 7 print no row of it. Small-scale recipes "
-            "take 50, as the mean over fewer places is larger.",
+            "The weight is the same on all pairs; Tables 5 and 7 print no row of it. Small-scale "
+            "recipes use 50, since the mean over fewer places is larger.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "attention_weight": "FEAT_WEIGHT"},
@@ -59,6 +59,6 @@ METHOD = Method(
     recipes=_pairs.recipes(small_changes={"params": {"attention_weight": 50.0}}),
     recipe_notes={
         "table3/resnet50-mobilenet-v1": "Here each of the four stages of 56, 28, 14 and 7 pixels "
-        "is paired with the teacher's of the same size; the released code pairs misaligned ones."
+        "is paired with the teacher's of the same size; the released code pairs other sizes."
     },
 )

@@ -1,8 +1,6 @@
-"""CRD: each model recognises the other's embedding of an image (Tian et al., 2020)."""
+"""CRD: contrastive representation distillation (Tian et al., 2020)."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -40,7 +38,7 @@ class CrdTask(FeatureTask):
     Negatives come from the global generator, which the engine seeds in each epoch.
     """
 
-    remembers_images: ClassVar[bool] = True
+    remembers_images = True
 
     def __init__(self, params: CrdParams, context: TaskContext) -> None:
         """Build embeddings for the two pooled features, and a memory of the training set."""
@@ -96,11 +94,11 @@ METHOD = Method(
         **cite("tian2020contrastive"),
         tables=(3, 5, 7),
         notes=(
-            "Negatives are images of other classes, 16,384 of them: without replacement on CIFAR, "
-            "with it on ImageNet, as released. Small-scale recipes take 64.",
-            "The normaliser Z is fixed by the first batch.",
+            "Negatives are 16,384 images of other classes, without replacement on CIFAR and with "
+            "it on ImageNet, as released. Small-scale recipes take 64.",
+            "The first batch sets the normaliser Z.",
             "ImageNet is trained at batch 256 and rate 0.1.",
-            "The same parameters on all pairs. The rows of Tables 5 and 7 are the last epoch's.",
+            "All pairs have the same parameters. The rows of Tables 5 and 7 are the last epoch's.",
         ),
         needs_teacher=True,
         released_names={

@@ -1,8 +1,6 @@
-"""DKD: KD's target class and its other classes, weighted apart (Zhao et al., 2022)."""
+"""DKD: separate weights of KD's target class and of its other classes (Zhao et al., 2022)."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,7 +25,7 @@ class DkdParams(WarmedParams):
 class DkdTask(Task):
     """Two KL divergences: target against the rest, and among the rest."""
 
-    needs_teacher_logits: ClassVar[bool] = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + warm-up (target_weight TCKD + non_target_weight NCKD)."""
@@ -68,8 +66,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKD",
         family="distillation",
-        summary="KD taken apart into the target class against the rest and the classes among the "
-        "rest, each with its own weight.",
+        summary="KD split into the target class against the rest and the other classes among "
+        "themselves, each part with its own weight.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\left[\mathtt{target\_weight}\, \mathrm{TCKD} + \mathtt{non\_target\_weight}\, "
@@ -78,10 +76,10 @@ METHOD = Method(
         **cite("zhao2022decoupled"),
         tables=(3, 5, 7),
         notes=(
-            "The paper's alpha is target_weight, its beta non_target_weight. Both parts carry the "
+            "The paper's alpha is target_weight, its beta non_target_weight. Both parts have the "
             "factor temperature^2.",
-            "The target is left out of NCKD; the released code takes 1000 off its logit.",
-            "The printed rows are the best epoch's on test.",
+            "NCKD leaves the target out; the released code subtracts 1000 from its logit instead.",
+            "The printed rows are those of the best epoch on test.",
             "A user's five seeds of resnet32x4 to resnet8x4 gave 75.98 (sd 0.18) where 76.32 is "
             "printed (mdistiller, issue 7).",
             "Small-scale recipes warm up over three epochs.",

@@ -1,4 +1,4 @@
-"""DKL-KD: the decoupled KL divergence as a distillation loss, asymmetry kept (Eqs. 5 and 7)."""
+"""DKL-KD: the decoupled KL divergence as a distillation loss, asymmetric (Eqs. 5 and 7)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL-KD",
         family="distillation",
-        summary="The KL divergence written as a weighted MSE and a soft cross-entropy; against a "
-        "fixed teacher the weighted MSE trains nothing, which is what IKL mends.",
+        summary="The KL divergence written as a weighted MSE and a soft cross-entropy; with a "
+        "fixed teacher the weighted MSE trains nothing, which IKL fixes.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - "
@@ -34,10 +34,10 @@ METHOD = Method(
         ),
         **cite("cui2024decoupled"),
         notes=(
-            "No table prints it: it is the yardstick that shows what broken asymmetry brings. "
-            "Its recipes are those of ikl-kd on each pair, named by the pair's table.",
-            "wmse_weight changes the value of the loss and nothing that is trained. The gradient "
-            "is that of KD at kd_weight = ce_weight / temperature^2.",
+            "No table prints it: it is the baseline that shows the effect of broken asymmetry. Its "
+            "recipes are those of ikl-kd on each pair, named by the pair's table.",
+            "wmse_weight changes the value of the loss but not the training. The gradient is that "
+            "of KD at kd_weight = ce_weight / temperature^2.",
             "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",
         ),
         needs_teacher=True,

@@ -1,4 +1,4 @@
-"""FitNet: the student's middle map imitates the teacher's (Romero et al., 2015)."""
+"""FitNet: a middle feature map imitates the teacher's (Romero et al., 2015)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ METHOD = Method(
     card=MethodCard(
         title="FitNet",
         family="distillation",
-        summary="A middle feature map of the student, translated by a small trained convolution, "
+        summary="A middle feature map of the student, mapped by a small trained convolution, "
         "imitates the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{hint\_weight}\, \mathrm{mean} "
@@ -64,8 +64,8 @@ METHOD = Method(
         tables=(5, 7),
         notes=(
             "The paper trains in two stages; as released with CRD and mdistiller, hint and labels "
-            "train together, and the convolution's kernel follows from the two sizes.",
-            "The same parameters on all pairs. The printed rows are the last epoch's.",
+            "train together, and the two sizes determine the convolution's kernel.",
+            "All pairs have the same parameters. The printed rows are the last epoch's.",
         ),
         needs_teacher=True,
         released_names={

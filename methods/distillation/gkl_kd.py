@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
+from methods.distillation.ikl_kd import SMALL_CHANGES
 from methods.losses.divergence import gkl_loss
 
 
@@ -73,8 +75,8 @@ METHOD = Method(
     card=MethodCard(
         title="GKL-KD",
         family="distillation",
-        summary="IKL-KD with class weights raised to a power below one, which gives classes of "
-        "small probability more say.",
+        summary="IKL-KD with class weights raised to a power below one, which increases the weight "
+        "of classes with a small probability.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\left[\mathtt{wmse\_weight} \frac{\sum_i \frac14 \sum_{j,k} q_i^j q_i^k (\Delta "
@@ -84,12 +86,12 @@ METHOD = Method(
         **cite("cui2025generalized"),
         notes=(
             "Not in the tables of the reference paper: this is the second version of its released "
-            "code. Its recipes are named by the tables in which the pairs stand.",
-            "Global information is on for some released pairs and off for others, as set there. At "
-            "power 0 weights are uniform and it changes nothing.",
-            "The weighted MSE is normalised once over the batch; as released, over each device's "
+            "code. Its recipes are named by the pairs' tables.",
+            "Global information is on or off as released for each pair. At power 0 weights are "
+            "uniform and it changes nothing.",
+            "The weighted MSE is normalised once over the batch; in the release over each device's "
             "part of it.",
-            "The warm-up takes 20 epochs on CIFAR and, by a default, 5 on ImageNet.",
+            "The warm-up takes 20 epochs on CIFAR and, by a released default, 5 on ImageNet.",
             "The released T2, 4 on CIFAR and 1 on ImageNet, is sample_temperature and "
             "class_temperature here.",
         ),
@@ -109,13 +111,6 @@ METHOD = Method(
     task=GklKdTask,
     recipes=_pairs.recipes(
         _settings,
-        small_changes={
-            "params": {
-                "wmse_weight": 1.0,
-                "ce_weight": 1.0,
-                "global_information": True,
-                "warmup_epochs": 3,
-            }
-        },
+        small_changes=merge(SMALL_CHANGES, {"params": {"global_information": True}}),
     ),
 )

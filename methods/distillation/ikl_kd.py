@@ -62,8 +62,8 @@ METHOD = Method(
     card=MethodCard(
         title="IKL-KD",
         family="distillation",
-        summary="The decoupled KL divergence with a weighted MSE of logit differences that trains "
-        "the student, and class weights that may hold global information.",
+        summary="The decoupled KL divergence whose weighted MSE of logit differences trains the "
+        "student, with class weights that may be global means.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - \Delta "
@@ -75,20 +75,20 @@ METHOD = Method(
         notes=(
             "The paper's alpha is wmse_weight, its beta ce_weight; the released code and its "
             "configurations swap the two names.",
-            "Global information (Eq. 10), which the paper counts as part of IKL, is off in all "
-            "released CIFAR-100 configurations, and so in those recipes: each sample is weighted "
-            "by its own softmax(t / 100), which is nearly uniform. "
-            "params.global_information=true is the paper's reading; on ImageNet it is on.",
+            "Global information (Eq. 10) is part of IKL in the paper but off in all released "
+            "CIFAR-100 configurations, and so in those recipes: each sample is weighted by its own "
+            "softmax(t / 100), which is nearly uniform. params.global_information=true is the "
+            "paper's reading; on ImageNet it is on.",
             "The soft cross-entropy has temperature 4 on CIFAR and 1 on ImageNet without Hinton's "
             "factor T^2; the weighted MSE compares raw logits. The paper gives no temperature.",
-            "The labels' cross-entropy is in the released code and not in Eqs. 6 to 8: "
+            "The labels' cross-entropy is in the released code but not in Eqs. 6 to 8: "
             "params.label_weight=0 leaves it out.",
-            "A warm-up over 20 epochs on CIFAR is in the released configurations and not in the "
+            "A warm-up over 20 epochs on CIFAR is in the released configurations but not in the "
             "paper: params.warmup_epochs=1 leaves it out. Small-scale recipes take three epochs.",
-            "The weights are tuned for each pair and, with no images held out, on test; the "
-            "printed rows are the best epoch's on test.",
-            "The released T2 is sample_temperature, and class_temperature where global information "
-            "is on. A class without a sample in an epoch keeps its mean; there it becomes NaN.",
+            "The weights are tuned for each pair, on test since no images are held out; the "
+            "printed rows are those of the best epoch on test.",
+            "The released T2 is sample_temperature, or class_temperature with global information. "
+            "A class without a sample in an epoch keeps its mean; in the release it becomes NaN.",
         ),
         needs_teacher=True,
         released_names={
@@ -105,7 +105,7 @@ METHOD = Method(
     task=IklKdTask,
     recipes=_pairs.recipes(settings, small_changes=SMALL_CHANGES),
     recipe_notes={
-        "table3/resnet50-mobilenet-v1": "Section 4.2 says 72.64, the table 72.84, which fits its "
+        "table3/resnet50-mobilenet-v1": "Section 4.2 prints 72.64, the table 72.84, which fits its "
         "printed gain of 2.34 over KD.",
         "table5/resnet110-resnet32": "The printed gain over KD is 1.16; the printed accuracies "
         "differ by 1.18.",

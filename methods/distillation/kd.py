@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, Task
@@ -27,7 +25,7 @@ class KdParams(DistillationParams):
 class KdTask(Task):
     """The KL divergence between softened predictions."""
 
-    needs_teacher_logits: ClassVar[bool] = True
+    needs_teacher_logits = True
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE(s, y) + kd_weight T^2 KL."""

@@ -1,4 +1,4 @@
-"""OFD: maps before activation imitate what the teacher's activation lets through (Heo, 2019)."""
+"""OFD: feature maps before activation imitate the teacher's (Heo et al., 2019)."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ METHOD = Method(
     card=MethodCard(
         title="OFD",
         family="distillation",
-        summary="The student's maps before activation, translated to the teacher's channels, "
-        "imitate the teacher's where its activation lets values through.",
+        summary="The student's maps before activation, mapped to the teacher's channels, imitate "
+        "the teacher's where its activation passes values on.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{overhaul\_weight} \sum_{l < n} "
             r"2^{l + 1 - n} d_p\left(\max(f_t^l, m), r_l(f_s^l)\right)"
@@ -80,11 +80,11 @@ METHOD = Method(
         **cite("heo2019comprehensive"),
         tables=(3, 5, 7),
         notes=(
-            "As released the teacher is in training mode, and by its author on purpose: it "
-            "normalises by the batch. params.batch_statistics=false puts it in eval mode. The "
-            "released teacher's running statistics drift meanwhile, to no effect; here they stay.",
+            "The teacher is in training mode, as its author intended: it normalises by the batch. "
+            "params.batch_statistics=false puts it in eval mode. The released teacher's running "
+            "statistics change meanwhile, to no effect; here they do not.",
             "Every pair runs. The public code crashes on four of the five pairs of Table 7 and on "
-            "ResNet34 to ResNet18, so that it cannot have given those printed numbers.",
+            "ResNet34 to ResNet18, so it cannot have produced those printed numbers.",
             "From ResNet50 to MobileNetV1 the release takes the student's first stage for its stem "
             "and connects three stages; here there are four.",
             "ImageNet is trained at batch 128 and rate 0.05 with weight 0.0001.",

@@ -1,8 +1,6 @@
-"""ReviewKD: fused maps, from deep to shallow, imitate the teacher's (Chen et al., 2021)."""
+"""ReviewKD: feature maps, fused from deep to shallow, imitate the teacher's (Chen et al., 2021)."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -35,7 +33,7 @@ class ReviewKdTask(FeatureTask):
     The deepest fuses pooled features; its BatchNorm gets one number per channel and image.
     """
 
-    least_batch: ClassVar[int] = 2
+    least_batch = 2
 
     def __init__(self, params: ReviewKdParams, context: TaskContext) -> None:
         """Build the fusions for the channels of the two models."""
@@ -105,9 +103,9 @@ METHOD = Method(
         notes=(
             "The training is that of mdistiller: epochs of the warm-up count from 1, the teacher "
             "is in eval mode. The numbers of Tables 5 and 7 come from the authors' own code, with "
-            "Nesterov momentum, batch 128, rate 0.1, other statistics of the images, a "
-            "teacher that normalises by the batch, and the best epoch on test.",
-            "The student's maps are taken after activation on CIFAR, before it on ImageNet.",
+            "Nesterov momentum, batch 128, rate 0.1, other statistics of the images, a teacher "
+            "that normalises by the batch, and the best epoch on test.",
+            "The student's maps are those after activation on CIFAR, before it on ImageNet.",
             "ImageNet is trained at batch 256 and rate 0.1, without warm-up.",
         ),
         needs_teacher=True,
@@ -126,8 +124,9 @@ METHOD = Method(
     ),
     recipe_notes={
         "table5/vgg13-vgg8": NOT_PUBLISHED + "5 is that of most other pairs.",
-        "table7/vgg13-mobilenet-v2": NOT_PUBLISHED + "30 is what a user found for ResNet50 to the "
-        "same student.",
+        "table7/vgg13-mobilenet-v2": NOT_PUBLISHED
+        + "30 is a user's value for ResNet50 to the same "
+        "student.",
         "table7/resnet50-mobilenet-v2": NOT_PUBLISHED + "A user got 69.88 with 30, batch 64 and "
         "rate 0.01, and 66.82 with 7 (mdistiller, issue 39).",
         "table3/resnet50-mobilenet-v1": "Maps are fused in 256 channels, as in the authors' code; "

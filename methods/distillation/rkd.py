@@ -1,4 +1,4 @@
-"""RKD: distances and angles between a batch's embeddings are passed on (Park et al., 2019)."""
+"""RKD: distances and angles between embeddings imitate the teacher's (Park et al., 2019)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ METHOD = Method(
     card=MethodCard(
         title="RKD",
         family="distillation",
-        summary="Distances between the images of a batch and angles between triples of them are "
-        "the same to the student as to the teacher.",
+        summary="Distances between the embeddings of a batch, and angles between triples of them, "
+        "imitate the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{distance\_weight}\, "
             r"\mathrm{mean}_{ij}\, h(d_{ij}^s - d_{ij}^t) + \mathtt{angle\_weight}\, "
@@ -47,9 +47,9 @@ METHOD = Method(
         **cite("park2019relational"),
         tables=(5, 7),
         notes=(
-            "Distances are in units of the batch's mean; h is Huber's loss. Means also count a "
-            "point with itself, as released.",
-            "The same weights on all pairs. The printed rows are the last epoch's.",
+            "Distances are in units of the batch's mean; h is Huber's loss. As released, means "
+            "include pairs of a point with itself.",
+            "All pairs have the same weights. The printed rows are the last epoch's.",
         ),
         needs_teacher=True,
         released_names={

@@ -1,4 +1,4 @@
-"""Attention transfer: where the student's maps are active imitates where the teacher's are.
+"""Attention transfer: maps of where the student is active imitate the teacher's.
 
 Source: Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017, with p = 2; the
 mean over elements as released with Tian et al., "Contrastive representation distillation",
@@ -23,11 +23,11 @@ def attention_map(map_BKHW: Tensor) -> Tensor:
 
 
 def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """sum_l mean (Q(s_l) - Q(t_l))^2 over matched stages; the larger map is averaged down.
+    """sum_l mean (Q(s_l) - Q(t_l))^2 over matched stages; the larger map is pooled to the smaller.
 
     Args:
         student: feature maps [B, K, H, W] of the stem and of each stage.
-        teacher: the same of the teacher; they take no gradient.
+        teacher: those of the teacher; they take no gradient.
 
     Returns:
         A scalar >= 0.

@@ -1,4 +1,4 @@
-"""The mean prediction of each class, gathered over an epoch: the global information of IKL."""
+"""The mean prediction of each class over an epoch: the global information of IKL."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from methods.losses.precision import float32_or_wider
 class ClassMeans(nn.Module):
     """The matrix W [C, C] whose row y is the mean softmax(o / T) of class y (Eq. 10).
 
-    W is uniform, 1/C, in the first epoch. While an epoch runs, ``update`` gathers its predictions
-    and leaves W alone; ``end_epoch`` puts their means in its place, so that W lags by one epoch. A
-    class without a sample in the epoch keeps its row. Rows sum to one.
+    W is uniform, 1/C, in the first epoch. During an epoch ``update`` sums its predictions, and W is
+    constant; ``end_epoch`` replaces W by their means, so W lags by one epoch. A class without a
+    sample in the epoch keeps its row. Rows sum to one.
 
-    Both the matrix and the sums in the making are buffers, hence part of every checkpoint.
+    The matrix and the running sums are buffers, hence part of every checkpoint.
     """
 
     matrix_CC: Tensor
@@ -34,8 +34,8 @@ class ClassMeans(nn.Module):
 
         Args:
             num_classes: C >= 1.
-            temperature: T > 0, of the gathered predictions only.
-            momentum: share in (0, 1] of the new means; 1 replaces the old ones.
+            temperature: T > 0, of these predictions only.
+            momentum: weight in (0, 1] of the new means; 1 replaces the old ones.
             device: where the buffers live.
         """
         super().__init__()
@@ -51,7 +51,7 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def update(self, logits_BC: Tensor, labels_B: Tensor) -> None:
-        """Gather one batch's predictions.
+        """Add one batch's predictions to the sums.
 
         Args:
             logits_BC: logits of clean images, [B, C].
@@ -62,7 +62,7 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Put the gathered means in place and start to gather anew."""
+        """Replace the means by those of the epoch, and reset the sums."""
         # A row's sum is the number of samples in it, since each prediction sums to one.
         counts_C1 = self.sums_CC.sum(-1, keepdim=True)
         new_CC = self.sums_CC / counts_C1.clamp_min(1)

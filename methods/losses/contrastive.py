@@ -1,7 +1,7 @@
-"""Contrastive distillation: recognise the other model's embedding of an image among many.
+"""Contrastive distillation: find the other model's embedding of the same image among many.
 
 The student's embedding of an image is contrasted with the teacher's of the same and of other
-images, which a memory keeps, and the teacher's with the student's.
+images, which a memory holds, and the teacher's with the student's.
 
 Source: Tian et al., "Contrastive representation distillation", ICLR 2020, with its released noise
 contrastive estimation. Shape suffixes: B batch, N training images, K negatives, E embedding, D
@@ -37,10 +37,10 @@ class Embedding(nn.Module):
 
 
 class OtherClasses(nn.Module):
-    """Draws training images of other classes than an image's own.
+    """Draws training images of classes other than an image's own.
 
-    Without replacement, each image's draw is uniform over all sets of K, and images of a batch
-    share one random order that each enters at a random place, so that it costs O(N + B K).
+    Without replacement, each image's draw is uniform over all sets of K. The images of a batch
+    share one random order, in which each starts at a random place, so the cost is O(N + B K).
     """
 
     order_N: Tensor
@@ -65,8 +65,8 @@ class OtherClasses(nn.Module):
         others = len(labels_N) - self.largest
         if others < (1 if replacement else number):
             raise UserError(
-                f"{number} negatives of other classes were asked for, but for some class there "
-                f"are only {others} such images: ask for fewer, or draw with replacement"
+                f"{number} negatives of other classes are needed, but some class has only {others} "
+                "such images: use fewer, or draw with replacement"
             )
         self.number = number
         self.replacement = replacement
@@ -81,21 +81,21 @@ class OtherClasses(nn.Module):
         draw = self._repeated if self.replacement else self._distinct
         return self.order_N[draw(starts_B1, counts_B1)]
 
-    # Both draw places in the order by class, in which a class is one block from its start.
+    # Both draw places in the order by class, in which each class is one block.
 
     def _repeated(self, starts_B1: Tensor, counts_B1: Tensor) -> Tensor:
         total, device = len(self.order_N), starts_B1.device
-        # The remainder favours no image by more than a part in 2^62 / N.
+        # The remainder's bias is below one part in 2^62 / N.
         draws_BK = torch.randint(2**62, (len(starts_B1), self.number), device=device)
         return (starts_B1 + counts_B1 + draws_BK % (total - counts_B1)) % total
 
     def _distinct(self, starts_B1: Tensor, counts_B1: Tensor) -> Tensor:
         total, device = len(self.order_N), starts_B1.device
-        # So many of a random order hold K places outside any one class.
+        # This many places of a random order include K outside of any one class.
         window = torch.randperm(total, device=device)[: self.number + self.largest]
         places_BW = (window + torch.randint(total, starts_B1.shape, device=device)) % total
         other_BW = (places_BW - starts_B1) % total >= counts_B1
-        # The first K others go to columns 0 to K - 1, all that is left over to column K.
+        # The first K others go to columns 0 to K - 1, all the rest to column K.
         column_BW = (other_BW.cumsum(1) - 1).clamp_max(self.number).where(other_BW, self.number)
         chosen = places_BW.new_empty(len(places_BW), self.number + 1)
         return chosen.scatter_(1, column_BW, places_BW)[:, : self.number]
@@ -121,7 +121,7 @@ def contrast_loss(positive_B: Tensor, negatives_BK: Tensor, train_size: int) -> 
 
 
 class Contrast(NamedTuple):
-    """What a contrastive step yields; all but the loss is for ``update`` and has no gradient.
+    """The result of a contrastive step; all but the loss is for ``update`` and has no gradient.
 
     Attributes:
         loss: the student's and the teacher's contrast, a scalar.
@@ -163,7 +163,7 @@ class ContrastMemory(nn.Module):
             train_size: number N of training images.
             features: length E of the embeddings.
             temperature: > 0.
-            momentum: share in [0, 1) of an image's old memory in its new one.
+            momentum: weight in [0, 1) of an image's old memory in its new one.
             device: where the buffers live.
         """
         super().__init__()
@@ -178,7 +178,7 @@ class ContrastMemory(nn.Module):
     def forward(
         self, student_BE: Tensor, teacher_BE: Tensor, index_B: Tensor, negatives_BK: Tensor
     ) -> Contrast:
-        """Contrast a batch with the memories, which stay as they are.
+        """Contrast a batch with the memories, without a change to them.
 
         Args:
             student_BE: the student's embeddings, [B, E] of length one.
@@ -203,7 +203,7 @@ class ContrastMemory(nn.Module):
         )
 
     def _scores(self, embedding_BE: Tensor, memory_NE: Tensor, places: Tensor) -> Tensor:
-        # One product with the whole memory: gathering B x K rows of it moves far more bytes.
+        # One product with the whole memory is faster than gathering B x K of its rows.
         products_BN = exact_matmul(embedding_BE, memory_NE.to(embedding_BE.dtype).T)
         return (products_BN.gather(1, places) / self.temperature).exp()
 

@@ -7,8 +7,8 @@ d = o_m - o_n, S = sum_j w_j and mu = sum_j w_j d_j / S,
     1/4 sum_jk w_j w_k (d_j - d_k)^2 = S/2 sum_j w_j (d_j - mu)^2.
 
 Shape suffixes: B batch, C classes, 1 a kept axis. ``logits_m`` are the reference's logits o_m
-(clean images, the teacher), ``logits_n`` those that are drawn to it (adversarial images, the
-student). Losses are means over the batch, at least in float32 whatever the precision of the logits.
+(clean images, the teacher), ``logits_n`` those that follow it (adversarial images, the student).
+Losses are means over the batch, at least in float32 whatever the precision of the logits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DecoupledParts(NamedTuple):
         return wmse_weight * self.wmse + ce_weight * self.ce
 
 
-def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
+def kl_per_sample(logits_m: Tensor, logits_n: Tensor) -> Tensor:
     """KL(softmax(o_m) || softmax(o_n)), Eq. 2, with gradients into both arguments.
 
     Args:
@@ -48,11 +48,16 @@ def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
         logits_n: logits [B, C].
 
     Returns:
-        The mean over the batch, a scalar >= 0.
+        Values >= 0, [B].
     """
     log_m_BC = log_softmax(float32_or_wider(logits_m), dim=-1)
     log_n_BC = log_softmax(float32_or_wider(logits_n), dim=-1)
-    return (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1).mean()
+    return (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1)
+
+
+def kl_divergence(logits_m: Tensor, logits_n: Tensor) -> Tensor:
+    """The batch mean of ``kl_per_sample``, a scalar >= 0."""
+    return kl_per_sample(logits_m, logits_n).mean()
 
 
 def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:

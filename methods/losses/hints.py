@@ -1,8 +1,8 @@
-"""FitNet: the student's middle map, translated by a small model, imitates the teacher's.
+"""FitNet: the student's middle map, mapped by a convolution, imitates the teacher's.
 
-Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the translation as released
+Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the convolution as released
 with Tian et al., "Contrastive representation distillation", ICLR 2020. There it is trained together
-with the student in one stage, and its kernel follows from the two sizes.
+with the student in one stage, and the two sizes determine its kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from methods.losses.precision import float32_or_wider
 
 
 class HintRegressor(nn.Module):
-    """relu(bn(conv(x))) from the student's shape of a map to the teacher's."""
+    """relu(bn(conv(x))), a map from the student's shape to the teacher's."""
 
     def __init__(self, student_shape: tuple[int, int], teacher_shape: tuple[int, int]) -> None:
         """Choose the convolution.
@@ -25,22 +25,22 @@ class HintRegressor(nn.Module):
             teacher_shape: those of the teacher's map.
 
         Raises:
-            UserError: the teacher's map is larger by another factor than 2.
+            UserError: the teacher's map is larger by a factor other than 2.
         """
         super().__init__()
         inputs, side = student_shape
-        outputs, goal = teacher_shape
+        outputs, teacher_side = teacher_shape
         self.conv: nn.Conv2d | nn.ConvTranspose2d
-        if side == 2 * goal:
+        if side == 2 * teacher_side:
             self.conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-        elif goal == 2 * side:
+        elif teacher_side == 2 * side:
             self.conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-        elif side >= goal:
-            self.conv = nn.Conv2d(inputs, outputs, 1 + side - goal)
+        elif side >= teacher_side:
+            self.conv = nn.Conv2d(inputs, outputs, 1 + side - teacher_side)
         else:
             raise UserError(
-                f"a hint of {goal}x{goal} pixels cannot be reached from the student's "
-                f"{side}x{side}: choose another stage for the hint"
+                f"no convolution maps the student's {side}x{side} pixels to the teacher's "
+                f"{teacher_side}x{teacher_side}: choose another stage"
             )
         self.bn = nn.BatchNorm2d(outputs)
 

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from methods.losses.divergence import (
-    kl_divergence,
-)
+from methods.losses.divergence import kl_divergence
 from methods.losses.precision import float32_or_wider
 
 
@@ -22,8 +20,8 @@ class TargetParts(NamedTuple):
     """The two parts of DKD, unweighted scalars >= 0.
 
     Attributes:
-        target: TCKD, on the target class against all the others together.
-        non_target: NCKD, among the others.
+        target: TCKD, of the target class against all others together.
+        non_target: NCKD, of the other classes among themselves.
     """
 
     target: Tensor

@@ -1,4 +1,4 @@
-"""OFD: the student's maps before activation imitate what the teacher's activation lets through.
+"""OFD: the student's maps before activation imitate the teacher's.
 
 Source: Heo et al., "A comprehensive overhaul of feature distillation", ICCV 2019.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages, pooled_to
 
-# Where a channel is less often negative, its mean negative value is badly determined.
+# The mean negative value of a channel that is less often negative is ill-conditioned.
 RARE = 1e-3
 
 
@@ -79,7 +79,7 @@ class OverhaulStage(nn.Module):
         self.register_buffer("margins_K", negative_margins(norm))
 
     def forward(self, student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
-        """A scalar >= 0; the teacher's map is averaged down where it is larger."""
+        """A scalar >= 0; the larger map is pooled to the smaller."""
         connected = self.connector(pooled_to(student_BKHW, teacher_BKHW))
         return partial_l2(connected, pooled_to(teacher_BKHW, student_BKHW), self.margins_K)
 

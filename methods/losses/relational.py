@@ -13,7 +13,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from methods.losses.precision import exact_matmul, float32_or_wider
 
-# Below it two embeddings count as one point, and their distance has no gradient.
+# Two embeddings closer than this are one point; their distance has no gradient.
 SMALLEST_SQUARE = 1e-12
 
 
@@ -62,6 +62,6 @@ def _relations(points_BD: Tensor) -> tuple[Tensor, Tensor]:
 
     distances_BB = lengths_BB - lengths_BB.diagonal().diag_embed()
     pairs = len(points_BD) * (len(points_BD) - 1)
-    # The floor only meets a batch of one, which has no distances and a loss of zero.
+    # The floor matters only for a batch of one, which has no distances and a loss of zero.
     scale = pairs / distances_BB.sum().clamp_min(SMALLEST_SQUARE)
     return distances_BB * scale, cosines_BBB

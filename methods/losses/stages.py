@@ -1,4 +1,4 @@
-"""Which feature maps of two models belong together, and at which size they are compared."""
+"""Pairs of feature maps of two models, at a common size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def matched_stages(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, 
 
 
 def pooled_to(map_BKHW: Tensor, other_BKHW: Tensor) -> Tensor:
-    """The map averaged down to the other's height and width, where it is larger."""
+    """The map, average-pooled to the other's height and width if it is larger."""
     height, width = other_BKHW.shape[-2:]
     if map_BKHW.shape[-2] <= height:
         return map_BKHW

@@ -14,15 +14,17 @@ from app.cells import (
     known_facts,
     styled,
     table_cells,
+    table_files,
 )
 from app.labels import BADGE_LEGEND
 from leaderboards.build import table, tables
+from leaderboards.summary import run_summary
 from leaderboards.table import Cell, Number, Row
 
 
 def printed_cells(number: int, rows=None) -> Cells:
     shown = table(number)
-    return table_cells(shown, shown.rows if rows is None else rows, printed=True, ours=False)
+    return table_cells(shown, shown.rows if rows is None else rows, "printed")
 
 
 def all_texts(cells: Cells) -> list[str]:
@@ -100,6 +102,27 @@ def test_numbers_are_sorted_as_numbers_and_shown_as_their_text() -> None:
     assert re.findall(r'<td id="[^"]*_col1"[^>]*>([^<]*)</td>', style.to_html()) == texts
     assert is_numeric(cells.values["AA"])
     assert not is_numeric(cells.values["Method"])
+
+
+def test_a_ranking_puts_rank_and_accuracies_first_and_sorts_them_as_numbers(
+    store_run, tmp_path
+) -> None:
+    for seed in (1, 2):
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed)
+    run_id = store_run(tmp_path, "trades", "TRADES", seed=3)
+    ranking = run_summary(tmp_path, run_id).table
+    cells = table_cells(ranking, ranking.rows)
+    titles = list(cells.values)
+    assert titles[:3] == ["Method", "#", "Clean"]
+    assert cells.values["Method"] == ["IKL-AT", "TRADES"]
+    assert cells.texts("#") == ["1", "1="]
+    assert cells.values["#"] == [1, 2]
+    assert cells.values["Seeds"] == [2, 1]
+    assert cells.values["n"] == [40, 40]
+    assert cells.values["AA"][1] == pytest.approx(47.5)
+    assert all(weights == [True, False] for weights in cells.bold.values())
+    assert all(cells.help.values())
+    assert all(table_files(ranking, ranking.rows, "both").values())
 
 
 @pytest.mark.parametrize("number", [4, 5, 7])

@@ -99,7 +99,7 @@ def test_every_table_view_source_and_search_is_shown_and_saved(own_rows) -> None
                 rows = chosen_rows(full, filters, sort)
                 if not rows:
                     continue
-                cells = table_cells(full, rows, printed=view != "ours", ours=view != "printed")
+                cells = table_cells(full, rows, view)
                 assert list(cells.help) == list(cells.values) == list(cells.bold)
                 columns = [*cells.values.values(), *cells.bold.values()]
                 assert {len(column) for column in columns} == {len(rows)}

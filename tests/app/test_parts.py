@@ -1,33 +1,16 @@
-"""The app's pure parts: Pareto fronts, separation of classes, pictures, settings, Markdown."""
+"""The app's pure parts: points, separation of classes, pictures, Markdown."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from app.components import plain
 from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
-from app.tradeoff_points import pareto_front, printed_points
+from app.tradeoff_points import printed_points
 from harness.errors import UserError
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
-
-
-@pytest.mark.parametrize("x_lower", [False, True])
-@pytest.mark.parametrize("y_lower", [False, True])
-def test_a_pareto_front_is_what_no_point_beats(x_lower, y_lower) -> None:
-    generator = np.random.default_rng(0)
-    points = pd.DataFrame(generator.integers(0, 12, (60, 2)), columns=["x", "y"])
-    signs = np.array([-1 if x_lower else 1, -1 if y_lower else 1])
-    values = points.to_numpy() * signs
-    beaten = [
-        any((other >= own).all() and (other > own).any() for other in values) for own in values
-    ]
-    wanted = {tuple(row) for row in points[~np.array(beaten)].to_numpy()}
-    front = pareto_front(points, x_lower=x_lower, y_lower=y_lower)
-    assert {tuple(row) for row in front.to_numpy()} == wanted
-    assert front["x"].is_monotonic_increasing
 
 
 def test_printed_points_are_the_printed_numbers() -> None:

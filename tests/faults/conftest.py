@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 RUN = [
     "run", "--method", "ikl", "--device", "cpu", "--epochs", "3", "--train-limit", "96",
     "--batch-size", "48", "--eval-limit", "16", "--eps", "0.1", "--set", "evaluation.chunk_size=4",
+    "--set", "evaluation.budget.n_iter=5", "--set", "evaluation.budget.n_queries=20",
+    "--set", "evaluation.budget.n_target_classes=3",
     "--set", "training.attack.steps=3", "--set", "training.weight_perturbation.start_epoch=2",
     "--set", "training.monitor.every=0", "--workers", "1",
 ]  # fmt: skip

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 import traceback
-from functools import partial
 from typing import Any
 
 import duckdb
@@ -24,19 +23,13 @@ import torch._dynamo
 import torch.optim
 
 import divergence_bench.cli.main
+import divergence_bench.cli.run
 import leaderboards.summary
 import methods.adversarial.ikl
 from harness.data import load_dataset
-from harness.evaluation import driver
-from harness.evaluation.attack.protocol import AttackBudget, Threat
 
 LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim)
-LOADED += (leaderboards.summary, methods.adversarial.ikl)
-
-
-def small_attacks() -> None:
-    """All of AutoAttack's stages with few steps, for tests of the driver around them."""
-    driver.Threat = partial(Threat, budget=AttackBudget(iterations=5, queries=20, targets=3))
+LOADED += (divergence_bench.cli.run, leaderboards.summary, methods.adversarial.ikl)
 
 
 def live(order: dict[str, Any]) -> int:
@@ -107,7 +100,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     load_dataset("digits")
-    small_attacks()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         orders = json.loads(line)

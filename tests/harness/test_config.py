@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, Section, assign, merge
+from harness.config import STANDARD_ATTACKS, EvalConfig, RunConfig, Section, assign, merge
 
 
 def sections(model: type[BaseModel] = RunConfig) -> list[type[BaseModel]]:
@@ -72,14 +72,46 @@ def test_a_dumped_configuration_is_the_same_run() -> None:
     assert config.training.attack.eps == 8 / 255
 
 
-@pytest.mark.parametrize("eps", [0, -0.1, 1.5, "1/0", "x/255"])
-def test_a_radius_outside_0_1_is_refused(eps: Any) -> None:
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    "eps", [-0.1, 1.5, "1/0", "x/255", "", "0.1,", "nan", "inf", "0.1,1/10", [0.1, 2], (), None]
+)
+def test_what_is_no_radius_is_refused(eps: Any) -> None:
+    with pytest.raises(ValidationError, match=r"no radius|radius is there twice|at (most|least)"):
         EvalConfig(eps=eps)
 
 
+@pytest.mark.parametrize(
+    ("given", "radii"),
+    [
+        (0.1, [0.1]),
+        ("8/255", [8 / 255]),
+        ("0.5, 0,1/3", [0, 1 / 3, 0.5]),
+        (["1/5", 0], [0, 0.2]),
+    ],
+)
+def test_one_radius_or_several_are_ascending_numbers(given: Any, radii: list[float]) -> None:
+    config = EvalConfig(eps=given)
+    assert list(config.eps) == radii
+    # In records a single one is a number.
+    stored = config.model_dump(mode="json")
+    assert stored["eps"] == (radii[0] if len(radii) == 1 else radii)
+    assert EvalConfig.model_validate(stored) == config
+
+
+def test_at_radius_0_there_is_no_attack_and_one_protocol() -> None:
+    clean, attacked = EvalConfig(eps="0,0.2", limit=40).protocols()
+    assert clean.attacks == ()
+    assert clean == EvalConfig(eps=0, limit=40).protocols()[0]
+    assert (attacked.eps, attacked.attacks, attacked.limit) == (0.2, STANDARD_ATTACKS, 40)
+
+
+def test_only_another_budget_than_the_standard_one_is_part_of_the_protocol() -> None:
+    assert "budget" not in EvalConfig().identity_payload()
+    assert EvalConfig(budget={"n_iter": 5}).identity_payload()["budget"]["n_iter"] == 5
+
+
 def test_only_a_linf_radius_ends_at_1() -> None:
-    assert EvalConfig(norm="L2", eps=3).eps == 3
+    assert EvalConfig(norm="L2", eps=3).eps == (3,)
     with pytest.raises(ValidationError, match="a Linf radius is at most 1"):
         EvalConfig(norm="Linf", eps=3)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from divergence_bench.cli import listing
+from divergence_bench.cli import show
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -79,9 +79,9 @@ def test_a_call_of_exit_is_no_fault(plugins: Registry[int], tmp_path: Path) -> N
 def test_listing_methods_names_a_broken_file(
     plugins: Registry[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("divergence_bench.cli.listing.METHODS", plugins)
+    monkeypatch.setattr("divergence_bench.cli.show.METHODS", plugins)
     with pytest.raises(UserError, match=r"broken\.py \(RuntimeError: imported\)"):
-        listing.rows("methods", results=Path("results"), table=None, method=None)
+        show.method_rows()
 
 
 def test_a_second_entry_of_one_name_is_refused(plugins: Registry[int]) -> None:

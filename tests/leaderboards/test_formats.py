@@ -7,23 +7,25 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pytest
 from rich.console import Console
 
 import leaderboards
 from harness.config import eps_text
-from leaderboards.render.latex import document, to_latex
-from leaderboards.render.plots import Point, front, points_of, scatter
+from harness.store.database import Database
+from leaderboards.render.latex import PACKAGES, to_latex
+from leaderboards.render.plots import pareto_front, plots_of, points_of
 from leaderboards.render.report import FORMATS, text_of, write_site
 from leaderboards.render.terminal import print_table
-from leaderboards.table import INTERVAL, MEANINGS, Number, Table
+from leaderboards.summary import run_summary
+from leaderboards.table import INTERVAL, MEANINGS, Table
 
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
-VOID = {"meta", "br"}
 
 
 def test_a_radius_is_written_as_papers_write_it() -> None:
@@ -176,7 +178,12 @@ def test_latex_compiles(results: Path, tmp_path: Path) -> None:
         pytest.skip("neither tectonic nor pdflatex is installed")
     for title in leaderboards.tables():
         source = tmp_path / f"table-{title.number}.tex"
-        source.write_text(document(leaderboards.table(title.number, results)))
+        packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
+        table = to_latex(leaderboards.table(title.number, results))
+        source.write_text(
+            rf"\documentclass{{article}}{packages}\usepackage[margin=1cm,landscape]{{geometry}}"
+            rf"\begin{{document}}{table}\end{{document}}"
+        )
         options = [] if engine.endswith("tectonic") else ["-halt-on-error"]
         ended = subprocess.run(
             [engine, *options, source.name],
@@ -189,44 +196,18 @@ def test_latex_compiles(results: Path, tmp_path: Path) -> None:
         assert "Overfull" not in ended.stdout
 
 
-class Structure(HTMLParser):
-    """Checks nesting; gathers text, elements and ids."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        told = dict(attrs)
-        assert not any(name.startswith("on") or name == "src" for name in told)
-        if told.get("id"):
-            self.ids.append(str(told["id"]))
-        if told.get("href"):
-            self.links.append(str(told["href"]))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+def parsed(text: str) -> Element:
+    """The page, which is well-formed XML; nothing in it runs or loads anything."""
+    page = ElementTree.fromstring(text)
+    names = {element.tag.rpartition("}")[2] for element in page.iter()}
+    assert not {"script", "link", "img", "iframe"} & names
+    attributes = {name for element in page.iter() for name in element.keys()}
+    assert not {name for name in attributes if name.startswith("on") or name == "src"}
+    return page
 
 
-def parsed(text: str) -> Structure:
-    structure = Structure()
-    structure.feed(text)
-    structure.close()
-    assert structure.open == []
-    return structure
+def attributes(page: Element, name: str) -> list[str]:
+    return [element.attrib[name] for element in page.iter() if name in element.attrib]
 
 
 def test_the_site_is_one_page_that_needs_nothing_else(results: Path, tmp_path: Path) -> None:
@@ -235,20 +216,20 @@ def test_the_site_is_one_page_that_needs_nothing_else(results: Path, tmp_path: P
     assert len(written) == 1 + 9 * 4
     assert all(path.stat().st_size > 200 for path in written)
     page = parsed((out / "index.html").read_text())
-    assert not {"script", "link", "img", "iframe"} & set(page.seen)
-    assert len(page.ids) == len(set(page.ids))
-    for link in page.links:
+    ids, text = attributes(page, "id"), "".join(page.itertext())
+    assert len(ids) == len(set(ids))
+    for link in attributes(page, "href"):
         if link.startswith("#"):
-            assert link[1:] in page.ids
+            assert link[1:] in ids
         elif not link.startswith("https://"):
             assert (out / link).exists()
-    assert page.seen.count("svg") == 4
+    assert len(page.findall(".//figure")) == 4
     for title in leaderboards.tables():
-        assert f"table-{title.number}" in page.ids
+        assert f"table-{title.number}" in ids
         for number in leaderboards.table(title.number, results).numbers:
-            assert f"{abs(number.value):.2f}" in page.text or f"{number.value:.3f}" in page.text
+            assert f"{abs(number.value):.2f}" in text or f"{number.value:.3f}" in text
     # The hostile name is there as text.
-    assert "<script>alert(1)</script>" in page.text
+    assert "<script>alert(1)</script>" in text
 
 
 @pytest.mark.parametrize("format_", ["markdown", "html"])
@@ -266,16 +247,18 @@ def test_a_legend_says_where_intervals_are_from(
 
 
 def test_a_plot_says_where_its_intervals_are_from(printed: list[Table]) -> None:
-    assert INTERVAL in scatter(points_of(printed[1], "clean", "aa"), "x", "y")
-    pair = "resnet34/resnet18"
-    assert INTERVAL not in scatter(points_of(printed[2], f"{pair}/time", pair), "x", "y")
+    (plot,) = plots_of(printed[1])
+    assert INTERVAL in plot.caption
+    assert "<title>AWP [25] (60.38, 28.86)</title>" in plot.svg
+    # The distillation tables print means of three models, which have no interval of one.
+    assert [INTERVAL in each.caption for each in plots_of(printed[2])] == [False, False]
 
 
 def test_a_page_has_evidence_one_click_away(printed: list[Table]) -> None:
     page = parsed(text_of(printed[4], "html"))
-    assert [link for link in page.links if link.startswith("#dispute")] == ["#dispute-5-0"]
-    assert "#dispute-5-0"[1:] in page.ids
-    assert "74.26 - 73.08 = 1.18" in page.text
+    assert "#dispute-5-0" in attributes(page, "href")
+    (evidence,) = page.findall(".//li[@id='dispute-5-0']")
+    assert "74.26 - 73.08 = 1.18" in "".join(evidence.itertext())
 
 
 def test_spreadsheets_take_no_name_for_a_formula(add_run: AddRun, tmp_path: Path) -> None:
@@ -286,20 +269,30 @@ def test_spreadsheets_take_no_name_for_a_formula(add_run: AddRun, tmp_path: Path
 
 
 def test_the_front_is_what_no_other_beats() -> None:
-    def point(x: float, y: float) -> Point:
-        return Point(f"{x}", Number(x, "P"), Number(y, "P"))
-
-    points = [point(1, 5), point(2, 4), point(2, 3), point(3, 1), point(1, 4)]
-    assert [(p.x.value, p.y.value) for p in front(points)] == [(1, 5), (2, 4), (3, 1)]
-    fast = front(points, less_is_better=True)
-    assert [(p.x.value, p.y.value) for p in fast] == [(1, 5)]
+    points = [(x, y, (x, y)) for x, y in ((1, 5), (2, 4), (2, 3), (3, 1), (1, 4))]
+    assert pareto_front(points) == [(1, 5), (2, 4), (3, 1)]
+    assert pareto_front(points, x_lower=True) == [(1, 5)]
+    assert pareto_front(points, x_lower=True, y_lower=True) == [(1, 4), (2, 3), (3, 1)]
+    assert pareto_front(points, y_lower=True) == [(3, 1)]
 
 
 def test_plots_leave_small_scale_out(results: Path) -> None:
     points = points_of(leaderboards.table(2, results), "clean", "aa")
-    assert {point.badge for point in points} == {"P", "R"}
+    assert {point.y.badge for point in points} == {"P", "R"}
     assert len(points) == 13 + 2
-    assert scatter([], "x", "y") == ""
+
+
+def test_a_ranking_has_every_format(results: Path) -> None:
+    run_id = Database(results).query("SELECT run_id FROM runs WHERE method = 'kl'")["run_id"].item()
+    table = run_summary(results, run_id).table
+    lines = list(csv.DictReader(io.StringIO(text_of(table, "csv"))))
+    assert {line["rank"] for line in lines} >= {"1", "1="}
+    assert [(float(line["value"]), line["badge"]) for line in lines] == numbers_of(table)
+    (tabular,) = tabulars(to_latex(table))
+    assert {width_of(line) for line in tabular.splitlines() if line.endswith(r"\\")} == {12}
+    assert "30.11" in tabular
+    assert r"31.41 $\pm$ 0.01" in tabular
+    assert r"30.11 R \[29.2, 31.0\]" in text_of(table, "markdown")
 
 
 def test_formats_are_the_documented_ones() -> None:

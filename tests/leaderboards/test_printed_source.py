@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -6,7 +7,14 @@ import pytest
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
 from harness.store.database import Database
-from leaderboards.printed import REPORTED_CSV, load_reported, printed_entries
+from leaderboards.printed import (
+    REPORTED_CSV,
+    evidence_of,
+    load_reported,
+    printed_lines,
+    printed_rows,
+)
+from leaderboards.table import Row
 
 
 def test_every_printed_number_is_there_and_typed() -> None:
@@ -25,25 +33,16 @@ def test_the_database_holds_the_same_numbers(tmp_path: Path) -> None:
     database = Database(tmp_path)
     database.load_reported(REPORTED_CSV)
     stored = database.query("SELECT * FROM reported ORDER BY row_number")
-    frame = load_reported().rename(columns={"table": "table_number"}).drop(columns="disputed")
+    frame = load_reported().rename(columns={"table": "table_number"})
     shared = stored[frame.columns]
     pd.testing.assert_frame_equal(shared, frame, check_dtype=False)
 
 
-def test_disputed_are_the_known_contradictions() -> None:
-    disputed = load_reported().query("disputed")
-    known = {(4, 85.31), (3, 72.84), (5, 1.16), (7, 2.63), (6, 30.69), (6, 30.66)}
-    # Table 8 repeats the impossible number of Table 6.
-    known |= {(8, 30.69)}
-    known |= {(table, value) for table in (6, 8, 9) for value in (63.59, 31.44)}
-    assert set(zip(disputed["table"], disputed["value"], strict=True)) == known
-
-
 def test_whatever_a_note_calls_contradictory_is_disputed() -> None:
-    frame = load_reported()
-    said = frame["note"].str.contains("text says|copy error|^inconsistent|^WRONG in paper")
-    assert said.sum() == 12
-    assert frame[said]["disputed"].all()
+    pattern = re.compile("text says|copy error|^inconsistent|^WRONG in paper")
+    contradicted = [line for line in printed_lines() if pattern.search(line["note"])]
+    assert len(contradicted) == 12
+    assert all(map(evidence_of, contradicted))
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
@@ -55,29 +54,38 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_rows_of_one_network_trained_on_the_data_set_alone() -> None:
-    entries = printed_entries("cifar100", "wrn-34-10", None, metric="aa", n=10000)
-    found = {(entry.method, entry.source, entry.scores["aa"].value) for entry in entries}
-    assert found >= {("AWP", "Table 2", 0.2886), ("IKL-AT", "Table 2", 0.3145)}
-    assert ("DKL", "Table 1", 0.302) in found
+    rows = printed_rows("cifar100", "wrn-34-10", "", metric="aa")
+    found = {(row.labels[0], row.facts["table"], value(row, "aa")) for row in rows}
+    assert found >= {("AWP", "2", 28.86), ("IKL-AT", "2", 31.45), ("DKL", "1", 30.2)}
     # Table 1's last row is Table 2's IKL-AT; the generated-data rows and Tables 6, 8, 9 stay out.
-    assert len(entries) == 10
-    (low, high) = wilson_interval(3145, 10000)
-    score = next(entry.scores["aa"] for entry in entries if entry.scores["aa"].value == 0.3145)
-    assert (score.low, score.high) == (low, high)
+    assert len(rows) == 10
+    low, high = wilson_interval(3145, 10000)
+    number = next(row.number("aa") for row in rows if value(row, "aa") == 31.45)
+    assert number is not None
+    assert number.interval == pytest.approx((100 * low, 100 * high))
 
 
-def test_a_student_is_matched_with_its_teacher_and_gets_no_interval() -> None:
-    entries = printed_entries("cifar100", "resnet20", "resnet56", metric="clean", n=10000)
-    values = {entry.method: entry.scores["clean"] for entry in entries}
-    assert set(values) >= {"KD", "DKD", "IKL-KD", "ReviewKD"}
-    assert not any(name.startswith("Delta") for name in values)
-    assert values["KD"].value == 0.7066
-    assert values["KD"].low is None
+def value(row: Row, metric: str) -> float | None:
+    number = row.number(metric)
+    return number.value if number else None
+
+
+def test_a_student_is_matched_with_its_teacher_and_shows_no_interval() -> None:
+    rows = printed_rows("cifar100", "resnet20", "resnet56", metric="clean")
+    numbers = {row.labels[0]: row.number("clean") for row in rows}
+    assert set(numbers) >= {"KD", "DKD", "IKL-KD", "ReviewKD"}
+    assert not any(name.startswith("Delta") for name in numbers)
+    kd = numbers["KD"]
+    assert kd is not None
+    assert (kd.value, kd.seeds, kd.interval) == (70.66, 3, None)
     # What ranks it is no narrower than what its images leave open.
-    assert values["KD"].span == wilson_interval(7066, 10000)
-    assert printed_entries("cifar100", "resnet20", "resnet110", metric="clean", n=1) == []
-    with_std = printed_entries("cifar100", "shufflenet-v1", "wrn-40-2", metric="clean", n=10000)
-    assert next(e for e in with_std if e.method == "IKL-KD").scores["clean"].std == 0.0001
+    ends = [100 * end for end in wilson_interval(7066, 10000)]
+    assert [kd.low, kd.high] == pytest.approx(ends)
+    assert printed_rows("cifar100", "resnet20", "resnet110", metric="clean") == []
+    with_std = printed_rows("cifar100", "shufflenet-v1", "wrn-40-2", metric="clean")
+    (ikl,) = [row.number("clean") for row in with_std if row.labels[0] == "IKL-KD"]
+    assert ikl is not None
+    assert ikl.std == 0.01
 
 
 def test_rows_of_equal_value_in_a_table_of_comparisons_all_stay() -> None:
@@ -86,12 +94,7 @@ def test_rows_of_equal_value_in_a_table_of_comparisons_all_stay() -> None:
     ):
         dataset, student, teacher = map(str, printed)
         names = {"CIFAR-100": "cifar100", "ImageNet": "imagenet"}
-        rows = group[(group["metric"] == "top1") & ~group["method"].str.startswith("Delta")]
-        entries = printed_entries(
-            names[dataset],
-            {"MobileNetV1": "mobilenet-v1"}.get(student, student.lower()),
-            teacher.lower(),
-            metric="clean",
-            n=10000,
-        )
-        assert sorted(entry.method for entry in entries) == sorted(rows["method"]), printed
+        lines = group[(group["metric"] == "top1") & ~group["method"].str.startswith("Delta")]
+        arch = {"MobileNetV1": "mobilenet-v1"}.get(student, student.lower())
+        rows = printed_rows(names[dataset], arch, teacher.lower(), metric="clean")
+        assert sorted(row.labels[0] for row in rows) == sorted(lines["method"]), printed

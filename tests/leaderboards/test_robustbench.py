@@ -11,7 +11,7 @@ import leaderboards
 from harness.errors import UserError
 from harness.store.database import Database
 from leaderboards.printed import REPORTED_CSV
-from leaderboards.render.plots import points_of, scatter
+from leaderboards.render.plots import plots_of
 from leaderboards.render.report import text_of
 from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
 
@@ -136,22 +136,19 @@ def test_doubtful_entries_wear_their_mark_and_rank_by_the_lowest_known(tmp_path:
         assert row.cells["clean"].printed is not None
         assert row.cells["clean"].printed.flags == ()
     unreliable = "RobustBench calls AutoAttack's number potentially unreliable"
-    assert flags["Doubt"] == (
-        unreliable,
-        "an attack from elsewhere leaves 40.00, by which it ranks here",
-    )
-    assert flags["Broken"] == ("an attack from elsewhere leaves 41.00, by which it ranks here",)
+    assert flags["Doubt"] == (unreliable, "an external attack leaves 40.00, by which it ranks here")
+    assert flags["Broken"] == ("an external attack leaves 41.00, by which it ranks here",)
     assert flags["Unsure"] == (unreliable,)
     assert flags["Sound"] == flags["Higher"] == ()
-    assert "The best attack from elsewhere leaves 40.00." in rows["Doubt"].notes
-    assert "The best attack from elsewhere leaves 39.50." in rows["Higher"].notes
+    assert "The best external attack leaves 40.00." in rows["Doubt"].notes
+    assert "The best external attack leaves 39.50." in rows["Higher"].notes
     text = text_of(table, "markdown")
     assert "50.00 RB?" in text
     assert "- ? a measured number with reason to doubt it" in text
     assert f"- ? Doubt: {unreliable}" in text
-    words = scatter(points_of(table, "clean", "aa"), "x", "y")
-    assert "Broken (75.22, 60) RB?" in words
-    assert "?: a measured number with reason to doubt it" in words
+    (plot,) = plots_of(table)
+    assert "Broken (75.22, 60)? RB" in plot.caption
+    assert "?: a measured number with reason to doubt it" in plot.caption
 
 
 def test_they_lie_in_reported_with_badge_and_source(folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from harness.errors import UserError
 from harness.evaluation.analysis.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from leaderboards.ranking import Entry, Score, ranked
-from leaderboards.summary import RunSummary, run_summary
-from leaderboards.table import OF_MEANS
+from leaderboards.render.text import number_text
+from leaderboards.summary import RunSummary, rank_rows, run_summary
+from leaderboards.table import OF_MEANS, Cell, Number, Row
 
 AddRun = Callable[..., str]
 PAPER = {
@@ -33,30 +33,45 @@ def printed(summary: RunSummary, width: int = 80, encoding: str = "utf-8") -> st
     return raw.getvalue().decode(encoding)
 
 
+def texts(summary: RunSummary) -> list[dict[str, str]]:
+    """The labels and the numbers of each row, as text by title."""
+    table = summary.table
+    return [
+        dict(zip(table.labels, row.labels, strict=True))
+        | {
+            column.title: number_text(number, column, badge=False, interval=True)
+            for column in table.columns
+            if (number := row.number(column.key))
+        }
+        for row in table.rows
+    ]
+
+
+def names(summary: RunSummary) -> list[str]:
+    return [row["Method"] for row in texts(summary)]
+
+
 def row_of(summary: RunSummary, method: str) -> dict[str, str]:
-    rows = [row for row in summary.table.to_dict("records") if row["Method"] == method]
-    assert len(rows) == 1, summary.table
-    return rows[0]
+    (row,) = [row for row in texts(summary) if row["Method"] == method]
+    return row
+
+
+def best(summary: RunSummary) -> Number:
+    number = summary.table.rows[0].number(summary.table.ranked_by)
+    assert number is not None
+    return number
 
 
 def test_one_run_has_its_wilson_interval(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (340, 280, 270, 268, 262))
     summary = run_summary(tmp_path, run_id)
     low, high = wilson_interval(262, 360)
-    assert row_of(summary, "A") == {
-        "#": "1",
-        "Method": "A",
-        "Architecture": "resnet8",
-        "Seeds": "1",
-        "Clean": "94.44",
-        "APGD-CE": "77.78",
-        "APGD-T": "75.00",
-        "FAB-T": "74.44",
-        "AA [95%]": f"72.78 [{100 * low:.1f}, {100 * high:.1f}]",
-        "n": "360",
-        "s/iter": "0.0321",
-        "Src": "S",
-    }
+    labels = {"#": "1", "Method": "A", "Architecture": "resnet8", "Seeds": "1", "n": "360"}
+    numbers = {"APGD-CE": "77.78", "APGD-T": "75.00", "FAB-T": "74.44", "s/iter": "0.0321"}
+    numbers |= {"Clean": "94.44", "AA [95%]": f"72.78 [{100 * low:.1f}, {100 * high:.1f}]"}
+    row = {title: text.partition(" ")[0] for title, text in row_of(summary, "A").items()}
+    assert row == labels | numbers | {"Src": "S", "AA [95%]": "72.78"}
+    assert row_of(summary, "A")["AA [95%]"] == numbers["AA [95%]"]
     assert summary.title == "digits | Linf 0.15 | AutoAttack (pyautoattack-0.2.0) | n = 360"
 
 
@@ -71,22 +86,21 @@ def test_seeds_share_a_row_with_mean_and_sample_deviation(add_run: AddRun, tmp_p
     assert (row["Seeds"], row["AA"]) == ("3", cell)
     (entry,) = summary.to_json()["rows"]
     assert entry["scores"]["aa"]["std"] == pytest.approx(3 / 360)
-    assert entry["scores"]["aa"]["low"] is None
     assert sorted(entry["run_ids"]) == sorted(ids)
 
 
 def test_seeds_that_agree_know_no_more_than_their_images(add_run: AddRun, tmp_path: Path) -> None:
     for title, left in (("A", 35), ("B", 34)):
         run_id = add_run(title, (39, 38, 37, 36, left), n=40)
-    ranks = [entry.rank for entry in run_summary(tmp_path, run_id).entries]
-    assert ranks == ["1", "1="]
+    assert [row.rank for row in run_summary(tmp_path, run_id).table.rows] == ["1", "1="]
     for title, left in (("A", 35), ("B", 34)):
         add_run(title, (39, 38, 37, 36, left), n=40, seed=1)
     summary = run_summary(tmp_path, run_id)
-    assert [(entry.seeds, entry.rank) for entry in summary.entries] == [(2, "1"), (2, "1=")]
-    score = summary.entries[0].scores["aa"]
-    assert score.std == 0
-    assert score.span == pytest.approx(wilson_interval(35, 40))
+    assert [(row["Seeds"], row["#"]) for row in texts(summary)] == [("2", "1"), ("2", "1=")]
+    number = best(summary)
+    assert (number.std, number.interval) == (0, None)
+    ends = [100 * end for end in wilson_interval(35, 40)]
+    assert [number.low, number.high] == pytest.approx(ends)
     assert f"1=  {OF_MEANS}"[:40] in printed(summary)
 
 
@@ -96,9 +110,9 @@ def test_seeds_that_differ_have_the_t_interval_of_their_mean(
     left = (6651, 5651, 6151)
     for seed, aa in enumerate(left):
         run_id = add_run("A", (9000, 8000, 7000, 7000, aa), n=10000, seed=seed)
-    score = run_summary(tmp_path, run_id).entries[0].scores["aa"]
-    told = seeds_summary([aa / 10000 for aa in left])
-    assert score.span == pytest.approx((told.low, told.high))
+    number = best(run_summary(tmp_path, run_id))
+    expected = seeds_summary([aa / 100 for aa in left])
+    assert (number.low, number.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_deviations_beside_intervals_are_told_apart(add_run: AddRun, tmp_path: Path) -> None:
@@ -106,8 +120,9 @@ def test_deviations_beside_intervals_are_told_apart(add_run: AddRun, tmp_path: P
         add_run("A", (340, 280, 270, 268, 262 + seed), seed=seed)
     run_id = add_run("B", (340, 280, 270, 268, 261))
     summary = run_summary(tmp_path, run_id)
-    assert "AA" in summary.table
-    assert "AA [95%]" not in summary.table
+    titles = [column.title for column in summary.table.columns]
+    assert "AA" in titles
+    assert "AA [95%]" not in titles
     text = printed(summary, 200)
     assert "a \u00b1 b  mean and deviation over seeds" in text
     assert "[a, b]  95% interval (Wilson) from n test images, computed here for printed" in text
@@ -129,27 +144,28 @@ def test_no_width_leaves_out_the_number_that_ranks(
     assert "75.14 \u00b1 0.20" in printed(run_summary(tmp_path, run_id), width)
 
 
-def test_order_is_by_the_number_though_a_wide_interval_reaches_the_leader() -> None:
-    def entry(name: str, value: float, half: float) -> Entry:
-        score = Score(value, value - half, value + half)
-        return Entry(name, "a", "R", {"aa": score})
+def ranked_row(name: str, value: float, half: float | None = None, *, partial: bool = False) -> Row:
+    ends = {} if half is None else {"low": value - half, "high": value + half}
+    cells = {"aa": Cell(ours=Number(value, "R", **ends))}
+    return Row("ours", (name, "a"), cells=cells, partial=partial)
 
-    entries = [entry("wide", 0.6, 0.3), entry("narrow", 0.7, 0.01), entry("best", 0.8, 0.02)]
-    order = [(found.method, found.rank) for found in ranked(entries, "aa")]
+
+def test_order_is_by_the_number_though_a_wide_interval_reaches_the_leader() -> None:
+    rows = [ranked_row("wide", 60, 30), ranked_row("narrow", 70, 1), ranked_row("best", 80, 2)]
+    order = [(row.labels[0], row.rank) for row in rank_rows(rows, "aa")]
     assert order == [("best", "1"), ("narrow", "2"), ("wide", "1=")]
 
 
 def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (340, 280, 270, 268, 262))
     add_run("A", (340, 280, 270, 268, 200), params={"w": 2}, recipe_changes={"params.w": 2})
-    assert run_summary(tmp_path, run_id).table["Method"].tolist() == ["A", "A, w=2"]
+    assert names(run_summary(tmp_path, run_id)) == ["A", "A, w=2"]
 
 
 def test_training_set_size_and_selection_on_test_are_told(add_run: AddRun, tmp_path: Path) -> None:
     config = {"data": {"train_limit": 96}}
     run_id = add_run("A", (340, 280, 270, 268, 262), selection="best-on-test", config=config)
-    names = run_summary(tmp_path, run_id).table["Method"].tolist()
-    assert names == ["A, 96 training images, best on test"]
+    assert names(run_summary(tmp_path, run_id)) == ["A, 96 training images, best on test"]
 
 
 def test_the_best_is_first_and_overlaps_are_ties(add_run: AddRun, tmp_path: Path) -> None:
@@ -157,8 +173,8 @@ def test_the_best_is_first_and_overlaps_are_ties(add_run: AddRun, tmp_path: Path
     add_run("High", (340, 290, 280, 272, 270))
     run_id = add_run("Near", (340, 290, 280, 265, 262))
     summary = run_summary(tmp_path, run_id)
-    ranks = summary.table[["#", "Method"]].values.tolist()
-    assert ranks == [["1", "High"], ["1=", "Near"], ["3", "Low"]]
+    ranks = [(row["#"], row["Method"]) for row in texts(summary)]
+    assert ranks == [("1", "High"), ("1=", "Near"), ("3", "Low")]
     assert [row["own"] for row in summary.to_json()["rows"]] == [False, True, False]
 
 
@@ -184,17 +200,16 @@ def test_only_like_stands_with_like(add_run: AddRun, tmp_path: Path, what: str) 
     run_id = add_run("A", (340, 280, 270, 268, 262))
     other = {"correct": (340, 290, 280, 272, 270), **UNLIKE[what]}
     add_run("B", **other)
-    assert run_summary(tmp_path, run_id).table["Method"].tolist() == ["A"]
+    assert names(run_summary(tmp_path, run_id)) == ["A"]
 
 
 def test_without_attack_the_threat_model_divides_nothing(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (340,), attacks=())
     add_run("B", (341,), attacks=(), protocol={"eps": 0.5, "norm": "L2"})
     summary = run_summary(tmp_path, run_id)
-    assert summary.title == "digits | without attack | n = 360"
-    assert summary.table["Method"].tolist() == ["B", "A"]
-    assert "Clean [95%]" in summary.table
-    assert "AA [95%]" not in summary.table
+    assert summary.title == "digits | clean only | n = 360"
+    assert names(summary) == ["B", "A"]
+    assert [column.title for column in summary.table.columns] == ["Clean [95%]", "s/iter"]
 
 
 def test_other_attacks_name_the_last_one(add_run: AddRun, tmp_path: Path) -> None:
@@ -208,7 +223,8 @@ def test_a_partial_run_sees_all_and_ranks_with_none(add_run: AddRun, tmp_path: P
     add_run("Full", (340, 280, 270, 268, 250))
     run_id = add_run("Part", (340, 290, 280, 272, 270), partial=True)
     summary = run_summary(tmp_path, run_id)
-    assert summary.table[["#", "Method"]].values.tolist() == [["1", "Full"], ["partial", "Part"]]
+    ranks = [(row["#"], row["Method"]) for row in texts(summary)]
+    assert ranks == [("1", "Full"), ("partial", "Part")]
     assert [row["partial"] for row in summary.to_json()["rows"]] == [False, True]
 
 
@@ -217,9 +233,9 @@ def test_a_run_counts_once_by_its_newest_evaluation(add_run: AddRun, tmp_path: P
     add_run("A", (341, 281, 271, 269, 263), evaluation_id="later")
     (row,) = run_summary(tmp_path, run_id).to_json()["rows"]
     assert row["seeds"] == 1
-    assert row["scores"]["clean"]["value"] == 341 / 360
+    assert row["scores"]["clean"]["value"] == pytest.approx(341 / 360)
     (row,) = run_summary(tmp_path, run_id, "e1").to_json()["rows"]
-    assert row["scores"]["clean"]["value"] == 340 / 360
+    assert row["scores"]["clean"]["value"] == pytest.approx(340 / 360)
 
 
 def test_a_run_without_evaluation_is_a_sentence(add_run: AddRun, tmp_path: Path) -> None:
@@ -240,7 +256,7 @@ def test_printed_rows_stand_beside_the_papers_protocol(add_run: AddRun, tmp_path
     summary = run_summary(tmp_path, run_id)
     rows = summary.to_json()["rows"]
     assert {row["badge"] for row in rows} == {"P", "R"}
-    assert rows[0]["scores"]["aa"]["value"] == 0.3167
+    assert rows[0]["scores"]["aa"]["value"] == pytest.approx(0.3167)
     assert row_of(summary, "A")["#"] == "1="
     assert row_of(summary, "AWP")["Src"] == "P T2"
 
@@ -260,22 +276,22 @@ def test_printed_rows_stand_beside_nothing_else(
     add_run: AddRun, tmp_path: Path, change: dict[str, object]
 ) -> None:
     run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER | change)
-    assert len(run_summary(tmp_path, run_id).entries) == 1
+    assert len(run_summary(tmp_path, run_id).table.rows) == 1
 
 
 def test_a_disputed_cell_wears_its_mark(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (8531, 6600, 5800, 5750, 5713), **PAPER | {"dataset": "cifar10"})
     summary = run_summary(tmp_path, run_id)
-    assert row_of(summary, "IKL-AT")["Clean"] == "85.31!"
+    assert row_of(summary, "IKL-AT")["Clean"].startswith("85.31! [")
     assert "!  printed in the paper, which contradicts itself here" in printed(summary)
 
 
 def test_a_distilled_run_stands_beside_its_pair(add_run: AddRun, tmp_path: Path) -> None:
     pair = {"arch": "resnet20", "teacher": "resnet56", "task": "distillation", "attacks": ()}
     run_id = add_run("A", (7066,), **PAPER | pair)
-    table = run_summary(tmp_path, run_id).table
-    assert set(table["Method"]) > {"A", "KD", "DKD"}
-    assert table[table["Method"] == "A"]["Architecture"].item() == "resnet20 from resnet56"
+    summary = run_summary(tmp_path, run_id)
+    assert set(names(summary)) > {"A", "KD", "DKD"}
+    assert row_of(summary, "A")["Architecture"] == "resnet20 from resnet56"
 
 
 def test_a_flagged_number_wears_its_mark_and_the_reason_stands_below(
@@ -346,11 +362,8 @@ def test_bold_is_for_the_first_alone(add_run: AddRun, tmp_path: Path) -> None:
     assert "\x1b[1m" not in near
 
 
-def test_ranks_without_spans_are_places() -> None:
-    def entry(name: str, value: float, **facts: bool) -> Entry:
-        return Entry(name, "a", "R", {"aa": Score(value)}, **facts)
-
-    entries = [entry("c", 0.1), entry("a", 0.3), entry("p", 0.9, partial=True), entry("b", 0.2)]
-    unscored = Entry("u", "a", "P", {})
-    order = [(found.method, found.rank) for found in ranked([*entries, unscored], "aa")]
+def test_ranks_without_intervals_are_positions() -> None:
+    rows = [ranked_row("c", 10), ranked_row("a", 30), ranked_row("p", 90, partial=True)]
+    rows += [ranked_row("b", 20), Row("printed", ("u", "a"))]
+    order = [(row.labels[0], row.rank) for row in rank_rows(rows, "aa")]
     assert order == [("a", "1"), ("b", "2"), ("c", "3"), ("p", "partial"), ("u", "")]

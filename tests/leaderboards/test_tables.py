@@ -72,7 +72,8 @@ def test_seeds_give_mean_and_sample_deviation(add_run: AddRun, tmp_path: Path) -
     percent = [aa / 100 for aa in left]
     assert ours.value == pytest.approx(statistics.fmean(percent))
     assert ours.std == pytest.approx(statistics.stdev(percent)) == pytest.approx(0.3)
-    assert (ours.seeds, ours.low) == (3, None)
+    assert (ours.seeds, ours.interval) == (3, None)
+    assert ours.low < min(percent) < max(percent) < ours.high
 
 
 def test_our_gain_is_over_our_own_baseline(add_run: AddRun, tmp_path: Path) -> None:

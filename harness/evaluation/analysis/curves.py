@@ -1,32 +1,40 @@
-"""Robust accuracy over the radius: one evaluation a radius, and what their order gives away."""
+"""Robust accuracy over the radius: one evaluation a radius, and the flags that their order shows.
+
+The flags of a curve depend on all of its evaluations, so they are computed when they are read and
+never stored.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import scipy
-from numpy.typing import NDArray
 
-from harness.config import EvalConfig, Norm, parse_fraction
-from harness.data.base import DatasetInfo
+from harness.config import Norm
 from harness.errors import UserError
-from harness.evaluation.analysis.flags import LARGE_EPS_POINTS, LARGE_LINF, Flag
-from harness.evaluation.analysis.paired import correct_by_metric
+from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
 from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory
+
+if TYPE_CHECKING:
+    from harness.data.base import DatasetInfo
 
 RISES = "rises-with-eps"
 SURVIVES = "survives-large-eps"
 CURVE_FLAGS = (RISES, SURVIVES)
-# All that makes two points belong to one curve; the radius alone differs.
+# Evaluations that agree in these are points of one curve; only the radius differs.
 CURVE_FIELDS = (
     "norm", "attacks", "attack_version", "precision", "data_sha256", "model_sha256", "index_sha256",
     "seed", "chunk_size", "accelerate",
 )  # fmt: skip
+
+# Values of the smallest registered images, 8x8 digits.
+FEWEST_VALUES = 64
+
+FlagDict = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,53 +51,18 @@ class Point:
     flags: tuple[str, ...]
 
 
-def radii(text: str) -> tuple[float, ...]:
-    """``"0,2/255,8/255"`` as numbers, ascending.
-
-    Raises:
-        UserError: one is no number of at least 0, or is there twice.
-    """
-    found = []
-    for part in text.split(","):
-        try:
-            eps = float(parse_fraction(part.strip()))
-        except ValueError as error:
-            raise UserError(
-                f"--eps {text}: {part.strip()!r} is no radius: give one such as 8/255, or several "
-                "with commas between them"
-            ) from error
-        if not 0 <= eps < float("inf"):
-            raise UserError(f"--eps {text}: {part.strip()} is no radius: give 0 or more")
-        found.append(eps)
-    if len(set(found)) < len(found):
-        raise UserError(f"--eps {text} has a radius twice: leave one out")
-    return tuple(sorted(found))
-
-
-def protocols(base: EvalConfig, several: Sequence[float]) -> list[EvalConfig]:
-    """One protocol a radius; at 0 there is no attack.
-
-    Without attack the radius means nothing: it is the default one, so that clean accuracy is one
-    and the same evaluation for every curve.
-    """
-    without = {"attacks": (), "eps": EvalConfig().eps}
-    return [
-        EvalConfig.model_validate(base.model_dump() | ({"eps": eps} if eps else without))
-        for eps in several
-    ]
-
-
 def curve_of(run: RunDirectory, evaluation_id: str) -> list[Point]:
-    """The curve that a finished evaluation is on, by ascending radius, from 0: its siblings.
+    """The curve of a finished evaluation and its siblings, by ascending radius, from 0.
 
-    The point at 0 is the clean accuracy that each of them has. One radius alone is no curve: then,
+    The point at 0 is the clean accuracy that each of them has. A single radius is no curve: then,
     and for an evaluation without attacks, the list is empty.
     """
     group = next((group for group in curves(run) if evaluation_id in _ids(group)), [])
     if len(group) < 2:
         return []
-    points = [_point(each) for each in group]
-    clean = group[0].record["metrics"]["clean"]
+    computed = curve_flags(Database(run.results), [run.run_id])
+    records = [with_curve_flags(each.record, computed) for each in group]
+    points, clean = [_point(record) for record in records], records[0]["metrics"]["clean"]
     zero = {"robust": clean["value"], "low": clean["low"], "high": clean["high"]}
     stages = dict.fromkeys(points[0].stages, clean["value"])
     return [replace(points[0], eps=0.0, stages=stages, flags=(), **zero), *points]
@@ -98,60 +71,28 @@ def curve_of(run: RunDirectory, evaluation_id: str) -> list[Point]:
 def curves(run: RunDirectory) -> list[list[EvaluationDirectory]]:
     """The finished evaluations with attacks, those of a curve together, by ascending radius."""
     groups: dict[tuple[str, ...], list[EvaluationDirectory]] = defaultdict(list)
-    for each in attacked(run):
-        groups[_key(each.record["protocol"])].append(each)
+    for each in run.evaluations():
+        protocol = each.record.get("protocol") or {}
+        if each.record["status"] == "success" and protocol["attacks"]:
+            groups[tuple(str(protocol[name]) for name in CURVE_FIELDS)].append(each)
     return [sorted(group, key=_eps) for group in groups.values()]
 
 
-def attacked(run: RunDirectory) -> list[EvaluationDirectory]:
-    """The finished evaluations with attacks."""
-    return [
-        each
-        for each in run.evaluations()
-        if each.record["status"] == "success" and each.record["protocol"]["attacks"]
-    ]
+def with_curve_flags(
+    record: dict[str, Any], computed: Mapping[tuple[str, str], Sequence[FlagDict]]
+) -> dict[str, Any]:
+    """An evaluation's record with the flags of its curve, which ``curve_flags`` computed.
 
-
-def mark(run: RunDirectory, evaluation_id: str, info: DatasetInfo) -> None:
-    """Give the evaluations of a curve the flags that only the whole curve shows.
-
-    It is done whenever a point is finished, so that flags do not depend on the order of radii.
+    Earlier releases stored those as well; they may be out of date and are left out.
     """
-    for group in curves(run):
-        if evaluation_id not in _ids(group):
-            continue
-        found = group_flags(group, info)
-        for each in group:
-            before = each.record.get("flags") or []
-            kept = [flag for flag in before if flag["name"] not in (RISES, SURVIVES)]
-            after = kept + [flag.as_dict() for flag in found[each.evaluation_id]]
-            if after != before:
-                each.update(flags=after)
-
-
-def group_flags(group: Sequence[EvaluationDirectory], info: DatasetInfo) -> dict[str, list[Flag]]:
-    """Evaluation to its flags, of one curve's evaluations by ascending radius."""
-    found: dict[str, list[Flag]] = {}
-    smaller: list[tuple[float, NDArray[np.bool_]]] = []
-    for each in group:
-        protocol = each.record["protocol"]
-        verdicts = each.verdicts().to_pandas().sort_values("index")
-        eps, robust = (
-            float(protocol["eps"]),
-            list(correct_by_metric(protocol, verdicts).values())[-1],
-        )
-        raised = [survives(protocol["norm"], eps, robust, info)]
-        if smaller:
-            raised.append(rises(*min(smaller, key=lambda pair: pair[1].sum()), eps, robust))
-        found[each.evaluation_id] = [flag for flag in raised if flag is not None]
-        smaller.append((eps, robust))
-    return found
+    stored = [flag for flag in record.get("flags") or [] if flag["name"] not in CURVE_FLAGS]
+    return record | {"flags": stored + list(computed.get(_key(record), ()))}
 
 
 def curve_flags(
     database: Database, run_ids: Sequence[str]
-) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """Return the flags that only a whole curve shows, by (run_id, evaluation_id).
+) -> dict[tuple[str, str], list[FlagDict]]:
+    """The flags that only a whole curve shows, by (run_id, evaluation_id).
 
     Each flag has the keys of a stored one, ``name`` and ``detail``; the names are ``CURVE_FLAGS``.
 
@@ -159,44 +100,77 @@ def curve_flags(
         database: the results database.
         run_ids: the runs whose evaluations are checked.
     """
-    return {}
+    rows = database.query(
+        f"""
+        SELECT run_id, evaluation_id, dataset, norm, eps, metrics.n AS n,
+               CAST(round(metrics.value * metrics.n) AS INTEGER) AS survived,
+               hash(run_id, {", ".join(f'evaluations."{name}"' for name in CURVE_FIELDS)}) AS curve
+        FROM evaluations JOIN runs USING (run_id) JOIN metrics USING (run_id, evaluation_id)
+        WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[]))) AND metrics.name = 'robust'
+          AND evaluations.status = 'success' AND evaluations.attacks != ''
+        ORDER BY curve, eps
+        """,
+        {"run_ids": list(run_ids)},
+    )
+    found: dict[tuple[str, str], list[FlagDict]] = {}
+    for _, curve in rows.groupby("curve"):
+        smallest: Any = None
+        point: Any
+        for point in curve.itertuples():
+            flags = [survives(point.norm, point.eps, point.survived, point.n, point.dataset)]
+            # The smallest accuracy so far holds at this radius too: its ball lies inside.
+            if smallest is not None and point.survived > smallest.survived:
+                flags.append(rises(smallest, point, *_changes(database, smallest, point)))
+            if smallest is None or point.survived < smallest.survived:
+                smallest = point
+            if raised := [flag.as_dict() for flag in flags if flag is not None]:
+                found[point.run_id, point.evaluation_id] = raised
+    return found
 
 
-def rises(
-    small: float, robust_small: NDArray[np.bool_], large: float, robust_large: NDArray[np.bool_]
-) -> Flag | None:
-    """More images survive the larger radius than the smaller one, which holds all its attacks.
+def _changes(database: Database, small: Any, large: Any) -> tuple[int, int]:
+    """Images that survive the large radius only, and those that survive the small one only."""
+    counts = database.query(
+        """
+        SELECT count(*) FILTER (large.broken_by IS NULL AND small.broken_by IS NOT NULL) AS back,
+               count(*) FILTER (small.broken_by IS NULL AND large.broken_by IS NOT NULL) AS gone
+        FROM verdicts AS small JOIN verdicts AS large USING (run_id, "index")
+        WHERE run_id = ? AND small.evaluation_id = ? AND large.evaluation_id = ?
+        """,
+        [small.run_id, small.evaluation_id, large.evaluation_id],
+    ).iloc[0]
+    return int(counts["back"]), int(counts["gone"])
 
-    Attacks are random, so that single images come back by chance: the images that survive one
-    radius only must speak against a fair coin at 5%, one-sided (from 5 to 0 on).
+
+def rises(small: Any, large: Any, back: int, gone: int) -> Flag | None:
+    """More images survive the larger radius than the smaller one, whose attacks it allows too.
+
+    Attacks are random, and single images come back by chance. So the images that survive one radius
+    only must differ from a fair coin at 5%, one-sided: from 5 to 0 on.
 
     Args:
-        small: the smaller radius.
-        robust_small: bool [N], which images survive it.
-        large: the larger radius.
-        robust_large: bool [N], which survive that, image for image.
+        small: the smaller radius, with ``eps`` and the number that ``survived``.
+        large: the larger one, with ``n`` as well.
+        back: images that survive the larger radius only.
+        gone: images that survive the smaller one only.
     """
-    back = int((robust_large & ~robust_small).sum())
-    gone = int((robust_small & ~robust_large).sum())
     if not back or scipy.stats.binomtest(back, back + gone, alternative="greater").pvalue >= 0.05:
         return None
-    n = len(robust_large)
     return Flag(
         RISES,
-        f"{int(robust_large.sum())} of {n} images survive at eps {large:.4g} but only "
-        f"{int(robust_small.sum())} at {small:.4g}, whose ball lies inside: the attacks fail there",
+        f"{large.survived} of {large.n} images survive at eps {large.eps:.4g} but only "
+        f"{small.survived} at {small.eps:.4g}, whose ball lies inside: the attacks fail there",
     )
 
 
-def survives(norm: Norm, eps: float, robust: NDArray[np.bool_], info: DatasetInfo) -> Flag | None:
-    """Accuracy stays 10 points over chance at a radius at which every image can become grey.
-
-    That is 0.5 in Linf, and what this is at most in L2.
-    """
-    pixels = info.channels * info.image_size**2
-    enough = LARGE_LINF * (1.0 if norm == "Linf" else pixels**0.5)
-    survived, n = int(robust.sum()), len(robust)
-    if eps < enough or survived <= (1 / info.num_classes + LARGE_EPS_POINTS) * n:
+def survives(norm: Norm, eps: float, survived: int, n: int, dataset: str) -> Flag | None:
+    """Accuracy stays above chance at a radius at which every image can become grey."""
+    if eps < grey_eps(norm, FEWEST_VALUES):
+        return None
+    info = _info(dataset)
+    if info is None or eps < grey_eps(norm, info.channels * info.image_size**2):
+        return None
+    if not above_chance(survived, n, info.num_classes):
         return None
     return Flag(
         SURVIVES,
@@ -205,28 +179,37 @@ def survives(norm: Norm, eps: float, robust: NDArray[np.bool_], info: DatasetInf
     )
 
 
-def _point(evaluation: EvaluationDirectory) -> Point:
-    record = evaluation.record
+def _info(dataset: str) -> DatasetInfo | None:
+    # Tables are shown without torch, which data sets import.
+    from harness.data import dataset_info
+
+    try:
+        return dataset_info(dataset)
+    except UserError:  # of another release, or images that are no registered data set
+        return None
+
+
+def _point(record: dict[str, Any]) -> Point:
     protocol, metrics = record["protocol"], record["metrics"]
     robust = metrics["robust"]
     return Point(
         eps=float(protocol["eps"]),
-        evaluation_id=evaluation.evaluation_id,
+        evaluation_id=record["evaluation_id"],
         n=int(robust["n"]),
         stages={name: float(metrics[name]["value"]) for name in protocol["attacks"]},
         robust=float(robust["value"]),
         low=float(robust["low"]),
         high=float(robust["high"]),
-        flags=tuple(flag["name"] for flag in record.get("flags") or []),
+        flags=tuple(flag["name"] for flag in record["flags"]),
     )
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str]:
+    return record["run_id"], record["evaluation_id"]
 
 
 def _eps(evaluation: EvaluationDirectory) -> float:
     return float(evaluation.record["protocol"]["eps"])
-
-
-def _key(protocol: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(protocol[name]) for name in CURVE_FIELDS)
 
 
 def _ids(group: Sequence[EvaluationDirectory]) -> list[str]:

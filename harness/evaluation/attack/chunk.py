@@ -1,59 +1,43 @@
-"""One chunk of the test set through all stages of the protocol."""
+"""A chunk of the test set: its images, what the stages did to them, and its file."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import json
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from harness.config import AttackName
-from harness.evaluation.attack.judge import (
-    NO_PREDICTION,
-    clip_to_ball,
-    margin,
-    perturbation_norm,
-    predict,
-)
-from harness.evaluation.attack.model import AttackModel, Judge, no_progress, within_memory
-from harness.evaluation.attack.protocol import (
-    Threat,
-    aimed_targets,
-    make_attack,
-    passes,
-    zero_gradient_starts,
-)
+from harness.evaluation.attack.judge import NO_PREDICTION, margin, predict
 from harness.evaluation.attack.stages import NO_TARGET
-from harness.evaluation.speed.batching import Batching
+from harness.store.files import replacing
 from harness.store.verdicts import VERDICT_SCHEMA
 
-ProgressFn = Callable[[float, str], None]
-T = TypeVar("T")
+FACTS_KEY = b"chunk"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive images of the evaluated set.
+    """Consecutive images of the evaluated set, without their pixels.
 
     Attributes:
         number: from 0.
         seed: of its attacks.
-        rows: rows of the test split [N], int64.
-        labels: [N], int64.
-        images: float32 [N, K, H, W] in [0, 1].
+        positions: where its images are in the split, int64 [N].
+        rows: their rows of the test split, int64 [N].
+        labels: int64 [N].
     """
 
     number: int
     seed: int
+    positions: Tensor
     rows: Tensor
     labels: Tensor
-    images: Tensor
 
 
 @dataclass
@@ -67,10 +51,10 @@ class StageFacts:
         broken: images it broke.
         forward: images that went forward through the attacked network.
         backward: images that went backward through it.
-        repeated: images that went forward once more for want of memory.
+        repeated: images that went forward once more for lack of memory.
         seconds: wall-clock time.
         left_ball: returned images that were outside the ball or [0, 1], and were put back.
-        not_finite: logits rows met on the way that were not finite.
+        not_finite: logits rows on the way that were not finite.
         zero_gradient: attack runs that began on points with zero gradient.
     """
 
@@ -86,7 +70,7 @@ class StageFacts:
     zero_gradient: int
 
     def add(self, more: StageFacts) -> None:
-        """Count what it took to attack some of the images anew, through the judge's network."""
+        """Add what it took to attack some of the images again, through the judge's network."""
         self.by_judge += more.attacked
         self.forward += more.forward
         self.backward += more.backward
@@ -97,34 +81,78 @@ class StageFacts:
         self.zero_gradient += more.zero_gradient
 
 
-Stage = tuple[Tensor, StageFacts, Tensor | None]
+@dataclass
+class ChunkResult:
+    """The verdicts of a chunk's images, which the clean pass begins and each stage extends.
 
+    Tensors are on the device. ``correct`` are the images that nothing broke so far.
 
-class Verdicts:
-    """The verdict of every image of a chunk, as it stands."""
+    Attributes:
+        chunk: the images.
+        adversarial: float32 [N, K, H, W], the clean image where no adversarial one was found.
+        clean_pred: predicted class of the clean image [N].
+        correct: bool [N].
+        adv_pred: predicted class of ``adversarial`` [N].
+        margin: of ``adversarial`` [N]; NaN where logits are not finite.
+        distance: norm of the perturbation [N], float64.
+        target: class [N] that the stage aimed at that broke the image, else ``NO_TARGET``.
+        broken_by: ``clean``, the stage that broke the image, or None.
+        stages: stage name to its facts; a stage that had nothing to attack is missing.
+        out_of_memory: what ran out of memory and was repeated with half the images at once, in
+            order: the stage, or ``judge``.
+    """
 
-    def __init__(self, chunk: Chunk, logits: Tensor) -> None:
-        """Verdicts after the clean pass, from its logits [N, C]."""
+    chunk: Chunk
+    adversarial: Tensor
+    clean_pred: Tensor
+    correct: Tensor
+    adv_pred: Tensor
+    margin: Tensor
+    distance: Tensor
+    target: Tensor
+    broken_by: list[str | None]
+    stages: dict[str, StageFacts] = field(default_factory=dict)
+    out_of_memory: list[str] = field(default_factory=list)
+
+    @classmethod
+    def after_clean_pass(cls, chunk: Chunk, images: Tensor, logits: Tensor) -> ChunkResult:
+        """The result from clean images [N, K, H, W] and their logits [N, C]."""
         labels = chunk.labels.to(logits.device)
-        self.chunk = chunk
-        self.clean_pred = predict(logits)
-        self.correct = self.clean_pred == labels
-        self.adv_pred = self.clean_pred.clone()
-        self.margin = margin(logits, labels)
-        self.distance = torch.zeros(len(labels), dtype=torch.float64, device=logits.device)
-        self.target = torch.full_like(labels, NO_TARGET)
-        self.broken_by: list[str | None] = [None if c else "clean" for c in self.correct.tolist()]
+        clean_pred = predict(logits)
+        correct = clean_pred == labels
+        return cls(
+            chunk=chunk,
+            adversarial=images.clone(),
+            clean_pred=clean_pred,
+            correct=correct,
+            adv_pred=clean_pred.clone(),
+            margin=margin(logits, labels),
+            distance=torch.zeros(len(labels), dtype=torch.float64, device=logits.device),
+            target=torch.full_like(labels, NO_TARGET),
+            broken_by=[None if c else "clean" for c in correct.tolist()],
+        )
 
-    def broke(
+    def break_images(
         self,
         positions: Tensor,
-        stage: AttackName,
+        stage: str,
+        found: Tensor,
         logits: Tensor,
         distance: Tensor,
         target: Tensor | None,
     ) -> None:
-        """A stage broke the images at those positions [M], with those logits [M, C]."""
+        """Note that a stage broke the images at those positions [M].
+
+        Args:
+            positions: in the chunk.
+            stage: its name.
+            found: the adversarial images [M, K, H, W].
+            logits: of them [M, C].
+            distance: norm of their perturbations [M].
+            target: classes [M] that a targeted stage aimed at.
+        """
         self.correct[positions] = False
+        self.adversarial[positions] = found
         self.adv_pred[positions] = predict(logits)
         self.margin[positions] = margin(logits, self.chunk.labels.to(logits.device)[positions])
         self.distance[positions] = distance
@@ -150,206 +178,82 @@ class Verdicts:
             {name: rows[name] for name in VERDICT_SCHEMA.names}, schema=VERDICT_SCHEMA
         )
 
-
-@dataclass
-class Outcome:
-    """A finished chunk.
-
-    Attributes:
-        verdicts: one row an image.
-        stages: stage name to its facts; a stage that found nothing to attack is missing.
-        clean_not_finite: clean images whose logits are not finite.
-        adversarial: float32 [N, K, H, W], the clean image where none was found.
-        out_of_memory: what ran out of memory and was begun anew with half the images at once, in
-            order: the stage, or ``judge``.
-    """
-
-    verdicts: pa.Table
-    stages: dict[str, StageFacts]
-    clean_not_finite: int
-    adversarial: Tensor
-    out_of_memory: list[str]
-
     def facts(self) -> dict[str, Any]:
-        """What is stored beside the verdicts."""
+        """What is stored beside the verdicts, ready for JSON."""
         return {
             "stages": {name: asdict(facts) for name, facts in self.stages.items()},
-            "clean_not_finite": self.clean_not_finite,
+            "clean_not_finite": int((self.clean_pred == NO_PREDICTION).sum()),
             "out_of_memory": self.out_of_memory,
         }
 
 
-@dataclass
-class Attacker:
-    """Attacks chunks; made once for a network.
+def adversarial_path(verdicts: Path) -> Path:
+    """Where a chunk's adversarial images are, from the path of its verdicts."""
+    return verdicts.with_suffix(".adversarial.npy")
 
-    Attributes:
-        attacked: the network that the attacks query, perhaps accelerated.
-        exact: the untouched network, for images that the attacked one gets wrong.
-        judge: answers for the untouched network.
-        threat: what the attacks may do.
-        attacks: stages in order.
-        device: where to compute.
-        attacking: makes the context in which attacks run, which pins their arithmetic.
-        judging: makes the context in which the judge runs.
+
+def write_chunk(
+    path: Path, verdicts: pa.Table, facts: dict[str, Any], adversarial: np.ndarray[Any, Any] | None
+) -> None:
+    """Write a chunk; the verdicts come last, and with them the chunk exists.
+
+    Args:
+        path: of the verdicts.
+        verdicts: with ``VERDICT_SCHEMA``.
+        facts: ready for JSON; kept inside the file of verdicts.
+        adversarial: images to keep, if any.
     """
-
-    attacked: AttackModel
-    exact: AttackModel
-    judge: Judge
-    threat: Threat
-    attacks: tuple[AttackName, ...]
-    device: torch.device
-    attacking: Callable[[], AbstractContextManager[Any]]
-    judging: Callable[[], AbstractContextManager[Any]]
-    _halvings: list[str] = field(default_factory=list, init=False)
-
-    def run(self, chunk: Chunk, say: ProgressFn) -> Outcome:
-        """Clean pass, then each stage on what survived the ones before, from the clean images.
-
-        Args:
-            chunk: the images.
-            say: is told the share of the work that is done, in [0, 1], and what is being done.
-        """
-        self._halvings = []
-        x, labels = chunk.images.to(self.device), chunk.labels.to(self.device)
-        verdicts = Verdicts(chunk, self.judged(x))
-        lost = self._lost(x, labels)
-        adversarial = x.clone()
-        stages: dict[str, StageFacts] = {}
-        for number, name in enumerate(self.attacks):
-            alive = verdicts.correct.nonzero()[:, 0]
-            if not len(alive):
-                break
-            share = Share(self, number, len(alive), chunk, say)
-            found, facts, target = self._attack(
-                name, x[alive], labels[alive], lost[alive], chunk.seed, share
-            )
-            logits = self.judged(found)
-            broken = predict(logits) != labels[alive]
-            facts.broken = int(broken.sum())
-            stages[name] = facts
-            adversarial[alive[broken]] = found[broken]
-            verdicts.broke(
-                alive[broken],
-                name,
-                logits[broken],
-                perturbation_norm(found[broken], x[alive[broken]], self.threat.norm),
-                None if target is None else target[broken],
-            )
-        say(1.0, "")
-        not_finite = int((verdicts.clean_pred == NO_PREDICTION).sum())
-        return Outcome(verdicts.table(), stages, not_finite, adversarial.cpu(), self._halvings)
-
-    def _lost(self, x: Tensor, y: Tensor) -> Tensor:
-        """Which images [N] the attacked network gets wrong as they are.
-
-        By its rounding it may do so near a boundary, where the judge gets them right. The attacks
-        leave such images alone, which would count as robust though nobody had attacked them.
-        """
-        self.attacked.listener = no_progress
-        with torch.no_grad(), self.attacking():
-            logits = self._fitted("clean", self.attacked.batching, len(x), lambda: self.attacked(x))
-        return predict(logits) != y
-
-    def _attack(
-        self, name: AttackName, x: Tensor, y: Tensor, lost: Tensor, seed: int, share: Share
-    ) -> Stage:
-        """One attack through the attacked network; images that it has lost, through the judge's."""
-        arguments = name, seed, share
-        found, facts, target = self._fitted(
-            name,
-            self.attacked.batching,
-            len(x),
-            partial(self._stage, self.attacked, self.attacking, x, y, *arguments),
-        )
-        if bool(lost.any()):
-            again, more, aimed = self._fitted(
-                name,
-                self.exact.batching,
-                int(lost.sum()),
-                partial(self._stage, self.exact, self.judging, x[lost], y[lost], *arguments),
-            )
-            found[lost] = again
-            facts.add(more)
-            if target is not None and aimed is not None:
-                target[lost] = aimed
-        return found, facts, target
-
-    def _stage(
-        self,
-        network: AttackModel,
-        arithmetic: Callable[[], AbstractContextManager[Any]],
-        x: Tensor,
-        y: Tensor,
-        name: AttackName,
-        seed: int,
-        share: Share,
-    ) -> Stage:
-        """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
-        network.reset()
-        if network is self.attacked:
-            share.again()
-            network.listener = share.advance
-        attack = make_attack(name, network, self.threat, seed, self.device)
-        began = time.perf_counter()
-        with arithmetic():
-            returned = attack.perturb(x.clone(), y.clone()).detach()
-        found, outside = clip_to_ball(returned, x, self.threat.norm, self.threat.eps)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - began
-        not_finite = network.not_finite
-        facts = StageFacts(
-            attacked=len(x),
-            by_judge=0,
-            broken=0,
-            forward=network.forward_images,
-            backward=network.backward_images,
-            repeated=network.repeated_images,
-            seconds=seconds,
-            left_ball=int(outside.sum()),
-            not_finite=0 if not_finite is None else int(not_finite),
-            zero_gradient=zero_gradient_starts(attack),
-        )
-        return found, facts, aimed_targets(attack)
-
-    def judged(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, K, H, W] by the untouched network in strict float32."""
-        with torch.no_grad(), self.judging():
-            return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x).float())
-
-    def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
-        """The outcome of the attempt, which seeds itself, within memory; halvings are noted."""
-        return within_memory(batching, count, attempt, lambda: self._halvings.append(what))
+    if adversarial is not None:
+        with replacing(adversarial_path(path)) as handle:
+            np.save(handle, adversarial)
+    table = verdicts.replace_schema_metadata({FACTS_KEY: json.dumps(facts)})
+    with replacing(path) as handle:
+        pq.write_table(table, handle, write_page_checksum=True)
 
 
-class Share:
-    """How much of a chunk's work is done, from the passes of the stage that runs.
+def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """A chunk's verdicts and facts; raises if the file is damaged or is something else."""
+    table = pq.read_table(path, page_checksum_verification=True)
+    facts = json.loads((table.schema.metadata or {})[FACTS_KEY])
+    return table.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA), facts
 
-    What remains is reckoned as if nothing more broke, so that the share only grows.
+
+def is_finished(path: Path, chunk: Chunk, evaluation_id: str, save_adversarial: str) -> bool:
+    """Whether the file of a chunk is there, undamaged and of that evaluation; else it is removed.
+
+    Args:
+        path: of the verdicts.
+        chunk: which images the file must hold.
+        evaluation_id: the evaluation.
+        save_adversarial: ``no``, or the type of the adversarial images that must be beside it.
     """
+    if not path.exists():
+        return False
+    try:
+        verdicts, facts = read_chunk(path)
+        valid = (
+            facts["evaluation_id"] == evaluation_id
+            and facts["chunk"] == chunk.number
+            and verdicts["index"].to_pylist() == chunk.rows.tolist()
+            and verdicts["label"].to_pylist() == chunk.labels.tolist()
+        )
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        path.unlink()
+        return False
+    images = adversarial_path(path)
+    return save_adversarial == "no" or _has_images(images, len(chunk.rows), save_adversarial)
 
-    def __init__(
-        self, attacker: Attacker, stage: int, alive: int, chunk: Chunk, say: ProgressFn
-    ) -> None:
-        """For the stage of that number, which attacks ``alive`` images."""
-        costs = [passes(name, attacker.threat) for name in attacker.attacks]
-        everything = len(chunk.labels) * sum(sum(cost) for cost in costs)
-        remaining = alive * sum(sum(cost) for cost in costs[stage:])
-        self._before = 1 - remaining / everything
-        self._share = alive * sum(costs[stage]) / everything
-        self._expected = alive * costs[stage][0]
-        self._seen = 0
-        self._say = say
-        self._note = f"{attacker.attacks[stage]}, {alive} images left"
-        say(self._before, self._note)
 
-    def again(self) -> None:
-        """The stage begins anew."""
-        self._seen = 0
-
-    def advance(self, images: int) -> None:
-        """So many more images went forward."""
-        self._seen += images
-        self._say(self._before + self._share * min(1.0, self._seen / self._expected), self._note)
+def _has_images(path: Path, count: int, kind: str) -> bool:
+    if not path.exists():
+        return False
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        return len(images) == count and images.dtype == np.dtype(kind)
+    except Exception:
+        # What NumPy raises depends on where a file is damaged: EOFError, SyntaxError, TokenError,
+        # BadZipFile and more.
+        path.unlink()
+        return False

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.config import Norm
 from harness.errors import UserError
-from harness.evaluation.attack.chunk_files import adversarial_path
-from harness.evaluation.attack.judge import reach
+from harness.evaluation.attack.chunk import adversarial_path
+from harness.evaluation.attack.judge import effective_eps
 from harness.store.files import write_torch_atomic
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
@@ -25,11 +25,11 @@ def on_grid(adversarial: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tenso
         adversarial: float32 [B, K, H, W] in [0, 1], in the ball.
         clean: the ball's centres; in an L2 ball they must be multiples of 1/255.
         norm: the ball's norm.
-        eps: its radius; the ball is taken as wide as its ``reach``, as everywhere.
+        eps: its radius; the ball is as wide as ``effective_eps``, as everywhere.
     """
     scaled, centre = adversarial.double() * LEVELS, clean.double() * LEVELS
     rounded = scaled.round()
-    radius = reach(norm, eps, clean[0].numel()) * LEVELS
+    radius = effective_eps(norm, eps, clean[0].numel()) * LEVELS
     if norm == "Linf":
         low, high = (centre - radius).ceil(), (centre + radius).floor()
         rounded = torch.minimum(torch.maximum(rounded, low), high)

@@ -1,159 +1,326 @@
-"""The chunks of one evaluation: which are missing, and how one is made."""
+"""One evaluation's work: which chunks it has, which are missing, and how one is attacked."""
 
 from __future__ import annotations
 
+import pickle
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackName, EvalProtocol, EvalSettings
 from harness.data.base import ImageSource
-from harness.evaluation.attack.chunk import Attacker, Chunk, Outcome, ProgressFn
-from harness.evaluation.attack.chunk_files import Expected, finished, write_chunk
+from harness.errors import UserError
+from harness.evaluation.attack.chunk import (
+    Chunk,
+    ChunkResult,
+    StageFacts,
+    is_finished,
+    write_chunk,
+)
 from harness.evaluation.attack.images import LEVELS, on_grid
-from harness.evaluation.attack.judge import predict
-from harness.evaluation.attack.model import AttackModel, Judge
-from harness.evaluation.attack.protocol import Threat, chunk_seed
+from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, predict
+from harness.evaluation.attack.model import AttackModel, Judge, within_memory
+from harness.evaluation.attack.protocol import (
+    aimed_targets,
+    chunk_seed,
+    make_attack,
+    passes,
+    zero_gradient_starts,
+)
 from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import Plan, apply
 from harness.evaluation.speed.precision import pinned
 from harness.store.rundir import EvaluationDirectory
 
+# Called with the share of the work that is done, in [0, 1], and what is being done.
+ProgressFn = Callable[[float, str], None]
+Stage = tuple[Tensor, StageFacts, Tensor | None]
+T = TypeVar("T")
 
-def chunk_count(config: EvalConfig, images: ImageSource) -> int:
+
+def no_progress(share: float, note: str) -> None:
+    """Show nothing."""
+
+
+def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
     """The chunks of an evaluation."""
-    count = len(images) if config.limit is None else config.limit
-    return -(-count // config.chunk_size)
+    count = len(images) if settings.limit is None else settings.limit
+    return -(-count // settings.chunk_size)
 
 
-def worker_count(config: EvalConfig, images: ImageSource) -> int:
-    """The processes that share an evaluation: as many as are asked for, but at most one a chunk.
-
-    They do not depend on how many chunks are still missing: each process's threads follow from
-    them, and the last bits of logits may follow from threads.
-    """
-    return min(config.workers, chunk_count(config, images))
-
-
-@dataclass(frozen=True)
-class Work:
+@dataclass(eq=False)
+class Job:
     """All that a process needs to attack any chunk of an evaluation.
 
     Attributes:
-        model: in eval mode.
+        model: in eval mode, on the device.
         model_sha256: hash of its parameters and buffers.
         images: the test split.
-        config: the protocol.
-        threat: what the attacks may do.
+        protocol: the protocol.
         plan: how the attacked copy of the model is run.
         directory: where chunks belong.
+        device: where to compute.
     """
 
     model: nn.Module
     model_sha256: str
     images: ImageSource
-    config: EvalConfig
-    threat: Threat
+    protocol: EvalProtocol
     plan: Plan
     directory: EvaluationDirectory
+    device: torch.device
+    _halvings: list[str] = field(default_factory=list, init=False)
 
     @property
     def chunks(self) -> int:
         """How many there are; they are numbered from 0."""
-        return chunk_count(self.config, self.images)
+        return chunk_count(self.protocol, self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """The classes of the data set."""
+        return self.images.info.num_classes
 
     def missing(self) -> list[int]:
-        """Chunks that are not on disk, whole and as asked for."""
-        return [
-            number
-            for number in range(self.chunks)
-            if not finished(self.directory.chunk_path(number), self.expected(number))
-        ]
+        """Chunks that are not on disk, undamaged and with the images that are to be kept."""
+        return [number for number in range(self.chunks) if not self.is_finished(number)]
 
-    def positions(self, number: int) -> torch.Tensor:
-        """Where the images of a chunk stand in the split."""
-        every = torch.arange(len(self.images))[: self.config.limit]
-        part: torch.Tensor = every.split(self.config.chunk_size)[number]
-        return part
-
-    def expected(self, number: int) -> Expected:
-        """What the file of a chunk must hold."""
-        part = self.positions(number)
-        return Expected(
+    def is_finished(self, number: int) -> bool:
+        """Whether a chunk is on disk; a file that is not valid is removed."""
+        return is_finished(
+            self.directory.chunk_path(number),
+            self.chunk(number),
             self.directory.evaluation_id,
-            number,
-            self.images.rows[part],
-            self.images.labels[part],
-            self.config.save_adversarial,
+            self.protocol.save_adversarial,
         )
 
-    def attacker(self, device: torch.device) -> Attacker:
-        """What attacks the chunks; the model is on the device."""
-        config = self.config
-        attacked = AttackModel(
-            apply(self.model, self.plan) if config.accelerate else self.model,
-            self.threat.num_classes,
-            Batching(config.device_batch, self.plan.tile, self.plan.multiple),
-            layout=self.plan.layout,
-            autocast=torch.bfloat16 if config.precision == "bf16" else None,
-        )
-        return Attacker(
-            attacked,
-            AttackModel(self.model, self.threat.num_classes, Batching(limit=config.device_batch)),
-            Judge(self.model, Batching(limit=config.device_batch)),
-            self.threat,
-            config.attacks,
-            device,
-            attacking=lambda: pinned("reference"),
-            judging=lambda: pinned("strict"),
+    def chunk(self, number: int) -> Chunk:
+        """The chunk of that number."""
+        every = torch.arange(len(self.images))[: self.protocol.limit]
+        positions = every.split(self.protocol.chunk_size)[number]
+        seed = chunk_seed(self.protocol.seed, number)
+        rows, labels = self.images.rows[positions], self.images.labels[positions]
+        return Chunk(number, seed, positions, rows, labels)
+
+    def on(self, device: torch.device) -> Job:
+        """The same job on a device."""
+        return replace(self, model=self.model.to(device), device=device)
+
+    def pickled(self) -> bytes:
+        """The job for another process, its model on the CPU.
+
+        Raises:
+            UserError: the model cannot be pickled.
+        """
+        try:
+            return pickle.dumps(replace(self, model=deepcopy(self.model).cpu()))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"the model cannot be sent to another process ({error}): evaluate with --workers "
+                "1, and not on a cluster"
+            ) from error
+
+    @cached_property
+    def attacked(self) -> AttackModel:
+        """The network that the attacks query, perhaps accelerated."""
+        protocol, plan = self.protocol, self.plan
+        return AttackModel(
+            apply(self.model, plan) if protocol.accelerate else self.model,
+            self.num_classes,
+            Batching(protocol.device_batch, plan.tile, plan.multiple),
+            layout=plan.layout,
+            autocast=torch.bfloat16 if protocol.precision == "bf16" else None,
         )
 
-    def attack(self, number: int, attacker: Attacker, say: ProgressFn) -> None:
-        """Attack a chunk and write its file, unless the model is no longer what it was."""
-        expected = self.expected(number)
-        chunk = Chunk(
-            number,
-            chunk_seed(self.config.seed, number),
-            expected.rows,
-            expected.labels,
-            unit_images(self.images, self.positions(number)),
-        )
+    @cached_property
+    def exact(self) -> AttackModel:
+        """The untouched network, for images that the attacked one gets wrong."""
+        return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The untouched network, whose answers are the verdicts."""
+        return Judge(self.model, Batching(limit=self.protocol.device_batch))
+
+    def attack(self, number: int, progress: ProgressFn, path: Path | None = None) -> None:
+        """Attack a chunk and write its file.
+
+        Args:
+            number: the chunk.
+            progress: called with the share of the chunk's work that is done.
+            path: the file to write; by default the chunk's place in the evaluation's directory.
+
+        Raises:
+            UserError: the model's parameters or buffers changed; nothing is written.
+        """
+        chunk = self.chunk(number)
+        images = unit_images(self.images, chunk.positions)
         began = time.perf_counter()
-        with own_random_state(attacker.device):
-            outcome = attacker.run(chunk, say)
-        kept, rounding = self._kept(chunk, outcome, attacker)
+        with own_random_state(self.device):
+            result = self._run(chunk, images.to(self.device), progress)
+        kept, rounding = self._kept(result, images)
         ensure_unchanged(self.model, self.model_sha256)
         facts = {
-            "evaluation_id": expected.evaluation_id,
+            "evaluation_id": self.directory.evaluation_id,
             "chunk": number,
             "seconds": time.perf_counter() - began,
             "acceleration": self.plan.as_dict(),
-            **outcome.facts(),
+            **result.facts(),
             "adversarial": rounding,
         }
-        write_chunk(self.directory.chunk_path(number), outcome.verdicts, facts, kept)
+        write_chunk(path or self.directory.chunk_path(number), result.table(), facts, kept)
+
+    def _run(self, chunk: Chunk, x: Tensor, progress: ProgressFn) -> ChunkResult:
+        """Clean pass, then each stage on what survived the ones before, from the clean images."""
+        self._halvings = []
+        labels = chunk.labels.to(self.device)
+        result = ChunkResult.after_clean_pass(chunk, x, self._judged(x))
+        lost = self._misread(x, labels)
+        for number, name in enumerate(self.protocol.attacks):
+            alive = result.correct.nonzero()[:, 0]
+            if not len(alive):
+                break
+            advance = self._stage_progress(number, len(alive), len(x), progress)
+            found, facts, target = self._attack(
+                name, x[alive], labels[alive], lost[alive], chunk.seed, advance
+            )
+            logits = self._judged(found)
+            broken = predict(logits) != labels[alive]
+            facts.broken = int(broken.sum())
+            result.stages[name] = facts
+            result.break_images(
+                alive[broken],
+                name,
+                found[broken],
+                logits[broken],
+                perturbation_norm(found[broken], x[alive[broken]], self.protocol.norm),
+                None if target is None else target[broken],
+            )
+        progress(1.0, "")
+        result.out_of_memory = self._halvings
+        return result
+
+    def _misread(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which images [N] the attacked network gets wrong as they are.
+
+        By its rounding it may do so near a boundary, where the judge gets them right. The attacks
+        leave such images alone, which would count as robust though nothing had attacked them.
+        """
+        self.attacked.listener = None
+        with torch.no_grad(), pinned("reference"):
+            logits = self._fitted("clean", self.attacked.batching, len(x), lambda: self.attacked(x))
+        return predict(logits) != y
+
+    def _attack(
+        self,
+        name: AttackName,
+        x: Tensor,
+        y: Tensor,
+        lost: Tensor,
+        seed: int,
+        advance: Callable[[int], None],
+    ) -> Stage:
+        """One attack by the attacked network; on images that it gets wrong, by the judge's."""
+
+        def through(network: AttackModel, rows: Tensor | slice, count: int) -> Stage:
+            def attempt() -> Stage:
+                return self._stage(network, x[rows], y[rows], name, seed)
+
+            return self._fitted(name, network.batching, count, attempt)
+
+        self.attacked.listener = advance
+        found, facts, target = through(self.attacked, slice(None), len(x))
+        if bool(lost.any()):
+            again, more, aimed = through(self.exact, lost, int(lost.sum()))
+            found[lost] = again
+            facts.add(more)
+            if target is not None and aimed is not None:
+                target[lost] = aimed
+        return found, facts, target
+
+    def _stage(
+        self, network: AttackModel, x: Tensor, y: Tensor, name: AttackName, seed: int
+    ) -> Stage:
+        """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
+        network.reset()
+        protocol = self.protocol
+        attack = make_attack(name, network, protocol, seed, self.device)
+        began = time.perf_counter()
+        with pinned("reference" if network is self.attacked else "strict"):
+            returned = attack.perturb(x.clone(), y.clone()).detach()
+        found, outside = clip_to_ball(returned, x, protocol.norm, protocol.eps)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - began
+        not_finite = network.not_finite
+        facts = StageFacts(
+            attacked=len(x),
+            by_judge=0,
+            broken=0,
+            forward=network.forward_images,
+            backward=network.backward_images,
+            repeated=network.repeated_images,
+            seconds=seconds,
+            left_ball=int(outside.sum()),
+            not_finite=0 if not_finite is None else int(not_finite),
+            zero_gradient=zero_gradient_starts(attack),
+        )
+        return found, facts, aimed_targets(attack)
+
+    def _judged(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, K, H, W] by the untouched network in strict float32."""
+        with torch.no_grad(), pinned("strict"):
+            return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x).float())
+
+    def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
+        """The result of the attempt, which seeds itself, within memory; halvings are noted."""
+        return within_memory(batching, count, attempt, lambda: self._halvings.append(what))
+
+    def _stage_progress(
+        self, stage: int, alive: int, count: int, progress: ProgressFn
+    ) -> Callable[[int], None]:
+        """Report a stage that attacks ``alive`` of the chunk's images, by its forward passes.
+
+        What remains is estimated as if nothing more broke, so that the share only grows.
+        """
+        protocol = self.protocol
+        costs = [passes(name, protocol.budget, self.num_classes) for name in protocol.attacks]
+        everything = count * sum(map(sum, costs))
+        before = 1 - alive * sum(map(sum, costs[stage:])) / everything
+        share = alive * sum(costs[stage]) / everything
+        expected = alive * costs[stage][0]
+        note = f"{protocol.attacks[stage]}, {alive} images left"
+        progress(before, note)
+
+        def advance(forward: int) -> None:
+            progress(before + share * min(1.0, forward / expected), note)
+
+        return advance
 
     def _kept(
-        self, chunk: Chunk, outcome: Outcome, attacker: Attacker
+        self, result: ChunkResult, clean: Tensor
     ) -> tuple[np.ndarray[Any, Any] | None, dict[str, Any] | None]:
         """The adversarial images to keep, if any, and what rounding did to them."""
-        kind = self.config.save_adversarial
+        kind = self.protocol.save_adversarial
         if kind == "no":
             return None, None
-        stages = outcome.verdicts["broken_by"].to_pylist()
-        broken = torch.tensor([stage not in (None, "clean") for stage in stages])
+        adversarial = result.adversarial.cpu()
+        broken = torch.tensor([stage not in (None, "clean") for stage in result.broken_by])
+        facts: dict[str, Any] = {"kept": kind, "broken": int(broken.sum()), "no_longer_broken": []}
         if kind == "float32":
-            return outcome.adversarial.numpy(), _rounding(kind, broken, [])
-        images = on_grid(outcome.adversarial, chunk.images, self.threat.norm, self.threat.eps)
-        logits = attacker.judged((images.float() / LEVELS).to(attacker.device))
+            return adversarial.numpy(), facts
+        images = on_grid(adversarial, clean, self.protocol.norm, self.protocol.eps)
+        logits = self._judged((images.float() / LEVELS).to(self.device))
+        chunk = result.chunk
         harmless = (predict(logits).cpu() == chunk.labels) & broken
-        return images.numpy(), _rounding(kind, broken, chunk.rows[harmless].tolist())
-
-
-def _rounding(kind: str, broken: torch.Tensor, rows: list[int]) -> dict[str, Any]:
-    return {"kept": kind, "broken": int(broken.sum()), "no_longer_broken": rows}
+        facts["no_longer_broken"] = chunk.rows[harmless].tolist()
+        return images.numpy(), facts

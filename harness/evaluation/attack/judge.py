@@ -1,4 +1,4 @@
-"""What an answer of a model is worth: prediction, margin, distance, and the ball it must lie in."""
+"""Prediction and margin from logits; the distance of a perturbation, and the ball it must be in."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def perturbation_norm(perturbed: Tensor, clean: Tensor, norm: Norm) -> Tensor:
     return difference.abs().amax(dim=1) if norm == "Linf" else difference.norm(dim=1)
 
 
-def reach(norm: Norm, eps: float, values: int) -> float:
+def effective_eps(norm: Norm, eps: float, values: int) -> float:
     """The distance up to which an image of so many pixel values counts as inside the ball.
 
     That is the radius with room for float32's rounding, absolute and in proportion to the radius.
@@ -60,8 +60,8 @@ def reach(norm: Norm, eps: float, values: int) -> float:
 def clip_to_ball(perturbed: Tensor, clean: Tensor, norm: Norm, eps: float) -> tuple[Tensor, Tensor]:
     """Images with those that left the ball or [0, 1] put back, and which these were.
 
-    An image within the ball's ``reach`` stays as it is to the last bit. One that is not finite
-    becomes the clean image.
+    An image within ``effective_eps`` stays as it is to the last bit. One that is not finite becomes
+    the clean image.
 
     Args:
         perturbed: images [B, K, H, W] that an attack returned.
@@ -74,7 +74,7 @@ def clip_to_ball(perturbed: Tensor, clean: Tensor, norm: Norm, eps: float) -> tu
     """
     flat = perturbed.flatten(1)
     boxed = (flat >= 0).all(dim=1) & (flat <= 1).all(dim=1)
-    furthest = reach(norm, eps, flat.shape[1])
+    furthest = effective_eps(norm, eps, flat.shape[1])
     outside = ~(boxed & (perturbation_norm(perturbed, clean, norm) <= furthest))
     if not outside.any():
         return perturbed, outside

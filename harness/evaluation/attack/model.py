@@ -16,27 +16,23 @@ Graph = tuple[Tensor, Tensor]
 T = TypeVar("T")
 
 
-def no_progress(images: int) -> None:
-    """Who listens to forward passes where nobody does."""
-
-
 class AttackModel:
     """A callable from images [B, K, H, W] to logits [B, C], differentiable in the images.
 
     Args:
         network: the network, in eval mode, its parameters frozen.
         num_classes: C.
-        batching: how batches are cut; a network that is told to run out of memory may be retried
-            after ``batching.halve``.
+        batching: how batches are cut; after ``batching.halve`` an attempt that ran out of memory
+            may be repeated.
         layout: memory layout of the network's input.
         autocast: the type to compute in, if not float32.
-        listener: called after each forward pass with its number of images.
 
     Attributes:
         forward_images: images that went forward, counted as the attack asked for them.
         backward_images: images that went backward.
-        repeated_images: images that went forward again for want of memory to keep their graph.
+        repeated_images: images that went forward again for lack of memory to keep their graph.
         not_finite: rows of logits so far that were not finite, a tensor on the device.
+        listener: called after each forward pass with ``forward_images``, or None.
     """
 
     def __init__(
@@ -47,7 +43,6 @@ class AttackModel:
         *,
         layout: torch.memory_format = torch.contiguous_format,
         autocast: torch.dtype | None = None,
-        listener: Callable[[int], None] = no_progress,
     ) -> None:
         """See the class."""
         self.network = network
@@ -55,7 +50,7 @@ class AttackModel:
         self.batching = batching
         self.layout = layout
         self.autocast = autocast
-        self.listener = listener
+        self.listener: Callable[[int], None] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -66,7 +61,7 @@ class AttackModel:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W], in a tensor of their own; B may be 0."""
         if not len(x):
-            # Attacks may ask for the points that are left when none is; many networks cannot.
+            # Attacks pass on the points that are left also when none is; many networks fail there.
             return x.new_zeros(0, self.num_classes)
         if torch.is_grad_enabled() and x.requires_grad:
             logits: Tensor = _Pieces.apply(x, self)  # type: ignore[no-untyped-call]
@@ -75,7 +70,8 @@ class AttackModel:
         self.forward_images += len(x)
         bad = (~torch.isfinite(logits.detach()).all(dim=1)).sum()
         self.not_finite = bad if self.not_finite is None else self.not_finite + bad
-        self.listener(len(x))
+        if self.listener is not None:
+            self.listener(self.forward_images)
         return logits
 
     def run(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
@@ -125,7 +121,7 @@ class Judge:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is a want of memory, on a GPU or in the machine."""
+    """Whether an error is a lack of memory, on a GPU or in the machine."""
     words = "not enough memory", "can't allocate memory", "out of memory"
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
 
@@ -133,13 +129,13 @@ def out_of_memory(error: RuntimeError) -> bool:
 def within_memory(
     batching: Batching, count: int, attempt: Callable[[], T], halved: Callable[[], None]
 ) -> T:
-    """The outcome of an attempt, begun anew with half the images at once while memory ends.
+    """The result of an attempt, repeated with half the images at once while memory runs out.
 
     Args:
         batching: cuts the batches of the attempt.
         count: images in its largest batch.
         attempt: must not depend on the attempts that failed before it.
-        halved: called before each new attempt.
+        halved: called before each repetition.
     """
     while True:
         try:
@@ -147,7 +143,7 @@ def within_memory(
         except RuntimeError as error:
             if not (out_of_memory(error) and batching.halve(count)):
                 raise
-        # Out of the handler: the traceback that held the tensors is gone.
+        # Outside the handler, where the traceback that held the tensors is gone.
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         halved()
@@ -194,7 +190,7 @@ class _Pieces(torch.autograd.Function):
 
 
 def _gradient(logits: Tensor, leaf: Tensor, outer: Tensor) -> Tensor:
-    """The gradient of the images; zero for a network that hides itself from differentiation."""
+    """The gradient of the images; zero for a network that does not depend on them."""
     if not logits.requires_grad:
         return torch.zeros_like(leaf)
     (gradient,) = torch.autograd.grad(logits, leaf, outer, allow_unused=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.config import STANDARD_ATTACKS, AttackName, EvalConfig, Norm, fingerprint
+from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol, fingerprint
 from harness.errors import UserError
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.stages import (
@@ -26,40 +24,8 @@ from harness.seeding import derive_seed
 
 PACKAGE = "pyautoattack"
 TARGETED = ("apgd-t", "fab-t")
+# The targeted DLR loss divides by the difference of the first and the fourth logit.
 DLR_CLASSES = 4
-
-
-@dataclass(frozen=True)
-class AttackBudget:
-    """How long attacks search; the defaults are the standard ones, and a result says otherwise.
-
-    Attributes:
-        iterations: of APGD and FAB.
-        queries: of Square.
-        targets: classes that targeted attacks aim at, at most C - 1 of them.
-    """
-
-    iterations: int = 100
-    queries: int = 5000
-    targets: int = 9
-
-
-STANDARD_BUDGET = AttackBudget()
-
-
-@dataclass(frozen=True)
-class Threat:
-    """What an attack may do, and how long: the part of the protocol that attacks see."""
-
-    norm: Norm
-    eps: float
-    num_classes: int
-    budget: AttackBudget = STANDARD_BUDGET
-
-    @property
-    def targets(self) -> int:
-        """Classes that a targeted attack aims at."""
-        return min(self.budget.targets, self.num_classes - 1)
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
@@ -67,95 +33,94 @@ def chunk_seed(seed: int, chunk: int) -> int:
     return derive_seed(seed, "chunk", chunk)
 
 
+def target_classes(budget: AttackBudget, num_classes: int) -> int:
+    """How many classes a targeted attack aims at."""
+    return min(budget.n_target_classes, num_classes - 1)
+
+
 def make_attack(
-    name: AttackName, model: AttackModel, threat: Threat, seed: int, device: torch.device
+    name: AttackName, model: AttackModel, protocol: EvalProtocol, seed: int, device: torch.device
 ) -> Any:
-    """The attack of that name as version ``standard`` runs it, within the budget.
+    """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
 
     It has ``perturb(x, y)``; a targeted one has ``targets`` afterwards.
 
     Raises:
         UserError: no attack has that name.
     """
-    norm, eps, budget = threat.norm, threat.eps, threat.budget
-    common = {"norm": norm, "eps": eps, "seed": seed, "device": device, "verbose": False}
-    apgd = {
-        **common,
-        "n_iter": budget.iterations,
-        "n_restarts": 1,
-        "eot_iter": 1,
-        "rho": 0.75,
-        "logger": ZeroGradientCount(),
+    budget = protocol.budget
+    targets = target_classes(budget, model.num_classes)
+    common = {
+        "norm": protocol.norm,
+        "eps": protocol.eps,
+        "seed": seed,
+        "device": device,
+        "verbose": False,
+        "n_restarts": budget.n_restarts,
     }
+    apgd = {"n_iter": budget.n_iter, "eot_iter": 1, "rho": 0.75, "logger": ZeroGradientCount()}
     if name == "apgd-ce":
-        return APGD(model, loss="ce", **apgd)
+        return APGD(model, loss="ce", **apgd, **common)
     if name == "apgd-t":
-        kind = TargetedAPGD if threat.num_classes >= DLR_CLASSES else MarginTargetedAPGD
-        return kind(model, n_target_classes=threat.targets, **apgd)
+        kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
+        return kind(model, n_target_classes=targets, **apgd, **common)
     if name == "fab-t":
         return FABTargeted(
-            model,
-            n_iter=budget.iterations,
-            n_restarts=1,
-            targeted=True,
-            n_target_classes=threat.targets,
-            **common,
+            model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
     if name == "square":
-        return Square(
-            model, n_queries=budget.queries, n_restarts=1, p_init=0.8, resc_schedule=False, **common
-        )
+        return Square(model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common)
     raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
-def passes(name: AttackName, threat: Threat) -> tuple[int, int]:
+def passes(name: AttackName, budget: AttackBudget, num_classes: int) -> tuple[int, int]:
     """Forward and backward passes that a stage costs per image it does not break, about."""
-    budget = threat.budget
-    runs = budget.iterations * threat.targets
+    iterations = budget.n_iter * budget.n_restarts
+    targeted = iterations * target_classes(budget, num_classes)
     return {
-        "apgd-ce": (budget.iterations, budget.iterations),
-        "apgd-t": (runs, runs),
-        "fab-t": (2 * runs, runs),
-        "square": (budget.queries, 0),
+        "apgd-ce": (iterations, iterations),
+        "apgd-t": (targeted, targeted),
+        "fab-t": (2 * targeted, targeted),
+        "square": (budget.n_queries * budget.n_restarts, 0),
     }[name]
 
 
-def attack_version(attacks: Sequence[AttackName], threat: Threat) -> str:
+def attack_version(protocol: EvalProtocol, num_classes: int) -> str:
     """What the attacks are called beside a number, with all that differs from the standard ones."""
-    parts = []
-    if tuple(attacks) == STANDARD_ATTACKS:
-        parts.append("standard")
-    else:
-        parts.append(f"custom({','.join(attacks)})")
-    parts.append(f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}")
-    if threat.budget != STANDARD_BUDGET:
-        budget = threat.budget
-        parts.append(f"budget({budget.iterations},{budget.queries},{budget.targets})")
-    if threat.targets < threat.budget.targets and any(name in TARGETED for name in attacks):
-        parts.append(f"targets({threat.targets})")
-    if threat.num_classes < DLR_CLASSES and "apgd-t" in attacks:
+    attacks, budget = protocol.attacks, protocol.budget
+    name = "standard" if attacks == STANDARD_ATTACKS else f"custom({','.join(attacks)})"
+    parts = [name, f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"]
+    standard = AttackBudget().model_dump()
+    changed = [f"{k}={v}" for k, v in budget.model_dump().items() if v != standard[k]]
+    if changed:
+        parts.append(f"budget({','.join(changed)})")
+    targets = target_classes(budget, num_classes)
+    if targets < budget.n_target_classes and any(name in TARGETED for name in attacks):
+        parts.append(f"targets({targets})")
+    if num_classes < DLR_CLASSES and "apgd-t" in attacks:
         parts.append("margin-loss")
     return " ".join(parts)
 
 
-def is_standard(config: EvalConfig, threat: Threat) -> bool:
-    """Whether a result may be called AutoAttack without a word more."""
+def is_standard(protocol: EvalProtocol, num_classes: int) -> bool:
+    """Whether a result may be called AutoAttack without qualification."""
+    standard = AttackBudget()
     return (
-        tuple(config.attacks) == STANDARD_ATTACKS
-        and threat.budget == STANDARD_BUDGET
-        and threat.targets == STANDARD_BUDGET.targets
-        and config.precision == "float32"
+        protocol.attacks == STANDARD_ATTACKS
+        and protocol.budget == standard
+        and target_classes(protocol.budget, num_classes) == standard.n_target_classes
+        and protocol.precision == "float32"
     )
 
 
 def evaluation_id(
-    config: EvalConfig, threat: Threat, *, data_sha256: str, model_sha256: str
+    protocol: EvalProtocol, num_classes: int, *, data_sha256: str, model_sha256: str
 ) -> str:
     """Names an evaluation: equal for equal protocol, images and weights."""
     return fingerprint(
         {
-            "protocol": config.identity_payload(),
-            "attack_version": attack_version(config.attacks, threat),
+            "protocol": protocol.identity_payload(),
+            "attack_version": attack_version(protocol, num_classes),
             "data": data_sha256,
             "model": model_sha256,
         }

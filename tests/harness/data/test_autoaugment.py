@@ -10,7 +10,8 @@ from torch import Tensor
 from harness.compat import import_torchvision
 from harness.data.augment import Augmentation
 from harness.data.autoaugment import AutoAugmentedLoader, autoaugmented, with_views
-from harness.data.base import ImageSet, ImageSource
+from harness.data.base import ImageSet
+from harness.data.imagenet import FolderSet
 from harness.data.loader import DeviceLoader, Loader
 from harness.errors import UserError
 from harness.seeding import derive_seed
@@ -106,10 +107,7 @@ def test_other_images_than_originals_in_memory_are_refused(smooth: ImageSet) -> 
     class Elsewhere:
         """A loader of images that are not in memory."""
 
-    class Folder(ImageSource):
-        """A split that is not in memory."""
-
-    for refused, split in ((Elsewhere(), smooth), (loader(smooth), Folder.__new__(Folder))):
+    for refused, split in ((Elsewhere(), smooth), (loader(smooth), FolderSet.__new__(FolderSet))):
         assert with_views(refused, split, 0) is refused
         with pytest.raises(UserError, match=r"set data.generated_fraction=0.* params.views=0"):
             with_views(refused, split, 2)

@@ -34,13 +34,6 @@ def test_batches_are_read_from_the_mapped_file(tmp_path, pixels, labels, info, d
     assert batch.dtype == torch.uint8
 
 
-def test_a_batch_is_a_copy(tmp_path, pixels, labels, info):
-    np.savez(tmp_path / "g.npz", image=pixels, label=labels)
-    opened = open_npz(tmp_path / "g.npz", info)
-    opened.gather(torch.arange(20)).fill_(0)
-    assert np.array_equal(opened.images, pixels)
-
-
 def test_memory_order_of_columns_is_understood(tmp_path, pixels, labels, info):
     np.savez(tmp_path / "g.npz", image=np.asfortranarray(pixels), label=labels)
     opened = open_npz(tmp_path / "g.npz", info)

@@ -1,7 +1,7 @@
 """A small robust network with BatchNorm on real digits, trained once a session, and test images."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from harness.data import ImageSet, load_dataset
-from harness.evaluation import driver
-from harness.evaluation.attack import protocol
-from harness.evaluation.attack.protocol import AttackBudget
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 
@@ -123,14 +120,3 @@ def interrupt() -> Callable[..., None]:
             evaluation.chunk_path(number).unlink()
 
     return make
-
-
-@pytest.fixture(scope="module")
-def short_attacks() -> Iterator[None]:
-    """Evaluations of the module search a fifth as long as the standard; their protocol says it."""
-    threat = protocol.Threat
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            driver, "Threat", lambda *args: threat(*args, budget=AttackBudget(20, 200, 9))
-        )
-        yield

@@ -9,26 +9,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
-from harness.evaluation.attack import job as work
+from harness.evaluation.attack import job
 from harness.evaluation.attack.judge import TOLERANCE, clip_to_ball, perturbation_norm, predict
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]
-PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=40)
-pytestmark = pytest.mark.usefixtures("short_attacks")
+SHORT = AttackBudget(n_iter=20, n_queries=200)
+PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=40, budget=SHORT)
 
 
 def run_pair(
     model: nn.Module, digits: ImageSet, run: RunDirectory, **changes: object
 ) -> EvaluationResult:
-    config = PAIR.model_copy(update=changes)
-    return evaluate(model, digits, config, run, device=CPU)
+    config = EvalConfig.model_validate(PAIR.model_dump() | changes)
+    (result,) = evaluate(model, digits, config, run, device=CPU)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,6 @@ def finished(
     network: nn.Module,
     digits: ImageSet,
     tmp_path_factory: pytest.TempPathFactory,
-    short_attacks: None,
 ) -> tuple[RunDirectory, EvaluationResult]:
     """An undisturbed evaluation, which no test changes."""
     run = RunDirectory.create(tmp_path_factory.mktemp("results"), "undisturbed")
@@ -61,7 +61,7 @@ def test_verdicts_do_not_depend_on_the_device_batch(
     pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
 
 
-def test_finished_chunks_are_kept_and_damaged_ones_made_anew(
+def test_finished_chunks_are_kept_and_damaged_ones_made_again(
     network: nn.Module,
     digits: ImageSet,
     new_run: NewRun,
@@ -266,7 +266,7 @@ class Misled(nn.Module):
 def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
     network: nn.Module, digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "apply", lambda model, plan: Misled(model))
+    monkeypatch.setattr(job, "apply", lambda model, plan: Misled(model))
     run = new_run("misled")
     found = run_pair(network, digits, run, eps=0.4, attacks=("apgd-t",))
     images = digits.images_float(slice(40))
@@ -292,8 +292,8 @@ def test_fewer_than_ten_classes_run_and_say_so(
     few = ImageSet(digits.images[rows], digits.labels[rows], info, "test")
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
     run = new_run("few")
-    config = EvalConfig(eps=0.01, attacks=("apgd-ce", "apgd-t", "fab-t"))
-    result = evaluate(model, few, config, run, device=CPU)
+    config = EvalConfig(eps=0.01, attacks=("apgd-ce", "apgd-t", "fab-t"), budget=SHORT)
+    (result,) = evaluate(model, few, config, run, device=CPU)
     assert len(result.verdicts) == 12
     version = run.evaluations()[0].record["protocol"]["attack_version"]
     assert f"targets({classes - 1})" in version

@@ -12,7 +12,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.data import dataset_info
-from harness.evaluation.attack.protocol import Threat, attack_version, evaluation_id, is_standard
+from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
 from harness.experiment.resolve import recipe_changes, resolve, teacher_run
 
 FOLDER = Path(__file__).parent
@@ -21,25 +21,23 @@ WITHOUT_TEACHER = json.loads((FOLDER / "run_ids.json").read_text())
 DATA, MODEL = "d" * 64, "m" * 64
 
 
-def threat_of(config: RunConfig) -> Threat:
-    evaluation = config.evaluation
-    return Threat(evaluation.norm, evaluation.eps, dataset_info(config.data.name).num_classes)
-
-
 def id_of_evaluation(config: RunConfig) -> str:
-    return evaluation_id(config.evaluation, threat_of(config), data_sha256=DATA, model_sha256=MODEL)
+    (protocol,) = config.evaluation.protocols()
+    classes = dataset_info(config.data.name).num_classes
+    return evaluation_id(protocol, classes, data_sha256=DATA, model_sha256=MODEL)
 
 
 def names(config: RunConfig) -> dict[str, Any]:
-    teacher = config.teacher
+    teacher, (protocol,) = config.teacher, config.evaluation.protocols()
+    classes = dataset_info(config.data.name).num_classes
     found = {
         "run_id": config.run_id,
         "teacher_run_id": None,
         "teacher_weights": teacher and teacher.weights,
-        "num_classes": dataset_info(config.data.name).num_classes,
+        "num_classes": classes,
         "evaluation_id": id_of_evaluation(config),
-        "attack_version": attack_version(config.evaluation.attacks, threat_of(config)),
-        "standard": is_standard(config.evaluation, threat_of(config)),
+        "attack_version": attack_version(protocol, classes),
+        "standard": is_standard(protocol, classes),
         "recipe_changes": recipe_changes(config),
     }
     if teacher and teacher.source == "auto" and teacher.method:

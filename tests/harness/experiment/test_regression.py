@@ -14,11 +14,11 @@ import torch
 import yaml
 from planted_faults import FAULTS
 
-from divergence_bench.cli import check_view
+from divergence_bench.cli import check as check_verb
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.errors import UserError
-from harness.evaluation.attack.workers import with_threads
+from harness.evaluation.attack.executors import num_threads
 from harness.experiment import regression as gate
 from harness.experiment.regression import (
     Baseline,
@@ -179,7 +179,7 @@ def test_the_report_leads_with_what_got_worse_and_names_another_environment() ->
         }
     )
     found = [compare(baseline, baseline.runs[0], result("." * 150 + "1" * 50))]
-    text = check_view.markdown(baseline, found)
+    text = check_verb.markdown(baseline, found)
     assert text.startswith("# Regression\n\n- **a**: robust accuracy fell by 25.00 points")
     assert "- torch: 1.0 in the baseline," in text
     assert "- numpy" not in text
@@ -395,7 +395,7 @@ def test_the_check_computes_on_one_thread_whatever_the_machine_has(
     baseline = read_baseline(BASELINE)
     seen: list[int] = []
     monkeypatch.setattr(gate, "measure", lambda *_: seen.append(torch.get_num_threads()))
-    with with_threads(2):
+    with num_threads(2):
         gate.check(baseline, tmp_path, QUIET)
         assert torch.get_num_threads() == 2
         assert gate.environment()["num_threads"] == baseline.environment["num_threads"] == 1

@@ -64,7 +64,7 @@ def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_r
             {"options": {"evaluation.eps": "300/255"}},
             r"evaluation.eps = '300/255' is refused: images lie in",
         ),
-        ({"options": {"evaluation.eps": 0}}, r"evaluation.eps = 0 is refused"),
+        ({"options": {"evaluation.eps": -1}}, r"evaluation.eps = -1 is refused"),
         (
             {"options": {"evaluation.attacks": ("apgd",)}},
             r"evaluation.attacks.0 = 'apgd' is refused",
@@ -83,7 +83,7 @@ def test_an_evaluation_protocol_from_a_stored_one() -> None:
         stored, {"eps": "1/5", "norm": None}, ["evaluation.seed=4", "chunk_size=50"]
     )
     assert (config.eps, config.attacks, config.seed, config.chunk_size) == (
-        0.2,
+        (0.2,),
         ("apgd-ce",),
         4,
         50,
@@ -114,7 +114,7 @@ def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: boo
                 evaluation({}, layer, [])
     else:
         asked()
-    assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == 2
+    assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == (2,)
 
 
 def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:

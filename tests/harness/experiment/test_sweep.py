@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from divergence_bench.cli.sweep_view import compared, summary
+from divergence_bench.cli.sweep import compared, summary
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.evaluation.attack.protocol import Threat, attack_version
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import estimate
 from harness.experiment.resolve import resolve
 from harness.experiment.sweep import (
@@ -61,14 +61,14 @@ def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_table_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Path) -> None:
+def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Path) -> None:
     owned = {
         (method, recipe)
         for method in METHODS.names()
         for recipe in METHODS.get(method).recipes
         if recipe.startswith("table1/")
     }
-    found = rows(SweepSpec(table=1, seeds=(3, 5)), {"results": tmp_path})
+    found = rows(SweepSpec(recipes=("table1/*",), seeds=(3, 5)), {"results": tmp_path})
     assert {(row.config.method, row.config.recipe) for row in found} == owned
     assert [row.config.seed for row in found] == [3, 5] * len(owned)
 
@@ -133,7 +133,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
         ("methods: [kl]\nseeds: many", "seeds"),
         ("methods: [kl]\nscale: tiny", "scale"),
         ("seeds: 2", "a sweep needs runs"),
-        ("table: 77", "there is no recipe of table 77"),
+        ("recipes: [table77/*]", "no recipe matches 'table77/*'"),
         ("- kl", "not a mapping"),
         ("methods: [kl", "not valid YAML"),
     ],
@@ -142,7 +142,7 @@ def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> N
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        rows(read_spec(path))
+        rows(read_spec(path, SweepSpec))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -153,7 +153,7 @@ def test_a_runs_settings_lie_over_those_of_all(tmp_path: Path) -> None:
         "methods: [kl]\nset: {training.epochs: 3}\nseeds: 2\n"
         "runs:\n- {method: ikl, name: short, set: {training.epochs: 1}}\n"
     )
-    found = rows(read_spec(path))
+    found = rows(read_spec(path, SweepSpec))
     assert [(row.name, row.config.training.epochs, row.config.seed) for row in found] == [
         ("kl", 3, 0), ("kl", 3, 1), ("short", 1, 0), ("short", 1, 1),
     ]  # fmt: skip
@@ -276,8 +276,7 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
 
 def version(config: RunConfig) -> str:
     """What the attacks of a run are called today."""
-    protocol = config.evaluation
-    return attack_version(protocol.attacks, Threat(protocol.norm, protocol.eps, 10))
+    return attack_version(config.evaluation.protocols()[0], 10)
 
 
 # Killed on the way

@@ -1,8 +1,6 @@
-"""Networks against published parameter counts, against other implementations, and in themselves."""
+"""Every architecture: published counts and shapes, and the invariants of its features."""
 
 import math
-from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
@@ -10,28 +8,68 @@ from torch import nn
 
 from harness.errors import UserError
 from harness.models import ARCHITECTURES, build_model
-from harness.models.checkpoint import adapt_names
-from harness.models.preact_resnet import PreActResNet, SamePad
-from harness.models.resnet import ResNet
-from harness.models.wide_resnet import WideResNet, silu_wide_resnet
+from harness.models.preact_resnet import SamePad
+from harness.models.wide_resnet import silu_wide_resnet
+from methods._pairs import PAIRS
+from tests.harness.models.networks import (
+    FAMILIES,
+    PREACTIVATION,
+    RESNETS,
+    make,
+    randomized,
+    size_of,
+)
 
-# (architecture, classes) to parameters, as the released code of the literature builds them.
-PUBLISHED_PARAMETERS = {
-    ("resnet8", 100): 83_892,
+# Architecture to classes, image size, parameters, millions of multiplications of one image, and
+# channels and side of the stem and of each stage.
+NARROW = [(16, 32), (16, 32), (32, 16), (64, 8)]
+WIDE = [(32, 32), (64, 32), (128, 16), (256, 8)]
+PUBLISHED = {
+    "resnet8": (100, 32, 83_892, 12.5, NARROW),
+    "resnet20": (100, 32, 278_324, 40.8, NARROW),
+    "resnet32": (100, 32, 472_756, 69.1, NARROW),
+    "resnet56": (100, 32, 861_620, 125.8, NARROW),
+    "resnet110": (100, 32, 1_736_564, 253.2, NARROW),
+    "resnet8x4": (100, 32, 1_233_540, 177.1, WIDE),
+    "resnet32x4": (100, 32, 7_433_860, 1083.0, WIDE),
+    "wrn-16-2": (100, 32, 703_284, 101.1, [(16, 32), (32, 32), (64, 16), (128, 8)]),
+    "wrn-40-1": (100, 32, 569_780, 83.3, NARROW),
+    "wrn-40-2": (100, 32, 2_255_156, 327.6, [(16, 32), (32, 32), (64, 16), (128, 8)]),
+    "vgg8": (100, 32, 3_965_028, 96.2, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
+    "vgg13": (100, 32, 9_462_180, 284.9, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
+    "mobilenet-v2": (100, 32, 812_836, 6.5, [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)]),
+    "shufflenet-v1": (100, 32, 949_258, 38.7, [(24, 32), (240, 16), (480, 8), (960, 4)]),
+    "shufflenet-v2": (100, 32, 1_355_528, 44.5, [(24, 32), (116, 16), (232, 8), (464, 4)]),
+    "resnet50": (
+        *(100, 32, 23_705_252, 1298.0),
+        [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
+    ),
+    "imagenet-resnet18": (
+        *(1000, 224, 11_689_512, 1814),
+        [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
+    ),
+    "imagenet-resnet34": (
+        *(1000, 224, 21_797_672, 3664),
+        [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
+    ),
+    "imagenet-resnet50": (
+        *(1000, 224, 25_557_032, 4089),
+        [(64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)],
+    ),
+    "mobilenet-v1": (
+        *(1000, 224, 4_231_976, 569),
+        [(32, 112), (128, 56), (256, 28), (512, 14), (1024, 7)],
+    ),
+}
+POOLED = {"mobilenet-v2": 1280, "shufflenet-v2": 1024}
+
+# (architecture, classes) to parameters of other architectures, as released code builds them.
+PARAMETERS = {
     ("resnet14", 100): 181_108,
-    ("resnet20", 100): 278_324,
-    ("resnet32", 100): 472_756,
     ("resnet44", 100): 667_188,
-    ("resnet56", 100): 861_620,
-    ("resnet110", 100): 1_736_564,
-    ("resnet8x4", 100): 1_233_540,
-    ("resnet32x4", 100): 7_433_860,
     ("resnet18-cifar", 10): 11_173_962,
     ("resnet18-quarter", 10): 11_173_962,
     ("wrn-16-1", 100): 180_916,
-    ("wrn-16-2", 100): 703_284,
-    ("wrn-40-1", 100): 569_780,
-    ("wrn-40-2", 100): 2_255_156,
 }
 ROUNDED_PARAMETERS = {
     ("wrn-34-10", 10): "46.16M",
@@ -40,14 +78,7 @@ ROUNDED_PARAMETERS = {
     ("wrn-28-10-silu", 10): "36.48M",
     ("preact-resnet18", 10): "11.17M",
 }
-# One small network of each family.
-FAMILIES = {
-    "resnet": partial(ResNet, blocks=(2, 2, 2), channels=(4, 6, 8, 10)),
-    "preact-resnet": partial(PreActResNet, blocks=2, channels=(4, 4, 8, 12, 16)),
-    "wide-resnet": partial(WideResNet, depth=16, width=1),
-    "wide-resnet-silu": partial(silu_wide_resnet, depth=16, width=1),
-}
-family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def parameters(arch, num_classes):
@@ -56,20 +87,9 @@ def parameters(arch, num_classes):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def randomized(network):
-    """The network in eval mode with BatchNorms that are not the identity."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-@pytest.mark.parametrize(("arch", "num_classes"), PUBLISHED_PARAMETERS)
+@pytest.mark.parametrize(("arch", "num_classes"), PARAMETERS)
 def test_parameter_count_is_the_published_one(arch, num_classes):
-    assert parameters(arch, num_classes) == PUBLISHED_PARAMETERS[arch, num_classes]
+    assert parameters(arch, num_classes) == PARAMETERS[arch, num_classes]
 
 
 @pytest.mark.parametrize(("arch", "num_classes"), ROUNDED_PARAMETERS)
@@ -91,13 +111,58 @@ def test_every_architecture_is_named_and_sized_as_asked(arch):
     assert [preact.shape for preact in shown.preacts] == [stage.shape for stage in shown.stages]
 
 
-@family
+def meta(arch, classes, size):
+    with torch.device("meta"):
+        return build_model(arch, classes, 3, size)
+
+
+def test_every_network_of_the_distillation_tables_is_among_them():
+    named = {arch for pair in PAIRS.values() for arch in (pair.teacher, pair.student)}
+    assert named <= PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_parameters_multiplications_and_shapes_are_the_published_ones(arch):
+    classes, size, parameters, millions, shapes = PUBLISHED[arch]
+    network = meta(arch, classes, size).eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    counts = []
+
+    def count(module, _, output):
+        counts.append(output.numel() * module.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    shown = network.features(torch.empty(1, 3, size, size, device="meta"))
+    # As many digits as were published.
+    digits = 1 if size == 32 else 0
+    assert round(sum(counts) / 1e6, digits) == millions
+    for tensors in (shown.stages, shown.preacts):
+        assert [tuple(t.shape) for t in tensors] == [(1, k, side, side) for k, side in shapes]
+    assert shown.pooled.shape == (1, POOLED.get(arch, shapes[-1][0]))
+    assert shown.logits.shape == (1, classes)
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_sizes_that_suit(arch):
+    small = PUBLISHED[arch][1] == 32
+    accepted, refused = ((8, 9, 33, 64), (7, 65)) if small else ((32, 45, 512), (31, 513))
+    for size in accepted:
+        network = meta(arch, 5, size)
+        assert network.features(torch.empty(2, 3, size, size, device="meta")).logits.shape == (2, 5)
+    for size in refused:
+        wanted = "8 to 64" if small else "32 to 512"
+        with pytest.raises(UserError, match=rf"images of {size}x{size} pixels .* {wanted}"):
+            meta(arch, 5, size)
+
+
+@pytest.mark.parametrize("name", RESNETS)
 @pytest.mark.parametrize("size", [8, 9, 28, 31, 32, 64])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_shapes_at_every_size(make, size, channels):
-    network = make(5, channels, size).eval()
+def test_shapes_at_every_size(name, size):
+    network = RESNETS[name](5, 3, size).eval()
     with torch.no_grad():
-        shown = network.features(torch.rand(2, channels, size, size))
+        shown = network.features(torch.rand(2, 3, size, size))
     sides = [size, *(math.ceil(size / 2**i) for i in range(len(shown.stages) - 1))]
     expected = [
         (2, width, side, side) for width, side in zip(network.feature_channels, sides, strict=True)
@@ -108,12 +173,6 @@ def test_shapes_at_every_size(make, size, channels):
     assert shown.logits.shape == (2, 5)
 
 
-@pytest.mark.parametrize("size", [0, 7, 65, 224])
-def test_unsuitable_image_size_is_the_users_error(size):
-    with pytest.raises(UserError, match=rf"images of {size}x{size} pixels .* 8 to 64"):
-        build_model("resnet8", 10, 3, size)
-
-
 def test_unknown_architecture_is_the_users_error():
     with pytest.raises(UserError, match=r"architecture 'wrn-34-11': did you mean wrn-34-10"):
         build_model("wrn-34-11", 10)
@@ -121,38 +180,72 @@ def test_unknown_architecture_is_the_users_error():
 
 @family
 @pytest.mark.parametrize("training", [True, False])
-def test_features_agree_with_forward(make, training):
-    network = randomized(make(5, 3, 16)).train(training)
-    x = torch.rand(4, 3, 16, 16)
+def test_features_agree_with_forward(name, training):
+    network = randomized(make(name)).train(training)
+    x = torch.rand(4, 3, size_of(name), size_of(name))
     shown = network.features(x)
     torch.testing.assert_close(shown.logits, network(x), rtol=0, atol=0)
     torch.testing.assert_close(network.fc(shown.pooled), shown.logits, rtol=0, atol=0)
 
 
 @family
-def test_features_move_running_statistics_once_and_as_forward_does(make):
-    shown, plain = make(5, 3, 16), make(5, 3, 16)
+def test_features_move_running_statistics_once_and_as_forward_does(name):
+    shown, plain = make(name), make(name)
     plain.load_state_dict(shown.state_dict())
-    x = torch.rand(4, 3, 16, 16)
+    x = torch.rand(4, 3, size_of(name), size_of(name))
     shown.features(x)
     plain(x)
     counters = [v for k, v in shown.state_dict().items() if k.endswith("num_batches_tracked")]
     assert counters
     assert all(int(counter) == 1 for counter in counters)
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(shown.state_dict()[name], value, rtol=0, atol=0)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(shown.state_dict()[key], value, rtol=0, atol=0)
 
 
-def test_resnet_stages_are_rectified_preacts():
-    network = randomized(FAMILIES["resnet"](5, 3, 16))
-    shown = network.features(torch.rand(4, 3, 16, 16))
-    for stage, preact in zip(shown.stages, shown.preacts, strict=True):
-        torch.testing.assert_close(stage, torch.relu(preact), rtol=0, atol=0)
+@family
+def test_gradients_of_features_are_those_of_forward(name):
+    network = randomized(make(name)).train()
+    x = torch.rand(4, 3, size_of(name), size_of(name))
+    parameters = list(network.parameters())
+    by_forward = torch.autograd.grad(network(x).logsumexp(1).sum(), parameters)
+    shown = network.features(x)
+    by_features = torch.autograd.grad(
+        shown.logits.logsumexp(1).sum(), parameters, retain_graph=True
+    )
+    torch.testing.assert_close(by_features, by_forward, rtol=1e-4, atol=1e-5)
+    first = parameters[0]
+    for tensor in (*shown.stages, *shown.preacts, shown.pooled):
+        (gradient,) = torch.autograd.grad(tensor.square().sum(), first, retain_graph=True)
+        assert bool(gradient.isfinite().all())
+        assert bool(gradient.any())
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - PREACTIVATION.keys()))
+def test_stages_are_activated_preacts(name):
+    shown = randomized(make(name)).features(torch.rand(4, 3, size_of(name), size_of(name)))
+    for i, (stage, preact) in enumerate(zip(shown.stages, shown.preacts, strict=True)):
+        linear = name == "mobilenet-v2" and i > 0
+        expected = preact if linear else torch.relu(preact)
+        torch.testing.assert_close(stage, expected, rtol=0, atol=0)
         assert bool((preact < 0).any())
-    torch.testing.assert_close(shown.pooled, shown.stages[-1].mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("name", ["preact-resnet", "wide-resnet", "wide-resnet-silu"])
+# The BatchNorms that shufflenet-v2 returns are copies.
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"shufflenet-v2"}))
+def test_batchnorm_before_relu_enters_preacts_unchanged(name):
+    """One more in its bias is one more in every value of its preact."""
+    network = randomized(make(name))
+    x = torch.rand(2, 3, size_of(name), size_of(name))
+    with torch.no_grad():
+        before = network.features(x).preacts
+        for i, norm in reversed([*enumerate(network.batchnorm_before_relu())]):
+            norm.bias += 1
+            torch.testing.assert_close(
+                network.features(x).preacts[i], before[i] + 1, rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("name", PREACTIVATION)
 def test_preactivation_preacts_are_stages_after_the_next_batchnorm(name):
     network = randomized(FAMILIES[name](5, 3, 16))
     shown = network.features(torch.rand(4, 3, 16, 16))
@@ -164,44 +257,13 @@ def test_preactivation_preacts_are_stages_after_the_next_batchnorm(name):
 
 
 @family
-def test_batchnorms_before_relu_are_each_stages_own(make):
-    network = make(5, 3, 16)
-    norms = network.batchnorm_before_relu()
-    assert len(set(norms)) == len(norms)
-    assert [norm.num_features for norm in norms] == list(network.feature_channels)
-
-
-@family
-def test_gradient_flows_through_every_feature(make):
-    network = make(5, 3, 8)
-    shown = network.features(torch.rand(4, 3, 8, 8))
-    for tensor in (*shown.stages, *shown.preacts, shown.pooled, shown.logits):
-        (gradient,) = torch.autograd.grad(tensor.sum(), network.conv1.weight, retain_graph=True)
-        assert bool(gradient.isfinite().all())
-
-
-@family
-def test_networks_compile_whole_and_can_be_traced(make):
-    network = randomized(make(5, 3, 8))
-    x = torch.rand(2, 3, 8, 8)
+def test_networks_compile_whole_and_can_be_traced(name):
+    network = randomized(make(name))
+    x = torch.rand(2, 3, size_of(name), size_of(name))
+    expected = network(x)
+    torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), expected)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), network(x))
-    torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), network(x))
-
-
-@pytest.mark.parametrize("name", ["resnet", "wide-resnet", "wide-resnet-silu"])
-def test_convolutions_start_with_the_published_spread(name):
-    make = {
-        "resnet": partial(ResNet, blocks=(1, 1, 1), channels=(32, 64, 128, 256)),
-        "wide-resnet": partial(WideResNet, depth=10, width=4),
-        "wide-resnet-silu": partial(silu_wide_resnet, depth=10, width=4),
-    }[name]
-    network = make(10)
-    for convolution in (m for m in network.modules() if isinstance(m, nn.Conv2d)):
-        expected = math.sqrt(2 / (convolution.kernel_size[0] ** 2 * convolution.out_channels))
-        assert float(convolution.weight.detach().std()) == pytest.approx(expected, rel=0.15)
-    if name != "resnet":
-        assert not bool(network.fc.bias.any())
+    torch.testing.assert_close(compiled(x), expected)
 
 
 def test_silu_variant_differs_where_it_says():
@@ -218,79 +280,3 @@ def test_same_padding_is_at_the_end_of_even_sides(size, expected):
     row = padded[0, 0].amax(dim=0)
     assert (int(row[0] == 0), int(row[-1] == 0)) == expected
     assert (padded.shape[-1] - 3) // 2 + 1 == math.ceil(size / 2)
-
-
-class PlainResNet(nn.Module):
-    """A CIFAR ResNet of torchvision's blocks, with the parameter names of published teachers."""
-
-    def __init__(self, depth, channels, num_classes, basic_block):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels[0])
-        for i, (before, after) in enumerate(pairwise(channels), start=1):
-            stride = 1 if i == 1 else 2
-            change = before != after or stride == 2
-            shortcut = (
-                nn.Sequential(
-                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
-                )
-                if change
-                else None
-            )
-            blocks = [basic_block(before, after, stride, shortcut)]
-            blocks += [basic_block(after, after) for _ in range((depth - 2) // 6 - 1)]
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels[-1], num_classes)
-
-    def forward(self, x):
-        x = torch.relu(self.bn1(self.conv1(x)))
-        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3)))
-
-
-def assert_same_function(ours, reference):
-    """Both compute the same logits once ours has taken the reference's weights by their names."""
-    randomized(reference)
-    ours.load_state_dict(adapt_names(reference.state_dict(), ours))
-    x = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        expected = reference(x)
-        torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-4, atol=1e-4)
-    assert float(expected.std()) > 1e-3, "a constant would agree with anything"
-
-
-@pytest.mark.parametrize("channels", [(16, 16, 32, 64), (8, 16, 32, 64)])
-def test_resnet_is_the_published_function(channels):
-    from harness.compat import import_torchvision
-
-    basic_block = import_torchvision().models.resnet.BasicBlock
-    reference = PlainResNet(14, channels, 10, basic_block)
-    assert_same_function(ResNet(10, blocks=(2, 2, 2), channels=channels), reference)
-
-
-class TestAgainstRobustBench:
-    """The same functions as RobustBench's implementations of the published networks."""
-
-    @pytest.fixture(autouse=True)
-    def _robustbench(self):
-        pytest.importorskip("gdown", reason="RobustBench is not installed")
-        from harness.compat import import_robustbench
-
-        import_robustbench()
-
-    def test_wide_resnet(self):
-        from robustbench.model_zoo.architectures.wide_resnet import WideResNet as Reference
-
-        assert_same_function(WideResNet(10, depth=16, width=2), Reference(16, 10, 2))
-
-    def test_silu_wide_resnet(self):
-        from robustbench.model_zoo.architectures.dm_wide_resnet import DMWideResNet
-
-        reference = DMWideResNet(10, 16, 2, activation_fn=nn.SiLU, mean=(0.0,) * 3, std=(1.0,) * 3)
-        assert_same_function(silu_wide_resnet(10, depth=16, width=2), reference)
-
-    def test_preact_resnet18(self):
-        from robustbench.model_zoo.architectures.resnet import PreActBlockV2
-        from robustbench.model_zoo.architectures.resnet import PreActResNet as Reference
-
-        reference = Reference(PreActBlockV2, [2, 2, 2, 2], bn_before_fc=True)
-        assert_same_function(build_model("preact-resnet18", 10), reference)

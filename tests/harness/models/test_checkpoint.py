@@ -3,7 +3,6 @@
 import argparse
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from harness.models.checkpoint import (
 )
 from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
-from harness.store.files import file_sha256
 
 
 class Touch:
@@ -216,9 +214,3 @@ def test_hash_of_a_state_ignores_memory_layout_and_takes_every_dtype():
         plain.fc.bias[0] += 1e-6
     assert state_dict_sha256(plain) != before
     assert state_dict_sha256(plain.to(torch.bfloat16)) != before
-
-
-def test_hash_of_a_file(tmp_path):
-    path = Path(tmp_path, "abc")
-    path.write_bytes(b"abc")
-    assert file_sha256(path).startswith("ba7816bf8f01cfea414140de5dae2223")

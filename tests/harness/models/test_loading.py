@@ -152,11 +152,6 @@ def test_contradictions(tmp_path):
         load("timm:x", arch="resnet8")
 
 
-def test_missing_file():
-    with pytest.raises(UserError, match=r"no checkpoint file at results/absent\.pt"):
-        load("results/absent.pt")
-
-
 def test_file_that_no_run_saved(tmp_path):
     torch.save(network().state_dict(), tmp_path / "bare.pt")
     with pytest.raises(UserError, match="was not saved by a run"):

@@ -27,11 +27,6 @@ def test_finished_chunks_are_the_whole_ones_in_order(
     assert evaluation.finished_chunks() == [0, 2, 10]
 
 
-def test_verdicts_come_back(evaluation: EvaluationDirectory, verdict_table: MakeVerdicts) -> None:
-    write_verdicts(verdict_table(30), evaluation.verdicts_path)
-    assert evaluation.verdicts().equals(verdict_table(30))
-
-
 def test_evaluations_are_those_with_a_record(evaluation: EvaluationDirectory) -> None:
     run = RunDirectory(evaluation.path.parents[3], "m-1")
     assert run.evaluations() == []

@@ -191,7 +191,7 @@ def test_all_other_images_can_be_drawn() -> None:
 
 
 def test_too_many_negatives_are_the_users_error() -> None:
-    with pytest.raises(UserError, match=r"12 negatives .* only 11 such images: ask for fewer"):
+    with pytest.raises(UserError, match=r"12 negatives .* only 11 such images: use fewer"):
         OtherClasses(LABELS, 12)
     OtherClasses(LABELS, 12, replacement=True)
     with pytest.raises(UserError, match="only 0 such images"):

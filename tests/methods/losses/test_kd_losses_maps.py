@@ -58,7 +58,7 @@ def test_hint_regressor_reaches_the_teachers_shape(
 
 
 def test_hint_out_of_reach_is_the_users_error() -> None:
-    with pytest.raises(UserError, match=r"hint of 9x9 pixels .* 4x4: choose another stage"):
+    with pytest.raises(UserError, match=r"4x4 pixels .* 9x9: choose another stage"):
         HintRegressor((3, 4), (5, 9))
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,8 @@ from typer.testing import CliRunner
 from divergence_bench.cli.main import app
 from harness.config import EvalConfig
 from harness.data import ImageSet, dataset_info
-from harness.errors import UserError
 from harness.evaluation.analysis import curves
-from harness.evaluation.attack import chunk
+from harness.evaluation.attack import job
 from harness.evaluation.driver import evaluate
 from harness.models import build_model
 from harness.models.checkpoint import save_model
@@ -24,16 +24,16 @@ from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]
-BASE = EvalConfig(eps=0.1, attacks=("apgd-ce",), limit=40)
-pytestmark = pytest.mark.usefixtures("short_attacks")
+BASE = {"attacks": ("apgd-ce",), "limit": 40, "budget": {"n_iter": 20}}
 
 
 def measured(
     model: nn.Module, images: ImageSet, run: RunDirectory, *several: float
 ) -> list[curves.Point]:
     """The curve of a model, evaluated at the radii in the order given."""
-    for protocol in [curves.protocols(BASE, [eps])[0] for eps in several]:
-        last = evaluate(model, images, protocol, run, device=CPU)
+    for eps in several:
+        (last,) = evaluate(model, images, EvalConfig(**BASE, eps=eps), run, device=CPU)
+    Database(run.results).record(run)
     return curves.curve_of(run, last.evaluation_id)
 
 
@@ -51,7 +51,6 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(
     assert clean == run.evaluations()[0].record["metrics"]["clean"]["value"]
     assert clean > accuracies[0] > accuracies[1]
     assert flags(points) == {}
-    Database(run.results).record(run)
     rows = Database(run.results).query(
         "SELECT if(attacks = '', 0, eps) AS eps, value FROM evaluations JOIN metrics "
         "USING (run_id, evaluation_id) WHERE name = 'robust' ORDER BY eps"
@@ -76,18 +75,19 @@ def test_an_attack_that_fails_at_a_large_radius_is_found_out(
         def perturb(self, x: Tensor, y: Tensor) -> Tensor:
             return x
 
-    made = chunk.make_attack
+    made = job.make_attack
 
-    def lazy(name: Any, model: Any, threat: Any, seed: int, device: torch.device) -> Any:
-        return Idle() if threat.eps == 0.3 else made(name, model, threat, seed, device)
+    def lazy(name: Any, model: Any, protocol: Any, *rest: Any) -> Any:
+        return Idle() if protocol.eps == 0.3 else made(name, model, protocol, *rest)
 
-    monkeypatch.setattr(chunk, "make_attack", lazy)
+    monkeypatch.setattr(job, "make_attack", lazy)
     run = new_run("lazy")
     points = measured(network, digits, run, *order)
     assert flags(points) == {0.3: (curves.RISES,)}
-    detail = run.evaluation(points[-1].evaluation_id).record["flags"][0]["detail"]
+    ((key, (flag,)),) = curves.curve_flags(Database(run.results), [run.run_id]).items()
+    assert key == (run.run_id, points[-1].evaluation_id)
     left = [round(40 * point.robust) for point in points]
-    assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in detail
+    assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in flag["detail"]
 
 
 def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
@@ -109,35 +109,22 @@ def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
     assert flags(honest) == {}
 
 
+def test_stored_flags_of_a_curve_are_replaced_by_computed_ones() -> None:
+    """Earlier releases stored them, and they may be out of date."""
+    names = ["randomised", *curves.CURVE_FLAGS]
+    record = {"run_id": "r", "evaluation_id": "e"}
+    record |= {"flags": [{"name": name, "detail": "stored"} for name in names]}
+    rises = {"name": curves.RISES, "detail": "computed"}
+    found = curves.with_curve_flags(record, {("r", "e"): [rises]})["flags"]
+    assert found == [{"name": "randomised", "detail": "stored"}, rises]
+    assert [flag["name"] for flag in curves.with_curve_flags(record, {})["flags"]] == names[:1]
+
+
 def test_single_images_that_come_back_are_chance() -> None:
-    robust = torch.zeros(3, 100, dtype=torch.bool)
-    robust[1, :4] = robust[2, :5] = True
-    none, four, five = robust.numpy()
-    assert curves.rises(0.1, none, 0.2, four) is None
-    assert curves.rises(0.1, none, 0.2, five) is not None
-    assert curves.rises(0.1, five, 0.2, none) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("8/255", (8 / 255,)), ("4/255, 0,0.5", (0.0, 4 / 255, 0.5)), ("1e-2", (0.01,))],
-)
-def test_radii_are_numbers_or_fractions(text: str, expected: tuple[float, ...]) -> None:
-    assert curves.radii(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "1/0", "0.1,", "-0.1", "nan", "inf", "0.1,1/10"])
-def test_what_is_no_radius_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"--eps .*(is no radius|twice)"):
-        curves.radii(text)
-
-
-def test_at_radius_0_there_is_no_attack_and_one_protocol() -> None:
-    one, other = (curves.protocols(BASE.model_copy(update={"eps": e}), [0.0]) for e in (0.1, 0.2))
-    assert one == other
-    assert one[0].attacks == ()
-    (point,) = curves.protocols(BASE.model_copy(update={"norm": "L2"}), [3.0])
-    assert point.eps == 3.0
+    small, large = SimpleNamespace(eps=0.1, survived=0), SimpleNamespace(eps=0.2, survived=5, n=100)
+    assert curves.rises(small, large, 4, 0) is None
+    assert curves.rises(small, large, 5, 0) is not None
+    assert curves.rises(small, large, 0, 5) is None
 
 
 def test_the_verb_measures_every_radius_and_does_none_again(tmp_path: Path) -> None:

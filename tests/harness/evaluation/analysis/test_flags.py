@@ -2,25 +2,22 @@
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
-from harness.evaluation.analysis import flags
+from harness.evaluation.analysis import flags, probe
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 NewRun = Callable[[str], RunDirectory]
-
-
-pytestmark = pytest.mark.usefixtures("short_attacks")
+SHORT = AttackBudget(n_iter=20, n_queries=200)
 
 
 class Behind(nn.Module):
@@ -76,8 +73,8 @@ BUILT = {
 def flagged(
     model: nn.Module, digits: ImageSet, run: RunDirectory, attacks: tuple[str, ...], eps: float
 ) -> tuple[set[str], EvaluationResult]:
-    config = EvalConfig.model_validate({"eps": eps, "attacks": attacks, "limit": 40})
-    result = evaluate(model, digits, config, run, device=CPU)
+    config = EvalConfig(eps=eps, attacks=attacks, limit=40, budget=SHORT)
+    (result,) = evaluate(model, digits, config, run, device=CPU)
     found = run.evaluation(result.evaluation_id).record["flags"]
     assert all(set(flag) == {"name", "detail"} for flag in found)
     return {flag["name"] for flag in found}, result
@@ -96,11 +93,10 @@ def test_a_model_built_to_raise_a_flag_raises_it(
 def test_a_plain_trained_network_raises_none(
     norm: str, network: nn.Module, digits: ImageSet, new_run: NewRun
 ) -> None:
-    config = EvalConfig.model_validate(
-        {"norm": norm, "eps": 0.1 if norm == "Linf" else 0.6, "limit": 80}
-    )
+    eps = 0.1 if norm == "Linf" else 0.6
+    config = EvalConfig(norm=norm, eps=eps, limit=80, budget=SHORT)
     run = new_run("plain")
-    result = evaluate(network, digits, config, run, device=CPU)
+    (result,) = evaluate(network, digits, config, run, device=CPU)
     assert run.evaluation(result.evaluation_id).record["flags"] == []
 
 
@@ -108,11 +104,11 @@ def test_nan_gradients_leave_the_ball_and_are_put_back(
     network: nn.Module, digits: ImageSet, new_run: NewRun
 ) -> None:
     model = nn.Sequential(SimpleModule(NoGradientThroughInput.apply), network).eval()
-    config = EvalConfig.model_validate(
-        {"norm": "L2", "eps": 0.1, "attacks": ("apgd-ce",), "limit": 20, "accelerate": False}
+    config = EvalConfig(
+        norm="L2", eps=0.1, attacks=("apgd-ce",), limit=20, accelerate=False, budget=SHORT
     )
     run = new_run("nan")
-    result = evaluate(model, digits, config, run, device=CPU)
+    (result,) = evaluate(model, digits, config, run, device=CPU)
     found = {flag["name"] for flag in run.evaluation(result.evaluation_id).record["flags"]}
     assert {"left-ball", "non-finite"} <= found
     assert bool((result.verdicts["distance"] <= 0.1 + 1e-6).all())
@@ -251,8 +247,9 @@ def test_more_than_a_few_of_ten_thousand_are_flagged() -> None:
 
 def test_batchnorm_in_training_mode_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
-    assert flags.modules_in_training(model) == []
+    assert probe.modules_in_training(model) == []
     model[1].train()
-    assert flags.modules_in_training(model) == ["1"]
-    assert flags.modules_in_training(nn.Linear(2, 2)) == ["model"]
-    assert SimpleNamespace(**flags.train_mode(["1"]).as_dict()).name == "train-mode"
+    assert probe.modules_in_training(model) == ["1"]
+    assert probe.modules_in_training(nn.Linear(2, 2)) == ["model"]
+    assert [flag.name for flag in probe.train_mode(["1"])] == ["train-mode"]
+    assert probe.train_mode([]) == []

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binomtest, t, ttest_ind
 from typer.testing import CliRunner
 
-from divergence_bench.cli.comparison_view import seeds_blocks, to_json
+from divergence_bench.cli.compare import seeds_blocks, to_json
 from divergence_bench.cli.main import app
 from harness.config import RunConfig
 from harness.errors import UserError

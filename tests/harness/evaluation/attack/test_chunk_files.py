@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from harness.evaluation.attack.chunk_files import Expected, adversarial_path, finished, write_chunk
+from harness.evaluation.attack.chunk import Chunk, adversarial_path, is_finished, write_chunk
 from harness.store.verdicts import VERDICT_SCHEMA
 
-EXPECTED = Expected("e", 0, torch.arange(3), torch.zeros(3, dtype=torch.int64), "float32")
+ROWS = torch.arange(3)
+CHUNK = Chunk(0, 0, ROWS, ROWS, torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def chunk(tmp_path: Path) -> Path:
     verdicts = pa.Table.from_pydict(columns, schema=VERDICT_SCHEMA)
     path = tmp_path / "00000.parquet"
     write_chunk(path, verdicts, {"evaluation_id": "e", "chunk": 0}, np.zeros((3, 1, 2, 2), "f4"))
-    assert finished(path, EXPECTED)
+    assert is_finished(path, CHUNK, "e", "float32")
     return path
 
 
@@ -51,7 +52,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_chunk_with_damaged_images_is_not_finished(name: str, chunk: Path) -> None:
     adversarial_path(chunk).write_bytes(DAMAGED[name])
-    assert not finished(chunk, EXPECTED)
+    assert not is_finished(chunk, CHUNK, "e", "float32")
     assert not adversarial_path(chunk).exists()
     # The verdicts alone are whole.
-    assert finished(chunk, Expected("e", 0, EXPECTED.rows, EXPECTED.labels, "no"))
+    assert is_finished(chunk, CHUNK, "e", "no")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,15 +17,9 @@ from torch import Tensor, nn
 from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
+from harness.evaluation.attack.executors import InProcess, ProcessPool, local_executor, num_threads
 from harness.evaluation.attack.images import export, find_evaluation, on_grid
-from harness.evaluation.attack.job import worker_count
 from harness.evaluation.attack.judge import TOLERANCE, perturbation_norm
-from harness.evaluation.attack.workers import (
-    Elsewhere,
-    attacked_elsewhere,
-    threads_each,
-    with_threads,
-)
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.evaluation.speed.batching import GRAIN, Batching
 from harness.store.rundir import RunDirectory
@@ -37,7 +32,8 @@ CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=40, limit=120)
 def attack(
     model: nn.Module, digits: ImageSet, run: RunDirectory, **changes: object
 ) -> EvaluationResult:
-    return evaluate(model, digits, CONFIG.model_copy(update=changes), run, device=CPU)
+    (result,) = evaluate(model, digits, CONFIG.model_copy(update=changes), run, device=CPU)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +49,20 @@ def alone(
 def test_verdicts_do_not_depend_on_the_number_of_workers(
     workers: int, network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
 ) -> None:
-    heard: list[float] = []
-    config = CONFIG.model_copy(update={"workers": workers})
-    found = evaluate(
-        network, digits, config, new_run("shared"), device=CPU, say=lambda s, _: heard.append(s)
+    shares: list[float] = []
+    (found,) = evaluate(
+        network,
+        digits,
+        CONFIG,
+        new_run("shared"),
+        device=CPU,
+        executor=ProcessPool(workers),
+        progress=lambda share, _: shares.append(share),
     )
     pd.testing.assert_frame_equal(found.verdicts, alone, check_exact=True)
-    assert any(0 < share < 1 for share in heard)
+    # Finished chunks alone would give thirds.
+    assert any(0 < share < 1 and 3 * share != round(3 * share) for share in shares)
+    assert shares == sorted(shares)
     assert not active_children()
 
 
@@ -82,7 +85,7 @@ def test_verdicts_do_not_depend_on_the_order_of_chunks(
 def test_a_killed_worker_is_named_and_the_same_call_goes_on(
     network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
 ) -> None:
-    run = new_run("murder")
+    run = new_run("killed")
 
     def kill() -> None:
         while not run.evaluations() or not run.evaluations()[0].finished_chunks():
@@ -91,7 +94,7 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(UserError, match=r"worker \d was killed by signal 9 .*repeat the command"):
+    with pytest.raises(UserError, match=r"killed by signal 9 in chunk \d: .*repeat the command"):
         attack(network, digits, run, workers=2, chunk_size=10, limit=60)
     killer.join()
     assert not active_children()
@@ -108,7 +111,7 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
 ) -> None:
     run, seen = new_run("threads"), set()
     changes = {"workers": 2, "accelerate": False, "chunk_size": 10, "limit": 20}
-    with with_threads(2):
+    with num_threads(2):
         attack(network, digits, run, **changes)
         interrupt(run.evaluations()[0], 1)
         watch = network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
@@ -121,14 +124,44 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
     assert 1 in seen <= {1, 2}
 
 
-def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads(digits: ImageSet) -> None:
-    asked = [CONFIG.model_copy(update={"workers": workers}) for workers in (1, 2, 8)]
-    assert [worker_count(config, digits) for config in asked] == [1, 2, 3]
-    with with_threads(4):
-        assert [threads_each(workers) for workers in (1, 2, 3, 8)] == [4, 2, 1, 1]
-        with attacked_elsewhere(Elsewhere(lambda *_: None, threads=3)):
-            assert threads_each(8) == 3
-        assert threads_each(8) == 1
+def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads() -> None:
+    with num_threads(4):
+        executors = [local_executor(workers, chunks=3) for workers in (1, 2, 8)]
+    assert [type(executor) for executor in executors] == [InProcess, ProcessPool, ProcessPool]
+    assert [executor.threads for executor in executors] == [4, 2, 1]
+
+
+class Refusing(nn.Module):
+    """Raises an error that cannot be rebuilt, but where it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.home = nn.Linear(64, 10), os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home:
+            raise Rebuildless("not", "here")
+        return self.linear(x.flatten(1))
+
+
+class Rebuildless(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def test_what_a_worker_raises_ends_the_evaluation(
+    digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Spawned processes find this module by its file's name.
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setitem(sys.modules, "test_job", sys.modules[__name__])
+    for kind in (Refusing, Rebuildless):
+        monkeypatch.setattr(kind, "__module__", "test_job")
+    run = new_run("raises")
+    with pytest.raises(RuntimeError, match="Rebuildless: not here"):
+        attack(Refusing().eval(), digits, run, workers=2)
+    assert run.evaluations()[0].record["status"] == "error"
+    assert not active_children()
 
 
 def test_a_model_that_cannot_be_sent_is_the_users_mistake(

@@ -1,7 +1,6 @@
 """Every stage's verdicts against the maintainers' AutoAttack, called as its users call it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,40 +8,30 @@ from pyautoattack import AutoAttack
 from pyautoattack.state import EvaluationState
 from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
-from harness.evaluation import driver
-from harness.evaluation.attack import protocol
-from harness.evaluation.attack.protocol import AttackBudget, chunk_seed
+from harness.evaluation.attack.protocol import chunk_seed
 from harness.evaluation.driver import evaluate
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
-QUICK = AttackBudget(iterations=12, queries=120)
-
-
-@contextmanager
-def budget(monkeypatch: pytest.MonkeyPatch, given: AttackBudget) -> Iterator[None]:
-    """Evaluations in the block search for so long; the protocol's name says it."""
-    with monkeypatch.context() as patch:
-        threat = protocol.Threat
-        patch.setattr(driver, "Threat", lambda *args: threat(*args, budget=given))
-        yield
+QUICK = AttackBudget(n_iter=12, n_queries=120)
 
 
 def reference_stages(
-    model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, seed: int, given: AttackBudget
+    model: nn.Module, x: Tensor, y: Tensor, config: EvalConfig, seed: int
 ) -> list[str | None]:
     """Which stage of the reference broke each image, from its state after each stage."""
-    attack = AutoAttack(model, norm=config.norm, eps=config.eps, seed=seed, version="standard")
+    given, (eps,) = config.budget, config.eps
+    attack = AutoAttack(model, norm=config.norm, eps=eps, seed=seed, version="standard")
     for part in (attack.apgd, attack.apgd_targeted, attack.fab):
-        part.n_iter = given.iterations
+        part.n_iter = given.n_iter
     for part in (attack.apgd, attack.apgd_targeted):
         # Derived from n_iter at construction, which the entry point does not let us set.
-        part.n_iter_2 = max(int(0.22 * given.iterations), 1)
-        part.n_iter_min = max(int(0.06 * given.iterations), 1)
-        part.size_decr = max(int(0.03 * given.iterations), 1)
-    attack.square.n_queries = given.queries
+        part.n_iter_2 = max(int(0.22 * given.n_iter), 1)
+        part.n_iter_min = max(int(0.06 * given.n_iter), 1)
+        part.size_decr = max(int(0.03 * given.n_iter), 1)
+    attack.square.n_queries = given.n_queries
     with torch.no_grad():
         wrong = (model(x).argmax(1) != y).tolist()
     broken_by: list[str | None] = ["clean" if w else None for w in wrong]
@@ -61,9 +50,8 @@ def reference_stages(
     return broken_by
 
 
-def parity_config(norm: str, eps: float, chunk: int, limit: int, **more: object) -> EvalConfig:
-    given = {"norm": norm, "eps": eps, "chunk_size": chunk, "limit": limit, **more}
-    return EvalConfig.model_validate(given)
+def parity_config(norm: str, eps: float, chunk: int, limit: int) -> EvalConfig:
+    return EvalConfig(norm=norm, eps=eps, chunk_size=chunk, limit=limit, budget=QUICK)
 
 
 def reference_chunks(model: nn.Module, images: ImageSet, config: EvalConfig) -> list[str | None]:
@@ -73,7 +61,7 @@ def reference_chunks(model: nn.Module, images: ImageSet, config: EvalConfig) -> 
     for number, part in enumerate(rows.split(config.chunk_size)):
         seed = chunk_seed(config.seed, number)
         x, y = images.images_float(part), images.labels[part]
-        found += reference_stages(model, x, y, config, seed, QUICK)
+        found += reference_stages(model, x, y, config, seed)
     return found
 
 
@@ -99,8 +87,7 @@ def ours(
     model: nn.Module, images: ImageSet, config: EvalConfig, run: RunDirectory, accelerate: bool
 ) -> list[str | None]:
     config = config.model_copy(update={"accelerate": accelerate})
-    with pytest.MonkeyPatch.context() as patch, budget(patch, QUICK):
-        result = evaluate(model, images, config, run, device=CPU)
+    (result,) = evaluate(model, images, config, run, device=CPU)
     return [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
 
 
@@ -144,11 +131,10 @@ def test_standard_budget(
     config = EvalConfig.model_validate(
         {"norm": norm, "eps": eps, "chunk_size": 120, "limit": 120, "accelerate": False}
     )
-    result = evaluate(network, digits, config, new_run("ours"), device=CPU)
+    (result,) = evaluate(network, digits, config, new_run("ours"), device=CPU)
     rows = torch.arange(120)
     expected = reference_stages(
-        network, digits.images_float(rows), digits.labels[rows], config,
-        chunk_seed(config.seed, 0), AttackBudget(),
-    )  # fmt: skip
+        network, digits.images_float(rows), digits.labels[rows], config, chunk_seed(config.seed, 0)
+    )
     found = [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
     assert found == expected

@@ -91,7 +91,7 @@ def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows: in
     assert layer(x[0]).shape == (10,)
 
 
-def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
+def test_a_plan_of_a_release_that_padded_otherwise_is_not_followed(
     network: nn.Module,
     digits: ImageSet,
     new_run: Callable[[str], RunDirectory],
@@ -99,7 +99,7 @@ def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
 ) -> None:
     config = EvalConfig(eps=0.1, limit=20, chunk_size=10, attacks=("apgd-ce",))
     run = new_run("older")
-    begun = evaluate(network, digits, config, run, device=CPU)
+    (begun,) = evaluate(network, digits, config, run, device=CPU)
     directory = run.evaluation(begun.evaluation_id)
     plan = directory.record["acceleration"]
     assert Plan.from_dict(plan).multiple == plan["multiple"]
@@ -108,7 +108,7 @@ def test_a_plan_of_a_release_that_padded_otherwise_is_decided_anew(
         Plan.from_dict(older)
     directory.update(acceleration=older)
     interrupt(directory, 1)
-    resumed = evaluate(network, digits, config, run, device=CPU)
+    (resumed,) = evaluate(network, digits, config, run, device=CPU)
     assert resumed.verdicts.equals(begun.verdicts)
     assert directory.record["acceleration"] == plan
 

@@ -1,18 +1,18 @@
 """The faster copy computes the same function; and if it does not, it cannot make a verdict."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
-from harness.evaluation import driver
-from harness.evaluation.attack import job as work
+from harness.evaluation.attack import job
 from harness.evaluation.attack.model import AttackModel
-from harness.evaluation.attack.protocol import AttackBudget, Threat, evaluation_id, is_standard
+from harness.evaluation.attack.protocol import evaluation_id, is_standard
 from harness.evaluation.driver import accuracies, evaluate
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import apply, decide
@@ -191,33 +191,35 @@ def test_a_copy_that_lies_breaks_no_image_that_the_network_gets_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Radius 0.001 breaks nothing here, though the copy is wrong on many images from the start."""
-    config = EvalConfig(eps=0.001, limit=50, chunk_size=50, attacks=("apgd-ce", "apgd-t"))
+    short = AttackBudget(n_iter=5, n_target_classes=3)
+    config = EvalConfig(
+        eps=0.001, limit=50, chunk_size=50, attacks=("apgd-ce", "apgd-t"), budget=short
+    )
     x = digits.images_float(slice(50))
     with torch.no_grad():
         truth = network(x).argmax(1)
         lied_to = (Lying(network, 8.0)(x).argmax(1) != truth) & (truth == digits.labels[:50])
     assert lied_to.sum() >= 10
-    threat = driver.Threat
-    with monkeypatch.context() as patch:
-        short = AttackBudget(iterations=5, queries=10, targets=3)
-        patch.setattr(driver, "Threat", lambda *args: threat(*args, budget=short))
-        patch.setattr(work, "apply", lambda model, plan: Lying(apply(model, plan), 8.0))
-        result = evaluate(network, digits, config, new_run("lied"), device=CPU)
+    monkeypatch.setattr(job, "apply", lambda model, plan: Lying(apply(model, plan), 8.0))
+    (result,) = evaluate(network, digits, config, new_run("lied"), device=CPU)
     broken_by = result.verdicts["broken_by"]
     assert broken_by.isna().sum() == (truth == digits.labels[:50]).sum()
     assert set(broken_by.dropna()) <= {"clean"}
 
 
-def test_bf16_is_never_called_autoattack() -> None:
-    threat = Threat("Linf", 8 / 255, 10)
-    standard, rounded = EvalConfig(), EvalConfig(precision="bf16")
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"budget": {"n_iter": 101}}])
+def test_what_is_not_the_standard_protocol_is_never_called_autoattack(
+    change: dict[str, Any],
+) -> None:
+    (standard,) = EvalConfig().protocols()
+    (other,) = EvalConfig.model_validate(change).protocols()
     verdicts = pa.table({"broken_by": [None, "clean", "square"]})
-    assert is_standard(standard, threat)
-    assert "aa" in accuracies(verdicts, standard, threat)
-    assert not is_standard(rounded, threat)
-    assert "aa" not in accuracies(verdicts, rounded, threat)
+    assert is_standard(standard, 10)
+    assert "aa" in accuracies(verdicts, standard, 10)
+    assert not is_standard(other, 10)
+    assert "aa" not in accuracies(verdicts, other, 10)
     hashes = {"data_sha256": "0", "model_sha256": "0"}
-    assert evaluation_id(standard, threat, **hashes) != evaluation_id(rounded, threat, **hashes)
+    assert evaluation_id(standard, 10, **hashes) != evaluation_id(other, 10, **hashes)
 
 
 def test_the_record_of_arithmetic_tells_attacks_from_judge_and_leaves_settings_alone() -> None:

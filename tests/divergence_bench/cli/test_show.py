@@ -1,11 +1,12 @@
-"""The rows of a listing in a pipe and on terminals of several widths."""
+"""The verb ``list``: its rows, in a pipe and on terminals of several widths."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from divergence_bench.cli.listing import print_rows
+from divergence_bench.cli.show import print_rows
 
 RUN = "digits-resnet8-dkl-s0-0123456789"
 NOTE = "a note that is longer than the width of the terminal, with a word at its end: " + "w" * 60
@@ -56,3 +57,22 @@ def test_a_cell_wraps_between_words_on_a_terminal(width: int) -> None:
 
 def test_rows_are_whole_where_a_terminal_is_too_narrow_for_their_words() -> None:
     assert printed(ROWS, width=50, terminal=True) == printed(ROWS, width=50, terminal=False)
+
+
+@pytest.mark.parametrize("kind", ["methods", "recipes", "datasets", "models"])
+def test_list_has_rows(call, kind: str) -> None:
+    assert len(json.loads(call("list", kind, "--json").out)) >= 5
+
+
+def test_a_tables_recipe_names_its_method_and_carries_its_note(call) -> None:
+    listed = json.loads(call("list", "recipes", "--table", "6", "--json").out)
+    assert {row["method"] for row in listed} == {"ikl"}
+    assert [row["recipe"] for row in listed if "63.59" in (row["note"] or "")] == [
+        "table6/ikl-a24-b3"
+    ]
+    assert (
+        "note on table6/ikl-a24-b3: Tables 6 and 8" in call("list", "recipes", "--table", "6").out
+    )
+    plan = json.loads(call("run", "--recipe", "table6/ikl-a24-b3", "--dry-run", "--json").out)
+    assert plan["config"]["method"] == "ikl"
+    assert plan["config"]["params"]["wmse_weight"] == 24

@@ -1,0 +1,118 @@
+"""The verb ``check``: the small benchmark against a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import interval, markdown_table, percent, print_result
+from harness.errors import UserError
+from harness.experiment import regression
+from harness.experiment.regression import Baseline, Checked
+from harness.progress import Reporter
+from harness.store.rundir import run_folders
+
+REGRESSION = 1
+
+
+def check(
+    baseline: Annotated[Path, Option(help="File of the expected results.")] = Path(
+        "results/baselines/digits.json"
+    ),
+    update: Annotated[
+        bool, Option("--update", help="Make these results the new baseline.")
+    ] = False,
+    reason: Annotated[str | None, Option(help="Why the baseline changes.")] = None,
+    methods: Annotated[
+        str | None, Option(help="With --update: methods of a baseline that is not there yet.")
+    ] = None,
+    keep: Annotated[
+        Path | None, Option(help="Keep the runs in this folder; it must hold none yet.")
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Run the small benchmark against a baseline and print a report in Markdown.
+
+    Exit status 1 means that something got worse.
+    """
+    if update != bool(reason):
+        raise UserError("a new baseline needs its reason: give --update and --reason together")
+    if methods and (not update or baseline.exists()):
+        raise UserError(
+            "--methods makes a new baseline: give --update and a file that is not there"
+        )
+    if keep is not None and run_folders(keep):
+        raise UserError(f"{keep} holds runs, perhaps of other code: give an empty folder")
+    if methods:
+        expected = regression.new_baseline(opt.names(methods))
+    else:
+        expected = regression.read_baseline(baseline)
+    with TemporaryDirectory() as folder:
+        measured = regression.check(expected, keep or Path(folder), Reporter(quiet=as_json))
+    if reason:
+        regression.write_baseline(regression.updated(expected, measured, reason), baseline)
+        print_result({"updated": str(baseline)}, f"updated {baseline}", as_json=as_json)
+        return
+    compared = [
+        regression.compare(expected, run, result)
+        for run, result in zip(expected.runs, measured, strict=True)
+    ]
+    text = markdown(expected, compared)
+    print_result(regression.to_json(expected, compared), text, as_json=as_json)
+    if any(each.worse for each in compared):
+        raise typer.Exit(REGRESSION)
+
+
+def markdown(baseline: Baseline, checked: Sequence[Checked]) -> str:
+    """What got worse, a table of all runs, the rule, and where the environment differs."""
+    worse = [f"- **{each.name}**: {text}" for each in checked for text in each.worse]
+    better = [f"- {each.name}: {text}" for each in checked for text in each.better]
+    parts = [f"# {'Regression' if worse else 'No regression'}"]
+    if worse:
+        parts.append("\n".join(worse))
+    titles = ["run", "golden losses differ by"]
+    titles += ["clean now", "change", "p", "robust now", "change", "p", ""]
+    parts.append(markdown_table(titles, map(_row, checked)))
+    if better:
+        parts.append("Better, so that the baseline may be updated:\n\n" + "\n".join(better))
+    parts.append(
+        f"A regression is a golden loss further than {baseline.loss_tolerance:g} (relative) from "
+        f"the baseline's, or an accuracy more than {100 * baseline.margin:g} points lower with an "
+        f"exact McNemar p below {baseline.alpha:g}. Accuracies are now minus the baseline, in "
+        "points with 95% intervals."
+    )
+    parts.append(_environment(baseline))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(checked: Checked) -> list[str]:
+    cells = [checked.name, f"{checked.golden.difference:.1e}"]
+    for name in ("clean", "robust"):
+        paired = checked.accuracies.get(name)
+        if paired is None:
+            cells += ["", "", ""]
+        else:
+            change = interval(paired.difference, paired.low, paired.high, sign=True)
+            now = percent((paired.both + paired.only_a) / paired.n)
+            cells += [now, change, f"{paired.p_value:.2g}"]
+    return [*cells, "worse" if checked.worse else "ok"]
+
+
+def _environment(baseline: Baseline) -> str:
+    differing = [
+        f"- {name}: {baseline.environment.get(name)} in the baseline, {value} here"
+        for name, value in regression.environment().items()
+        if baseline.environment.get(name) != value
+    ]
+    if not differing:
+        return "The environment is the baseline's."
+    return (
+        "The environment differs from the baseline's, so verdicts can differ a little without a "
+        "cause in the code:\n\n" + "\n".join(differing)
+    )

@@ -1,0 +1,185 @@
+"""The verbs ``evaluate`` and ``export-adversarial``, and what an evaluated run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from typer import Argument, Option
+
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.tables import interval, percent, plain_table, print_json, print_result
+from harness.config import eps_text
+from harness.data import dataset_info
+from harness.distributed.ray_cluster import Cluster
+from harness.errors import UserError
+from harness.evaluation.analysis import curves
+from harness.evaluation.attack import images
+from harness.evaluation.attack.ray_executor import ray_executor
+from harness.experiment import resolve, runner
+from harness.progress import Reporter
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory, find_run
+from leaderboards.printed import REPORTED_CSV
+from leaderboards.summary import run_summary
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        Argument(
+            help="A run, a checkpoint file, robustbench:NAME, timm:NAME, torchvision:NAME or "
+            "package.module:function."
+        ),
+    ],
+    dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
+    arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
+    weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    eval_limit: opt.EvalLimit = None,
+    attacks: opt.Attacks = None,
+    norm: opt.Norm = None,
+    eps: opt.Eps = None,
+    workers: opt.Workers = None,
+    save_adversarial: opt.SaveAdversarial = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    results: opt.Results = opt.RESULTS,
+    on_cluster: opt.OnCluster = None,
+    per_task: opt.PerTask = None,
+    set_: opt.Set = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Evaluate a stored run or a model from elsewhere."""
+    overrides = protocol_settings(
+        set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
+        save_adversarial=save_adversarial,
+    )  # fmt: skip
+    cluster = cluster_of(on_cluster, per_task)
+    directory = _stored_run(results, source)
+    if directory is not None:
+        _check_own(directory, {"--dataset": dataset, "--arch": arch, "--weights": weights})
+        default = (directory.record.get("config") or {}).get("evaluation", {})
+    elif dataset is not None:
+        default = {"eps": dataset_info(dataset).default_eps}
+    else:
+        raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    protocol = resolve.evaluation(default, overrides, set_ or ())
+    reporter = Reporter(quiet=as_json)
+
+    with ray_executor(cluster) as executor:
+        if directory is not None:
+            outcome = runner.evaluate_run(
+                directory, protocol, data_root, device, reporter, executor
+            )
+        else:
+            outcome = runner.evaluate_external(
+                source,
+                str(dataset),
+                protocol,
+                results=results,
+                reporter=reporter,
+                root=data_root,
+                device=device,
+                arch=arch,
+                weights=weights,
+                executor=executor,
+            )
+    print_outcome(outcome, results, as_json=as_json)
+
+
+def export_adversarial(
+    run: Annotated[str, Argument(help="A run.")],
+    out: Annotated[Path, Option(help="File to write, such as adversarial.pt.")],
+    evaluation: Annotated[str | None, Option(help="If the run has several.")] = None,
+    results: opt.Results = opt.RESULTS,
+    as_json: opt.Json = False,
+) -> None:
+    """Write kept adversarial images as one tensor, in RobustBench's form."""
+    found = images.find_evaluation(find_run(results, run), evaluation)
+    shape = images.export(found, out)
+    facts = {"evaluation": found.evaluation_id, "shape": shape, "out": str(out)}
+    text = f"{' x '.join(map(str, shape))} float32 of {found.evaluation_id} in {out}"
+    print_result(facts, text, as_json=as_json)
+
+
+def protocol_settings(
+    assignments: Sequence[str], **options: str | int | None
+) -> dict[str, str | int | None]:
+    """Return the options that are fields of ``EvalConfig``.
+
+    Raises:
+        UserError: an assignment sets the radius too.
+    """
+    assigned = {text.partition("=")[0].strip() for text in assignments}
+    if options["eps"] is not None and {"eps", "evaluation.eps"} & assigned:
+        raise UserError("--eps and --set evaluation.eps are both given: leave one out")
+    return options
+
+
+def cluster_of(address: str | None, task: str | None) -> Cluster | None:
+    """Return the cluster of ``--cluster`` and ``--task``; None without one.
+
+    Raises:
+        UserError: a task is described without a cluster, or badly.
+    """
+    if address is None:
+        if task is not None:
+            raise UserError("--task sets what a cluster's tasks need: give --cluster as well")
+        return None
+    return Cluster.parse(address, task)
+
+
+def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:
+    """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
+    Database(results).load_reported(REPORTED_CSV)
+    evaluation_id = outcome.evaluation.evaluation_id
+    summary = run_summary(results, outcome.run_id, evaluation_id)
+    directory = find_run(results, outcome.run_id)
+    curve = curves.curve_of(directory, evaluation_id)
+    if as_json:
+        print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
+        return
+    console = Console()
+    summary.render(console)
+    print_curve(curve, directory.evaluation(evaluation_id).record, console)
+    print(f"stored in {outcome.directory}")
+    folder = "" if results == opt.RESULTS else f" --results {results}"
+    print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+
+
+def print_curve(
+    points: Sequence[curves.Point], record: Mapping[str, Any], console: Console
+) -> None:
+    """Print accuracy by radius; nothing where there is no curve."""
+    if not points:
+        return
+    protocol = record["protocol"]
+    title = f"curve: {protocol['norm']}, {protocol['attack_version']}, n = {protocol['n']}"
+    console.out(f"\n{title}", highlight=False)
+    table = plain_table("eps", *points[0].stages, "left [95%]", "flags", text=("flags",))
+    for point in points:
+        left = interval(point.robust, point.low, point.high)
+        stages = map(percent, point.stages.values())
+        table.add_row(eps_text(point.eps), *stages, left, ", ".join(point.flags))
+    console.print(table)
+
+
+def _stored_run(results: Path, source: str) -> RunDirectory | None:
+    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name."""
+    if ":" in source or Path(source).is_file():
+        return None
+    return find_run(results, source)
+
+
+def _check_own(directory: RunDirectory, given: dict[str, object]) -> None:
+    """Refuse options that contradict the stored run's own model and dataset."""
+    own = {"--dataset": directory.record["dataset"], "--arch": directory.record.get("arch")}
+    other = [name for name, value in given.items() if value not in (None, own.get(name))]
+    if other:
+        raise UserError(
+            f"{' and '.join(other)} given, but {directory.run_id} is a stored run, which has its "
+            "own model and dataset: leave that out"
+        )

@@ -1,0 +1,259 @@
+"""The verb ``sweep``: its plan, its outcome, and its runs compared with the first row's."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer import Argument, Option
+
+from divergence_bench.cli import options as opt
+from divergence_bench.cli.evaluate import cluster_of
+from divergence_bench.cli.tables import interval, plain_table, print_json
+from harness.config import fingerprint
+from harness.errors import UserError
+from harness.evaluation.analysis.paired import Evaluated, compare
+from harness.evaluation.analysis.statistics import PairedComparison
+from harness.evaluation.analysis.stored import evaluated
+from harness.experiment import cluster, estimate
+from harness.experiment import sweep as sweeps
+from harness.experiment.resolve import parse_assignment, validated
+from harness.experiment.sweep import Failure, Item, find_evaluation
+from harness.progress import Reporter, duration
+from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from leaderboards.printed import REPORTED_CSV
+from leaderboards.render.report import print_report
+from leaderboards.summary import RunSummary, run_summary
+
+FAILED = 1
+# Rows of one run that are named.
+NAMED = 3
+# Fields of an item that JSON has under the same name.
+PLANNED = ("names", "left_out", "state", "epochs", "chunks", "error", "seconds")
+
+
+def sweep(
+    file: Annotated[Path | None, Argument(help="YAML file that describes a sweep.")] = None,
+    table: Annotated[int | None, Option(help="All rows of one table of the paper.")] = None,
+    methods: Annotated[
+        str | None, Option(help="Methods by name, with commas; see `list methods`.")
+    ] = None,
+    recipes: Annotated[str | None, Option(help="Recipes: table1/kl, table1/*.")] = None,
+    dataset: opt.Dataset = None,
+    scale: Annotated[
+        str | None, Option(help="small: each row at the size of digits; default: paper.")
+    ] = None,
+    seeds: Annotated[int | None, Option(help="Number of seeds of each run, from 0.")] = None,
+    data_root: opt.DataRoot = None,
+    device: opt.Device = "auto",
+    results: opt.Results = opt.RESULTS,
+    set_: opt.Set = None,
+    on_cluster: opt.OnCluster = None,
+    per_task: opt.PerTask = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Show what is done and missing; run nothing.")
+    ] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Run what is missing of many runs; the same command again finishes them.
+
+    Exit status 1 means that a run failed; the others are finished all the same.
+    """
+    given = {
+        "table": table,
+        "methods": methods and opt.names(methods),
+        "recipes": recipes and opt.names(recipes),
+        "dataset": dataset,
+        "scale": scale,
+        "seeds": seeds,
+        "set": dict(parse_assignment(text) for text in set_ or ()) or None,
+    }
+    spec = _spec(file, {name: value for name, value in given.items() if value is not None})
+    where = cluster_of(on_cluster, per_task)
+    rows = sweeps.rows(spec, {"data.root": data_root, "device": device, "results": results})
+    items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
+    if dry_run and as_json:
+        print_json({"runs": plan_json(items)})
+        return
+    console = Console()
+    if not as_json:
+        print_plan(items, console)
+    if dry_run:
+        return
+    reporter, passed = Reporter(quiet=as_json), {"argv": sys.argv[1:]}
+    if where is None:
+        failures = sweeps.run_missing(items, reporter, passed)
+    else:
+        failures = cluster.run_missing_on(where, items, reporter, passed)
+    Database(results).load_reported(REPORTED_CSV)
+    finished = sweeps.plan(rows)
+    if as_json:
+        print_json(outcome_json(finished, failures))
+    else:
+        if spec.table is not None:
+            print_report(spec.table, "terminal", results, console)
+        print_outcome(finished, failures, console)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+class PaperSweep(sweeps.SweepSpec):
+    """A sweep that may have all rows of one table of the paper."""
+
+    table: int | None = None
+
+
+def _spec(file: Path | None, given: dict[str, Any]) -> PaperSweep:
+    """The sweep of a file or of options; options override the file's settings."""
+    if file is not None:
+        which = [name for name in ("table", "methods", "recipes") if name in given]
+        if which:
+            raise UserError(f"the sweep {file} lists its runs: leave --{which[0]} out")
+        stored = sweeps.read_spec(file, PaperSweep).model_dump(exclude_unset=True)
+        if "set" in given:
+            given["set"] = {**stored.get("set", {}), **given["set"]}
+        given = {**stored, **given}
+    spec: PaperSweep = validated(PaperSweep, given)
+    if spec.table is None:
+        return spec
+    return spec.model_copy(update={"recipes": (f"table{spec.table}/*", *spec.recipes)})
+
+
+def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """The plan, ready for JSON."""
+    return [
+        {name: getattr(item.config, name) for name in ("run_id", "method", "recipe", "seed")}
+        | {name: value for name, value in vars(item).items() if name in PLANNED}
+        | {"estimated_from": _source(item), "estimate_is_whole": item.whole}
+        for item in items
+    ]
+
+
+def print_plan(items: Sequence[Item], console: Console) -> None:
+    """Print what is done, partial and missing, and how long the rest may take."""
+    table = plain_table("run", "seed", "state", "left", "row", text=("state", "left", "row"))
+    for item in items:
+        more = len(item.names) - NAMED
+        named = ", ".join(item.names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        seed = str(item.config.seed)
+        table.add_row(item.config.run_id, seed, _state(item), _left(item), named)
+    console.print(table)
+    print(summary(items))
+    paths = dict.fromkeys(path for item in items for path in item.left_out)
+    if paths:
+        print(f"not kept at small scale: {', '.join(paths)}")
+
+
+def summary(items: Sequence[Item]) -> str:
+    """One line: how many of which state, and the estimate."""
+    counts = Counter(item.state for item in items)
+    text = f"{len(items)} runs: "
+    text += ", ".join(f"{counts[state]} {state}" for state in ("done", "partial", "missing"))
+    left = [item for item in items if item.state != "done"]
+    known = [item.seconds for item in left if item.seconds is not None]
+    if not left:
+        return text
+    if not known:
+        return f"{text}; how long they take is unknown: no like run is stored"
+    unknown = len(left) - sum(item.whole for item in left)
+    if not unknown:
+        return f"{text}; about {duration(sum(known))} left"
+    return (
+        f"{text}; at least {duration(sum(known))} left, with {unknown} runs partly or fully unknown"
+    )
+
+
+def _state(item: Item) -> str:
+    text: str = item.state
+    if item.state == "partial":
+        text += f" ({item.epochs} of {item.config.training.epochs} epochs, {item.chunks} chunks)"
+    return text + (f", failed: {item.error}" if item.error and item.state != "done" else "")
+
+
+def _left(item: Item) -> str:
+    if item.state == "done":
+        return ""
+    if item.seconds is None:
+        return "unknown"
+    least = "" if item.whole else "at least "
+    return least + duration(item.seconds) + ("" if item.alike else " (by other methods)")
+
+
+def _source(item: Item) -> str | None:
+    if item.seconds is None or item.state == "done":
+        return None
+    return "method" if item.alike else "other methods"
+
+
+def outcome_json(items: Sequence[Item], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Plan after the sweep, failures and comparisons, ready for JSON."""
+    return {
+        "runs": plan_json(items),
+        "failures": [vars(failure) for failure in failures],
+        "tables": [table.to_json() for table in summaries(items)],
+        "compared": [
+            {"a": a, "b": b, "seed": seed, **vars(paired)} for a, b, seed, paired in compared(items)
+        ],
+    }
+
+
+def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: Console) -> None:
+    """Print the table of each protocol, the rows compared, and what failed."""
+    for table in summaries(items):
+        table.render(console)
+    pairs = compared(items)
+    if pairs:
+        differences = plain_table("robust accuracy", "seed", "points [95%]", "McNemar p", "agree %")
+        for a, b, seed, paired in pairs:
+            differences.add_row(
+                f"{a} - {b}",
+                str(seed),
+                interval(paired.difference, paired.low, paired.high, sign=True),
+                f"{paired.p_value:.3g}",
+                f"{100 * paired.agreement:.1f}",
+            )
+        console.print(differences)
+    for failure in failures:
+        print(f"failed: {failure.run_id}: {failure.error}")
+
+
+def summaries(items: Sequence[Item]) -> list[RunSummary]:
+    """The table of one finished run of each protocol, which holds the sweep's others."""
+    first: dict[tuple[str, str], Item] = {}
+    for item in items:
+        if item.state == "done":
+            first.setdefault(protocol(item), item)
+    return [run_summary(item.config.results, item.config.run_id) for item in first.values()]
+
+
+def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedComparison]]:
+    """Each later row against the first, seed by seed, where the protocol is the same."""
+    done = [item for item in items if item.state == "done"]
+    firsts = [item for item in done if item.names == done[0].names]
+    by_seed = {item.config.seed: item for item in firsts}
+    pairs = []
+    for item in done:
+        base = by_seed.get(item.config.seed)
+        if base is None or item in firsts or protocol(item) != protocol(base):
+            continue
+        *_, paired = compare(_evaluated(item), _evaluated(base)).metrics.values()
+        pairs.append((item.names[0], base.names[0], item.config.seed, paired))
+    return pairs
+
+
+def protocol(item: Item) -> tuple[str, str]:
+    """What must be equal for two runs to be compared."""
+    return item.config.data.name, fingerprint(item.config.evaluation.identity_payload())
+
+
+def _evaluated(item: Item) -> Evaluated:
+    directory = RunDirectory(item.config.results, item.config.run_id)
+    evaluation = find_evaluation(directory, item.config)
+    assert evaluation is not None
+    return evaluated(directory, evaluation)

@@ -1,0 +1,148 @@
+"""The configuration of evaluations: attacks, radii, budget and images."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
+
+from harness.config.base import Radius, Section, cost, identity, parse_fraction
+
+STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
+Norm = Literal["Linf", "L2"]
+
+
+class AttackBudget(Section):
+    """How long attacks search; the defaults are those of standard AutoAttack.
+
+    Attributes:
+        n_iter: iterations of APGD and FAB.
+        n_restarts: random restarts of each attack.
+        n_queries: queries of Square.
+        n_target_classes: classes that targeted attacks aim at, at most C - 1.
+    """
+
+    n_iter: int = identity(100, ge=1)
+    n_restarts: int = identity(1, ge=1)
+    n_queries: int = identity(5000, ge=1)
+    n_target_classes: int = identity(9, ge=1)
+
+
+class EvalSettings(Section):
+    """What the evaluations of one configuration share: all but the radius.
+
+    Attributes:
+        norm: the threat model's norm.
+        attacks: stages in order; each attacks only what survived the ones before it.
+        budget: how long they search; another than the standard one labels the result.
+        limit: evaluate the first so many test images; such a result is marked partial.
+        chunk_size: images per unit of work; part of the protocol, as each chunk has its own seed.
+        seed: from it and the chunk's number each chunk's seed is derived.
+        accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
+        precision: ``bf16`` is not the standard protocol and never ranks with it.
+        compile: compile the accelerated network.
+        device_batch: images per forward pass; None is the whole chunk.
+        workers: processes that share the chunks.
+        save_adversarial: keep the adversarial images.
+    """
+
+    norm: Norm = identity("Linf")
+    attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
+    budget: AttackBudget = identity(AttackBudget())
+    limit: int | None = identity(None, ge=1)
+    chunk_size: int = identity(250, ge=1)
+    seed: int = identity(0, ge=0)
+    accelerate: bool = identity(True)
+    precision: Literal["float32", "bf16"] = identity("float32")
+    compile: bool = cost(False)
+    device_batch: int | None = cost(None, ge=1)
+    workers: int = cost(1, ge=1)
+    save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _split(cls, attacks: Any) -> Any:
+        is_text = isinstance(attacks, str)
+        return tuple(filter(None, map(str.strip, attacks.split(",")))) if is_text else attacks
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.attacks)) != len(self.attacks):
+            raise ValueError(f"an attack is named twice in {', '.join(self.attacks)}")
+        if self.compile and not self.accelerate:
+            raise ValueError("compile needs accelerate: it is the accelerated copy that compiles")
+        return self
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The fields that change the answer; the standard budget is left out.
+
+        Standard evaluations keep the names they had before the budget was a setting.
+        """
+        payload = super().identity_payload()
+        if self.budget == AttackBudget():
+            del payload["budget"]
+        return payload
+
+
+class EvalProtocol(EvalSettings):
+    """The protocol of one evaluation: one radius in pixel space, images being in [0, 1]."""
+
+    eps: Radius = identity(8 / 255)
+
+
+class EvalConfig(EvalSettings):
+    """The evaluations of a model: one for each radius.
+
+    Attributes:
+        eps: radii in pixel space, ascending, images being in [0, 1]; at 0 nothing is attacked. It
+            may be given as a number, as text such as ``0,2/255,8/255``, or as a list of either.
+    """
+
+    eps: tuple[float, ...] = identity((8 / 255,))
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _radii(cls, eps: Any) -> tuple[float, ...]:
+        parts = eps.split(",") if isinstance(eps, str) else eps
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        radii = sorted(_radius(part) for part in parts)
+        if not radii:
+            raise ValueError("give at least one radius")
+        if len(set(radii)) < len(radii):
+            raise ValueError("a radius is there twice: leave one out")
+        return tuple(radii)
+
+    @field_validator("eps")
+    @classmethod
+    def _within_images(cls, eps: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if info.data.get("norm") == "Linf" and eps[-1] > 1:
+            raise ValueError("images lie in [0, 1], so a Linf radius is at most 1")
+        return eps
+
+    @field_serializer("eps")
+    def _plain(self, eps: tuple[float, ...]) -> float | list[float]:
+        # One radius stays a number, as in the records of releases that allowed only one.
+        return eps[0] if len(eps) == 1 else list(eps)
+
+    def protocols(self) -> tuple[EvalProtocol, ...]:
+        """One protocol for each radius, ascending.
+
+        At radius 0 there is no attack, and the radius is the default one: clean accuracy is then
+        the same evaluation whatever else was asked for.
+        """
+        shared = self.model_dump(exclude={"eps"})
+        return tuple(
+            EvalProtocol(**shared, eps=eps) if eps else EvalProtocol(**{**shared, "attacks": ()})
+            for eps in self.eps
+        )
+
+
+def _radius(value: Any) -> float:
+    try:
+        eps = float(parse_fraction(value.strip() if isinstance(value, str) else value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no radius such as 8/255 or 0.5") from error
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"{value} is no radius: give 0 or more")
+    return eps

@@ -1,0 +1,156 @@
+"""A Ray cluster: this machine alone or one that is up, and tasks on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.errors import UserError
+
+LOCAL = "local"
+# How often a task is repeated whose process or node died.
+RETRIES = 3
+STOPPING_S = 60.0
+ANSWERING_S = 10.0
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where tasks run, and what each of them needs.
+
+    Attributes:
+        address: ``local`` for this machine alone, ``auto`` for the cluster that this machine
+            belongs to, or the address of one.
+        cpus: processor cores of a task, which has as many threads.
+        gpus: GPUs of a task, a part of one where several tasks share it; None for one where the
+            device is a GPU.
+        memory_gib: memory that a task reserves, in GiB.
+    """
+
+    address: str
+    cpus: int = 1
+    gpus: float | None = None
+    memory_gib: float | None = None
+
+    @classmethod
+    def parse(cls, address: str, task: str | None) -> Cluster:
+        """The cluster of a command line; ``task`` is such as ``cpus=4,gpus=1,memory=16``.
+
+        Raises:
+            UserError: a resource has another name, or is no such number.
+        """
+        kinds = {"cpus": int, "gpus": float, "memory": float}
+        values: dict[str, Any] = {}
+        for part in filter(None, (task or "").split(",")):
+            name, _, text = part.strip().partition("=")
+            try:
+                values[name] = kinds[name](text)
+                if values[name] < (name != "gpus"):
+                    raise ValueError
+            except (KeyError, ValueError) as error:
+                raise UserError(
+                    f"--task {part.strip()!r} is no resource: write cpus=4,gpus=1,memory=16 (GiB)"
+                ) from error
+        return cls(address, values.get("cpus", 1), values.get("gpus"), values.get("memory"))
+
+    def options(self, device: str) -> dict[str, Any]:
+        """Ray's options of a task that computes on ``device``."""
+        gpus = self.gpus if self.gpus is not None else float(device.startswith("cuda"))
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "max_retries": RETRIES}
+        return options | ({"memory": int(self.memory_gib * GIB)} if self.memory_gib else {})
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """The module ``ray``, connected; a local one is started and ended.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "--cluster needs Ray, which is not installed: pip install 'divergence-bench[cluster]'"
+        ) from error
+    handler = signal.getsignal(signal.SIGTERM)
+    start: dict[str, Any] = {"num_cpus": os.cpu_count(), "include_dashboard": False}
+    try:
+        _check_listening(ray, cluster.address)
+        ray.init(
+            address=cluster.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(start if cluster.address == LOCAL else {}),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        # The last line of Ray's message is the reason, such as a missing token.
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise UserError(
+            f"no Ray cluster answers at {cluster.address!r} ({reason}): start one with `ray start "
+            "--head`, or give --cluster local"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray sets a handler that ends the process at once.
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_listening(ray: Any, address: str) -> None:
+    """Raise an error unless something listens at the address: Ray itself tries for 13 minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "") or address
+    if address in ("auto", LOCAL):
+        return
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if not place.hostname or not place.port:
+        raise ValueError("it has not the form host:port")
+    host = place.hostname
+    if host in ("localhost", "127.0.0.1", "::1"):
+        # As Ray reads it: a cluster may listen on the machine's outer address alone.
+        host = ray.util.get_node_ip_address()
+    socket.create_connection((host, place.port), timeout=ANSWERING_S).close()
+
+
+def finished_tasks(ray: Any, waiting: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """Each task's value in ``waiting`` with its result or exception, as the tasks finish.
+
+    Args:
+        ray: the module, connected.
+        waiting: reference of a task's result to what identifies it.
+    """
+    todo = dict(waiting)
+    try:
+        while todo:
+            (ended,), _ = ray.wait(list(todo), num_returns=1)
+            name = todo.pop(ended)
+            try:
+                result = ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                result = error.cause if isinstance(error.cause, Exception) else error
+            except ray.exceptions.RayError as error:
+                result = UserError(
+                    f"a task of the cluster ended {RETRIES + 1} times without a result "
+                    f"({type(error).__name__}): what is finished is kept, repeat the command (ask "
+                    "for more by --task memory=GIB if memory was short)"
+                )
+            yield name, result
+    finally:
+        # Interrupted runs write down that they are cancelled, and keep their checkpoints.
+        for task in todo:
+            ray.cancel(task)
+        if todo:
+            ray.wait(list(todo), num_returns=len(todo), timeout=STOPPING_S)

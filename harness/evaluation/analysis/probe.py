@@ -1,0 +1,169 @@
+"""Flags that a model raises when it is queried, outside the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from harness.config import AttackBudget, EvalProtocol, Norm
+from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
+from harness.evaluation.attack.job import Job
+from harness.evaluation.attack.judge import clip_to_ball, finite, predict
+from harness.evaluation.attack.model import AttackModel, Judge, within_memory
+from harness.evaluation.attack.protocol import make_attack
+from harness.evaluation.guards import own_random_state, unit_images
+from harness.evaluation.speed.batching import Batching
+from harness.evaluation.speed.precision import pinned
+
+PROBE_IMAGES = 64
+LARGE_STEPS = 20
+SAME_LOGITS = 1e-5
+SUM_TO_ONE = 1e-4
+
+
+def probe_model(job: Job) -> list[Flag]:
+    """The flags that a job's model raises on the first images of its evaluation."""
+    n = len(job.images.rows[: job.protocol.limit])
+    positions = torch.arange(min(PROBE_IMAGES, n))
+    batching = Batching(limit=job.protocol.device_batch)
+    judge, attacked = Judge(job.model, batching), AttackModel(job.model, job.num_classes, batching)
+    x = unit_images(job.images, positions).to(job.device)
+    y = job.images.labels[positions].to(job.device)
+
+    def attempt() -> list[Flag]:
+        return probe(judge, attacked, x, y, job.protocol)
+
+    return within_memory(batching, len(x), attempt, attacked.reset)
+
+
+def probe(
+    model: Callable[[Tensor], Tensor],
+    attacked: AttackModel,
+    x: Tensor,
+    y: Tensor,
+    protocol: EvalProtocol,
+) -> list[Flag]:
+    """The flags that a model raises on a few images.
+
+    Args:
+        model: maps images [B, K, H, W] to logits [B, C], in eval mode.
+        attacked: the same model as attacks see it.
+        x: images in [0, 1].
+        y: their labels [B].
+        protocol: of the evaluation; gradients matter only where it attacks.
+    """
+    with own_random_state(x.device), pinned("reference"):
+        with torch.no_grad():
+            first, second = model(x).float(), model(x).float()
+        found = [randomised(first, second), softmax_output(first)]
+        if protocol.attacks:
+            found.append(zero_gradients(input_gradients(attacked, x, y)))
+            correct = predict(first) == y
+            if bool(correct.any()):
+                found.append(large_eps(attacked, x[correct], y[correct], protocol.norm, len(x)))
+    return [flag for flag in found if flag is not None]
+
+
+def randomised(first: Tensor, second: Tensor) -> Flag | None:
+    """Two answers [B, C] to the same images differ by more than rounding."""
+    both = finite(first) & finite(second)
+    scale = max(1.0, float(first[both].abs().amax())) if bool(both.any()) else 1.0
+    moved = ((first - second).abs().amax(dim=1) > SAME_LOGITS * scale) & both
+    moved |= finite(first) != finite(second)
+    if not bool(moved.any()):
+        return None
+    largest = float((first - second)[both].abs().amax()) if bool(both.any()) else float("nan")
+    return Flag(
+        "randomised",
+        f"two passes of {len(first)} images gave other logits for {int(moved.sum())} of them, by "
+        f"up to {largest:.2g}: an attack on the average over passes may break more",
+    )
+
+
+def softmax_output(logits: Tensor) -> Flag | None:
+    """All answers [B, C] are probabilities."""
+    sums = (logits.sum(dim=1) - 1).abs() <= SUM_TO_ONE
+    inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
+    if not bool((sums & inside).all()):
+        return None
+    return Flag(
+        "softmax-output",
+        f"the answers to all of {len(logits)} images lie in [0, 1] and sum to 1: losses on logits "
+        "lose their gradient through a softmax; evaluate the network without it",
+    )
+
+
+def input_gradients(attacked: AttackModel, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients [B, K, H, W] of the cross-entropy by the images."""
+    leaf = x.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(attacked(leaf), y, reduction="sum"), leaf)
+    return gradient
+
+
+def zero_gradients(gradients: Tensor) -> Flag | None:
+    """Some images have no gradient [B, K, H, W] at all."""
+    zero = int((gradients == 0).flatten(1).all(dim=1).sum())
+    if not zero:
+        return None
+    return Flag(
+        "zero-gradients",
+        f"the cross-entropy has no gradient at {zero} of {len(gradients)} images "
+        f"({100 * zero / len(gradients):.0f}%): attacks by gradient are blind there",
+    )
+
+
+def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -> Flag | None:
+    """A short APGD-CE at a radius where every image can become grey leaves accuracy above chance.
+
+    Args:
+        attacked: the model.
+        x: correctly classified images.
+        y: their labels.
+        norm: of the ball.
+        n: images of which these are the correctly classified ones.
+    """
+    eps = grey_eps(norm, x[0].numel())
+    wide = EvalProtocol(norm=norm, eps=eps, budget=AttackBudget(n_iter=LARGE_STEPS))
+    attack = make_attack("apgd-ce", attacked, wide, 0, x.device)
+    returned = attack.perturb(x.clone(), y.clone()).detach()
+    found, _ = clip_to_ball(returned, x, norm, eps)
+    with torch.no_grad():
+        survived = int((predict(attacked(found)) == y).sum())
+    if not above_chance(survived, n, attacked.num_classes):
+        return None
+    return Flag(
+        "large-eps",
+        f"{survived} of {n} images survive {LARGE_STEPS} steps of APGD-CE at {norm} "
+        f"{eps:.3g}, where all can become grey: gradients are masked",
+    )
+
+
+def train_mode(modules: Sequence[str]) -> list[Flag]:
+    """The flag of modules that were in training mode when the model was given."""
+    if not modules:
+        return []
+    shown = ", ".join(modules[:3]) + (", ..." if len(modules) > 3 else "")
+    return [
+        Flag(
+            "train-mode",
+            f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
+            "right for BatchNorm and dropout",
+        )
+    ]
+
+
+def modules_in_training(model: nn.Module) -> list[str]:
+    """Names of the modules in training mode that behave otherwise in it; the root is ``model``.
+
+    Of modules that only pass the mode on, the root alone counts, and only if no other does.
+    """
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    names = [
+        name or "model"
+        for name, module in model.named_modules()
+        if module.training and isinstance(module, kinds)
+    ]
+    return names or (["model"] if model.training else [])

@@ -1,0 +1,265 @@
+"""Where chunks are attacked: this process, or a pool of processes (for Ray: ``ray_executor``)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from harness.distributed.signals import STOPPING
+from harness.errors import UserError
+from harness.evaluation.attack.job import Job, ProgressFn
+from harness.store.files import TEMPORARY_SUFFIX, replacing
+
+PROGRESS_EVERY_S = 0.2
+# A worker's process, its chunk, the share of it that is done, and what is being done.
+News = tuple[int, int, float, str]
+
+
+class ChunkExecutor(Protocol):
+    """Attacks chunks of an evaluation and leaves their files in its directory.
+
+    Verdicts depend neither on the executor nor on the order of chunks, but their last bits may
+    depend on the threads of the process that attacks them.
+    """
+
+    @property
+    def threads(self) -> int:
+        """The threads of each process that attacks a chunk."""
+
+    def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
+        """Attack the missing chunks.
+
+        Args:
+            job: the evaluation; chunks that are not missing are finished.
+            missing: their numbers.
+            progress: called with the share of the whole evaluation that is done.
+
+        Raises:
+            UserError: the model cannot be sent to another process, or a process died.
+            Exception: what an attack raised.
+        """
+
+
+def local_executor(workers: int, chunks: int) -> ChunkExecutor:
+    """What attacks on this machine: this process, or a pool of at most one worker a chunk.
+
+    The number of workers does not depend on how many chunks are missing: each one's threads follow
+    from it.
+    """
+    workers = min(workers, chunks)
+    return InProcess() if workers <= 1 else ProcessPool(workers)
+
+
+class InProcess:
+    """Attacks chunks in this process, one after the other."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """With so many threads; by default as many as torch has."""
+        self.threads = torch.get_num_threads() if threads is None else threads
+
+    def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
+        """See ``ChunkExecutor``."""
+        with num_threads(self.threads):
+            for done, number in enumerate(missing, job.chunks - len(missing)):
+
+                def report(share: float, note: str, done: int = done) -> None:
+                    progress((done + share) / job.chunks, note)
+
+                job.attack(number, report)
+
+
+class ProcessPool:
+    """Attacks chunks in processes of this machine, which share its threads and its GPUs.
+
+    Args:
+        workers: how many processes; fewer are started where fewer chunks are missing.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """See the class."""
+        self.workers = workers
+        self.threads = max(1, torch.get_num_threads() // workers)
+
+    def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
+        """See ``ChunkExecutor``."""
+        workers = min(self.workers, len(missing))
+        if workers == 1:
+            InProcess(self.threads).attack(job, missing, progress)
+            return
+        context = multiprocessing.get_context("spawn")
+        devices, news = context.SimpleQueue(), context.SimpleQueue()
+        for device in worker_devices(job.device, workers):
+            devices.put(str(device))
+        others = set(multiprocessing.active_children())
+        team: set[BaseProcess] = set()
+        reports: dict[int, News] = {}
+        try:
+            with (
+                _job_file(job) as path,
+                ProcessPoolExecutor(
+                    workers, context, _start, (devices, news, self.threads)
+                ) as pool,
+            ):
+                try:
+                    with _signals_blocked():
+                        futures = {pool.submit(_attack_chunk, path, n): n for n in missing}
+                        team = set(multiprocessing.active_children()) - others
+                    _follow(futures, news, reports, job.chunks, progress)
+                except BrokenProcessPool:
+                    raise
+                except BaseException:
+                    for process in team:
+                        process.kill()
+                    raise
+        except BrokenProcessPool as error:
+            raise _death(team, reports) from error
+
+
+def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
+    """The device of each worker; ``cuda`` without a number is every visible GPU in turn."""
+    if str(device) != "cuda":
+        return [device] * workers
+    return [torch.device("cuda", n % torch.cuda.device_count()) for n in range(workers)]
+
+
+@contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    """Within, this process computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _follow(
+    futures: dict[Future[None], int],
+    news: SimpleQueue[News],
+    reports: dict[int, News],
+    chunks: int,
+    progress: ProgressFn,
+) -> None:
+    """Wait for all chunks and report progress; ``reports`` gets the last news of each process."""
+    shares = dict.fromkeys(futures.values(), 0.0)
+    running = set(futures)
+    while running:
+        ended, running = wait(running, PROGRESS_EVERY_S, FIRST_COMPLETED)
+        while not news.empty():
+            latest = news.get()
+            process, chunk, share, _ = latest
+            reports[process], shares[chunk] = latest, share
+        for future in ended:
+            future.result()
+            shares[futures[future]] = 1.0
+        at_work = [each for each in reports.values() if shares[each[1]] < 1]
+        note = "; ".join(f"chunk {chunk}: {note}" for _, chunk, _, note in at_work)
+        progress((chunks - len(futures) + sum(shares.values())) / chunks, note)
+
+
+def _death(team: set[BaseProcess], reports: dict[int, News]) -> UserError:
+    """The error that says which worker died, how, and in which chunk."""
+    # When one has died, the pool terminates the others.
+    codes = {process.pid or 0: process.exitcode or 0 for process in team}
+    pid, code = min(codes.items(), key=lambda item: item[1] in (0, -signal.SIGTERM))
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+    where = f"in chunk {reports[pid][1]}" if pid in reports else "before its first chunk"
+    return UserError(
+        f"evaluation worker {pid} {how} {where}: finished chunks are kept, repeat the command to "
+        "go on (with fewer --workers if memory was short)"
+    )
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes that start within ignore Ctrl-C, which reaches all: this one ends the others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _job_file(job: Job) -> Iterator[Path]:
+    """The job in a file; what a killed process leaves of it is removed with other leftovers."""
+    path = job.directory.path / f".job{TEMPORARY_SUFFIX}"
+    content = job.pickled()
+    try:
+        with replacing(path) as handle:
+            handle.write(content)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _start(devices: SimpleQueue[str], news: SimpleQueue[News], threads: int) -> None:
+    """Prepare a worker, which ends when its parent does."""
+    global _device, _news
+    # The pool ends its workers by this signal; Ctrl-C stays blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    torch.set_num_threads(threads)
+    _device, _news = torch.device(devices.get()), news
+    if _device.type == "cuda" and _device.index is not None:
+        torch.cuda.set_device(_device)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+_device: torch.device
+_news: SimpleQueue[News]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@lru_cache(maxsize=1)
+def _job(path: Path) -> Job:
+    """The job of this worker, on its device."""
+    job: Job = pickle.loads(path.read_bytes())
+    return job.on(_device)
+
+
+def _attack_chunk(path: Path, number: int) -> None:
+    """Attack a chunk in a worker."""
+    reported = 0.0
+
+    def progress(share: float, note: str) -> None:
+        nonlocal reported
+        now = time.monotonic()
+        if now - reported >= PROGRESS_EVERY_S:
+            reported = now
+            _news.put((os.getpid(), number, share, note))
+
+    progress(0.0, "starting")
+    try:
+        _job(path).attack(number, progress)
+    except Exception as error:
+        raise _portable(error) from None
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one with the same text where it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own reconstruction may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,62 @@
+"""Calls of the command line in this process."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from divergence_bench.cli.main import main
+from harness.store.database import Database
+from leaderboards.printed import REPORTED_CSV
+
+
+class Ended(NamedTuple):
+    """How a call ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs the command line in this process."""
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        monkeypatch.setenv("COLUMNS", "100")
+        status = 0
+        try:
+            main()
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        captured = capsys.readouterr()
+        return Ended(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(call: Callable[..., Ended]) -> Callable[..., str]:
+    """Runs a command that ends with status 2 and returns its one error line."""
+
+    def run(*arguments: str) -> str:
+        ended = call(*arguments)
+        assert (ended.status, ended.out) == (2, "")
+        *before, line = ended.err.splitlines()
+        assert line.startswith("error: ")
+        assert not any("error" in other.lower() for other in before)
+        return line
+
+    return run
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> str:
+    """A results folder whose database holds the printed numbers."""
+    Database(tmp_path).load_reported(REPORTED_CSV)
+    return str(tmp_path)

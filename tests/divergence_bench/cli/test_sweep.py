@@ -1,0 +1,25 @@
+"""The verb ``sweep``: tables of the paper as sweeps."""
+
+import json
+from pathlib import Path
+
+
+def test_a_table_is_a_sweep_of_its_recipes(call, tmp_path: Path) -> None:
+    command = ("sweep", "--dry-run", "--json", "--results", str(tmp_path / "none"))
+    given = json.loads(call(*command, "--table", "1").out)["runs"]
+    assert len(given) > 3
+    assert all(run["recipe"].startswith("table1/") for run in given)
+    (tmp_path / "study.yaml").write_text("table: 1\nrecipes: [table2/lbgat]\n")
+    read = json.loads(call(*command, str(tmp_path / "study.yaml"), "--seeds", "1").out)["runs"]
+    assert [run["run_id"] for run in read[:-1]] == [run["run_id"] for run in given]
+    assert read[-1]["names"] == ["table2/lbgat"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_without_recipes_is_refused(refused) -> None:
+    assert "no recipe matches 'table77/*'" in refused("sweep", "--table", "77", "--dry-run")
+
+
+def test_a_file_lists_its_own_runs(refused, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("methods: [kl]\n")
+    assert "leave --table out" in refused("sweep", str(tmp_path / "study.yaml"), "--table", "1")
