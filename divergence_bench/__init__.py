@@ -16,10 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from divergence_bench import losses
     from divergence_bench.api import (
-        Accuracy,
-        Result,
         attack,
-        compare,
         datasets,
         evaluate,
         load_model,
@@ -27,10 +24,9 @@ if TYPE_CHECKING:
         models,
         register_dataset,
         register_model,
-        results,
         train,
-        verdicts,
     )
+    from divergence_bench.result import Accuracy, Result, compare, results, verdicts
 
 __all__ = [
     "Accuracy",
@@ -51,12 +47,16 @@ __all__ = [
 ]
 
 
+_RESULTS = {"Accuracy", "Result", "compare", "results", "verdicts"}
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "losses":
         return importlib.import_module("divergence_bench.losses")
     if name in __all__:
-        return getattr(importlib.import_module("divergence_bench.api"), name)
+        place = "result" if name in _RESULTS else "api"
+        return getattr(importlib.import_module(f"divergence_bench.{place}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

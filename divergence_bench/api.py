@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from divergence_bench import inputs
+from divergence_bench.result import Result, result_of
 from harness.config import STANDARD_ATTACKS, EvalProtocol
 from harness.data import DATASETS, dataset_info
 from harness.data.base import DatasetSource
 from harness.errors import UserError
-from harness.evaluation.analysis import paired, stored
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.protocol import make_attack
@@ -27,14 +26,10 @@ from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run
 from harness.training.build import choose_device
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from harness.evaluation.analysis.paired import Comparison
     from harness.method import Method
 
 Model = nn.Module | Callable[[Tensor], Tensor] | str | Path
@@ -56,79 +51,6 @@ SETTINGS = {
     "n": "evaluation.limit",
     "workers": "evaluation.workers",
 }
-RESULTS = """
-WITH wide AS (
-    PIVOT (SELECT run_id, evaluation_id, name, value FROM metrics
-           WHERE evaluation_id IS NOT NULL AND name IN ('clean', 'robust', 'aa'))
-    ON name IN ('clean', 'robust', 'aa') USING first(value)
-), interval AS (
-    SELECT run_id, evaluation_id, low, high FROM metrics WHERE name = 'robust'
-)
-SELECT l.run_id, l.title AS name, l.method, l.dataset, l.arch, l.seed, l.norm, l.eps, l.attacks,
-       l.n, w.clean, w.robust, i.low AS robust_low, i.high AS robust_high, w.aa, l.scale,
-       l.partial, l.evaluation_id, l.finished_at
-FROM like_runs l
-JOIN wide w USING (run_id, evaluation_id) JOIN interval i USING (run_id, evaluation_id)
-ORDER BY l.finished_at, l.run_id
-"""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """An accuracy in [0, 1] with its 95% Wilson interval and the number of images."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __float__(self) -> float:
-        """The value."""
-        return self.value
-
-    def __str__(self) -> str:
-        """Such as ``0.5713 [0.562, 0.581] (n=10,000)``."""
-        return f"{self.value:.4f} [{self.low:.3f}, {self.high:.3f}] (n={self.n:,})"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A stored evaluation of a stored run.
-
-    Attributes:
-        run_id: the run, as ``list runs`` shows it.
-        evaluation_id: the evaluation.
-        path: the folder of the run.
-        metrics: accuracy on clean images (``clean``), after each stage, and after all (``robust``).
-        protocol: all that the numbers must be quoted with.
-        flags: reasons to doubt the numbers, one sentence each.
-    """
-
-    run_id: str
-    evaluation_id: str
-    path: Path
-    metrics: Mapping[str, Accuracy]
-    protocol: Mapping[str, Any]
-    flags: tuple[str, ...]
-
-    @property
-    def clean(self) -> Accuracy:
-        """Accuracy on the images as they are."""
-        return self.metrics["clean"]
-
-    @property
-    def robust(self) -> Accuracy:
-        """Accuracy after all attacks."""
-        return self.metrics["robust"]
-
-    @property
-    def verdicts(self) -> pd.DataFrame:
-        """One row an image: label, clean_pred, broken_by, target, adv_pred, distance, margin."""
-        return verdicts(self.run_id, self.evaluation_id, results=self.path.parents[1])
-
-    def __str__(self) -> str:
-        """Clean and robust accuracy in one line."""
-        return f"{self.run_id}: clean {self.clean}, robust {self.robust}"
 
 
 def evaluate(
@@ -193,7 +115,7 @@ def evaluate(
             raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
         own = (run.record.get("config") or {}).get("evaluation", {})
         protocol = resolve.evaluation({"eps": own.get("eps", 8 / 255)}, given, ())
-        return _result(runner.evaluate_run(run, protocol, images, device, reporter))
+        return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
@@ -215,13 +137,13 @@ def evaluate(
             normalize=normalize,
             **where,
         )
-        return _result(outcome)
+        return result_of(outcome)
     network, statistics = normalized(module, normalize, loaded.info)
     facts = inputs.identified(network, module, loaded.info, name)
     facts["normalize"] = statistics
     identity = {key: facts[key] for key in ("sha256", "arch", "code_sha256", "answers")}
     identity |= {"dataset": loaded.info.name}
-    return _result(
+    return result_of(
         runner.evaluate_model(network, loaded, protocol, facts=facts, identity=identity, **where)
     )
 
@@ -268,7 +190,7 @@ def train(
         options["evaluation.attacks"] = PRESETS.get(attacks, attacks)
     options |= {"results": Path(results), "device": device}
     config = resolve.resolve(method, recipe=recipe, dataset=dataset, options=options)
-    return _result(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
+    return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
 
 
 def load_model(
@@ -351,49 +273,6 @@ def attack(
     return clip_to_ball(found, x, protocol.norm, protocol.eps)[0].to(images.device)
 
 
-def compare(a: Result | str, b: Result | str, *, results: str | Path = "results") -> Comparison:
-    """Compare two runs image by image, after clean and after each stage.
-
-    Args:
-        a: a result, a run, or ``RUN@EVALUATION``.
-        b: likewise.
-        results: the results folder of runs given by name.
-
-    Returns:
-        A comparison with ``metrics``: name to difference a - b, interval and McNemar p-value.
-
-    Raises:
-        UserError: a run is unknown or not evaluated, or they share no protocol.
-    """
-    folder = next((each.path.parents[1] for each in (a, b) if isinstance(each, Result)), results)
-    names = [f"{x.run_id}@{x.evaluation_id}" if isinstance(x, Result) else x for x in (a, b)]
-    found = [stored.finished(Path(folder), name, None, None) for name in names]
-    return paired.compare(*stored.choose(found))
-
-
-def results(results: str | Path = "results") -> pd.DataFrame:
-    """One row for each finished evaluation of each run; accuracies are fractions.
-
-    Raises:
-        UserError: there is no database in the folder.
-    """
-    return Database(Path(results)).query(RESULTS)
-
-
-def verdicts(
-    run: str, evaluation: str | None = None, *, results: str | Path = "results"
-) -> pd.DataFrame:
-    """One row an image of a run's evaluation; default: its newest finished one.
-
-    Raises:
-        UserError: there is no such run or evaluation, or its verdicts are damaged.
-    """
-    name = run if evaluation is None else f"{run}@{evaluation}"
-    _, directory = stored.finished(Path(results), name, None, None)[0]
-    frame: pd.DataFrame = directory.verdicts().to_pandas()
-    return frame
-
-
 def methods() -> list[str]:
     """Names of the registered methods."""
     return METHODS.names()
@@ -446,20 +325,3 @@ def stored_run(results: Path, source: str | Path) -> RunDirectory | None:
     if ":" in str(source) or Path(source).is_file():
         return None
     return find_run(results, str(source))
-
-
-def _result(outcome: runner.Outcome) -> Result:
-    evaluation = outcome.evaluation
-    directory = RunDirectory(outcome.directory.parents[1], outcome.run_id)
-    record = directory.evaluation(evaluation.evaluation_id).record
-    return Result(
-        outcome.run_id,
-        evaluation.evaluation_id,
-        outcome.directory,
-        {
-            name: Accuracy(m["value"], m["low"], m["high"], int(m["n"]))
-            for name, m in evaluation.metrics.items()
-        },
-        record["protocol"],
-        tuple(f"{flag['name']}: {flag['detail']}" for flag in record.get("flags") or ()),
-    )
