@@ -93,7 +93,7 @@ def test_both_packages_are_the_same_command(package: str) -> None:
         (["run", "--method", "trades", "--seed", str(2**63)], f"at most {2**63 - 1}"),
         (["run", "--method", "trades", "--train-limit", "2000"], "has 1437 images"),
         (["run", "--method", "trades", "--eps", "300/255"], "evaluation.eps"),
-        (["run", "--method", "trades", "--eval-limit", "361"], "360 test images"),
+        (["run", "--method", "trades", "--eval-limit", "361"], "digits test has 360 images"),
         (
             ["run", "--method", "trades", "--set", "training.epoch=3"],
             "did you mean training.epochs",
