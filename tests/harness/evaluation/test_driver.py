@@ -247,6 +247,31 @@ def test_a_finished_evaluation_is_given_as_it_is_stored(
     assert evaluation.record["status"] == "cancelled"
 
 
+def test_several_radii_are_the_evaluations_of_each_alone(
+    network: nn.Module, digits: ImageSet, new_run: NewRun
+) -> None:
+    run, shares = new_run("radii"), []
+    shared = {"attacks": ("apgd-ce",), "limit": 20, "budget": SHORT}
+    results = evaluate(
+        network,
+        digits,
+        EvalConfig(eps="0.2,0,0.1", **shared),
+        run,
+        device=CPU,
+        progress=lambda share, _: shares.append(share),
+    )
+    assert [len(result.protocol.attacks) for result in results] == [0, 1, 1]
+    clean, small, large = (result.metrics["robust"]["value"] for result in results)
+    assert clean > small > large
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    (alone,) = evaluate(network, digits, EvalConfig(eps=0.1, **shared), new_run("one"), device=CPU)
+    assert alone.evaluation_id == results[1].evaluation_id
+    pd.testing.assert_frame_equal(alone.verdicts, results[1].verdicts, check_exact=True)
+    assert alone.protocol == results[1].protocol
+    assert [each.record["protocol"]["eps"] for each in run.evaluations()].count(0.1) == 1
+
+
 class Misled(nn.Module):
     """Takes images with much ink in the middle for another class.
 
