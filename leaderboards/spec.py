@@ -142,7 +142,7 @@ class InclusionRule:
     Attributes:
         datasets: registered names.
         small: whether any dataset that the paper does not use is included too.
-        tasks: natural, adversarial, distillation.
+        tasks: natural, adversarial, distillation; a loaded model counts as natural.
         methods: registered names; empty for all.
         labels: a fact for each label column: ``name`` or one of ``Row.facts``.
     """
@@ -153,12 +153,12 @@ class InclusionRule:
     small: bool = False
     methods: tuple[str, ...] = ()
 
-    def accepts(self, *, dataset: str, task: str, method: str | None) -> bool:
+    def accepts(self, *, dataset: str, task: str | None, method: str | None) -> bool:
         """Whether a run of this dataset, task and method is included."""
         in_paper = dataset in DATASETS.values()
         return (
             (dataset in self.datasets or (self.small and not in_paper))
-            and task in self.tasks
+            and (task or "natural") in self.tasks
             and (not self.methods or method in self.methods)
         )
 
