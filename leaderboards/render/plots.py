@@ -138,7 +138,9 @@ def scatter(
     key = "; ".join(f"{SHAPE_NAMES[badge]}: {MEANINGS[badge]}" for badge in badges)
     if any(p.is_flagged for p in points):
         key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
-    caption = f"{len(points)} models. None is better in both than: {names}. {key.capitalize()}."
+    caption = (
+        f"{len(points)} models. None is better in both than: {names}. {key[:1].upper()}{key[1:]}."
+    )
     if any(p.y.interval for p in points):
         caption += f" Lines: {INTERVAL}."
     return Figure(svg, caption)
@@ -147,11 +149,10 @@ def scatter(
 def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
     """The names of the points that have room for one to their right, those on the front first."""
     xs, ys = [p.x.value for p in points], [p.y.value for p in points]
-    wide, high = max(max(xs) - min(xs), 1e-9), max(max(ys) - min(ys), 1e-9)
-    pixels = [
-        ((x - min(xs)) / wide * WIDTH, (y - min(ys)) / high * HEIGHT)
-        for x, y in zip(xs, ys, strict=True)
-    ]
+    # The axes leave about a tenth of the plot beside the points.
+    x_scale = 0.9 * WIDTH / max(max(xs) - min(xs), 1e-9)
+    y_scale = 0.9 * HEIGHT / max(max(ys) - min(ys), 1e-9)
+    pixels = [(x_scale * x, y_scale * y) for x, y in zip(xs, ys, strict=True)]
     labels = [""] * len(points)
     taken = [(x - 5, x + 5, y) for x, y in pixels]
     for place in sorted(range(len(points)), key=lambda place: points[place] not in front):

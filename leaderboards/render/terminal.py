@@ -40,14 +40,11 @@ LABEL_WIDTH = 26
 # Labels beyond this share of the width leave too little for numbers.
 LABEL_SHARE = 0.55
 
-# A ranking: the mark of the own run, where long names of methods fold, and which columns are left
-# out first where the width is short, after those that say nothing new.
+# A ranking: the mark of the own run, the width at which long names of methods fold, and the columns
+# that are left out of a short width in this order, after those that say nothing new.
 OWN_MARK = "> "
 METHOD_WIDTH = 16
-LEFT_OUT_FIRST = (
-    *("FAB-T", "Seeds", "s/iter", "APGD-CE", "APGD-T", "Square", "Clean"),
-    *("Architecture", "Src", "#"),
-)
+LEFT_OUT = ("s/iter", "APGD-CE", "APGD-T", "Square", "Clean", "Architecture", "Src", "#")
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -103,7 +100,7 @@ def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
     # The title says how many images; seeds are of interest where there is more than one.
     needless = ["n", *["Seeds"] * one_seed]
     left_out = []
-    for column in (*needless, *["Architecture"] * one_arch, *LEFT_OUT_FIRST):
+    for column in (*needless, "FAB-T", "Seeds", *["Architecture"] * one_arch, *LEFT_OUT):
         if (
             column in columns
             and column != ranking

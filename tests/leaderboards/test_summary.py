@@ -145,8 +145,8 @@ def test_no_width_leaves_out_the_number_that_ranks(
 
 
 def ranked_row(name: str, value: float, half: float | None = None, *, partial: bool = False) -> Row:
-    ends = {} if half is None else {"low": value - half, "high": value + half}
-    cells = {"aa": Cell(ours=Number(value, "R", **ends))}
+    low, high = (None, None) if half is None else (value - half, value + half)
+    cells = {"aa": Cell(ours=Number(value, "R", low, high))}
     return Row("ours", (name, "a"), cells=cells, partial=partial)
 
 
