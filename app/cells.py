@@ -189,8 +189,8 @@ def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> N
         ranking = [row.number(table.ranked_by) for row in rows]
         by_title: dict[str, list[int | None]] = {
             RANK: list(range(1, len(rows) + 1)),
-            "Seeds": [number and number.seeds for number in ranking],
-            "n": [number and number.n for number in ranking],
+            "Seeds": [number.seeds if number else None for number in ranking],
+            "n": [number.n if number else None for number in ranking],
         }
         numbers = by_title.get(title, [])
         if numbers:

@@ -22,33 +22,26 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
-def lines(
-    frame: pd.DataFrame, *, y_title: str, series: Sequence[str], height: int = 260
-) -> Picture:
+def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Picture:
     """Curves over epochs.
 
     Args:
         frame: columns ``epoch``, ``series`` and ``value``.
         y_title: title of the y axis.
         series: names in order; each has its own colour and dash.
-        height: pixels.
     """
-    domain = list(series)
+    dashes = alt.Scale(domain=list(series), range=(DASHES * 2)[: len(series)])
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
-            color=_coloured("series", domain),
-            strokeDash=alt.StrokeDash(
-                "series:N",
-                title=None,
-                scale=alt.Scale(domain=domain, range=(DASHES * 2)[: len(domain)]),
-            ),
+            color=_coloured("series", series),
+            strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
-        .properties(height=height)
+        .properties(height=260)
     )
 
 
@@ -163,13 +156,12 @@ def tradeoff(
     return alt.layer(steps, spans, marks).properties(height=430)
 
 
-def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Picture:
+def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
     """Gradients by class, one small panel for each loss, all on one scale.
 
     Args:
         frame: columns ``loss`` (in order), ``label`` (class) and ``value``.
         title: title of the y axis.
-        height: of a panel, in pixels.
     """
     order = list(dict.fromkeys(frame["loss"]))
     limit = max(float(frame["value"].abs().max()), 1e-3)
@@ -182,7 +174,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Pict
             color=alt.condition("datum.value < 0", alt.value(RED), alt.value(BLUE)),
             tooltip=["loss:N", "label:N", alt.Tooltip("value:Q", format=".4g")],
         )
-        .properties(width=118, height=height)
+        .properties(width=118, height=190)
         .facet(
             facet=alt.Facet("loss:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
             # Two panels fill the width of a phone.
@@ -192,12 +184,11 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, height: int = 190) -> Pict
     )
 
 
-def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
+def embedding(frame: pd.DataFrame) -> Picture:
     """A t-SNE map: circles are clean images, crosses adversarial ones, numbers the classes.
 
     Args:
         frame: columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
-        height: pixels.
     """
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
     points = (
@@ -219,7 +210,7 @@ def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
         .mark_text(fontSize=14, fontWeight="bold", color=GREY, stroke="white", strokeWidth=0.3)
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
-    return alt.layer(points, numbers).properties(height=height)
+    return alt.layer(points, numbers).properties(height=430)
 
 
 def _coloured(field: str, domain: Sequence[str]) -> alt.Color:

@@ -58,8 +58,8 @@ def attack_stages(evaluation: dict[str, Any] | None) -> None:
                 "attacked": alive,
                 "broken": alive - left,
                 "left": 100 * found["value"],
-                "low": 100 * (found["low"] if found["low"] is not None else found["value"]),
-                "high": 100 * (found["high"] if found["high"] is not None else found["value"]),
+                "low": 100 * (found["value"] if found["low"] is None else found["low"]),
+                "high": 100 * (found["value"] if found["high"] is None else found["high"]),
             }
         )
         alive = left

@@ -104,7 +104,7 @@ def table(**filters: Any) -> None:
             selection_mode="multi-row",
             key="chosen",
         )
-        _links(found["run_id"].iloc[[row for row in chosen.selection.rows if row < len(found)]])
+        _links(found.iloc[[row for row in chosen.selection.rows if row < len(found)]])
         _failures(found)
 
 
@@ -131,16 +131,20 @@ def _marks(row: dict[str, Any]) -> str:
     return ", ".join(name for name, true in marks.items() if true)
 
 
-def _links(chosen: pd.Series[str]) -> None:
+def _links(chosen: pd.DataFrame) -> None:
+    ids, keys = chosen["run_id"].tolist(), chosen["like_key"].tolist()
     with st.container(horizontal=True):
-        for run_id in chosen[:2]:
-            st.page_link(
-                "views/run.py", label=f"Open {ui.plain(run_id)}", query_params={"run": run_id}
-            )
-        if len(chosen) == 2:
-            both = {"a": chosen.iloc[0], "b": chosen.iloc[1]}
+        for run_id in ids[:2]:
+            label = f"Open {ui.plain(run_id)}"
+            st.page_link("views/run.py", label=label, query_params={"run": run_id})
+        if len(ids) == 2:
+            both = {"a": ids[0], "b": ids[1]}
             st.page_link("views/compare.py", label="Compare the two", query_params=both)
-    if len(chosen) > 2:
+    if len(ids) == 2 and keys[0] != keys[1]:
+        st.caption(
+            "These two differ in test images, protocol or scale: they are not ranked together."
+        )
+    if len(ids) > 2:
         st.caption("Only two runs can be compared: select two.")
 
 
