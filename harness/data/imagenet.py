@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -41,14 +41,13 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 TEST_ORDER_SEED = 0
 
 
+@dataclass(eq=False)
 class FolderSet(ImageSource):
     """One split in a folder with a subfolder of images for each class, in label order by name.
 
-    The class names of its description are the folders' names.
-
-    Args:
+    Attributes:
         folder: the folder that holds the class folders.
-        info: the dataset's description.
+        info: the dataset's description, with the folders' names as class names.
         split: which split it is.
         files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
         labels: int64 [N].
@@ -56,24 +55,13 @@ class FolderSet(ImageSource):
         complete: see ``ImageSource``.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        info: DatasetInfo,
-        split: Split,
-        files: NDArray[np.bytes_],
-        labels: Tensor,
-        rows: Tensor,
-        complete: bool,
-    ) -> None:
-        """See the class; ``open_folder`` makes one from a folder."""
-        self.folder = folder
-        self.info = info
-        self.split = split
-        self.files = files
-        self.labels = labels
-        self.rows = rows
-        self.complete = complete
+    folder: Path
+    info: DatasetInfo
+    split: Split
+    files: NDArray[np.bytes_]
+    labels: Tensor
+    rows: Tensor
+    complete: bool
 
     @cached_property
     def sha256(self) -> str:
@@ -116,14 +104,13 @@ class FolderSet(ImageSource):
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at those positions, in that order."""
-        return type(self)(
-            self.folder,
-            self.info,
-            split or self.split,
-            self.files[positions.numpy()],
-            self.labels[positions],
-            self.rows[positions],
-            complete,
+        return replace(
+            self,
+            split=split or self.split,
+            files=self.files[positions.numpy()],
+            labels=self.labels[positions],
+            rows=self.rows[positions],
+            complete=complete,
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,24 +23,21 @@ LABEL_CHUNK = 1 << 20
 FINGERPRINT_IMAGES = 512
 
 
+@dataclass(eq=False)
 class NpzImages:
-    """Images of an npz archive, read one batch at a time.
+    """Images of an npz archive, read one batch at a time; see ``open_npz``.
 
     Attributes:
-        info: the description of the dataset that the images resemble.
         images: uint8 [N, H, W, K], mapped read-only.
         labels: integers [N] in [0, C) of any integer type, mapped read-only.
+        info: the description of the dataset that the images resemble.
         path: the archive.
     """
 
-    def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[Any], info: DatasetInfo, path: Path
-    ) -> None:
-        """See ``open_npz``."""
-        self.images = images
-        self.labels = labels
-        self.info = info
-        self.path = path
+    images: NDArray[np.uint8]
+    labels: NDArray[Any]
+    info: DatasetInfo
+    path: Path
 
     def __len__(self) -> int:
         """The number of images."""

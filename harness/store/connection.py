@@ -33,6 +33,9 @@ _HELD_ELSEWHERE = re.compile(
     "Could not set lock on file|with a different configuration|is already attached"
 )
 
+REBUILD = "rebuild it from the run directories"
+WRITE_REMEDY = f"free space if the disk is full, else {REBUILD}, which are safe"
+
 _T = TypeVar("_T")
 
 _BROKEN = (
@@ -62,7 +65,7 @@ def write_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConne
     Raises:
         UserError: readers hold the file for ``wait_s`` seconds, or it cannot be used.
     """
-    with _gate(path, wait_s), _writable(path), _interruptible():
+    with _gate(path, wait_s), _explained(path, "write", WRITE_REMEDY), _interruptible():
         _create(path)
         connection = _open(path, wait_s, read_only=False)
         try:
@@ -97,28 +100,15 @@ def is_broken(error: duckdb.Error) -> bool:
 
 
 @contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def _explained(path: Path, action: str, remedy: str) -> Iterator[None]:
+    """Turn a full disk or a damaged file into a UserError that names the database."""
     try:
         yield
     except (duckdb.Error, OSError) as error:
         if isinstance(error, duckdb.Error) and not is_broken(error):
             raise
         raise UserError(
-            f"cannot write the results database {path} ({str(error).splitlines()[0]}): free space "
-            "if the disk is full, else rebuild it from the run directories, which are safe"
-        ) from error
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        if not is_broken(error):
-            raise
-        raise UserError(
-            f"the results database {path} cannot be read ({str(error).splitlines()[0]}): rebuild "
-            "it from the run directories"
+            f"cannot {action} the results database {path} ({str(error).splitlines()[0]}): {remedy}"
         ) from error
 
 
@@ -137,7 +127,7 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
         )
     connection = _open(path, wait_s, read_only=True)
     try:
-        with _readable(path), _interruptible():
+        with _explained(path, "read", REBUILD), _interruptible():
             if version_of(connection) < newest_version():
                 connection.close()
                 with writing(path, wait_s), write_connection(path, wait_s):
@@ -191,7 +181,7 @@ def _open(path: Path, wait_s: float, *, read_only: bool) -> duckdb.DuckDBPyConne
             if not _HELD_ELSEWHERE.search(str(error)):
                 raise UserError(
                     f"the results database {path} cannot be opened "
-                    f"({str(error).splitlines()[0]}): rebuild it from the run directories"
+                    f"({str(error).splitlines()[0]}): {REBUILD}"
                 ) from error
             if time.monotonic() > deadline:
                 raise UserError(_busy(path, wait_s, str(error))) from error

@@ -41,7 +41,7 @@ def read_verdicts(path: Path, digest: str | None = None) -> pa.Table:
     Raises:
         UserError: it is missing or damaged, is not a verdict file, or has another digest.
     """
-    again = "delete the file and repeat the evaluation, which goes on from its chunks"
+    again = "delete the file and repeat the evaluation, which continues from its chunks"
     try:
         verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
         # Invalid text is found by a full validation only.

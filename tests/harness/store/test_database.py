@@ -130,9 +130,9 @@ def test_verdicts_are_read_again_only_if_their_file_changed(
     read: list[str] = []
     real = ingest_module.read_verdicts
 
-    def counting(path: Path) -> object:
+    def counting(path: Path, digest: str | None) -> object:
         read.append(path.parent.name)
-        return real(path)
+        return real(path, digest)
 
     monkeypatch.setattr(ingest_module, "read_verdicts", counting)
     database.record(run)
