@@ -1,6 +1,6 @@
-"""A sanity ladder on digits: without a defence all falls, with any of them a part holds.
+"""A sanity check on digits: natural training is not robust, every adversarial training is.
 
-One budget for all: each method's own digits recipe, and full AutoAttack on the same test images.
+Each method has its own digits recipe; all get full AutoAttack on the same test images.
 """
 
 import pkgutil
@@ -48,13 +48,13 @@ def robust(method: str, results: Path) -> tuple[float, float, float]:
 
 
 @pytest.mark.timeout(1800)
-def test_natural_training_falls(results: Path) -> None:
+def test_natural_training_is_not_robust(results: Path) -> None:
     assert robust("vanilla", results)[0] < 0.10
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", ADVERSARIAL)
-def test_adversarial_training_holds(method: str, results: Path) -> None:
+def test_adversarial_training_is_robust(method: str, results: Path) -> None:
     assert robust(method, results)[0] >= 0.25
 
 

@@ -1,4 +1,4 @@
-"""A method in a distribution of its own: adversarial training on a squared hinge of the margin."""
+"""A method in its own distribution: adversarial training on a squared hinge of the margin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.method import Batch, Forward, Method, MethodCard, Objective, Params
 
 
 class MarginParams(Params):
-    """How far the true logit must stand above the others."""
+    """The margin by which the true logit must exceed the others."""
 
     margin: float = 2.0
 
@@ -22,7 +22,7 @@ def squared_hinge(logits_BC: Tensor, y_B: Tensor, margin: float) -> Tensor:
 
 
 class MarginTask(Task):
-    """The hinge of adversarial images, which the attack raises."""
+    """The hinge loss on adversarial images, which the attack maximises."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
         """The hinge itself."""
