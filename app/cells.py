@@ -187,11 +187,12 @@ def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> N
     if table.ranked_by:
         help = LABEL_HELP[title]
         ranking = [row.number(table.ranked_by) for row in rows]
-        numbers: list[int | None] | None = {
+        by_title: dict[str, list[int | None]] = {
             RANK: list(range(1, len(rows) + 1)),
             "Seeds": [number and number.seeds for number in ranking],
             "n": [number and number.n for number in ranking],
-        }.get(title)
+        }
+        numbers = by_title.get(title, [])
         if numbers:
             values = [n and ShownNumber(n, text) for n, text in zip(numbers, values, strict=True)]
     else:
@@ -339,9 +340,9 @@ def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler
     return values.style.apply(lambda _: weights, axis=None).format(shown_text)
 
 
-def shown_text(value: str | ShownNumber | None) -> str:
+def shown_text(value: object) -> str:
     """What a reader sees of a cell's value."""
-    return "" if value is None else value.text if isinstance(value, ShownNumber) else value
+    return "" if value is None else value.text if isinstance(value, ShownNumber) else str(value)
 
 
 def is_numeric(values: Sequence[Any]) -> bool:

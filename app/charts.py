@@ -15,15 +15,8 @@ import pandas as pd
 # Altair's methods and operators are typed as wider than what they return.
 Picture = Any
 
-BLUE, ORANGE, GREEN, RED, PINK, SKY = (
-    "#2A87C0",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-)
-PALETTE = [BLUE, ORANGE, GREEN, RED, PINK, SKY]
+BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
+PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
@@ -47,12 +40,7 @@ def lines(
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "series:N",
-                title=None,
-                scale=alt.Scale(domain=domain, range=PALETTE[: len(domain)]),
-                legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolStrokeWidth=2),
-            ),
+            color=_coloured("series", domain),
             strokeDash=alt.StrokeDash(
                 "series:N",
                 title=None,
@@ -211,7 +199,6 @@ def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
         frame: columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
         height: pixels.
     """
-    kinds = ["clean", "adversarial"]
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
     points = (
         alt.Chart(frame)
@@ -220,11 +207,8 @@ def embedding(frame: pd.DataFrame, *, height: int = 430) -> Picture:
             x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False)),
             color=alt.Color("label:N", legend=None, scale=alt.Scale(scheme="tableau20")),
-            shape=alt.Shape(
-                "kind:N",
-                title=None,
-                scale=alt.Scale(domain=kinds, range=["circle", "cross"]),
-                legend=alt.Legend(orient="top"),
+            shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="top")).scale(
+                domain=["clean", "adversarial"], range=["circle", "cross"]
             ),
             tooltip=["label:N", "kind:N"],
         )

@@ -38,11 +38,10 @@ def has_database() -> bool:
     return (results_folder() / DATABASE_NAME).exists()
 
 
-def query(function: Callable[..., T], *arguments: Any) -> T:
-    """``function(database, *arguments)``, cached until the database changes."""
-    answer: T = _cached(
-        function.__qualname__, _stamp(), str(results_folder()), arguments, _function=function
-    )
+def query(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """``function(database, *arguments, **options)``, cached until the database changes."""
+    results = str(results_folder())
+    answer: T = _cached(function.__qualname__, _stamp(), results, arguments, options, function)
     return answer
 
 
@@ -55,9 +54,8 @@ def query_folder(function: Callable[..., T], *arguments: Any) -> T:
             database.query("SELECT 1")
         return function(*arguments, results_folder())
 
-    answer: T = _cached(
-        function.__qualname__, _stamp(), str(results_folder()), arguments, _function=with_folder
-    )
+    results = str(results_folder())
+    answer: T = _cached(function.__qualname__, _stamp(), results, arguments, {}, with_folder)
     return answer
 
 
@@ -67,9 +65,10 @@ def _cached(
     stamp: tuple[int, ...],
     results: str,
     arguments: tuple[Any, ...],
+    options: dict[str, Any],
     _function: Callable[..., Any],
 ) -> Any:
-    return _function(Database(Path(results), WAIT_S), *arguments)
+    return _function(Database(Path(results), WAIT_S), *arguments, **options)
 
 
 def _stamp() -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from app.components import records
 from harness.config import STANDARD_ATTACKS, eps_text
 from leaderboards.protocols import METRIC_TITLES, attacks_of
 from leaderboards.table import MEANINGS
@@ -54,22 +55,19 @@ def protocol_names(evaluations: pd.DataFrame) -> list[str]:
             ``like_runs`` has them. Two keys with the same words are numbered, with the start of
             their images' hash.
     """
-    rows = evaluations.to_dict("records")
-    small = [", small scale" if row["scale"] == "small" else "" for row in rows]
-    names = [protocol_text(row) + scale for row, scale in zip(rows, small, strict=True)]
+    rows = records(evaluations)
+    names = [protocol_text(row) + ", small scale" * (row["scale"] == "small") for row in rows]
     keys: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row, name in zip(rows, names, strict=True):
         if row["like_key"] not in keys[row["dataset"], name]:
             keys[row["dataset"], name].append(row["like_key"])
-
-    def unique(row: Mapping[str, Any], name: str) -> str:
+    found = []
+    for row, name in zip(rows, names, strict=True):
         same = keys[row["dataset"], name]
-        if len(same) == 1:
-            return name
-        digest = f"{row['data_sha256'] or ''}{row['index_sha256'] or ''}"[:6]
-        return f"{name} ({same.index(row['like_key']) + 1}: {digest or 'no hash'})"
-
-    return [unique(row, name) for row, name in zip(rows, names, strict=True)]
+        hashes = [row[part] for part in ("data_sha256", "index_sha256") if known(row[part])]
+        number = f"{same.index(row['like_key']) + 1}: {''.join(hashes)[:6] or 'no hash'}"
+        found.append(name if len(same) == 1 else f"{name} ({number})")
+    return found
 
 
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:

@@ -138,8 +138,10 @@ FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DES
 
 COMPARABLE = f"""
 WITH {MAIN}
-SELECT n.* EXCLUDE (flags, params, recipe_changes) FROM main n JOIN runs r USING (run_id)
-ORDER BY r.started_at DESC NULLS LAST, run_id LIMIT 2000
+SELECT n.run_id, n.title, n.dataset, n.arch, n.seed, n.scale, n.partial, n.evaluation_id,
+       n.like_key, n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version, n.precision
+FROM main n JOIN runs r USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, n.run_id LIMIT 2000
 """
 
 VERDICTS = """

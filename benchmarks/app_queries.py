@@ -4,10 +4,10 @@ With the project installed:
 
     python benchmarks/app_queries.py [--runs 1000] [--images 10000] [--json]
 
-A results database of that size is made in a temporary folder. Each query is asked three times on
-connections of its own, as the app asks. A leaderboard is what its queries find, put into its places
-in Python. Each page is opened with empty caches. A median query of 200 ms or more, a leaderboard of
-1 s or more, or a page of 2 s or more exits with status 1.
+A results database of that size is made in a temporary folder. Each query is run three times on
+connections of its own, as the app does. A leaderboard is its queries and the table made of them.
+Each page is opened with empty caches. A median query of 200 ms or more, a leaderboard of 1 s or
+more, or a page of 2 s or more exits with status 1.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ REPEATS = 3
 PAGES = ("leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne")
 
 
-def questions(results: Path) -> dict[str, Callable[[], Any]]:
-    """What the pages ask, by name."""
+def page_queries(results: Path) -> dict[str, Callable[[], Any]]:
+    """The pages' queries, by name."""
     database = Database(results)
     known = queries.protocols(database).iloc[0]
-    asked = {"run_id": known["run_id"], "evaluation_id": known["evaluation_id"]}
+    own = {"run_id": known["run_id"], "evaluation_id": known["evaluation_id"]}
     first = queries.comparable(database)["run_id"].iloc[0]
     return {
         "overview": lambda: queries.overview(database),
@@ -52,7 +52,7 @@ def questions(results: Path) -> dict[str, Callable[[], Any]]:
         "choices of filters": lambda: queries.choices(database),
         "protocols": lambda: queries.protocols(database),
         "leaderboard: runs": lambda: database.query(FINISHED),
-        "leaderboard: runs of one protocol": lambda: database.query(LIKE, asked),
+        "leaderboard: runs of one protocol": lambda: database.query(LIKE, own),
         "run": lambda: queries.run(database, first),
         "per class": lambda: queries.per_class(database, first, "e"),
         "samples": lambda: queries.samples(database, first, "e", "apgd-ce", 10),
@@ -102,20 +102,20 @@ def measure(runs: int, images: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         making = timed(lambda: make_store(results, runs=runs, images=images))
-        asked, shown = (
+        query_times, table_times = (
             {
                 name: statistics.median(timed(action) for _ in range(REPEATS))
                 for name, action in actions.items()
             }
-            for actions in (questions(results), leaderboards(results))
+            for actions in (page_queries(results), leaderboards(results))
         )
         os.environ[RESULTS_VARIABLE] = folder
         run_id = str(queries.comparable(Database(results))["run_id"].iloc[0])
         page_seconds("methods", run_id)  # imports, which a server does once
         pages = {page: page_seconds(page, run_id) for page in PAGES}
     return {
-        "queries": asked,
-        "leaderboards": shown,
+        "queries": query_times,
+        "leaderboards": table_times,
         "pages": pages,
         "store": {"making": making},
     }

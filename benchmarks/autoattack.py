@@ -134,7 +134,7 @@ def by_harness(network: nn.Module, part: ImageSet, device: torch.device, workers
         run = RunDirectory.create(Path(folder), "benchmark")
         run.update(kind="loaded", dataset=part.info.name)
         began = time.perf_counter()
-        result = evaluate(network, part, config, run, device=device)
+        (result,) = evaluate(network, part, config, run, device=device)
         seconds = time.perf_counter() - began
     return Timed(seconds, torch.tensor(result.verdicts["broken_by"].isna().to_numpy()))
 

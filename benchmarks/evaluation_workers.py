@@ -34,8 +34,9 @@ from torch import nn
 
 from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
+from harness.distributed.ray_cluster import Cluster
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.evaluation.driver import evaluate
-from harness.experiment.cluster import Cluster, chunks_on
 from harness.store.rundir import RunDirectory
 
 RATIO_WANTED = 1.8
@@ -62,11 +63,12 @@ def timed(network: nn.Module, test: ImageSet, chunk: int, side: Side) -> tuple[f
     )
     # As many threads for the evaluation as workers, so that each worker has one.
     torch.set_num_threads(side.workers)
-    with tempfile.TemporaryDirectory() as folder, chunks_on(LOCAL if side.ray else None):
+    cluster = LOCAL if side.ray else None
+    with tempfile.TemporaryDirectory() as folder, ray_executor(cluster) as executor:
         run = RunDirectory.create(Path(folder), "benchmark")
         run.update(kind="loaded", dataset=test.info.name)
         began = time.perf_counter()
-        evaluate(network, test, config, run, device=CPU)
+        evaluate(network, test, config, run, device=CPU, executor=executor)
         seconds = time.perf_counter() - began
         (evaluation,) = run.evaluations()
         return seconds, evaluation.verdicts()

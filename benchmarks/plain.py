@@ -1,7 +1,4 @@
-"""Plain transcriptions of the losses, pairwise tensors and all: the peers that benchmarks time.
-
-They compute what ``methods.losses`` computes, by the sums as they are printed.
-"""
+"""Plain transcriptions of the losses by the sums as printed, for comparison in benchmarks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""An IKL training step written the plain way: the peer of ``benchmarks/ikl_step.py``.
+"""A plain IKL training step, with which ``benchmarks/ikl_step.py`` compares the trainer's.
 
-Clean logits are computed anew, with their graph, in each step of the attack; logit differences are
-[B, C, C] tensors; weights are perturbed by way of a proxy network that takes a state dict; memory
-is NCHW. The mathematics is that of the harness's trainer.
+Clean logits are computed again, with their graph, in each step of the attack; logit differences are
+[B, C, C] tensors; weights are perturbed by a proxy network that loads a state dict; memory is NCHW.
+The mathematics is that of the harness's trainer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROXY_RATE = 0.01
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step needs to know; radius and step size in pixel space."""
+    """The settings of a step; radius and step size in pixel space."""
 
     eps: float
     step_size: float
@@ -41,7 +41,7 @@ class PlainStep:
         settings: StepSettings,
         classes: int,
     ) -> None:
-        """Keep the network and make its proxy."""
+        """Keep the network and build its proxy."""
         self.model, self.optimizer, self.settings = model, optimizer, settings
         self.proxy = deepcopy(model)
         self.proxy_optimizer = torch.optim.SGD(self.proxy.parameters(), lr=PROXY_RATE)
@@ -94,7 +94,7 @@ class PlainStep:
         return found
 
     def add(self, offsets: dict[str, Tensor], sign: int) -> None:
-        """Put the perturbation on, or take it off again."""
+        """Add the perturbation, or subtract it."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if name in offsets:

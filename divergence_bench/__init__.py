@@ -1,1 +1,65 @@
-"""What people import and type: the public API and the command line."""
+"""Evaluate, train and compare models of adversarial robustness and knowledge distillation.
+
+    import divergence_bench as bench
+
+    result = bench.evaluate(model, "cifar10", eps=8 / 255, name="mine")
+    print(result.robust, result.clean)
+
+Names are imported when they are first used, so that ``divergence_bench.losses`` needs torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from divergence_bench import losses
+    from divergence_bench.api import (
+        Accuracy,
+        Result,
+        attack,
+        compare,
+        datasets,
+        evaluate,
+        load_model,
+        methods,
+        models,
+        register_dataset,
+        register_model,
+        results,
+        train,
+        verdicts,
+    )
+
+__all__ = [
+    "Accuracy",
+    "Result",
+    "attack",
+    "compare",
+    "datasets",
+    "evaluate",
+    "load_model",
+    "losses",
+    "methods",
+    "models",
+    "register_dataset",
+    "register_model",
+    "results",
+    "train",
+    "verdicts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "losses":
+        return importlib.import_module("divergence_bench.losses")
+    if name in __all__:
+        return getattr(importlib.import_module("divergence_bench.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -36,7 +36,7 @@ class Reporter:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
         """Show the progress of ``total`` steps, or without it of a fraction in [0, 1]."""
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.console.is_jupyter:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),

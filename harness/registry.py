@@ -47,22 +47,26 @@ class Registry(Generic[T]):
     ) -> None:
         """See the class."""
         self.kind = kind
-        self._registered: dict[str, str] = dict(targets or {})
+        self._registered: dict[str, str | T] = dict(targets or {})
         self._packages = tuple(packages)
         self._attribute = attribute
         self._entry_points = entry_points
 
-    def register(self, name: str, target: str) -> None:
-        """Add an entry; ``ValueError`` if the name is taken."""
+    def register(self, name: str, entry: str | T) -> None:
+        """Add an entry, or a target that is imported when it is needed.
+
+        Raises:
+            UserError: the name is taken.
+        """
         if name in self._targets:
-            raise ValueError(f"{self.kind} {name!r} is already registered as {self._targets[name]}")
-        self._registered[name] = target
+            raise UserError(f"{self.kind} {name!r} exists already: choose another name")
+        self._registered[name] = entry
         del self._targets
 
     @contextmanager
-    def temporarily(self, name: str, target: str) -> Iterator[None]:
-        """Add an entry inside a ``with`` block only, as tests do; ``ValueError`` as above."""
-        self.register(name, target)
+    def temporarily(self, name: str, entry: str | T) -> Iterator[None]:
+        """As ``register``, inside a ``with`` block only."""
+        self.register(name, entry)
         try:
             yield
         finally:
@@ -87,6 +91,8 @@ class Registry(Generic[T]):
         target = self._targets.get(name)
         if target is None:
             raise UserError(unknown_name(self.kind, name, self.names()))
+        if not isinstance(target, str):
+            return target
         module_name, _, attribute = target.partition(":")
         try:
             return cast(T, getattr(importlib.import_module(module_name), attribute))
@@ -99,7 +105,7 @@ class Registry(Generic[T]):
             ) from error
 
     @cached_property
-    def _targets(self) -> dict[str, str]:
+    def _targets(self) -> dict[str, str | T]:
         targets = dict(self._registered)
 
         def add(name: str, target: str) -> None:

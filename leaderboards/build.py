@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.store.database import Database
-from leaderboards.extra_rows import extra_rows, table_column
+from leaderboards.extra_rows import extra_rows
 from leaderboards.fill import PrintedRows
 from leaderboards.paper import TABLES
 from leaderboards.printed import robustbench_rows
 from leaderboards.results import RunGroup, run_groups
 from leaderboards.spec import TableSpec
-from leaderboards.table import Column, Row, Table, TableTitle
+from leaderboards.table import Column, Row, Table, TableHeader, TableTitle
 
 # Where the command line stores runs by default.
 DEFAULT_RESULTS = Path("results")
@@ -77,21 +78,18 @@ def _built(
     if not has_ours and not message and groups:
         message = "no run in the results folder belongs in this table yet"
     return Table(
-        number=spec.number,
-        title=spec.title,
-        caption=spec.caption,
-        protocol=spec.protocol,
-        selection=spec.selection,
-        labels=spec.labels,
-        method_label=spec.method_label,
-        last_labels=spec.last_labels,
-        stub=spec.stub,
-        stub_text=spec.stub_text,
-        panels=spec.panels,
-        columns=(*map(table_column, spec.columns), *further, *differences),
+        **_inherited(spec, TableHeader),
+        columns=(
+            *(Column(**_inherited(column, Column)) for column in spec.columns),
+            *further,
+            *differences,
+        ),
         rows=rows,
-        remarks=spec.remarks,
-        first_run=spec.first_run,
         has_ours=has_ours,
         message=message,
     )
+
+
+def _inherited(spec: TableHeader | Column, base: type[TableHeader | Column]) -> dict[str, Any]:
+    """The fields that a declaration has from the class of what it declares."""
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(base)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboards.fill import PrintedRows, difference, is_baseline, mark_best, metric_of
+from leaderboards.fill import PrintedRows, difference, is_baseline, mark_best
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
 from leaderboards.spec import ColumnSpec, TableSpec, arch_text, architecture_names
@@ -39,20 +39,7 @@ def extra_rows(
     filled = {key for row in rows for key in row.cells}
     attacks = sorted({attack for group in groups if (attack := _last_attack(spec, group))})
     further = [*(_after_column(spec, attack) for attack in attacks), _other_column(spec)]
-    return rows, [table_column(column) for column in further if column.key in filled]
-
-
-def table_column(spec: ColumnSpec) -> Column:
-    """A declared column as a table has it."""
-    return Column(
-        spec.key,
-        spec.heads,
-        metric_of(spec),
-        spec.help,
-        spec.decimals,
-        spec.unit,
-        spec.lower_is_better,
-    )
+    return rows, [column for column in further if column.key in filled]
 
 
 def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
@@ -90,9 +77,7 @@ def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
 
 
 def _cells(spec: TableSpec, group: RunGroup) -> dict[str, Cell]:
-    metrics = {
-        column.key: metric_of(column) for column in spec.columns if _is_of_pair(column, group)
-    }
+    metrics = {column.key: column.metric for column in spec.columns if _is_of_pair(column, group)}
     after = _last_attack(spec, group)
     if after:
         metrics[_after_key(after)] = after
@@ -127,7 +112,7 @@ def _last_attack(spec: TableSpec, group: RunGroup) -> str:
     if not spec.attacked or not group["attacks"] or "aa" in group.metrics:
         return ""
     last = attacks_of(group.runs[0])[-1]
-    return "" if last in map(metric_of, spec.columns) else last
+    return "" if last in [column.metric for column in spec.columns] else last
 
 
 def _ranking_key(spec: TableSpec, group: RunGroup) -> str:
@@ -138,7 +123,7 @@ def _ranking_key(spec: TableSpec, group: RunGroup) -> str:
     if after:
         return _after_key(after)
     metric = ranking_metric(attacks_of(group.runs[0]), group.metrics)
-    return next(column.key for column in spec.columns if metric_of(column) == metric)
+    return next(column.key for column in spec.columns if column.metric == metric)
 
 
 def _rank(row: Row, key: str) -> tuple[float, ...]:
@@ -151,16 +136,16 @@ def _after_key(attack: str) -> str:
     return f"after-{attack}"
 
 
-def _after_column(spec: TableSpec, attack: str) -> ColumnSpec:
+def _after_column(spec: TableSpec, attack: str) -> Column:
     title = metric_title(attack)
     heads = ("",) * (len(spec.columns[0].heads) - 1) + (f"after {title}",)
     text = (
         f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
         "AutoAttack, percent; not AA, which further attacks make lower."
     )
-    return ColumnSpec(_after_key(attack), heads, attack, help=text)
+    return Column(_after_key(attack), heads, attack, text)
 
 
-def _other_column(spec: TableSpec) -> ColumnSpec:
+def _other_column(spec: TableSpec) -> Column:
     heads = ("Other", "architectures", "Top-1")[: len(spec.columns[0].heads)]
-    return ColumnSpec(OTHER, heads, "top1", help="Top-1 accuracy of other architectures, percent.")
+    return Column(OTHER, heads, "clean", "Top-1 accuracy of other architectures, percent.")

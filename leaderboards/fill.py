@@ -17,12 +17,7 @@ from leaderboards.spec import (
     TableSpec,
     dataset_name,
 )
-from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW, REPRODUCED, Cell, Number, Row
-
-
-def metric_of(column: ColumnSpec) -> str:
-    """Our name for a column's metric; an attack's is its own."""
-    return PRINTED_METRICS.get(column.metric, column.metric)
+from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW, REPRODUCED, Cell, Column, Number, Row
 
 
 def difference(of: Number, base: Number) -> Number:
@@ -44,10 +39,10 @@ def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
     )
 
 
-def mark_best(cells: Sequence[dict[str, Cell]], column: ColumnSpec) -> None:
+def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:
     """Set ``bold`` on our best numbers of a column, if there are at least two numbers."""
     ours = [(cell, cell[column.key].ours) for cell in cells if column.key in cell]
-    shown = [(cell, n, round(n.value, column.decimals)) for cell, n in ours if n is not None]
+    shown = [(cell, n, column.rounded(n.value)) for cell, n in ours if n is not None]
     if len(shown) < 2:
         return
     values = [value for *_, value in shown]
@@ -114,7 +109,7 @@ class PrintedRows:
 
     def _line(self, row: RowSpec, column: ColumnSpec) -> dict[str, str] | None:
         """The line of ``reported.csv`` for a cell; None where nothing is printed."""
-        if row.kind == HEAD_ROW and column.metric != "top1":
+        if row.kind == HEAD_ROW and column.metric != "clean":
             return None
         facts = self.spec.facts_of(row, column)
         found = [line for line in self._table_lines if has(line, facts)]
@@ -136,7 +131,7 @@ class PrintedRows:
                 augmentation="" if head else line["augmentation"],
             )
             and group.has_params(row.params)
-            and metric_of(column) in group.metrics
+            and column.metric in group.metrics
         ]
         return max(
             fitting,
@@ -152,9 +147,9 @@ class PrintedRows:
                 continue
             printed = printed_number(line)
             group = self._chosen[index].get(column.key)
-            ours = group.number(metric_of(column)) if group else None
+            ours = group.number(column.metric) if group else None
             if ours is not None and group is not None and column.comparable:
-                ours = _compared(ours, printed, self.spec.rows[index], group, column.decimals)
+                ours = _compared(ours, printed, self.spec.rows[index], group, column)
             found[column.key] = Cell(printed, logged_number(line), ours)
         return found
 
@@ -232,13 +227,13 @@ def _difference_or_none(of: Number | None, base: Number | None) -> Number | None
 
 
 def _compared(
-    ours: Number, printed: Number, row: RowSpec, group: RunGroup, decimals: int
+    ours: Number, printed: Number, row: RowSpec, group: RunGroup, column: Column
 ) -> Number:
     """Ours with its difference from print, unless the epochs were selected by different rules."""
     if row.selection and group["selection"] and row.selection != group["selection"]:
         note = f"{ours.note}; printed: epoch {row.selection}, so not compared with print"
         return dataclasses.replace(ours, note=note)
-    gap = round(round(ours.value, decimals) - round(printed.value, decimals), decimals)
+    gap = column.rounded(column.rounded(ours.value) - column.rounded(printed.value))
     return dataclasses.replace(ours, from_print=gap)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from leaderboards.table import PRINTED_ROW
+from leaderboards.table import PRINTED_ROW, Column, TableHeader
 
 Facts = Mapping[str, str]
 
@@ -36,30 +36,18 @@ def arch_text(arch: str, teacher: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class ColumnSpec:
-    """One column of numbers.
+class ColumnSpec(Column):
+    """One column of printed numbers.
 
     Attributes:
-        key: its name in the table.
-        heads: its titles from top to bottom.
-        metric: as ``reported.csv`` names it.
+        printed: its metric's name in ``reported.csv``; empty for our name with underscores.
         where: facts that its lines of ``reported.csv`` share.
-        decimals: digits after the point.
-        unit: written after each number.
-        lower_is_better: whether the smallest number is the best.
         comparable: whether a number measured on another machine may be compared with print.
-        help: what the number is.
     """
 
-    key: str
-    heads: tuple[str, ...]
-    metric: str
+    printed: str = ""
     where: Facts = field(default_factory=dict)
-    decimals: int = 2
-    unit: str = ""
-    lower_is_better: bool = False
     comparable: bool = True
-    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,14 +88,12 @@ class Baseline:
     """The row that others are compared with.
 
     Attributes:
-        title: its name for readers.
         applies_to: facts of the rows that it is a baseline of; empty facts fit all.
         where: facts of its lines in ``reported.csv``, the table among them.
         method: registered name of the method whose runs are our baseline.
         same: facts that a row shares with its baseline, used to find the baseline's lines.
     """
 
-    title: str
     applies_to: Facts
     where: Facts
     method: str
@@ -156,7 +142,7 @@ class InclusionRule:
     Attributes:
         datasets: registered names.
         small: whether any dataset that the paper does not use is included too.
-        tasks: natural, adversarial, distillation.
+        tasks: natural, adversarial, distillation; a loaded model counts as natural.
         methods: registered names; empty for all.
         labels: a fact for each label column: ``name`` or one of ``Row.facts``.
     """
@@ -167,73 +153,47 @@ class InclusionRule:
     small: bool = False
     methods: tuple[str, ...] = ()
 
-    def accepts(self, *, dataset: str, task: str, method: str | None) -> bool:
+    def accepts(self, *, dataset: str, task: str | None, method: str | None) -> bool:
         """Whether a run of this dataset, task and method is included."""
         in_paper = dataset in DATASETS.values()
         return (
             (dataset in self.datasets or (self.small and not in_paper))
-            and task in self.tasks
+            and (task or "natural") in self.tasks
             and (not self.methods or method in self.methods)
         )
 
 
-@dataclass(frozen=True)
-class TableSpec:
-    """A table of the paper.
+@dataclass(frozen=True, kw_only=True)
+class TableSpec(TableHeader):
+    """A table of the paper; ``selection`` is that of the printed numbers.
 
     Attributes:
-        number: its number.
-        title: a few words.
-        caption: what it shows.
-        protocol: what its numbers share.
-        selection: which epoch the printed numbers are of.
-        labels: titles of the label columns.
-        method_label: which of them names the method.
         columns: columns of numbers.
         rows: rows in print's order.
-        where: facts that all its lines share.
+        where: facts that all its lines of ``reported.csv`` share.
         includes: which of our other runs get rows.
-        first_run: the command that makes the first number.
         attacked: whether our runs must have been attacked as the paper does.
         models: how many models a printed accuracy is the mean of.
         images: test images.
         ranked_within: facts that rows must share for their numbers to be ranked; ``group`` is one.
-        last_labels: how many label columns come after the numbers in print.
-        stub: title of the column of sections; empty if print has none.
-        stub_text: the one text in that column; else it is the section.
-        panels: section to the caption of its panel, where sections are tables of their own.
         differences: columns computed here.
         threat: dataset and radius of RobustBench's entries that may be listed.
         disputed: contradictions.
         logged: numbers of the authors' logs.
-        remarks: what a reader must know of the table.
     """
 
-    number: int
-    title: str
-    caption: str
-    protocol: str
-    selection: str
-    labels: tuple[str, ...]
     columns: tuple[ColumnSpec, ...]
     rows: tuple[RowSpec, ...]
     where: Facts
     includes: InclusionRule
-    first_run: str
-    method_label: int = 0
     attacked: bool = True
     models: int = 1
     images: int = 10_000
     ranked_within: tuple[str, ...] = ()
-    last_labels: int = 0
-    stub: str = ""
-    stub_text: str = ""
-    panels: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[DifferenceSpec, ...] = ()
     threat: tuple[str, str] | None = None
     disputed: tuple[Disputed, ...] = ()
     logged: tuple[Logged, ...] = ()
-    remarks: tuple[str, ...] = ()
 
     def facts_of(self, row: RowSpec, column: ColumnSpec) -> Facts:
         """The facts of the one line of ``reported.csv`` for a row and column."""
@@ -242,5 +202,5 @@ class TableSpec:
             **self.where,
             **row.where,
             **column.where,
-            "metric": row.metric or column.metric,
+            "metric": row.metric or column.printed or column.metric.replace("-", "_"),
         }

@@ -165,6 +165,10 @@ class Column:
         """The titles in one line."""
         return " ".join(dict.fromkeys(head for head in self.heads if head))
 
+    def rounded(self, value: float) -> float:
+        """A value as the column shows it."""
+        return value if self.decimals is None else round(value, self.decimals)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -220,16 +224,13 @@ class Row:
         return tuple(dict.fromkeys(flag for number in self.numbers for flag in number.flags))
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper with our numbers beside the printed ones, or any other leaderboard.
+@dataclass(frozen=True, kw_only=True)
+class TableHeader:
+    """What is known of a table before it has numbers.
 
     Attributes:
         title: a few words.
         labels: titles of the label columns, which hold text.
-        columns: printed columns first, in the paper's order, then those that only ours need, then
-            differences.
-        rows: printed rows in the paper's order, then RobustBench's, then ours.
         number: its number in the paper; 0 for a table that is not the paper's.
         caption: what it shows, in one or two sentences.
         protocol: what all its numbers share: dataset, threat model, attack.
@@ -240,17 +241,12 @@ class Table:
         stub_text: the one text in that column; where it is empty, the section's name.
         panels: section to its caption where the paper prints each section as a table of its own;
             else empty.
-        remarks: what a reader must know of the whole table.
+        remarks: what a reader must know of the table.
         first_run: the command that makes the first number of ours.
-        has_ours: whether any number of ours is in it.
-        message: why there is none of ours if the results could not be read; else empty.
-        ranked_by: key of the column that ranks the rows; empty for a table that is no ranking.
     """
 
     title: str
     labels: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
     number: int = 0
     caption: str = ""
     protocol: str = ""
@@ -262,6 +258,23 @@ class Table:
     panels: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     first_run: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(TableHeader):
+    """A table of the paper with our numbers beside the printed ones, or any other leaderboard.
+
+    Attributes:
+        columns: printed columns first, in the paper's order, then those that only ours need, then
+            differences.
+        rows: printed rows in the paper's order, then RobustBench's, then ours.
+        has_ours: whether any number of ours is in it.
+        message: why there is none of ours if the results could not be read; else empty.
+        ranked_by: key of the column that ranks the rows; empty for a table that is no ranking.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
     has_ours: bool = False
     message: str = ""
     ranked_by: str = ""

@@ -173,13 +173,8 @@ def small(dataset: str) -> Overrides:
 Settings = Callable[[Pair], Overrides]
 
 
-def no_changes(pair: Pair) -> Overrides:
-    """The method's default parameters on all pairs."""
-    return {}
-
-
 def recipes(
-    settings: Settings = no_changes,
+    settings: Settings = lambda pair: {},
     *,
     pairs: Iterable[str] = PAIRS,
     small_changes: Overrides | None = None,
@@ -187,7 +182,7 @@ def recipes(
     """A method's recipes: one for each dataset, and one for each pair, under its table and name.
 
     Args:
-        settings: what the method changes for a pair.
+        settings: what the method changes for a pair; by default nothing.
         pairs: names of the pairs for which it has recipes.
         small_changes: what it changes on the small datasets.
     """

@@ -120,7 +120,7 @@ def _show(table: Table, rows: Sequence[Row], view: str, caption: str, name: str)
         selected += show_cells(
             cells,
             range(start, start + len(own)),
-            identity=(table.title, [(row.group, row.labels, _values(row)) for row in own]),
+            identity=(table.title, own),
             alt=f"{table.title}{title and f', {title},'} with {len(own)} rows",
         )
         start += len(own)
@@ -152,11 +152,6 @@ def _view(table: Table) -> str:
         return "printed"
     help = "Printed numbers, ours, or both side by side."
     return ui.one_of("Numbers", VIEWS, key="show", pills=True, help=help)
-
-
-def _values(row: Row) -> list[float]:
-    """The values that distinguish rows with the same labels."""
-    return [number.value for number in row.numbers]
 
 
 def _caption(table: Table, rows: Sequence[Row]) -> str:

@@ -10,7 +10,6 @@ import streamlit as st
 from app import components as ui
 from app import queries
 from app.labels import STATUS_WORDS, attack_texts
-from harness.store.database import Database
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
@@ -81,20 +80,14 @@ def page() -> None:
         limit = ui.one_of(
             "Show at most", LIMITS, key="limit", help="Only the newest runs are shown."
         )
-    table(
-        words=words,
-        status=tuple(status),
-        methods=tuple(methods),
-        datasets=tuple(datasets),
-        limit=int(limit),
-    )
+    table(words=words, status=status, methods=methods, datasets=datasets, limit=int(limit))
 
 
 @st.fragment(run_every=REFRESH_S)
 def table(**filters: Any) -> None:
     """The runs that fit, and links for the selected ones."""
     with ui.errors_as_messages():
-        found = ui.query(_runs, tuple(filters.items()))
+        found = ui.query(queries.runs, **filters)
         found = queries.with_running_epochs(found, ui.results_folder())
         if found.empty:
             st.info("No run fits these filters.")
@@ -113,10 +106,6 @@ def table(**filters: Any) -> None:
         )
         _links(found["run_id"].iloc[[row for row in chosen.selection.rows if row < len(found)]])
         _failures(found)
-
-
-def _runs(database: Database, filters: tuple[tuple[str, Any], ...]) -> pd.DataFrame:
-    return queries.runs(database, **dict(filters))
 
 
 def _shown(found: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,6 @@ import streamlit as st
 from app import charts, queries
 from app import components as ui
 from app.tradeoff_points import AXES, SOURCES, printed_points, protocols, run_points, steps
-from harness.store.database import Database
 from leaderboards.render.plots import pareto_front
 
 MAX_RUNS = 5000
@@ -27,7 +26,8 @@ def page() -> None:
     )
     points = printed_points()
     if ui.has_database():
-        points = pd.concat([points, run_points(ui.query(_all_runs))], ignore_index=True)
+        runs = ui.query(queries.runs, status=("success",), limit=MAX_RUNS)
+        points = pd.concat([points, run_points(runs)], ignore_index=True)
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
     columns = st.columns([1, 3])
     with columns[0]:
@@ -57,10 +57,6 @@ def page() -> None:
     _plot(points, x_name, y_name)
     if not ui.has_database():
         ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
-
-
-def _all_runs(database: Database) -> pd.DataFrame:
-    return queries.runs(database, status=("success",), limit=MAX_RUNS)
 
 
 def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:

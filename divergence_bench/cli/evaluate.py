@@ -13,7 +13,7 @@ from typer import Argument, Option
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import interval, percent, plain_table, print_json, print_result
 from harness.config import eps_text
-from harness.data import dataset_info
+from harness.data import dataset_info, load_dataset
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.evaluation.analysis import curves
@@ -38,6 +38,11 @@ def evaluate(
     dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
     arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
     weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    normalize: Annotated[
+        str | None,
+        Option(help="Normalise images before the model: dataset, imagenet, none or MEANS;STDS."),
+    ] = None,
+    name: Annotated[str | None, Option(help="What tables call the model.")] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
@@ -60,7 +65,8 @@ def evaluate(
     cluster = cluster_of(on_cluster, per_task)
     directory = _stored_run(results, source)
     if directory is not None:
-        _check_own(directory, {"--dataset": dataset, "--arch": arch, "--weights": weights})
+        own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
+        _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
         default = {"eps": dataset_info(dataset).default_eps}
@@ -77,14 +83,15 @@ def evaluate(
         else:
             outcome = runner.evaluate_external(
                 source,
-                str(dataset),
+                load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,
-                results=results,
-                reporter=reporter,
-                root=data_root,
-                device=device,
                 arch=arch,
                 weights=weights,
+                normalize=normalize,
+                name=name,
+                results=results,
+                reporter=reporter,
+                device=device,
                 executor=executor,
             )
     print_outcome(outcome, results, as_json=as_json)

@@ -37,6 +37,7 @@ DATASETS: Registry[DatasetSource] = Registry(
         "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
         "imagenet": "harness.data.imagenet:IMAGENET",
     },
+    entry_points="harness.datasets",
 )
 
 

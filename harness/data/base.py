@@ -102,7 +102,7 @@ class ImageSet(ImageSource):
     """One split in memory, checked on construction.
 
     Args:
-        images: uint8 [N, K, H, W] on the CPU.
+        images: uint8 [N, K, H, W], or float32 in [0, 1] for evaluation alone, on the CPU.
         labels: int64 [N] in [0, C).
         info: the dataset's description, which both must match.
         split: which split it is.
@@ -142,8 +142,9 @@ class ImageSet(ImageSource):
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Images at positions [B] (default all): float32 [B, K, H, W], exactly pixel/255."""
-        return self.images[indices].float() / 255
+        """Images at positions [B] (default all): float32 [B, K, H, W], of uint8 pixel / 255."""
+        images = self.images[indices]
+        return images if images.is_floating_point() else images.float() / 255
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at the given positions, in that order."""
@@ -196,17 +197,23 @@ class DatasetSource:
 
 
 def check_images(images: Tensor, info: DatasetInfo, where: str) -> None:
-    """Raise ``UserError`` unless the images are uint8 [N, K, H, W] that match the description."""
-    if images.dtype != torch.uint8:
+    """Raise ``UserError`` unless the images are [N, K, H, W] of the description and in range."""
+    if images.dtype not in (torch.uint8, torch.float32):
         raise UserError(
-            f"{where}: images are {images.dtype}; give them as uint8 in 0..255 "
-            "(images in [0, 1] times 255, rounded)"
+            f"{where}: images are {images.dtype}; give them as uint8 in 0..255 or as float32 in "
+            "[0, 1]"
         )
     expected = (info.channels, info.image_size, info.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise UserError(
             f"{where}: images have shape {list(images.shape)}; "
             f"give them as [N, {', '.join(map(str, expected))}]"
+        )
+    if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = float(images.min()), float(images.max())
+        raise UserError(
+            f"{where}: images lie in [{low:.4g}, {high:.4g}], not in [0, 1]; give them without "
+            "normalisation and let the model normalise"
         )
 
 

@@ -224,6 +224,10 @@ def make_loader(
     """
     augment = augment or Augmentation()
     if isinstance(split, ImageSet):
+        if split.images.dtype != torch.uint8:
+            raise UserError(
+                f"{split.info.name} has {split.images.dtype} images: training needs uint8 in 0..255"
+            )
         return DeviceLoader(split, batch_size, device, augment, drop_last)
     if isinstance(split, FolderSet):
         return StreamLoader(split, batch_size, device, augment.flip, drop_last, workers, processes)

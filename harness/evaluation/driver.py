@@ -19,7 +19,7 @@ from harness.data.base import ImageSource, check_limit
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import counted
 from harness.evaluation.analysis.probe import modules_in_training, probe_model, train_mode
-from harness.evaluation.analysis.statistics import wilson_interval
+from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
@@ -231,8 +231,7 @@ def accuracies(
     metrics = {}
     for stage in ("clean", *protocol.attacks):
         alive -= broken_by.count(stage)
-        low, high = wilson_interval(alive, n)
-        metrics[stage] = {"value": alive / n, "n": n, "low": low, "high": high}
+        metrics[stage] = accuracy(alive, n).as_dict()
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 

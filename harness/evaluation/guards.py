@@ -31,7 +31,7 @@ def untouched(model: nn.Module) -> Iterator[str]:
             )
     before = state_dict_sha256(model)
     modes = {module: module.training for module in model.modules()}
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     model.requires_grad_(False)
     try:
@@ -39,27 +39,27 @@ def untouched(model: nn.Module) -> Iterator[str]:
     finally:
         for module, training in modes.items():
             module.training = training
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)
     ensure_unchanged(model, before)
 
 
 def ensure_unchanged(model: nn.Module, sha256: str) -> None:
-    """The model's parameters and buffers have the hash that they had before it was evaluated.
+    """Check that the model's parameters and buffers have the hash from before its evaluation.
 
     Raises:
-        UserError: they have not.
+        UserError: they have another.
     """
     if state_dict_sha256(model) != sha256:
         raise UserError(
             "the evaluation changed the model's parameters or buffers, and its result is void: "
-            "write a forward pass that leaves them alone in eval mode"
+            "write a forward pass that does not change them in eval mode"
         )
 
 
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """The attacks seed torch's global generators; afterwards these are as before."""
+    """Within, attacks may seed torch's global generators; afterwards these are as before."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield

@@ -1,4 +1,4 @@
-"""What becomes of a run, in its directory and in the database, whatever happens to it."""
+"""The record of a run: its status, its header, and the code that trained it."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def method_sha256(method: Method) -> str:
 
 
 def other_code(directory: RunDirectory, method: Method) -> str | None:
-    """A sentence if the run was trained, or begun, with other code of its method."""
+    """A note if the run was trained, at least in part, by other code of its method."""
     before = directory.record.get("method_sha256") if directory.exists else None
     if before in (None, method_sha256(method)):
         return None
     return (
         f"note: the code of {method.card.title} is not what {directory.run_id} was trained with, "
-        f"and a run's name does not tell code apart: remove {directory.path}, or give another "
-        "--results, to train it anew"
+        f"and code is no part of a run's name: remove {directory.path}, or give another "
+        "--results, to train it again"
     )

@@ -33,9 +33,9 @@ from harness.store.files import read_json, write_bytes_atomic
 from harness.store.rundir import RunDirectory, utc_now
 
 FORMAT = "divergence-bench baseline 1"
-# Signs of a verdict: it survived, it was wrong before any attack, or the n-th attack broke it.
+# Signs of a verdict beside n, the n-th attack: robust, or wrong before any attack.
 ROBUST, WRONG = ".", "x"
-UNTOLD = "not told"
+UNKNOWN = "unknown"
 # A float32 training ends in another network with other threads, which looked like a regression.
 THREADS = 1
 
@@ -58,7 +58,7 @@ DEFAULT_BENCHMARK: dict[str, JsonValue] = {
 
 
 class Result(Strict):
-    """What a baseline remembers of a run.
+    """The result of a run that a baseline keeps.
 
     Attributes:
         losses: the golden losses, step by step, and the mean margin of the resulting model.
@@ -66,8 +66,8 @@ class Result(Strict):
         verdicts: one sign an image in the test set's order.
         index_sha256: hash of the images' rows.
         attack_version: package and version of the attacks.
-        protocol: what else identifies the evaluation: its settings, and the hash of its test
-            set; empty in a baseline that was made before it was kept.
+        protocol: the settings of the evaluation and the hash of its test set; empty in baselines
+            of early releases.
         run_id: the run that was evaluated.
     """
 
@@ -83,7 +83,7 @@ class Result(Strict):
 class CheckedRun(Strict):
     """One run of the benchmark.
 
-    ``set`` is laid on its recipe for both trainings, ``golden`` and ``benchmark`` for one of them.
+    ``set`` overrides its recipe in both trainings, ``golden`` and ``benchmark`` in one of them.
     """
 
     name: str
@@ -180,7 +180,7 @@ def new_baseline(methods: Sequence[str]) -> Baseline:
 
 
 def write_baseline(baseline: Baseline, path: Path) -> None:
-    """Write a baseline, whole or not at all."""
+    """Write a baseline atomically."""
     values = baseline.model_dump(mode="json")
     write_bytes_atomic((json.dumps(values, indent=1) + "\n").encode(), path)
 
@@ -208,11 +208,11 @@ def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) ->
 
 
 def environment() -> dict[str, JsonValue]:
-    """What a result's last digits depend on."""
+    """What the last digits of a result depend on."""
     facts = provenance.collect("cpu")
-    told = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
-    told |= {name: facts[name] for name in ("python", "platform", "cpu")}
-    return told | {"num_threads": THREADS}
+    found = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
+    found |= {name: facts[name] for name in ("python", "platform", "cpu")}
+    return found | {"num_threads": THREADS}
 
 
 def configs(baseline: Baseline, checked: CheckedRun, results: Path) -> tuple[RunConfig, RunConfig]:
@@ -252,7 +252,7 @@ def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Re
     outcome = run(benchmark, reporter)
     directory = RunDirectory(results, outcome.run_id)
     protocol = directory.evaluation(outcome.evaluation.evaluation_id).record["protocol"]
-    told = (*benchmark.evaluation.identity_payload(), "data_sha256")
+    names = (*benchmark.evaluation.identity_payload(), "data_sha256")
     verdicts = outcome.evaluation.verdicts.sort_values("index")
     signs = {"clean": WRONG, None: ROBUST}
     signs |= {name: str(number) for number, name in enumerate(protocol["attacks"], 1)}
@@ -264,7 +264,7 @@ def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Re
         ),
         index_sha256=protocol["index_sha256"],
         attack_version=protocol["attack_version"],
-        protocol={name: protocol[name] for name in told},
+        protocol={name: protocol[name] for name in names},
         run_id=outcome.run_id,
     )
 
@@ -318,9 +318,9 @@ def unlike(stored: Result, found: Result) -> str | None:
     """Why verdicts cannot be compared image by image; None where they can."""
     was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
     differing = [
-        f"{name} differs (baseline {was.get(name, UNTOLD)}, now {now.get(name, UNTOLD)})"
+        f"{name} differs (baseline {was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
         for name in dict.fromkeys([*was, *now])
-        if name != "data_sha256" and was.get(name, UNTOLD) != now.get(name, UNTOLD)
+        if name != "data_sha256" and was.get(name, UNKNOWN) != now.get(name, UNKNOWN)
     ]
     if differing:
         return f"other protocol: {'; '.join(differing)}"

@@ -13,7 +13,7 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource, check_limit
+from harness.data.base import Dataset, ImageSource, check_limit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
@@ -27,6 +27,7 @@ from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
 from harness.models.checkpoint import save_model, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
+from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -70,7 +71,7 @@ def run(
     trained is a run of its own, done before.
 
     Args:
-        config: the whole run.
+        config: of the run.
         reporter: where progress is shown.
         passed: what the user typed, kept beside the resolved configuration.
         wait: wait for another process that works on the same run instead of raising.
@@ -172,32 +173,76 @@ def evaluate_run(
 
 def evaluate_external(
     source: str,
-    dataset: str,
+    data: Dataset,
     evaluation: EvalConfig,
     *,
-    results: Path,
-    reporter: Reporter,
-    root: Path | None = None,
-    device: str = "auto",
     arch: str | None = None,
     weights: Path | None = None,
-    executor: ChunkExecutor | None = None,
+    normalize: str | Statistics | None = None,
+    **where: Any,
 ) -> Outcome:
-    """Evaluate a model from elsewhere; it is stored as a run of kind ``loaded``."""
-    where = choose_device(device)
-    data = load_dataset(dataset, root)
+    """Evaluate a model from elsewhere; see ``load_external`` and ``evaluate_model``.
+
+    Args:
+        source: names the model.
+        data: with the test split.
+        evaluation: the protocol.
+        arch: of a checkpoint file that does not name its own.
+        weights: local weights of a zoo model.
+        normalize: normalisation in front of the model; see ``normalized``.
+        **where: the keyword arguments of ``evaluate_model``.
+    """
     check_limit("evaluation.limit", evaluation.limit, data.test)
     model, facts = load_external(
         source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
     )
-    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": dataset}
+    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": data.info.name}
     if facts.get("code_sha256"):
         # Weights do not say what a function's network does with them.
         identity |= {"function": source, "code": facts["code_sha256"]}
+    if normalize is not None:
+        model, statistics = normalized(model, normalize, data.info)
+        facts["normalize"], identity["normalize"] = statistics, statistics
+    return evaluate_model(model, data, evaluation, facts=facts, identity=identity, **where)
+
+
+def evaluate_model(
+    model: nn.Module,
+    data: Dataset,
+    evaluation: EvalConfig,
+    *,
+    facts: dict[str, Any],
+    identity: dict[str, Any],
+    results: Path,
+    reporter: Reporter,
+    name: str | None = None,
+    device: str = "auto",
+    executor: ChunkExecutor | None = None,
+) -> Outcome:
+    """Evaluate a model; it is stored as a run of kind ``loaded``.
+
+    Args:
+        model: maps images [B, K, H, W] in [0, 1] to logits [B, C].
+        data: with the test split.
+        evaluation: the protocol.
+        facts: what is known of the model, for its record.
+        identity: what tells it from others, for its name.
+        results: the results folder.
+        reporter: where progress is shown.
+        name: what tables call the model.
+        device: where to compute.
+        executor: where chunks are attacked; by default ``evaluation.workers`` processes.
+
+    Raises:
+        UserError: the model or the images cannot be evaluated.
+    """
+    where = choose_device(device)
+    check_limit("evaluation.limit", evaluation.limit, data.test)
     directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
     described = {
         "kind": "loaded",
-        "dataset": dataset,
+        **({"method_title": name} if name else {}),
+        "dataset": data.info.name,
         "arch": facts.get("arch"),
         "source": facts,
         "scale": "small" if data.info.small_scale else "paper",
@@ -327,10 +372,10 @@ def evaluate_into(
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:
-    """A training that was begun goes on with the images it began with.
+    """Check that a training continues on the images that it began with.
 
     Raises:
-        UserError: these are others.
+        UserError: it began on others.
     """
     begun = directory.checkpoint_path.exists() and directory.exists
     before = directory.record.get("train_sha256") if begun else None
@@ -338,12 +383,12 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
         raise UserError(
             f"run {directory.run_id} was begun on other training images of {images.info.name} "
             f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
-            f"with, or remove {directory.path} to begin anew"
+            f"with, or remove {directory.path} to train again"
         )
 
 
 def check_weights(directory: RunDirectory) -> None:
-    """Weights that evaluations were made of are not trained anew under them."""
+    """Raise a UserError if a run has evaluations, but no longer the weights they are of."""
     evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
     if evaluated and not directory.model_path.exists():
         raise UserError(

@@ -149,8 +149,8 @@ def training_images(plan: Plan) -> tuple[Dataset, Tensor, str]:
             f"{plan.dataset} has {len(train)} training images, too few for a batch of "
             f"{plan.batch_size}: give a smaller --batch-size"
         ) from None
-    images = train.subset(min(needed, len(train) // plan.batch_size * plan.batch_size))
-    return Dataset(images.info, images, images), train.labels, "real"
+    subset = train.subset(min(needed, len(train) // plan.batch_size * plan.batch_size))
+    return Dataset(subset.info, subset, subset), train.labels, "real"
 
 
 class Subject:

@@ -44,6 +44,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         "wrn-34-10": "harness.models.wide_resnet:wrn_34_10",
         "wrn-34-20": "harness.models.wide_resnet:wrn_34_20",
     },
+    entry_points="harness.models",
 )
 
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.data import imagenet
+from harness.data.base import DatasetInfo
+from harness.errors import UserError
 from harness.models.features import FeatureNetwork, Features
+
+Statistics = tuple[Sequence[float], Sequence[float]]
 
 
 class Normalized(nn.Module):
@@ -56,3 +61,51 @@ class Normalized(nn.Module):
         if not isinstance(self.model, FeatureNetwork):
             raise TypeError(f"a {type(self.model).__name__} has no features")
         return self.model
+
+
+def normalized(
+    model: nn.Module, normalize: str | Statistics | None, info: DatasetInfo
+) -> tuple[nn.Module, dict[str, list[float]] | None]:
+    """The model behind a normalisation of its images, and the mean and std that it uses.
+
+    Args:
+        model: takes normalised images.
+        normalize: ``dataset``, ``imagenet``, (mean, std) or text such as ``0.5;0.2``, one value a
+            channel; ``none`` or None for none.
+        info: the dataset's description.
+
+    Raises:
+        UserError: it is something else, or the dataset has no statistics.
+    """
+    if normalize is None or normalize == "none":
+        return model, None
+    if normalize == "dataset":
+        if not any(info.mean):
+            raise UserError(f"no mean and std of {info.name} are known: give normalize=(mean, std)")
+        statistics: Statistics = (info.mean, info.std)
+    elif normalize == "imagenet":
+        statistics = (imagenet.INFO.mean, imagenet.INFO.std)
+    else:
+        statistics = _parsed(normalize)
+    mean, std = map(list, statistics)
+    if not len(mean) == len(std) == info.channels:
+        raise UserError(
+            f"normalize has {len(mean)} means and {len(std)} stds, but images of {info.name} have "
+            f"{info.channels} channels: give one of each a channel"
+        )
+    return Normalized(model, mean, std), {"mean": mean, "std": std}
+
+
+def _parsed(normalize: str | Statistics) -> Statistics:
+    """Mean and std, also from text such as ``0.5,0.5,0.5;0.2,0.2,0.2``."""
+    try:
+        if isinstance(normalize, str):
+            mean, std = ([float(part) for part in half.split(",")] for half in normalize.split(";"))
+        else:
+            mean, std = (list(map(float, values)) for values in normalize)
+        return mean, std
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"normalize is {normalize!r}: give dataset, imagenet, none, or means and stds, such as "
+            "0.5,0.5,0.5;0.2,0.2,0.2"
+        ) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from leaderboards.spec import RowSpec
+from leaderboards.spec import Baseline, RowSpec
 
 LABELS = ("Method", "Architecture", "Augmentation")
 BASIC, GENERATED = "Basic augmentation", "Generated data"
@@ -30,25 +31,44 @@ def row(
     size: str,
     recipe: str,
     method: str,
+    selection: str = "",
     *,
     label: str = "",
     params: Mapping[str, float] | None = None,
     where: Mapping[str, str] | None = None,
-    selection: str = "",
-    notes: tuple[str, ...] = (),
 ) -> RowSpec:
     """One row; ``size`` is Basic or how many generated images, ``name`` empty if print has none."""
     augmentation = size if size == "Basic" else f"{size} Generated Data"
     method_printed = name or CITED[citation]
+    facts = {"method": method_printed, "citation": citation, "student_or_arch": arch}
+    facts |= {"augmentation": augmentation, **(where or {})}
     shown = label or " ".join(filter(None, (SHORT.get(citation, method_printed), citation)))
-    facts = {"method": method_printed, "student_or_arch": arch, "augmentation": augmentation}
     return RowSpec(
         (shown, arch, augmentation),
-        facts | dict(where or {}),
+        facts,
         BASIC if size == "Basic" else GENERATED,
         method=method,
         params=params or {},
         recipe=recipe,
         selection=selection,
-        notes=notes,
+    )
+
+
+def with_notes(notes: Mapping[str, str], *rows: RowSpec) -> tuple[RowSpec, ...]:
+    """The rows, each with the note of its citation."""
+
+    def note(row: RowSpec) -> tuple[str, ...]:
+        citation = row.where["citation"]
+        return (notes[citation],) if citation in notes else ()
+
+    return tuple(replace(row, notes=note(row)) for row in rows)
+
+
+def wang_baseline(table: int) -> Baseline:
+    """Wang et al. with as many generated images, as a table prints them."""
+    return Baseline(
+        {"student_or_arch": "WRN-28-10"},
+        {"table": str(table), "citation": "[38]"},
+        "wang-dm",
+        same=("student_or_arch", "augmentation"),
     )

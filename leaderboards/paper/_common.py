@@ -30,13 +30,13 @@ AA = ColumnSpec(
 APGD_CE = ColumnSpec(
     "apgd-ce",
     ("APGD-CE",),
-    "apgd_ce",
+    "apgd-ce",
     help="Accuracy after AutoAttack's first stage, APGD on cross-entropy, percent.",
 )
 APGD_T = ColumnSpec(
     "apgd-t",
     ("APGD-T",),
-    "apgd_t",
+    "apgd-t",
     help="Accuracy after the second stage, targeted APGD on what the first left, percent.",
 )
 ROBUST = "AutoAttack (standard), n = 10,000"
@@ -45,7 +45,6 @@ UNKNOWN_EPOCH = (
     "epochs and takes the last."
 )
 KL_BASELINE = Baseline(
-    "KL",
     {"student_or_arch": "WRN-34-10", "augmentation": "Basic", "dataset": "CIFAR-100"},
     {"table": "1", "index": "(a)"},
     "kl",
@@ -136,8 +135,9 @@ def pairs(teachers_students: tuple[tuple[str, str], ...]) -> tuple[ColumnSpec, .
         ColumnSpec(
             f"{teacher}/{student}".lower(),
             (teacher, student),
-            "top1",
-            {"teacher": teacher, "student_or_arch": student},
+            "clean",
+            printed="top1",
+            where={"teacher": teacher, "student_or_arch": student},
             help=f"Top-1 accuracy of {student} taught by {teacher}, percent, mean of three runs.",
         )
         for teacher, student in teachers_students

@@ -1,14 +1,16 @@
 """Table 2: adversarial training on CIFAR-100."""
 
-from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row
+from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row, wang_baseline, with_notes
 from leaderboards.paper._common import (
     AA,
     ALPHA,
     BEST_LOG,
+    BEST_ON_TEST,
     BETA,
     CLEAN,
     DELTA,
     KL_BASELINE,
+    LAST,
     LOG_SOURCE,
     ROBUST,
     SECOND_LOG,
@@ -16,9 +18,7 @@ from leaderboards.paper._common import (
     UNKNOWN_EPOCH,
     ikl_params,
 )
-from leaderboards.spec import Baseline, DifferenceSpec, InclusionRule, Logged, TableSpec
-
-WANG = {"table": "2", "citation": "[38]"}
+from leaderboards.spec import DifferenceSpec, InclusionRule, Logged, TableSpec
 
 TABLE = TableSpec(
     number=2,
@@ -31,77 +31,30 @@ TABLE = TableSpec(
     selection=UNKNOWN_EPOCH,
     labels=LABELS,
     columns=(CLEAN, AA),
-    rows=(
-        row(
-            "AWP",
-            "[25]",
-            "WRN-34-10",
-            "Basic",
-            "table2/at-awp",
-            "at-awp",
-            selection="best-on-test",
-            notes=(
-                "The numbers are those of AT-AWP, which also rotates the images; the authors of "
-                "ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
-            ),
-        ),
-        row(
-            "LBGAT",
-            "[26]",
-            "WRN-34-10",
-            "Basic",
-            "table2/lbgat",
-            "lbgat",
-            notes=(
-                "RobustBench lists this model at radius 0.031. LBGAT with weight perturbation at "
-                "8/255, 62.99 / 31.20, is left out of the table.",
-            ),
-        ),
+    rows=with_notes(
+        {
+            "[25]": "The numbers are those of AT-AWP, which also rotates the images; the authors "
+            "of ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
+            "[26]": "RobustBench lists this model at radius 0.031. LBGAT with weight perturbation "
+            "at 8/255, 62.99 / 31.20, is left out of the table.",
+            "[61]": "RobustBench lists 65.93 / 31.15.",
+            "[59]": "The authors' repository and RobustBench list 63.66 / 31.08.",
+        },
+        row("AWP", "[25]", "WRN-34-10", "Basic", "table2/at-awp", "at-awp", BEST_ON_TEST),
+        row("LBGAT", "[26]", "WRN-34-10", "Basic", "table2/lbgat", "lbgat"),
         row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table2/las-at", "las-awp"),
         row("ACAT", "[40]", "WRN-34-10", "Basic", "table2/acat", "acat"),
-        row(
-            "IKL-AT",
-            "",
-            "WRN-34-10",
-            "Basic",
-            "table2/ikl-a20-b3",
-            "ikl",
-            label=f"IKL-AT ({ALPHA}=20, {BETA}=3)",
-            params=ikl_params(20, 3, 4),
-            where={"alpha": "20", "beta": "3"},
-            selection="last",
+        *(
+            row(
+                *("IKL-AT", "", "WRN-34-10", "Basic", f"table2/ikl-a20-b{beta}", "ikl", LAST),
+                label=f"IKL-AT ({ALPHA}=20, {BETA}={beta})",
+                params=ikl_params(20, beta, tau),
+                where={"alpha": "20", "beta": str(beta)},
+            )
+            for beta, tau in ((3, 4), (4, 2))
         ),
-        row(
-            "IKL-AT",
-            "",
-            "WRN-34-10",
-            "Basic",
-            "table2/ikl-a20-b4",
-            "ikl",
-            label=f"IKL-AT ({ALPHA}=20, {BETA}=4)",
-            params=ikl_params(20, 4, 2),
-            where={"alpha": "20", "beta": "4"},
-            selection="last",
-        ),
-        row(
-            "",
-            "[61]",
-            "WRN-34-10",
-            "1M",
-            "table2/proxy-1m",
-            "proxy",
-            selection="best-on-test",
-            notes=("RobustBench lists 65.93 / 31.15.",),
-        ),
-        row(
-            "",
-            "[59]",
-            "WRN-28-10",
-            "1M",
-            "table2/score-1m",
-            "score",
-            notes=("The authors' repository and RobustBench list 63.66 / 31.08.",),
-        ),
+        row("", "[61]", "WRN-34-10", "1M", "table2/proxy-1m", "proxy", BEST_ON_TEST),
+        row("", "[59]", "WRN-28-10", "1M", "table2/score-1m", "score"),
         row("", "[62]", "WRN-28-10", "1M", "table2/rebuffi-1m", "rebuffi"),
         row("", "[38]", "WRN-28-10", "1M", "table2/wang-dm-1m", "wang-dm"),
         row("", "[38]", "WRN-28-10", "50M", "table2/wang-dm-50m", "wang-dm"),
@@ -116,16 +69,7 @@ TABLE = TableSpec(
         DifferenceSpec(
             "aa",
             f"{DELTA}AA",
-            (
-                KL_BASELINE,
-                Baseline(
-                    "Wang et al.",
-                    {"student_or_arch": "WRN-28-10"},
-                    WANG,
-                    "wang-dm",
-                    same=("student_or_arch", "augmentation"),
-                ),
-            ),
+            (KL_BASELINE, wang_baseline(2)),
             "AutoAttack accuracy above that of training with KL under the same conditions, "
             "percentage points, computed from the numbers shown: of row (a) of Table 1 without "
             "generated images, of Wang et al. with as many.",

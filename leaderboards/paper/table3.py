@@ -13,13 +13,18 @@ def _pair(facts: dict[str, str]) -> tuple[ColumnSpec, ColumnSpec]:
     who = f"{student} taught by {teacher}"
     return (
         ColumnSpec(
-            key, (*heads, "Top-1"), "top1", facts, help=f"Top-1 accuracy of {who}, percent."
+            key,
+            (*heads, "Top-1"),
+            "clean",
+            printed="top1",
+            where=facts,
+            help=f"Top-1 accuracy of {who}, percent.",
         ),
         ColumnSpec(
             f"{key}/time",
             (*heads, "Time"),
             "sec_per_iter",
-            facts,
+            where=facts,
             decimals=3,
             unit=" s/iter",
             lower_is_better=True,

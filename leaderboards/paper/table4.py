@@ -1,10 +1,12 @@
 """Table 4: adversarial training on CIFAR-10."""
 
-from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row
+from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row, wang_baseline, with_notes
 from leaderboards.paper._common import (
     AA,
+    BEST_ON_TEST,
     CLEAN,
     DELTA,
+    LAST,
     LOG_SOURCE,
     ROBUST,
     THREAT,
@@ -24,76 +26,26 @@ TABLE = TableSpec(
     selection=UNKNOWN_EPOCH,
     labels=LABELS,
     columns=(CLEAN, AA),
-    rows=(
+    rows=with_notes(
+        {
+            "[63]": "The authors' log: best epoch on the test images 85.34, last epoch 87.12.",
+            "[26]": "RobustBench lists this model at radius 0.031.",
+            "[25]": "The numbers are those of TRADES-AWP.",
+            "[27]": "RobustBench also lists 84.98 / 56.26 for this method and architecture.",
+            "[40]": "82.41 is ACAT's clean accuracy on ResNet-18; its authors' figure for "
+            "WRN-34-10 gives 86.71 / 55.36.",
+            "[61]": "RobustBench lists 86.68 / 60.27.",
+        },
+        row("", "[63]", "WRN-34-20", "Basic", "table4/pgd-at", "pgd-at", BEST_ON_TEST),
+        row("LBGAT", "[26]", "WRN-34-20", "Basic", "table4/lbgat", "lbgat"),
+        row("AWP", "[25]", "WRN-34-10", "Basic", "table4/trades-awp", "trades-awp"),
+        row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table4/las-at", "las-awp"),
+        row("ACAT", "[40]", "WRN-34-10", "Basic", "table4/acat", "acat"),
         row(
-            "",
-            "[63]",
-            "WRN-34-20",
-            "Basic",
-            "table4/pgd-at",
-            "pgd-at",
-            selection="best-on-test",
-            notes=("The authors' log: best epoch on the test images 85.34, last epoch 87.12.",),
-        ),
-        row(
-            "LBGAT",
-            "[26]",
-            "WRN-34-20",
-            "Basic",
-            "table4/lbgat",
-            "lbgat",
-            notes=("RobustBench lists this model at radius 0.031.",),
-        ),
-        row(
-            "AWP",
-            "[25]",
-            "WRN-34-10",
-            "Basic",
-            "table4/trades-awp",
-            "trades-awp",
-            notes=("The numbers are those of TRADES-AWP.",),
-        ),
-        row(
-            "LAS-AT",
-            "[27]",
-            "WRN-34-10",
-            "Basic",
-            "table4/las-at",
-            "las-awp",
-            notes=("RobustBench also lists 84.98 / 56.26 for this method and architecture.",),
-        ),
-        row(
-            "ACAT",
-            "[40]",
-            "WRN-34-10",
-            "Basic",
-            "table4/acat",
-            "acat",
-            notes=(
-                "82.41 is ACAT's clean accuracy on ResNet-18; its authors' figure for WRN-34-10 "
-                "gives 86.71 / 55.36.",
-            ),
-        ),
-        row(
-            "IKL-AT",
-            "",
-            "WRN-34-10",
-            "Basic",
-            "table4/ikl",
-            "ikl",
+            *("IKL-AT", "", "WRN-34-10", "Basic", "table4/ikl", "ikl", LAST),
             params=ikl_params(20, 3, 4),
-            selection="last",
         ),
-        row(
-            "",
-            "[61]",
-            "WRN-34-10",
-            "10M",
-            "table4/proxy-10m",
-            "proxy",
-            selection="best-on-test",
-            notes=("RobustBench lists 86.68 / 60.27.",),
-        ),
+        row("", "[61]", "WRN-34-10", "10M", "table4/proxy-10m", "proxy", BEST_ON_TEST),
         row("", "[62]", "WRN-28-10", "1M", "table4/rebuffi-1m", "rebuffi"),
         row("", "[37]", "WRN-28-10", "100M", "table4/gowal-100m", "gowal"),
         row("", "[38]", "WRN-28-10", "1M", "table4/wang-dm-1m", "wang-dm"),
@@ -112,18 +64,11 @@ TABLE = TableSpec(
             f"{DELTA}AA",
             (
                 Baseline(
-                    "AWP",
                     {"student_or_arch": "WRN-34-10", "augmentation": "Basic"},
                     {"table": "4", "citation": "[25]"},
                     "trades-awp",
                 ),
-                Baseline(
-                    "Wang et al.",
-                    {"student_or_arch": "WRN-28-10"},
-                    {"table": "4", "citation": "[38]"},
-                    "wang-dm",
-                    same=("student_or_arch", "augmentation"),
-                ),
+                wang_baseline(4),
             ),
             "AutoAttack accuracy above that of training with KL under the same conditions, "
             "percentage points, computed from the numbers shown: of TRADES-AWP (the row AWP) "

@@ -66,21 +66,15 @@ def one_cycle(dataset: str) -> Overrides:
     have as many steps as the original images fill; weights averaged over steps from its peak on.
     """
     optimizer = {"lr": 0.2, "nesterov": True, "decay": "not-norm", "schedule": "onecycle"}
-    attack = {"start": "uniform", "model_mode": "train-frozen"}
     averaging = {"kind": "step", "decay": 0.995, "decay_warmup": True, "buffers": "live"}
-    base = merge(
-        adversarial(dataset),
-        {
-            "training": {
-                "optimizer": {**optimizer, "pct_start": 0.025, "cycle_momentum": True},
-                "attack": attack,
-                "averaging": {**averaging, "start_fraction": 0.025},
-            }
-        },
-    )
+    training: Overrides = {
+        "optimizer": {**optimizer, "pct_start": 0.025, "cycle_momentum": True},
+        "attack": {"start": "uniform", "model_mode": "train-frozen"},
+        "averaging": {**averaging, "start_fraction": 0.025},
+    }
+    base = merge(adversarial(dataset), {"training": training})
     if dataset in SMALL:
-        gentle = {"optimizer": {"lr": 0.1, "pct_start": 0.2}}
-        return merge(base, {"training": gentle})
+        return merge(base, {"training": {"optimizer": {"lr": 0.1, "pct_start": 0.2}}})
     released: Overrides = {
         "data": {"val_size": 1024, "rotation": 15.0 if dataset == "cifar100" else 0.0},
         "model": {"arch": "wrn-28-10-silu", "normalize": True},

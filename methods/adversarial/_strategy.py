@@ -296,20 +296,16 @@ def chosen_from(
 
     Small datasets have fewer alternatives, in units of an eighth of the evaluation's radius.
     """
-    if dataset not in SMALL:
-        return _alternatives(255.0, radii, sizes, steps)
-    eps = natural(dataset)["evaluation"]["eps"]
-    small = {"strategy_arch": "resnet8", "strategy_interval": 5, "target_eps": eps}
-    return _alternatives(8 / eps, (4, 6, 8, 10), (1, 2, 3), (3, 5, 7, 10)) | small
-
-
-def _alternatives(
-    unit: float, radii: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
-) -> Overrides:
+    unit, small = 255.0, {}
+    if dataset in SMALL:
+        eps = natural(dataset)["evaluation"]["eps"]
+        unit, radii, sizes, steps = 8 / eps, (4, 6, 8, 10), (1, 2, 3), (3, 5, 7, 10)
+        small = {"strategy_arch": "resnet8", "strategy_interval": 5, "target_eps": eps}
     return {
         "eps_choices": [radius / unit for radius in radii],
         "step_size_choices": [size / unit for size in sizes],
         "steps_choices": list(steps),
+        **small,
     }
 
 

@@ -50,21 +50,13 @@ def _training(dataset: str) -> Overrides:
 def _mixed(dataset: str, size: str) -> Overrides:
     """128 original and 128 generated images a batch, 100 passes over the originals."""
     base = merge(_training(dataset), images(f"ddpm-{size}", SOURCE, fraction=0.5))
-    return merge(
-        base,
-        {
-            "data": {
-                "generated_epoch": "originals",
-                "augment_generated": dataset != "cifar10",
-                "val_size": 1000,
-            },
-            "training": {
-                "epochs": 100,
-                "batch_size": 256,
-                "selection": {"rule": "best-on-val", "pgd_steps": 10},
-            },
-        },
-    )
+    augmented = dataset != "cifar10"
+    selection = {"rule": "best-on-val", "pgd_steps": 10}
+    released: Overrides = {
+        "data": {"generated_epoch": "originals", "augment_generated": augmented, "val_size": 1000},
+        "training": {"epochs": 100, "batch_size": 256, "selection": selection},
+    }
+    return merge(base, released)
 
 
 def _printed(dataset: str, size: str) -> Overrides:

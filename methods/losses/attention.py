@@ -18,7 +18,7 @@ from methods.losses.stages import matched_stages, pooled_to
 
 
 def attention_map(map_BKHW: Tensor) -> Tensor:
-    """Q = a / ||a||_2 with a = mean_k f_k^2 over channels, flattened to [B, H W]."""
+    """Q = a / ||a||_2 with a = mean_k f_k^2 over channels, flattened to [B, P = H W]."""
     return normalize(float32_or_wider(map_BKHW).square().mean(dim=1).flatten(1), dim=1)
 
 
@@ -34,7 +34,7 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
     """
     terms = []
     for s_BKHW, t_BKHW in matched_stages(student, teacher):
-        q_s = attention_map(pooled_to(s_BKHW, t_BKHW))
-        q_t = attention_map(pooled_to(t_BKHW.detach(), s_BKHW))
-        terms.append((q_s - q_t).square().mean())
+        student_map_BP = attention_map(pooled_to(s_BKHW, t_BKHW))
+        teacher_map_BP = attention_map(pooled_to(t_BKHW.detach(), s_BKHW))
+        terms.append((student_map_BP - teacher_map_BP).square().mean())
     return torch.stack(terms).sum()

@@ -45,9 +45,9 @@ def kd_loss(student_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tenso
     Returns:
         The mean over the batch, a scalar >= 0.
     """
-    softened_t = float32_or_wider(teacher_BC.detach()) / temperature
-    softened_s = float32_or_wider(student_BC) / temperature
-    return temperature**2 * kl_divergence(softened_t, softened_s)
+    soft_teacher_BC = float32_or_wider(teacher_BC.detach()) / temperature
+    soft_student_BC = float32_or_wider(student_BC) / temperature
+    return temperature**2 * kl_divergence(soft_teacher_BC, soft_student_BC)
 
 
 def dkd_loss(

@@ -28,10 +28,6 @@ class RelationalParts(NamedTuple):
     distance: Tensor
     angle: Tensor
 
-    def weighted(self, distance_weight: float, angle_weight: float) -> Tensor:
-        """The loss with its two weights."""
-        return distance_weight * self.distance + angle_weight * self.angle
-
 
 def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
     """Compare the relations in a batch; it needs memory for B x B x (B + D + E) numbers.
@@ -43,11 +39,11 @@ def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
     Returns:
         The unweighted parts.
     """
-    distances_s, cosines_s = _relations(student_BD)
-    distances_t, cosines_t = _relations(teacher_BE.detach())
+    student_distances_BB, student_cosines_BBB = _relations(student_BD)
+    teacher_distances_BB, teacher_cosines_BBB = _relations(teacher_BE.detach())
     return RelationalParts(
-        distance=smooth_l1_loss(distances_s, distances_t),
-        angle=smooth_l1_loss(cosines_s, cosines_t),
+        distance=smooth_l1_loss(student_distances_BB, teacher_distances_BB),
+        angle=smooth_l1_loss(student_cosines_BBB, teacher_cosines_BBB),
     )
 
 

@@ -48,7 +48,7 @@ def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """ABF: a student's map, fused with what comes from the deeper ones, in the teacher's shape.
+    """ABF: fuses a student's map with the deeper ones, and gives it the teacher's shape.
 
     With x = bn(conv1x1(map)) and the residual y from the deeper maps, x becomes a x + b y, where
     (a, b) = sigmoid(conv1x1([x, y])) at each place; then bn(conv3x3(x)) is the output.
@@ -78,13 +78,13 @@ class Fusion(nn.Module):
             residual: the residual of the deeper map [B, middle, ., .], resized to ``map_BKHW``.
             size: height and width of the teacher's map.
         """
-        x: Tensor = self.reduce(map_BKHW)
+        x_BKHW: Tensor = self.reduce(map_BKHW)
         if self.attend is not None and residual is not None:
-            y = _resized(residual, x.shape[-2:])
-            shares = self.attend(torch.cat([x, y], dim=1)).sigmoid()
-            x = x * shares[:, :1] + y * shares[:, 1:]
-        x = _resized(x, size)
-        return self.expand(x), x
+            y_BKHW = _resized(residual, x_BKHW.shape[-2:])
+            weights_B2HW = self.attend(torch.cat([x_BKHW, y_BKHW], dim=1)).sigmoid()
+            x_BKHW = x_BKHW * weights_B2HW[:, :1] + y_BKHW * weights_B2HW[:, 1:]
+        x_BKHW = _resized(x_BKHW, size)
+        return self.expand(x_BKHW), x_BKHW
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The app as a reader meets it: a real browser, which must report no error of any kind.
+"""The app in a real browser, which must report no error of any kind.
 
 Screenshots of every page go to ``test-artifacts/screenshots``, which git ignores.
 """
@@ -83,7 +83,7 @@ def wait_for(address: str, process: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[playwright.Browser]:
     if CHROMIUM is None:
-        pytest.fail("no chromium here: install Debian's package, or set CHROMIUM to a browser")
+        pytest.fail("chromium is missing: install Debian's package, or set CHROMIUM to a browser")
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -91,7 +91,7 @@ def chromium() -> Iterator[playwright.Browser]:
 
 
 class Visitor:
-    """One tab, whose console and pages must stay free of errors."""
+    """One tab; its console, requests and pages must stay free of errors."""
 
     def __init__(self, browser: playwright.Browser, server: str, width: str, theme: str) -> None:
         size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
@@ -100,23 +100,23 @@ class Visitor:
         )
         self.page = self.context.new_page()
         self.server = server
-        self.troubles: list[str] = []
-        self.page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
-        self.page.on("console", self._heard)
-        self.page.on("requestfailed", self._failed)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
+        self.page.on("console", self._on_console)
+        self.page.on("requestfailed", self._on_failed_request)
 
-    def _heard(self, message: playwright.ConsoleMessage) -> None:
-        told = f"{message.text} ({message.location.get('url')})"
-        if message.type == "error" and not ROOT_SEARCH.search(told):
-            self.troubles.append(f"console: {told}")
+    def _on_console(self, message: playwright.ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url')})"
+        if message.type == "error" and not ROOT_SEARCH.search(text):
+            self.errors.append(f"console: {text}")
 
-    def _failed(self, request: playwright.Request) -> None:
-        # What a navigation cuts short was not wanted any more.
+    def _on_failed_request(self, request: playwright.Request) -> None:
+        # A navigation aborts the requests of the page before it.
         if "ERR_ABORTED" not in (request.failure or ""):
-            self.troubles.append(f"request: {request.url} {request.failure}")
+            self.errors.append(f"request: {request.url} {request.failure}")
 
     def open(self, path: str) -> None:
-        # The default page's place is the root.
+        # The default page is served at the root.
         self.page.goto(f"{self.server}/{path.removeprefix('leaderboards')}")
         self.page.wait_for_selector("h1", timeout=30_000)
         self.settle()
@@ -129,7 +129,7 @@ class Visitor:
         self.page.wait_for_function(DRAWN, timeout=30_000)
         assert self.page.locator("[data-testid='stException']").count() == 0
         assert self.page.locator("[data-testid='stAlertContentError']").count() == 0
-        assert self.troubles == []
+        assert self.errors == []
 
     def shoot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def test_every_page_opens_without_an_error(visit, small_store, width, theme) -> 
         visitor.shoot(f"{page}-{width}-{theme}")
 
 
-def test_a_permalink_shows_what_it_names(visit) -> None:
+def test_a_link_shows_the_table_that_it_names(visit) -> None:
     visitor = visit()
     visitor.open("leaderboards?table=4")
     assert visitor.page.get_by_role("heading", name="Table 4").count() == 1
@@ -178,7 +178,7 @@ def test_a_permalink_shows_what_it_names(visit) -> None:
     assert visitor.page.get_by_role("heading", name="Table 7").count() == 1
 
 
-def test_a_filter_goes_into_the_address_and_the_download_holds_its_rows(visit, tmp_path) -> None:
+def test_a_filter_goes_into_the_url_and_the_download_holds_its_rows(visit, tmp_path) -> None:
     visitor = visit()
     visitor.open("leaderboards?table=2")
     visitor.page.get_by_text("Search, filter and sort").click()
@@ -197,7 +197,7 @@ def test_a_filter_goes_into_the_address_and_the_download_holds_its_rows(visit, t
 
 
 def cells(visitor: Visitor, column: int) -> list[str]:
-    """A column's cells as the first table holds them for those who cannot see its canvas."""
+    """A column's cells in the first table, from the elements for screen readers."""
     found = visitor.table().locator(f"[role=gridcell][aria-colindex='{column}']")
     # They are written after the canvas is drawn.
     found.first.wait_for(state="attached")
@@ -205,7 +205,7 @@ def cells(visitor: Visitor, column: int) -> list[str]:
     return [cell.inner_text() for cell in found.all()]
 
 
-def test_a_click_on_a_head_sorts_numbers_as_numbers_and_keeps_sections(visit) -> None:
+def test_a_click_on_a_column_title_sorts_numbers_as_numbers(visit) -> None:
     visitor = visit()
     visitor.open("leaderboards?table=4")
     before = cells(visitor, 2)
@@ -218,7 +218,7 @@ def test_a_click_on_a_head_sorts_numbers_as_numbers_and_keeps_sections(visit) ->
     assert sorted(after) == sorted(before)
 
 
-def test_the_first_page_answers_at_its_own_address_too(visit) -> None:
+def test_the_default_page_has_its_own_url_too(visit) -> None:
     visitor = visit()
     visitor.page.goto(f"{visitor.server}/leaderboards?table=4")
     visitor.page.get_by_role("heading", name="Table 4").wait_for()
@@ -226,7 +226,7 @@ def test_the_first_page_answers_at_its_own_address_too(visit) -> None:
     assert visitor.page.get_by_text("Page not found").count() == 0
 
 
-def test_a_choice_of_runs_says_which_they_are_and_stays_in_the_address(visit, small_store) -> None:
+def test_a_choice_of_runs_is_named_and_stays_in_the_url(visit, small_store) -> None:
     _, ids = small_store
     visitor = visit()
     visitor.open(f"compare?a={ids['a']}&b={ids['b']}")
@@ -279,10 +279,10 @@ def test_tsne_draws_two_maps(visit) -> None:
     visitor.shoot("tsne-computed")
 
 
-def test_the_server_listens_on_this_machine_only_and_calls_nobody(visit, server) -> None:
+def test_the_page_requests_nothing_from_other_servers(visit, server) -> None:
     visitor = visit()
-    asked: list[str] = []
-    visitor.page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    visitor.page.on("request", lambda request: urls.append(request.url))
     visitor.open("leaderboards")
     local = (server, server.replace("http", "ws"), "data:", "blob:")
-    assert [url for url in asked if not url.startswith(local)] == []
+    assert [url for url in urls if not url.startswith(local)] == []

@@ -1,4 +1,4 @@
-"""Charts as the JSON they are."""
+"""Charts as Vega-Lite specifications."""
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ def rows(spec: dict) -> list[dict]:
     return [row for data in spec["datasets"].values() for row in data]
 
 
-def test_no_chart_tells_series_apart_by_colour_alone() -> None:
+def test_no_chart_distinguishes_series_by_colour_alone() -> None:
     frame = pd.DataFrame({"epoch": [1, 1], "series": ["a", "b"], "value": [1.0, 2.0]})
     by_class = pd.DataFrame(
         {"name": ["x", "x"], "kind": ["clean", "under attack"], "value": [90.0, 40.0]}

@@ -17,7 +17,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_it_listens_on_this_machine_and_reports_to_nobody(
+def test_it_listens_on_this_machine_and_reports_no_usage(
     started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", "")
@@ -31,7 +31,7 @@ def test_it_listens_on_this_machine_and_reports_to_nobody(
     assert "--server.port=8501" in arguments
 
 
-def test_another_address_must_be_asked_for(started, tmp_path: Path, monkeypatch) -> None:
+def test_another_address_can_be_given(started, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", "")
     options = ["--host", "0.0.0.0", "--port", "9000", "--results", str(tmp_path)]
     assert CliRunner().invoke(command_line, ["app", *options]).exit_code == 0

@@ -1,4 +1,4 @@
-"""The app reads while runs write: nobody waits for long, nothing is lost."""
+"""The app reads while runs write: nothing waits for long, nothing is lost."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_runs_write_results_while_the_app_refreshes(
         stderr=subprocess.PIPE,
         text=True,
     )
-    troubles: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def read() -> None:
         try:
@@ -48,7 +48,7 @@ def test_runs_write_results_while_the_app_refreshes(
                 queries.runs(Database(tmp_path), limit=1000)
                 time.sleep(PAUSE_S)
         except BaseException as error:
-            troubles.append(error)
+            errors.append(error)
 
     readers = [threading.Thread(target=read) for _ in range(READERS)]
     for reader in readers:
@@ -62,7 +62,7 @@ def test_runs_write_results_while_the_app_refreshes(
     for reader in readers:
         reader.join()
     assert writer.wait() == 0, writer.stderr and writer.stderr.read()
-    assert troubles == []
+    assert errors == []
     assert seen == sorted(seen)
     assert len(page.run().dataframe[0].value) == results + 1
     assert len(queries.runs(Database(tmp_path), limit=1000)) == results + 1

@@ -1,12 +1,14 @@
 """The app's pure parts: points, separation of classes, pictures, Markdown."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from app.components import plain
 from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
+from app.labels import protocol_names
 from app.tradeoff_points import printed_points
 from harness.errors import UserError
 from harness.models import build_model
@@ -91,3 +93,15 @@ def test_no_difference_is_grey() -> None:
 
 def test_markdown_signs_are_shown_as_they_stand() -> None:
     assert plain("[x](http://evil) <b> *a* $b$") == (r"\[x\]\(http\://evil\) \<b\> \*a\* \$b\$")
+
+
+def test_protocols_with_the_same_words_but_other_images_have_different_names() -> None:
+    protocol = {
+        "dataset": "digits", "scale": "small", "partial": False, "n": 40, "attacks": "",
+        "precision": "float32", "data_sha256": None,
+    }  # fmt: skip
+    rows = [protocol | {"like_key": key, "index_sha256": key * 64} for key in "aba"]
+    names = protocol_names(pd.DataFrame(rows))
+    assert names[0] == names[2] == "clean only, n = 40, small scale (1: aaaaaa)"
+    assert names[1] == "clean only, n = 40, small scale (2: bbbbbb)"
+    assert protocol_names(pd.DataFrame(rows[:1])) == ["clean only, n = 40, small scale"]

@@ -66,10 +66,10 @@ def test_csv_and_json_give_the_same_numbers_back(results: Path, ours: bool) -> N
         assert stds == [number.std for number in table.numbers]
         bold = [line["bold"] == "1" for line in lines]
         assert bold == [number.bold for number in table.numbers]
-        told = json.loads(text_of(table, "json"))
+        found = json.loads(text_of(table, "json"))
         found = [
             (number["value"], number["badge"])
-            for row in told["rows"]
+            for row in found["rows"]
             for cell in row["cells"].values()
             for number in (cell["printed"], cell["logged"], cell["ours"])
             if number

@@ -84,7 +84,7 @@ def test_nothing_else_is_printed(printed: dict[int, Table]) -> None:
     assert not any(table.has_ours for table in printed.values())
 
 
-def test_contradictions_wear_their_mark_and_evidence(printed: dict[int, Table]) -> None:
+def test_contradictions_have_their_mark_and_evidence(printed: dict[int, Table]) -> None:
     found = {
         (number, key, cell.printed.value)
         for number, table in printed.items()

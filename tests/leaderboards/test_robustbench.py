@@ -114,7 +114,7 @@ def test_entries_stand_beside_the_tables_of_their_threat(folder: Path, tmp_path:
         )
 
 
-def test_doubtful_entries_wear_their_mark_and_rank_by_the_lowest_known(tmp_path: Path) -> None:
+def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path) -> None:
     doubtful = {"autoattack_acc": "50.00", "unreliable": True}
     folder = folder_of(
         tmp_path / "model_info",
@@ -151,7 +151,7 @@ def test_doubtful_entries_wear_their_mark_and_rank_by_the_lowest_known(tmp_path:
     assert "?: a measured number with reason to doubt it" in plot.caption
 
 
-def test_they_lie_in_reported_with_badge_and_source(folder: Path, tmp_path: Path) -> None:
+def test_they_are_in_reported_with_badge_and_source(folder: Path, tmp_path: Path) -> None:
     database = Database(tmp_path)
     database.load_reported(REPORTED_CSV)
     import_folder(folder, tmp_path)
@@ -214,8 +214,8 @@ def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None
     run_id = add_run("IKL", LEFT, **FULL)
     out = tmp_path / "Mine2026.json"
     export_run(tmp_path, run_id, out, metadata={"link": "https://example.org"}, bibtex=BIBTEX)
-    told = json.loads(out.read_text())
-    assert told == {
+    found = json.loads(out.read_text())
+    assert found == {
         "link": "https://example.org",
         "name": "Decoupled KL",
         "authors": "Jiequan Cui, Zhisheng Zhong",
@@ -230,10 +230,10 @@ def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None
         "autoattack_acc": "31.45",
         "unreliable": False,
     }
-    assert list(told) == [name for name in SHAPE if name in told][: len(told)]
-    assert all(isinstance(value, SHAPE[name][0]) for name, value in told.items())
+    assert list(found) == [name for name in SHAPE if name in found][: len(found)]
+    assert all(isinstance(value, SHAPE[name][0]) for name, value in found.items())
     always = {name for name, (_, count) in SHAPE.items() if count >= 235}
-    assert always <= set(told)
+    assert always <= set(found)
     # What was exported can be imported.
     place = tmp_path / "model_info" / "cifar100" / "Linf"
     place.mkdir(parents=True)
@@ -249,13 +249,13 @@ def test_options_come_before_what_is_known(add_run: AddRun, tmp_path: Path) -> N
     run_id = add_run("IKL", LEFT, flags=flags, config=config, **FULL)
     out = tmp_path / "x.json"
     export_run(tmp_path, run_id, out, metadata=PAPER | {"reported": "31.40"}, bibtex=BIBTEX)
-    told = json.loads(out.read_text())
-    assert (told["name"], told["venue"], told["reported"]) == ("Mine", "N/A", "31.40")
-    assert told["unreliable"] is True
-    assert told["footnote"] == "It uses additional 50M synthetic images in training."
+    found = json.loads(out.read_text())
+    assert (found["name"], found["venue"], found["reported"]) == ("Mine", "N/A", "31.40")
+    assert found["unreliable"] is True
+    assert found["footnote"] == "It uses additional 50M synthetic images in training."
 
 
-def test_what_the_paper_lacks_is_asked_for(add_run: AddRun, tmp_path: Path) -> None:
+def test_what_the_paper_lacks_must_be_given(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("IKL", LEFT, **FULL)
     out = tmp_path / "x.json"
     with pytest.raises(UserError, match="give --authors, --venue"):
@@ -292,5 +292,5 @@ def test_what_robustbench_would_not_take_is_not_written(
         ("vgg8", "vgg8"),
     ],
 )
-def test_networks_have_robustbenchs_names(arch: str, name: str) -> None:
+def test_architectures_have_robustbenchs_names(arch: str, name: str) -> None:
     assert architecture(arch) == name

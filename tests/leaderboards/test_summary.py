@@ -115,7 +115,7 @@ def test_seeds_that_differ_have_the_t_interval_of_their_mean(
     assert (number.low, number.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_deviations_beside_intervals_are_told_apart(add_run: AddRun, tmp_path: Path) -> None:
+def test_deviations_beside_intervals_are_distinguished(add_run: AddRun, tmp_path: Path) -> None:
     for seed in (0, 1):
         add_run("A", (340, 280, 270, 268, 262 + seed), seed=seed)
     run_id = add_run("B", (340, 280, 270, 268, 261))
@@ -162,7 +162,7 @@ def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> No
     assert names(run_summary(tmp_path, run_id)) == ["A", "A, w=2"]
 
 
-def test_training_set_size_and_selection_on_test_are_told(add_run: AddRun, tmp_path: Path) -> None:
+def test_training_set_size_and_selection_on_test_are_named(add_run: AddRun, tmp_path: Path) -> None:
     config = {"data": {"train_limit": 96}}
     run_id = add_run("A", (340, 280, 270, 268, 262), selection="best-on-test", config=config)
     assert names(run_summary(tmp_path, run_id)) == ["A, 96 training images, best on test"]
@@ -279,7 +279,7 @@ def test_printed_rows_stand_beside_nothing_else(
     assert len(run_summary(tmp_path, run_id).table.rows) == 1
 
 
-def test_a_disputed_cell_wears_its_mark(add_run: AddRun, tmp_path: Path) -> None:
+def test_a_disputed_cell_is_marked(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (8531, 6600, 5800, 5750, 5713), **PAPER | {"dataset": "cifar10"})
     summary = run_summary(tmp_path, run_id)
     assert row_of(summary, "IKL-AT")["Clean"].startswith("85.31! [")
@@ -294,7 +294,7 @@ def test_a_distilled_run_stands_beside_its_pair(add_run: AddRun, tmp_path: Path)
     assert row_of(summary, "A")["Architecture"] == "resnet20 from resnet56"
 
 
-def test_a_flagged_number_wears_its_mark_and_the_reason_stands_below(
+def test_a_flagged_number_is_marked_and_the_reason_is_below(
     add_run: AddRun, tmp_path: Path
 ) -> None:
     noisy = [{"name": "randomised", "detail": "two passes differ"}]
@@ -314,9 +314,9 @@ def test_a_flagged_number_wears_its_mark_and_the_reason_stands_below(
 
 def test_the_json_form_is_json(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
-    told = json.loads(json.dumps(run_summary(tmp_path, run_id).to_json(), allow_nan=False))
-    assert told["protocol"]["attacks"] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    assert told["ranked_by"] == "aa"
+    found = json.loads(json.dumps(run_summary(tmp_path, run_id).to_json(), allow_nan=False))
+    assert found["protocol"]["attacks"] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert found["ranked_by"] == "aa"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

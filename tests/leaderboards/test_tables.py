@@ -352,7 +352,7 @@ def test_a_newer_or_damaged_database_is_a_sentence(add_run: AddRun, tmp_path: Pa
         leaderboards.table(10)
 
 
-def test_flags_of_a_run_are_told(add_run: AddRun, tmp_path: Path) -> None:
+def test_flags_of_a_run_are_shown(add_run: AddRun, tmp_path: Path) -> None:
     flags = [{"name": "zero-gradients", "detail": "12 of 360 images"}]
     add_run("IKL", (340, 280, 270, 268, 262), flags=flags)
     table = leaderboards.table(2, tmp_path)

@@ -35,7 +35,11 @@ def test_card_is_complete(name: str) -> None:
     assert card.summary.endswith(".")
     assert {"paper": card.paper, "url": card.url, "bibtex": card.bibtex} in bibliography().values()
     assert set(card.tables) <= set(range(1, 10))
-    assert all(note.endswith(".") for note in card.notes)
+    assert set(method.recipe_notes) <= set(method.recipes)
+    assert all(note.endswith(".") for note in (*card.notes, *method.recipe_notes.values()))
+    assert set(card.released_names) <= set(method.params.model_fields)
+    assert len(set(card.released_names.values())) == len(card.released_names)
+    assert {"digits", "cifar10", "cifar100"} <= set(method.recipes)
 
 
 def test_the_bibliography_has_no_entry_that_no_card_cites() -> None:
@@ -97,21 +101,6 @@ def test_formula_is_balanced_and_names_parameters_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_released_names_are_of_parameters_and_differ(name: str) -> None:
-    method = METHODS.get(name)
-    released = method.card.released_names
-    assert set(released) <= set(method.params.model_fields)
-    assert len(set(released.values())) == len(released)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_recipe_notes_are_sentences_on_recipes_that_exist(name: str) -> None:
-    method = METHODS.get(name)
-    assert set(method.recipe_notes) <= set(method.recipes)
-    assert all(note.endswith(".") for note in method.recipe_notes.values())
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_parameters_have_defaults_and_refuse_unknown_names(name: str) -> None:
     params = METHODS.get(name).params
     assert params().model_dump() == params.model_validate({}).model_dump()
@@ -132,11 +121,6 @@ def test_recipe_is_a_run(name: str, recipe: str) -> None:
     assert overrides == method.recipes[recipe](), "a recipe must be the same each time"
     if method.card.family != "distillation":
         assert (config.training.attack is None) == (method.card.family == "natural")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_common_datasets_have_a_recipe(name: str) -> None:
-    assert {"digits", "cifar10", "cifar100"} <= set(METHODS.get(name).recipes)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

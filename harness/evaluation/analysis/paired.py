@@ -28,10 +28,10 @@ from harness.evaluation.analysis.statistics import (
 
 Facts = Mapping[str, Any]
 
-# Numbers whose protocols differ in one of these are no measurements of the same thing.
+# Numbers whose protocols differ in one of these measure different quantities.
 ATTACK_FIELDS = ("norm", "eps", "attack_version", "precision")
 # These change which random attacks were tried, or how, but not what is measured.
-CHANCE_FIELDS = ("seed", "chunk_size", "accelerate")
+RANDOMNESS_FIELDS = ("seed", "chunk_size", "accelerate")
 NAMED_DIFFERENCES = 6
 
 
@@ -68,7 +68,7 @@ class Comparison:
         a: name of the first.
         b: name of the second.
         evaluations: the evaluation of each.
-        notes: what must be said before the numbers.
+        notes: caveats, which are shown before the numbers.
         protocol: the threat model and attacks of both.
         shared: images that both were evaluated on; only these are compared.
         metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` where the
@@ -104,7 +104,7 @@ class SeedsComparison:
     """Groups of runs, over their seeds.
 
     Attributes:
-        notes: what must be said before the numbers.
+        notes: caveats, which are shown before the numbers.
         protocol: the threat model and attacks of all.
         shared: images that all were evaluated on; only these count.
         groups: the groups, the first being what the others are compared with.
@@ -122,9 +122,9 @@ class SeedsComparison:
 def compare(a: Evaluated, b: Evaluated) -> Comparison:
     """Compare two models on the images that both were evaluated on.
 
-    Protocols that differ in the norm, the radius, the attacks or the precision are an error and no
-    note: their difference would be one of protocols as much as of models, and a table that has been
-    pasted elsewhere no longer carries its first line.
+    Protocols that differ in the norm, the radius, the attacks or the precision are an error, not a
+    note: their difference would be one of protocols as much as of models, and a note is lost where
+    a table is copied.
 
     Raises:
         UserError: the protocols or the test images differ, or no image is shared.
@@ -135,8 +135,8 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
         a=a.name,
         b=b.name,
         evaluations=(a.evaluation_id, b.evaluation_id),
-        notes=(*more_than_compared(a, b), *chance_notes((a, b)), *image_notes((a, b), shared)),
-        protocol=told_protocol(a),
+        notes=(*more_than_compared(a, b), *randomness_notes((a, b)), *image_notes((a, b), shared)),
+        protocol=quoted_protocol(a),
         shared=shared,
         metrics={
             name: compare_paired(right, correct[1][name]) for name, right in correct[0].items()
@@ -160,7 +160,7 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
     by_group = [[next(values) for _ in group] for group in groups]
     first = by_group[0]
     differences: list[dict[str, MeanDifference]] = []
-    notes = [*chance_notes(everything), *image_notes(everything, shared)]
+    notes = [*randomness_notes(everything), *image_notes(everything, shared)]
     for group, runs in zip(groups[1:], by_group[1:], strict=True):
         notes = [*more_than_compared(groups[0][0], group[0], seeds=False), *notes]
         enough = min(len(first), len(runs)) > 1
@@ -176,7 +176,7 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
             )
     return SeedsComparison(
         notes=tuple(dict.fromkeys(notes)),
-        protocol=told_protocol(everything[0]),
+        protocol=quoted_protocol(everything[0]),
         shared=shared,
         groups=tuple(
             SeedGroup(
@@ -191,15 +191,15 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
 
 
 def like(a: Facts, b: Facts) -> bool:
-    """Whether two protocols measure the same thing on the same test set."""
+    """Whether two protocols measure the same quantity on the same test set."""
     return protocol_key(a) == protocol_key(b)
 
 
 def protocol_key(protocol: Facts) -> tuple[Any, ...]:
-    """Equal for like protocols; without attacks the threat model says nothing."""
+    """Equal for like protocols; without attacks the threat model does not matter."""
     attacks = tuple(protocol["attacks"])
-    told = tuple(protocol[name] for name in ATTACK_FIELDS) if attacks else ()
-    return protocol["data_sha256"], attacks, *told
+    threat = tuple(protocol[name] for name in ATTACK_FIELDS) if attacks else ()
+    return protocol["data_sha256"], attacks, *threat
 
 
 def check_like(several: Sequence[Evaluated]) -> None:
@@ -269,7 +269,7 @@ def shared_correct(
 
 
 def settings(run: Facts) -> dict[str, Any]:
-    """What makes a run's model what it is: dotted path to value."""
+    """The settings that determine a run's model: dotted path to value."""
     config = run.get("config")
     if not config:
         source = run.get("source") or {}
@@ -294,8 +294,8 @@ def differences(a: Facts, b: Facts) -> dict[str, tuple[Any, Any]]:
 def more_than_compared(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
     """What else differs beside the thing compared.
 
-    That is the method with its parameters where the methods differ, the source where a model was
-    loaded, and else the one setting that differs. ``seeds`` is whether a seed counts.
+    The thing compared is the method with its parameters where the methods differ, the source where
+    a model was loaded, and else the one setting that differs. ``seeds`` is whether a seed counts.
     """
     if a.protocol["model_sha256"] == b.protocol["model_sha256"]:
         return [f"{a.name} and {b.name} are the same weights"]
@@ -308,7 +308,7 @@ def more_than_compared(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> lis
     if not seeds:
         found.pop("seed", None)
     if set(found) == {"seed"}:
-        return [f"{a.name} and {b.name} differ in the seed only: their difference is chance"]
+        return [f"{a.name} and {b.name} differ in the seed only: their difference is random"]
     subject = next((name for name in ("method", "source") if name in found), None)
     if subject is None:
         if len(found) < 2:
@@ -325,14 +325,14 @@ def _named(found: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(named[:NAMED_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
 
 
-def chance_notes(several: Sequence[Evaluated]) -> list[str]:
+def randomness_notes(several: Sequence[Evaluated]) -> list[str]:
     """Settings that changed which random attacks were tried."""
     notes = []
-    for name in CHANCE_FIELDS:
+    for name in RANDOMNESS_FIELDS:
         values = list(dict.fromkeys(each.protocol.get(name) for each in several))
         if len(values) > 1:
-            told = " / ".join(map(str, values))
-            notes.append(f"the evaluations differ in {name} ({told}), which changes verdicts a bit")
+            named = " / ".join(map(str, values))
+            notes.append(f"the evaluations differ in {name} ({named}), which moves verdicts a bit")
     return notes
 
 
@@ -341,10 +341,10 @@ def image_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
     counts = [len(each.verdicts) for each in several]
     if all(count == shared for count in counts):
         return []
-    told = ", ".join(str(count) for count in counts)
-    return [f"they were evaluated on {told} images: the {shared} that they share are compared"]
+    named = ", ".join(str(count) for count in counts)
+    return [f"they were evaluated on {named} images: the {shared} that they share are compared"]
 
 
-def told_protocol(evaluated: Evaluated) -> dict[str, Any]:
-    """What the numbers must be quoted with."""
+def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:
+    """The part of the protocol that belongs beside every number."""
     return {name: evaluated.protocol[name] for name in ("attacks", *ATTACK_FIELDS)}

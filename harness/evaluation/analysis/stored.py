@@ -1,4 +1,4 @@
-"""Which stored runs and evaluations `compare` sets against each other."""
+"""Which stored runs and evaluations `compare` compares."""
 
 from __future__ import annotations
 
@@ -135,23 +135,25 @@ def evaluated(run: RunDirectory, evaluation: EvaluationDirectory) -> Evaluated:
 
 def threat(evaluation: EvaluationDirectory) -> str:
     """An evaluation's protocol in a few words."""
-    told = evaluation.record["protocol"]
-    if not told["attacks"]:
-        return f"clean, n = {told['n']}"
-    return f"{told['norm']} {eps_text(told['eps'])}, {told['attack_version']}, n = {told['n']}"
+    protocol = evaluation.record["protocol"]
+    n = protocol["n"]
+    if not protocol["attacks"]:
+        return f"clean, n = {n}"
+    radius = eps_text(protocol["eps"])
+    return f"{protocol['norm']} {radius}, {protocol['attack_version']}, n = {n}"
 
 
 def _fits(evaluation: EvaluationDirectory, norm: str | None, eps: str | None) -> bool:
-    told = evaluation.record["protocol"]
-    if norm is not None and told["norm"] != norm:
+    protocol = evaluation.record["protocol"]
+    if norm is not None and protocol["norm"] != norm:
         return False
     if eps is None:
         return True
     try:
-        asked = float(parse_fraction(eps))
+        radius = float(parse_fraction(eps))
     except ValueError as error:
         raise UserError(f"--eps {eps!r} is no radius: give one such as 8/255 or 0.5") from error
-    return abs(float(told["eps"]) - asked) < 1e-9
+    return abs(float(protocol["eps"]) - radius) < 1e-9
 
 
 def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirectory]:
@@ -170,9 +172,9 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
     for run in runs:
         groups[_group(run.record)].append(run.run_id)
     if len(groups) > 1:
-        told = "; ".join(" ".join(names) for names in groups.values())
+        named = "; ".join(" ".join(names) for names in groups.values())
         raise UserError(
-            f"the runs of {method!r} differ in more than the seed ({told}): narrow them with "
+            f"the runs of {method!r} differ in more than the seed ({named}): narrow them with "
             "--dataset, or name the runs"
         )
     return runs

@@ -107,7 +107,7 @@ class ProcessPool:
             devices.put(str(device))
         others = set(multiprocessing.active_children())
         team: set[BaseProcess] = set()
-        reports: dict[int, News] = {}
+        last_chunks: dict[int, int] = {}
         try:
             with (
                 _job_file(job) as path,
@@ -119,7 +119,7 @@ class ProcessPool:
                     with _signals_blocked():
                         futures = {pool.submit(_attack_chunk, path, n): n for n in missing}
                         team = set(multiprocessing.active_children()) - others
-                    _follow(futures, news, reports, job.chunks, progress)
+                    _follow(futures, news, last_chunks, job.chunks, progress)
                 except BrokenProcessPool:
                     raise
                 except BaseException:
@@ -127,7 +127,7 @@ class ProcessPool:
                         process.kill()
                     raise
         except BrokenProcessPool as error:
-            raise _death(team, reports) from error
+            raise _death(team, last_chunks) from error
 
 
 def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
@@ -151,34 +151,31 @@ def num_threads(threads: int) -> Iterator[None]:
 def _follow(
     futures: dict[Future[None], int],
     news: SimpleQueue[News],
-    reports: dict[int, News],
+    last_chunks: dict[int, int],
     chunks: int,
     progress: ProgressFn,
 ) -> None:
-    """Wait for all chunks and report progress; ``reports`` gets the last news of each process."""
+    """Wait for all chunks and report progress; note the last chunk of each process."""
     shares = dict.fromkeys(futures.values(), 0.0)
-    running = set(futures)
+    running, text = set(futures), ""
     while running:
         ended, running = wait(running, PROGRESS_EVERY_S, FIRST_COMPLETED)
         while not news.empty():
-            latest = news.get()
-            process, chunk, share, _ = latest
-            reports[process], shares[chunk] = latest, share
+            process, chunk, share, note = news.get()
+            last_chunks[process], shares[chunk], text = chunk, share, f"chunk {chunk}: {note}"
         for future in ended:
             future.result()
             shares[futures[future]] = 1.0
-        at_work = [each for each in reports.values() if shares[each[1]] < 1]
-        note = "; ".join(f"chunk {chunk}: {note}" for _, chunk, _, note in at_work)
-        progress((chunks - len(futures) + sum(shares.values())) / chunks, note)
+        progress((chunks - len(futures) + sum(shares.values())) / chunks, text)
 
 
-def _death(team: set[BaseProcess], reports: dict[int, News]) -> UserError:
+def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
     """The error that says which worker died, how, and in which chunk."""
     # When one has died, the pool terminates the others.
     codes = {process.pid or 0: process.exitcode or 0 for process in team}
     pid, code = min(codes.items(), key=lambda item: item[1] in (0, -signal.SIGTERM))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-    where = f"in chunk {reports[pid][1]}" if pid in reports else "before its first chunk"
+    where = f"in chunk {last_chunks[pid]}" if pid in last_chunks else "before its first chunk"
     return UserError(
         f"evaluation worker {pid} {how} {where}: finished chunks are kept, repeat the command to "
         "go on (with fewer --workers if memory was short)"

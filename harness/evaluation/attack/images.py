@@ -1,4 +1,4 @@
-"""Adversarial images kept: on the grid of eight bits inside the ball, and as one tensor."""
+"""Kept adversarial images: rounded to eight bits inside the ball, and exported as one tensor."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def on_grid(adversarial: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tenso
     return rounded.clamp(0, LEVELS).to(torch.uint8)
 
 
-def _drawn_in(steps: Tensor, wanted: Tensor, radius: float) -> Tensor:
+def _drawn_in(steps: Tensor, exact: Tensor, radius: float) -> Tensor:
     """Whole ``steps`` from the centre with pixels drawn in by one until their L2 norm fits.
 
-    The pixels that rounding carried outward furthest beyond ``wanted`` come first.
+    The pixels that rounding carried outward furthest beyond ``exact`` come first.
     """
-    shape, steps, length = steps.shape, steps.flatten(1), wanted.flatten(1).abs()
+    shape, steps, length = steps.shape, steps.flatten(1), exact.flatten(1).abs()
     while True:
         excess = (steps**2).sum(dim=1, keepdim=True) - radius**2
         if bool((excess <= 0).all()):
@@ -67,9 +67,9 @@ def find_evaluation(run: RunDirectory, name: str | None) -> EvaluationDirectory:
     if len(fitting) == 1:
         return fitting[0]
     known = ", ".join(each.evaluation_id for each in done) or "none"
-    asked = f"evaluation {name!r}" if name else "the evaluation"
+    which = f"evaluation {name!r}" if name else "the evaluation"
     raise UserError(
-        f"{asked} of run {run.run_id} is not the only one that fits: name one of its finished ones "
+        f"{which} of run {run.run_id} is not the only one that fits: name one of its finished ones "
         f"with --evaluation ({known})"
     )
 

@@ -28,7 +28,7 @@ class AttackModel:
         autocast: the type to compute in, if not float32.
 
     Attributes:
-        forward_images: images that went forward, counted as the attack asked for them.
+        forward_images: images that went forward, not counting padding and repetitions.
         backward_images: images that went backward.
         repeated_images: images that went forward again for lack of memory to keep their graph.
         not_finite: rows of logits so far that were not finite, a tensor on the device.

@@ -1,6 +1,6 @@
-"""The maintainers' attacks, made to tell which target class broke an image.
+"""The maintainers' attacks, which also note the target class that broke an image.
 
-Nothing here changes what an attack computes: results are watched on their way.
+Nothing here changes what an attack computes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NO_TARGET = -1
 
 
 class ZeroGradientCount:
-    """Takes the place of a logger: an attack warns through it of points with zero gradient."""
+    """A logger by which an attack warns of points with zero gradient; it counts the warnings."""
 
     def __init__(self) -> None:
-        """Nothing warned of yet."""
+        """Start from zero."""
         self.warnings = 0
 
     def warning(self, message: str) -> None:
@@ -39,7 +39,7 @@ class Square(SquareAttack):  # type: ignore[misc]
 
 
 class _Targets:
-    """Follows the rows of a batch through the target classes.
+    """Tracks the rows of a batch over the target classes.
 
     Attributes:
         broken_by_target: class [B] that was aimed at when a row broke, else ``NO_TARGET``.
@@ -49,7 +49,7 @@ class _Targets:
         self.broken_by_target = torch.full((rows,), NO_TARGET, device=device)
         self._alive: Tensor | None = None
 
-    def saw(
+    def note(
         self,
         attacked: int,
         targets: Tensor | None,
@@ -65,12 +65,12 @@ class _Targets:
             correct: gives the rows that are correctly classified to begin with, if need be.
         """
         if self._alive is None:
-            whole = len(self.broken_by_target)
+            rows = len(self.broken_by_target)
             self._alive = (
-                torch.arange(whole, device=broken.device) if attacked == whole else correct()
+                torch.arange(rows, device=broken.device) if attacked == rows else correct()
             )
         if len(self._alive) != attacked:
-            return  # only a randomised network loses count, and its rows have no meaning
+            return  # only of a randomised network, whose rows are not consistent
         if targets is not None:
             self.broken_by_target[self._alive[broken]] = targets[broken]
         self._alive = self._alive[~broken]
@@ -93,7 +93,7 @@ class TargetedAPGD(APGDAttack_targeted):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One target class for the rows that are left."""
         result: tuple[Tensor, Tensor, Tensor, Tensor] = super().attack_single_run(x, y, x_init)
-        self.targets.saw(len(x), self.y_target, result[1] == 0, self._correct_rows)
+        self.targets.note(len(x), self.y_target, result[1] == 0, self._correct_rows)
         return result
 
     def _correct_rows(self) -> Tensor:
@@ -124,7 +124,7 @@ class FABTargeted(FABAttack_PT):  # type: ignore[misc]
         self.targets = _Targets(len(x), x.device)
         self._batch = x, y
         self._aimed_at: Tensor | None = None
-        self._answer: tuple[Tensor, Tensor] | None = None
+        self._predicted: tuple[Tensor, Tensor] | None = None
         adversarial: Tensor = super().perturb(x, y)
         return adversarial
 
@@ -133,14 +133,14 @@ class FABTargeted(FABAttack_PT):  # type: ignore[misc]
     ) -> Tensor:
         """One target class for the rows that are left."""
         adversarial: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
-        # perturb() asks next for the logits of this very tensor: they are kept for it.
+        # perturb() needs the logits of this very tensor next: they are kept for it.
         logits = self._predict_fn(adversarial)
-        self._answer = adversarial, logits
+        self._predicted = adversarial, logits
         difference = (x - adversarial).reshape(len(x), -1)
         length = difference.abs().amax(1) if self.norm == "Linf" else (difference**2).sum(-1).sqrt()
         broken = (logits.max(1)[1] != y) & ~(length > self.eps)
         known = self._aimed_at is not None and len(self._aimed_at) == len(x)
-        self.targets.saw(len(x), self._aimed_at if known else None, broken, self._correct_rows)
+        self.targets.note(len(x), self._aimed_at if known else None, broken, self._correct_rows)
         return adversarial
 
     def get_diff_logits_grads_batch_targeted(
@@ -154,8 +154,8 @@ class FABTargeted(FABAttack_PT):  # type: ignore[misc]
         return result
 
     def _predict_fn(self, x: Tensor) -> Tensor:
-        if self._answer is not None and self._answer[0] is x:
-            return self._answer[1]
+        if self._predicted is not None and self._predicted[0] is x:
+            return self._predicted[1]
         logits: Tensor = super()._predict_fn(x)
         return logits
 

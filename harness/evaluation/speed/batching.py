@@ -14,7 +14,7 @@ class Batching:
 
     Matrix products treat each row alike from ``GRAIN`` rows on. So pieces start at multiples of
     ``grain``, and a shorter tail joins the piece before it, or, where ``tile`` is set, is padded to
-    a multiple of ``multiple``: which batches a network treats alike is asked of itself there.
+    a multiple of ``multiple``, which ``plan.smallest_multiple`` finds for a network.
 
     Attributes:
         limit: images whose activations are held at once, rounded up to a multiple of ``grain``;

@@ -1,4 +1,4 @@
-"""Arithmetic pinned: which shortcuts kernels may take, and what was set."""
+"""How float32 is computed: which shortcuts kernels may take, pinned and recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRODUCTS = ("cuda.matmul", "mkldnn.conv", "mkldnn.matmul", "mkldnn.rnn")
 
 @contextmanager
 def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
-    """Pin how float32 is computed, and deterministic kernels; then set all back.
+    """Pin how float32 is computed, and deterministic kernels; afterwards all is as before.
 
     Args:
         mode: ``strict`` is IEEE float32 everywhere; ``reference`` allows TensorFloat-32 in cuDNN
@@ -28,11 +28,11 @@ def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
         What was set, for the record.
     """
     convolutions = "tf32" if mode == "reference" else "ieee"
-    wanted = dict.fromkeys(_CONVOLUTIONS, convolutions) | dict.fromkeys(_PRODUCTS, "ieee")
+    precisions = dict.fromkeys(_CONVOLUTIONS, convolutions) | dict.fromkeys(_PRODUCTS, "ieee")
     cudnn = torch.backends.cudnn
     before = _precisions()
     choice = cudnn.benchmark, cudnn.deterministic
-    _set_precisions(wanted)
+    _set_precisions(precisions)
     # Autotuning picks kernels by the clock, and the fastest ones may add in any order.
     cudnn.benchmark, cudnn.deterministic = False, True
     try:
@@ -71,11 +71,11 @@ def _precisions() -> dict[str, str]:
     }
 
 
-def _set_precisions(wanted: dict[str, str]) -> None:
+def _set_precisions(precisions: dict[str, str]) -> None:
     if _per_operation():
-        for path, value in wanted.items():
+        for path, value in precisions.items():
             _operation(path).fp32_precision = value
         return
-    torch.backends.cudnn.allow_tf32 = wanted["cudnn.conv"] == "tf32"
-    products = wanted["cuda.matmul"]
+    torch.backends.cudnn.allow_tf32 = precisions["cudnn.conv"] == "tf32"
+    products = precisions["cuda.matmul"]
     torch.set_float32_matmul_precision("highest" if products == "ieee" else products)

@@ -19,7 +19,7 @@ def test_report_gives_every_format(call, results: str) -> None:
         "markdown": "**Table 2.**",
         "latex": "% packages: booktabs",
         "csv": "table,row,kind",
-        "html": "<!doctype html>",
+        "html": "<!DOCTYPE html>",
         "json": "{",
     }
     for format_, start in starts.items():

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from divergence_bench.cli import main as cli
 from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
+from harness.distributed.ray_cluster import Cluster, connected
 from harness.errors import UserError
+from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.experiment.cluster import Cluster, chunks_on, run_missing_on
+from harness.experiment.cluster import run_missing_on
 from harness.experiment.sweep import Item, SweepSpec, plan, rows, run_missing
 from harness.progress import Reporter
 from harness.store.database import Database
@@ -77,16 +80,25 @@ def digits() -> ImageSet:
 
 
 def attacked(
-    model: nn.Module, digits: ImageSet, results: Path, **changes: object
+    model: nn.Module,
+    digits: ImageSet,
+    results: Path,
+    executor: ChunkExecutor | None = None,
+    **changes: object,
 ) -> EvaluationResult:
     run = RunDirectory.create(results, "r")
     run.update(kind="loaded", dataset="digits")
-    heard: list[float] = []
-    config = CONFIG.model_copy(update=changes)
-    found = evaluate(
-        model, digits, config, run, device=CPU, say=lambda share, _: heard.append(share)
+    shares: list[float] = []
+    (found,) = evaluate(
+        model,
+        digits,
+        CONFIG.model_copy(update=changes),
+        run,
+        device=CPU,
+        executor=executor,
+        progress=lambda share, _: shares.append(share),
     )
-    assert heard == sorted(heard)
+    assert shares == sorted(shares)
     return found
 
 
@@ -98,8 +110,8 @@ def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
     model = Dying(deaths, 2).eval()
     kept = {"save_adversarial": "float32"}
     alone = attacked(model, digits, tmp_path / "alone", **kept)
-    with chunks_on(LOCAL):
-        shared = attacked(model, digits, tmp_path / "ray", **kept)
+    with ray_executor(LOCAL) as executor:
+        shared = attacked(model, digits, tmp_path / "ray", executor, **kept)
     assert len(list(deaths.iterdir())) >= 2
     pd.testing.assert_frame_equal(shared.verdicts, alone.verdicts, check_exact=True)
     folders = [
@@ -113,18 +125,18 @@ def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
 
 
 def test_what_a_task_raises_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
-    with chunks_on(LOCAL), pytest.raises(ArithmeticError, match="not here"):
-        attacked(Failing().eval(), digits, tmp_path / "raises", chunk_size=60)
+    with ray_executor(LOCAL) as executor, pytest.raises(ArithmeticError, match="not here"):
+        attacked(Failing().eval(), digits, tmp_path / "raises", executor, chunk_size=60)
 
 
 def test_what_always_dies_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
     deaths = tmp_path / "deaths"
     deaths.mkdir()
     with (
-        chunks_on(LOCAL),
+        ray_executor(LOCAL) as executor,
         pytest.raises(UserError, match=r"ended 4 times .* repeat the command"),
     ):
-        attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", chunk_size=60)
+        attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", executor, chunk_size=60)
     assert len(list(deaths.iterdir())) == 4
 
 
@@ -172,12 +184,12 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
 def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
         with pytest.raises(UserError, match="no resource: write cpus=4"):
-            Cluster.asked("local", task)
-    assert Cluster.asked("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
+            Cluster.parse("local", task)
+    assert Cluster.parse("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(UserError, match=r"pip install 'divergence-bench\[cluster\]'"),
-        chunks_on(LOCAL),
+        connected(LOCAL),
     ):
         pass
 
@@ -201,7 +213,7 @@ def test_where_no_cluster_answers_is_told_at_once(
     if environment:
         monkeypatch.setenv("RAY_ADDRESS", environment.format(port=port))
     cluster = Cluster(address.format(port=port))
-    with pytest.raises(UserError, match=rf"{reason}.*give --cluster local"), chunks_on(cluster):
+    with pytest.raises(UserError, match=rf"{reason}.*give --cluster local"), connected(cluster):
         pass
 
 

@@ -168,7 +168,7 @@ def test_a_baseline_without_its_protocol_is_read_and_says_so() -> None:
     told = result("...").model_dump()
     del told["protocol"]
     (text,) = compared(Result.model_validate(told), result("...")).worse
-    assert "eps differs (baseline not told, now 0.1)" in text
+    assert "eps differs (baseline unknown, now 0.1)" in text
 
 
 def test_the_report_leads_with_what_got_worse_and_names_another_environment() -> None:

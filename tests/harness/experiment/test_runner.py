@@ -194,7 +194,11 @@ def test_a_function_is_told_from_another_of_the_same_weights(
         importlib.invalidate_caches()
         sys.modules.pop(source.stem, None)
         return evaluate_external(
-            f"{source.stem}:{function}", "digits", protocol, results=tmp_path, reporter=QUIET
+            f"{source.stem}:{function}",
+            load_dataset("digits", splits=("test",)),
+            protocol,
+            results=tmp_path,
+            reporter=QUIET,
         )
 
     source.write_text(FUNCTION.format(shift=0))

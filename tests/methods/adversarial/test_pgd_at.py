@@ -51,16 +51,6 @@ PLANNED = {
 CPU = torch.device("cpu")
 
 
-class Silent:
-    """Reports nothing."""
-
-    def step(self, epoch: int, step: int, steps: int) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def epoch(self, record: dict[str, object]) -> None: ...
-
-
 def trainer_of(method: str, mode: str, gamma: float, folder: Path) -> Trainer:
     training: dict[str, Any] = {
         "epochs": 1,

@@ -83,11 +83,6 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return rkd_loss(student, teacher).angle
 
 
-def test_weights(student: Tensor, teacher: Tensor) -> None:
-    parts = rkd_loss(student, teacher)
-    torch.testing.assert_close(parts.weighted(25, 50), 25 * parts.distance + 50 * parts.angle)
-
-
 @pytest.mark.parametrize("loss", [distance_loss, angle_loss])
 class TestBoth:
     def test_only_the_student_learns(self, loss, student: Tensor, teacher: Tensor) -> None:

@@ -130,7 +130,7 @@ def test_labels_that_differ_are_refused() -> None:
             "more than the method: training.epochs 200 / 7",
         ),
         ({}, {"config": {"training": {"epochs": 7, "batch_size": 3}}}, "differ in 2 settings: "),
-        ({}, {"config": {"seed": 3}}, "the seed only: their difference is chance"),
+        ({}, {"config": {"seed": 3}}, "the seed only: their difference is random"),
         ({"model_sha256": "same"}, {"model_sha256": "same"}, "the same weights"),
         ({"seed": 1}, {"method": "mart", "seed": 2}, r"differ in seed \(1 / 2\)"),
     ],

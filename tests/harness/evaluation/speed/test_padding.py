@@ -12,7 +12,8 @@ from harness.data import ImageSet
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.driver import evaluate
 from harness.evaluation.speed.batching import GRAIN, Batching
-from harness.evaluation.speed.plan import PaddedLinear, Plan, apply, decide, smallest_multiple
+from harness.evaluation.speed.plan import Plan, apply, decide, smallest_multiple
+from harness.evaluation.speed.rewriting import PaddedLinear
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")

@@ -1,0 +1,214 @@
+"""What callers of the Python API hand in, as the engine takes it: images and models."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data import load_dataset
+from harness.data.base import Dataset, DatasetInfo, ImageSet
+from harness.errors import UserError
+from harness.models.checkpoint import state_dict_sha256
+from harness.models.loading import check_output
+
+PROBE_IMAGES = 4
+
+
+def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Dataset:
+    """The test split of a dataset by name, or of images and labels.
+
+    Args:
+        data: a name, a ``Dataset``, a pair (images, labels), or a ``torch.utils.data.Dataset``.
+        model: answers how many classes there are, where ``data`` does not.
+        root: folder of the datasets.
+
+    Raises:
+        UserError: it is none of these, or its images or labels do not fit.
+    """
+    if isinstance(data, str):
+        return load_dataset(data, root, splits=("test",))
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return images_and_labels(data[0], data[1], model)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        pairs = [data[position] for position in range(len(data))]
+        images = torch.stack([_image(image) for image, _ in pairs])
+        return images_and_labels(images, [int(label) for _, label in pairs], model)
+    raise UserError(
+        f"data is a {type(data).__name__}: give the name of a dataset, (images, labels), or a "
+        "torch.utils.data.Dataset"
+    )
+
+
+def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Dataset:
+    """Test images and labels from Python; their name is made from their hash.
+
+    Args:
+        images: [N, K, S, S] or, of one channel, [N, S, S]: uint8 in 0..255, or floats in [0, 1].
+        labels: [N], whole numbers in [0, C).
+        model: maps images to C logits; without it C is one more than the largest label.
+    """
+    x, y = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
+    x = x[:, None] if x.ndim == 3 else x
+    if x.is_floating_point():
+        x = x.float()
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
+        raise UserError(
+            f"images have shape {list(x.shape)}: give square images as [N, channels, size, size] "
+            "with 1 or 3 channels"
+        )
+    if y.is_floating_point() or y.ndim != 1:
+        raise UserError(
+            f"labels are {y.dtype} of shape {list(y.shape)}: give one class number an image"
+        )
+    if not len(x) or len(x) != len(y):
+        raise UserError(f"there are {len(x)} images and {len(y)} labels: give as many of each")
+    channels, size = x.shape[1], x.shape[2]
+    classes = int(y.max()) + 1 if model is None else _classes(model, channels, size)
+    info = DatasetInfo(
+        name="images",
+        num_classes=classes,
+        channels=channels,
+        image_size=size,
+        class_names=(),
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        default_eps=8 / 255,
+        max_train_size=0,
+        max_test_size=len(x),
+        small_scale=True,
+    )
+    found = ImageSet(x, y.long(), info, "test")
+    named = DatasetInfo(**{**vars(info), "name": f"images-{found.sha256[:8]}"})
+    return Dataset(named, test=ImageSet(x, y.long(), named, "test"))
+
+
+def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
+    """The model as a module; a plain function becomes one without weights."""
+    return model if isinstance(model, nn.Module) else _Function(model)
+
+
+class _Function(nn.Module):
+    """A function from images to logits."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def identified(
+    model: nn.Module, inner: nn.Module, info: DatasetInfo, name: str | None
+) -> dict[str, Any]:
+    """What tells a model from others: its weights, its code, and its answers to fixed images.
+
+    Weights do not say what a network does with them, and code does not say what it reads.
+
+    Args:
+        model: what is evaluated.
+        inner: the same without a normalisation in front.
+        info: the dataset's description.
+        name: what tables call it.
+
+    Raises:
+        UserError: the model does not answer images of the dataset with logits [B, C].
+    """
+    kind = inner.function if isinstance(inner, _Function) else type(inner)
+    described = getattr(kind, "__qualname__", type(kind).__name__)
+    with evaluating(model):
+        check_output(model, info, described)
+        answers = _answers(model, info)
+    return {
+        "source": name or described,
+        "model_name": name or described,
+        "arch": described,
+        "sha256": state_dict_sha256(model),
+        "code_sha256": _code_sha256(inner),
+        "answers": answers,
+    }
+
+
+def _code_sha256(model: nn.Module) -> str:
+    """A hash of the sources of the model's classes, or of its function; torch's are left out."""
+    kinds = {type(module) for module in model.modules()} - {_Function}
+    code: list[Any] = [kind for kind in kinds if not kind.__module__.startswith("torch.")]
+    code += [model.function] if isinstance(model, _Function) else []
+    digest = hashlib.sha256()
+    for text in sorted(map(_source, code)):
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _source(kind: Any) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # made without a file, such as by exec
+        return str(getattr(kind, "__qualname__", type(kind).__name__))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _answers(model: nn.Module, info: DatasetInfo) -> str:
+    """A hash of the logits of fixed random images, rounded to a thousandth of the largest.
+
+    They are computed in float64 where the model can be: rounding then agrees on all machines.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (PROBE_IMAGES, info.channels, info.image_size, info.image_size)
+    images = torch.rand(shape, generator=generator).to(_device(model))
+    with torch.no_grad():
+        try:
+            logits = copy.deepcopy(model).double()(images.double())
+        except Exception:  # what cannot be copied or computes in float32 alone
+            logits = model(images)
+    scaled = logits.double() / logits.abs().max().double().clamp_min(1e-30)
+    rounded = scaled.mul(1000).round().cpu().numpy().astype("<i4")
+    return hashlib.sha256(rounded.tobytes()).hexdigest()[:12]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def _classes(model: nn.Module, channels: int, size: int) -> int:
+    try:
+        with torch.no_grad(), evaluating(model):
+            logits = model(torch.full((1, channels, size, size), 0.5, device=_device(model)))
+    except Exception as error:  # whatever a foreign network raises
+        raise UserError(
+            f"the model cannot take images of {channels}x{size}x{size} "
+            f"({type(error).__name__}: {error}): give images of the size that it was trained on"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UserError("the model does not answer with logits [B, C]: wrap it so that it does")
+    return logits.shape[1]
+
+
+def _image(image: Any) -> Tensor:
+    """An item of a dataset as [K, S, S]; pictures of Pillow as uint8."""
+    if isinstance(image, Tensor):
+        return image
+    array = torch.from_numpy(np.array(image))
+    return array[None] if array.ndim == 2 else array.permute(2, 0, 1)

@@ -1,0 +1,265 @@
+"""The Python API on digits: what it stores is what the command line, the tables and the app see."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import divergence_bench as bench
+from harness.data import load_dataset
+from harness.errors import UserError
+from harness.registry import METHODS
+from leaderboards.build import table
+from leaderboards.summary import run_summary
+
+ROOT = Path(bench.__file__).parents[1]
+FAST: dict[str, Any] = {"attacks": ["apgd-ce"], "budget": {"n_iter": 3}, "quiet": True}
+
+
+def network(channels: int = 1, classes: int = 10) -> nn.Module:
+    """The nearest class mean of digits for the first channel, as a linear model."""
+    train = load_dataset("digits", splits=("train",)).train
+    images = train.images_float()[:, 0].flatten(1)
+    means = torch.stack([images[train.labels == label].mean(0) for label in range(10)])
+    linear = nn.Linear(channels * 64, classes)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.weight[:10, :64] = 4 * means
+        linear.bias.fill_(-100)
+        linear.bias[:10] = -2 * means.square().sum(1)
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+def digits(n: int = 40) -> tuple[Tensor, Tensor]:
+    test = load_dataset("digits", splits=("test",)).test
+    return test.images_float(slice(n)), test.labels[:n]
+
+
+def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> float:
+    return (model(images).argmax(1) == labels).double().mean().item()
+
+
+def harness(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "harness", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_module_is_stored_like_any_run(tmp_path: Path) -> None:
+    model = network().train()
+    result = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
+    assert model.training
+    images, labels = digits()
+    assert result.clean.value == accuracy(model, images, labels)
+    assert result.robust.value < result.clean.value
+    assert result.robust.n == 40
+    assert re.fullmatch(r"0\.\d{4} \[0\.\d{3}, 0\.\d{3}\] \(n=40\)", str(result.robust))
+    broken = result.verdicts["broken_by"].notna()
+    assert result.robust.value == 1 - broken.mean()
+    (row,) = harness("list", "runs", "--results", str(tmp_path))
+    assert row["run"] == result.run_id
+    (stored,) = bench.results(tmp_path).to_dict("records")
+    assert (stored["name"], stored["run_id"], stored["robust"]) == (
+        "mine",
+        result.run_id,
+        result.robust.value,
+    )
+    summary = run_summary(tmp_path, result.run_id, result.evaluation_id)
+    assert "mine" in json.dumps(summary.to_json())
+    again = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
+    assert (again.evaluation_id, again.metrics) == (result.evaluation_id, result.metrics)
+
+
+def test_other_weights_code_or_answers_are_another_run(tmp_path: Path) -> None:
+    def run_id(model: nn.Module | Callable[[Tensor], Tensor]) -> str:
+        return bench.evaluate(
+            model, "digits", attacks="none", n=5, results=tmp_path, quiet=True
+        ).run_id
+
+    class Scaled(nn.Module):
+        def __init__(self, inner: nn.Module, factor: float) -> None:
+            super().__init__()
+            self.inner = inner
+            self.factor = factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x).pow(2) * self.factor
+
+    base = network()
+    same = run_id(base)
+    assert run_id(network()) == same
+    scaled = {run_id(Scaled(base, factor)) for factor in (1.0, -1.0)}
+    function = run_id(lambda x: base(x))
+    with torch.no_grad():
+        base[1].bias.add_(torch.arange(10) / 10)
+    assert len({same, function, run_id(base), *scaled}) == 5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["tensor", "array", "bytes", "dataset"])
+def test_images_and_labels_of_ones_own(channels: int, kind: str, tmp_path: Path) -> None:
+    images, labels = digits()
+    images = images.repeat(1, channels, 1, 1)
+    expected = accuracy(network(channels), images, labels)
+    data: Any = {
+        "tensor": (images, labels),
+        "array": (images.numpy().astype(np.float64), labels.numpy()),
+        "bytes": ((images * 255).round().byte(), labels),
+        "dataset": torch.utils.data.TensorDataset(images, labels),
+    }[kind]
+    model = network(channels)
+    result = bench.evaluate(model, data, eps=0.05, results=tmp_path, **FAST)
+    assert result.clean.value == expected
+    assert list(result.verdicts["label"]) == labels.tolist()
+    assert run_summary(tmp_path, result.run_id, result.evaluation_id).to_json()["rows"]
+
+
+def test_several_radii_are_a_curve_and_the_result_is_the_largest(tmp_path: Path) -> None:
+    radii = [0.02, "16/255"]
+    result = bench.evaluate(network(), "digits", eps=radii, n=20, results=tmp_path, **FAST)
+    assert result.protocol["eps"] == 16 / 255
+    assert sorted(bench.results(tmp_path)["eps"]) == [0.02, 16 / 255]
+
+
+def test_normalisation_is_put_in_front(tmp_path: Path) -> None:
+    images, labels = digits()
+    inner = network()
+    shifted = lambda x: inner(x * 0.25 + 0.5)  # noqa: E731
+    plain = {"attacks": "none", "results": tmp_path, "quiet": True}
+    result = bench.evaluate(shifted, (images, labels), normalize=([0.5], [0.25]), **plain)
+    assert result.clean.value == accuracy(inner, images, labels)
+    text = bench.evaluate(shifted, (images, labels), normalize="0.5;0.25", **plain)
+    assert text.run_id == result.run_id
+    assert bench.evaluate(shifted, (images, labels), **plain).run_id != result.run_id
+
+
+def tuple_output(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, x
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (tuple_output, "digits", "logits"),
+        (network().half(), "digits", "float16"),
+        (network().to(torch.bfloat16), "digits", "bfloat16"),
+        (network(classes=12), "digits", "12 classes"),
+        (network(3), "digits", "digits images of 1x8x8"),
+        (network(), (torch.rand(4, 1, 8, 9), torch.arange(4)), "square"),
+        (network(), (torch.rand(4, 1, 8, 8) + 1, torch.arange(4)), r"not in \[0, 1\]"),
+        (network(), (torch.rand(4, 1, 8, 8), torch.arange(3)), "4 images and 3 labels"),
+        (network(), (torch.rand(4, 1, 8, 8), torch.arange(4) + 8), "label 10 .* outside"),
+        (network(), 5, "give the name of a dataset"),
+        (network(), "digit", "did you mean digits"),
+        ("nothing", "digits", "nothing"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(
+    model: Any, data: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        bench.evaluate(model, data, eps=0.1, results=tmp_path, quiet=True)
+    assert not list(tmp_path.rglob("verdicts.parquet"))
+
+
+def test_a_run_from_python_and_from_the_command_line_is_one_run(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "train_limit": 64,
+        "seed": 3,
+        "attacks": "none",
+        "n": 20,
+    }
+    settings |= {"params": {"kl_weight": 2.0}}
+    result = bench.train("trades", "digits", results=tmp_path, quiet=True, **settings)
+    plan = harness(
+        *"run --method trades --epochs 1 --train-limit 64 --seed 3 --attacks".split(),
+        "",
+        *"--eval-limit 20 --set params.kl_weight=2 --dry-run --results".split(),
+        str(tmp_path),
+    )
+    assert plan["run_id"] == result.run_id
+    model = bench.load_model(result.run_id, results=tmp_path)
+    images, labels = digits(20)
+    assert result.clean.value == accuracy(model, images, labels)
+    again = bench.evaluate(result.run_id, "digits", n=20, eps=0.1, results=tmp_path, **FAST)
+    assert again.run_id == result.run_id
+    assert again.evaluation_id != result.evaluation_id
+
+
+def test_comparing_two_results_is_paired(tmp_path: Path) -> None:
+    worse = network()
+    with torch.no_grad():
+        worse[1].weight[3:].zero_()
+    a, b = (
+        bench.evaluate(model, "digits", eps=0.02, n=40, results=tmp_path, **FAST)
+        for model in (network(), worse)
+    )
+    found = bench.compare(a, b)
+    difference = a.robust.value - b.robust.value
+    assert found.metrics["robust"].difference == pytest.approx(difference)
+    assert found.metrics["robust"].p_value < 0.05
+    assert bench.compare(a.run_id, b.run_id, results=tmp_path).metrics == found.metrics
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_adversarial_images_stay_in_the_ball_and_fool(norm: str) -> None:
+    images, labels = digits()
+    model, before = network(), torch.random.get_rng_state()
+    eps = 0.15 if norm == "Linf" else 1.0
+    found = bench.attack(model, images, labels, "apgd-ce", eps=eps, norm=norm, n_iter=10)
+    moved = (found - images).flatten(1)
+    length = moved.abs().amax(1) if norm == "Linf" else moved.norm(dim=1)
+    assert length.max() <= eps + 1e-5
+    assert found.min() >= 0
+    assert found.max() <= 1
+    clean, robust = (accuracy(model, x, labels) for x in (images, found))
+    assert robust < clean - 0.2
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
+    plain = METHODS.get("vanilla")
+    method = replace(plain, card=replace(plain.card, title="My plain loss"))
+    settings = {"epochs": 1, "train_limit": 64, "attacks": "none", "n": 20, "quiet": True}
+    result = bench.train(method, "digits", results=tmp_path, **settings)
+    assert result.run_id.startswith("my-plain-loss-")
+    assert "my-plain-loss" in bench.methods()
+
+
+def test_what_is_measured_stands_below_the_tables_of_other_datasets(tmp_path: Path) -> None:
+    images, labels = digits()
+    bench.evaluate(network(), (images, labels), eps=0.05, name="mine", results=tmp_path, **FAST)
+    labels_of_rows = [row.labels for row in table(2, tmp_path).rows]
+    assert any("mine" in label for row in labels_of_rows for label in row)
+
+
+def test_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) >= 7
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+
+
+def test_importing_the_package_is_light_and_public_names_are_there() -> None:
+    code = "import divergence_bench as b, sys; print(len(b.__all__), 'torch' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.split() == [str(len(bench.__all__)), "False"]
+    assert all(hasattr(bench, name) for name in bench.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        bench.nothing  # noqa: B018
