@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis import stored
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison
 from harness.evaluation.analysis.statistics import MeanDifference, PairedComparison, SeedsSummary
-from harness.store.files import write_bytes_atomic
+from harness.store.files import without_nan, write_bytes_atomic
 
 
 def compare(
@@ -190,16 +190,8 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 def to_json(compared: stored.Compared) -> Any:
     """The numbers, with null for what is not known, such as a single seed's deviation."""
-    return _without_nan(
+    return without_nan(
         asdict(compared)
         if isinstance(compared, SeedsComparison)
         else {"comparisons": [asdict(comparison) for comparison in compared]}
     )
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -102,7 +102,7 @@ class ImageSet(ImageSource):
     """One split in memory, checked on construction.
 
     Args:
-        images: uint8 [N, K, H, W], or float32 in [0, 1] for evaluation alone, on the CPU.
+        images: uint8 [N, K, H, W] on the CPU; a test split may be float32 in [0, 1].
         labels: int64 [N] in [0, C).
         info: the dataset's description, which both must match.
         split: which split it is.
@@ -124,7 +124,7 @@ class ImageSet(ImageSource):
     ) -> None:
         """See the class."""
         where = f"{info.name} {split}"
-        check_images(images, info, where)
+        check_images(images, info, where, floats=split == "test")
         check_labels(labels, len(images), info, where)
         self.images = images
         self.labels = labels
@@ -196,13 +196,11 @@ class DatasetSource:
     load: Callable[[Path | None, OfficialSplit], ImageSource]
 
 
-def check_images(images: Tensor, info: DatasetInfo, where: str) -> None:
+def check_images(images: Tensor, info: DatasetInfo, where: str, *, floats: bool) -> None:
     """Raise ``UserError`` unless the images are [N, K, H, W] of the description and in range."""
-    if images.dtype not in (torch.uint8, torch.float32):
-        raise UserError(
-            f"{where}: images are {images.dtype}; give them as uint8 in 0..255 or as float32 in "
-            "[0, 1]"
-        )
+    if images.dtype != torch.uint8 and not (floats and images.dtype == torch.float32):
+        allowed = "uint8 in 0..255" + (" or as float32 in [0, 1]" if floats else "")
+        raise UserError(f"{where}: images are {images.dtype}; give them as {allowed}")
     expected = (info.channels, info.image_size, info.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise UserError(
