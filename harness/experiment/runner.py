@@ -93,7 +93,7 @@ def run(
     directory = RunDirectory.create(config.results, config.run_id)
     check_weights(directory)
     described |= header(config, method, passed)
-    supplies = TrainingInputs(data, generated, teacher, processes)
+    inputs = TrainingInputs(data, generated, teacher, processes)
     with directory.lock(wait=wait):
         if note := other_code(directory, method):
             reporter.line(note)
@@ -104,7 +104,7 @@ def run(
             described |= training_header(config, method, data, device, processes)
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
-            model = trained_model(config, method, supplies, directory, reporter, device)
+            model = trained_model(config, method, inputs, directory, reporter, device)
             evaluations = evaluate_into(
                 directory, model, data.test, config.evaluation, reporter, device, executor
             )
@@ -122,9 +122,9 @@ def run_worker(processes: ProcessGroup) -> None:
         generated, _ = generated_images(config)
         data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
         teacher = prepare_teacher(config, data, reporter, run)
-        supplies = TrainingInputs(data, generated, teacher, processes)
+        inputs = TrainingInputs(data, generated, teacher, processes)
         directory = RunDirectory(config.results, config.run_id)
-        train(config, method, supplies, directory, reporter, device)
+        train(config, method, inputs, directory, reporter, device)
 
 
 def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any]]:
@@ -259,21 +259,21 @@ def evaluate_model(
 def trained_model(
     config: RunConfig,
     method: Method,
-    supplies: TrainingInputs,
+    inputs: TrainingInputs,
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
 ) -> nn.Module:
     """The run's model: from its file if training is finished, else trained to the end now."""
     if not directory.model_path.exists():
-        data = supplies.data
-        supplies.processes.send(config)
-        selected = train(config, method, supplies, directory, reporter, device)
+        data = inputs.data
+        inputs.processes.send(config)
+        selected = train(config, method, inputs, directory, reporter, device)
         # The model's file comes last: with it the training is finished and will not be looked at.
         directory.update(
             selection=config.training.selection.rule,
             selected_epoch=selected.epoch,
-            metrics=training_metrics(selected, directory, len(data.test), supplies.teacher),
+            metrics=training_metrics(selected, directory, len(data.test), inputs.teacher),
         )
         save_model(
             directory.model_path,
@@ -296,17 +296,17 @@ def trained_model(
 def train(
     config: RunConfig,
     method: Method,
-    supplies: TrainingInputs,
+    inputs: TrainingInputs,
     directory: RunDirectory,
     reporter: Reporter,
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
-    trainer = build_trainer(config, supplies, directory, reporter, device)
+    trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
     with (
-        unchanged(supplies.teacher, trainer.task),
+        unchanged(inputs.teacher, trainer.task),
         reporter.stage(title, epochs * steps) as stage,
     ):
         stage.start_at(trainer.finished_epochs * steps)
