@@ -43,17 +43,18 @@ def test_kd(step: Step) -> None:
 def test_dkd(step: Step, epoch: int, share: float) -> None:
     step.batch.epoch = epoch
     s, t, y = step.student.outputs.logits, step.batch.teacher_logits, step.batch.y
+    params = {"target_weight": 3.0, "non_target_weight": 7.0, "temperature": 2.5}
+    names = released("dkd", params)
     target, rest = torch.zeros(2, dtype=torch.float64)
     for i, label in enumerate(y.tolist()):
-        p, q = softmax(t[i] / 4, 0), softmax(s[i] / 4, 0)
+        p, q = softmax(t[i] / names["T"], 0), softmax(s[i] / names["T"], 0)
         for a, b in ((p[label], q[label]), (1 - p[label], 1 - q[label])):
-            target = target + 16 * a * (a / b).log() / len(y)
+            target = target + names["T"] ** 2 * a * (a / b).log() / len(y)
         for k in set(range(NUM_CLASSES)) - {label}:
             a, b = p[k] / (1 - p[label]), q[k] / (1 - q[label])
-            rest = rest + 16 * a * (a / b).log() / len(y)
-    names = released("dkd", {"target_weight": 3.0, "non_target_weight": 7.0})
+            rest = rest + names["T"] ** 2 * a * (a / b).log() / len(y)
     expected = cross_entropy(s, y) + share * (names["ALPHA"] * target + names["BETA"] * rest)
-    task = step.make_task("dkd", target_weight=3.0, non_target_weight=7.0)
+    task = step.make_task("dkd", **params)
     assert_same_loss(step.loss(task), expected, *step.student.leaves())
 
 
@@ -154,10 +155,10 @@ def test_parts_are_unweighted_and_detached(step: Step, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["kd", "dkd", *DECOUPLED])
 def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(step: Step, method: str) -> None:
-    """A table of logits takes the teacher's place, so that it must not be asked again."""
+    """A table of logits takes the teacher's place, so that it must not run again."""
 
     def refuse(x: Tensor) -> Features:
-        raise AssertionError("the teacher was asked")
+        raise AssertionError("the teacher ran")
 
     step.teacher.forward = refuse  # type: ignore[assignment,method-assign]
     step.teacher.features = refuse  # type: ignore[method-assign]
