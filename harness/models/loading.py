@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ from harness.models.checkpoint import (
     state_dict_sha256,
     weights_only,
 )
-from harness.models.normalize import Normalized
 from harness.models.zoos import ZOOS, Loaded
 from harness.provenance import source_sha256
 from harness.store.files import file_sha256
@@ -84,10 +84,10 @@ def load_external(
             loaded = from_checkpoint(Path(spec), dataset_info, arch)
         else:
             loaded = from_function(spec, weights)
-    statistics = loaded.statistics
     if normalize is not None:
-        statistics = (dataset_info.mean, dataset_info.std) if normalize else None
-    model = (Normalized(loaded.network, *statistics) if statistics else loaded.network).eval()
+        own = (dataset_info.mean, dataset_info.std)
+        loaded = replace(loaded, statistics=own if normalize else None)
+    model, statistics = loaded.model().eval(), loaded.statistics
     check_output(model, dataset_info, spec)
     facts: dict[str, Any] = {
         "source": spec,
@@ -118,9 +118,7 @@ def load_model_file(path: Path) -> nn.Module:
         ) from error
     if not is_own(content):
         raise UserError(f"{path} was not saved by a run: load it as an external model")
-    loaded = from_own(content, path)
-    model = loaded.network
-    return (Normalized(model, *loaded.statistics) if loaded.statistics else model).eval()
+    return from_own(content, path).model().eval()
 
 
 def is_own(content: Any) -> bool:
