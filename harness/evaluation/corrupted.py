@@ -54,7 +54,7 @@ class CorruptionResult:
         for corruption, counts in self.correct.items():
             metrics[f"{name}/{corruption}"] = {"value": float(np.mean(counts)) / n, "n": n}
             for severity, count in zip(self.protocol["severities"], counts, strict=True):
-                metrics[f"{name}/{corruption}/{severity}"] = accuracy(count, n).as_dict()
+                metrics[f"{name}/{corruption}/{severity}"] = accuracy(count, n)
         return metrics
 
 

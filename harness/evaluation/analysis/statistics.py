@@ -13,20 +13,6 @@ from numpy.typing import ArrayLike
 from harness.errors import UserError
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number and the interval around it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The fields by name, as records store them."""
-        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
-
-
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a binomial proportion, without continuity correction.
 
@@ -50,9 +36,10 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
-def accuracy(successes: int, n: int) -> Estimate:
-    """An accuracy with its 95% Wilson interval."""
-    return Estimate(successes / n, *wilson_interval(successes, n), n)
+def accuracy(successes: int, n: int) -> dict[str, float]:
+    """An accuracy with its 95% Wilson interval, as records store it."""
+    low, high = wilson_interval(successes, n)
+    return {"value": successes / n, "n": n, "low": low, "high": high}
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from harness.evaluation.speed.batching import Batching
+from harness.evaluation.speed.plan import image_gradient
 
 Graph = tuple[Tensor, Tensor]
 T = TypeVar("T")
@@ -183,15 +184,7 @@ class _Pieces(torch.autograd.Function):
                 model.repeated_images += stop - start
                 kept = model.graph(x, piece)
             leaf, logits = kept
-            gradient = _gradient(logits, leaf, gradients[0][start:stop])
+            gradient = image_gradient(logits, leaf, gradients[0][start:stop])
             result[start:stop] = gradient[: stop - start]
         model.backward_images += len(x)
         return result, None
-
-
-def _gradient(logits: Tensor, leaf: Tensor, outer: Tensor) -> Tensor:
-    """The gradient of the images; zero for a network that does not depend on them."""
-    if not logits.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(logits, leaf, outer, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient

@@ -174,13 +174,23 @@ def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
         logits = network(leaf)
-        if not logits.requires_grad:
-            return logits, torch.zeros_like(leaf)
         weights = torch.linspace(-1, 1, logits.shape[1]).to(logits)
-        (gradient,) = torch.autograd.grad(
-            (logits * weights).sum(), leaf, allow_unused=True, materialize_grads=True
-        )
+        gradient = image_gradient(logits, leaf, weights.expand_as(logits))
     return logits.detach(), gradient
+
+
+def image_gradient(logits: Tensor, images: Tensor, weights: Tensor) -> Tensor:
+    """The gradient by the images of the weighted sum of logits; zero if it does not depend on them.
+
+    Args:
+        logits: of the images [B, C].
+        images: what they were computed from [B, K, H, W].
+        weights: of the sum [B, C].
+    """
+    if not logits.requires_grad:
+        return torch.zeros_like(images)
+    (gradient,) = torch.autograd.grad(logits, images, weights, materialize_grads=True)
+    return gradient
 
 
 def smallest_multiple(network: nn.Module, images: Tensor) -> int:
