@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -193,30 +193,27 @@ def plan_of(
 
 
 def about(job: Job) -> dict[str, Any]:
-    """What an evaluation's record says from the start."""
+    """What an evaluation's record says from the start.
+
+    Its ``protocol`` is what a number of this evaluation must be quoted with.
+    """
+    protocol, images = job.protocol, job.images
+    rows = images.rows[: protocol.limit]
     return {
-        "acceleration": job.plan.as_dict(),
+        "acceleration": asdict(job.plan),
         "planned_on": job.device.type,
-        "protocol": protocol_record(job.protocol, job.images, job.model_sha256),
+        "protocol": {
+            **protocol.identity_payload(),
+            "n": len(rows),
+            "attack_version": attack_version(protocol, job.num_classes),
+            "standard": is_standard(protocol, job.num_classes),
+            "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
+            "data_sha256": images.sha256,
+            "model_sha256": job.model_sha256,
+            "partial": protocol.limit is not None or not images.complete,
+        },
         "provenance": provenance.collect(job.device),
         "arithmetic": arithmetic(),
-    }
-
-
-def protocol_record(
-    protocol: EvalProtocol, images: ImageSource, model_sha256: str
-) -> dict[str, Any]:
-    """What a number of this evaluation must be quoted with."""
-    rows, num_classes = images.rows[: protocol.limit], images.info.num_classes
-    return {
-        **protocol.identity_payload(),
-        "n": len(rows),
-        "attack_version": attack_version(protocol, num_classes),
-        "standard": is_standard(protocol, num_classes),
-        "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
-        "data_sha256": images.sha256,
-        "model_sha256": model_sha256,
-        "partial": protocol.limit is not None or not images.complete,
     }
 
 

@@ -65,7 +65,7 @@ def compare_methods(
 
 def finished(
     results: Path, source: str, norm: str | None, eps: str | None
-) -> list[tuple[RunDirectory, EvaluationDirectory]]:
+) -> list[EvaluationDirectory]:
     """The finished evaluations of a run that fit, newest first.
 
     Raises:
@@ -77,10 +77,10 @@ def finished(
 
 def _fitting(
     run: RunDirectory, evaluation: str, norm: str | None, eps: str | None
-) -> list[tuple[RunDirectory, EvaluationDirectory]]:
+) -> list[EvaluationDirectory]:
     known = sorted(_successes(run), key=lambda e: str(e.record["finished_at"]), reverse=True)
     fitting = [
-        (run, each)
+        each
         for each in known
         if each.evaluation_id.startswith(evaluation) and _fits(each, norm, eps)
     ]
@@ -93,9 +93,7 @@ def _fitting(
     return fitting
 
 
-def choose(
-    several: Sequence[Sequence[tuple[RunDirectory, EvaluationDirectory]]],
-) -> list[Evaluated]:
+def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
     """Of each run one evaluation, all by one protocol.
 
     Of the protocols that all runs have, the first run's newest one is taken, one with attacks
@@ -104,34 +102,36 @@ def choose(
     Raises:
         UserError: they have none in common.
     """
-    by_protocol = [
-        {
-            protocol_key(each.record["protocol"]): (run, each)
-            for run, each in sorted(
-                reversed(found), key=lambda pair: int(pair[1].record["protocol"]["n"])
-            )
-        }
-        for found in several
+    by_protocol: list[dict[tuple[Any, ...], EvaluationDirectory]] = []
+    for found in several:
+        smallest_first = sorted(reversed(found), key=lambda each: int(each.record["protocol"]["n"]))
+        by_protocol.append({_key(each): each for each in smallest_first})
+    common = [
+        key
+        for key in dict.fromkeys(map(_key, several[0]))
+        if all(key in table for table in by_protocol)
     ]
-    first = [protocol_key(each.record["protocol"]) for _, each in several[0]]
-    common = [key for key in dict.fromkeys(first) if all(key in table for table in by_protocol)]
     if not common:
         held = "; ".join(
-            f"{found[0][0].run_id}: {', '.join(threat(each) for _, each in found)}"
-            for found in several
+            f"{found[0].run.run_id}: {', '.join(map(threat, found))}" for found in several
         )
         raise UserError(
             f"the runs share no protocol ({held}): evaluate them by one, on one test set, with "
             "`evaluate RUN`"
         )
+    # With attacks, the key has the threat model as well.
     key = max(common, key=len)
-    return [evaluated(*table[key]) for table in by_protocol]
+    return [evaluated(table[key]) for table in by_protocol]
 
 
-def evaluated(run: RunDirectory, evaluation: EvaluationDirectory) -> Evaluated:
+def _key(evaluation: EvaluationDirectory) -> tuple[Any, ...]:
+    return protocol_key(evaluation.record["protocol"])
+
+
+def evaluated(evaluation: EvaluationDirectory) -> Evaluated:
     """A finished evaluation as the comparison takes it."""
     return Evaluated(
-        run.record,
+        evaluation.run.record,
         evaluation.evaluation_id,
         evaluation.record["protocol"],
         evaluation.verdicts().to_pandas(),

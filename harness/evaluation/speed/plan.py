@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -46,13 +46,9 @@ class Plan:
     compiled: bool = False
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Plan:
-        """The plan of which ``as_dict`` gave the fields, also by way of JSON.
+        """The plan that ``asdict`` made a dictionary, also by way of JSON.
 
         Raises:
             KeyError: a field is missing: a release without it ran the network in another way.
