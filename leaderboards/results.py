@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
 from leaderboards.protocols import attacks_of, protocol_facts
@@ -244,29 +245,12 @@ def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]
     for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
         metric = Metric(row["value"], row["low"], row["high"])
         metrics[row["run_id"], row["evaluation_id"]][row["name"]] = metric
-    flags = _flags(database, runs)
+    flags = flags_of(database, [run["run_id"] for run in runs])
     for run in runs:
         key = (run["run_id"], run["evaluation_id"])
         run["metrics"] = metrics[run["run_id"], None] | metrics[key]
         run["flags"] = flags[key]
     return list(runs)
-
-
-def _flags(database: Database, runs: Sequence[Run]) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """The stored flags of each evaluation, and those that only its whole curve over eps shows."""
-    stored = {
-        (run["run_id"], run["evaluation_id"]): json.loads(run["flags"] or "[]") for run in runs
-    }
-    attacked = [run["run_id"] for run in runs if run["attacks"]]
-    if not attacked:
-        return stored
-    from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
-
-    computed = curve_flags(database, attacked)
-    return {
-        key: [flag for flag in flags if flag["name"] not in CURVE_FLAGS] + computed.get(key, [])
-        for key, flags in stored.items()
-    }
 
 
 def _grouped(runs: Sequence[Run]) -> list[RunGroup]:

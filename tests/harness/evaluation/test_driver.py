@@ -328,7 +328,7 @@ def test_fewer_than_ten_classes_run_and_say_so(
 def test_more_images_than_there_are_is_the_users_mistake(
     network: nn.Module, digits: ImageSet, new_run: NewRun
 ) -> None:
-    with pytest.raises(UserError, match="360 test images"):
+    with pytest.raises(UserError, match="digits test has 360 images"):
         run_pair(network, digits, new_run("many"), limit=361)
 
 
