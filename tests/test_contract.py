@@ -52,7 +52,7 @@ def tiny_run(method: str, results: Path, teacher: Path) -> RunDirectory:
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path, teacher: Path) -> None:
+def test_a_method_trains_is_evaluated_and_resumes(name, tmp_path, teacher):
     whole = tiny_run(name, tmp_path / "whole", teacher)
     assert whole.record["status"] == "success"
     epochs = whole.epochs()
@@ -95,8 +95,8 @@ def stop_after_first_epoch(name: str, results: Path, teacher: Path) -> str:
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), RuntimeError("out of patience")])
 def test_a_further_evaluation_that_fails_leaves_the_result_one(
-    ending: BaseException, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ending, tmp_path, teacher, monkeypatch
+):
     finished = tiny_run("vanilla", tmp_path, teacher)
     before = finished.record
 

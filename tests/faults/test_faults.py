@@ -14,7 +14,7 @@ import pytest
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from harness.store.rundir import RunDirectory, list_runs
-from tests.faults.conftest import RUN, Nursery, Undisturbed, assert_same_result
+from tests.faults.conftest import RUN, Undisturbed, assert_same_result
 
 
 def one_sentence(ended: dict[str, Any]) -> str:
@@ -58,7 +58,7 @@ sys.exit(0)
 """
 
 
-def test_eight_writers_and_eight_readers_lose_nothing(nursery: Nursery, tmp_path: Path) -> None:
+def test_eight_writers_and_eight_readers_lose_nothing(nursery, tmp_path):
     first = RunDirectory.create(tmp_path, "first")
     first.update()
     database = Database(tmp_path)
@@ -74,9 +74,7 @@ def test_eight_writers_and_eight_readers_lose_nothing(nursery: Nursery, tmp_path
     assert counts["n"].tolist() == [3] * 40
 
 
-def test_two_processes_at_one_run_are_one_at_work_and_one_sentence(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_two_processes_at_one_run_are_one_at_work_and_one_sentence(nursery, whole, tmp_path):
     command = {"arguments": [*RUN, "--results", str(tmp_path)]}
     ended = sorted(nursery.at_once(dict(command), dict(command)), key=lambda each: each["code"])
     assert ended[0]["code"] == 0, ended[0]["output"]
@@ -98,9 +96,7 @@ time.time = lambda: real() - 3600 * next(steps)
 """
 
 
-def test_a_clock_that_jumps_back_loses_nothing_and_no_time_is_negative(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_clock_that_jumps_back_loses_nothing_and_no_time_is_negative(nursery, whole, tmp_path):
     command = [*RUN, "--results", str(tmp_path)]
     half = str(tmp_path / "runs/*/evaluations/*/chunks/00001.parquet")
     nursery.harness(command, prepare=BACKWARDS, until=half)
@@ -131,9 +127,7 @@ def grow(disk: Path, kib: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kib}k", str(disk)], check=True)
 
 
-def test_a_full_disk_is_a_sentence_each_time_and_half_of_nothing(
-    nursery: Nursery, whole: Undisturbed, small_disk: Path
-) -> None:
+def test_a_full_disk_is_a_sentence_each_time_and_half_of_nothing(nursery, whole, small_disk):
     command = [*RUN, "--results", str(small_disk)]
     needed = sum(path.stat().st_size for path in whole.results.rglob("*") if path.is_file())
     refused, size = 0, 16
@@ -155,9 +149,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 
 
 @pytest.mark.parametrize("limit", [2_000, 200_000])
-def test_files_that_may_not_grow_are_a_sentence(
-    limit: int, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_files_that_may_not_grow_are_a_sentence(limit, nursery, whole, tmp_path):
     command = [*RUN, "--results", str(tmp_path)]
     line = one_sentence(nursery.harness(command, prepare=LIMITED.format(limit=limit)))
     assert str(tmp_path) in line
@@ -178,9 +170,7 @@ for name in ("fsync", "replace"):
 """
 
 
-def test_kill_9_at_any_step_of_a_write_leaves_what_the_next_call_finishes(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_kill_9_at_any_step_of_a_write_leaves_what_the_next_call_finishes(nursery, whole, tmp_path):
     killed, step = 0, 1
     generator = random.Random(5)
     while True:
@@ -200,9 +190,7 @@ def test_kill_9_at_any_step_of_a_write_leaves_what_the_next_call_finishes(
     assert killed >= 6
 
 
-def test_an_imported_run_is_not_trained_anew_under_its_evaluations(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_an_imported_run_is_not_trained_anew_under_its_evaluations(nursery, whole, tmp_path):
     results, folder = ["--results", str(tmp_path / "results")], str(tmp_path / "parquet")
     for words in (
         ["export", "--parquet", folder, "--results", str(whole.results)],
@@ -230,9 +218,7 @@ def two_runs(whole: Undisturbed, results: Path) -> RunDirectory:
 @pytest.mark.parametrize(
     "name", ["run.json", "epochs.jsonl", "evaluation.json", "verdicts.parquet"]
 )
-def test_a_damaged_run_is_named_and_the_rest_is_usable(
-    name: str, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_damaged_run_is_named_and_the_rest_is_usable(name, nursery, whole, tmp_path):
     results = tmp_path / "results"
     run = two_runs(whole, results)
     (path,) = run.path.rglob(name)
@@ -253,9 +239,7 @@ def test_a_damaged_run_is_named_and_the_rest_is_usable(
     assert Database(results).rebuild().unreadable == []
 
 
-def test_a_flipped_bit_in_the_verdicts_changes_none_unseen(
-    whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_flipped_bit_in_the_verdicts_changes_none_unseen(whole, tmp_path):
     results = tmp_path / "results"
     run = two_runs(whole, results)
     path = run.evaluations()[0].verdicts_path
@@ -273,7 +257,7 @@ def test_a_flipped_bit_in_the_verdicts_changes_none_unseen(
     assert named >= 3
 
 
-def test_a_damaged_database_is_said_to_be_and_rebuilt(whole: Undisturbed, tmp_path: Path) -> None:
+def test_a_damaged_database_is_said_to_be_and_rebuilt(whole, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(whole.results, results)
     path = results / DATABASE_NAME

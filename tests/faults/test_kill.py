@@ -3,11 +3,9 @@
 The moments are drawn from seeded generators over the phases of an undisturbed run.
 """
 
-from pathlib import Path
-
 import pytest
 
-from tests.faults.conftest import Nursery, Undisturbed, killed_until
+from tests.faults.conftest import killed_until
 
 PHASES = ["training", "evaluation", "storing"]
 
@@ -19,9 +17,7 @@ def told(kills: int, tally: object) -> None:
 @pytest.mark.parametrize(
     "kills", [10, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-def test_autoattack_killed_at_random_ends_with_the_same_verdicts(
-    kills: int, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_autoattack_killed_at_random_ends_with_the_same_verdicts(kills, nursery, whole, tmp_path):
     tally = killed_until(nursery, whole, tmp_path, kills, ["evaluation"], seed=3)
     told(kills, tally)
     assert tally.struck["evaluation"] >= kills // 2
@@ -30,9 +26,7 @@ def test_autoattack_killed_at_random_ends_with_the_same_verdicts(
 @pytest.mark.parametrize(
     "kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-def test_a_run_killed_at_random_ends_as_an_undisturbed_one(
-    kills: int, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_run_killed_at_random_ends_as_an_undisturbed_one(kills, nursery, whole, tmp_path):
     tally = killed_until(nursery, whole, tmp_path, kills, PHASES, seed=7)
     told(kills, tally)
     for phase in PHASES:

@@ -1,13 +1,12 @@
 """SIGINT and SIGTERM: what is done is kept, the status is ``cancelled``, the exit status tells."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from harness.store.database import Database
 from harness.store.rundir import list_runs
-from tests.faults.conftest import RUN, Nursery, Undisturbed, assert_same_result
+from tests.faults.conftest import RUN, assert_same_result
 
 MOMENTS = {
     "training": "runs/*/checkpoints/last.pt",
@@ -18,8 +17,8 @@ MOMENTS = {
 @pytest.mark.parametrize("phase", MOMENTS)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels_and_the_same_command_goes_on(
-    number: int, code: int, phase: str, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+    number, code, phase, nursery, whole, tmp_path
+):
     command = [*RUN, "--results", str(tmp_path)]
     ended = nursery.harness(command, until=str(tmp_path / MOMENTS[phase]), signal=int(number))
     assert ended["code"] == code, ended["output"]
@@ -35,9 +34,7 @@ def test_a_signal_cancels_and_the_same_command_goes_on(
     assert_same_result(tmp_path, whole.results)
 
 
-def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(nursery, whole, tmp_path):
     command = [*RUN, "--results", str(tmp_path), "--workers", "2"]
     until = str(tmp_path / MOMENTS["evaluation"])
     ended = nursery.harness(command, until=until, signal=int(signal.SIGTERM), group=True)

@@ -100,18 +100,18 @@ def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]
             torch.testing.assert_close(weights[1][name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path):
     compare(2, tmp_path, [(name, {}) for name in TELLING])
 
 
-def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path: Path) -> None:
+def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path):
     split = {"training.batchnorm_replicas": 4}
     trained_in = {"training.attack.model_mode": "train"}
     compare(3, tmp_path, [("ikl", split), ("las-awp", split), ("trades", {**split, **trained_in})])
 
 
 @pytest.mark.slow
-def test_every_method_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
+def test_every_method_trains_in_two_processes_as_in_one(tmp_path):
     compare(2, tmp_path, [(name, {}) for name in METHODS.names()])
 
 
@@ -162,9 +162,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 @pytest.mark.parametrize(
     ("number", "status"), [(9, "started"), pytest.param(15, "cancelled", marks=pytest.mark.slow)]
 )
-def test_a_training_of_two_processes_is_taken_up_by_one(
-    tmp_path: Path, undisturbed: RunDirectory, number: int, status: str
-) -> None:
+def test_a_training_of_two_processes_is_taken_up_by_one(tmp_path, undisturbed, number, status):
     process = torchrun(2, *command(tmp_path))
     after_epochs(process, tmp_path, 2)
     os.kill(first_worker(process) if number == signal.SIGKILL else process.pid, number)
@@ -180,7 +178,7 @@ def test_a_training_of_two_processes_is_taken_up_by_one(
     assert stored.status == "success"
 
 
-def test_only_the_first_process_speaks_and_stores(tmp_path: Path) -> None:
+def test_only_the_first_process_speaks_and_stores(tmp_path):
     out, err = finished(torchrun(2, *command(tmp_path, "--json")))
     (row,) = Database(tmp_path).query("SELECT run_id FROM runs").itertuples(index=False)
     assert row.run_id in json.dumps(json.loads(out))
@@ -188,12 +186,12 @@ def test_only_the_first_process_speaks_and_stores(tmp_path: Path) -> None:
     assert "Warning" not in err
 
 
-def test_a_batch_with_too_few_parts_is_refused(tmp_path: Path) -> None:
+def test_a_batch_with_too_few_parts_is_refused(tmp_path):
     _, err = finished(torchrun(2, *command(tmp_path, "--batch-size", "199")), status=1)
     assert "error: a batch of 1 images has 1 parts, too few for 2 processes" in err
 
 
-def test_processes_share_nothing_but_a_run() -> None:
+def test_processes_share_nothing_but_a_run():
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
     listing = [sys.executable, "-m", "harness", "list", "methods"]
     done = subprocess.run(listing, env=environment, capture_output=True, text=True, check=False)

@@ -51,24 +51,15 @@ def undisturbed(finished: tuple[RunDirectory, EvaluationResult]) -> pd.DataFrame
 
 @pytest.mark.parametrize("device_batch", [1, 7, 16, 64])
 def test_verdicts_do_not_depend_on_the_device_batch(
-    device_batch: int,
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    undisturbed: pd.DataFrame,
-) -> None:
+    device_batch, network, digits, new_run, undisturbed
+):
     found = run_pair(network, digits, new_run("batched"), device_batch=device_batch).verdicts
     pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
 
 
 def test_finished_chunks_are_kept_and_damaged_ones_made_again(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    finished: tuple[RunDirectory, EvaluationResult],
-    undisturbed: pd.DataFrame,
-    interrupt: Callable[..., None],
-) -> None:
+    network, digits, new_run, finished, undisturbed, interrupt
+):
     run = new_run("resumed")
     shutil.copytree(finished[0].evaluations_path, run.evaluations_path)
     for evaluation in run.evaluations_path.glob("*/evaluation.json"):
@@ -84,9 +75,7 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_again(
     assert kept.stat().st_mtime_ns == before
 
 
-def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
-    finished: tuple[RunDirectory, EvaluationResult],
-) -> None:
+def test_metrics_are_counts_of_verdicts_with_wilson_intervals(finished):
     run, result = finished
     broken = result.verdicts["broken_by"]
     correct = int((broken != "clean").sum())
@@ -102,7 +91,7 @@ def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
     assert record["stages"]["apgd-ce"]["attacked"] == correct
 
 
-def test_verdicts_are_consistent_row_by_row(undisturbed: pd.DataFrame, digits: ImageSet) -> None:
+def test_verdicts_are_consistent_row_by_row(undisturbed, digits):
     assert undisturbed["index"].tolist() == list(range(40))
     assert undisturbed["label"].tolist() == digits.labels[:40].tolist()
     robust = undisturbed["broken_by"].isna()
@@ -119,9 +108,7 @@ def test_verdicts_are_consistent_row_by_row(undisturbed: pd.DataFrame, digits: I
     assert (targeted["target"] != targeted["label"]).all()
 
 
-def test_the_model_and_the_random_state_are_left_as_they_were(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_the_model_and_the_random_state_are_left_as_they_were(network, digits, new_run):
     model = deepcopy(network).train()
     model[0].weight.requires_grad_(False)
     before, random = deepcopy(model.state_dict()), torch.random.get_rng_state()
@@ -151,9 +138,7 @@ class Poisoned(nn.Module):
 
 
 @pytest.mark.parametrize("always", [True, False])
-def test_logits_that_are_not_finite_are_wrong(
-    always: bool, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_logits_that_are_not_finite_are_wrong(always, network, digits, new_run):
     result = run_pair(
         Poisoned(network, always), digits, new_run("nan"), attacks=("apgd-ce",), limit=20
     )
@@ -161,9 +146,7 @@ def test_logits_that_are_not_finite_are_wrong(
     assert (result.metrics["clean"]["value"] == 0) == always
 
 
-def test_a_model_that_writes_to_its_buffers_voids_the_result(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_model_that_writes_to_its_buffers_voids_the_result(network, digits, new_run):
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -181,9 +164,7 @@ def test_a_model_that_writes_to_its_buffers_voids_the_result(
     assert evaluation.record["status"] == "error"
 
 
-def test_nothing_of_a_void_result_is_taken_up(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_nothing_of_a_void_result_is_taken_up(network, digits, new_run):
     """What is written only once must not be there already when the command is repeated."""
     run, model = new_run("void"), Remembering(network)
     for _ in range(2):
@@ -221,9 +202,7 @@ class Unusable(nn.Module):
         raise KeyboardInterrupt
 
 
-def test_a_finished_evaluation_is_given_as_it_is_stored(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_finished_evaluation_is_given_as_it_is_stored(network, digits, new_run):
     model, run = Unusable(network), new_run("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unusable, "forward", lambda self, x: self.inner(x))
@@ -247,9 +226,7 @@ def test_a_finished_evaluation_is_given_as_it_is_stored(
     assert evaluation.record["status"] == "cancelled"
 
 
-def test_several_radii_are_the_evaluations_of_each_alone(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_several_radii_are_the_evaluations_of_each_alone(network, digits, new_run):
     run, shares = new_run("radii"), []
     shared = {"attacks": ("apgd-ce",), "limit": 20, "budget": SHORT}
     results = evaluate(
@@ -289,8 +266,8 @@ class Misled(nn.Module):
 
 
 def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    network, digits, new_run, monkeypatch
+):
     monkeypatch.setattr(job, "apply", lambda model, plan: Misled(model))
     run = new_run("misled")
     found = run_pair(network, digits, run, eps=0.4, attacks=("apgd-t",))
@@ -308,9 +285,7 @@ def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 9])
-def test_fewer_than_ten_classes_run_and_say_so(
-    classes: int, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_fewer_than_ten_classes_run_and_say_so(classes, digits, new_run):
     torch.manual_seed(classes)
     rows = (digits.labels < classes).nonzero()[:12, 0]
     info = digits.info.__class__(**{**vars(digits.info), "num_classes": classes, "class_names": ()})
@@ -325,15 +300,13 @@ def test_fewer_than_ten_classes_run_and_say_so(
     assert ("margin-loss" in version) == (classes < 4)
 
 
-def test_more_images_than_there_are_is_the_users_mistake(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_more_images_than_there_are_is_the_users_mistake(network, digits, new_run):
     with pytest.raises(UserError, match="360 test images"):
         run_pair(network, digits, new_run("many"), limit=361)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
+def test_images_that_left_the_ball_are_put_back(norm):
     generator = torch.Generator().manual_seed(0)
     clean = torch.rand(6, 1, 4, 4, generator=generator)
     outside = clean + 0.5 * torch.randn(clean.shape, generator=generator)
@@ -349,6 +322,6 @@ def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
     assert bool((perturbation_norm(found[:6], clean, norm) <= 0.1 + TOLERANCE).all())
 
 
-def test_ties_go_to_the_lowest_class_and_nan_to_none() -> None:
+def test_ties_go_to_the_lowest_class_and_nan_to_none():
     logits = torch.tensor([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0], [torch.nan, 0, 0], [torch.inf, 0, 0]])
     assert predict(logits).tolist() == [1, 0, -1, -1]

@@ -102,9 +102,7 @@ def attacked(
     return found
 
 
-def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
-    digits: ImageSet, tmp_path: Path
-) -> None:
+def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(digits, tmp_path):
     deaths = tmp_path / "deaths"
     deaths.mkdir()
     model = Dying(deaths, 2).eval()
@@ -124,12 +122,12 @@ def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_what_a_task_raises_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
+def test_what_a_task_raises_ends_the_evaluation(digits, tmp_path):
     with ray_executor(LOCAL) as executor, pytest.raises(ArithmeticError, match="not here"):
         attacked(Failing().eval(), digits, tmp_path / "raises", executor, chunk_size=60)
 
 
-def test_what_always_dies_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
+def test_what_always_dies_ends_the_evaluation(digits, tmp_path):
     deaths = tmp_path / "deaths"
     deaths.mkdir()
     with (
@@ -153,7 +151,7 @@ def planned(results: Path) -> list[Item]:
     return plan(runs)
 
 
-def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
+def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     items = planned(there)
     broken = items[1].config
@@ -181,7 +179,7 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
     }
 
 
-def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_told_in_a_sentence(monkeypatch):
     for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
         with pytest.raises(UserError, match="no resource: write cpus=4"):
             Cluster.parse("local", task)
@@ -205,9 +203,7 @@ def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         ("localhost:six", None, "six"),
     ],
 )
-def test_where_no_cluster_answers_is_told_at_once(
-    address: str, environment: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_cluster_answers_is_told_at_once(address, environment, reason, monkeypatch):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
     if environment:
@@ -217,9 +213,7 @@ def test_where_no_cluster_answers_is_told_at_once(
         pass
 
 
-def test_a_task_without_a_cluster_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_task_without_a_cluster_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["harness", "run", "--method", "vanilla", "--task", "cpus=2"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -229,9 +223,7 @@ def test_a_task_without_a_cluster_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_runs_of_a_sweep_in_order(
-    number: signal.Signals, status: int, tmp_path: Path
-) -> None:
+def test_a_signal_ends_the_runs_of_a_sweep_in_order(number, status, tmp_path):
     command = [sys.executable, "-m", "harness", "sweep", "--methods", "vanilla,trades"]
     command += ["--set", "training.epochs=1000", "--cluster", "local", "--results", str(tmp_path)]
     with subprocess.Popen(

@@ -38,7 +38,7 @@ def table(folder: Path, dtype: str = "float32") -> LogitTable:
 
 @pytest.mark.parametrize(("padding", "mirror"), [(0, False), (0, True), (1, False), (2, True)])
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
-def test_a_view_number_says_what_is_shown(padding: int, mirror: bool, mode: str) -> None:
+def test_a_view_number_says_what_is_shown(padding, mirror, mode):
     augment = Augmentation(padding, mirror, mode)
     images = torch.randint(256, (1000, 3, 6, 6), dtype=torch.uint8)
     changed, view = augment.viewed(images, seeded_generator(CPU, "views"))
@@ -53,7 +53,7 @@ def test_a_view_number_says_what_is_shown(padding: int, mirror: bool, mode: str)
     assert torch.equal(changed, flip(shown, mirrored) if mirrored is not None else shown)
 
 
-def test_rotated_images_have_no_number_of_views() -> None:
+def test_rotated_images_have_no_number_of_views():
     augment = Augmentation(2, True, rotation=10.0)
     assert augment.views is None
     images = torch.zeros(2, 3, 6, 6, dtype=torch.uint8)
@@ -61,7 +61,7 @@ def test_rotated_images_have_no_number_of_views() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_what_is_written_is_read_by_a_later_process(tmp_path: Path, dtype: str) -> None:
+def test_what_is_written_is_read_by_a_later_process(tmp_path, dtype):
     rows, logits = random_rows(50)
     first = table(tmp_path, dtype)
     assert not first.read(rows)[1].any()
@@ -74,13 +74,13 @@ def test_what_is_written_is_read_by_a_later_process(tmp_path: Path, dtype: str) 
     assert not first.read(others)[1].any()
 
 
-def test_zero_logits_count_as_written(tmp_path: Path) -> None:
+def test_zero_logits_count_as_written(tmp_path):
     rows = torch.arange(200)
     table(tmp_path).write(rows, torch.zeros(200, 7))
     assert table(tmp_path).read(rows)[1].all()
 
 
-def test_a_damaged_row_is_missing_and_no_other(tmp_path: Path) -> None:
+def test_a_damaged_row_is_missing_and_no_other(tmp_path):
     rows, logits = random_rows(50)
     filled = table(tmp_path)
     filled.write(rows, logits)
@@ -100,7 +100,7 @@ def test_a_damaged_row_is_missing_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["logits.bin", "checksums.bin"])
-def test_what_a_truncated_file_lost_is_missing(tmp_path: Path, name: str) -> None:
+def test_what_a_truncated_file_lost_is_missing(tmp_path, name):
     rows, logits = random_rows(200)
     table(tmp_path).write(rows, logits)
     size = (tmp_path / name).stat().st_size
@@ -111,7 +111,7 @@ def test_what_a_truncated_file_lost_is_missing(tmp_path: Path, name: str) -> Non
     assert torch.equal(read[there], logits[there])
 
 
-def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path):
     rows = 10**12
     with pytest.raises(UserError, match=r"needs 404000\.0 GB .* teacher\.logits=forward"):
         LogitTable(tmp_path / "huge", rows, 100, "float32")
@@ -140,7 +140,7 @@ def filling(folder: Path, seed: int, rounds: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=Path(__file__).parents[3])
 
 
-def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path: Path) -> None:
+def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path):
     doomed = filling(tmp_path, 3, 10**9)
     try:
         for worker in [filling(tmp_path, seed, 300) for seed in (1, 2)]:
@@ -175,7 +175,7 @@ def epochs_of(loader: DeviceLoader, count: int) -> Iterator[Batch]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_logits_from_the_table_are_the_teachers(tmp_path: Path, dtype: str) -> None:
+def test_logits_from_the_table_are_the_teachers(tmp_path, dtype):
     split = load_dataset("digits").train.subset(75)
     loader = DeviceLoader(split, 32, CPU, Augmentation(1, flip=True))
     assert loader.views == 18
@@ -194,7 +194,7 @@ def test_logits_from_the_table_are_the_teachers(tmp_path: Path, dtype: str) -> N
     assert network.images == 0, "a warm table needs no teacher"
 
 
-def test_logits_do_not_depend_on_how_few_images_are_asked_for() -> None:
+def test_logits_do_not_depend_on_how_few_images_are_asked_for():
     network = build_model("resnet20", 10, 3, 32).eval()
     x = torch.rand(40, 3, 32, 32)
     whole = logits_of(network, x)
@@ -209,7 +209,7 @@ def _registered() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_registered")
-def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path: Path) -> None:
+def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path):
     whole = student(tmp_path / "whole", lines := Lines(), **{"teacher.logits": "table"})
     assert lines.about("teacher logits are kept in")
     forward = student(tmp_path / "forward", **{"teacher.logits": "forward"})
@@ -226,7 +226,7 @@ def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path: P
 
 
 @pytest.mark.usefixtures("_registered")
-def test_a_table_that_cannot_be_is_refused_or_done_without(tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_is_refused_or_done_without(tmp_path):
     with pytest.raises(UserError, match="have unlimited views"):
         student(tmp_path, **{"teacher.logits": "table", "data.rotation": 5.0})
     lines = Lines()

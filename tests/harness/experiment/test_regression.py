@@ -86,14 +86,14 @@ def compared(then: Result, now: Result | str) -> gate.Checked:
     return compare(baseline, baseline.runs[0], now)
 
 
-def test_the_same_result_is_no_regression() -> None:
+def test_the_same_result_is_no_regression():
     found = compared(result("..x1" * 50), result("..x1" * 50))
     assert found.worse == found.better == ()
     assert found.golden.difference == 0
     assert found.accuracies["robust"].difference == 0
 
 
-def test_a_clear_drop_is_a_regression_and_says_by_how_much() -> None:
+def test_a_clear_drop_is_a_regression_and_says_by_how_much():
     found = compared(result("." * 160 + "1" * 40), result("." * 140 + "1" * 60))
     (text,) = found.worse
     assert "robust accuracy fell by 10.00 points" in text
@@ -105,7 +105,7 @@ def test_a_clear_drop_is_a_regression_and_says_by_how_much() -> None:
     assert "rose by 10.00" in rose.better[0]
 
 
-def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
+def test_a_drop_within_the_margin_or_within_chance_passes():
     # 2 points, though all 8 of 400 images were lost (p = 0.008).
     assert compared(result("." * 400), result("." * 392 + "1" * 8)).worse == ()
     # 5 points of 100 images: 13 lost, 8 won (p = 0.38).
@@ -122,18 +122,16 @@ def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
         ((2.0,), 0.5, "another number of steps"),
     ],
 )
-def test_another_computation_is_a_regression(
-    losses: tuple[float, ...], margin: float, says: str
-) -> None:
+def test_another_computation_is_a_regression(losses, margin, says):
     (text,) = compared(result("..."), result("...", losses, margin)).worse
     assert says in text
 
 
-def test_rounding_passes() -> None:
+def test_rounding_passes():
     assert compared(result("..."), result("...", (2.0001, 0.99995), 0.50001)).worse == ()
 
 
-def test_a_run_that_fails_and_other_images_are_regressions() -> None:
+def test_a_run_that_fails_and_other_images_are_regressions():
     assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
     for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
         (text,) = compared(result("..."), other).worse
@@ -153,7 +151,7 @@ def test_a_run_that_fails_and_other_images_are_regressions() -> None:
         ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
     ],
 )
-def test_verdicts_by_another_protocol_are_not_compared(changed: dict[str, Any], says: str) -> None:
+def test_verdicts_by_another_protocol_are_not_compared(changed, says):
     then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
     found = compared(then, now)
     (text,) = found.worse
@@ -164,14 +162,14 @@ def test_verdicts_by_another_protocol_are_not_compared(changed: dict[str, Any], 
     assert compared(now, now).worse == ()
 
 
-def test_a_baseline_without_its_protocol_is_read_and_says_so() -> None:
+def test_a_baseline_without_its_protocol_is_read_and_says_so():
     told = result("...").model_dump()
     del told["protocol"]
     (text,) = compared(Result.model_validate(told), result("...")).worse
     assert "eps differs (baseline unknown, now 0.1)" in text
 
 
-def test_the_report_leads_with_what_got_worse_and_names_another_environment() -> None:
+def test_the_report_leads_with_what_got_worse_and_names_another_environment():
     baseline = Baseline.model_validate(
         {
             "runs": [{"name": "a", "method": "m", "result": result("." * 200)}],
@@ -187,7 +185,7 @@ def test_the_report_leads_with_what_got_worse_and_names_another_environment() ->
     assert json.loads(json.dumps(gate.to_json(baseline, found)))["regression"]
 
 
-def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
+def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path):
     tiny = {"training.epochs": 1, "data.train_limit": 32, "evaluation.limit": 20}
     baseline = Baseline.model_validate(
         {
@@ -208,7 +206,7 @@ def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
 # The committed baseline
 
 
-def test_the_committed_baseline_is_whole(tmp_path: Path) -> None:
+def test_the_committed_baseline_is_whole(tmp_path):
     baseline = read_baseline(BASELINE)
     assert [run.name for run in baseline.runs] == [
         "kl", "dkl", "ikl", "trades", "kd", "dkd", "ikl-kd",
@@ -239,7 +237,7 @@ def golden(name: str, folder: Path) -> gate.Golden:
     return gate.compare_golden(run.result, found, baseline.loss_tolerance)
 
 
-def test_golden_losses_are_those_of_the_baseline(tmp_path: Path) -> None:
+def test_golden_losses_are_those_of_the_baseline(tmp_path):
     assert golden("ikl", tmp_path).step is None
 
 
@@ -252,18 +250,14 @@ def caught_by_losses(name: str, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_a_planted_fault_is_caught(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_fault_is_caught(name, tmp_path, monkeypatch):
     FAULTS[name](monkeypatch)
     assert caught_by_losses(name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_golden_losses_catch_every_planted_fault(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_golden_losses_catch_every_planted_fault(name, tmp_path, monkeypatch):
     FAULTS[name](monkeypatch)
     assert caught_by_losses(name, tmp_path)
 
@@ -271,9 +265,7 @@ def test_the_golden_losses_catch_every_planted_fault(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_whole_check_fails_under_every_planted_fault(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_check_fails_under_every_planted_fault(name, tmp_path, monkeypatch):
     FAULTS[name](monkeypatch)
     baseline = read_baseline(BASELINE)
     found = gate.check(baseline, tmp_path, QUIET)
@@ -287,7 +279,7 @@ def test_the_whole_check_fails_under_every_planted_fault(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_whole_check_passes_unchanged(tmp_path: Path) -> None:
+def test_the_whole_check_passes_unchanged(tmp_path):
     baseline = read_baseline(BASELINE)
     found = gate.check(baseline, tmp_path, QUIET)
     for run, each in zip(baseline.runs, found, strict=True):
@@ -312,14 +304,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_another_distribution_registers_its_method(installed: Path) -> None:
+def test_another_distribution_registers_its_method(installed):
     (distribution,) = importlib.metadata.distributions(path=[str(installed)])
     (point,) = distribution.entry_points
     assert (point.group, point.name) == ("harness.methods", "example-margin")
 
 
 @pytest.mark.slow
-def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: Path) -> None:
+def test_a_method_of_another_distribution_is_checked(installed, tmp_path):
     path = tmp_path / "mine.json"
     environment = {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
     tiny: dict[str, Any] = {
@@ -346,7 +338,7 @@ def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: 
     assert "training computes something else: the loss of step 1" in run["worse"][0]
 
 
-def test_the_example_is_not_registered_without_its_package() -> None:
+def test_the_example_is_not_registered_without_its_package():
     assert "example-margin" not in gate_methods()
 
 
@@ -365,7 +357,7 @@ def gate_methods() -> list[str]:
         (["--baseline", "no-such.json"], "no-such.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
+def test_a_mistake_is_one_sentence(arguments, says):
     from typer.testing import CliRunner
 
     from divergence_bench.cli.main import app
@@ -375,7 +367,7 @@ def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
     assert says in str(ended.exception)
 
 
-def test_the_workflows_use_the_command() -> None:
+def test_the_workflows_use_the_command():
     folder = ROOT / ".github" / "workflows"
     own, reusable = (
         yaml.safe_load((folder / name).read_text()) for name in ("check.yml", "check-method.yml")
@@ -389,9 +381,7 @@ def test_the_workflows_use_the_command() -> None:
         assert not any("${{" in command for command in commands)
 
 
-def test_the_check_computes_on_one_thread_whatever_the_machine_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_check_computes_on_one_thread_whatever_the_machine_has(monkeypatch, tmp_path):
     baseline = read_baseline(BASELINE)
     seen: list[int] = []
     monkeypatch.setattr(gate, "measure", lambda *_: seen.append(torch.get_num_threads()))

@@ -6,13 +6,13 @@ from harness.errors import UserError
 from harness.experiment.resolve import evaluation, recipe_changes, resolve
 
 
-def test_the_data_set_chooses_the_recipe_and_digits_is_the_default() -> None:
+def test_the_data_set_chooses_the_recipe_and_digits_is_the_default():
     assert resolve("trades").recipe == "digits"
     config = resolve("trades", dataset="cifar100")
     assert (config.recipe, config.data.name) == ("cifar100", "cifar100")
 
 
-def test_assignments_lie_over_options_over_the_recipe() -> None:
+def test_assignments_lie_over_options_over_the_recipe():
     config = resolve(
         "trades",
         options={"training.epochs": 7, "model.arch": None, "seed": 3},
@@ -28,11 +28,11 @@ def test_assignments_lie_over_options_over_the_recipe() -> None:
     }
 
 
-def test_an_unchanged_recipe_has_no_changes_whatever_the_seed() -> None:
+def test_an_unchanged_recipe_has_no_changes_whatever_the_seed():
     assert recipe_changes(resolve("trades", options={"seed": 5})) == {}
 
 
-def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_run() -> None:
+def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_run():
     default = resolve("trades")
     (name, value), *_ = default.params.items()
     assert resolve("trades", assignments=[f"params.{name}={value}"]).run_id == default.run_id
@@ -71,13 +71,13 @@ def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_r
         ),
     ],
 )
-def test_mistakes_are_one_sentence(arguments: dict, message: str) -> None:
+def test_mistakes_are_one_sentence(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         resolve(**{"method_name": "trades", **arguments})
     assert "\n" not in str(caught.value)
 
 
-def test_an_evaluation_protocol_from_a_stored_one() -> None:
+def test_an_evaluation_protocol_from_a_stored_one():
     stored = {"eps": 0.1, "attacks": ["apgd-ce"]}
     config = evaluation(
         stored, {"eps": "1/5", "norm": None}, ["evaluation.seed=4", "chunk_size=50"]
@@ -99,7 +99,7 @@ def test_an_evaluation_protocol_from_a_stored_one() -> None:
         (["eps=0.5"], False),
     ],
 )
-def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: bool) -> None:
+def test_another_norm_needs_a_radius_of_its_own(changes, refused):
     def asked() -> None:
         resolve("trades", assignments=[f"evaluation.{change}" for change in changes])
         evaluation({"norm": "Linf", "eps": 0.1}, {}, changes)
@@ -117,7 +117,7 @@ def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: boo
     assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == (2,)
 
 
-def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:
+def test_attacks_are_named_with_commas_wherever_they_are_set():
     wanted = ("apgd-ce", "square")
     assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == wanted
     assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == wanted
@@ -135,7 +135,7 @@ def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:
         ("data.train_limit", 2**31 - 1),
     ],
 )
-def test_a_number_is_no_larger_than_the_database_can_hold(setting: str, largest: int) -> None:
+def test_a_number_is_no_larger_than_the_database_can_hold(setting, largest):
     resolve("trades", assignments=[f"{setting}={largest}"])
     with pytest.raises(UserError, match=f"{setting} = .* at most {largest}"):
         resolve("trades", assignments=[f"{setting}={largest + 1}"])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_time_measures_methods_in_turns() -> None:
+def test_time_measures_methods_in_turns():
     tiny = ["--dataset", "digits", "--batch-size", "16", "--repeats", "3", "--warmup", "1"]
     methods = ["--methods", "vanilla,kd,reviewkd", "--pair", "resnet14-resnet8"]
     ended = harness("time", *methods, *tiny, "--device", "cpu", "--json")
@@ -58,7 +57,7 @@ def test_time_measures_methods_in_turns() -> None:
     assert "in turns" in table
 
 
-def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
+def test_a_pair_is_two_networks_whatever_dashes_they_have():
     assert split_pair("resnet56-resnet20") == ("resnet56", "resnet20")
     assert split_pair("wrn-40-2-wrn-16-2") == ("wrn-40-2", "wrn-16-2")
     assert split_pair("resnet32x4-shufflenet-v1") == ("resnet32x4", "shufflenet-v1")
@@ -66,7 +65,7 @@ def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
         split_pair("resnet56-resnet21")
 
 
-def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
+def test_missing_images_are_noise_and_said_to_be(tmp_path):
     plan = Plan("resnet14", "resnet8", "cifar100", 8, 2, 1, "cpu", tmp_path)
     data, labels, source = training_images(plan)
     assert source == "random"
@@ -75,7 +74,7 @@ def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
     assert torch.equal(data.train.labels, labels[:24])
 
 
-def test_steps_have_full_batches() -> None:
+def test_steps_have_full_batches():
     plan = Plan("resnet14", "resnet8", "digits", batch_size=1000, repeats=2, warmup=1)
     data, labels, _ = training_images(plan)
     assert len(data.train) == 1000 < len(labels) < 2000
@@ -83,7 +82,7 @@ def test_steps_have_full_batches() -> None:
         training_images(replace(plan, batch_size=1438))
 
 
-def test_quartiles_and_the_median() -> None:
+def test_quartiles_and_the_median():
     assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 
@@ -94,7 +93,7 @@ def _registered() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_registered")
-def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
+def test_a_warm_table_spares_the_teacher(tmp_path):
     config = resolve("distil", options={"training.batch_size": 8})
     data, labels, _ = training_images(Plan("resnet8", "resnet8", "digits", 8, 2, 1))
     passes = {}
@@ -109,7 +108,7 @@ def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
     assert passes == {"forward": 4, "table": 0}
 
 
-def test_one_command_distils_on_digits(tmp_path: Path) -> None:
+def test_one_command_distils_on_digits(tmp_path):
     small = ["--epochs", "1", "--train-limit", "64", "--eval-limit", "12", "--batch-size", "32"]
     teacher = ["training.epochs=1", "data.train_limit=64"]
     settings = [f"teacher.config.{setting}" for setting in teacher] + ["teacher.minimum=0"]

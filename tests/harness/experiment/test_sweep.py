@@ -53,7 +53,7 @@ def planned(results: Path, **spec: Any) -> list[Item]:
 # Which runs
 
 
-def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
+def test_rows_that_are_the_same_run_are_planned_once(tmp_path):
     recipes = ("table1/ikl", "table2/ikl-a20-b3", "table6/ikl-a12-b3")
     items = planned(tmp_path, recipes=recipes)
     assert [item.names for item in items] == [recipes[:2], recipes[2:]]
@@ -61,7 +61,7 @@ def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Path) -> None:
+def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path):
     owned = {
         (method, recipe)
         for method in METHODS.names()
@@ -74,7 +74,7 @@ def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: P
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
+def test_every_row_of_every_table_runs_at_small_scale(method):
     for recipe in METHODS.get(method).recipes:
         scaled, settings, _ = at_scale(method, recipe, "digits")
         assignments = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
@@ -87,7 +87,7 @@ def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
             assert config.training.attack.eps == pytest.approx(small.training.attack.eps, rel=0.1)
 
 
-def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
+def test_a_small_row_keeps_the_printed_parameters_and_its_switches():
     _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3", "digits")
     assert settings == {"params.wmse_weight": 12.0}
     # Table 4 leaves the KL term out and takes a larger network, which is a matter of size.
@@ -101,7 +101,7 @@ def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
     assert "data.generated_fraction" in left_out
 
 
-def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radii_and_epochs_keep_their_share(monkeypatch):
     method = METHODS.get("trades")
     row = {
         "data": {"name": "cifar10"},
@@ -138,7 +138,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
         ("methods: [kl", "not valid YAML"),
     ],
 )
-def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_named(text, says, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -147,7 +147,7 @@ def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_runs_settings_lie_over_those_of_all(tmp_path: Path) -> None:
+def test_a_runs_settings_lie_over_those_of_all(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(
         "methods: [kl]\nset: {training.epochs: 3}\nseeds: 2\n"
@@ -176,9 +176,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return results, [failure.run_id for failure in failures]
 
 
-def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(
-    swept: tuple[Path, list[str]],
-) -> None:
+def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
     results, failed = swept
     stored = (
         Database(results).query("SELECT run_id, method, status, error FROM runs").to_dict("list")
@@ -189,7 +187,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(
     assert "/no" in str(RunDirectory(results, run_id).record["error"])
 
 
-def test_estimates_come_from_like_runs(swept: tuple[Path, list[str]]) -> None:
+def test_estimates_come_from_like_runs(swept):
     results, _ = swept
     done, seed, other, more, attacks = planned(
         results,
@@ -220,7 +218,7 @@ def test_estimates_come_from_like_runs(swept: tuple[Path, list[str]]) -> None:
     assert "unknown" in summary([elsewhere])
 
 
-def test_rows_are_compared_with_the_first_image_by_image(swept: tuple[Path, list[str]]) -> None:
+def test_rows_are_compared_with_the_first_image_by_image(swept):
     results, _ = swept
     items = planned(results, methods=("trades", "pgd-at"), set=TINY)
     ((a, b, seed, paired),) = compared(items)
@@ -233,13 +231,13 @@ def test_rows_are_compared_with_the_first_image_by_image(swept: tuple[Path, list
     assert paired.difference == pytest.approx(right[1] - right[0])
 
 
-def test_another_protocol_of_a_finished_run_is_missing_work(swept: tuple[Path, list[str]]) -> None:
+def test_another_protocol_of_a_finished_run_is_missing_work(swept):
     results, _ = swept
     (item,) = planned(results, methods=("trades",), set={**TINY, "evaluation.eps": 0.05})
     assert (item.state, item.epochs, item.chunks) == ("partial", 2, 0)
 
 
-def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
+def test_of_several_evaluations_the_finished_one_counts(tmp_path):
     (item,) = planned(tmp_path, methods=("trades",), set=TINY)
     config = item.config
     run = RunDirectory.create(config.results, config.run_id)
@@ -322,7 +320,7 @@ def written(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.rglob("model.pt")}
 
 
-def test_a_sweep_killed_twice_finishes_and_runs_nothing_twice(tmp_path: Path) -> None:
+def test_a_sweep_killed_twice_finishes_and_runs_nothing_twice(tmp_path):
     (tmp_path / "s.yaml").write_text(SWEEP)
     kill_when(tmp_path, lambda runs: len(runs["ikl"].epochs()) == 1 if "ikl" in runs else False)
     first = written(tmp_path)

@@ -39,7 +39,7 @@ def columns(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, ...]]:
     ).fetchall()
 
 
-def test_a_new_database_has_every_table_and_every_column_explained() -> None:
+def test_a_new_database_has_every_table_and_every_column_explained():
     described = describe()
     assert set(described["table_name"]) == set(TABLES)
     assert described["comment"].notna().all()
@@ -49,7 +49,7 @@ def test_a_new_database_has_every_table_and_every_column_explained() -> None:
         assert found["column_name"].tolist() == [column.name for column in table.columns]
 
 
-def test_the_arrow_types_are_the_sql_types() -> None:
+def test_the_arrow_types_are_the_sql_types():
     with duckdb.connect(":memory:") as connection:
         migrate(connection)
         for name, table in TABLES.items():
@@ -58,7 +58,7 @@ def test_the_arrow_types_are_the_sql_types() -> None:
             connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
 
 
-def test_migrating_forward_keeps_rows_and_gives_what_a_new_database_has() -> None:
+def test_migrating_forward_keeps_rows_and_gives_what_a_new_database_has():
     assert newest_version() == 2
     with duckdb.connect(":memory:") as old, duckdb.connect(":memory:") as new:
         migrate(old)
@@ -73,7 +73,7 @@ def test_migrating_forward_keeps_rows_and_gives_what_a_new_database_has() -> Non
         ]
 
 
-def test_a_newer_database_is_refused() -> None:
+def test_a_newer_database_is_refused():
     with duckdb.connect(":memory:") as connection:
         assert version_of(connection) == 0
         migrate(connection)

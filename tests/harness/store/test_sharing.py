@@ -14,7 +14,7 @@ from divergence_bench.cli.db import db
 from harness.errors import UserError
 from harness.store import exchange
 from harness.store.database import Database
-from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.rundir import RunDirectory
 from harness.store.sharing import Merged, merge
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
@@ -60,7 +60,7 @@ def lab(tmp_path: Path, make_run: MakeRun) -> Lab:
     return make
 
 
-def test_two_labs_become_one_whoever_merges_and_however_often(lab: Lab) -> None:
+def test_two_labs_become_one_whoever_merges_and_however_often(lab):
     ours, theirs = lab("ours", "a", "b"), lab("theirs", "b", "c")
     copy = ours.with_name("copy")
     shutil.copytree(ours, copy)
@@ -76,9 +76,7 @@ def test_two_labs_become_one_whoever_merges_and_however_often(lab: Lab) -> None:
     assert_same(once, contents(ours))
 
 
-def test_the_more_complete_copy_of_a_run_wins_on_either_side(
-    lab: Lab, add_evaluation: Callable[..., EvaluationDirectory]
-) -> None:
+def test_the_more_complete_copy_of_a_run_wins_on_either_side(lab, add_evaluation):
     less, more = lab("less", "a"), lab("more", "a")
     run = RunDirectory(less, "a")
     run.model_path.unlink()
@@ -95,9 +93,7 @@ def test_the_more_complete_copy_of_a_run_wins_on_either_side(
     assert run.model_path.read_bytes() == RunDirectory(more, "a").model_path.read_bytes()
 
 
-def test_each_side_may_have_an_evaluation_that_the_other_lacks(
-    lab: Lab, add_evaluation: Callable[..., EvaluationDirectory]
-) -> None:
+def test_each_side_may_have_an_evaluation_that_the_other_lacks(lab, add_evaluation):
     ours, theirs = lab("ours", "a"), lab("theirs", "a")
     add_evaluation(RunDirectory(ours, "a"), "e2", n=10)
     add_evaluation(RunDirectory(theirs, "a"), "e3", n=15)
@@ -126,9 +122,7 @@ def other_weights(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("change", [break_one_more, other_weights])
-def test_a_contradiction_is_named_and_neither_side_is_lost(
-    change: Callable[[RunDirectory], None], lab: Lab
-) -> None:
+def test_a_contradiction_is_named_and_neither_side_is_lost(change, lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "a", "b")
     change(RunDirectory(theirs, "a"))
     Database(theirs).record(RunDirectory(theirs, "a"))
@@ -147,7 +141,7 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(
     assert Database(ours).rebuild().counts["runs"] == 2
 
 
-def test_a_damaged_run_is_left_out_and_named(lab: Lab) -> None:
+def test_a_damaged_run_is_left_out_and_named(lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "b", "c", "d")
     path = RunDirectory(theirs, "b").evaluation("e1").verdicts_path
     run = RunDirectory(theirs, "d").evaluation("e1")
@@ -160,7 +154,7 @@ def test_a_damaged_run_is_left_out_and_named(lab: Lab) -> None:
     assert Database(ours).rebuild().unreadable == []
 
 
-def test_a_run_that_is_being_worked_on_is_left_out(lab: Lab) -> None:
+def test_a_run_that_is_being_worked_on_is_left_out(lab):
     ours, theirs = lab("ours"), lab("theirs", "a")
     with RunDirectory(theirs, "a").lock():
         merged = merge(ours, theirs)
@@ -168,7 +162,7 @@ def test_a_run_that_is_being_worked_on_is_left_out(lab: Lab) -> None:
     assert told(merge(ours, theirs))[0] == ["a"]
 
 
-def test_what_is_no_results_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_no_results_folder_is_refused(lab, tmp_path):
     ours = lab("ours", "a")
     with pytest.raises(UserError, match="is the results folder itself"):
         merge(ours, ours / "." / "")
@@ -176,7 +170,7 @@ def test_what_is_no_results_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
         merge(ours, tmp_path / "none")
 
 
-def test_an_export_comes_back_as_the_rows_it_was(lab: Lab, tmp_path: Path) -> None:
+def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     theirs, ours = lab("theirs", "a", "b"), lab("ours", "a")
     rows = exchange.export(theirs, tmp_path / "parquet")
     assert rows["verdicts"] == 40
@@ -196,7 +190,7 @@ def test_an_export_comes_back_as_the_rows_it_was(lab: Lab, tmp_path: Path) -> No
     assert not list(ours.glob(".incoming*"))
 
 
-def test_a_changed_export_is_refused_and_nothing_comes_in(lab: Lab, tmp_path: Path) -> None:
+def test_a_changed_export_is_refused_and_nothing_comes_in(lab, tmp_path):
     theirs, ours = lab("theirs", "a"), lab("ours")
     exchange.export(theirs, tmp_path / "parquet")
     path = tmp_path / "parquet" / "verdicts.parquet"
@@ -211,7 +205,7 @@ def test_a_changed_export_is_refused_and_nothing_comes_in(lab: Lab, tmp_path: Pa
     assert not (ours / "runs").exists()
 
 
-def test_a_database_without_its_run_directories_is_merged(lab: Lab, tmp_path: Path) -> None:
+def test_a_database_without_its_run_directories_is_merged(lab, tmp_path):
     theirs, ours = lab("theirs", "a", "b"), lab("ours", "a")
     sent = tmp_path / "sent.duckdb"
     shutil.copy(Database(theirs).path, sent)
@@ -220,7 +214,7 @@ def test_a_database_without_its_run_directories_is_merged(lab: Lab, tmp_path: Pa
     assert RunDirectory(ours, "b").evaluation("e1").record["flags"] == ["a warning"]
 
 
-def test_weights_follow_an_import(lab: Lab, tmp_path: Path) -> None:
+def test_weights_follow_an_import(lab, tmp_path):
     theirs, ours = lab("theirs", "a"), lab("ours")
     exchange.export(theirs, tmp_path / "parquet")
     exchange.import_(ours, tmp_path / "parquet")
@@ -230,7 +224,7 @@ def test_weights_follow_an_import(lab: Lab, tmp_path: Path) -> None:
     assert run.model_path.read_bytes() == RunDirectory(theirs, "a").model_path.read_bytes()
 
 
-def test_the_verbs_tell_what_they_did(lab: Lab, tmp_path: Path) -> None:
+def test_the_verbs_tell_what_they_did(lab, tmp_path):
     ours, theirs, third = lab("ours", "a"), lab("theirs", "a", "b"), lab("third")
     other_weights(RunDirectory(theirs, "a"))
 

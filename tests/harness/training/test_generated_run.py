@@ -45,7 +45,7 @@ class StopAfterFirst(Reporter):
             raise KeyboardInterrupt
 
 
-def test_a_run_on_generated_images_resumes_with_its_file_only(tmp_path: Path) -> None:
+def test_a_run_on_generated_images_resumes_with_its_file_only(tmp_path):
     ours, other = write(tmp_path / "a.npz", 0), write(tmp_path / "b.npz", 1)
     whole = trained(tmp_path / "whole", **GENERATED, **{"data.generated": ours})
     assert whole.record["generated"]["images"] == 300
@@ -67,7 +67,7 @@ def test_a_run_on_generated_images_resumes_with_its_file_only(tmp_path: Path) ->
     assert again.record["generated"] == whole.record["generated"]
 
 
-def test_a_row_without_its_file_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_row_without_its_file_is_refused_before_anything_is_read(tmp_path):
     config = resolve("wang-dm", recipe="table2/wang-dm-1m", options={"results": tmp_path / "r"})
     with pytest.raises(UserError, match=r"edm-1m.*--generated FILE.*DM-Improves-AT"):
         run(config, Reporter(quiet=True))
@@ -75,7 +75,7 @@ def test_a_row_without_its_file_is_refused_before_anything_is_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize("switch", [{"channels_last": True}, {"precision": "bf16"}])
-def test_switches_leave_the_training_what_it_is(tmp_path: Path, switch: dict[str, Any]) -> None:
+def test_switches_leave_the_training_what_it_is(tmp_path, switch):
     options = {f"training.{name}": value for name, value in switch.items()}
     # One step from clean images by a loss that has a gradient there: later steps, and those from a
     # zero gradient or from noise drawn in the order of memory, turn rounding into other signs.
@@ -97,7 +97,7 @@ def test_switches_leave_the_training_what_it_is(tmp_path: Path, switch: dict[str
     shutil.which("g++") is None or importlib.util.find_spec("torch._inductor") is None,
     reason="torch.compile needs a compiler",
 )
-def test_compiled_training_is_the_same(tmp_path: Path) -> None:
+def test_compiled_training_is_the_same(tmp_path):
     common = {"training.weight_perturbation.start_epoch": 1, "training.epochs": 1}
     plain = trained(tmp_path, "ikl", **common)
     compiled = trained(tmp_path, "ikl", **common, **{"training.compile": True})

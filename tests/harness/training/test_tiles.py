@@ -29,7 +29,7 @@ class Sized(nn.Module):
         return logits
 
 
-def test_a_piece_is_what_the_largest_activation_allows() -> None:
+def test_a_piece_is_what_the_largest_activation_allows():
     images = torch.rand(3, 1, 2, 2)
     for values, expected in ((TILE_BYTES // 4 // 40, 40), (TILE_BYTES // 4, SMALLEST_TILE)):
         network = Sized(values)
@@ -39,7 +39,7 @@ def test_a_piece_is_what_the_largest_activation_allows() -> None:
     assert images_at_once(nn.Flatten(), torch.rand(1, 1, 2, TILE_BYTES // 8 // 20)) == 20
 
 
-def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode() -> None:
+def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode():
     norm = nn.BatchNorm1d(TILE_BYTES // 4, track_running_stats=False)
     network, x = nn.Sequential(nn.Flatten(), norm).eval(), torch.rand(20, 1, 1, TILE_BYTES // 4)
     tiled = Tiled(network, images_at_once(network, x))
@@ -51,7 +51,7 @@ def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("images", "pieces"), [(4, [4, 4, 2]), (9, [5, 5]), (10, [10]), (99, [10])]
 )
-def test_pieces_have_the_logits_and_gradients_of_the_batch(images: int, pieces: list[int]) -> None:
+def test_pieces_have_the_logits_and_gradients_of_the_batch(images, pieces):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)]
     network, seen = nn.Sequential(*layers).double().eval(), []
@@ -67,9 +67,7 @@ def test_pieces_have_the_logits_and_gradients_of_the_batch(images: int, pieces: 
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(mode, tmp_path, monkeypatch):
     def trained(results: Path) -> tuple[dict[str, Tensor], set[tuple[bool, int]]]:
         config: RunConfig = resolve(
             "trades",

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,9 +40,7 @@ def flags(points: list[curves.Point]) -> dict[float, tuple[str, ...]]:
     return {point.eps: point.flags for point in points if point.flags}
 
 
-def test_a_curve_is_its_evaluations_and_can_be_queried(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_curve_is_its_evaluations_and_can_be_queried(network, digits, new_run):
     run = new_run("curve")
     points = measured(network, digits, run, 0.0, 0.2, 0.1)
     assert [point.eps for point in points] == [0.0, 0.1, 0.2]
@@ -65,12 +62,8 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(
 
 @pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15)])
 def test_an_attack_that_fails_at_a_large_radius_is_found_out(
-    order: tuple[float, ...],
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    order, network, digits, new_run, monkeypatch
+):
     class Idle:
         def perturb(self, x: Tensor, y: Tensor) -> Tensor:
             return x
@@ -90,9 +83,7 @@ def test_an_attack_that_fails_at_a_large_radius_is_found_out(
     assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in flag["detail"]
 
 
-def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(network, digits, new_run):
     class Hidden(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -109,7 +100,7 @@ def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
     assert flags(honest) == {}
 
 
-def test_stored_flags_of_a_curve_are_replaced_by_computed_ones() -> None:
+def test_stored_flags_of_a_curve_are_replaced_by_computed_ones():
     """Earlier releases stored them, and they may be out of date."""
     names = ["randomised", *curves.CURVE_FLAGS]
     record = {"run_id": "r", "evaluation_id": "e"}
@@ -120,14 +111,14 @@ def test_stored_flags_of_a_curve_are_replaced_by_computed_ones() -> None:
     assert [flag["name"] for flag in curves.with_curve_flags(record, {})["flags"]] == names[:1]
 
 
-def test_single_images_that_come_back_are_chance() -> None:
+def test_single_images_that_come_back_are_chance():
     small, large = SimpleNamespace(eps=0.1, survived=0), SimpleNamespace(eps=0.2, survived=5, n=100)
     assert curves.rises(small, large, 4, 0) is None
     assert curves.rises(small, large, 5, 0) is not None
     assert curves.rises(small, large, 0, 5) is None
 
 
-def test_the_verb_measures_every_radius_and_does_none_again(tmp_path: Path) -> None:
+def test_the_verb_measures_every_radius_and_does_none_again(tmp_path):
     torch.manual_seed(0)
     info = dataset_info("digits")
     model = build_model("resnet8", info.num_classes, info.channels, info.image_size)

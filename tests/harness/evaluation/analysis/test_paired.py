@@ -55,7 +55,7 @@ def made(
     return Evaluated(run, "e1", told, verdicts(broken_by, first))
 
 
-def test_each_stage_is_counted_on_the_images_of_both() -> None:
+def test_each_stage_is_counted_on_the_images_of_both():
     found = compare(made(A_BROKEN), made(B_BROKEN, method="mart"))
     cells = {
         name: (each.both, each.only_a, each.only_b, each.neither)
@@ -75,7 +75,7 @@ def test_each_stage_is_counted_on_the_images_of_both() -> None:
     assert "aa" in compare(made(A_BROKEN, standard=True), made(B_BROKEN, standard=True)).metrics
 
 
-def test_only_shared_images_count_and_it_is_said() -> None:
+def test_only_shared_images_count_and_it_is_said():
     other = made([*B_BROKEN[2:], None], method="mart", first=2)
     found = compare(made(A_BROKEN), other)
     assert found.shared == 4
@@ -101,17 +101,17 @@ def test_only_shared_images_count_and_it_is_said() -> None:
         ({"data_sha256": "other"}, "different test sets"),
     ],
 )
-def test_unlike_protocols_are_refused(change: dict[str, Any], told: str) -> None:
+def test_unlike_protocols_are_refused(change, told):
     with pytest.raises(UserError, match=told):
         compare(made(A_BROKEN), made(B_BROKEN, **change))
 
 
-def test_without_attacks_the_threat_model_does_not_matter() -> None:
+def test_without_attacks_the_threat_model_does_not_matter():
     a, b = made(["clean", None], attacks=[]), made([None, None], attacks=[], eps=0.3)
     assert list(compare(a, b).metrics) == ["clean"]
 
 
-def test_labels_that_differ_are_refused() -> None:
+def test_labels_that_differ_are_refused():
     damaged = made(B_BROKEN)
     damaged.verdicts.loc[3, "label"] += 1
     with pytest.raises(UserError, match="different labels"):
@@ -135,9 +135,7 @@ def test_labels_that_differ_are_refused() -> None:
         ({"seed": 1}, {"method": "mart", "seed": 2}, r"differ in seed \(1 / 2\)"),
     ],
 )
-def test_what_differs_beside_the_thing_compared_is_said_first(
-    a: dict[str, Any], b: dict[str, Any], told: str | None
-) -> None:
+def test_what_differs_beside_the_thing_compared_is_said_first(a, b, told):
     notes = compare(made(A_BROKEN, **a), made(B_BROKEN, **b)).notes
     if told is None:
         assert notes == ()
@@ -146,7 +144,7 @@ def test_what_differs_beside_the_thing_compared_is_said_first(
         assert re.search(told, notes[0])
 
 
-def test_seeds_are_summed_up_by_the_sample_deviation_and_welchs_interval() -> None:
+def test_seeds_are_summed_up_by_the_sample_deviation_and_welchs_interval():
     def runs(method: str, robust: Sequence[int]) -> list[Evaluated]:
         return [
             made(["apgd-ce"] * (10 - right) + [None] * right, method=method, config={"seed": seed})
@@ -172,7 +170,7 @@ def test_seeds_are_summed_up_by_the_sample_deviation_and_welchs_interval() -> No
     assert "single seed" in alone.notes[-1]
 
 
-def test_welchs_interval_by_its_formula() -> None:
+def test_welchs_interval_by_its_formula():
     a, b = [70.0, 71.0, 73.0], [68.0, 69.5]
     va, vb = 7 / 3 / 3, 1.125 / 2
     freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 1)
@@ -184,13 +182,13 @@ def test_welchs_interval_by_its_formula() -> None:
 
 
 @pytest.mark.parametrize("other", [0.5, 1.0])
-def test_seeds_that_do_not_differ_cannot_be_tested(other: float) -> None:
+def test_seeds_that_do_not_differ_cannot_be_tested(other):
     found = welch([1.0, 1.0], [other, other])
     assert found.difference == 1.0 - other
     assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
 
 
-def test_what_cannot_be_tested_is_shown_as_a_dash() -> None:
+def test_what_cannot_be_tested_is_shown_as_a_dash():
     def runs(method: str, right: int) -> list[Evaluated]:
         return [
             made(["apgd-ce"] * (10 - right) + [None] * right, method=method, config={"seed": seed})
@@ -240,7 +238,7 @@ def told(results: Path, *arguments: str) -> str:
     return ended.stdout
 
 
-def test_the_verb_prints_writes_and_answers_in_json(results: Path, tmp_path: Path) -> None:
+def test_the_verb_prints_writes_and_answers_in_json(results, tmp_path):
     out = tmp_path / "found.md"
     text = told(results, "trades-0", "mart-0", "--out", str(out))
     assert "A: TRADES (trades-0)" in text
@@ -251,7 +249,7 @@ def test_the_verb_prints_writes_and_answers_in_json(results: Path, tmp_path: Pat
     assert answer["protocol"]["eps"] == 0.1
 
 
-def test_several_runs_are_seeds_or_rivals_of_the_first(results: Path) -> None:
+def test_several_runs_are_seeds_or_rivals_of_the_first(results):
     runs = ["trades-0", "trades-1", "mart-0", "mart-1"]
     by_name = json.loads(told(results, *runs, "--json"))
     by_method = json.loads(told(results, "--method-a", "trades", "--method-b", "mart", "--json"))
@@ -264,7 +262,7 @@ def test_several_runs_are_seeds_or_rivals_of_the_first(results: Path) -> None:
     assert "not corrected for 2 comparisons" in told(results, "trades-0", "mart-0", "kl-0")
 
 
-def test_runs_without_a_shared_protocol_are_refused(results: Path) -> None:
+def test_runs_without_a_shared_protocol_are_refused(results):
     with pytest.raises(UserError, match=r"share no protocol .*0\.3"):
         told(results, "trades-0@e0.3", "mart-0")
     with pytest.raises(UserError, match="no such finished evaluation"):

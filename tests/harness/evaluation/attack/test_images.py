@@ -1,21 +1,13 @@
 """Kept images are exported in the order of the test set, whatever order they were attacked in."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
-from torch import nn
 
 from harness.config import EvalConfig
-from harness.data import ImageSet
 from harness.evaluation.attack.images import export
 from harness.evaluation.driver import evaluate
-from harness.store.rundir import RunDirectory
 
 
-def test_images_are_exported_in_the_order_of_their_rows(
-    network: nn.Module, digits: ImageSet, new_run: Callable[[str], RunDirectory], tmp_path: Path
-) -> None:
+def test_images_are_exported_in_the_order_of_their_rows(network, digits, new_run, tmp_path):
     run = new_run("shuffled")
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     config = EvalConfig(eps=0.1, attacks=(), chunk_size=15, save_adversarial="float32")

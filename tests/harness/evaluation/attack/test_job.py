@@ -46,9 +46,7 @@ def alone(
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_verdicts_do_not_depend_on_the_number_of_workers(
-    workers: int, network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
-) -> None:
+def test_verdicts_do_not_depend_on_the_number_of_workers(workers, network, digits, new_run, alone):
     shares: list[float] = []
     (found,) = evaluate(
         network,
@@ -66,13 +64,7 @@ def test_verdicts_do_not_depend_on_the_number_of_workers(
     assert not active_children()
 
 
-def test_verdicts_do_not_depend_on_the_order_of_chunks(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    alone: pd.DataFrame,
-    interrupt: Callable[..., None],
-) -> None:
+def test_verdicts_do_not_depend_on_the_order_of_chunks(network, digits, new_run, alone, interrupt):
     run = new_run("order")
     attack(network, digits, run)
     for gone in ((0, 2), (1,)):
@@ -82,9 +74,7 @@ def test_verdicts_do_not_depend_on_the_order_of_chunks(
         )
 
 
-def test_a_killed_worker_is_named_and_the_same_call_goes_on(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, alone: pd.DataFrame
-) -> None:
+def test_a_killed_worker_is_named_and_the_same_call_goes_on(network, digits, new_run, alone):
     run = new_run("killed")
 
     def kill() -> None:
@@ -107,8 +97,8 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
 
 
 def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, interrupt: Callable[..., None]
-) -> None:
+    network, digits, new_run, interrupt
+):
     run, seen = new_run("threads"), set()
     changes = {"workers": 2, "accelerate": False, "chunk_size": 10, "limit": 20}
     with num_threads(2):
@@ -124,7 +114,7 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
     assert 1 in seen <= {1, 2}
 
 
-def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads() -> None:
+def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads():
     with num_threads(4):
         executors = [local_executor(workers, chunks=3) for workers in (1, 2, 8)]
     assert [type(executor) for executor in executors] == [InProcess, ProcessPool, ProcessPool]
@@ -149,9 +139,7 @@ class Rebuildless(Exception):
         super().__init__(f"{one} {other}")
 
 
-def test_what_a_worker_raises_ends_the_evaluation(
-    digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_worker_raises_ends_the_evaluation(digits, new_run, monkeypatch):
     # Spawned processes find this module by its file's name.
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setitem(sys.modules, "test_job", sys.modules[__name__])
@@ -164,9 +152,7 @@ def test_what_a_worker_raises_ends_the_evaluation(
     assert not active_children()
 
 
-def test_a_model_that_cannot_be_sent_is_the_users_mistake(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_model_that_cannot_be_sent_is_the_users_mistake(network, digits, new_run):
     class Local(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return network(x)
@@ -190,9 +176,7 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("most", [32, 5])
-def test_too_little_memory_halves_the_batch_and_changes_no_verdict(
-    most: int, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_too_little_memory_halves_the_batch_and_changes_no_verdict(most, network, digits, new_run):
     small = Small(network, most)
     found = attack(small, digits, new_run("small"), accelerate=False, limit=40).verdicts
     ample = Small(network, 40)
@@ -203,14 +187,12 @@ def test_too_little_memory_halves_the_batch_and_changes_no_verdict(
     pd.testing.assert_frame_equal(found, expected, check_exact=most >= GRAIN, rtol=1e-4, atol=1e-4)
 
 
-def test_one_image_too_many_is_an_error(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_one_image_too_many_is_an_error(network, digits, new_run):
     with pytest.raises(torch.OutOfMemoryError):
         attack(Small(network, 0), digits, new_run("none"), accelerate=False, limit=40)
 
 
-def test_halving_keeps_to_the_grain_until_it_is_one_grain() -> None:
+def test_halving_keeps_to_the_grain_until_it_is_one_grain():
     batching, limits = Batching(), []
     while batching.halve(100):
         limits.append(batching.limit)
@@ -218,7 +200,7 @@ def test_halving_keeps_to_the_grain_until_it_is_one_grain() -> None:
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("Linf", 8 / 255), ("L2", 0.5)])
-def test_rounded_images_stay_in_the_ball(norm: str, eps: float) -> None:
+def test_rounded_images_stay_in_the_ball(norm, eps):
     generator = torch.Generator().manual_seed(0)
     clean = torch.randint(0, 256, (64, 3, 8, 8), generator=generator).float() / 255
     step = torch.randn(clean.shape, generator=generator)
@@ -235,9 +217,7 @@ def test_rounded_images_stay_in_the_ball(norm: str, eps: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
-def test_kept_images_are_exported_in_order(
-    kind: str, network: nn.Module, digits: ImageSet, new_run: NewRun, tmp_path: Path
-) -> None:
+def test_kept_images_are_exported_in_order(kind, network, digits, new_run, tmp_path):
     run = new_run("kept")
     attack(network, digits, run)
     with pytest.raises(UserError, match="--save-adversarial"):

@@ -1,7 +1,5 @@
 """Every stage's verdicts against the maintainers' AutoAttack, called as its users call it."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from pyautoattack import AutoAttack
@@ -92,13 +90,7 @@ def ours(
 
 
 @pytest.mark.parametrize("accelerate", [False, True])
-def test_each_stage_breaks_the_same_images(
-    accelerate: bool,
-    ten: tuple[EvalConfig, list[str | None]],
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
+def test_each_stage_breaks_the_same_images(accelerate, ten, network, digits, new_run):
     config, expected = ten
     assert {"clean", "apgd-ce", None} <= set(expected)
     assert "apgd-t" in expected or "fab-t" in expected
@@ -107,12 +99,8 @@ def test_each_stage_breaks_the_same_images(
 
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
-    accelerate: bool,
-    hundred: tuple[EvalConfig, list[str | None]],
-    pair_network: nn.Module,
-    digit_pairs: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
+    accelerate, hundred, pair_network, digit_pairs, new_run
+):
     config, expected = hundred
     assert {"apgd-ce", None} <= set(expected)
     assert "apgd-t" in expected or "fab-t" in expected
@@ -121,13 +109,7 @@ def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
-def test_standard_budget(
-    norm: str,
-    eps: float,
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
+def test_standard_budget(norm, eps, network, digits, new_run):
     config = EvalConfig.model_validate(
         {"norm": norm, "eps": eps, "chunk_size": 120, "limit": 120, "accelerate": False}
     )

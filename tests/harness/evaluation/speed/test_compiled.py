@@ -24,9 +24,7 @@ def measured(
 
 
 @pytest.mark.slow
-def test_verdicts_of_a_compiled_network(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, interrupt: Callable[..., None]
-) -> None:
+def test_verdicts_of_a_compiled_network(network, digits, new_run, interrupt):
     """Equal for one worker, two, and a resumption; nearly those of the network as it is."""
     plain = EvalConfig(eps=0.1, limit=200, chunk_size=50, budget=SHORT)
     config = plain.model_copy(update={"compile": True})
@@ -47,12 +45,8 @@ def test_verdicts_of_a_compiled_network(
 
 
 def test_an_evaluation_that_was_begun_compiled_is_not_finished_otherwise(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    interrupt: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    network, digits, new_run, interrupt, monkeypatch
+):
     def no_compiler(*_: object, **__: object) -> nn.Module:
         raise RuntimeError("no compiler\nand a long story")
 
@@ -66,6 +60,6 @@ def test_an_evaluation_that_was_begun_compiled_is_not_finished_otherwise(
         measured(network, digits, run, config)
 
 
-def test_only_an_accelerated_network_is_compiled() -> None:
+def test_only_an_accelerated_network_is_compiled():
     with pytest.raises(ValueError, match="compile needs accelerate"):
         EvalConfig(compile=True, accelerate=False)
