@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evaluation.attack.images import on_grid
-from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, reach
+from harness.evaluation.attack.judge import clip_to_ball, effective_eps, perturbation_norm
 from harness.evaluation.attack.stages import APGD, ZeroGradientCount
 
 SIZES = (8, 32, 224)
@@ -77,4 +77,4 @@ def test_an_image_a_thousandth_of_the_radius_outside_is_caught(size, norm, eps):
     levels = (clean * 255).round()
     rounded = on_grid(found, levels / 255, norm, eps)
     distance = perturbation_norm(rounded.double() / 255, levels.double() / 255, norm)
-    assert float(distance) <= reach(norm, eps, clean.numel())
+    assert float(distance) <= effective_eps(norm, eps, clean.numel())
