@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM cancel a run; its finished work is kept and the exit status names the signal."""
+"""SIGINT and SIGTERM: finished work is kept, the run is cancelled, the exit status is specific."""
 
 import signal
 

@@ -8,19 +8,26 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from distilling import write_generated
+from torch import nn
+from typer.testing import CliRunner
 
+from divergence_bench.cli.main import app
 from harness.config import RunConfig
+from harness.distributed.group import ProcessGroup
+from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from harness.training.loop import _split_between
 
 SCRIPT = Path(__file__).with_name("training_together.py")
 TINY = {
@@ -35,17 +42,15 @@ TINY = {
     "device": "cpu",
 }
 TEACHER = {"epochs": 1, "batch_size": 64, "precision": "float64"}
-# Weight perturbation and class means; a look ahead and a network with its own optimiser; a network
-# trained along; a memory of the whole set.
-TELLING = ("ikl", "las-awp", "lbgat", "crd")
+# Weight perturbation and class means; a lookahead and a network with its own optimiser; a network
+# trained along; a memory of all images.
+VARIED = ("ikl", "las-awp", "lbgat", "crd")
 
 
-def torchrun(count: int, *arguments: object, **settings: Any) -> subprocess.Popen[str]:
+def torchrun(count: int, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
@@ -67,12 +72,6 @@ def configuration(method: str, results: Path, **options: Any) -> RunConfig:
 
 
 GENERATED = ("gowal", "rebuffi", "score", "wang-dm")
-
-
-def write_generated(path: Path) -> None:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
-    np.savez(path, image=images, label=random.integers(0, 10, 200))
 
 
 def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -101,7 +100,7 @@ def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]
 
 
 def test_two_processes_train_as_one(tmp_path):
-    compare(2, tmp_path, [(name, {}) for name in TELLING])
+    compare(2, tmp_path, [(name, {}) for name in VARIED])
 
 
 def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path):
@@ -118,7 +117,7 @@ def test_every_method_trains_in_two_processes_as_in_one(tmp_path):
 def command(results: Path, *more: str) -> list[str]:
     options = {
         "--method": "kl",
-        "--epochs": 6,
+        "--epochs": 4,
         "--train-limit": 200,
         "--eval-limit": 20,
         "--device": "cpu",
@@ -151,18 +150,29 @@ def first_worker(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str, str]:
+    """An undisturbed run of two processes, and what they printed."""
     results = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([sys.executable, *command(results)], check=True, capture_output=True)
+    out, err = finished(torchrun(2, *command(results, "--json")))
     directory = only_run(results)
     assert directory is not None
-    return directory
+    return directory, out, err
+
+
+def test_only_the_first_process_prints_and_stores(printed):
+    directory, out, err = printed
+    (row,) = Database(directory.results).query("SELECT run_id FROM runs").itertuples(index=False)
+    assert row.run_id == directory.run_id
+    assert row.run_id in json.dumps(json.loads(out))
+    assert "Traceback" not in err
+    assert "Warning" not in err
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(9, "started"), pytest.param(15, "cancelled", marks=pytest.mark.slow)]
 )
-def test_a_training_of_two_processes_is_taken_up_by_one(tmp_path, undisturbed, number, status):
+def test_one_process_resumes_the_training_of_two(tmp_path, printed, number, status):
+    undisturbed, *_ = printed
     process = torchrun(2, *command(tmp_path))
     after_epochs(process, tmp_path, 2)
     os.kill(first_worker(process) if number == signal.SIGKILL else process.pid, number)
@@ -170,7 +180,7 @@ def test_a_training_of_two_processes_is_taken_up_by_one(tmp_path, undisturbed, n
     resumed = only_run(tmp_path)
     assert resumed is not None
     assert resumed.record["status"] == status
-    subprocess.run([sys.executable, *command(tmp_path)], check=True, capture_output=True)
+    CliRunner().invoke(app, command(tmp_path)[2:], catch_exceptions=False)
     assert resumed.run_id == undisturbed.run_id
     for one, two in zip(resumed.epochs(), undisturbed.epochs(), strict=True):
         assert one["parts"] == pytest.approx(two["parts"], rel=1e-9)
@@ -178,22 +188,13 @@ def test_a_training_of_two_processes_is_taken_up_by_one(tmp_path, undisturbed, n
     assert stored.status == "success"
 
 
-def test_only_the_first_process_speaks_and_stores(tmp_path):
-    out, err = finished(torchrun(2, *command(tmp_path, "--json")))
-    (row,) = Database(tmp_path).query("SELECT run_id FROM runs").itertuples(index=False)
-    assert row.run_id in json.dumps(json.loads(out))
-    assert "Traceback" not in err
-    assert "Warning" not in err
+def test_a_batch_with_too_few_parts_is_refused():
+    one_image = SimpleNamespace(smallest_batch=1)
+    with pytest.raises(UserError, match="a batch of 1 images has 1 parts, too few for 2 processes"):
+        _split_between(nn.Linear(1, 1), RunConfig(method="kl"), one_image, ProcessGroup(0, 2))
 
 
-def test_a_batch_with_too_few_parts_is_refused(tmp_path):
-    _, err = finished(torchrun(2, *command(tmp_path, "--batch-size", "199")), status=1)
-    assert "error: a batch of 1 images has 1 parts, too few for 2 processes" in err
-
-
-def test_processes_share_nothing_but_a_run():
-    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
-    listing = [sys.executable, "-m", "harness", "list", "methods"]
-    done = subprocess.run(listing, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: torchrun started 2 processes, which only `run` can share")
+def test_processes_share_only_a_run(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun started 2 processes, which only `run` can share"):
+        CliRunner().invoke(app, ["list", "methods"], catch_exceptions=False)

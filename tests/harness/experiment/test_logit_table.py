@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distilling import Lines, registered, student
+from distilling import Lines, assert_same_weights, student, weights
 from torch import Tensor, nn
 
 from harness.data import load_dataset
@@ -21,7 +21,6 @@ from harness.experiment.teacher import _Forward, _FromTable, logits_of
 from harness.method import Batch
 from harness.models import build_model
 from harness.seeding import seeded_generator
-from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -38,7 +37,7 @@ def table(folder: Path, dtype: str = "float32") -> LogitTable:
 
 @pytest.mark.parametrize(("padding", "mirror"), [(0, False), (0, True), (1, False), (2, True)])
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
-def test_a_view_number_says_what_is_shown(padding, mirror, mode):
+def test_a_view_number_identifies_the_augmented_image(padding, mirror, mode):
     augment = Augmentation(padding, mirror, mode)
     images = torch.randint(256, (1000, 3, 6, 6), dtype=torch.uint8)
     changed, view = augment.viewed(images, seeded_generator(CPU, "views"))
@@ -141,20 +140,20 @@ def filling(folder: Path, seed: int, rounds: int) -> subprocess.Popen[bytes]:
 
 
 def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path):
-    doomed = filling(tmp_path, 3, 10**9)
+    victim = filling(tmp_path, 3, 10**9)
     try:
         for worker in [filling(tmp_path, seed, 300) for seed in (1, 2)]:
             assert worker.wait(120) == 0
-        assert doomed.poll() is None
+        assert victim.poll() is None
     finally:
-        doomed.kill()
-        doomed.wait()
+        victim.kill()
+        victim.wait()
     rows = torch.arange(200)
     read, there = table(tmp_path).read(rows)
     # The killed one may have left one batch half written; what counts as there is right.
     assert there.sum() >= 200 - 32
-    wanted = (rows[:, None] * 7 + torch.arange(7)).float().sin()
-    assert torch.equal(read[there], wanted[there])
+    expected = (rows[:, None] * 7 + torch.arange(7)).float().sin()
+    assert torch.equal(read[there], expected[there])
 
 
 class Counting(nn.Module):
@@ -194,18 +193,12 @@ def test_logits_from_the_table_are_the_teachers(tmp_path, dtype):
     assert network.images == 0, "a warm table needs no teacher"
 
 
-def test_logits_do_not_depend_on_how_few_images_are_asked_for():
+def test_logits_do_not_depend_on_the_number_of_images():
     network = build_model("resnet20", 10, 3, 32).eval()
     x = torch.rand(40, 3, 32, 32)
     whole = logits_of(network, x)
     for count in (1, 3, 15, 17):
         assert torch.equal(logits_of(network, x[:count]), whole[:count])
-
-
-@pytest.fixture
-def _registered() -> Iterator[None]:
-    with registered():
-        yield
 
 
 @pytest.mark.usefixtures("_registered")
@@ -216,23 +209,17 @@ def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         student(tmp_path / "halted", Lines("epoch 1/2  loss", after="logits are kept"))
     resumed = student(tmp_path / "halted")
-    weights = [state(run) for run in (whole, forward, resumed)]
-    for name, tensor in weights[0].items():
-        assert torch.equal(tensor, weights[1][name]), name
-        assert torch.equal(tensor, weights[2][name]), name
+    assert_same_weights(whole, forward)
+    assert_same_weights(whole, resumed)
     half = student(tmp_path / "whole", **{"teacher.logits_dtype": "float16"})
     assert half.run_id != whole.run_id
-    assert any(not torch.equal(a, weights[0][name]) for name, a in state(half).items())
+    assert any(not torch.equal(a, weights(whole)[name]) for name, a in weights(half).items())
 
 
 @pytest.mark.usefixtures("_registered")
-def test_a_table_that_cannot_be_is_refused_or_done_without(tmp_path):
+def test_without_a_finite_number_of_views_there_is_no_table(tmp_path):
     with pytest.raises(UserError, match="have unlimited views"):
         student(tmp_path, **{"teacher.logits": "table", "data.rotation": 5.0})
     lines = Lines()
     student(tmp_path, lines, **{"data.rotation": 5.0})
     assert not lines.about("teacher logits")
-
-
-def state(run: RunDirectory) -> dict[str, Tensor]:
-    return torch.load(run.model_path, weights_only=True)["state_dict"]

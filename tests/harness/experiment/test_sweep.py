@@ -1,12 +1,6 @@
-"""Sweeps: what they consist of, what is done of it, and that killed ones finish."""
+"""Sweeps: what they consist of, what is done of it, and how long the rest takes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +25,7 @@ from harness.experiment.sweep import (
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.database import Database
-from harness.store.rundir import RunDirectory, list_runs
+from harness.store.rundir import RunDirectory
 
 TINY = {
     "training.epochs": 2,
@@ -275,77 +269,3 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 def version(config: RunConfig) -> str:
     """What the attacks of a run are called today."""
     return attack_version(config.evaluation.protocols()[0], 10)
-
-
-# Killed on the way
-
-SWEEP = f"""
-runs:
-- {{method: trades}}
-- {{method: trades, name: diverges, set: {{training.optimizer.lr: 1.0e+9}}}}
-- {{method: ikl}}
-- {{method: ikl, name: ikl again}}
-- {{method: kl}}
-set: {json.dumps(TINY)}
-"""
-
-
-def started(folder: Path) -> subprocess.Popen[str]:
-    arguments = ["sweep", str(folder / "s.yaml"), "--results", str(folder / "r"), "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "140"},
-    )
-
-
-def kill_when(folder: Path, ready: Callable[[dict[str, RunDirectory]], bool]) -> None:
-    process = started(folder)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        runs = {run.run_id.split("-")[0]: run for run in list_runs(folder / "r")}
-        if ready(runs):
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError("the moment to kill never came")
-
-
-def written(folder: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.rglob("model.pt")}
-
-
-def test_a_sweep_killed_twice_finishes_and_runs_nothing_twice(tmp_path):
-    (tmp_path / "s.yaml").write_text(SWEEP)
-    kill_when(tmp_path, lambda runs: len(runs["ikl"].epochs()) == 1 if "ikl" in runs else False)
-    first = written(tmp_path)
-    assert len(first) == 1
-    kill_when(tmp_path, lambda runs: bool(runs["kl"].epochs()) if "kl" in runs else False)
-    second = written(tmp_path)
-    assert len(second) == 2
-    process = started(tmp_path)
-    out, errors = process.communicate(timeout=240)
-    assert process.returncode == 1, errors
-    last = written(tmp_path)
-    assert len(last) == 3
-    for before in (first, second):
-        assert before.items() <= last.items()
-    # Plan, table, comparison and the failure, in this order.
-    assert out.index("4 runs: 2 done") < out.index("n = 12, partial")
-    assert out.index("McNemar p") < out.index("failed: trades-")
-    assert "the loss is not finite" in out
-    runs = list_runs(tmp_path / "r")
-    assert sorted(run.record["status"] for run in runs) == [
-        "error",
-        "success",
-        "success",
-        "success",
-    ]
-    for run in runs:
-        epochs = [record["epoch"] for record in run.epochs()]
-        assert epochs == list(range(1, len(epochs) + 1))

@@ -1,6 +1,4 @@
-"""Teachers: found or trained, measured, part of the identity, and untouched by their students."""
-
-from collections.abc import Iterator
+"""Teachers: found or trained, measured, part of the identity, and not changed by their students."""
 
 import pytest
 import torch
@@ -18,11 +16,7 @@ from harness.models.zoos import ZOOS, Loaded
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, list_runs
 
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    with registered():
-        yield
+pytestmark = pytest.mark.usefixtures("_registered")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +47,7 @@ def test_an_auto_teacher_is_trained_once_and_serves_the_next_student(tmp_path):
     assert two.record["teacher_facts"] == one.record["teacher_facts"]
     again = Lines()
     student(tmp_path, again)
-    assert not again.about("teacher"), "a finished student needs its teacher no more"
+    assert not again.about("teacher"), "a finished student needs no teacher"
 
 
 def test_the_record_names_the_teacher_and_what_it_was_measured_at(trained):

@@ -47,29 +47,6 @@ def test_learning_rate_table_of_every_schedule_and_length(schedule, epochs):
         assert momentum(config, epoch, epochs) == 0.9
 
 
-@pytest.mark.parametrize(
-    ("epoch", "steps", "fraction"),
-    [
-        (1, 2, 1.0),
-        (50, 2, 1.0),
-        (51, 3, 2 / 3),
-        (100, 3, 2 / 3),
-        (101, 4, 0.5),
-        (151, 5, 0.5),
-        (200, 5, 0.5),
-    ],
-)
-def test_staged_rule_over_200_epochs(epoch, steps, fraction):
-    schedule = inner_schedule(InnerAttackConfig(eps=EPS, step_rule="staged"), epoch, 200)
-    assert (schedule.steps, schedule.step_size) == (steps, fraction * EPS)
-
-
-def test_step_schedule_decays_in_the_epoch_after_the_milestone():
-    config = OptimizerConfig(lr=0.05, schedule="steps", milestones=(150, 180, 210))
-    rates = [learning_rate(config, epoch, 240) for epoch in (1, 150, 151, 180, 181, 211, 240)]
-    assert rates == pytest.approx([0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-5, 5e-5])
-
-
 def test_warmup_scales_the_first_epochs():
     config = OptimizerConfig(lr=1.0, schedule="constant", warmup_epochs=4)
     rates = [learning_rate(config, epoch, 9) for epoch in range(1, 7)]

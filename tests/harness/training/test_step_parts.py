@@ -106,13 +106,13 @@ def test_frozen_statistics_leaves_an_eval_network_alone():
         assert torch.equal(model(x), expected)
 
 
-def test_frozen_parameters_ask_for_no_gradient_and_then_again():
+def test_frozen_parameters_need_no_gradient_within_the_block():
     model, (x, _) = small_net(), images()
     model[0].bias.requires_grad_(False)
     with frozen_parameters(model):
         assert not model(x).requires_grad
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert wanted == {"0.weight", "1.weight", "1.bias", "4.weight", "4.bias"}
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {"0.weight", "1.weight", "1.bias", "4.weight", "4.bias"}
 
 
 def test_perturbation_has_norm_gamma_times_the_weights_and_points_uphill():

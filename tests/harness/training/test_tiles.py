@@ -60,10 +60,10 @@ def test_pieces_have_the_logits_and_gradients_of_the_batch(images, pieces):
     whole, parts = network(x), Tiled(network, images)(x)
     assert seen == [10, *pieces]
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
-    (wanted,), (found,) = (
+    (expected,), (found,) = (
         torch.autograd.grad(logits.logsumexp(1).sum(), x) for logits in (whole, parts)
     )
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -100,7 +100,7 @@ def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(mode, tmp
         model = load_model_file(RunDirectory(results, config.run_id).model_path)
         return model.state_dict(), sizes
 
-    wanted, whole = trained(tmp_path / "whole")
+    expected, whole = trained(tmp_path / "whole")
     monkeypatch.setattr(tiles, "SMALLEST_TILE", 12)
     monkeypatch.setattr(tiles, "TILE_BYTES", 1)
     found, pieces = trained(tmp_path / "pieces")
@@ -111,5 +111,5 @@ def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(mode, tmp
         )
     else:
         assert whole == pieces == {(True, 32)}
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)

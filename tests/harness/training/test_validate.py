@@ -3,26 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from distilling import TINY, Lines
+from distilling import Lines, trained, write_generated
 
 from harness.errors import UserError
-from harness.experiment.resolve import resolve
-from harness.experiment.runner import run
-from harness.progress import Reporter
-from harness.store.rundir import RunDirectory
 
 AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch": 3}
-
-
-def trained(
-    results: Path, method: str, reporter: Reporter | None = None, **options: Any
-) -> RunDirectory:
-    config = resolve(method, options={**TINY, "results": results, **options})
-    run(config, reporter or Reporter(quiet=True))
-    return RunDirectory(results, config.run_id)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +38,10 @@ def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(tmp_p
 
 
 def test_a_memory_of_training_images_refuses_generated_ones(tmp_path, teacher):
-    archive, random = tmp_path / "generated.npz", np.random.default_rng(0)
-    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
-    np.savez(archive, image=images, label=random.integers(0, 10, 200))
     options = {
         **teacher,
         "training.epochs": 1,
-        "data.generated": archive,
+        "data.generated": write_generated(tmp_path / "generated.npz"),
         "data.generated_name": "random",
         "data.generated_fraction": 0.5,
     }
