@@ -16,7 +16,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("called", ["/home/me/harness/__main__.py", "/usr/bin/harness"])
-def test_the_command_does_not_tell_where_the_program_lies(monkeypatch, called):
+def test_the_command_does_not_show_the_path_of_the_program(monkeypatch, called):
     monkeypatch.setattr(sys, "argv", [called, "run"])
     assert provenance.collect("cpu")["command"] == ["harness", "run"]
 

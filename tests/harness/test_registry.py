@@ -60,7 +60,7 @@ def test_a_broken_file_is_named_when_it_is_used(plugins, tmp_path, content, erro
     assert plugins.get("first-one") == 1
 
 
-def test_what_a_file_says_itself_is_kept(plugins, tmp_path):
+def test_an_error_that_a_file_raises_itself_is_kept(plugins, tmp_path):
     (tmp_path / "plugins_for_test" / "broken.py").write_text(
         "from harness.errors import UserError\nraise UserError('install it')\n"
     )

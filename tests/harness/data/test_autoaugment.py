@@ -79,14 +79,14 @@ def test_views_differ_from_each_other_and_come_again_with_their_seed(smooth):
     assert not torch.equal(first[0], views(augmented, seed=1)[0])
 
 
-def test_views_are_cropped_and_flipped_anew(smooth):
+def test_views_are_cropped_and_flipped_again(smooth):
     """Before the crop and flip they are the same views, after them they are not."""
     still = views(with_views(loader(smooth), smooth, 1))
     moved = views(with_views(loader(smooth, 3, flip=True), smooth, 1))
     assert not any(torch.equal(a, b) for a, b in zip(still, moved, strict=True))
 
 
-def test_the_global_source_of_chance_is_left_alone(smooth):
+def test_the_global_random_state_stays(smooth):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     autoaugmented(smooth.images, 3)
@@ -102,10 +102,10 @@ def test_grey_images_are_augmented_too(smooth):
 
 
 def test_other_images_than_originals_in_memory_are_refused(smooth):
-    class Elsewhere:
+    class NotInMemory:
         """A loader of images that are not in memory."""
 
-    for refused, split in ((Elsewhere(), smooth), (loader(smooth), FolderSet.__new__(FolderSet))):
+    for refused, split in ((NotInMemory(), smooth), (loader(smooth), FolderSet.__new__(FolderSet))):
         assert with_views(refused, split, 0) is refused
         with pytest.raises(UserError, match=r"set data.generated_fraction=0.* params.views=0"):
             with_views(refused, split, 2)

@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -210,8 +211,6 @@ def test_imagenet_is_found_in_its_folder_or_in_the_root(tree, tmp_path, inside):
 
 @pytest.mark.usefixtures("small_imagenet")
 def test_splits_must_have_the_same_classes(tree, tmp_path):
-    import shutil
-
     shutil.copytree(tree, tmp_path / "val")
     assert len(load_dataset("imagenet", tmp_path).train) == 9
     (tmp_path / "val" / "n02").rename(tmp_path / "val" / "n04")

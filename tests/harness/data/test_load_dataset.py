@@ -52,7 +52,7 @@ def test_descriptions_fit_themselves(name):
     assert info.small_scale == (name in {"digits", "fashion-mnist"})
 
 
-def test_only_the_asked_split_is_loaded():
+def test_only_the_requested_split_is_loaded():
     data = load_dataset("digits", splits=("test",))
     assert len(data.test) == 360
     with pytest.raises(RuntimeError, match="train split of digits was not loaded"):

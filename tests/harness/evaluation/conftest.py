@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
+from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 
@@ -41,6 +43,15 @@ def train_robust(
         cross_entropy(model(adversarial), labels).backward()
         optimizer.step()
     model.float().eval()
+
+
+def evaluated(
+    model: nn.Module, images: ImageSet, run: RunDirectory, config: EvalConfig, **changes: object
+) -> EvaluationResult:
+    """Evaluate at one radius on the CPU, with some settings changed."""
+    config = config.model_copy(update=changes)
+    (result,) = evaluate(model, images, config, run, device=torch.device("cpu"))
+    return result
 
 
 @pytest.fixture(scope="session")

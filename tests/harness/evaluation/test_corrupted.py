@@ -58,7 +58,7 @@ def test_the_published_layout_is_read(root):
 
 
 def test_images_and_labels_are_those_that_robustbench_reads(tmp_path):
-    """Of a file of the published size; the rows that nobody reads are holes in it."""
+    """Of a file of the published size; the rows that are not read are holes in it."""
     pytest.importorskip("gdown", reason="RobustBench is not installed")
     import_robustbench()
     from robustbench.data import BenchmarkDataset, load_corruptions_cifar

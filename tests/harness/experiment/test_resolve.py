@@ -1,4 +1,4 @@
-"""From what the user typed to a configuration: layers, and one-line errors."""
+"""From the user's options to a configuration: layers, and one-line errors."""
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_an_evaluation_protocol_from_a_stored_one():
     ],
 )
 def test_another_norm_needs_a_radius_of_its_own(changes, refused):
-    def asked() -> None:
+    def resolve_all() -> None:
         resolve("trades", assignments=[f"evaluation.{change}" for change in changes])
         evaluation({"norm": "Linf", "eps": 0.1}, {}, changes)
         options = dict(change.split("=") for change in changes)
@@ -108,21 +108,21 @@ def test_another_norm_needs_a_radius_of_its_own(changes, refused):
 
     if refused:
         with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
-            asked()
+            resolve_all()
         for layer in ({"norm": "L2"}, {"norm": "L2", "eps": None}):
             with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
                 evaluation({}, layer, [])
     else:
-        asked()
+        resolve_all()
     assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == (2,)
 
 
 def test_attacks_are_named_with_commas_wherever_they_are_set():
-    wanted = ("apgd-ce", "square")
-    assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == wanted
-    assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == wanted
+    expected = ("apgd-ce", "square")
+    assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == expected
+    assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == expected
     set_ = ["evaluation.attacks=apgd-ce,square"]
-    assert resolve("trades", assignments=set_).evaluation.attacks == wanted
+    assert resolve("trades", assignments=set_).evaluation.attacks == expected
     assert evaluation({}, {"attacks": ""}, []).attacks == ()
 
 

@@ -181,7 +181,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
     assert "/no" in str(RunDirectory(results, run_id).record["error"])
 
 
-def test_estimates_come_from_like_runs(swept):
+def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
     done, seed, other, more, attacks = planned(
         results,
@@ -203,13 +203,13 @@ def test_estimates_come_from_like_runs(swept):
         "SELECT median(seconds) AS s FROM epochs JOIN runs USING (run_id) WHERE method = 'trades'"
     )["s"][0]
     assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
-    # No like evaluation is stored: only the training is known.
+    # No similar evaluation is stored: only the training is known.
     assert attacks.seconds == pytest.approx(2 * epochs)
     assert not attacks.whole
     assert "at least" in summary([attacks])
-    (elsewhere,) = planned(results, methods=("vanilla",))
-    assert elsewhere.seconds is None
-    assert "unknown" in summary([elsewhere])
+    (unknown,) = planned(results, methods=("vanilla",))
+    assert unknown.seconds is None
+    assert "unknown" in summary([unknown])
 
 
 def test_rows_are_compared_with_the_first_image_by_image(swept):
@@ -246,8 +246,8 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 
     def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
         evaluation = run.evaluation(name)
-        told = {**identity, "attack_version": version(config), **protocol}
-        evaluation.update(status=status, protocol=told)
+        stored_protocol = {**identity, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=stored_protocol)
         evaluation.chunks_path.mkdir()
         for number in range(chunks):
             evaluation.chunk_path(number).touch()

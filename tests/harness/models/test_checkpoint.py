@@ -36,21 +36,10 @@ def network(num_classes=4):
     return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
 
 
-@pytest.fixture
-def good(tmp_path):
-    path = tmp_path / "good.pt"
-    torch.save(network().state_dict(), path)
-    return path
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"no checkpoint file at .*absent\.pt: check the path"):
-        read_checkpoint(tmp_path / "absent.pt")
-
-
-def test_folder_is_no_file(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint file"):
-        read_checkpoint(tmp_path)
+@pytest.mark.parametrize("name", ["absent.pt", "."])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(UserError, match=r"no checkpoint file at .*: check the path"):
+        read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("start", [b"", b" \r\n\t", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n "])
@@ -61,7 +50,7 @@ def test_web_page(tmp_path, start):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.99])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_truncated_file(tmp_path, keep, zipped):
     path = tmp_path / "cut.pt"
@@ -187,7 +176,7 @@ def test_only_the_first_differences_are_named():
         load_weights(network(), {"other": torch.zeros(1)}, "x.pt")
 
 
-def test_hash_of_a_state_depends_on_content_alone(good):
+def test_hash_of_a_state_depends_on_content_alone():
     class Reordered(nn.Module):
         def __init__(self, names):
             super().__init__()

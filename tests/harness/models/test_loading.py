@@ -91,12 +91,12 @@ def test_bare_state_dict(tmp_path, x, key):
 
 def test_normalisation_of_a_bare_state_dict_can_be_chosen(tmp_path, x):
     model = Normalized(network(), INFO.mean, INFO.std).eval()
-    bare, whole = tmp_path / "bare.pt", tmp_path / "whole.pt"
+    bare, full = tmp_path / "bare.pt", tmp_path / "full.pt"
     torch.save(model.model.state_dict(), bare)
-    torch.save(model.state_dict(), whole)
-    for path, choice in [(bare, True), (whole, None), (whole, True)]:
+    torch.save(model.state_dict(), full)
+    for path, choice in [(bare, True), (full, None), (full, True)]:
         torch.testing.assert_close(load(path, arch="resnet8", normalize=choice)[0](x), model(x))
-    for path, choice in [(bare, None), (bare, False), (whole, False)]:
+    for path, choice in [(bare, None), (bare, False), (full, False)]:
         loaded, _ = load(path, arch="resnet8", normalize=choice)
         torch.testing.assert_close(loaded(x), model.model(x))
 
@@ -251,7 +251,7 @@ class TestFunctions:
             load(spec)
 
     @pytest.mark.parametrize("spec", ["my_networks:stops", "my_exit:linear"])
-    def test_a_wish_to_exit_is_no_fault(self, spec):
+    def test_a_request_to_exit_is_no_fault(self, spec):
         with pytest.raises(SystemExit):
             load(spec)
 

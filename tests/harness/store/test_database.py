@@ -14,7 +14,7 @@ from harness.store import ingest as ingest_module
 from harness.store.database import Database
 from harness.store.ingest import seed_group
 from harness.store.rundir import RunDirectory
-from harness.store.schema import TABLES
+from tests.harness.store.conftest import assert_same, contents
 
 MakeRun = Callable[..., RunDirectory]
 
@@ -23,19 +23,6 @@ table,dataset,task,method,citation,teacher,student_or_arch,augmentation,setting,
 2,CIFAR-100,at,"One, of many",[1],,WRN-34-10,Basic,,aa,31.45,,1,0,
 7,CIFAR-100,kd,Two,,WRN-40-2,VGG8,,manner=Logits,top1,77.19,0.01,0,1,"a note"
 """
-
-
-def contents(database: Database) -> dict[str, pd.DataFrame]:
-    return {
-        name: database.query(f"SELECT * FROM {name} ORDER BY ALL").convert_dtypes()
-        for name in TABLES
-    }
-
-
-def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    assert one.keys() == other.keys()
-    for name, frame in one.items():
-        pd.testing.assert_frame_equal(frame, other[name], obj=name)
 
 
 @pytest.fixture
@@ -105,7 +92,7 @@ def test_a_grown_run_replaces_its_rows_only(database, make_run, add_evaluation):
     database.record(run)
     database.record(other)
     run.append_epoch({"epoch": 4, "loss": 0.1})
-    run.update(status="error", error="out of patience")
+    run.update(status="error", error="stopped")
     add_evaluation(run, "e2", n=10)
     database.record(run)
     counts = database.query(
@@ -234,7 +221,7 @@ def test_a_failing_rebuild_leaves_the_old_database(database, make_run, tmp_path)
     assert not list(tmp_path.glob(".harness*"))
 
 
-def test_a_damaged_database_says_how_to_mend_it_and_is_mended(database, make_run):
+def test_a_damaged_database_is_refused_and_rebuilt(database, make_run):
     run = make_run()
     database.path.write_bytes(b"garbage" * 1000)
     for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):

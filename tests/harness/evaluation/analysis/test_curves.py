@@ -1,7 +1,6 @@
 """Accuracy over the radius: points, their order, and the flags that only a curve shows."""
 
 import json
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,6 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
-NewRun = Callable[[str], RunDirectory]
 BASE = {"attacks": ("apgd-ce",), "limit": 40, "budget": {"n_iter": 20}}
 
 
@@ -61,7 +59,7 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(network, digits, new_run)
 
 
 @pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15)])
-def test_an_attack_that_fails_at_a_large_radius_is_found_out(
+def test_an_attack_that_fails_at_a_large_radius_is_flagged(
     order, network, digits, new_run, monkeypatch
 ):
     class Idle:
@@ -111,7 +109,7 @@ def test_stored_flags_of_a_curve_are_replaced_by_computed_ones():
     assert [flag["name"] for flag in curves.with_curve_flags(record, {})["flags"]] == names[:1]
 
 
-def test_single_images_that_come_back_are_chance():
+def test_a_rise_of_a_few_images_is_random():
     small, large = SimpleNamespace(eps=0.1, survived=0), SimpleNamespace(eps=0.2, survived=5, n=100)
     assert curves.rises(small, large, 4, 0) is None
     assert curves.rises(small, large, 5, 0) is not None

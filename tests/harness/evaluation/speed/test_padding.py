@@ -89,7 +89,7 @@ def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows):
     assert layer(x[0]).shape == (10,)
 
 
-def test_a_plan_of_a_release_that_padded_otherwise_is_not_followed(
+def test_a_plan_of_a_release_that_padded_differently_is_not_used(
     network, digits, new_run, interrupt
 ):
     config = EvalConfig(eps=0.1, limit=20, chunk_size=10, attacks=("apgd-ce",))

@@ -123,7 +123,7 @@ def test_rounding_in_float32_keeps_no_network_from_being_folded():
     assert decide(model, x, CPU).folded == 1
 
 
-def test_a_network_that_cannot_be_traced_runs_as_it_is_and_the_plan_says_so():
+def test_a_network_that_cannot_be_traced_runs_unchanged_and_the_plan_notes_it():
     x = torch.rand(4, 1, 2, 2)
     plan = decide(Untraceable(), x, CPU)
     assert plan.folded == 0
