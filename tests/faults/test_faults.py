@@ -131,7 +131,7 @@ def test_a_full_disk_is_a_sentence_each_time_and_half_of_nothing(server, undistu
         for run in list_runs(small_disk):
             assert run.record["status"] in ("started", "error")
         assert not temporary_files(small_disk)
-        refused, size = refused + 1, size + needed // 1024 // 5
+        refused, size = refused + 1, size + needed // 1024 // 8
         subprocess.run(["mount", "-o", f"remount,size={size}k", str(small_disk)], check=True)
     assert refused >= 4
     assert_same_result(small_disk, undisturbed)
@@ -175,7 +175,7 @@ def test_a_kill_at_any_step_of_a_write_is_repaired_by_the_next_call(server, undi
         if ended["code"] == 0:
             break
         assert ended["code"] == -9, ended["output"]
-        killed, step = killed + 1, step + generator.randint(3, 8)
+        killed, step = killed + 1, step + generator.randint(2, 6)
         rebuilt = Database(results).rebuild() if (results / "runs").exists() else None
         assert rebuilt is None or rebuilt.counts["verdicts"] in (0, 16)
         ended = server.succeed(command)

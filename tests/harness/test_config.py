@@ -80,12 +80,7 @@ def test_what_is_no_radius_is_refused(eps):
 
 @pytest.mark.parametrize(
     ("given", "radii"),
-    [
-        (0.1, [0.1]),
-        ("8/255", [8 / 255]),
-        ("0.5, 0,1/3", [0, 1 / 3, 0.5]),
-        (["1/5", 0], [0, 0.2]),
-    ],
+    [(0.1, [0.1]), ("8/255", [8 / 255]), ("0.5, 0,1/3", [0, 1 / 3, 0.5]), (["1/5", 0], [0, 0.2])],
 )
 def test_one_radius_or_several_are_ascending_numbers(given, radii):
     config = EvalConfig(eps=given)

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distilling
 import pytest
 import torch
-from distilling import write_generated
 from torch import nn
 from typer.testing import CliRunner
 
@@ -31,15 +31,11 @@ from harness.training.loop import _split_between
 
 SCRIPT = Path(__file__).with_name("training_together.py")
 TINY = {
-    "training.epochs": 2,
-    # 97 images are two batches of 33 and one of 31, none of which two or three share evenly.
+    **distilling.TINY,
+    # 97 images are two batches of 33 and one of 31, which processes cannot share evenly.
     "training.batch_size": 33,
     "data.train_limit": 97,
-    "evaluation.limit": 10,
-    "evaluation.attacks": (),
-    "training.monitor.every": 0,
     "training.precision": "float64",
-    "device": "cpu",
 }
 TEACHER = {"epochs": 1, "batch_size": 64, "precision": "float64"}
 # Weight perturbation and class means; a lookahead and a network with its own optimiser; a network
@@ -76,7 +72,7 @@ GENERATED = ("gowal", "rebuffi", "score", "wang-dm")
 
 def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Train each case in so many processes and in one: records and weights must be the same."""
-    write_generated(folder / "generated.npz")
+    distilling.write_generated(folder / "generated.npz")
     alone, together = folder / "alone", folder / "together"
     configs = [configuration(name, together, **options) for name, options in cases]
     listed = folder / "runs.json"

@@ -25,9 +25,7 @@ PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=
 
 @pytest.fixture(scope="module")
 def finished(
-    network: nn.Module,
-    digits: ImageSet,
-    tmp_path_factory: pytest.TempPathFactory,
+    network: nn.Module, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunDirectory, EvaluationResult]:
     """An undisturbed evaluation, which no test changes."""
     run = RunDirectory.create(tmp_path_factory.mktemp("results"), "undisturbed")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import distilling
 import pytest
 
 from divergence_bench.cli.sweep import compared, summary
@@ -28,12 +29,10 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 TINY = {
-    "training.epochs": 2,
-    "training.batch_size": 32,
-    "training.monitor.every": 0,
-    "data.train_limit": 96,
+    **distilling.TINY,
     "evaluation.limit": 12,
-    "evaluation.attacks": ["apgd-ce"],
+    "evaluation.attacks": ("apgd-ce",),
+    "evaluation.budget.n_iter": 5,
     "evaluation.workers": 1,
 }
 QUIET = Reporter(quiet=True)

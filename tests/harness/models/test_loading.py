@@ -239,10 +239,7 @@ class TestFunctions:
             ("my_networks:INSTANCE", "INSTANCE is of type Sequential, not a function: name a func"),
             ("my_networks:double", r"double has float64 parameters.*: call \.float\(\)"),
             ("my_networks:half", r"half has float16 parameters.*: call \.float\(\)"),
-            (
-                "my_typo:linear",
-                r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): fix",
-            ),
+            ("my_typo:linear", r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): fix"),
             ("my_setup:linear", r"cannot be imported \(RuntimeError: no licence\): fix"),
         ],
     )

@@ -96,10 +96,7 @@ def built_without_network(row):
 
 
 # RobustBench offers no other way to build these: their constructors fetch weights by themselves,
-FETCHING = {
-    "robustbench:Linf/Standard_R50",
-    "robustbench:corruptions/Standard_R50",
-}
+FETCHING = {"robustbench:Linf/Standard_R50", "robustbench:corruptions/Standard_R50"}
 # or put a part of themselves on a GPU.
 ON_GPU = {"robustbench:Linf/Bai2023Improving_edm", "robustbench:Linf/Bai2023Improving_trades"}
 

@@ -15,12 +15,7 @@ def test_update_keeps_what_it_does_not_name(tmp_path):
     assert not run.exists
     run.update(seed=1)
     run.update(status="success")
-    assert run.record == {
-        "schema_version": 1,
-        "run_id": "m-1",
-        "status": "success",
-        "seed": 1,
-    }
+    assert run.record == {"schema_version": 1, "run_id": "m-1", "status": "success", "seed": 1}
     assert RunDirectory.open(tmp_path, "m-1").record == run.record
 
 

@@ -124,10 +124,7 @@ class Silent:
 def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
     """The task after an epoch of three steps on digits."""
     config = RunConfig.model_validate(
-        {
-            "method": "greedy",
-            "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}},
-        }
+        {"method": "greedy", "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}}}
     )
     data = load_dataset("digits")
     context = TaskContext(10, 1, 96, CPU, in_channels=1, image_size=8)

@@ -76,16 +76,17 @@ def test_a_copy_gives_the_logits_and_gradients_of_the_network(name, folded):
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 12, 15, 16, 17, 23, 31, 33, 47])
-def test_the_bits_of_an_image_do_not_depend_on_how_many_are_left(count):
+def test_the_bits_of_an_image_do_not_depend_on_how_many_are_left():
     torch.manual_seed(0)
     model = with_statistics(build_model("resnet8", 10))
     x = torch.rand(64, 3, 32, 32)
     plan = decide(model, x[:32], CPU)
     batching = Batching(tile=plan.tile, multiple=plan.multiple)
     copied = AttackModel(apply(model, plan), 10, batching, layout=torch.channels_last)
-    pairs = zip(logits_and_gradient(copied, x[:count]), logits_and_gradient(copied, x), strict=True)
-    assert all(torch.equal(few, many[:count]) for few, many in pairs)
+    everything = logits_and_gradient(copied, x)
+    for count in (1, 2, 7, 12, 15, 16, 17, 23, 31, 33, 47):
+        pairs = zip(logits_and_gradient(copied, x[:count]), everything, strict=True)
+        assert all(torch.equal(few, many[:count]) for few, many in pairs), count
 
 
 def test_what_may_not_be_folded_is_not():
