@@ -13,6 +13,8 @@ from torch.nn.functional import cross_entropy
 from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
 from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.models import build_model
+from harness.models.checkpoint import save_model
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 
@@ -52,6 +54,16 @@ def evaluated(
     config = config.model_copy(update=changes)
     (result,) = evaluate(model, images, config, run, device=torch.device("cpu"))
     return result
+
+
+def save_resnet8(path: Path, channels: int, size: int, dataset: str) -> None:
+    """Write an untrained network as a finished run does."""
+    torch.manual_seed(0)
+    save_model(
+        path, build_model("resnet8", 10, channels, size), arch="resnet8", num_classes=10,
+        in_channels=channels, image_size=size, normalize=None, dataset=dataset, method="some",
+        epoch=1,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,9 @@ from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
 from harness.errors import UserError
 from harness.evaluation import corrupted
 from harness.evaluation.corrupted import evaluate_corrupted
-from harness.models import build_model
-from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import save_resnet8
 
 CPU = torch.device("cpu")
 COUNT = 7
@@ -155,11 +154,7 @@ def test_the_command_stores_every_accuracy(root, tmp_path):
     run.update(kind="trained", dataset="cifar10", status="success", provenance={})
     # As a release stored it that computed corruptions itself: it still opens.
     run.update(metrics={"corruption/mean": {"value": 0.5, "n": 3}})
-    torch.manual_seed(0)
-    save_model(
-        run.model_path, build_model("resnet8", 10, 3, 32), arch="resnet8", num_classes=10,
-        in_channels=3, image_size=32, normalize=None, dataset="cifar10", method="some", epoch=1,
-    )  # fmt: skip
+    save_resnet8(run.model_path, 3, 32, "cifar10")
     command = ["corrupt", "some-run", "--results", str(tmp_path), "--device", "cpu"]
     command += ["--data-root", str(root)]
     ended = CliRunner().invoke(app, command)

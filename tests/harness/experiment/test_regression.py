@@ -47,17 +47,6 @@ SHOWN_BY = {
 }
 
 
-def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        timeout=280,
-    )
-
-
 # The rule
 
 
@@ -275,21 +264,6 @@ def test_the_check_passes_unchanged(tmp_path):
 # The command, with a method of another distribution
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the example package is installed."""
-    target = tmp_path_factory.mktemp("site")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    source = tmp_path_factory.mktemp("source") / "example_package"
-    shutil.copytree(ROOT / "tests" / "example_package", source)
-    subprocess.run(
-        [*install, "--no-build-isolation", "--target", str(target), str(source)],
-        check=True,
-        timeout=120,
-    )
-    return target
-
-
 def test_the_example_package_registers_its_method_when_it_is_installed():
     project = tomllib.loads((ROOT / "tests/example_package/pyproject.toml").read_text())["project"]
     assert list(project["entry-points"]["harness.methods"]) == ["example-margin"]
@@ -297,9 +271,19 @@ def test_the_example_package_registers_its_method_when_it_is_installed():
 
 
 @pytest.mark.slow
-def test_a_method_of_another_distribution_is_checked(installed, tmp_path):
-    path = tmp_path / "mine.json"
-    environment = {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+def test_a_method_of_another_distribution_is_checked(tmp_path):
+    site, source, path = tmp_path / "site", tmp_path / "source", tmp_path / "mine.json"
+    shutil.copytree(ROOT / "tests" / "example_package", source)
+    install = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *install, str(source)], check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+
+    def check(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", "check", "--baseline", str(path), *options]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        )
+
     tiny: dict[str, Any] = {
         "golden": {**gate.DEFAULT_GOLDEN, "data.train_limit": 64},
         "benchmark": {
@@ -313,12 +297,12 @@ def test_a_method_of_another_distribution_is_checked(installed, tmp_path):
         "runs": [{"name": "mine", "method": "example-margin"}],
     }
     path.write_text(json.dumps(tiny))
-    made = harness("check", "--baseline", str(path), "--update", "--reason", "first", **environment)
+    made = check("--update", "--reason", "first")
     assert made.returncode == 0, made.stderr
     assert read_baseline(path).history[0]["reason"] == "first"
-    module = installed / "example_margin.py"
+    module = site / "example_margin.py"
     module.write_text(module.read_text().replace(".square().mean()", ".mean()"))
-    failed = harness("check", "--baseline", str(path), "--json", **environment)
+    failed = check("--json")
     assert failed.returncode == 1, failed.stderr
     (run,) = json.loads(failed.stdout)["runs"]
     assert "training computes something else: the loss of step 1" in run["worse"][0]

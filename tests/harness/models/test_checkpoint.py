@@ -18,7 +18,6 @@ from harness.models.checkpoint import (
     state_dict_sha256,
     weights_only,
 )
-from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
 
 
@@ -106,13 +105,6 @@ def test_other_libraries_are_kept_from_running_code(tmp_path, monkeypatch):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-def test_state_is_found(key):
-    state = network().state_dict()
-    content = state if key is None else {key: state, "epoch": 3}
-    assert find_state(content, "x").keys() == state.keys()
-
-
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, torch.zeros(2), [1], {"state_dict": {}}])
 def test_no_state(content):
     with pytest.raises(UserError, match=r"x\.pt holds no state dict"):
@@ -137,14 +129,6 @@ def test_a_networks_own_name_is_not_taken_for_a_prefix():
     state = {f"module.{name}": tensor for name, tensor in outer.state_dict().items()}
     assert adapt_names(outer.state_dict(), outer).keys() == outer.state_dict().keys()
     assert set(adapt_names(state, outer)) == {"model.weight", "model.bias"}
-
-
-def test_statistics_beside_the_weights_are_found():
-    source = Normalized(network(), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    mean, std = load_weights(network(), source.state_dict(), "x.pt")
-    assert mean == pytest.approx((0.1, 0.2, 0.3))
-    assert std == pytest.approx((0.4, 0.5, 0.6))
-    assert load_weights(network(), network().state_dict(), "x.pt") is None
 
 
 def test_files_of_early_pytorch_have_no_counters():

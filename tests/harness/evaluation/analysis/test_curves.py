@@ -5,22 +5,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from divergence_bench.cli.main import app
 from harness.config import EvalConfig
-from harness.data import ImageSet, dataset_info
+from harness.data import ImageSet
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import job
-from harness.evaluation.driver import evaluate
-from harness.models import build_model
-from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import evaluated, save_resnet8
 
-CPU = torch.device("cpu")
 BASE = {"attacks": ("apgd-ce",), "limit": 40, "budget": {"n_iter": 20}}
 
 
@@ -29,7 +25,7 @@ def measured(
 ) -> list[curves.Point]:
     """The curve of a model, evaluated at the radii in the order given."""
     for eps in several:
-        (last,) = evaluate(model, images, EvalConfig(**BASE, eps=eps), run, device=CPU)
+        last = evaluated(model, images, run, EvalConfig(**BASE, eps=eps))
     Database(run.results).record(run)
     return curves.curve_of(run, last.evaluation_id)
 
@@ -117,13 +113,7 @@ def test_a_rise_of_a_few_images_is_random():
 
 
 def test_the_verb_measures_every_radius_and_does_none_again(tmp_path):
-    torch.manual_seed(0)
-    info = dataset_info("digits")
-    model = build_model("resnet8", info.num_classes, info.channels, info.image_size)
-    save_model(
-        tmp_path / "model.pt", model, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
-        normalize=None, dataset="digits", method="some", epoch=1,
-    )  # fmt: skip
+    save_resnet8(tmp_path / "model.pt", 1, 8, "digits")
     command = [
         "evaluate", str(tmp_path / "model.pt"), "--dataset", "digits", "--device", "cpu",
         "--eval-limit", "12", "--attacks", "apgd-ce", "--results", str(tmp_path / "results"),
