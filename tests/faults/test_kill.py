@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from forking import ForkServer
 
 from harness.store.rundir import list_runs
-from tests.faults.conftest import RUN, SIGNS, ForkServer, Undisturbed, assert_same_result
+from tests.faults.conftest import RUN, SIGNS, Undisturbed, assert_same_result
 
 slow = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

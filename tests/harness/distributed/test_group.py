@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import distilling
 import pytest
 import torch
+from forking import ForkServer
 from torch import nn
 from typer.testing import CliRunner
 
@@ -70,17 +72,36 @@ def configuration(method: str, results: Path, **options: Any) -> RunConfig:
 GENERATED = ("gowal", "rebuffi", "score", "wang-dm")
 
 
-def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]) -> None:
+# What torchrun does, in a copy of a process that has imported torch.
+TOGETHER = """
+import os, runpy, sys
+os.environ.update(RANK="{rank}", WORLD_SIZE="{count}")
+os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="{port}")
+sys.argv = [{script!r}, {runs!r}]
+runpy.run_path({script!r}, run_name="__main__")
+sys.exit(0)
+"""
+
+
+def compare(
+    server: ForkServer, count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
     """Train each case in so many processes and in one: records and weights must be the same."""
     distilling.write_generated(folder / "generated.npz")
     alone, together = folder / "alone", folder / "together"
     configs = [configuration(name, together, **options) for name, options in cases]
     listed = folder / "runs.json"
     listed.write_text(json.dumps([config.model_dump(mode="json") for config in configs]))
-    process = torchrun(count, SCRIPT, listed)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    prepared = [
+        TOGETHER.format(rank=rank, count=count, port=port, script=str(SCRIPT), runs=str(listed))
+        for rank in range(count)
+    ]
+    for ended in server.run_all(*({"arguments": [], "prepare": each} for each in prepared)):
+        assert ended["code"] == 0, ended["output"]
     for config in configs:
         run(config.model_copy(update={"results": alone}), Reporter(quiet=True))
-    finished(process)
     for config in configs:
         one, many = (RunDirectory(folder, config.run_id) for folder in (alone, together))
         assert many.record["status"] == "success"
@@ -95,19 +116,24 @@ def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]
             torch.testing.assert_close(weights[1][name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_two_processes_train_as_one(tmp_path):
-    compare(2, tmp_path, [(name, {}) for name in VARIED])
+def test_two_processes_train_as_one(server, tmp_path):
+    compare(server, 2, tmp_path, [(name, {}) for name in VARIED])
 
 
-def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path):
+def test_parts_of_a_batch_are_those_that_one_process_makes(server, tmp_path):
     split = {"training.batchnorm_replicas": 4}
     trained_in = {"training.attack.model_mode": "train"}
-    compare(3, tmp_path, [("ikl", split), ("las-awp", split), ("trades", {**split, **trained_in})])
+    compare(
+        server,
+        3,
+        tmp_path,
+        [("ikl", split), ("las-awp", split), ("trades", {**split, **trained_in})],
+    )
 
 
 @pytest.mark.slow
-def test_every_method_trains_in_two_processes_as_in_one(tmp_path):
-    compare(2, tmp_path, [(name, {}) for name in METHODS.names()])
+def test_every_method_trains_in_two_processes_as_in_one(server, tmp_path):
+    compare(server, 2, tmp_path, [(name, {}) for name in METHODS.names()])
 
 
 def command(results: Path, *more: str) -> list[str]:

@@ -1,10 +1,9 @@
 """The table of teacher logits: equal to the teacher, whatever happened to its files."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,29 +124,23 @@ import sys
 from pathlib import Path
 import torch
 from harness.experiment.logit_table import LogitTable
-
-folder, seed, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-table, generator = LogitTable(folder, 200, 7, "float32"), torch.Generator().manual_seed(seed)
-for _ in range(rounds):
+table = LogitTable(Path({folder!r}), 200, 7, "float32")
+generator = torch.Generator().manual_seed({seed})
+for _ in range({rounds}):
     rows = torch.randint(200, (32,), generator=generator)
     table.write(rows, (rows[:, None] * 7 + torch.arange(7)).float().sin())
+sys.exit(0)
 """
 
 
-def filling(folder: Path, seed: int, rounds: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", FILL, str(folder), str(seed), str(rounds)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[3])
+def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(server, tmp_path):
+    def filling(seed: int, rounds: int, **kill: int) -> dict[str, Any]:
+        script = FILL.format(folder=str(tmp_path), seed=seed, rounds=rounds)
+        return {"arguments": [], "prepare": script, **kill}
 
-
-def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path):
-    victim = filling(tmp_path, 3, 10**9)
-    try:
-        for worker in [filling(tmp_path, seed, 300) for seed in (1, 2)]:
-            assert worker.wait(120) == 0
-        assert victim.poll() is None
-    finally:
-        victim.kill()
-        victim.wait()
+    # The last one is killed when the others are done.
+    ended = server.run_all(filling(1, 300), filling(2, 300), filling(3, 10**9, delay=0))
+    assert [each["code"] for each in ended] == [0, 0, -9]
     rows = torch.arange(200)
     read, there = table(tmp_path).read(rows)
     # The killed one may have left one batch half written; what counts as there is right.
