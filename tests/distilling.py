@@ -41,7 +41,7 @@ class DistilTask(Task):
 
 
 class MeddlingTask(DistilTask):
-    """It moves the teacher's running statistics without saying so."""
+    """It moves the teacher's running statistics without declaring it."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         teacher = self.context.teacher
@@ -53,7 +53,7 @@ class MeddlingTask(DistilTask):
 
 
 class MovingTask(MeddlingTask):
-    """It moves them and says so; its logits are computed for each batch."""
+    """It moves them and declares it; its logits are computed for each batch."""
 
     teacher_state_moves = True
 

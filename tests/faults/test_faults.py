@@ -74,7 +74,7 @@ def test_writers_and_readers_at_the_same_time_lose_nothing(server, tmp_path):
     assert counts["n"].tolist() == [3] * 20
 
 
-def test_a_second_process_at_a_run_is_refused_in_one_sentence(server, undisturbed, tmp_path):
+def test_a_second_process_at_a_run_is_refused(server, undisturbed, tmp_path):
     command = {"arguments": [*RUN, "--results", str(tmp_path)]}
     ended = sorted(server.run_all(dict(command), dict(command)), key=lambda each: each["code"])
     assert ended[0]["code"] == 0, ended[0]["output"]
@@ -122,7 +122,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_a_sentence_each_time_and_half_of_nothing(server, undisturbed, small_disk):
+def test_a_full_disk_is_a_user_error_and_leaves_nothing_half_done(server, undisturbed, small_disk):
     command = [*RUN, "--results", str(small_disk)]
     needed = sum(path.stat().st_size for path in undisturbed.results.rglob("*") if path.is_file())
     refused, size = 0, 16
@@ -147,7 +147,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 
 
 @pytest.mark.parametrize("limit", [2_000, 200_000])
-def test_files_that_may_not_grow_are_a_sentence(limit, server, undisturbed, tmp_path):
+def test_files_that_may_not_grow_are_a_user_error(limit, server, undisturbed, tmp_path):
     command = [*RUN, "--results", str(tmp_path)]
     line = one_sentence(server.run(command, prepare=LIMITED.format(limit=limit)))
     assert str(tmp_path) in line

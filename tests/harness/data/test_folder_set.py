@@ -60,7 +60,7 @@ def test_the_first_test_images_are_of_many_classes(tmp_path, info):
     found = open_folder(tmp_path, info, "test")
     assert found.complete
     assert len(set(found.labels[:each].tolist())) > each / 2
-    # The rows tell where each image stands among the sorted files, as they did.
+    # The rows give the place of each image among the sorted files, as they did.
     assert sorted(found.rows.tolist()) == list(range(classes * each))
     assert torch.equal(found.labels, found.rows // each)
     names = [name.decode() for name in found.files]

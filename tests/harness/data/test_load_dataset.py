@@ -59,7 +59,7 @@ def test_only_the_requested_split_is_loaded():
         _ = data.train
 
 
-def test_train_limit_leaves_the_test_split_whole():
+def test_train_limit_leaves_the_test_split_complete():
     data = load_dataset("digits", train_limit=100)
     assert (len(data.train), len(data.test)) == (100, 360)
     assert not data.train.complete

@@ -109,7 +109,7 @@ def pair_network(network: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def digit_pairs(digits: ImageSet) -> ImageSet:
-    """Each test digit beside the one that stands half the set further on, rows doubled."""
+    """Each test digit beside the one that is half the set further on, rows doubled."""
     other = torch.arange(len(digits)).roll(len(digits) // 2)
     images = torch.cat([digits.images, digits.images[other]], dim=3).repeat_interleave(2, dim=2)
     labels = 10 * digits.labels + digits.labels[other]

@@ -101,7 +101,7 @@ def test_a_drop_within_the_margin_or_within_randomness_passes():
 
 
 @pytest.mark.parametrize(
-    ("losses", "margin", "says"),
+    ("losses", "margin", "message"),
     [
         ((2.0, 1.1), 0.5, "loss of step 2 of 2 is 1.1, in the baseline 1"),
         ((2.0, float("nan")), 0.5, "loss of step 2 of 2 is nan"),
@@ -109,9 +109,9 @@ def test_a_drop_within_the_margin_or_within_randomness_passes():
         ((2.0,), 0.5, "another number of steps"),
     ],
 )
-def test_another_computation_is_a_regression(losses, margin, says):
+def test_another_computation_is_a_regression(losses, margin, message):
     (text,) = compared(result("..."), result("...", losses, margin)).worse
-    assert says in text
+    assert message in text
 
 
 def test_a_run_that_fails_and_other_images_are_regressions():
@@ -123,7 +123,7 @@ def test_a_run_that_fails_and_other_images_are_regressions():
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"norm": "L2"}, "norm differs (baseline Linf, now L2)"),
         ({"eps": 0.2}, "eps differs (baseline 0.1, now 0.2)"),
@@ -134,12 +134,12 @@ def test_a_run_that_fails_and_other_images_are_regressions():
         ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
     ],
 )
-def test_verdicts_by_another_protocol_are_not_compared(changed, says):
+def test_verdicts_by_another_protocol_are_not_compared(changed, message):
     then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
     found = compared(then, now)
     (text,) = found.worse
     assert text.startswith("other protocol: ")
-    assert says in text
+    assert message in text
     assert text.endswith(": update the baseline with --update --reason")
     assert found.accuracies == {}
     assert compared(now, now).worse == ()
@@ -309,7 +309,7 @@ def test_a_method_of_another_distribution_is_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--update"], "needs its reason"),
         (["--reason", "x"], "needs its reason"),
@@ -317,10 +317,10 @@ def test_a_method_of_another_distribution_is_checked(tmp_path):
         (["--baseline", "no-such.json"], "no-such.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments, says):
+def test_a_mistake_is_one_sentence(arguments, message):
     ended = CliRunner().invoke(app, ["check", *arguments])
     assert isinstance(ended.exception, UserError)
-    assert says in str(ended.exception)
+    assert message in str(ended.exception)
 
 
 def test_the_workflows_use_the_command():

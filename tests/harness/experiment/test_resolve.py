@@ -32,7 +32,7 @@ def test_an_unchanged_recipe_has_no_changes_whatever_the_seed():
     assert recipe_changes(resolve("trades", options={"seed": 5})) == {}
 
 
-def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_run():
+def test_a_default_and_its_value_given_are_one_run():
     default = resolve("trades")
     (name, value), *_ = default.params.items()
     assert resolve("trades", assignments=[f"params.{name}={value}"]).run_id == default.run_id

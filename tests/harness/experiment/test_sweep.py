@@ -117,7 +117,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("metods: [kl]", "unknown setting 'metods': did you mean methods"),
         ("runs:\n- {metod: kl}", "unknown setting 'runs.0.metod': did you mean runs.method"),
@@ -131,12 +131,12 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
         ("methods: [kl", "not valid YAML"),
     ],
 )
-def test_a_mistake_in_a_file_is_named(text, says, tmp_path):
+def test_a_mistake_in_a_file_is_named(text, message, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         rows(read_spec(path, SweepSpec))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -230,7 +230,7 @@ def test_preactivation_preacts_are_stages_after_the_next_batchnorm(name):
 
 
 @family
-def test_networks_compile_whole_and_can_be_traced(name):
+def test_networks_compile_without_graph_breaks_and_can_be_traced(name):
     network = randomized(make(name))
     x = torch.rand(2, 3, size_of(name), size_of(name))
     expected = network(x)
@@ -239,7 +239,7 @@ def test_networks_compile_whole_and_can_be_traced(name):
     torch.testing.assert_close(compiled(x), expected)
 
 
-def test_silu_variant_differs_where_it_says():
+def test_silu_variant_has_its_activation_momentum_and_padding():
     network = silu_wide_resnet(10, depth=16, width=1)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {norm.momentum for norm in norms} == {0.01}

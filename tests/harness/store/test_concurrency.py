@@ -89,7 +89,7 @@ def test_threads_query_while_one_records(tmp_path, make_run):
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 5
 
 
-def test_a_writer_gives_up_with_a_sentence(tmp_path, make_run):
+def test_a_writer_gives_up_with_a_user_error(tmp_path, make_run):
     database = Database(tmp_path, wait_s=0.1)
     run = make_run()
     started = time.monotonic()

@@ -16,7 +16,7 @@ def evaluation(tmp_path: Path) -> EvaluationDirectory:
     return RunDirectory.create(tmp_path, "m-1").evaluation("e-1")
 
 
-def test_finished_chunks_are_the_whole_ones_in_order(evaluation, verdict_table):
+def test_finished_chunks_are_the_complete_ones_in_order(evaluation, verdict_table):
     assert evaluation.finished_chunks() == []
     for number in (2, 0, 10):
         write_verdicts(verdict_table(10), evaluation.chunk_path(number))

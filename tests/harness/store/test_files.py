@@ -51,7 +51,7 @@ def test_a_kill_in_the_middle_leaves_the_old_file_and_no_visible_temporary(tmp_p
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_the_system_refusing_is_a_sentence(tmp_path, monkeypatch, step):
+def test_an_error_of_the_system_is_a_user_error(tmp_path, monkeypatch, step):
     path = tmp_path / "a.json"
     path.write_text('"old"')
 
@@ -65,7 +65,7 @@ def test_the_system_refusing_is_a_sentence(tmp_path, monkeypatch, step):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="make its folder writable"):
         files.write_bytes_atomic(b"", tmp_path / "file" / "below")
@@ -94,7 +94,7 @@ def test_lines_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 1, "lo', '{"epoch": 1}', '{"epo'])
-def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path, torn):
+def test_a_torn_last_line_is_dropped_and_the_next_one_is_complete(tmp_path, torn):
     path = tmp_path / "epochs.jsonl"
     files.append_jsonl({"epoch": 0}, path)
     with open(path, "a") as handle:
@@ -134,7 +134,7 @@ def test_sha256_is_of_the_bytes(tmp_path):
         files.file_sha256(tmp_path / "b")
 
 
-def test_a_held_lock_is_refused_with_the_given_sentence(tmp_path):
+def test_a_held_lock_is_refused_with_the_given_message(tmp_path):
     path = tmp_path / "a.lock"
     with (
         files.file_lock(path, wait_s=0, busy="unused"),

@@ -140,14 +140,14 @@ def test_find_run_by_name_prefix_and_folder(tmp_path):
 @pytest.mark.parametrize(
     "name", ["/path/missing.pt", "runs/a-112", "a.pt", "a.PTH", "a.ckpt", "a.safetensors", "a.bin"]
 )
-def test_what_looks_like_a_file_is_said_to_be_no_file(tmp_path, name):
+def test_a_missing_file_is_reported_as_a_file(tmp_path, name):
     RunDirectory.create(tmp_path, "a-111").update()
     message = f"^there is no file or run '{name}': check the path, or name a run in {tmp_path}$"
     with pytest.raises(UserError, match=message):
         find_run(tmp_path, name)
 
 
-def test_a_file_that_is_there_is_said_to_be_no_run(tmp_path):
+def test_a_file_in_place_of_a_run_is_refused(tmp_path):
     file = tmp_path / "model.pt"
     file.touch()
     with pytest.raises(UserError, match=r"there is no run '.*model\.pt' in"):

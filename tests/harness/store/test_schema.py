@@ -20,7 +20,7 @@ LATER = {
     "epochs": dataclasses.replace(
         EPOCHS, columns=(*EPOCHS.columns, Column("grad_norm", "DOUBLE", "its 'size'", since=3))
     ),
-    "notes": Table("notes", "a remark", (Column("text", "VARCHAR", "what was said", since=3),)),
+    "notes": Table("notes", "a remark", (Column("text", "VARCHAR", "its text", since=3),)),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a training is made of, as far as no other test says it."""
+"""The choice of a device."""
 
 import pytest
 import torch

@@ -77,7 +77,7 @@ def test_an_attack_that_fails_at_a_large_radius_is_flagged(
     assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in flag["detail"]
 
 
-def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(network, digits, new_run):
+def test_survivors_at_a_radius_that_makes_all_images_grey_are_flagged(network, digits, new_run):
     class Hidden(nn.Module):
         def __init__(self) -> None:
             super().__init__()

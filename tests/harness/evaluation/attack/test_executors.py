@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.config import EvalConfig
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
 from harness.evaluation.attack.executors import InProcess, ProcessPool, local_executor, num_threads
@@ -89,9 +89,10 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
 ):
     run, seen = new_run("threads"), set()
     changes = {"workers": 2, "accelerate": False, "chunk_size": 10, "limit": 20}
+    changes |= {"budget": AttackBudget(n_iter=5)}
+    evaluated(network, digits, run, CONFIG, **changes | {"workers": 1})
+    interrupt(run.evaluations()[0], 1)
     with num_threads(2):
-        evaluated(network, digits, run, CONFIG, **changes | {"workers": 1})
-        interrupt(run.evaluations()[0], 1)
         watch = network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
         try:
             evaluated(network, digits, run, CONFIG, **changes)
