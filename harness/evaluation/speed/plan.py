@@ -120,7 +120,7 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"the network cannot be compiled here ({type(error).__name__}: {reason}): leave out "
-            "evaluation.compile, or finish an evaluation that was begun with it where it was begun"
+            "evaluation.compile; an evaluation that was started with it must end where it compiles"
         ) from error
 
 

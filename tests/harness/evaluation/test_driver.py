@@ -272,7 +272,7 @@ def test_fewer_than_ten_classes_run_and_say_so(classes, digits, new_run):
 
 
 def test_more_images_than_there_are_is_the_users_mistake(network, digits, new_run):
-    with pytest.raises(UserError, match="360 test images"):
+    with pytest.raises(UserError, match="digits test has 360 images"):
         evaluated(network, digits, new_run("many"), PAIR, limit=361)
 
 

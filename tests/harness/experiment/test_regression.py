@@ -131,7 +131,7 @@ def test_a_run_that_fails_and_other_images_are_regressions():
         ({"chunk_size": 10}, "chunk_size differs (baseline 250, now 10)"),
         ({"attacks": ["square"]}, "now ['square'])"),
         ({"attack_version": "w"}, "attack_version differs (baseline v, now w)"),
-        ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
+        ({"precision": "bf16", "eps": 0.2}, "now bf16); eps differs (baseline 0.1, now 0.2)"),
     ],
 )
 def test_verdicts_by_another_protocol_are_not_compared(changed, message):

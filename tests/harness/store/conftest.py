@@ -19,10 +19,7 @@ MakeRun = Callable[..., RunDirectory]
 
 def contents(database: Database, *tables: str) -> dict[str, pd.DataFrame]:
     """All rows of some tables, or of every table."""
-    return {
-        name: database.query(f"SELECT * FROM {name} ORDER BY ALL").convert_dtypes()
-        for name in tables or TABLES
-    }
+    return {name: database.query(f"SELECT * FROM {name} ORDER BY ALL") for name in tables or TABLES}
 
 
 def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
