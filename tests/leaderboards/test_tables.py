@@ -39,7 +39,7 @@ def cell_at(table: Table, label: str, column: str, group: str = "") -> Cell:
     return rows[0].cells[column]
 
 
-def test_a_run_stands_beside_its_row_with_interval_and_difference(
+def test_a_run_is_beside_its_row_with_interval_and_difference(
     add_run: AddRun, tmp_path: Path
 ) -> None:
     run_id = add_run("IKL", LEFT, params=IKL, **PAPER)
@@ -139,7 +139,7 @@ def test_another_rule_of_choosing_the_epoch_is_not_compared(
     assert "best-on-test" in ours.note
 
 
-def test_small_runs_stand_in_a_section_of_their_own(add_run: AddRun, tmp_path: Path) -> None:
+def test_small_runs_are_in_a_section_of_their_own(add_run: AddRun, tmp_path: Path) -> None:
     add_run("IKL", (340, 280, 270, 268, 262))
     add_run("KL", (345, 280, 265, 258, 255))
     add_run("KL", (300, 200, 180, 170, 160), n=320, seed=1)
@@ -216,7 +216,7 @@ def test_runs_without_attack_stay_out_of_adversarial_tables(
         assert ours_of(leaderboards.table(number, tmp_path)) == []
 
 
-def test_a_distilled_student_stands_in_its_pair(add_run: AddRun, tmp_path: Path) -> None:
+def test_a_distilled_student_is_in_the_column_of_its_pair(add_run: AddRun, tmp_path: Path) -> None:
     distilled = {
         "task": "distillation",
         "attacks": (),
@@ -303,7 +303,7 @@ def test_the_first_run_of_each_table_is_a_recipe() -> None:
             assert "--method ikl-kd" in spec.first_run
 
 
-def test_without_a_database_the_printed_numbers_stand_alone(tmp_path: Path) -> None:
+def test_without_a_database_there_are_only_printed_numbers(tmp_path: Path) -> None:
     nowhere = tmp_path / "no where"
     table = leaderboards.table(2, nowhere)
     assert "no results database" in table.message
