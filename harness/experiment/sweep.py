@@ -24,13 +24,7 @@ from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
 from harness.experiment.record import header, indexed
-from harness.experiment.resolve import (
-    DEFAULT_DATASET,
-    changes,
-    method_of,
-    resolve,
-    validated,
-)
+from harness.experiment.resolve import DEFAULT_DATASET, changes, method_of, resolve, validated
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
