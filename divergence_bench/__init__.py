@@ -57,6 +57,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         place = "result" if name in _RESULTS else "api"
         return getattr(importlib.import_module(f"divergence_bench.{place}"), name)
+    if name == "__version__":
+        return importlib.import_module("harness").__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -132,7 +132,7 @@ def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> N
     evaluation_id = outcome.evaluation.evaluation_id
     summary = run_summary(results, outcome.run_id, evaluation_id)
     directory = find_run(results, outcome.run_id)
-    curve = curves.curve_of(directory, evaluation_id)
+    curve = curves.curve_of(Database(results), outcome.run_id, evaluation_id)
     if as_json:
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
         return

@@ -256,4 +256,4 @@ def _evaluated(item: Item) -> Evaluated:
     directory = RunDirectory(item.config.results, item.config.run_id)
     evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None
-    return evaluated(directory, evaluation)
+    return evaluated(evaluation)

@@ -326,7 +326,7 @@ def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, d
         return {}
 
     def estimate(epoch: int) -> dict[str, float]:
-        return accuracy(round(tracked[epoch] * test_size), test_size).as_dict()
+        return accuracy(round(tracked[epoch] * test_size), test_size)
 
     best = max(tracked, key=lambda epoch: (tracked[epoch], -epoch))
     return {

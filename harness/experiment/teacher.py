@@ -102,7 +102,7 @@ def prepare_teacher(
         "source": config.teacher.source,
         "weights": config.teacher.weights,
         "sha256": sha256,
-        "accuracy": accuracy(*clean_accuracy(model, data.test, device)).as_dict(),
+        "accuracy": accuracy(*clean_accuracy(model, data.test, device)),
         "test_sha256": data.test.sha256,
     }
     _check_accuracy(config.teacher, facts, reporter)

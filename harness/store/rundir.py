@@ -87,6 +87,7 @@ class EvaluationDirectory(_Record):
         path = run.evaluations_path / _checked_name(evaluation_id, "evaluation")
         identity = {"evaluation_id": evaluation_id, "run_id": run.run_id}
         super().__init__(path, path / "evaluation.json", identity)
+        self.run = run
         self.evaluation_id = evaluation_id
         self.chunks_path = path / "chunks"
         self.verdicts_path = path / "verdicts.parquet"

@@ -246,12 +246,9 @@ WITH evaluated AS (
     FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
 )
 SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
-       CAST(to_json({
-           'dataset': dataset, 'data': data_sha256, 'images': index_sha256, 'n': n,
-           'attacks': attacks_, 'precision': precision, 'scale': scale_,
-           'threat': CASE WHEN attacks_ <> '' THEN
-               {'norm': norm, 'eps': eps, 'attack_version': attack_version} END
-       }) AS VARCHAR) AS like_key
+       concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_,
+              '|', attacks_, CASE WHEN attacks_ <> '' THEN
+                  concat('|', norm, '|', eps, '|', attack_version) END) AS like_key
 FROM evaluated
 """,
 )

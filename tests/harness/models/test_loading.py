@@ -234,10 +234,7 @@ class TestFunctions:
             ("my_networks:INSTANCE", "INSTANCE is of type Sequential, not a function: name a func"),
             ("my_networks:double", r"double has float64 parameters.*: call \.float\(\)"),
             ("my_networks:half", r"half has float16 parameters.*: call \.float\(\)"),
-            (
-                "my_typo:linear",
-                r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): fix",
-            ),
+            ("my_typo:linear", r"be imported \(SyntaxError: .*my_typo\.py, line 1\)\): fix"),
             ("my_setup:linear", r"cannot be imported \(RuntimeError: no licence\): fix"),
         ],
     )
@@ -246,7 +243,7 @@ class TestFunctions:
             load(spec)
 
     @pytest.mark.parametrize("spec", ["my_networks:stops", "my_exit:linear"])
-    def test_a_wish_to_exit_is_no_fault(self, spec):
+    def test_a_request_to_exit_is_no_fault(self, spec):
         with pytest.raises(SystemExit):
             load(spec)
 
