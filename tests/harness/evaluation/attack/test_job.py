@@ -1,6 +1,7 @@
 """Chunks in any order, by any number of processes, kept images, and too little memory."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -8,6 +9,8 @@ import time
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from harness.config import EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
+from harness.evaluation.attack import executors
 from harness.evaluation.attack.executors import InProcess, ProcessPool, local_executor, num_threads
 from harness.evaluation.attack.images import export, find_evaluation, on_grid
 from harness.evaluation.attack.judge import TOLERANCE, perturbation_norm
@@ -104,6 +108,25 @@ def test_a_killed_worker_is_named_and_the_same_call_goes_on(
     found = attack(network, digits, run, chunk_size=10, limit=60).verdicts
     whole = attack(network, digits, new_run("whole"), chunk_size=10, limit=60).verdicts
     pd.testing.assert_frame_equal(found, whole, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("evaluate()", 'run.py, .* below `if __name__ == "__main__":`'),
+        ('if __name__ == "__main__":\n    evaluate()', "repeat the command"),
+    ],
+)
+def test_a_script_without_a_main_guard_is_named(
+    text: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(text)
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    dead = Mock(pid=7, exitcode=1)
+    assert re.search(hint, str(executors._death({dead}, {})))
 
 
 def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
