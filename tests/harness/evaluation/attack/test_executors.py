@@ -1,12 +1,15 @@
 """Chunks in any order, by any number of processes."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from multiprocessing import active_children
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
+from harness.evaluation.attack import executors
 from harness.evaluation.attack.executors import InProcess, ProcessPool, local_executor, num_threads
 from harness.evaluation.driver import evaluate
 from harness.store.rundir import RunDirectory
@@ -148,3 +152,20 @@ def test_a_model_that_cannot_be_sent_is_the_users_mistake(network, digits, new_r
 
     with pytest.raises(UserError, match="--workers 1"):
         evaluated(Local(), digits, new_run("local"), CONFIG, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("evaluate()", 'run.py, .* below `if __name__ == "__main__":`'),
+        ('if __name__ == "__main__":\n    evaluate()', "repeat the command"),
+    ],
+)
+def test_a_script_without_a_main_guard_is_named(text, hint, tmp_path, monkeypatch):
+    script = tmp_path / "run.py"
+    script.write_text(text)
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    dead = Mock(pid=7, exitcode=1)
+    assert re.search(hint, str(executors._death({dead}, {})))
