@@ -118,7 +118,7 @@ def planned(results: Path) -> list[Item]:
         "evaluation.attacks": ["apgd-ce"],
         "evaluation.budget.n_iter": 5,
     }
-    teacher = {"training": {"epochs": 1}, "data": {"train_limit": 96}}
+    teacher = {"training": {"epochs": 1}, "data": {"train_limit": 64}}
     distilled = {"teacher.arch": "resnet8", "teacher.minimum": 0.0, "teacher.config": teacher}
     runs = ({"method": "vanilla"}, {"method": "trades"}, {"method": "kd", "set": distilled})
     return plan(rows(SweepSpec(runs=runs, set=tiny), {"results": results, "device": "cpu"}))
