@@ -23,9 +23,7 @@ MAY_IMPORT = {
     "harness/models": MODELS,
     "harness/evaluation/speed": MODELS | GUARDS,
     "harness/evaluation/attack": MODELS | GUARDS | {"harness/evaluation/speed"},
-    "harness/evaluation/analysis": MODELS
-    | GUARDS
-    | {"harness/evaluation/speed", "harness/evaluation/attack"},
+    "harness/evaluation/analysis": GROUND | {"harness/data"},
     "harness/evaluation": MODELS | EVALUATION,
     "harness/training": MODELS,
     "harness/experiment": ENGINE,
@@ -94,6 +92,8 @@ def test_imports_follow_the_layers():
         ("harness/training/loop.py", "from harness.evaluation.clean import clean_accuracy"),
         ("harness/evaluation/driver.py", "from harness.training.monitor import monitor_accuracy"),
         ("harness/evaluation/attack/job.py", "from harness.evaluation.driver import evaluate"),
+        ("harness/evaluation/attack/job.py", "from harness.evaluation.analysis import flags"),
+        ("harness/evaluation/analysis/flags.py", "from harness.evaluation.attack.job import Job"),
         ("harness/evaluation/speed/plan.py", "from harness.evaluation.attack.job import Job"),
         ("harness/experiment/runner.py", "from methods.losses import ikl_loss"),
         ("methods/kd.py", "from leaderboards.fill import fill"),

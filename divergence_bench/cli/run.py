@@ -10,14 +10,11 @@ from typing import Annotated, Any
 from typer import Option
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.evaluate import (
-    cluster_of,
-    print_outcome,
-    protocol_settings,
-)
+from divergence_bench.cli.evaluate import print_outcome, protocol_settings
 from divergence_bench.cli.tables import print_result
 from harness.config import RunConfig, flat
 from harness.distributed.group import process_group
+from harness.distributed.ray_cluster import Cluster
 from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner
 from harness.progress import Reporter
@@ -86,7 +83,7 @@ def run(
         "results": results,
         **{f"evaluation.{name}": value for name, value in protocol.items()},
     }
-    cluster = cluster_of(on_cluster, per_task)
+    cluster = Cluster.parse(on_cluster, per_task)
     config = resolve.resolve(
         method or resolve.method_of(recipe),
         recipe=recipe,

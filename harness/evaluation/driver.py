@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -18,13 +19,13 @@ from harness.config import EvalConfig, EvalProtocol, eps_text
 from harness.data.base import ImageSource, check_limit
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import counted
-from harness.evaluation.analysis.probe import modules_in_training, probe_model, train_mode
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
 from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
+from harness.evaluation.probe import modules_in_training, probe_model, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
@@ -137,7 +138,7 @@ def finish(
         wall_s=sum(chunk["seconds"] for chunk in facts),
         stages=stages,
         adversarial=adversarial_totals(facts),
-        flags=[flag.as_dict() for flag in flags],
+        flags=[flag._asdict() for flag in flags],
     )
     return EvaluationResult(
         job.directory.evaluation_id, job.protocol, metrics, verdicts.to_pandas()
@@ -192,30 +193,27 @@ def plan_of(
 
 
 def about(job: Job) -> dict[str, Any]:
-    """What an evaluation's record says from the start."""
+    """What an evaluation's record says from the start.
+
+    Its ``protocol`` is what a number of this evaluation must be quoted with.
+    """
+    protocol, images = job.protocol, job.images
+    rows = images.rows[: protocol.limit]
     return {
-        "acceleration": job.plan.as_dict(),
+        "acceleration": asdict(job.plan),
         "planned_on": job.device.type,
-        "protocol": protocol_record(job.protocol, job.images, job.model_sha256),
+        "protocol": {
+            **protocol.identity_payload(),
+            "n": len(rows),
+            "attack_version": attack_version(protocol, job.num_classes),
+            "standard": is_standard(protocol, job.num_classes),
+            "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
+            "data_sha256": images.sha256,
+            "model_sha256": job.model_sha256,
+            "partial": protocol.limit is not None or not images.complete,
+        },
         "provenance": provenance.collect(job.device),
         "arithmetic": arithmetic(),
-    }
-
-
-def protocol_record(
-    protocol: EvalProtocol, images: ImageSource, model_sha256: str
-) -> dict[str, Any]:
-    """What a number of this evaluation must be quoted with."""
-    rows, num_classes = images.rows[: protocol.limit], images.info.num_classes
-    return {
-        **protocol.identity_payload(),
-        "n": len(rows),
-        "attack_version": attack_version(protocol, num_classes),
-        "standard": is_standard(protocol, num_classes),
-        "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
-        "data_sha256": images.sha256,
-        "model_sha256": model_sha256,
-        "partial": protocol.limit is not None or not images.complete,
     }
 
 
@@ -231,20 +229,18 @@ def accuracies(
     metrics = {}
     for stage in ("clean", *protocol.attacks):
         alive -= broken_by.count(stage)
-        metrics[stage] = accuracy(alive, n).as_dict()
+        metrics[stage] = accuracy(alive, n)
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 
 
-def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
     """The facts of each stage added up over chunks."""
-    totals: dict[str, dict[str, float]] = {}
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
     for chunk in facts:
         for stage, counts in chunk["stages"].items():
-            total = totals.setdefault(stage, {})
-            for name, count in counts.items():
-                total[name] = total.get(name, 0) + count
-    return totals
+            totals[stage].update(counts)
+    return dict(totals)
 
 
 def adversarial_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from pydantic import Field, JsonValue
 from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.errors import UserError
+from harness.evaluation.analysis.paired import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve, validated
@@ -35,7 +36,6 @@ from harness.store.rundir import RunDirectory, utc_now
 FORMAT = "divergence-bench baseline 1"
 # Signs of a verdict beside n, the n-th attack: robust, or wrong before any attack.
 ROBUST, WRONG = ".", "x"
-UNKNOWN = "unknown"
 # A float32 training ends in another network with other threads, which looked like a regression.
 THREADS = 1
 
@@ -318,9 +318,9 @@ def unlike(stored: Result, found: Result) -> str | None:
     """Why verdicts cannot be compared image by image; None where they can."""
     was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
     differing = [
-        f"{name} differs (baseline {was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
-        for name in dict.fromkeys([*was, *now])
-        if name != "data_sha256" and was.get(name, UNKNOWN) != now.get(name, UNKNOWN)
+        f"{name} differs (baseline {was.get(name, 'unknown')}, now {now.get(name, 'unknown')})"
+        for name in differences(was, now)
+        if name != "data_sha256"
     ]
     if differing:
         return f"other protocol: {'; '.join(differing)}"

@@ -154,17 +154,14 @@ def evaluate_run(
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
-    record = directory.record
-    if not directory.model_path.exists():
-        raise UserError(f"run {directory.run_id} has no trained model yet: finish it with `run`")
-    where = choose_device(device)
+    record, path, where = directory.record, directory.trained_model, choose_device(device)
     stored = ((record.get("config") or {}).get("data") or {}).get("root")
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
-        model = load_model_file(directory.model_path)
+        model = load_model_file(path)
         evaluations = evaluate_into(
             directory, model, data.test, evaluation, reporter, where, executor
         )
@@ -339,7 +336,7 @@ def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, d
         return {}
 
     def estimate(epoch: int) -> dict[str, float]:
-        return accuracy(round(tracked[epoch] * test_size), test_size).as_dict()
+        return accuracy(round(tracked[epoch] * test_size), test_size)
 
     best = max(tracked, key=lambda epoch: (tracked[epoch], -epoch))
     return {

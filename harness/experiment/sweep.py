@@ -23,6 +23,7 @@ from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
+from harness.experiment.record import header, indexed
 from harness.experiment.resolve import (
     DEFAULT_DATASET,
     changes,
@@ -32,7 +33,6 @@ from harness.experiment.resolve import (
 )
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
@@ -366,22 +366,12 @@ def record_failure(config: RunConfig, error: str) -> None:
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
         return
-    card = METHODS.get(config.method).card
     directory.update(
-        kind="trained",
-        method=config.method,
-        method_title=card.title,
-        task=card.family,
-        dataset=config.data.name,
-        arch=config.model.arch,
-        recipe=config.recipe,
-        scale="small" if dataset_info(config.data.name).small_scale else "paper",
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
+        **header(config, METHODS.get(config.method), None),
         provenance={},
         started_at=utc_now(),
         finished_at=utc_now(),
         status="error",
         error=error,
     )
-    Database(config.results).record(directory)
+    indexed(directory)

@@ -24,6 +24,7 @@ from harness.models.checkpoint import (
     read_checkpoint,
     read_state,
 )
+from harness.models.normalize import Normalized
 from harness.registry import unknown_name
 from harness.store.files import file_sha256
 
@@ -50,6 +51,10 @@ class Loaded:
     name: str
     statistics: Statistics | None = None
     sha256: str | None = None
+
+    def model(self) -> nn.Module:
+        """The network behind the normalisation of its images."""
+        return Normalized(self.network, *self.statistics) if self.statistics else self.network
 
 
 def from_timm(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:

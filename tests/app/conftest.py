@@ -109,10 +109,10 @@ def store_evaluation(
     table = verdicts(seed)
     broken = table["broken_by"].to_pylist()
     left, metrics = N - broken.count("clean"), {}
-    metrics["clean"] = accuracy(left, N).as_dict()
+    metrics["clean"] = accuracy(left, N)
     for stage in STAGES:
         left -= broken.count(stage)
-        metrics[stage] = accuracy(left, N).as_dict()
+        metrics[stage] = accuracy(left, N)
     metrics["aa"] = metrics["robust"] = metrics["square"]
     evaluation = run.evaluation(name)
     protocol = {

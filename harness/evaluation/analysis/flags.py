@@ -2,14 +2,13 @@
 
 The list follows what AutoAttack's authors warn of (Croce and Hein, ICML 2020, and the checks of
 their package) and the tests of Carlini et al., On Evaluating Adversarial Robustness, 2019. The
-rules here need only counts; those that need the model are in ``probe.py``.
+rules here need only counts; those that need the model are in ``evaluation/probe.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import scipy
 
@@ -24,8 +23,7 @@ TARGETED_SHARE = 0.25
 WHITE_BOX = ("apgd-ce", "apgd-t", "fab-t")
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A reason to doubt a number.
 
     Attributes:
@@ -35,10 +33,6 @@ class Flag:
 
     name: str
     detail: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The fields by name."""
-        return asdict(self)
 
 
 def grey_eps(norm: Norm, values: int) -> float:

@@ -59,26 +59,23 @@ class StageFacts:
     """
 
     attacked: int
-    by_judge: int
-    broken: int
-    forward: int
-    backward: int
-    repeated: int
-    seconds: float
-    left_ball: int
-    not_finite: int
-    zero_gradient: int
+    by_judge: int = 0
+    broken: int = 0
+    forward: int = 0
+    backward: int = 0
+    repeated: int = 0
+    seconds: float = 0.0
+    left_ball: int = 0
+    not_finite: int = 0
+    zero_gradient: int = 0
 
     def add(self, more: StageFacts) -> None:
         """Add what it took to attack some of the images again, through the judge's network."""
         self.by_judge += more.attacked
-        self.forward += more.forward
-        self.backward += more.backward
-        self.repeated += more.repeated
-        self.seconds += more.seconds
-        self.left_ball += more.left_ball
-        self.not_finite += more.not_finite
-        self.zero_gradient += more.zero_gradient
+        for name in (
+            "forward", "backward", "repeated", "seconds", "left_ball", "not_finite", "zero_gradient"
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
 @dataclass

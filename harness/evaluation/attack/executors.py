@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -176,10 +178,25 @@ def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
     pid, code = min(codes.items(), key=lambda item: item[1] in (0, -signal.SIGTERM))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
     where = f"in chunk {last_chunks[pid]}" if pid in last_chunks else "before its first chunk"
+    script = _unguarded_script()
+    if script and pid not in last_chunks:
+        return UserError(
+            f"evaluation worker {pid} {how} {where}: each worker imports {script}, so put what "
+            'this script runs below `if __name__ == "__main__":`, or evaluate with one worker'
+        )
     return UserError(
         f"evaluation worker {pid} {how} {where}: finished chunks are kept, repeat the command to "
         "go on (with fewer --workers if memory was short)"
     )
+
+
+def _unguarded_script() -> str | None:
+    """The script that this process runs, if it does not ask whether it is imported."""
+    main = sys.modules["__main__"]
+    script: str | None = getattr(main, "__file__", None)
+    if script is None or main.__spec__ is not None:  # a session, or ``python -m``
+        return None
+    return None if "__main__" in "".join(linecache.getlines(script)) else script
 
 
 @contextmanager

@@ -6,16 +6,16 @@ import importlib.metadata
 from typing import Any
 
 import torch
+from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol, fingerprint
 from harness.errors import UserError
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.stages import (
-    APGD,
     FABTargeted,
     MarginTargetedAPGD,
-    Square,
     TargetedAPGD,
     ZeroGradientCount,
 )
@@ -43,7 +43,7 @@ def make_attack(
 ) -> Any:
     """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
 
-    It has ``perturb(x, y)``; a targeted one has ``targets`` afterwards.
+    It has ``perturb(x, y)``; a targeted one has ``broken_by_target`` afterwards.
 
     Raises:
         UserError: no attack has that name.
@@ -60,7 +60,7 @@ def make_attack(
     }
     apgd = {"n_iter": budget.n_iter, "eot_iter": 1, "rho": 0.75, "logger": ZeroGradientCount()}
     if name == "apgd-ce":
-        return APGD(model, loss="ce", **apgd, **common)
+        return APGDAttack(model, loss="ce", **apgd, **common)
     if name == "apgd-t":
         kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
         return kind(model, n_target_classes=targets, **apgd, **common)
@@ -69,7 +69,9 @@ def make_attack(
             model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
     if name == "square":
-        return Square(model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common)
+        return SquareAttack(
+            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
+        )
     raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
@@ -135,5 +137,5 @@ def zero_gradient_starts(attack: Any) -> int:
 
 def aimed_targets(attack: Any) -> Tensor | None:
     """Of a targeted attack that has run: the class [B] that broke each image, or NO_TARGET."""
-    targets = getattr(attack, "targets", None)
-    return None if targets is None else targets.broken_by_target
+    targets: Tensor | None = getattr(attack, "broken_by_target", None)
+    return targets

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
-from harness.evaluation.analysis import flags, probe
+from harness.evaluation import probe
+from harness.evaluation.analysis import flags
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.rundir import RunDirectory
 from tests.harness.evaluation.conftest import evaluated

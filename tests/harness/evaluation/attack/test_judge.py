@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
 from harness.evaluation.attack.images import on_grid
 from harness.evaluation.attack.judge import clip_to_ball, effective_eps, perturbation_norm
-from harness.evaluation.attack.stages import APGD, ZeroGradientCount
+from harness.evaluation.attack.stages import ZeroGradientCount
 
 SIZES = (8, 32, 224)
 
@@ -49,7 +50,7 @@ def test_where_apgd_goes_is_inside(size, eps):
     torch.manual_seed(0)
     clean = torch.full((2, 3, size, size), 0.5)
     network = Watched(clean, eps)
-    attack = APGD(
+    attack = APGDAttack(
         network, norm="L2", eps=eps, seed=0, device=torch.device("cpu"), verbose=False, n_iter=10,
         n_restarts=1, eot_iter=1, rho=0.75, loss="ce", logger=ZeroGradientCount(),
     )  # fmt: skip
