@@ -14,9 +14,10 @@ import pytest
 import torch
 import unreliable
 from torch import nn
+from typer.testing import CliRunner
 from unreliable import Dying, Failing
 
-from divergence_bench.cli import main as cli
+from divergence_bench.cli.main import app
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet, load_dataset
 from harness.distributed.ray_cluster import Cluster, connected
@@ -183,12 +184,11 @@ def test_a_cluster_that_does_not_answer_is_refused(address, environment, reason,
         pass
 
 
-def test_a_task_without_a_cluster_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["harness", "run", "--method", "vanilla", "--task", "cpus=2"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert "give --cluster as well" in capsys.readouterr().err
+def test_a_task_without_a_cluster_is_refused():
+    with pytest.raises(UserError, match="give --cluster as well"):
+        CliRunner().invoke(
+            app, ["run", "--method", "vanilla", "--task", "cpus=2"], catch_exceptions=False
+        )
 
 
 @pytest.mark.slow
