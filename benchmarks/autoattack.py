@@ -22,7 +22,7 @@ which has the whole batch and all threads, so that a few verdicts may differ. Wi
 of one core on a local Ray attack the chunks; its start does not count, as a cluster is up before.
 
 The networks are made robust first by a short adversarial training, since on a network that breaks
-at once the long attacks have nothing to do; ``--cache`` keeps their weights. The harness's time has
+at once the long attacks have nothing to do; ``--cache`` keeps the runs. The harness's time has
 all that ``evaluate`` does: it starts workers, prepares its copy of the network again for every
 batch, judges, and writes verdicts to disk. A ratio below ``--wanted`` exits with status 1.
 """
@@ -43,25 +43,22 @@ import torch
 from pyautoattack import AutoAttack
 from shared import finish, machine
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from harness.config import EvalConfig, InnerAttackConfig
+from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
-from harness.data.augment import Augmentation
 from harness.distributed.ray_cluster import Cluster
 from harness.evaluation.attack.executors import ChunkExecutor
 from harness.evaluation.attack.protocol import chunk_seed
 from harness.evaluation.attack.ray_executor import ray_executor
 from harness.evaluation.driver import evaluate
-from harness.models import build_model
-from harness.models.normalize import Normalized
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
+from harness.models.loading import load_model_file
+from harness.progress import Reporter
 from harness.store.rundir import RunDirectory
-from harness.training.inner_attack import pgd
-from harness.training.schedules import InnerSchedule
 
 RATIO_WANTED = 1.8
 EPS = 8 / 255
-TRAIN_IMAGES, BATCH = 4096, 64
 
 
 @dataclass
@@ -72,53 +69,32 @@ class Timed:
     robust: Tensor
 
 
-def robust_network(
-    name: str, train: ImageSet, epochs: int, cache: Path | None, device: torch.device
-) -> nn.Module:
-    """A network after a short PGD adversarial training with two steps; in eval mode, on the device.
+def robust_network(arch: str, options: argparse.Namespace) -> nn.Module:
+    """A network after a short adversarial training with two steps of the radius; in eval mode.
 
-    The seed makes the weights; what is trained on a GPU differs from what is on a CPU.
+    The training is a run in the folder ``--cache``, so the same settings train only once.
     """
-    torch.manual_seed(0)
-    network = Normalized(build_model(name, train.info.num_classes), train.info.mean, train.info.std)
-    kept = None if cache is None else cache / f"{name}-{len(train)}-{epochs}.pt"
-    if kept is not None and kept.exists():
-        network.load_state_dict(torch.load(kept, weights_only=True))
-        return network.to(device).eval()
-    adversarial_training(network.to(device), train, epochs, device)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({name: t.cpu() for name, t in network.state_dict().items()}, kept)
-    return network.eval()
-
-
-def adversarial_training(
-    network: nn.Module, train: ImageSet, epochs: int, device: torch.device
-) -> None:
-    """SGD with a one-cycle rate on the worst of two sign steps."""
-    generator = torch.Generator().manual_seed(0)
-    noise = generator if device.type == "cpu" else torch.Generator(device).manual_seed(0)
-    steps = epochs * (len(train) // BATCH)
-    optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, weight_decay=5e-4, lr=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
-    images = train.images_float()
-    inner, config = InnerSchedule(EPS, EPS, 2), InnerAttackConfig(start="uniform", eps=EPS)
-    network.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(train), generator=generator).split(BATCH)[
-            : len(train) // BATCH
-        ]:
-            x = Augmentation(4, flip=True)(images[rows], generator).to(device)
-            y = train.labels[rows].to(device)
-
-            def objective(logits: Tensor, y: Tensor = y) -> Tensor:
-                return cross_entropy(logits, y, reduction="sum")
-
-            adversarial = pgd(network, objective, x, inner, config, noise)
-            optimizer.zero_grad()
-            cross_entropy(network(adversarial), y).backward()
-            optimizer.step()
-            schedule.step()
+    settings = {
+        "model.arch": arch,
+        "model.normalize": True,
+        "data.root": options.data_root,
+        "data.train_limit": options.train_images,
+        "data.val_size": 0,
+        "training.epochs": options.epochs,
+        "training.batch_size": 64,
+        "training.drop_last": True,
+        "training.optimizer": {"lr": 0.1, "schedule": "onecycle", "pct_start": 0.3},
+        "training.attack": {"eps": EPS, "step_rule": "two-full", "start": "uniform"},
+        "training.selection.rule": "last",
+        "training.monitor.every": 0,
+        "evaluation.attacks": (),
+        "evaluation.limit": 250,
+        "device": str(options.device),
+        "results": options.cache,
+    }
+    config = resolve("pgd-at", dataset="cifar10", options=settings)
+    outcome = run(config, Reporter())
+    return load_model_file(RunDirectory(options.cache, outcome.run_id).trained_model)
 
 
 def by_harness(
@@ -131,10 +107,10 @@ def by_harness(
     """The batch by the harness, a chunk for each worker."""
     config = EvalConfig(eps=EPS, chunk_size=-(-len(part) // workers), workers=workers)
     with tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory.create(Path(folder), "benchmark")
-        run.update(kind="loaded", dataset=part.info.name)
+        directory = RunDirectory.create(Path(folder), "benchmark")
+        directory.update(kind="loaded", dataset=part.info.name)
         began = time.perf_counter()
-        (result,) = evaluate(network, part, config, run, device=device, executor=executor)
+        (result,) = evaluate(network, part, config, directory, device=device, executor=executor)
         seconds = time.perf_counter() - began
     return Timed(seconds, torch.tensor(result.verdicts["broken_by"].isna().to_numpy()))
 
@@ -210,12 +186,12 @@ def main() -> int:
     """Measure, print, and say by the exit status whether every ratio is as wanted."""
     parser = argparse.ArgumentParser(description="Standard AutoAttack: harness against reference.")
     parser.add_argument("--data-root", type=Path, help="folder of cifar10/*.parquet")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the trained networks")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--network", nargs="+", default=["resnet20", "wrn-16-2"])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=12, help="of the adversarial training")
-    parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
+    parser.add_argument("--train-images", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, help="default: threads on a CPU, 1 on a GPU")
     parser.add_argument("--ray", action="store_true", help="attack in tasks of a local Ray")
@@ -228,12 +204,12 @@ def main() -> int:
     workers = options.workers or (options.threads if device.type == "cpu" else 1)
     # The reference warns of flags that this comparison does not turn on.
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    data = load_dataset("cifar10", options.data_root, train_limit=options.train_images)
+    data = load_dataset("cifar10", options.data_root, splits=("test",))
     test = data.test.subset(options.images)
     results = {}
     with ray_executor(Cluster("local") if options.ray else None) as executor:
         for name in options.network:
-            network = robust_network(name, data.train, options.epochs, options.cache, device)
+            network = robust_network(name, options).to(device)
             results[name] = compare(network, test, options.batch, device, workers, executor)
     found = {"networks": results, "device": str(device), **machine()}
     if device.type == "cuda":

@@ -24,15 +24,13 @@ from harness.store.rundir import RunDirectory
 
 def run(
     method: Annotated[
-        str | None,
-        Option(help="A method; see `list methods`. Not needed with its own --recipe."),
+        str | None, Option(help="A method; see `list methods`. Not needed with its own --recipe.")
     ] = None,
     recipe: Annotated[str | None, Option(help="A recipe; see `list recipes`.")] = None,
     dataset: opt.Dataset = None,
     arch: Annotated[str | None, Option(help="A network; see `list models`.")] = None,
     teacher: Annotated[
-        str | None,
-        Option(help="auto (trained first), a run, a file or torchvision:NAME."),
+        str | None, Option(help="auto (trained first), a run, a file or torchvision:NAME.")
     ] = None,
     teacher_arch: Annotated[str | None, Option(help="The teacher's network.")] = None,
     epochs: Annotated[int | None, Option(help="Epochs of training.")] = None,
@@ -58,8 +56,7 @@ def run(
     per_task: opt.PerTask = None,
     set_: opt.Set = None,
     dry_run: Annotated[
-        bool,
-        Option("--dry-run", help="Show the configuration and what is done; run nothing."),
+        bool, Option("--dry-run", help="Show the configuration and what is done; run nothing.")
     ] = False,
     as_json: opt.Json = False,
 ) -> None:

@@ -105,10 +105,9 @@ def run(
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
             model = trained_model(config, method, inputs, directory, reporter, device)
-            evaluations = evaluate_into(
+            return evaluate_into(
                 directory, model, data.test, config.evaluation, reporter, device, executor
             )
-    return Outcome(config.run_id, directory.path, evaluations)
 
 
 def run_worker(processes: ProcessGroup) -> None:
@@ -162,10 +161,7 @@ def evaluate_run(
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
         model = load_model_file(path)
-        evaluations = evaluate_into(
-            directory, model, data.test, evaluation, reporter, where, executor
-        )
-    return Outcome(directory.run_id, directory.path, evaluations)
+        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
 def evaluate_external(
@@ -247,10 +243,7 @@ def evaluate_model(
         "provenance": provenance.collect(where),
     }
     with directory.lock(), recorded(directory, described):
-        evaluations = evaluate_into(
-            directory, model, data.test, evaluation, reporter, where, executor
-        )
-    return Outcome(directory.run_id, directory.path, evaluations)
+        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
 def trained_model(
@@ -302,10 +295,7 @@ def train(
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with (
-        unchanged(inputs.teacher, trainer.task),
-        reporter.stage(title, epochs * steps) as stage,
-    ):
+    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
@@ -354,10 +344,10 @@ def evaluate_into(
     reporter: Reporter,
     device: torch.device,
     executor: ChunkExecutor | None,
-) -> tuple[EvaluationResult, ...]:
+) -> Outcome:
     """Evaluate into the run's directory, with progress."""
     with reporter.stage("evaluate") as stage:
-        return evaluate(
+        found = evaluate(
             model,
             images,
             config,
@@ -366,6 +356,7 @@ def evaluate_into(
             executor=executor,
             progress=stage.update,
         )
+    return Outcome(directory.run_id, directory.path, found)
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:

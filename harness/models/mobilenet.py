@@ -109,7 +109,6 @@ class MobileNetV2(StagedNetwork):
         image_size: int = 32,
         *,
         channels: Sequence[int],
-        expansion: int = 6,
     ) -> None:
         """Build and initialise.
 
@@ -118,16 +117,15 @@ class MobileNetV2(StagedNetwork):
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
             channels: channels of the stem and of the seven groups of blocks.
-            expansion: the factor by which the blocks widen, except the first, which does not.
         """
         super().__init__(image_size)
         c = channels
         # Output channels, number of blocks, stride and expansion of the groups in each stage.
         layout = (
-            ((c[1], 1, 1, 1), (c[2], 2, 1, expansion)),
-            ((c[3], 3, 2, expansion),),
-            ((c[4], 4, 2, expansion), (c[5], 3, 1, expansion)),
-            ((c[6], 3, 2, expansion), (c[7], 1, 1, expansion)),
+            ((c[1], 1, 1, 1), (c[2], 2, 1, 6)),
+            ((c[3], 3, 2, 6),),
+            ((c[4], 4, 2, 6), (c[5], 3, 1, 6)),
+            ((c[6], 3, 2, 6), (c[7], 1, 1, 6)),
         )
         self.feature_channels = (c[0], *(stage[-1][0] for stage in layout))
         self.conv1 = nn.Conv2d(in_channels, c[0], 3, stride=2, padding=1, bias=False)

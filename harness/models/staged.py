@@ -87,7 +87,5 @@ def depthwise(channels: int, stride: int) -> nn.Conv2d:
 def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     """A 1x1 convolution without bias, BatchNorm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
     )

@@ -18,12 +18,7 @@ from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
 from harness.errors import UserError, first_line
-from harness.models.checkpoint import (
-    Statistics,
-    load_weights,
-    read_checkpoint,
-    read_state,
-)
+from harness.models.checkpoint import Statistics, load_weights, read_checkpoint, read_state
 from harness.models.normalize import Normalized
 from harness.registry import unknown_name
 from harness.store.files import file_sha256

@@ -136,14 +136,6 @@ class RunDirectory(_Record):
         make_folder(directory.path)
         return directory
 
-    @classmethod
-    def open(cls, results: Path, run_id: str) -> RunDirectory:
-        """The directory of an existing run; ``UserError`` if there is none."""
-        directory = cls(results, run_id)
-        if not directory.exists:
-            raise UserError(_no_such_run(results, run_id))
-        return directory
-
     @property
     def trained_model(self) -> Path:
         """The file of the model; ``UserError`` if its training is not finished."""

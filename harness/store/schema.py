@@ -246,8 +246,8 @@ WITH evaluated AS (
     FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
 )
 SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
-       concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_, '|',
-              attacks_, CASE WHEN attacks_ <> '' THEN
+       concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_,
+              '|', attacks_, CASE WHEN attacks_ <> '' THEN
                   concat('|', norm, '|', eps, '|', attack_version) END) AS like_key
 FROM evaluated
 """,
