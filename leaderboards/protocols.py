@@ -16,6 +16,8 @@ METRIC_TITLES = {
     "square": "Square",
     "aa": "AA",
 }
+# Metrics in seconds; all others are accuracies.
+TIMES = ("sec_per_iter", "train_seconds")
 # Anything that follows in a version, such as a smaller budget, is not standard.
 STANDARD_VERSION = re.compile(r"standard \S+")
 PAPER_EPS = 8 / 255

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
-from leaderboards.protocols import attacks_of, protocol_facts
+from leaderboards.protocols import TIMES, attacks_of, protocol_facts
 from leaderboards.spec import architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
 
@@ -152,19 +152,19 @@ class RunGroup:
         """One of its metrics as a table shows it; None if not all runs have it."""
         if metric not in self.metrics:
             return None
-        is_accuracy = metric != "sec_per_iter"
+        is_accuracy = metric not in TIMES
         unit = 100.0 if is_accuracy else 1.0
         mean, std = over_seeds([run["metrics"][metric] for run in self.runs])
-
-        def scaled(value: float | None) -> float | None:
-            return None if value is None else value * unit
-
+        low, high = mean.low, mean.high
+        if is_accuracy and low is not None and high is not None:
+            # Student's interval of a mean can go beyond what an accuracy can be.
+            low, high = 100 * max(low, 0.0), 100 * min(high, 1.0)
         return Number(
             mean.value * unit,
             self.badge,
-            low=scaled(mean.low) if is_accuracy else None,
-            high=scaled(mean.high) if is_accuracy else None,
-            std=scaled(std),
+            low=low,
+            high=high,
+            std=None if std is None else std * unit,
             n=int(self["n"]) if is_accuracy else None,
             seeds=len(self.runs),
             note=self.note,

@@ -13,6 +13,7 @@ from rich.console import Console
 from harness.errors import UserError
 from leaderboards.printed import printed_rows
 from leaderboards.protocols import (
+    TIMES,
     attacks_of,
     is_papers_protocol,
     metric_title,
@@ -73,7 +74,11 @@ class RunSummary:
                     "partial": row.partial,
                     "run_ids": list(row.run_ids),
                     "flags": list(row.flags),
-                    "scores": {key: _score(key, row.number(key)) for key in row.cells},
+                    "scores": {
+                        metric: _score(metric, number)
+                        for metric in row.cells
+                        if (number := row.number(metric))
+                    },
                 }
                 for row in self.table.rows
             ],
@@ -107,7 +112,7 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
     attacks = attacks_of(own)
     metric = ranking_metric(attacks, own["metrics"])
     stages = ("clean", *attacks[:-1]) if attacks else ()
-    rows = [_row(g, (*stages, metric, "sec_per_iter"), metric, own=g is group) for g in groups]
+    rows = [_row(g, metric, own=g is group) for g in groups]
     if is_papers_protocol(own):
         rows += printed_rows(own["dataset"], own["arch"], own["teacher"] or "", metric=metric)
     names = ("dataset", "norm", "eps", "attack_version", "n", "index_sha256", "precision")
@@ -165,10 +170,10 @@ def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     return ranked + [dataclasses.replace(row, rank=PARTIAL * row.partial) for row in rest]
 
 
-def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) -> Row:
-    """A group's row; only the number that ranks has the group's flags."""
+def _row(group: RunGroup, ranking: str, *, own: bool) -> Row:
+    """A group's row with all its metrics; only the number that ranks has the group's flags."""
     cells = {}
-    for metric in metrics:
+    for metric in group.metrics:
         number = group.number(metric)
         if number is not None:
             flags = number.flags if metric == ranking else ()
@@ -192,13 +197,21 @@ def _shared(row: Row, name: str) -> int | None:
     return next((value for value in values if value is not None), None)
 
 
-def _score(key: str, number: Number | None) -> dict[str, Any]:
-    if number is None:
-        return {}
-    unit = 1 if key == "sec_per_iter" else 100
+def _score(metric: str, number: Number) -> dict[str, Any]:
+    """A number as JSON has it: ``mean_low`` and ``mean_high`` are the interval of a mean."""
+    unit = 1 if metric in TIMES else 100
 
     def fraction(value: float | None) -> float | None:
         return None if value is None else value / unit
 
-    values = {name: fraction(getattr(number, name)) for name in ("value", "low", "high", "std")}
-    return {**values, "disputed": bool(number.disputed)}
+    low, high = number.interval or (None, None)
+    of_mean = (None, None) if number.interval else (number.low, number.high)
+    return {
+        "value": number.value / unit,
+        "low": fraction(low),
+        "high": fraction(high),
+        "std": fraction(number.std),
+        "disputed": bool(number.disputed),
+        "mean_low": fraction(of_mean[0]),
+        "mean_high": fraction(of_mean[1]),
+    }

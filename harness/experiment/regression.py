@@ -30,7 +30,7 @@ from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve, validated
 from harness.experiment.runner import run
 from harness.progress import Reporter
-from harness.store.files import read_json, write_bytes_atomic
+from harness.store.files import read_json, without_nan, write_bytes_atomic
 from harness.store.rundir import RunDirectory, utc_now
 
 FORMAT = "divergence-bench baseline 1"
@@ -293,8 +293,8 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
         worse.append(f"{reason}: update the baseline with --update --reason")
     else:
         accuracies = {
-            "clean": compare_paired(_right(found, WRONG), _right(stored, WRONG)),
-            "robust": compare_paired(_right(found), _right(stored)),
+            "clean": compare_paired(_signs(found) != WRONG, _signs(stored) != WRONG),
+            "robust": compare_paired(_signs(found) == ROBUST, _signs(stored) == ROBUST),
         }
     for name, paired in accuracies.items():
         if paired.p_value < baseline.alpha and abs(paired.difference) > baseline.margin:
@@ -330,11 +330,9 @@ def unlike(stored: Result, found: Result) -> str | None:
     return "it was evaluated on other images than the baseline"
 
 
-def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:
-    """Which images are right: all but those of the sign ``wrong``, or only the robust ones."""
-    if wrong is None:
-        return np.array([sign == ROBUST for sign in result.verdicts])
-    return np.array([sign != wrong for sign in result.verdicts])
+def _signs(result: Result) -> NDArray[np.str_]:
+    """The verdicts, one sign an image [N]."""
+    return np.array(list(result.verdicts), dtype=np.str_)
 
 
 def _golden_text(golden: Golden, steps: int) -> str:
@@ -387,12 +385,7 @@ def to_json(baseline: Baseline, found: Sequence[Checked]) -> dict[str, Any]:
                 "name": each.name,
                 "worse": list(each.worse),
                 "better": list(each.better),
-                "golden": {
-                    **vars(each.golden),
-                    "difference": each.golden.difference
-                    if math.isfinite(each.golden.difference)
-                    else None,
-                },
+                "golden": without_nan(vars(each.golden)),
                 "accuracies": {name: vars(paired) for name, paired in each.accuracies.items()},
             }
             for each in found

@@ -136,13 +136,12 @@ class RunDirectory(_Record):
         make_folder(directory.path)
         return directory
 
-    @classmethod
-    def open(cls, results: Path, run_id: str) -> RunDirectory:
-        """The directory of an existing run; ``UserError`` if there is none."""
-        directory = cls(results, run_id)
-        if not directory.exists:
-            raise UserError(_no_such_run(results, run_id))
-        return directory
+    @property
+    def trained_model(self) -> Path:
+        """The file of the model; ``UserError`` if its training is not finished."""
+        if not self.model_path.exists():
+            raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
+        return self.model_path
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
@@ -226,6 +225,17 @@ def find_run(results: Path, name: str) -> RunDirectory:
         shown = ", ".join(matching[:5]) + (", ..." if len(matching) > 5 else "")
         raise UserError(f"{name!r} matches {len(matching)} runs: {shown}: give more of the name")
     raise UserError(_no_such_run(results, name))
+
+
+def stored_run(results: Path, source: str | Path) -> RunDirectory | None:
+    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name.
+
+    Raises:
+        UserError: it is neither, and no run has the name.
+    """
+    if ":" in str(source) or Path(source).is_file():
+        return None
+    return find_run(results, str(source))
 
 
 def _no_such_run(results: Path, name: str) -> str:

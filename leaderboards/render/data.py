@@ -8,7 +8,7 @@ import io
 import json
 from typing import Any
 
-from leaderboards.table import Number, Table
+from leaderboards.table import Cell, Number, Table
 
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
 # Fields of a number; its flags and runs follow.
@@ -34,10 +34,9 @@ def to_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
-    metrics = {column.key: column.metric for column in table.columns}
     for position, row in enumerate(table.rows, 1):
-        for key, cell in row.cells.items():
-            for number in cell.numbers:
+        for column in table.columns:
+            for number in row.cells.get(column.key, Cell()).numbers:
                 facts = {
                     "table": table.number,
                     "row": position,
@@ -46,8 +45,8 @@ def to_csv(table: Table) -> str:
                     "rank": row.rank,
                     "partial": row.partial,
                     "name": table.name_of(row),
-                    "column": key,
-                    "metric": metrics[key],
+                    "column": column.key,
+                    "metric": column.metric,
                 }
                 facts |= {name: row.facts.get(name, "") for name in FACTS}
                 facts |= {name: getattr(number, name) for name in (*OWN, "difference")}

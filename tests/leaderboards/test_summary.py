@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import statistics
@@ -11,6 +12,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from leaderboards.render.data import to_csv
 from leaderboards.render.text import number_text
 from leaderboards.summary import RunSummary, rank_rows, run_summary
 from leaderboards.table import OF_MEANS, Cell, Number, Row
@@ -102,6 +104,21 @@ def test_seeds_that_agree_know_no_more_than_their_images(add_run: AddRun, tmp_pa
     ends = [100 * end for end in wilson_interval(35, 40)]
     assert [number.low, number.high] == pytest.approx(ends)
     assert f"1=  {OF_MEANS}"[:40] in printed(summary)
+
+
+def test_intervals_of_means_end_where_accuracies_do(add_run: AddRun, tmp_path: Path) -> None:
+    for seed, (clean, aa) in enumerate([(360, 0), (300, 40)]):
+        run_id = add_run("A", (clean, 200, 100, 50, aa), seed=seed)
+    interval = seeds_summary([360 / 360, 300 / 360])
+    assert interval.high > 1
+    summary = run_summary(tmp_path, run_id)
+    (row,) = summary.to_json()["rows"]
+    clean, aa = row["scores"]["clean"], row["scores"]["aa"]
+    assert (clean["mean_low"], clean["mean_high"]) == (pytest.approx(interval.low), 1)
+    assert aa["mean_low"] == 0 < aa["value"] < aa["mean_high"] <= 1
+    lines = csv.DictReader(io.StringIO(to_csv(summary.table)))
+    ends = {line["metric"]: (line["low"], line["high"]) for line in lines}
+    assert (ends["clean"][1], ends["aa"][0]) == ("100.0", "0.0")
 
 
 def test_seeds_that_differ_have_the_t_interval_of_their_mean(

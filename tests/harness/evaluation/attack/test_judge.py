@@ -19,7 +19,7 @@ def outside(perturbed: Tensor, clean: Tensor, norm: str, eps: float) -> bool:
 
 @pytest.mark.parametrize("eps", [0.1, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_step_of_the_radius_that_is_rounded_is_inside(size: int, eps: float) -> None:
+def test_a_step_of_the_radius_that_is_rounded_is_inside(size, eps):
     """The worst that storing can do: in a flat image all pixels round alike, here outwards."""
     grey = torch.linspace(0.5, 0.55, 199)
     step = eps / (3 * size * size) ** 0.5
@@ -45,7 +45,7 @@ class Watched(nn.Module):
 
 @pytest.mark.parametrize("eps", [0.1, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_where_apgd_goes_is_inside(size: int, eps: float) -> None:
+def test_where_apgd_goes_is_inside(size, eps):
     """Patches of a flat image have equal gradients, so that their pixels round alike."""
     torch.manual_seed(0)
     clean = torch.full((2, 3, size, size), 0.5)
@@ -64,9 +64,7 @@ def test_where_apgd_goes_is_inside(size: int, eps: float) -> None:
     ("norm", "eps"),
     [("L2", 0.1), ("L2", 0.5), ("L2", 3.0), ("Linf", 1 / 255), ("Linf", 8 / 255), ("Linf", 0.3)],
 )
-def test_an_image_a_thousandth_of_the_radius_outside_is_caught(
-    size: int, norm: str, eps: float
-) -> None:
+def test_an_image_a_thousandth_of_the_radius_outside_is_caught(size, norm, eps):
     clean = torch.full((1, 3, size, size), 0.5)
     generator = torch.Generator().manual_seed(0)
     step = torch.randn(clean.shape, generator=generator).sign().double()
