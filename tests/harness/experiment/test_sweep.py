@@ -31,7 +31,7 @@ from harness.store.rundir import RunDirectory
 TINY = {
     **distilling.TINY,
     "evaluation.limit": 12,
-    "evaluation.attacks": ("apgd-ce",),
+    "evaluation.attacks": ["apgd-ce"],
     "evaluation.budget.n_iter": 5,
     "evaluation.workers": 1,
 }
