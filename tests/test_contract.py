@@ -21,6 +21,7 @@ QUIET = Reporter(quiet=True)
 CHECKED = {
     "evaluation.attacks": ("apgd-ce",),
     "evaluation.budget.n_iter": 5,
+    "evaluation.accelerate": False,
     "training.monitor.every": 1,
     "training.monitor.images": 20,
     "training.monitor.pgd_steps": 2,
@@ -62,12 +63,13 @@ def test_a_method_trains_is_evaluated_and_resumes(name, tmp_path, teacher):
     # A run that stopped after its first epoch ends with the same weights and the same numbers.
     config = tiny_config(name, tmp_path / "stopped", teacher)
     with pytest.raises(KeyboardInterrupt):
-        run(config, Lines("epoch 1/"))
+        run(config, Lines("epoch 1/"), index=False)
     stopped = RunDirectory(config.results, config.run_id)
     assert stopped.record["status"] == "cancelled"
     assert not stopped.model_path.exists()
     # Its weights are compared, so that attacks on them would find the same.
-    run(config.model_copy(update={"evaluation": EvalConfig(attacks=(), limit=20)}), QUIET)
+    clean = EvalConfig(attacks=(), limit=20, accelerate=False)
+    run(config.model_copy(update={"evaluation": clean}), QUIET, index=False)
     assert_same_weights(whole, stopped)
     assert [record["loss"] for record in stopped.epochs()] == [each["loss"] for each in epochs]
 

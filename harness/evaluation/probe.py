@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -120,22 +118,8 @@ def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -
     )
 
 
-def train_mode(modules: Sequence[str]) -> list[Flag]:
-    """The flag of modules that were in training mode when the model was given."""
-    if not modules:
-        return []
-    shown = ", ".join(modules[:3]) + (", ..." if len(modules) > 3 else "")
-    return [
-        Flag(
-            "train-mode",
-            f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
-            "right for BatchNorm and dropout",
-        )
-    ]
-
-
-def modules_in_training(model: nn.Module) -> list[str]:
-    """Names of the modules in training mode that behave otherwise in it; the root is ``model``.
+def train_mode(model: nn.Module) -> list[Flag]:
+    """The flag of a model in training mode, if modules that behave otherwise in it are.
 
     Of modules that only pass the mode on, the root alone counts, and only if no other does.
     """
@@ -145,4 +129,12 @@ def modules_in_training(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if module.training and isinstance(module, kinds)
     ]
-    return names or (["model"] if model.training else [])
+    names = names or (["model"] if model.training else [])
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    detail = (
+        f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
+        "right for BatchNorm and dropout"
+    )
+    return [Flag("train-mode", detail)]

@@ -232,7 +232,7 @@ def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
     assert "my-plain-loss" in bench.methods()
 
 
-def test_what_is_measured_stands_below_the_tables_of_other_datasets(tmp_path: Path) -> None:
+def test_results_on_other_datasets_are_below_the_tables(tmp_path: Path) -> None:
     images, labels = digits()
     bench.evaluate(network(), (images, labels), eps=0.05, name="mine", results=tmp_path, **FAST)
     labels_of_rows = [row.labels for row in table(2, tmp_path).rows]

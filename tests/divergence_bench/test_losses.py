@@ -1,5 +1,6 @@
 """The loss modules against the methods that train with them, against KL, and over processes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,15 +164,9 @@ def train_in_process(rank: int, folder: Path) -> None:
 
 
 def test_class_means_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    processes = [
-        get_context("fork").Process(target=train_in_process, args=(rank, tmp_path))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    # Forked from a new process: this one's autograd may have threads.
+    environment = os.environ | {"PYTHONPATH": str(Path(losses.__file__).parents[1])}
+    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, env=environment)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
     criterion, (model, batches) = losses.IKLLoss(CLASSES).double(), training()
@@ -179,3 +174,11 @@ def test_class_means_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
         criterion(model(x), model(x), y)
     criterion.end_epoch()
     torch.testing.assert_close(first, criterion.class_means.matrix_CC)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for number in range(2):
+        get_context("fork").Process(
+            target=train_in_process, args=(number, Path(sys.argv[1]))
+        ).start()

@@ -81,7 +81,7 @@ def test_listing_methods_names_a_broken_file(plugins, monkeypatch):
 
 
 def test_a_second_entry_of_one_name_is_refused(plugins):
-    with pytest.raises(ValueError, match="already registered"):
+    with pytest.raises(UserError, match="plugin 'broken' exists already"):
         plugins.register("broken", "math:pi")
     plugins.register("pi", "math:pi")
     assert plugins.get("pi") == pytest.approx(3.14159, abs=1e-5)

@@ -59,7 +59,7 @@ def test_a_paper_is_printed_in_short_and_copied_in_full() -> None:
     assert METHODS.get("gkl").card.paper.endswith("Divergence Loss, arXiv 2025")
 
 
-def test_at_most_one_class_stands_between_a_methods_task_and_the_engines() -> None:
+def test_at_most_one_class_is_between_a_methods_task_and_the_engines() -> None:
     def subclasses(base: type) -> set[type]:
         return {every for each in base.__subclasses__() for every in {each, *subclasses(each)}}
 

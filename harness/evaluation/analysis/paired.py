@@ -129,7 +129,6 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
     Raises:
         UserError: the protocols or the test images differ, or no image is shared.
     """
-    check_protocols((a, b))
     (correct_a, correct_b), shared = shared_correct((a, b))
     return Comparison(
         a=a.name,
@@ -152,7 +151,6 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
         UserError: the protocols or the test images differ, or no image is shared by all.
     """
     everything = [each for group in groups for each in group]
-    check_protocols(everything)
     correct, shared = shared_correct(everything)
     remaining = iter(correct)
     # Of each group, metric to the accuracy of each run.
@@ -255,8 +253,9 @@ def shared_correct(
     """Of each, by metric, which of the shared images [M] are right; and how many are shared.
 
     Raises:
-        UserError: no image is shared, or one has two labels.
+        UserError: the protocols differ, no image is shared, or one has two labels.
     """
+    check_protocols(several)
     tables = [each.verdicts.set_index("index")[["label", "broken_by"]] for each in several]
     joined = pd.concat(tables, axis=1, join="inner", keys=range(len(tables))).sort_index()
     if joined.empty:

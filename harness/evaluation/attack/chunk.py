@@ -136,7 +136,7 @@ class ChunkResult:
         found: Tensor,
         logits: Tensor,
         distance: Tensor,
-        target: Tensor | None,
+        target: Tensor,
     ) -> None:
         """Note that a stage broke the images at those positions [M].
 
@@ -146,34 +146,30 @@ class ChunkResult:
             found: the adversarial images [M, K, H, W].
             logits: of them [M, C].
             distance: norm of their perturbations [M].
-            target: classes [M] that a targeted stage aimed at.
+            target: classes [M] that the stage aimed at, or ``NO_TARGET``.
         """
         self.correct[positions] = False
         self.adversarial[positions] = found
         self.adv_pred[positions] = predict(logits)
         self.margin[positions] = margin(logits, self.chunk.labels.to(logits.device)[positions])
         self.distance[positions] = distance
-        if target is not None:
-            self.target[positions] = target
+        self.target[positions] = target
         for position in positions.tolist():
             self.broken_by[position] = stage
 
     def table(self) -> pa.Table:
         """One row an image, as it is stored; null where there is no target or no finite margin."""
-        columns = {
-            "index": self.chunk.rows,
-            "label": self.chunk.labels,
-            "clean_pred": self.clean_pred,
-            "adv_pred": self.adv_pred,
-            "distance": self.distance,
+        rows = {
+            "index": self.chunk.rows.tolist(),
+            "label": self.chunk.labels.tolist(),
+            "clean_pred": self.clean_pred.tolist(),
+            "broken_by": self.broken_by,
+            "target": [None if t == NO_TARGET else t for t in self.target.tolist()],
+            "adv_pred": self.adv_pred.tolist(),
+            "distance": self.distance.tolist(),
+            "margin": [None if m != m else m for m in self.margin.tolist()],
         }
-        rows: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items()}
-        rows["broken_by"] = list(self.broken_by)
-        rows["target"] = [None if t == NO_TARGET else t for t in self.target.tolist()]
-        rows["margin"] = [None if m != m else m for m in self.margin.tolist()]
-        return pa.Table.from_pydict(
-            {name: rows[name] for name in VERDICT_SCHEMA.names}, schema=VERDICT_SCHEMA
-        )
+        return pa.Table.from_pydict(rows, schema=VERDICT_SCHEMA)
 
     def facts(self) -> dict[str, Any]:
         """What is stored beside the verdicts, ready for JSON."""

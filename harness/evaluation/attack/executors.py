@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -24,7 +25,7 @@ import torch
 
 from harness.distributed.signals import STOPPING
 from harness.errors import UserError
-from harness.evaluation.attack.job import Job, ProgressFn
+from harness.evaluation.attack.job import Job, ProgressFn, part_of
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 PROGRESS_EVERY_S = 0.2
@@ -67,22 +68,17 @@ def local_executor(workers: int, chunks: int) -> ChunkExecutor:
     return InProcess() if workers <= 1 else ProcessPool(workers)
 
 
+@dataclass
 class InProcess:
-    """Attacks chunks in this process, one after the other."""
+    """Attacks chunks in this process, one after the other, with so many threads."""
 
-    def __init__(self, threads: int | None = None) -> None:
-        """With so many threads; by default as many as torch has."""
-        self.threads = torch.get_num_threads() if threads is None else threads
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""
         with num_threads(self.threads):
             for done, number in enumerate(missing, job.chunks - len(missing)):
-
-                def report(share: float, note: str, done: int = done) -> None:
-                    progress((done + share) / job.chunks, note)
-
-                job.attack(number, report)
+                job.attack(number, part_of(progress, done, job.chunks))
 
 
 class ProcessPool:
@@ -180,14 +176,16 @@ def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
     where = f"in chunk {last_chunks[pid]}" if pid in last_chunks else "before its first chunk"
     script = _unguarded_script()
     if script and pid not in last_chunks:
-        return UserError(
-            f"evaluation worker {pid} {how} {where}: each worker imports {script}, so put what "
-            'this script runs below `if __name__ == "__main__":`, or evaluate with one worker'
+        remedy = (
+            f"each worker imports {script}, so put what this script runs below "
+            '`if __name__ == "__main__":`, or evaluate with one worker'
         )
-    return UserError(
-        f"evaluation worker {pid} {how} {where}: finished chunks are kept, repeat the command to "
-        "go on (with fewer --workers if memory was short)"
-    )
+    else:
+        remedy = (
+            "finished chunks are kept, repeat the command to go on (with fewer --workers if memory "
+            "was short)"
+        )
+    return UserError(f"evaluation worker {pid} {how} {where}: {remedy}")
 
 
 def _unguarded_script() -> str | None:

@@ -43,12 +43,17 @@ from harness.store.rundir import EvaluationDirectory
 
 # Called with the share of the work that is done, in [0, 1], and what is being done.
 ProgressFn = Callable[[float, str], None]
-Stage = tuple[Tensor, StageFacts, Tensor | None]
+Stage = tuple[Tensor, StageFacts, Tensor]
 T = TypeVar("T")
 
 
 def no_progress(share: float, note: str) -> None:
     """Show nothing."""
+
+
+def part_of(progress: ProgressFn, number: int, count: int) -> ProgressFn:
+    """Progress of one of ``count`` equal parts, the one after ``number`` others, as of all."""
+    return lambda share, note: progress((number + share) / count, note)
 
 
 def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
@@ -203,7 +208,7 @@ class Job:
                 found[broken],
                 logits[broken],
                 perturbation_norm(found[broken], x[alive[broken]], self.protocol.norm),
-                None if target is None else target[broken],
+                target[broken],
             )
         progress(1.0, "")
         result.out_of_memory = self._halvings
@@ -236,8 +241,7 @@ class Job:
             again, more, aimed = self._stage(self.exact, x[lost], y[lost], name, seed)
             found[lost] = again
             facts.add(more)
-            if target is not None and aimed is not None:
-                target[lost] = aimed
+            target[lost] = aimed
         return found, facts, target
 
     def _stage(
@@ -265,7 +269,7 @@ class Job:
                 not_finite=int(network.not_finite),
                 zero_gradient=zero_gradient_starts(attack),
             )
-            return found, facts, aimed_targets(attack)
+            return found, facts, aimed_targets(attack, y)
 
         return self._fitted(name, network.batching, len(x), attempt)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from harness.evaluation.attack.judge import finite
@@ -17,47 +18,39 @@ Graph = tuple[Tensor, Tensor]
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class AttackModel:
     """A callable from images [B, K, H, W] to logits [B, C], differentiable in the images.
 
-    Args:
+    Attributes:
         network: the network, in eval mode, its parameters frozen.
         num_classes: C.
         batching: how batches are cut; after ``batching.halve`` an attempt that ran out of memory
             may be repeated.
         layout: memory layout of the network's input.
         autocast: the type to compute in, if not float32.
-
-    Attributes:
+        listener: called after each forward pass with ``forward_images``, or None.
         forward_images: images that went forward, not counting padding and repetitions.
         backward_images: images that went backward.
         repeated_images: images that went forward again for lack of memory to keep their graph.
-        not_finite: rows of logits so far that were not finite, a tensor on the device.
-        listener: called after each forward pass with ``forward_images``, or None.
+        not_finite: rows of logits so far that were not finite, on the device.
     """
 
-    def __init__(
-        self,
-        network: nn.Module | Callable[[Tensor], Tensor],
-        num_classes: int,
-        batching: Batching,
-        *,
-        layout: torch.memory_format = torch.contiguous_format,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        """See the class."""
-        self.network = network
-        self.num_classes = num_classes
-        self.batching = batching
-        self.layout = layout
-        self.autocast = autocast
-        self.listener: Callable[[int], None] | None = None
-        self.reset()
+    network: Callable[[Tensor], Tensor]
+    num_classes: int
+    batching: Batching
+    layout: torch.memory_format = torch.contiguous_format
+    autocast: torch.dtype | None = None
+    listener: Callable[[int], None] | None = None
+    forward_images: int = field(default=0, init=False)
+    backward_images: int = field(default=0, init=False)
+    repeated_images: int = field(default=0, init=False)
+    not_finite: Tensor | int = field(default=0, init=False)
 
     def reset(self) -> None:
         """Set the counts to zero."""
         self.forward_images = self.backward_images = self.repeated_images = 0
-        self.not_finite: Tensor | int = 0
+        self.not_finite = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W], in a tensor of their own; B may be 0."""

@@ -14,6 +14,7 @@ from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProto
 from harness.errors import UserError
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.stages import (
+    NO_TARGET,
     FABTargeted,
     MarginTargetedAPGD,
     TargetedAPGD,
@@ -135,7 +136,7 @@ def zero_gradient_starts(attack: Any) -> int:
     return logger.warnings if isinstance(logger, ZeroGradientCount) else 0
 
 
-def aimed_targets(attack: Any) -> Tensor | None:
-    """Of a targeted attack that has run: the class [B] that broke each image, or NO_TARGET."""
+def aimed_targets(attack: Any, y: Tensor) -> Tensor:
+    """Of an attack that has run on labels ``y`` [B]: the class that broke each, or NO_TARGET."""
     targets: Tensor | None = getattr(attack, "broken_by_target", None)
-    return targets
+    return torch.full_like(y, NO_TARGET) if targets is None else targets

@@ -18,9 +18,7 @@ NO_TARGET = -1
 class ZeroGradientCount:
     """A logger by which an attack warns of points with zero gradient; it counts the warnings."""
 
-    def __init__(self) -> None:
-        """Start from zero."""
-        self.warnings = 0
+    warnings = 0
 
     def warning(self, message: str) -> None:
         """Count one attack run that began with zero gradients."""

@@ -84,8 +84,8 @@ def decide(
         return plan
     plan = replace(plan, tile=tile)
     with pinned("reference"):
-        multiple = smallest_multiple(rewritten(network, plan), _in_layout(images, plan))
-    return replace(plan, multiple=multiple)
+        images = images.contiguous(memory_format=plan.layout)
+        return replace(plan, multiple=smallest_multiple(rewritten(network, plan), images))
 
 
 def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
@@ -108,7 +108,7 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
         UserError: it cannot be compiled here.
     """
     try:
-        copied, images = apply(network, plan), _in_layout(images, plan)
+        copied, images = apply(network, plan), images.contiguous(memory_format=plan.layout)
         with torch.no_grad():
             copied(images)
         outputs(copied, images)
@@ -209,7 +209,3 @@ def _same_bits(part: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor]) -> boo
     return all(
         torch.equal(ours, theirs[: len(ours)]) for ours, theirs in zip(part, whole, strict=True)
     )
-
-
-def _in_layout(images: Tensor, plan: Plan) -> Tensor:
-    return images.contiguous(memory_format=plan.layout)

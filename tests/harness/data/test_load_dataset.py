@@ -59,13 +59,6 @@ def test_only_the_requested_split_is_loaded():
         _ = data.train
 
 
-def test_train_limit_leaves_the_test_split_complete():
-    data = load_dataset("digits", train_limit=100)
-    assert (len(data.train), len(data.test)) == (100, 360)
-    assert not data.train.complete
-    assert data.test.complete
-
-
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "imagenet"])
 def test_missing_root_is_named(name, tmp_path, monkeypatch):
     missing = tmp_path / "nowhere"

@@ -12,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+import unreliable
+from torch import nn
+from typer.testing import CliRunner
+from unreliable import Dying, Failing
 
-from divergence_bench.cli import main as cli
+from divergence_bench.cli.main import app
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet, load_dataset
 from harness.distributed.ray_cluster import Cluster, connected
@@ -35,46 +38,11 @@ LOCAL = Cluster("local")
 QUIET = Reporter(quiet=True)
 
 
-class Dying(nn.Module):
-    """Kills each process but the one that made it, until a folder has ``most`` files."""
-
-    def __init__(self, deaths: Path, most: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(64, 10)
-        self.deaths, self.most, self.home = str(deaths), most, os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        died = len(os.listdir(self.deaths))
-        if os.getpid() != self.home and died < self.most:
-            Path(self.deaths, str(os.getpid())).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.linear(x.flatten(1))
-
-
-class Failing(nn.Module):
-    """Raises an error in each process but the one that made it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.home = nn.Linear(64, 10), os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != self.home:
-            raise ArithmeticError("not here")
-        return self.linear(x.flatten(1))
-
-
 @pytest.fixture(scope="class")
 def executor() -> Iterator[ChunkExecutor]:
-    """Chunks on a local Ray, whose processes find this module under the name that it has here."""
-    folder = str(Path(__file__).parent)
+    """Chunks on a local Ray, whose processes find the module of the models."""
+    paths = [str(Path(unreliable.__file__).parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setitem(sys.modules, "test_cluster", sys.modules[__name__])
-        for kind in (Dying, Failing):
-            patch.setattr(kind, "__module__", "test_cluster")
-        paths = [folder, os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         with ray_executor(LOCAL) as executor:
             yield executor
@@ -130,8 +98,9 @@ class TestChunks:
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
     def test_an_error_of_a_task_ends_the_evaluation(self, executor, digits, tmp_path):
+        failing = Failing(ArithmeticError, "not here").eval()
         with pytest.raises(ArithmeticError, match="not here"):
-            attacked(Failing().eval(), digits, tmp_path, executor, chunk_size=60)
+            attacked(failing, digits, tmp_path, executor, chunk_size=60)
 
     def test_a_task_that_always_dies_ends_the_evaluation(self, executor, digits, tmp_path):
         deaths = tmp_path / "deaths"
@@ -150,7 +119,7 @@ def planned(results: Path) -> list[Item]:
         "evaluation.attacks": ["apgd-ce"],
         "evaluation.budget.n_iter": 5,
     }
-    teacher = {"training": {"epochs": 1}, "data": {"train_limit": 96}}
+    teacher = {"training": {"epochs": 1}, "data": {"train_limit": 64}}
     distilled = {"teacher.arch": "resnet8", "teacher.minimum": 0.0, "teacher.config": teacher}
     runs = ({"method": "vanilla"}, {"method": "trades"}, {"method": "kd", "set": distilled})
     return plan(rows(SweepSpec(runs=runs, set=tiny), {"results": results, "device": "cpu"}))
@@ -215,12 +184,11 @@ def test_a_cluster_that_does_not_answer_is_refused(address, environment, reason,
         pass
 
 
-def test_a_task_without_a_cluster_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["harness", "run", "--method", "vanilla", "--task", "cpus=2"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert "give --cluster as well" in capsys.readouterr().err
+def test_a_task_without_a_cluster_is_refused():
+    with pytest.raises(UserError, match="give --cluster as well"):
+        CliRunner().invoke(
+            app, ["run", "--method", "vanilla", "--task", "cpus=2"], catch_exceptions=False
+        )
 
 
 @pytest.mark.slow

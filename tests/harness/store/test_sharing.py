@@ -24,7 +24,7 @@ Lab = Callable[..., Path]
 TABLES = ("runs", "evaluations", "metrics", "epochs", "verdicts")
 
 
-def rows(results: Path) -> dict[str, pd.DataFrame]:
+def rows_of(results: Path) -> dict[str, pd.DataFrame]:
     return contents(Database(results), *TABLES)
 
 
@@ -57,14 +57,14 @@ def test_merging_two_folders_gives_the_same_in_either_direction(lab):
     shutil.copytree(ours, copy)
     assert summary(merge(ours, theirs)) == (["c"], [], ["b"], [], [])
     assert summary(merge(theirs, copy)) == (["a"], [], ["b"], [], [])
-    once = rows(ours)
+    once = rows_of(ours)
     assert once["runs"]["run_id"].tolist() == ["a", "b", "c"]
     assert len(once["verdicts"]) == 60
-    assert_same(once, rows(theirs))
+    assert_same(once, rows_of(theirs))
     assert summary(merge(ours, theirs)) == ([], [], ["a", "b", "c"], [], [])
-    assert_same(once, rows(ours))
+    assert_same(once, rows_of(ours))
     Database(ours).rebuild()
-    assert_same(once, rows(ours))
+    assert_same(once, rows_of(ours))
 
 
 def test_the_more_complete_copy_of_a_run_wins_on_either_side(lab, add_evaluation):
@@ -76,11 +76,11 @@ def test_the_more_complete_copy_of_a_run_wins_on_either_side(lab, add_evaluation
     run.update(status="started", metrics=None)
     add_evaluation(RunDirectory(more, "a"), "e2", n=10)
     Database(more).record(RunDirectory(more, "a"))
-    expected = rows(more)
+    expected = rows_of(more)
     assert summary(merge(more, less)) == ([], [], ["a"], [], [])
-    assert_same(expected, rows(more))
+    assert_same(expected, rows_of(more))
     assert summary(merge(less, more)) == ([], ["a"], [], [], [])
-    assert_same(expected, rows(less))
+    assert_same(expected, rows_of(less))
     assert run.model_path.read_bytes() == RunDirectory(more, "a").model_path.read_bytes()
 
 
@@ -117,7 +117,7 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(change, lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "a", "b")
     change(RunDirectory(theirs, "a"))
     Database(theirs).record(RunDirectory(theirs, "a"))
-    mine, other = rows(ours), rows(theirs)
+    mine, other = rows_of(ours), rows_of(theirs)
     merged = merge(ours, theirs)
     assert summary(merged) == (["b"], [], [], ["a"], [])
     (aside,) = merged.conflicts.values()
@@ -170,7 +170,7 @@ def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "parquet").iterdir()}
     assert summary(exchange.import_(ours, tmp_path / "parquet")) == (["b"], [], ["a"], [], [])
     assert summary(exchange.import_(ours, tmp_path / "parquet")) == ([], [], ["a", "b"], [], [])
-    expected, found = rows(theirs), rows(ours)
+    expected, found = rows_of(theirs), rows_of(ours)
     for frames in (expected, found):
         # Another writer's Parquet file has other bytes for the same rows; null stands for NaN.
         frames["evaluations"] = frames["evaluations"].drop(columns="verdicts_sha256")

@@ -299,7 +299,7 @@ def test_mixed_precision_judges_and_plans_by_the_weights_after_a_step(
 
     monkeypatch.setattr(_strategy, "strongest", judged)
     monkeypatch.setattr(StrategyTask, "attack_plan", planned_by)
-    options = {**SHORT, "training.epochs": 1, "data.train_limit": 32, "training.precision": "bf16"}
+    options = {**SHORT, "training.epochs": 1, "data.train_limit": 64, "training.precision": "bf16"}
     changes = ["params.strategy_interval=1", "params.strategy_lr=0.1"]
     config = resolve("las-awp", options={**options, "results": tmp_path}, assignments=changes)
     run(config, Reporter(quiet=True))

@@ -126,7 +126,7 @@ def test_kl_and_dkl_agree_in_gradient_and_not_in_value(classes: int) -> None:
 
 
 def test_asymmetry() -> None:
-    """A fixed reference idles the weighted MSE (Eq. 7) until its asymmetry is broken (Eq. 8)."""
+    """A fixed reference leaves the weighted MSE without effect (Eq. 7), unless broken (Eq. 8)."""
     m, n = draw_logits(8, 10)
     m = m.detach()
     assert not dkl_loss(m, n).wmse.requires_grad

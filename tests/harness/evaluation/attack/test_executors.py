@@ -1,21 +1,25 @@
 """Chunks in any order, by any number of processes."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from multiprocessing import active_children
-from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from unreliable import Failing, Unpicklable
 
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
+from harness.evaluation.attack import executors
 from harness.evaluation.attack.executors import InProcess, ProcessPool, local_executor, num_threads
 from harness.evaluation.driver import evaluate
 from harness.store.rundir import RunDirectory
@@ -110,33 +114,10 @@ def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads():
     assert [executor.threads for executor in executors] == [4, 2, 1]
 
 
-class Refusing(nn.Module):
-    """Raises an error that cannot be pickled, in each process but the one that made it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.home = nn.Linear(64, 10), os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != self.home:
-            raise Unpicklable("not", "here")
-        return self.linear(x.flatten(1))
-
-
-class Unpicklable(Exception):
-    def __init__(self, one: str, other: str) -> None:
-        super().__init__(f"{one} {other}")
-
-
-def test_an_error_of_a_worker_ends_the_evaluation(digits, new_run, monkeypatch):
-    # Spawned processes find this module by its file's name.
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setitem(sys.modules, "test_job", sys.modules[__name__])
-    for kind in (Refusing, Unpicklable):
-        monkeypatch.setattr(kind, "__module__", "test_job")
-    run = new_run("raises")
+def test_an_error_of_a_worker_ends_the_evaluation(digits, new_run):
+    run, model = new_run("raises"), Failing(Unpicklable, "not", "here").eval()
     with pytest.raises(RuntimeError, match="Unpicklable: not here"):
-        evaluated(Refusing().eval(), digits, run, CONFIG, workers=2)
+        evaluated(model, digits, run, CONFIG, workers=2)
     assert run.evaluations()[0].record["status"] == "error"
     assert not active_children()
 
@@ -148,3 +129,20 @@ def test_a_model_that_cannot_be_sent_is_the_users_mistake(network, digits, new_r
 
     with pytest.raises(UserError, match="--workers 1"):
         evaluated(Local(), digits, new_run("local"), CONFIG, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("evaluate()", 'run.py, .* below `if __name__ == "__main__":`'),
+        ('if __name__ == "__main__":\n    evaluate()', "repeat the command"),
+    ],
+)
+def test_a_script_without_a_main_guard_is_named(text, hint, tmp_path, monkeypatch):
+    script = tmp_path / "run.py"
+    script.write_text(text)
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    dead = Mock(pid=7, exitcode=1)
+    assert re.search(hint, str(executors._death({dead}, {})))
