@@ -17,7 +17,7 @@ from harness.data.base import DatasetSource
 from harness.errors import UserError
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
-from harness.evaluation.attack.protocol import make_attack
+from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import resolve, runner

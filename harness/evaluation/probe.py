@@ -11,7 +11,7 @@ from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
 from harness.evaluation.attack.job import Job
 from harness.evaluation.attack.judge import clip_to_ball, finite, predict
 from harness.evaluation.attack.model import AttackModel, within_memory
-from harness.evaluation.attack.protocol import make_attack
+from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.precision import pinned

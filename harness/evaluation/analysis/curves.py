@@ -56,7 +56,9 @@ def curves(database: Database, run_id: str) -> list[list[Point]]:
     """
     flags = flags_of(database, [run_id])
     rows = database.query("SELECT * FROM metrics WHERE run_id = ?", [run_id])
-    metrics = {(row.evaluation_id, row.name): row for row in rows.itertuples(index=False)}
+    metrics: dict[tuple[Any, Any], Any] = {
+        (row.evaluation_id, row.name): row for row in rows.itertuples(index=False)
+    }
     found = []
     for curve in _curves(database, [run_id]):
         points = [

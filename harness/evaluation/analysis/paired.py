@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -256,21 +257,22 @@ def shared_correct(
         UserError: the protocols differ, no image is shared, or one has two labels.
     """
     check_protocols(several)
-    tables = [each.verdicts.set_index("index")[["label", "broken_by"]] for each in several]
-    joined = pd.concat(tables, axis=1, join="inner", keys=range(len(tables))).sort_index()
-    if joined.empty:
+    tables = [each.verdicts.set_index("index") for each in several]
+    shared = reduce(pd.Index.intersection, (table.index for table in tables)).sort_values()
+    tables = [table.loc[shared] for table in tables]
+    if shared.empty:
         raise UserError(
             f"{several[0].name} and {several[-1].name} share no test image: evaluate both on the "
             "same ones"
         )
-    for number, each in enumerate(several):
-        if (joined[number]["label"] != joined[0]["label"]).any():
+    for each, table in zip(several, tables, strict=True):
+        if (table["label"] != tables[0]["label"]).any():
             raise UserError(
                 f"the verdicts of {several[0].name} and {each.name} give an image different "
                 "labels: one of them is damaged, evaluate it again"
             )
-    correct = [correct_by_metric(each.protocol, joined[n]) for n, each in enumerate(several)]
-    return correct, len(joined)
+    pairs = zip(several, tables, strict=True)
+    return [correct_by_metric(each.protocol, table) for each, table in pairs], len(shared)
 
 
 def settings(run: Facts) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.attack.judge import NO_PREDICTION, margin, predict
-from harness.evaluation.attack.stages import NO_TARGET
+from harness.evaluation.attack.targeted import NO_TARGET
 from harness.store.files import replacing
 from harness.store.verdicts import VERDICT_SCHEMA
 

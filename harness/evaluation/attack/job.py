@@ -28,9 +28,9 @@ from harness.evaluation.attack.chunk import (
 from harness.evaluation.attack.images import LEVELS, on_grid
 from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, predict
 from harness.evaluation.attack.model import AttackModel, within_memory
-from harness.evaluation.attack.protocol import (
+from harness.evaluation.attack.protocol import chunk_seed
+from harness.evaluation.attack.stages import (
     aimed_targets,
-    chunk_seed,
     make_attack,
     passes,
     zero_gradient_starts,

@@ -1,91 +1,19 @@
-"""The protocol: which attacks in which form, and what the result is called."""
+"""The protocol of an evaluation: its id, its seeds, and what its result is called."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
 
-import torch
-from pyautoattack.autopgd_base import APGDAttack
-from pyautoattack.square import SquareAttack
-from torch import Tensor
-
-from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol, fingerprint
-from harness.errors import UserError
-from harness.evaluation.attack.model import AttackModel
-from harness.evaluation.attack.stages import (
-    NO_TARGET,
-    FABTargeted,
-    MarginTargetedAPGD,
-    TargetedAPGD,
-    ZeroGradientCount,
-)
-from harness.registry import unknown_name
+from harness.config import STANDARD_ATTACKS, AttackBudget, EvalProtocol, fingerprint
+from harness.evaluation.attack.stages import DLR_CLASSES, TARGETED, target_classes
 from harness.seeding import derive_seed
 
 PACKAGE = "pyautoattack"
-TARGETED = ("apgd-t", "fab-t")
-# The targeted DLR loss divides by the difference of the first and the fourth logit.
-DLR_CLASSES = 4
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
     """The seed of a chunk's attacks, in [0, 2**63): torch and the attacks take it as it is."""
     return derive_seed(seed, "chunk", chunk)
-
-
-def target_classes(budget: AttackBudget, num_classes: int) -> int:
-    """How many classes a targeted attack aims at."""
-    return min(budget.n_target_classes, num_classes - 1)
-
-
-def make_attack(
-    name: AttackName, model: AttackModel, protocol: EvalProtocol, seed: int, device: torch.device
-) -> Any:
-    """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
-
-    It has ``perturb(x, y)``; a targeted one has ``broken_by_target`` afterwards.
-
-    Raises:
-        UserError: no attack has that name.
-    """
-    budget = protocol.budget
-    targets = target_classes(budget, model.num_classes)
-    common = {
-        "norm": protocol.norm,
-        "eps": protocol.eps,
-        "seed": seed,
-        "device": device,
-        "verbose": False,
-        "n_restarts": budget.n_restarts,
-    }
-    apgd = {"n_iter": budget.n_iter, "eot_iter": 1, "rho": 0.75, "logger": ZeroGradientCount()}
-    if name == "apgd-ce":
-        return APGDAttack(model, loss="ce", **apgd, **common)
-    if name == "apgd-t":
-        kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
-        return kind(model, n_target_classes=targets, **apgd, **common)
-    if name == "fab-t":
-        return FABTargeted(
-            model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
-        )
-    if name == "square":
-        return SquareAttack(
-            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
-        )
-    raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
-
-
-def passes(name: AttackName, budget: AttackBudget, num_classes: int) -> tuple[int, int]:
-    """Forward and backward passes that a stage costs per image it does not break, about."""
-    iterations = budget.n_iter * budget.n_restarts
-    targeted = iterations * target_classes(budget, num_classes)
-    return {
-        "apgd-ce": (iterations, iterations),
-        "apgd-t": (targeted, targeted),
-        "fab-t": (2 * targeted, targeted),
-        "square": (budget.n_queries * budget.n_restarts, 0),
-    }[name]
 
 
 def attack_version(protocol: EvalProtocol, num_classes: int) -> str:
@@ -128,15 +56,3 @@ def evaluation_id(
             "model": model_sha256,
         }
     )
-
-
-def zero_gradient_starts(attack: Any) -> int:
-    """Runs of an attack that began on points with zero gradient, as the attack itself warns."""
-    logger = getattr(attack, "logger", None)
-    return logger.warnings if isinstance(logger, ZeroGradientCount) else 0
-
-
-def aimed_targets(attack: Any, y: Tensor) -> Tensor:
-    """Of an attack that has run on labels ``y`` [B]: the class that broke each, or NO_TARGET."""
-    targets: Tensor | None = getattr(attack, "broken_by_target", None)
-    return torch.full_like(y, NO_TARGET) if targets is None else targets

@@ -1,6 +1,7 @@
-"""The maintainers' attacks, which also note the target class that broke an image.
+"""AutoAttack's stages: how each is built, and what it costs.
 
-Nothing here changes what an attack computes.
+The standard order is ``STANDARD_ATTACKS`` of ``harness.config``: APGD-CE, APGD-T, FAB-T, Square. A
+configuration may name others; each attacks only the images that the ones before it did not break.
 """
 
 from __future__ import annotations
@@ -8,127 +9,88 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyautoattack.autopgd_base import APGDAttack_targeted
-from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.square import SquareAttack
 from torch import Tensor
 
-NO_TARGET = -1
+from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol
+from harness.errors import UserError
+from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.targeted import (
+    NO_TARGET,
+    FABTargeted,
+    MarginTargetedAPGD,
+    TargetedAPGD,
+    ZeroGradientCount,
+)
+from harness.registry import unknown_name
+
+TARGETED = ("apgd-t", "fab-t")
+# The targeted DLR loss divides by the difference of the first and the fourth logit.
+DLR_CLASSES = 4
 
 
-class ZeroGradientCount:
-    """A logger by which an attack warns of points with zero gradient; it counts the warnings."""
-
-    warnings = 0
-
-    def warning(self, message: str) -> None:
-        """Count one attack run that began with zero gradients."""
-        self.warnings += 1
+def target_classes(budget: AttackBudget, num_classes: int) -> int:
+    """How many classes a targeted attack aims at."""
+    return min(budget.n_target_classes, num_classes - 1)
 
 
-class _Targeted:
-    """An attack that runs once for each target class, on the rows of a batch that are left.
+def make_attack(
+    name: AttackName, model: AttackModel, protocol: EvalProtocol, seed: int, device: torch.device
+) -> Any:
+    """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
 
-    Attributes:
-        broken_by_target: of the last ``perturb``, the class [B] aimed at when a row broke, else
-            ``NO_TARGET``.
+    It has ``perturb(x, y)``; a targeted one has ``broken_by_target`` afterwards.
+
+    Raises:
+        UserError: no attack has that name.
     """
-
-    broken_by_target: Tensor
-
-    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images like ``x`` [B, K, H, W], with labels ``y`` [B]."""
-        self.broken_by_target = torch.full((len(x),), NO_TARGET, device=x.device)
-        self._batch = x, y
-        self._alive: Tensor | None = None
-        adversarial: Tensor = super().perturb(x, y)  # type: ignore[misc]
-        return adversarial
-
-    def _logits(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def note(self, targets: Tensor | None, broken: Tensor) -> None:
-        """Note one target's run.
-
-        Args:
-            targets: classes that the rows left were aimed at, or None if they are not known.
-            broken: which of these rows broke, bool.
-        """
-        x, y = self._batch
-        if self._alive is None:
-            every = len(broken) == len(x)
-            correct = torch.ones_like(broken) if every else self._logits(x).max(1)[1] == y
-            self._alive = correct.nonzero()[:, 0]
-        if len(self._alive) != len(broken):
-            return  # only of a randomised network, whose rows are not consistent
-        if targets is not None:
-            self.broken_by_target[self._alive[broken]] = targets[broken]
-        self._alive = self._alive[~broken]
+    budget = protocol.budget
+    targets = target_classes(budget, model.num_classes)
+    common = {
+        "norm": protocol.norm,
+        "eps": protocol.eps,
+        "seed": seed,
+        "device": device,
+        "verbose": False,
+        "n_restarts": budget.n_restarts,
+    }
+    apgd = {"n_iter": budget.n_iter, "eot_iter": 1, "rho": 0.75, "logger": ZeroGradientCount()}
+    if name == "apgd-ce":
+        return APGDAttack(model, loss="ce", **apgd, **common)
+    if name == "apgd-t":
+        kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
+        return kind(model, n_target_classes=targets, **apgd, **common)
+    if name == "fab-t":
+        return FABTargeted(
+            model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
+        )
+    if name == "square":
+        return SquareAttack(
+            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
+        )
+    raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
-class TargetedAPGD(_Targeted, APGDAttack_targeted):  # type: ignore[misc]
-    """APGD on the targeted DLR loss."""
-
-    def attack_single_run(
-        self, x: Tensor, y: Tensor, x_init: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One target class for the rows that are left."""
-        result: tuple[Tensor, Tensor, Tensor, Tensor] = super().attack_single_run(x, y, x_init)
-        self.note(self.y_target, result[1] == 0)
-        return result
-
-    def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x)
-        return logits
+def passes(name: AttackName, budget: AttackBudget, num_classes: int) -> tuple[int, int]:
+    """Forward and backward passes that a stage costs per image it does not break, about."""
+    iterations = budget.n_iter * budget.n_restarts
+    targeted = iterations * target_classes(budget, num_classes)
+    return {
+        "apgd-ce": (iterations, iterations),
+        "apgd-t": (targeted, targeted),
+        "fab-t": (2 * targeted, targeted),
+        "square": (budget.n_queries * budget.n_restarts, 0),
+    }[name]
 
 
-class MarginTargetedAPGD(TargetedAPGD):
-    """Targeted APGD for fewer than four classes, where the targeted DLR loss has no denominator.
-
-    The loss is that one's numerator, z_target - z_true.
-    """
-
-    def dlr_loss_targeted(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss [B] of logits ``x`` [B, C] with labels ``y`` [B]."""
-        rows = torch.arange(len(x), device=x.device)
-        return x[rows, self.y_target] - x[rows, y]
+def zero_gradient_starts(attack: Any) -> int:
+    """Runs of an attack that began on points with zero gradient, as the attack itself warns."""
+    logger = getattr(attack, "logger", None)
+    return logger.warnings if isinstance(logger, ZeroGradientCount) else 0
 
 
-class FABTargeted(_Targeted, FABAttack_PT):  # type: ignore[misc]
-    """Targeted FAB."""
-
-    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images like ``x`` [B, K, H, W], with labels ``y`` [B]."""
-        self._aimed_at: Tensor | None = None
-        self._predicted: tuple[Tensor, Tensor] | None = None
-        return super().perturb(x, y)
-
-    def attack_single_run(
-        self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
-    ) -> Tensor:
-        """One target class for the rows that are left."""
-        adversarial: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
-        # perturb() needs the logits of this very tensor next: they are kept for it.
-        logits = self._logits(adversarial)
-        self._predicted = adversarial, logits
-        difference = (x - adversarial).reshape(len(x), -1)
-        length = difference.abs().amax(1) if self.norm == "Linf" else (difference**2).sum(-1).sqrt()
-        broken = (logits.max(1)[1] != y) & ~(length > self.eps)
-        known = self._aimed_at is not None and len(self._aimed_at) == len(x)
-        self.note(self._aimed_at if known else None, broken)
-        return adversarial
-
-    def get_diff_logits_grads_batch_targeted(
-        self, imgs: Tensor, la: Tensor, la_target: Tensor
-    ) -> Any:
-        """Logit differences [B, 1] to the target classes, and their gradients."""
-        self._aimed_at = la_target
-        return super().get_diff_logits_grads_batch_targeted(imgs, la, la_target)
-
-    def _predict_fn(self, x: Tensor) -> Tensor:
-        if self._predicted is not None and self._predicted[0] is x:
-            return self._predicted[1]
-        return self._logits(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = super()._predict_fn(x)
-        return logits
+def aimed_targets(attack: Any, y: Tensor) -> Tensor:
+    """Of an attack that has run on labels ``y`` [B]: the class that broke each, or NO_TARGET."""
+    targets: Tensor | None = getattr(attack, "broken_by_target", None)
+    return torch.full_like(y, NO_TARGET) if targets is None else targets

@@ -163,8 +163,8 @@ def test_what_is_no_results_folder_is_refused(lab, tmp_path):
 
 def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     theirs, ours = lab("theirs", "a", "b"), lab("ours", "a")
-    rows = exchange.export(theirs, tmp_path / "parquet")
-    assert rows["verdicts"] == 40
+    counts = exchange.export(theirs, tmp_path / "parquet")
+    assert counts["verdicts"] == 40
     written = {path.name: path.read_bytes() for path in (tmp_path / "parquet").iterdir()}
     exchange.export(theirs, tmp_path / "parquet")
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "parquet").iterdir()}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harness.evaluation.attack.images import on_grid
 from harness.evaluation.attack.judge import clip_to_ball, effective_eps, perturbation_norm
-from harness.evaluation.attack.stages import ZeroGradientCount
+from harness.evaluation.attack.targeted import ZeroGradientCount
 
 SIZES = (8, 32, 224)
 
