@@ -5,6 +5,7 @@ A column's meaning is written into the database as its comment, so ``describe`` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -281,8 +282,8 @@ WITH evaluated AS (
     FROM runs r JOIN evaluations e USING (run_id) WHERE e.status = 'success'
 )
 SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
-       concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_, '|',
-              attacks_, CASE WHEN attacks_ <> '' THEN
+       concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_,
+              '|', attacks_, CASE WHEN attacks_ <> '' THEN
                   concat('|', norm, '|', eps, '|', attack_version) END) AS like_key
 FROM evaluated
 """,
@@ -297,6 +298,7 @@ QUALIFY row_number() OVER (
 """,
 )
 VIEWS = (FINISHED_EVALUATIONS, LIKE_RUNS)
+_USES_VIEWS = re.compile("|".join([*(v.name for v in VIEWS), "show", "describe", "schema"]), re.I)
 
 _ARROW_TYPES = {
     "VARCHAR": pa.string(),
@@ -369,10 +371,14 @@ def migrate(
         connection.commit()
 
 
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create ``VIEWS`` for one connection; they are in no file, so any database has them."""
-    for view in VIEWS:
-        connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
+def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Create ``VIEWS`` for one connection and query; they are in no file, so any database has them.
+
+    It takes as long as a small query, so a query that neither reads nor lists views goes without.
+    """
+    if _USES_VIEWS.search(sql):
+        for view in VIEWS:
+            connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def describe() -> pd.DataFrame:

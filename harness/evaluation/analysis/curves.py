@@ -7,8 +7,9 @@ never stored.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import scipy
@@ -108,15 +109,17 @@ def curve_flags(
         FROM evaluations JOIN runs USING (run_id) JOIN metrics USING (run_id, evaluation_id)
         WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[]))) AND metrics.name = 'robust'
           AND evaluations.status = 'success' AND evaluations.attacks != ''
+        -- A single point at a small radius has none of these flags.
+        QUALIFY count(*) OVER (PARTITION BY curve) > 1 OR eps >= $grey
         ORDER BY curve, eps
         """,
-        {"run_ids": list(run_ids)},
+        {"run_ids": list(run_ids), "grey": grey_eps("Linf", FEWEST_VALUES)},
     )
     found: dict[tuple[str, str], list[FlagDict]] = {}
-    for _, curve in rows.groupby("curve"):
+    points: Iterable[Any] = rows.itertuples()
+    for _, curve in groupby(points, key=lambda point: point.curve):
         smallest: Any = None
-        point: Any
-        for point in curve.itertuples():
+        for point in curve:
             flags = [survives(point.norm, point.eps, point.survived, point.n, point.dataset)]
             # The smallest accuracy so far holds at this radius too: its ball lies inside.
             if smallest is not None and point.survived > smallest.survived:
