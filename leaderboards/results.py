@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
 from leaderboards.protocols import TIMES, attacks_of, protocol_facts
@@ -41,8 +42,10 @@ WITH chosen AS MATERIALIZED ({sql}), measured AS (
            list((m.name, m.value, m.low, m.high) ORDER BY m.evaluation_id NULLS FIRST) AS metrics
     FROM chosen c JOIN metrics m ON m.run_id = c.run_id
     WHERE coalesce(m.evaluation_id = c.evaluation_id, true) AND m.value IS NOT NULL GROUP BY ALL
+), counted AS (
+    SELECT run_id, count(*) AS evaluations FROM evaluations GROUP BY run_id
 )
-SELECT * FROM chosen LEFT JOIN measured USING (run_id, evaluation_id)
+SELECT * FROM chosen LEFT JOIN measured USING (run_id, evaluation_id) JOIN counted USING (run_id)
 ORDER BY run_id, finished_at DESC, evaluation_id
 """
 
@@ -258,12 +261,17 @@ def _flags(database: Database, runs: Sequence[Run]) -> dict[tuple[str, str], lis
     stored = {
         (run["run_id"], run["evaluation_id"]): json.loads(run["flags"] or "[]") for run in runs
     }
-    attacked = [run["run_id"] for run in runs if run["attacks"]]
-    if not attacked:
+    # A single evaluation is a curve of one point, which has flags at a large radius only.
+    curves = [
+        run["run_id"]
+        for run in runs
+        if run["attacks"] and (run["evaluations"] > 1 or run["eps"] >= grey_eps("Linf", 1))
+    ]
+    if not curves:
         return stored
     from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
 
-    computed = curve_flags(database, attacked)
+    computed = curve_flags(database, curves)
     return {
         key: [flag for flag in flags if flag["name"] not in CURVE_FLAGS] + computed.get(key, [])
         for key, flags in stored.items()
@@ -287,8 +295,9 @@ def _names(firsts: Sequence[Run]) -> list[str]:
         keys = [
             (name, run["arch"], run["teacher"]) for name, run in zip(names, firsts, strict=True)
         ]
+        counts = Counter(keys)
         names = [
-            f"{name}, {detail(run)}" if keys.count(key) > 1 and detail(run) else name
+            f"{name}, {detail(run)}" if counts[key] > 1 and detail(run) else name
             for name, key, run in zip(names, keys, firsts, strict=True)
         ]
     return names

@@ -182,8 +182,9 @@ def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) ->
     for metric in metrics:
         number = group.number(metric)
         if number is not None:
-            flags = number.flags if metric == ranking else ()
-            cells[metric] = Cell(ours=dataclasses.replace(number, flags=flags))
+            if number.flags and metric != ranking:
+                number = dataclasses.replace(number, flags=())
+            cells[metric] = Cell(ours=number)
     labels = (group.name, arch_text(group["arch"] or "", group["teacher"]))
     return Row(OURS_ROW, labels, cells=cells, facts=group.facts, partial=group["partial"], own=own)
 

@@ -109,11 +109,9 @@ def curve_flags(
         FROM evaluations JOIN runs USING (run_id) JOIN metrics USING (run_id, evaluation_id)
         WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[]))) AND metrics.name = 'robust'
           AND evaluations.status = 'success' AND evaluations.attacks != ''
-        -- A single point at a small radius has none of these flags.
-        QUALIFY count(*) OVER (PARTITION BY curve) > 1 OR eps >= $grey
         ORDER BY curve, eps
         """,
-        {"run_ids": list(run_ids), "grey": grey_eps("Linf", FEWEST_VALUES)},
+        {"run_ids": list(run_ids)},
     )
     found: dict[tuple[str, str], list[FlagDict]] = {}
     points: Iterable[Any] = rows.itertuples()
