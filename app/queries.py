@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
-from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
+from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
@@ -246,13 +246,11 @@ def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
     """
     rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
     metrics = database.query(METRICS, [run_id])
-    of_curves = curve_flags(database, [run_id])
+    flags = flags_of(database, [run_id])
     for row in rows:
         own = metrics[metrics["evaluation_id"] == row["evaluation_id"]]
         row["metrics"] = {line["name"]: _record(line) for _, line in own.iterrows()}
-        stored = [f for f in json.loads(row["flags"] or "[]") if f["name"] not in CURVE_FLAGS]
-        flags = [*stored, *of_curves.get((run_id, row["evaluation_id"]), [])]
-        row["flags"] = [f"{flag['name']}: {flag['detail']}" for flag in flags]
+        row["flags"] = [f"{f['name']}: {f['detail']}" for f in flags[run_id, row["evaluation_id"]]]
     return rows
 
 

@@ -10,37 +10,27 @@ A GPU, and a shorter version:
         --network wrn-28-10 --wanted 2.5
     python benchmarks/autoattack.py --data-root DATA --cache CACHE --images 64 --network resnet20
 
-Prediction, written after timing single passes, before the first whole run: on 2 cores 1.9 to
-2.2 times. Folding and the channels-last layout make a forward pass near twice as fast, Square is
-half of all passes and has no others, and FAB no longer computes gradients of weights. The first
-whole run gave 1.40 on resnet20: 23 images were left, and each worker padded its 11 or 12 to 16.
-Since then a batch is padded to the least multiple that keeps an image's bits; predicted: 1.7 to 1.8
-on resnet20, more on wrn-16-2. It was wrong. Passes of resnet20 take the reference, 24 images and
-two threads, 9.4 ms forward and 21.8 with backward on an AMD EPYC, 13.5 and 34.9 on an Intel Xeon;
-they take the copy, 12 images and one thread, 6.9 and 14.8, or 10.0 and 22.7. So two workers of it
-reach 1.35 to 1.54 at most. Whole runs gave 1.21 and 1.25, that of wrn-16-2 on the EPYC 1.16:
-workers start, plan and look for flags for 5 s of 123, and where one has 14 of the 23 survivors and
-the other 9, it is 14% later than if they had shared alike. Chunks of 32 share better and cost more
-a pass: 137 s. On the Xeon, the 19 convolutions of a forward pass take 6.1 of the copy's 10.0 ms if
-each is timed alone, at 160 to 190 GFLOP/s; compiled, a pass is 5 to 12% faster, after 20 s.
+On 2 cores, whole runs gave 1.21 and 1.25 times on resnet20 and 1.16 on wrn-16-2 (AMD EPYC), less
+than the 1.7 predicted. Folding and the channels-last layout make a pass of 12 images on one thread
+cost 0.7 of the reference's pass of 24 on two, so two workers reach 1.35 to 1.54 at most. They also
+start, plan and look for flags for 5 s of 123, and one of them has more of the surviving images.
 
 Both attack the same images, in turns, batch by batch. With ``--workers 1`` they do so with the same
 seeds, and their verdicts are compared. By default the harness shares each batch among as many
 workers as there are threads, as ``evaluate --workers`` does; its noise is then not the reference's,
-which has the whole batch and all threads, so that a few verdicts may differ.
+which has the whole batch and all threads, so that a few verdicts may differ. With ``--ray`` tasks
+of one core on a local Ray attack the chunks; its start does not count, as a cluster is up before.
 
 The networks are made robust first by a short adversarial training, since on a network that breaks
-at once the long attacks have nothing to do; ``--cache`` keeps their weights. The harness's time has
-all that ``evaluate`` does: it starts workers, prepares its copy of the network for every batch
-anew, judges, and writes verdicts to disk. A ratio below ``--wanted`` exits with status 1.
+at once the long attacks have nothing to do; ``--cache`` keeps the runs. The harness's time has
+all that ``evaluate`` does: it starts workers, prepares its copy of the network again for every
+batch, judges, and writes verdicts to disk. A ratio below ``--wanted`` exits with status 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import platform
 import sys
 import tempfile
 import time
@@ -51,23 +41,24 @@ from typing import Any
 
 import torch
 from pyautoattack import AutoAttack
+from shared import finish, machine
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from harness.config import EvalConfig, InnerAttackConfig
+from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
-from harness.data.augment import Augmentation
+from harness.distributed.ray_cluster import Cluster
+from harness.evaluation.attack.executors import ChunkExecutor
 from harness.evaluation.attack.protocol import chunk_seed
+from harness.evaluation.attack.ray_executor import ray_executor
 from harness.evaluation.driver import evaluate
-from harness.models import build_model
-from harness.models.normalize import Normalized
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
+from harness.models.loading import load_model_file
+from harness.progress import Reporter
 from harness.store.rundir import RunDirectory
-from harness.training.inner_attack import pgd
-from harness.training.schedules import InnerSchedule
 
 RATIO_WANTED = 1.8
 EPS = 8 / 255
-TRAIN_IMAGES, BATCH = 4096, 64
 
 
 @dataclass
@@ -78,63 +69,48 @@ class Timed:
     robust: Tensor
 
 
-def robust_network(
-    name: str, train: ImageSet, epochs: int, cache: Path | None, device: torch.device
-) -> nn.Module:
-    """A network after a short PGD adversarial training with two steps; in eval mode, on the device.
+def robust_network(arch: str, options: argparse.Namespace) -> nn.Module:
+    """A network after a short adversarial training with two steps of the radius; in eval mode.
 
-    The seed makes the weights; what is trained on a GPU differs from what is on a CPU.
+    The training is a run in the folder ``--cache``, so the same settings train only once.
     """
-    torch.manual_seed(0)
-    network = Normalized(build_model(name, train.info.num_classes), train.info.mean, train.info.std)
-    kept = None if cache is None else cache / f"{name}-{len(train)}-{epochs}.pt"
-    if kept is not None and kept.exists():
-        network.load_state_dict(torch.load(kept, weights_only=True))
-        return network.to(device).eval()
-    adversarial_training(network.to(device), train, epochs, device)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({name: t.cpu() for name, t in network.state_dict().items()}, kept)
-    return network.eval()
+    settings = {
+        "model.arch": arch,
+        "model.normalize": True,
+        "data.root": options.data_root,
+        "data.train_limit": options.train_images,
+        "data.val_size": 0,
+        "training.epochs": options.epochs,
+        "training.batch_size": 64,
+        "training.drop_last": True,
+        "training.optimizer": {"lr": 0.1, "schedule": "onecycle", "pct_start": 0.3},
+        "training.attack": {"eps": EPS, "step_rule": "two-full", "start": "uniform"},
+        "training.selection.rule": "last",
+        "training.monitor.every": 0,
+        "evaluation.attacks": (),
+        "evaluation.limit": 250,
+        "device": str(options.device),
+        "results": options.cache,
+    }
+    config = resolve("pgd-at", dataset="cifar10", options=settings)
+    outcome = run(config, Reporter())
+    return load_model_file(RunDirectory(options.cache, outcome.run_id).trained_model)
 
 
-def adversarial_training(
-    network: nn.Module, train: ImageSet, epochs: int, device: torch.device
-) -> None:
-    """SGD with a one-cycle rate on the worst of two sign steps."""
-    generator = torch.Generator().manual_seed(0)
-    noise = generator if device.type == "cpu" else torch.Generator(device).manual_seed(0)
-    steps = epochs * (len(train) // BATCH)
-    optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, weight_decay=5e-4, lr=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
-    images = train.images_float()
-    inner, config = InnerSchedule(EPS, EPS, 2), InnerAttackConfig(start="uniform", eps=EPS)
-    network.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(train), generator=generator).split(BATCH)[
-            : len(train) // BATCH
-        ]:
-            x = Augmentation(4, flip=True)(images[rows], generator).to(device)
-            y = train.labels[rows].to(device)
-
-            def objective(logits: Tensor, y: Tensor = y) -> Tensor:
-                return cross_entropy(logits, y, reduction="sum")
-
-            adversarial = pgd(network, objective, x, inner, config, noise)
-            optimizer.zero_grad()
-            cross_entropy(network(adversarial), y).backward()
-            optimizer.step()
-            schedule.step()
-
-
-def by_harness(network: nn.Module, part: ImageSet, device: torch.device, workers: int) -> Timed:
+def by_harness(
+    network: nn.Module,
+    part: ImageSet,
+    device: torch.device,
+    workers: int,
+    executor: ChunkExecutor | None,
+) -> Timed:
     """The batch by the harness, a chunk for each worker."""
     config = EvalConfig(eps=EPS, chunk_size=-(-len(part) // workers), workers=workers)
     with tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory.create(Path(folder), "benchmark")
-        run.update(kind="loaded", dataset=part.info.name)
+        directory = RunDirectory.create(Path(folder), "benchmark")
+        directory.update(kind="loaded", dataset=part.info.name)
         began = time.perf_counter()
-        (result,) = evaluate(network, part, config, run, device=device)
+        (result,) = evaluate(network, part, config, directory, device=device, executor=executor)
         seconds = time.perf_counter() - began
     return Timed(seconds, torch.tensor(result.verdicts["broken_by"].isna().to_numpy()))
 
@@ -157,10 +133,16 @@ def by_reference(network: nn.Module, part: ImageSet, device: torch.device) -> Ti
 
 
 def compare(
-    network: nn.Module, test: ImageSet, batch: int, device: torch.device, workers: int
+    network: nn.Module,
+    test: ImageSet,
+    batch: int,
+    device: torch.device,
+    workers: int,
+    executor: ChunkExecutor | None,
 ) -> dict[str, Any]:
     """Both on every batch, in turns; who begins changes from batch to batch."""
-    sides = {"harness": partial(by_harness, workers=workers), "reference": by_reference}
+    ours = partial(by_harness, workers=workers, executor=executor)
+    sides = {"harness": ours, "reference": by_reference}
     found: dict[str, list[Timed]] = {name: [] for name in sides}
     for number, rows in enumerate(torch.arange(len(test)).split(batch)):
         part = test.take(rows, complete=False)
@@ -204,37 +186,37 @@ def main() -> int:
     """Measure, print, and say by the exit status whether every ratio is as wanted."""
     parser = argparse.ArgumentParser(description="Standard AutoAttack: harness against reference.")
     parser.add_argument("--data-root", type=Path, help="folder of cifar10/*.parquet")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the trained networks")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--network", nargs="+", default=["resnet20", "wrn-16-2"])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=12, help="of the adversarial training")
-    parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
+    parser.add_argument("--train-images", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, help="default: threads on a CPU, 1 on a GPU")
+    parser.add_argument("--ray", action="store_true", help="attack in tasks of a local Ray")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--wanted", type=float, default=RATIO_WANTED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    device = options.device
     torch.set_num_threads(options.threads)
-    workers = options.workers or (options.threads if options.device.type == "cpu" else 1)
+    workers = options.workers or (options.threads if device.type == "cpu" else 1)
     # The reference warns of flags that this comparison does not turn on.
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    data = load_dataset("cifar10", options.data_root, train_limit=options.train_images)
+    data = load_dataset("cifar10", options.data_root, splits=("test",))
     test = data.test.subset(options.images)
     results = {}
-    for name in options.network:
-        network = robust_network(name, data.train, options.epochs, options.cache, options.device)
-        results[name] = compare(network, test, options.batch, options.device, workers)
-        if not options.json:
-            print(show(name, results[name], options.wanted), flush=True)
-    if options.json:
-        machine = {"threads": options.threads, "device": str(options.device)}
-        machine |= {"torch": torch.__version__, "machine": platform.machine()}
-        if options.device.type == "cuda":
-            machine["gpu"] = torch.cuda.get_device_name(options.device)
-        print(json.dumps({"networks": results, **machine}))
-    return 0 if all(r["ratio"] >= options.wanted for r in results.values()) else 1
+    with ray_executor(Cluster("local") if options.ray else None) as executor:
+        for name in options.network:
+            network = robust_network(name, options).to(device)
+            results[name] = compare(network, test, options.batch, device, workers, executor)
+    found = {"networks": results, "device": str(device), **machine()}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    text = "\n".join(show(name, each, options.wanted) for name, each in results.items())
+    met = all(each["ratio"] >= options.wanted for each in results.values())
+    return finish(found, text, met=met, as_json=options.json)
 
 
 if __name__ == "__main__":

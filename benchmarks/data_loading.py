@@ -14,8 +14,6 @@ them. Less than 10 times the images a second exits with status 1.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +22,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from shared import finish, machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -113,23 +112,16 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = measure(options.images, options.repeats)
-    result |= {
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(
-            f"{result['images']} images of 3x32x32, crop and flip, batches of {BATCH}, "
-            f"{result['threads']} threads, torch {result['torch']}, {result['machine']}\n"
-            f"  harness               {result['ours_images_per_s']:,.0f} images/s\n"
-            f"  PIL, {WORKERS} workers        {result['peer_images_per_s']:,.0f} images/s\n"
-            f"  ratio                 {result['ratio']:.1f} times, wanted {WANTED:.0f}; median of "
-            f"{result['repeats']} epochs [{min(result['ratios']):.1f}, {max(result['ratios']):.1f}]"
-        )
-    return 0 if result["ratio"] >= WANTED else 1
+    result |= machine()
+    text = (
+        f"{result['images']} images of 3x32x32, crop and flip, batches of {BATCH}, "
+        f"{result['threads']} threads, torch {result['torch']}, {result['machine']}\n"
+        f"  harness               {result['ours_images_per_s']:,.0f} images/s\n"
+        f"  PIL, {WORKERS} workers        {result['peer_images_per_s']:,.0f} images/s\n"
+        f"  ratio                 {result['ratio']:.1f} times, wanted {WANTED:.0f}; median of "
+        f"{result['repeats']} epochs [{min(result['ratios']):.1f}, {max(result['ratios']):.1f}]"
+    )
+    return finish(result, text, met=result["ratio"] >= WANTED, as_json=options.json)
 
 
 if __name__ == "__main__":

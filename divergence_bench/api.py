@@ -26,7 +26,7 @@ from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.rundir import RunDirectory, find_run
+from harness.store.rundir import stored_run
 from harness.training.build import choose_device
 
 if TYPE_CHECKING:
@@ -314,14 +314,3 @@ def register_model(name: str, architecture: Architecture) -> None:
         UserError: the name is taken.
     """
     ARCHITECTURES.register(name, architecture)
-
-
-def stored_run(results: Path, source: str | Path) -> RunDirectory | None:
-    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name.
-
-    Raises:
-        UserError: it is neither, and no run has the name.
-    """
-    if ":" in str(source) or Path(source).is_file():
-        return None
-    return find_run(results, str(source))

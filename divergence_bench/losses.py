@@ -14,13 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from methods.losses.class_means import ClassMeans
-from methods.losses.divergence import (
-    DecoupledParts,
-    dkl_loss,
-    gkl_loss,
-    ikl_loss,
-    kl_divergence,
-)
+from methods.losses.divergence import DecoupledParts, dkl_loss, gkl_loss, ikl_loss, kl_divergence
 from methods.losses.logits import TargetParts, dkd_loss, kd_loss
 
 __all__ = [
@@ -67,12 +61,27 @@ class DKLLoss(nn.Module):
         return parts.weighted(self.wmse_weight, self.ce_weight)
 
 
-class _ClassWeightedLoss(nn.Module):
-    """A decoupled divergence whose samples are weighted by the mean prediction of their class."""
+class IKLLoss(nn.Module):
+    """The improved KL divergence, Eq. 6, with class means that it gathers itself, Eq. 10.
+
+    Class means are uniform in the first epoch and those of the epoch before afterwards. They are
+    buffers, so that ``state_dict()`` holds them. Call ``end_epoch()`` after each epoch.
+
+    Args:
+        num_classes: C.
+        wmse_weight: weight of the weighted MSE, the paper's alpha.
+        ce_weight: weight of the soft cross-entropy, the paper's beta.
+        temperature: of the predictions that the class means gather, the paper's tau.
+    """
 
     def __init__(
-        self, num_classes: int, wmse_weight: float, ce_weight: float, temperature: float
+        self,
+        num_classes: int,
+        wmse_weight: float = 20.0,
+        ce_weight: float = 3.0,
+        temperature: float = 4.0,
     ) -> None:
+        """See the class."""
         super().__init__()
         self.wmse_weight = wmse_weight
         self.ce_weight = ce_weight
@@ -80,7 +89,7 @@ class _ClassWeightedLoss(nn.Module):
 
     def parts(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> DecoupledParts:
         """The unweighted parts; the class means are left as they are."""
-        raise NotImplementedError
+        return ikl_loss(logits_m, logits_n, self.class_means.of(labels))
 
     def forward(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> Tensor:
         """The mean over the batch, a scalar.
@@ -110,35 +119,7 @@ class _ClassWeightedLoss(nn.Module):
         self.class_means.end_epoch()
 
 
-class IKLLoss(_ClassWeightedLoss):
-    """The improved KL divergence, Eq. 6, with class means that it gathers itself, Eq. 10.
-
-    Class means are uniform in the first epoch and those of the epoch before afterwards. They are
-    buffers, so that ``state_dict()`` holds them. Call ``end_epoch()`` after each epoch.
-
-    Args:
-        num_classes: C.
-        wmse_weight: weight of the weighted MSE, the paper's alpha.
-        ce_weight: weight of the soft cross-entropy, the paper's beta.
-        temperature: of the predictions that the class means gather, the paper's tau.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        wmse_weight: float = 20.0,
-        ce_weight: float = 3.0,
-        temperature: float = 4.0,
-    ) -> None:
-        """See the class."""
-        super().__init__(num_classes, wmse_weight, ce_weight, temperature)
-
-    def parts(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> DecoupledParts:
-        """The unweighted parts of Eq. 6; the class means are left as they are."""
-        return ikl_loss(logits_m, logits_n, self.class_means.of(labels))
-
-
-class GKLLoss(_ClassWeightedLoss):
+class GKLLoss(IKLLoss):
     """The generalised KL divergence (Cui et al., 2025, arXiv:2503.08038).
 
     As ``IKLLoss``, with class weights raised to ``power`` and normalised over the batch.
@@ -164,7 +145,7 @@ class GKLLoss(_ClassWeightedLoss):
         self.power = power
 
     def parts(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> DecoupledParts:
-        """The unweighted parts; the class means are left as they are."""
+        """See ``IKLLoss``."""
         return gkl_loss(logits_m, logits_n, self.class_means.of(labels), self.power)
 
 
@@ -195,10 +176,7 @@ class DKDLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        target_weight: float = 1.0,
-        non_target_weight: float = 8.0,
-        temperature: float = 4.0,
+        self, target_weight: float = 1.0, non_target_weight: float = 8.0, temperature: float = 4.0
     ) -> None:
         """See the class."""
         super().__init__()

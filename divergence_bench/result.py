@@ -149,6 +149,6 @@ def verdicts(
         UserError: there is no such run or evaluation, or its verdicts are damaged.
     """
     name = run if evaluation is None else f"{run}@{evaluation}"
-    _, directory = stored.finished(Path(results), name, None, None)[0]
+    directory = stored.finished(Path(results), name, None, None)[0]
     frame: pd.DataFrame = directory.verdicts().to_pandas()
     return frame

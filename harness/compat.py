@@ -23,8 +23,8 @@ def active_shims() -> list[str]:
     return sorted(_active)
 
 
-def import_torchvision() -> ModuleType:
-    """Import ``torchvision``, also if its compiled operators do not match the installed torch.
+def import_torchvision(module: str = "torchvision") -> ModuleType:
+    """Import a module of torchvision, also if its operators do not match the installed torch.
 
     torchvision 0.28.0 built for CUDA cannot load its library beside a CPU torch, and then fails at
     import because it registers shapes for its operators ``nms`` and ``qnms``, which do not exist.
@@ -36,7 +36,7 @@ def import_torchvision() -> ModuleType:
         ImportError: torchvision is not installed, or broken in another way.
     """
     try:
-        return importlib.import_module("torchvision")
+        return importlib.import_module(module)
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -48,7 +48,7 @@ def import_torchvision() -> ModuleType:
             schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             library.define(schema)
     _active["torchvision-operators"] = library  # the declarations die with the library
-    return importlib.import_module("torchvision")
+    return importlib.import_module(module)
 
 
 def import_timm() -> ModuleType:
@@ -84,7 +84,7 @@ def import_robustbench() -> ModuleType:
         for name in stand_ins:
             del sys.modules[name]
     _active.update(
-        {f"robustbench-{name}": stand_ins[name] for name in stand_ins if "." not in name}
+        {f"robustbench-{name}": each for name, each in stand_ins.items() if "." not in name}
     )
     return module
 

@@ -19,15 +19,8 @@ import torch
 
 from harness.compat import active_shims
 
-PACKAGES = (
-    "divergence-bench",
-    "torch",
-    "torchvision",
-    "pyautoattack",
-    "duckdb",
-    "numpy",
-    "robustbench",
-    "timm",
+PACKAGES = tuple(
+    "divergence-bench torch torchvision pyautoattack duckdb numpy robustbench timm".split()
 )
 CHECKOUT = Path(__file__).resolve().parents[1]
 MASK = "***"

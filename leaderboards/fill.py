@@ -67,9 +67,9 @@ class PrintedRows:
         self.spec = spec
         self._table_lines = [line for line in printed_lines() if line["table"] == str(spec.number)]
         self._groups: dict[str, list[RunGroup]] = defaultdict(list)  # by method
-        for group in groups:
-            if group.badge == REPRODUCED and (not spec.attacked or is_papers_attack(group.runs[0])):
-                self._groups[group["method"]].append(group)
+        for each in groups:
+            if each.badge == REPRODUCED and (not spec.attacked or is_papers_attack(each.runs[0])):
+                self._groups[each["method"]].append(each)
         self._lines: list[dict[str, dict[str, str]]] = [
             {
                 column.key: line

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
@@ -249,33 +250,18 @@ def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]
     ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
     """
     runs = records(database, WITH_METRICS.format(sql=sql), params)
-    flags = _flags(database, runs)
-    for run in runs:
-        run["metrics"] = {name: Metric(*values) for name, *values in run["metrics"] or ()}
-        run["flags"] = flags[run["run_id"], run["evaluation_id"]]
-    return list(runs)
-
-
-def _flags(database: Database, runs: Sequence[Run]) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """The stored flags of each evaluation, and those that only its whole curve over eps shows."""
-    stored = {
-        (run["run_id"], run["evaluation_id"]): json.loads(run["flags"] or "[]") for run in runs
-    }
     # A single evaluation is a curve of one point, which has flags at a large radius only.
-    curves = [
+    flagged = [
         run["run_id"]
         for run in runs
-        if run["attacks"] and (run["evaluations"] > 1 or run["eps"] >= grey_eps("Linf", 1))
+        if run["flags"] not in (None, "[]")
+        or (run["attacks"] and (run["evaluations"] > 1 or run["eps"] >= grey_eps("Linf", 1)))
     ]
-    if not curves:
-        return stored
-    from harness.evaluation.analysis.curves import CURVE_FLAGS, curve_flags
-
-    computed = curve_flags(database, curves)
-    return {
-        key: [flag for flag in flags if flag["name"] not in CURVE_FLAGS] + computed.get(key, [])
-        for key, flags in stored.items()
-    }
+    flags = flags_of(database, flagged) if flagged else {}
+    for run in runs:
+        run["metrics"] = {name: Metric(*values) for name, *values in run["metrics"] or ()}
+        run["flags"] = flags.get((run["run_id"], run["evaluation_id"]), [])
+    return list(runs)
 
 
 def _grouped(runs: Sequence[Run]) -> list[RunGroup]:

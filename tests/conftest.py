@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from forking import server  # noqa: F401
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

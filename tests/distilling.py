@@ -1,11 +1,13 @@
-"""A small distillation method and tiny runs of it, for tests of the engine's part."""
+"""Tiny runs, and a small distillation method, for tests of the engine."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.experiment.resolve import resolve
@@ -39,7 +41,7 @@ class DistilTask(Task):
 
 
 class MeddlingTask(DistilTask):
-    """It moves the teacher's running statistics without saying so."""
+    """It moves the teacher's running statistics without declaring it."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         teacher = self.context.teacher
@@ -51,7 +53,7 @@ class MeddlingTask(DistilTask):
 
 
 class MovingTask(MeddlingTask):
-    """It moves them and says so; its logits are computed for each batch."""
+    """It moves them and declares it; its logits are computed for each batch."""
 
     teacher_state_moves = True
 
@@ -91,26 +93,55 @@ def registered() -> Iterator[None]:
 
 
 class Lines(Reporter):
-    """Keeps the lines of the progress; may interrupt at one."""
+    """Keeps the lines of the progress; may interrupt at the first that starts with ``stop_at``."""
 
     def __init__(self, stop_at: str = "", after: str = "") -> None:
         super().__init__(quiet=True)
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.stop_at, self.after = stop_at, after
 
     def line(self, text: str) -> None:
-        self.said.append(text)
-        begun = any(self.after in line for line in self.said)
+        self.lines.append(text)
+        begun = any(self.after in line for line in self.lines)
         if self.stop_at and begun and text.startswith(self.stop_at):
             raise KeyboardInterrupt
 
     def about(self, part: str) -> list[str]:
-        return [line for line in self.said if part in line]
+        return [line for line in self.lines if part in line]
 
 
-def student(results: Path, reporter: Reporter | None = None, **options: Any) -> RunDirectory:
-    """A tiny distilled run on digits, done."""
-    name = options.pop("method", "distil")
-    config = resolve(name, options={**TINY, "results": results, **options})
+def trained(
+    results: Path, method: str, reporter: Reporter | None = None, **options: Any
+) -> RunDirectory:
+    """Do a tiny run on digits; its directory."""
+    config = resolve(method, options={**TINY, "results": results, **options})
     run(config, reporter or Reporter(quiet=True))
     return RunDirectory(results, config.run_id)
+
+
+def student(
+    results: Path, reporter: Reporter | None = None, method: str = "distil", **options: Any
+) -> RunDirectory:
+    """Do a tiny distilled run on digits; its directory."""
+    return trained(results, method, reporter, **options)
+
+
+def weights(run: RunDirectory) -> dict[str, Tensor]:
+    """The state dict of a finished run's model."""
+    return torch.load(run.model_path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(one: RunDirectory, other: RunDirectory) -> None:
+    """Both runs ended with the same weights, to the last bit."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def write_generated(path: Path, seed: int = 0) -> Path:
+    """Write an archive of 200 random images like digits."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.savez(path, image=images, label=random.integers(0, 10, 200))
+    return path

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from distilling import TINY, Lines, assert_same_weights, trained
 
 from harness.config import EvalConfig, RunConfig
 from harness.experiment import runner
@@ -16,29 +17,25 @@ from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
-TINY = {
-    "training.epochs": 2,
-    "training.batch_size": 32,
-    "data.train_limit": 96,
-    "evaluation.limit": 20,
+QUIET = Reporter(quiet=True)
+CHECKED = {
     "evaluation.attacks": ("apgd-ce",),
+    "evaluation.budget.n_iter": 5,
+    "evaluation.accelerate": False,
+    "training.monitor.every": 1,
     "training.monitor.images": 20,
     "training.monitor.pgd_steps": 2,
-    "device": "cpu",
 }
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model for all methods that need a teacher."""
-    options = {**TINY, "evaluation.attacks": (), "results": tmp_path_factory.mktemp("teacher")}
-    config = resolve("vanilla", options=options)
-    run(config, Reporter(quiet=True))
-    return RunDirectory(config.results, config.run_id).model_path
+    return trained(tmp_path_factory.mktemp("teacher"), "vanilla").model_path
 
 
 def tiny_config(method: str, results: Path, teacher: Path) -> RunConfig:
-    options: dict[str, Any] = {**TINY, "results": results}
+    options: dict[str, Any] = {**TINY, **CHECKED, "results": results}
     if METHODS.get(method).card.needs_teacher:
         options |= {"teacher.arch": "resnet8", "teacher.source": str(teacher)}
         options |= {"teacher.minimum": 0.0}
@@ -47,12 +44,12 @@ def tiny_config(method: str, results: Path, teacher: Path) -> RunConfig:
 
 def tiny_run(method: str, results: Path, teacher: Path) -> RunDirectory:
     config = tiny_config(method, results, teacher)
-    run(config, Reporter(quiet=True))
+    run(config, QUIET)
     return RunDirectory(results, config.run_id)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path, teacher: Path) -> None:
+def test_a_method_trains_is_evaluated_and_resumes(name, tmp_path, teacher):
     whole = tiny_run(name, tmp_path / "whole", teacher)
     assert whole.record["status"] == "success"
     epochs = whole.epochs()
@@ -64,39 +61,23 @@ def test_a_method_trains_is_evaluated_and_resumes(name: str, tmp_path: Path, tea
     assert {"clean", "apgd-ce", "robust"} <= set(evaluation.record["metrics"])
 
     # A run that stopped after its first epoch ends with the same weights and the same numbers.
-    stopped = stop_after_first_epoch(name, tmp_path / "stopped", teacher)
-    resumed = tiny_run(name, tmp_path / "stopped", teacher)
-    assert resumed.run_id == stopped
-    weights = [
-        torch.load(run.model_path, weights_only=True)["state_dict"] for run in (whole, resumed)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    for key in weights[0]:
-        assert torch.equal(weights[0][key], weights[1][key]), key
-    losses = [[record["loss"] for record in run.epochs()] for run in (whole, resumed)]
-    assert losses[0] == losses[1]
-
-
-def stop_after_first_epoch(name: str, results: Path, teacher: Path) -> str:
-    config = tiny_config(name, results, teacher)
-
-    class Stop(Reporter):
-        def line(self, text: str) -> None:
-            if text.startswith("epoch 1/"):
-                raise KeyboardInterrupt
-
+    config = tiny_config(name, tmp_path / "stopped", teacher)
     with pytest.raises(KeyboardInterrupt):
-        run(config, Stop(quiet=True))
-    directory = RunDirectory(results, config.run_id)
-    assert directory.record["status"] == "cancelled"
-    assert not directory.model_path.exists()
-    return config.run_id
+        run(config, Lines("epoch 1/"), index=False)
+    stopped = RunDirectory(config.results, config.run_id)
+    assert stopped.record["status"] == "cancelled"
+    assert not stopped.model_path.exists()
+    # Its weights are compared, so that attacks on them would find the same.
+    clean = EvalConfig(attacks=(), limit=20, accelerate=False)
+    run(config.model_copy(update={"evaluation": clean}), QUIET, index=False)
+    assert_same_weights(whole, stopped)
+    assert [record["loss"] for record in stopped.epochs()] == [each["loss"] for each in epochs]
 
 
-@pytest.mark.parametrize("ending", [KeyboardInterrupt(), RuntimeError("out of patience")])
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), RuntimeError("stop")])
 def test_a_further_evaluation_that_fails_leaves_the_result_one(
-    ending: BaseException, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    ending, tmp_path, teacher, monkeypatch
+):
     finished = tiny_run("vanilla", tmp_path, teacher)
     before = finished.record
 
@@ -106,6 +87,6 @@ def test_a_further_evaluation_that_fails_leaves_the_result_one(
     monkeypatch.setattr(runner, "evaluate", fail)
     other = EvalConfig(eps=0.05, attacks=("apgd-ce",), limit=12)
     with pytest.raises(type(ending)):
-        evaluate_run(finished, other, None, "cpu", Reporter(quiet=True))
+        evaluate_run(finished, other, None, "cpu", QUIET)
     assert finished.record == before
     assert Database(tmp_path).query("SELECT status FROM runs")["status"].tolist() == ["success"]

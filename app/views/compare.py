@@ -12,7 +12,13 @@ from app import charts, queries
 from app import components as ui
 from app.labels import protocol_text, run_title, stage_title
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import Evaluated, compare, differences, shared_correct
+from harness.evaluation.analysis.paired import (
+    Evaluated,
+    compare,
+    differences,
+    settings,
+    shared_correct,
+)
 from harness.evaluation.analysis.statistics import PairedComparison
 
 MAX_LISTED = 200
@@ -81,7 +87,7 @@ def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
 
 
 def _settings(a: Evaluated, b: Evaluated) -> None:
-    found = differences(a.run, b.run)
+    found = differences(settings(a.run), settings(b.run))
     rows = [
         {"setting": path, "a": json.dumps(values[0]), "b": json.dumps(values[1])}
         for path, values in found.items()

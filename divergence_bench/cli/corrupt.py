@@ -39,20 +39,14 @@ def corrupt(
 ) -> None:
     """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C."""
     directory = find_run(results, run)
-    if not directory.model_path.exists():
-        raise UserError(f"run {directory.run_id} has no trained model: finish it with `run`")
-    selected = parse_severities(severities)
+    path, selected = directory.trained_model, parse_severities(severities)
     where = choose_device(device)
     names = parse_corruptions(corruptions)
     images = open_corrupted(directory.record["dataset"], data_root, names)
     reporter = Reporter(quiet=as_json)
-    with (
-        directory.lock(),
-        recorded(directory, {}),
-        reporter.stage("corrupt") as stage,
-    ):
+    with directory.lock(), recorded(directory, {}), reporter.stage("corrupt") as stage:
         result = evaluate_corrupted(
-            load_model_file(directory.model_path),
+            load_model_file(path),
             images,
             directory,
             severities=selected,

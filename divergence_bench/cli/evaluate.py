@@ -22,7 +22,7 @@ from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner
 from harness.progress import Reporter
 from harness.store.database import Database
-from harness.store.rundir import RunDirectory, find_run
+from harness.store.rundir import RunDirectory, find_run, stored_run
 from leaderboards.printed import REPORTED_CSV
 from leaderboards.summary import run_summary
 
@@ -62,8 +62,8 @@ def evaluate(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
     )  # fmt: skip
-    cluster = cluster_of(on_cluster, per_task)
-    directory = _stored_run(results, source)
+    cluster = Cluster.parse(on_cluster, per_task)
+    directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
@@ -126,26 +126,13 @@ def protocol_settings(
     return options
 
 
-def cluster_of(address: str | None, task: str | None) -> Cluster | None:
-    """Return the cluster of ``--cluster`` and ``--task``; None without one.
-
-    Raises:
-        UserError: a task is described without a cluster, or badly.
-    """
-    if address is None:
-        if task is not None:
-            raise UserError("--task sets what a cluster's tasks need: give --cluster as well")
-        return None
-    return Cluster.parse(address, task)
-
-
 def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
     Database(results).load_reported(REPORTED_CSV)
     evaluation_id = outcome.evaluation.evaluation_id
     summary = run_summary(results, outcome.run_id, evaluation_id)
     directory = find_run(results, outcome.run_id)
-    curve = curves.curve_of(directory, evaluation_id)
+    curve = curves.curve_of(Database(results), outcome.run_id, evaluation_id)
     if as_json:
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
         return
@@ -172,13 +159,6 @@ def print_curve(
         stages = map(percent, point.stages.values())
         table.add_row(eps_text(point.eps), *stages, left, ", ".join(point.flags))
     console.print(table)
-
-
-def _stored_run(results: Path, source: str) -> RunDirectory | None:
-    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name."""
-    if ":" in source or Path(source).is_file():
-        return None
-    return find_run(results, source)
 
 
 def _check_own(directory: RunDirectory, given: dict[str, object]) -> None:

@@ -18,8 +18,7 @@ Dataset = Annotated[str | None, Option(help="A dataset; default: digits.")]
 Set = Annotated[list[str] | None, Option("--set", help="Any setting, as a.b=c. Repeatable.")]
 Norm = Annotated[str | None, Option(help="Linf or L2.")]
 Eps = Annotated[
-    str | None,
-    Option(help="Radius of the threat model, such as 8/255; 0,2/255,8/255 is a curve."),
+    str | None, Option(help="Radius of the threat model, such as 8/255; 0,2/255,8/255 is a curve.")
 ]
 Attacks = Annotated[
     str | None,

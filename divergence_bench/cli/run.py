@@ -10,14 +10,11 @@ from typing import Annotated, Any
 from typer import Option
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.evaluate import (
-    cluster_of,
-    print_outcome,
-    protocol_settings,
-)
+from divergence_bench.cli.evaluate import print_outcome, protocol_settings
 from divergence_bench.cli.tables import print_result
 from harness.config import RunConfig, flat
 from harness.distributed.group import process_group
+from harness.distributed.ray_cluster import Cluster
 from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import resolve, runner
 from harness.progress import Reporter
@@ -27,15 +24,13 @@ from harness.store.rundir import RunDirectory
 
 def run(
     method: Annotated[
-        str | None,
-        Option(help="A method; see `list methods`. Not needed with its own --recipe."),
+        str | None, Option(help="A method; see `list methods`. Not needed with its own --recipe.")
     ] = None,
     recipe: Annotated[str | None, Option(help="A recipe; see `list recipes`.")] = None,
     dataset: opt.Dataset = None,
     arch: Annotated[str | None, Option(help="A network; see `list models`.")] = None,
     teacher: Annotated[
-        str | None,
-        Option(help="auto (trained first), a run, a file or torchvision:NAME."),
+        str | None, Option(help="auto (trained first), a run, a file or torchvision:NAME.")
     ] = None,
     teacher_arch: Annotated[str | None, Option(help="The teacher's network.")] = None,
     epochs: Annotated[int | None, Option(help="Epochs of training.")] = None,
@@ -61,8 +56,7 @@ def run(
     per_task: opt.PerTask = None,
     set_: opt.Set = None,
     dry_run: Annotated[
-        bool,
-        Option("--dry-run", help="Show the configuration and what is done; run nothing."),
+        bool, Option("--dry-run", help="Show the configuration and what is done; run nothing.")
     ] = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -86,7 +80,7 @@ def run(
         "results": results,
         **{f"evaluation.{name}": value for name, value in protocol.items()},
     }
-    cluster = cluster_of(on_cluster, per_task)
+    cluster = Cluster.parse(on_cluster, per_task)
     config = resolve.resolve(
         method or resolve.method_of(recipe),
         recipe=recipe,

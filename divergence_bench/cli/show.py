@@ -270,10 +270,12 @@ def print_evaluations(run: RunDirectory, console: Console) -> None:
     from divergence_bench.cli.evaluate import print_curve
     from harness.evaluation.analysis import curves
 
-    flags = curves.curve_flags(Database(run.results), [run.run_id])
+    database = Database(run.results)
+    flags = curves.flags_of(database, [run.run_id])
     finished = sorted(
         (
-            curves.with_curve_flags(each.record, flags)
+            each.record
+            | {"flags": flags.get((run.run_id, each.evaluation_id), each.record.get("flags"))}
             for each in run.evaluations()
             if each.record["status"] == "success"
         ),
@@ -286,8 +288,8 @@ def print_evaluations(run: RunDirectory, console: Console) -> None:
     for record in finished:
         if record not in newest:
             console.out(evaluation_line(record), highlight=False)
-    for group in curves.curves(run):
-        print_curve(curves.curve_of(run, group[0].evaluation_id), group[0].record, console)
+    for curve in curves.curves(database, run.run_id):
+        print_curve(curve, run.evaluation(curve[0].evaluation_id).record, console)
 
 
 def evaluation_line(record: Mapping[str, Any]) -> str:

@@ -13,9 +13,9 @@ from rich.console import Console
 from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.evaluate import cluster_of
 from divergence_bench.cli.tables import interval, plain_table, print_json
 from harness.config import fingerprint
+from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.evaluation.analysis.paired import Evaluated, compare
 from harness.evaluation.analysis.statistics import PairedComparison
@@ -75,7 +75,7 @@ def sweep(
         "set": dict(parse_assignment(text) for text in set_ or ()) or None,
     }
     spec = _spec(file, {name: value for name, value in given.items() if value is not None})
-    where = cluster_of(on_cluster, per_task)
+    where = Cluster.parse(on_cluster, per_task)
     rows = sweeps.rows(spec, {"data.root": data_root, "device": device, "results": results})
     items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
     if dry_run and as_json:
@@ -256,4 +256,4 @@ def _evaluated(item: Item) -> Evaluated:
     directory = RunDirectory(item.config.results, item.config.run_id)
     evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None
-    return evaluated(directory, evaluation)
+    return evaluated(evaluation)

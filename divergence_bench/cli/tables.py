@@ -21,10 +21,7 @@ def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
     for title in titles:
         number = title != titles[0] and title not in text
         table.add_column(
-            title,
-            justify="right" if number else "left",
-            no_wrap=title not in text,
-            overflow="fold",
+            title, justify="right" if number else "left", no_wrap=title not in text, overflow="fold"
         )
     return table
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+from rich.console import Console
 from typer import Option
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_result
-from harness.experiment import step_timing
+from divergence_bench.cli.show import print_rows
+from divergence_bench.cli.tables import print_json
+from harness.errors import UserError
+from harness.experiment.step_timing import Plan, time_methods
+from harness.models import ARCHITECTURES
+
+HEAD = (
+    "{teacher} -> {student}, {dataset} (images: {images}; weights: {weights}), batches of "
+    "{batch_size}, {device}, {threads} threads, torch {torch}, {machine}"
+)
+FOOT = "ms, median [quartiles] of {repeats} after {warmup}, in turns; memory on GPUs only"
 
 
 def time(
@@ -25,9 +35,46 @@ def time(
     as_json: opt.Json = False,
 ) -> None:
     """Time training steps of methods, in turns, in one process, on one device."""
-    teacher, student = step_timing.split_pair(pair)
-    plan = step_timing.Plan(
-        teacher, student, dataset, batch_size, repeats, warmup, device, data_root
+    plan = Plan(*split_pair(pair), dataset, batch_size, repeats, warmup, device, data_root)
+    result = time_methods(opt.names(methods), plan)
+    if as_json:
+        print_json(result)
+        return
+    print(HEAD.format_map(result))
+    print_rows("methods", rows_for_reading(result), Console())
+    print(FOOT.format_map(result))
+
+
+def split_pair(pair: str) -> tuple[str, str]:
+    """``resnet56-resnet20`` as teacher and student; both names may contain dashes.
+
+    Raises:
+        UserError: the text is not two registered networks with a dash between them.
+    """
+    for position in (position for position, sign in enumerate(pair) if sign == "-"):
+        teacher, student = pair[:position], pair[position + 1 :]
+        if teacher in ARCHITECTURES and student in ARCHITECTURES:
+            return teacher, student
+    raise UserError(
+        f"{pair!r} is not TEACHER-STUDENT, two networks of `list models` such as resnet56-resnet20"
     )
-    result = step_timing.time_methods(opt.names(methods), plan)
-    print_result(result, step_timing.text(result), as_json=as_json)
+
+
+def rows_for_reading(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a method, times in ms."""
+    return [
+        {
+            "method": row["method"],
+            "teacher_logits": row["teacher_logits"],
+            "step": _milliseconds(row["step_s"]),
+            "step_with_data": _milliseconds(row["step_with_data_s"]),
+            "extra_parameters": f"{row['extra_parameters']:,}",
+            "memory": row["peak_memory_mb"] and f"{row['peak_memory_mb']:.0f} MiB",
+        }
+        for row in result["rows"]
+    ]
+
+
+def _milliseconds(seconds: dict[str, float]) -> str:
+    low, median, high = (1e3 * seconds[name] for name in ("low", "median", "high"))
+    return f"{median:.2f} [{low:.2f}, {high:.2f}]"

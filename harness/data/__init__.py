@@ -5,28 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data.base import (
-    Dataset,
-    DatasetInfo,
-    DatasetSource,
-    ImageSet,
-    ImageSource,
-    OfficialSplit,
-    limit_train,
-)
+from harness.data.base import Dataset as Dataset
+from harness.data.base import DatasetInfo, DatasetSource, OfficialSplit, limit_train
+from harness.data.base import ImageSet as ImageSet
 from harness.errors import UserError
 from harness.registry import Registry
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "DatasetInfo",
-    "DatasetSource",
-    "ImageSet",
-    "ImageSource",
-    "dataset_info",
-    "load_dataset",
-]
 
 DATASETS: Registry[DatasetSource] = Registry(
     "dataset",

@@ -5,13 +5,13 @@ Cubuk et al.: AutoAugment: Learning Augmentation Policies from Data, CVPR 2019.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from harness.compat import import_torchvision
 from harness.data.base import ImageSet, ImageSource
 from harness.data.batch import Batch
 from harness.data.loader import CPU, DeviceLoader, Loader
@@ -84,10 +84,7 @@ def autoaugmented(images: Tensor, seed: int) -> Tensor:
 
 @cache
 def _policy(channels: int) -> Callable[[Tensor], Tensor]:
-    from harness.compat import import_torchvision
-
-    import_torchvision()
-    transforms = importlib.import_module("torchvision.transforms")
+    transforms = import_torchvision("torchvision.transforms")
     made: Callable[[Tensor], Tensor] = transforms.AutoAugment(
         transforms.AutoAugmentPolicy.CIFAR10, fill=[FILL] * channels
     )

@@ -8,7 +8,7 @@ Perturbations, ICLR 2019.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,10 @@ INFO10 = DatasetInfo(
     max_test_size=10_000,
 )
 
-INFO100 = DatasetInfo(
+INFO100 = replace(
+    INFO10,
     name="cifar100",
     num_classes=100,
-    channels=3,
-    image_size=32,
     class_names=tuple(
         """
         apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
@@ -55,9 +54,6 @@ INFO100 = DatasetInfo(
     ),
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
-    default_eps=8 / 255,
-    max_train_size=50_000,
-    max_test_size=10_000,
 )
 
 CIFAR10 = DatasetSource(
@@ -68,22 +64,11 @@ CIFAR100 = DatasetSource(
 )
 
 # The fifteen corruptions that published means are over; the archives hold four more.
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
+CORRUPTIONS = tuple(
+    """
+    gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost
+    fog brightness contrast elastic_transform pixelate jpeg_compression
+    """.split()
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 # Dataset to its description, the folder of its corrupted test images, and their Zenodo record.

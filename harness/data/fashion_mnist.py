@@ -15,17 +15,8 @@ INFO = DatasetInfo(
     num_classes=10,
     channels=1,
     image_size=28,
-    class_names=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+    class_names=tuple(
+        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
     ),
     mean=(0.2860,),
     std=(0.3530,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.compat import import_torchvision
 from harness.data.base import DatasetInfo, ImageSet, OfficialSplit
 from harness.data.parquet import find_shards, read_shards
 from harness.errors import UserError
@@ -73,10 +73,7 @@ def load_files(
 def _read_torchvision(
     info: DatasetInfo, layout: TorchvisionLayout, root: Path, split: OfficialSplit
 ) -> ImageSet:
-    from harness.compat import import_torchvision
-
-    import_torchvision()
-    dataset_class = getattr(importlib.import_module("torchvision.datasets"), layout.class_name)
+    dataset_class = getattr(import_torchvision("torchvision.datasets"), layout.class_name)
     found = (root / layout.folder).is_dir()
     try:
         stored = dataset_class(root=root, train=split == "train", download=not found)

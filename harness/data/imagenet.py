@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from harness.compat import import_torchvision
 from harness.data.base import DatasetInfo, DatasetSource, ImageSource, OfficialSplit, Split
 from harness.data.files import find_root
 from harness.errors import UserError
@@ -194,10 +194,7 @@ def _compose(steps: Sequence[object]) -> Prepare:
 
 
 def _transforms() -> ModuleType:
-    from harness.compat import import_torchvision
-
-    import_torchvision()
-    return importlib.import_module("torchvision.transforms.v2")
+    return import_torchvision("torchvision.transforms.v2")
 
 
 IMAGENET = DatasetSource(INFO, load)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Protocol, TypeVar
 
@@ -176,14 +177,14 @@ def _server() -> BaseContext:
     return context
 
 
+@dataclass(frozen=True)
 class _TrainingImages(Dataset[Tensor]):
     """The random crops of one epoch."""
 
-    def __init__(self, split: FolderSet, flip: bool, seed: int, epoch: int) -> None:
-        self.split = split
-        self.flip = flip
-        self.seed = seed
-        self.epoch = epoch
+    split: FolderSet
+    flip: bool
+    seed: int
+    epoch: int
 
     def __len__(self) -> int:
         return len(self.split)

@@ -42,12 +42,16 @@ class Cluster:
     memory_gib: float | None = None
 
     @classmethod
-    def parse(cls, address: str, task: str | None) -> Cluster:
-        """The cluster of a command line; ``task`` is such as ``cpus=4,gpus=1,memory=16``.
+    def parse(cls, address: str | None, task: str | None) -> Cluster | None:
+        """The cluster of a command line, if it names one; ``task``: ``cpus=4,gpus=1,memory=16``.
 
         Raises:
-            UserError: a resource has another name, or is no such number.
+            UserError: a resource has another name, is no such number, or there is no cluster.
         """
+        if address is None:
+            if task is not None:
+                raise UserError("--task sets what a cluster's tasks need: give --cluster as well")
+            return None
         kinds = {"cpus": int, "gpus": float, "memory": float}
         values: dict[str, Any] = {}
         for part in filter(None, (task or "").split(",")):

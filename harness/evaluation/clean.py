@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.data.base import ImageSource
 from harness.evaluation.attack.judge import predict
 from harness.evaluation.guards import untouched
 
+BATCH = 250
 
-def clean_accuracy(
-    model: nn.Module, images: ImageSource, device: torch.device, batch_size: int = 250
-) -> tuple[int, int]:
-    """How many images the model classifies correctly in eval mode, and of how many.
 
-    Logits that are not finite are wrong; of equal largest logits the lowest class counts.
+def clean_accuracy(model: nn.Module, images: ImageSource, device: torch.device) -> tuple[int, int]:
+    """How many images of a split the model classifies correctly in eval mode, and of how many.
 
     Args:
         model: on ``device``; its mode is restored.
         images: the split.
         device: where to compute.
-        batch_size: images at once.
+    """
+    positions = torch.arange(len(images)).split(BATCH)
+    with untouched(model):
+        batches = ((images.images_float(p), images.labels[p]) for p in positions)
+        return count_correct(model, batches, device), len(images)
+
+
+def count_correct(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> int:
+    """How many images the model classifies correctly.
+
+    Logits that are not finite are wrong; of equal largest logits the lowest class counts.
+
+    Args:
+        model: in eval mode, on ``device``.
+        batches: images [B, K, H, W] in [0, 1] and their labels [B].
+        device: where to compute.
     """
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    with untouched(model), torch.no_grad():
-        for positions in torch.arange(len(images)).split(batch_size):
-            labels = images.labels[positions].to(device)
-            logits = model(images.images_float(positions).to(device)).float()
-            correct += (predict(logits) == labels).sum()
-    return int(correct), len(images)
+    with torch.no_grad():
+        for x, labels in batches:
+            correct += (predict(model(x.to(device)).float()) == labels.to(device)).sum()
+    return int(correct)

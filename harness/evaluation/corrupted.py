@@ -14,13 +14,12 @@ from harness.config import fingerprint
 from harness.data.base import check_limit
 from harness.data.cifar import CORRUPTIONS, SEVERITIES, CorruptedImages
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.judge import predict
+from harness.evaluation.clean import BATCH, count_correct
 from harness.evaluation.guards import ensure_unchanged, untouched
 from harness.evaluation.speed.precision import pinned
 from harness.store.files import read_json, write_json_atomic
 from harness.store.rundir import RunDirectory
 
-BATCH = 250
 # As the database's ``reported`` table names the published mean.
 METRIC = "corruptions"
 
@@ -54,7 +53,7 @@ class CorruptionResult:
         for corruption, counts in self.correct.items():
             metrics[f"{name}/{corruption}"] = {"value": float(np.mean(counts)) / n, "n": n}
             for severity, count in zip(self.protocol["severities"], counts, strict=True):
-                metrics[f"{name}/{corruption}/{severity}"] = accuracy(count, n).as_dict()
+                metrics[f"{name}/{corruption}/{severity}"] = accuracy(count, n)
         return metrics
 
 
@@ -104,7 +103,10 @@ def evaluate_corrupted(
             key = f"{name}/{severity}"
             if key not in done:
                 progress(number / len(parts), key)
-                done[key] = count_correct(model, images, name, severity, n, device)
+                rows = [slice(start, min(start + BATCH, n)) for start in range(0, n, BATCH)]
+                batches = ((images.batch(name, severity, r), images.labels[r]) for r in rows)
+                with pinned("strict"):
+                    done[key] = count_correct(model, batches, device)
                 ensure_unchanged(model, model_sha256)
                 write_json_atomic({"protocol": protocol, "correct": done}, path)
     progress(1.0, "")
@@ -115,21 +117,3 @@ def evaluate_corrupted(
     metrics = (run.record.get("metrics") or {}) | result.metrics()
     run.update(metrics=metrics, corruptions=protocol)
     return result
-
-
-def count_correct(
-    model: nn.Module,
-    images: CorruptedImages,
-    corruption: str,
-    severity: int,
-    n: int,
-    device: torch.device,
-) -> int:
-    """How many of the first ``n`` images of a severity the model classifies correctly."""
-    correct = 0
-    with torch.no_grad(), pinned("strict"):
-        for start in range(0, n, BATCH):
-            rows = slice(start, min(start + BATCH, n))
-            x = images.batch(corruption, severity, rows).to(device)
-            correct += int((predict(model(x).float()).cpu() == images.labels[rows]).sum())
-    return correct

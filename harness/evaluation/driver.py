@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -17,14 +18,14 @@ from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
 from harness.data.base import ImageSource, check_limit
 from harness.errors import UserError
-from harness.evaluation.analysis.flags import counted
-from harness.evaluation.analysis.probe import modules_in_training, probe_model, train_mode
+from harness.evaluation.analysis.flags import Flag, counted
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
-from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
+from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress, part_of
 from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
+from harness.evaluation.probe import probe_model, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
@@ -83,7 +84,7 @@ def evaluate(
     """
     check_limit("evaluation.limit", config.limit, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
-    in_training = modules_in_training(model)
+    flags = train_mode(model)
     protocols, results = config.protocols(), []
     with untouched(model.to(device)) as model_sha256:
         for number, protocol in enumerate(protocols):
@@ -96,25 +97,25 @@ def evaluate(
             directory = run.evaluation(identity)
             result = stored_result(directory, protocol)
             if result is None or protocol.save_adversarial != "no":
+                job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
-                    plan = plan_of(model, images, protocol, directory, device)
-                job = Job(model, model_sha256, images, protocol, plan, directory, device)
+                    job = replace(job, plan=plan_of(job))
                 part = _part(progress, number, config.eps)
                 with _recorded(directory, about(job), finished=result is not None):
-                    result = finish(job, executor, in_training, part)
+                    result = finish(job, executor, flags, part)
             results.append(result)
     return tuple(results)
 
 
 def finish(
-    job: Job, executor: ChunkExecutor, in_training: list[str], progress: ProgressFn
+    job: Job, executor: ChunkExecutor, flags: Sequence[Flag], progress: ProgressFn
 ) -> EvaluationResult:
     """Attack the chunks that are missing, then store all verdicts and what follows from them.
 
     Args:
         job: the evaluation.
         executor: where chunks are attacked.
-        in_training: modules that were in training mode when the model was given.
+        flags: what the model raised before it was in eval mode.
         progress: called with the share of this evaluation that is done.
     """
     if missing := job.missing():
@@ -124,8 +125,8 @@ def finish(
     paths = [job.directory.chunk_path(number) for number in range(job.chunks)]
     tables, facts = zip(*map(read_chunk, paths), strict=True)
     verdicts, stages = pa.concat_tables(tables), stage_totals(facts)
-    flags = [*train_mode(in_training), *probe_model(job)]
-    flags += counted(stages, len(verdicts), sum(chunk["clean_not_finite"] for chunk in facts))
+    clean_not_finite = sum(chunk["clean_not_finite"] for chunk in facts)
+    flags = [*flags, *probe_model(job), *counted(stages, len(verdicts), clean_not_finite)]
     ensure_unchanged(job.model, job.model_sha256)
     write_verdicts(verdicts, job.directory.verdicts_path)
     metrics = accuracies(verdicts, job.protocol, job.num_classes)
@@ -137,7 +138,7 @@ def finish(
         wall_s=sum(chunk["seconds"] for chunk in facts),
         stages=stages,
         adversarial=adversarial_totals(facts),
-        flags=[flag.as_dict() for flag in flags],
+        flags=[flag._asdict() for flag in flags],
     )
     return EvaluationResult(
         job.directory.evaluation_id, job.protocol, metrics, verdicts.to_pandas()
@@ -162,13 +163,7 @@ def stored_result(
     return EvaluationResult(directory.evaluation_id, protocol, record["metrics"], verdicts)
 
 
-def plan_of(
-    model: nn.Module,
-    images: ImageSource,
-    protocol: EvalProtocol,
-    directory: EvaluationDirectory,
-    device: torch.device,
-) -> Plan:
+def plan_of(job: Job) -> Plan:
     """How the attacked copy is run: as an earlier call on such a device stored, else by ``decide``.
 
     One plan holds for all workers and all resumptions, so that all run the network alike.
@@ -176,46 +171,44 @@ def plan_of(
     Raises:
         UserError: the copy is to be compiled, which fails here.
     """
-    if not protocol.accelerate:
+    if not job.protocol.accelerate:
         return PLAIN
-    sample = unit_images(images, torch.arange(min(PLANNING_IMAGES, len(images)))).to(device)
+    positions = torch.arange(min(PLANNING_IMAGES, len(job.images)))
+    sample = unit_images(job.images, positions).to(job.device)
     plan = None
-    stored = directory.record if directory.exists else {}
-    if stored.get("planned_on") == device.type and stored.get("acceleration"):
+    stored = job.directory.record if job.directory.exists else {}
+    if stored.get("planned_on") == job.device.type and stored.get("acceleration"):
         # A plan of a release with other fields is not followed.
         with suppress(KeyError):
             plan = Plan.from_dict(stored["acceleration"])
-    plan = plan or decide(model, sample, device, compiled=protocol.compile)
+    plan = plan or decide(job.model, sample, job.device, compiled=job.protocol.compile)
     if plan.compiled:
-        check_compiles(model, plan, sample)
+        check_compiles(job.model, plan, sample)
     return plan
 
 
 def about(job: Job) -> dict[str, Any]:
-    """What an evaluation's record says from the start."""
+    """What an evaluation's record says from the start.
+
+    Its ``protocol`` is what a number of this evaluation must be quoted with.
+    """
+    protocol, images = job.protocol, job.images
+    rows = images.rows[: protocol.limit]
     return {
-        "acceleration": job.plan.as_dict(),
+        "acceleration": asdict(job.plan),
         "planned_on": job.device.type,
-        "protocol": protocol_record(job.protocol, job.images, job.model_sha256),
+        "protocol": {
+            **protocol.identity_payload(),
+            "n": len(rows),
+            "attack_version": attack_version(protocol, job.num_classes),
+            "standard": is_standard(protocol, job.num_classes),
+            "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
+            "data_sha256": images.sha256,
+            "model_sha256": job.model_sha256,
+            "partial": protocol.limit is not None or not images.complete,
+        },
         "provenance": provenance.collect(job.device),
         "arithmetic": arithmetic(),
-    }
-
-
-def protocol_record(
-    protocol: EvalProtocol, images: ImageSource, model_sha256: str
-) -> dict[str, Any]:
-    """What a number of this evaluation must be quoted with."""
-    rows, num_classes = images.rows[: protocol.limit], images.info.num_classes
-    return {
-        **protocol.identity_payload(),
-        "n": len(rows),
-        "attack_version": attack_version(protocol, num_classes),
-        "standard": is_standard(protocol, num_classes),
-        "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
-        "data_sha256": images.sha256,
-        "model_sha256": model_sha256,
-        "partial": protocol.limit is not None or not images.complete,
     }
 
 
@@ -231,20 +224,18 @@ def accuracies(
     metrics = {}
     for stage in ("clean", *protocol.attacks):
         alive -= broken_by.count(stage)
-        metrics[stage] = accuracy(alive, n).as_dict()
+        metrics[stage] = accuracy(alive, n)
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 
 
-def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
     """The facts of each stage added up over chunks."""
-    totals: dict[str, dict[str, float]] = {}
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
     for chunk in facts:
         for stage, counts in chunk["stages"].items():
-            total = totals.setdefault(stage, {})
-            for name, count in counts.items():
-                total[name] = total.get(name, 0) + count
-    return totals
+            totals[stage].update(counts)
+    return dict(totals)
 
 
 def adversarial_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -273,20 +264,16 @@ def _recorded(
     try:
         yield
     except BaseException as error:
-        if finished:
-            raise
-        if isinstance(error, KeyboardInterrupt):
+        if not finished and isinstance(error, KeyboardInterrupt):
             directory.end("cancelled")
-        else:
-            directory.end("error", error=f"{type(error).__name__}")
+        elif not finished:
+            directory.end("error", error=type(error).__name__)
         raise
 
 
 def _part(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
     """Report the share of one radius as a share of all of them."""
-
-    def report(share: float, note: str) -> None:
-        of = f"eps {eps_text(radii[number])}, {note}" if note and len(radii) > 1 else note
-        progress((number + share) / len(radii), of)
-
-    return report
+    part = part_of(progress, number, len(radii))
+    if len(radii) == 1:
+        return part
+    return lambda share, note: part(share, note and f"eps {eps_text(radii[number])}, {note}")

@@ -24,18 +24,18 @@ from pydantic import Field, JsonValue
 from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.errors import UserError
+from harness.evaluation.analysis.paired import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve, validated
 from harness.experiment.runner import run
 from harness.progress import Reporter
-from harness.store.files import read_json, write_bytes_atomic
+from harness.store.files import read_json, without_nan, write_bytes_atomic
 from harness.store.rundir import RunDirectory, utc_now
 
 FORMAT = "divergence-bench baseline 1"
 # Signs of a verdict beside n, the n-th attack: robust, or wrong before any attack.
 ROBUST, WRONG = ".", "x"
-UNKNOWN = "unknown"
 # A float32 training ends in another network with other threads, which looked like a regression.
 THREADS = 1
 
@@ -293,8 +293,8 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
         worse.append(f"{reason}: update the baseline with --update --reason")
     else:
         accuracies = {
-            "clean": compare_paired(_right(found, WRONG), _right(stored, WRONG)),
-            "robust": compare_paired(_right(found), _right(stored)),
+            "clean": compare_paired(_signs(found) != WRONG, _signs(stored) != WRONG),
+            "robust": compare_paired(_signs(found) == ROBUST, _signs(stored) == ROBUST),
         }
     for name, paired in accuracies.items():
         if paired.p_value < baseline.alpha and abs(paired.difference) > baseline.margin:
@@ -318,9 +318,9 @@ def unlike(stored: Result, found: Result) -> str | None:
     """Why verdicts cannot be compared image by image; None where they can."""
     was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
     differing = [
-        f"{name} differs (baseline {was.get(name, UNKNOWN)}, now {now.get(name, UNKNOWN)})"
-        for name in dict.fromkeys([*was, *now])
-        if name != "data_sha256" and was.get(name, UNKNOWN) != now.get(name, UNKNOWN)
+        f"{name} differs (baseline {was.get(name, 'unknown')}, now {now.get(name, 'unknown')})"
+        for name in differences(was, now)
+        if name != "data_sha256"
     ]
     if differing:
         return f"other protocol: {'; '.join(differing)}"
@@ -330,11 +330,9 @@ def unlike(stored: Result, found: Result) -> str | None:
     return "it was evaluated on other images than the baseline"
 
 
-def _right(result: Result, wrong: str | None = None) -> NDArray[np.bool_]:
-    """Which images are right: all but those of the sign ``wrong``, or only the robust ones."""
-    if wrong is None:
-        return np.array([sign == ROBUST for sign in result.verdicts])
-    return np.array([sign != wrong for sign in result.verdicts])
+def _signs(result: Result) -> NDArray[np.str_]:
+    """The verdicts, one sign an image [N]."""
+    return np.array(list(result.verdicts), dtype=np.str_)
 
 
 def _golden_text(golden: Golden, steps: int) -> str:
@@ -387,12 +385,7 @@ def to_json(baseline: Baseline, found: Sequence[Checked]) -> dict[str, Any]:
                 "name": each.name,
                 "worse": list(each.worse),
                 "better": list(each.better),
-                "golden": {
-                    **vars(each.golden),
-                    "difference": each.golden.difference
-                    if math.isfinite(each.golden.difference)
-                    else None,
-                },
+                "golden": without_nan(vars(each.golden)),
                 "accuracies": {name: vars(paired) for name, paired in each.accuracies.items()},
             }
             for each in found

@@ -112,9 +112,7 @@ def teacher_file(config: RunConfig) -> Path:
     run = find_run(config.results, teacher.source)
     record = run.record
     check_source(f"run {run.run_id}", record.get("dataset"), record.get("arch"), config)
-    if not run.model_path.exists():
-        raise UserError(f"run {run.run_id} has no trained model yet: finish it with `run`")
-    return run.model_path
+    return run.trained_model
 
 
 def check_source(source: str, dataset: Any, arch: Any, config: RunConfig) -> None:

@@ -105,10 +105,9 @@ def run(
             described |= teacher.described if teacher else {}
         with recorded(directory, described, index=index):
             model = trained_model(config, method, inputs, directory, reporter, device)
-            evaluations = evaluate_into(
+            return evaluate_into(
                 directory, model, data.test, config.evaluation, reporter, device, executor
             )
-    return Outcome(config.run_id, directory.path, evaluations)
 
 
 def run_worker(processes: ProcessGroup) -> None:
@@ -154,21 +153,15 @@ def evaluate_run(
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
-    record = directory.record
-    if not directory.model_path.exists():
-        raise UserError(f"run {directory.run_id} has no trained model yet: finish it with `run`")
-    where = choose_device(device)
+    record, path, where = directory.record, directory.trained_model, choose_device(device)
     stored = ((record.get("config") or {}).get("data") or {}).get("root")
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
-        model = load_model_file(directory.model_path)
-        evaluations = evaluate_into(
-            directory, model, data.test, evaluation, reporter, where, executor
-        )
-    return Outcome(directory.run_id, directory.path, evaluations)
+        model = load_model_file(path)
+        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
 def evaluate_external(
@@ -250,10 +243,7 @@ def evaluate_model(
         "provenance": provenance.collect(where),
     }
     with directory.lock(), recorded(directory, described):
-        evaluations = evaluate_into(
-            directory, model, data.test, evaluation, reporter, where, executor
-        )
-    return Outcome(directory.run_id, directory.path, evaluations)
+        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
 def trained_model(
@@ -305,10 +295,7 @@ def train(
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with (
-        unchanged(inputs.teacher, trainer.task),
-        reporter.stage(title, epochs * steps) as stage,
-    ):
+    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
@@ -339,7 +326,7 @@ def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, d
         return {}
 
     def estimate(epoch: int) -> dict[str, float]:
-        return accuracy(round(tracked[epoch] * test_size), test_size).as_dict()
+        return accuracy(round(tracked[epoch] * test_size), test_size)
 
     best = max(tracked, key=lambda epoch: (tracked[epoch], -epoch))
     return {
@@ -357,10 +344,10 @@ def evaluate_into(
     reporter: Reporter,
     device: torch.device,
     executor: ChunkExecutor | None,
-) -> tuple[EvaluationResult, ...]:
+) -> Outcome:
     """Evaluate into the run's directory, with progress."""
     with reporter.stage("evaluate") as stage:
-        return evaluate(
+        found = evaluate(
             model,
             images,
             config,
@@ -369,6 +356,7 @@ def evaluate_into(
             executor=executor,
             progress=stage.update,
         )
+    return Outcome(directory.run_id, directory.path, found)
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:

@@ -1,21 +1,20 @@
 """Seconds per training step of several methods, timed in turns in one process on one device.
 
-Nothing is learned and no accuracy is measured: networks, teachers included, are freshly
-initialised, which does not change the cost of a step.
+Networks are freshly initialised, teachers too, which does not change the cost of a step.
 """
 
 from __future__ import annotations
 
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.experiment.teacher import Teacher
 from harness.experiment.trainer import TrainingInputs, build_trainer
-from harness.models import ARCHITECTURES, build_model
+from harness.models import build_model
 from harness.models.checkpoint import state_dict_sha256
 from harness.progress import Reporter
 from harness.registry import METHODS
@@ -60,21 +59,6 @@ class Plan:
     data_root: Path | None = None
 
 
-def split_pair(pair: str) -> tuple[str, str]:
-    """``resnet56-resnet20`` as teacher and student; both names may contain dashes.
-
-    Raises:
-        UserError: the text is not two registered networks with a dash between them.
-    """
-    for position in (position for position, sign in enumerate(pair) if sign == "-"):
-        teacher, student = pair[:position], pair[position + 1 :]
-        if teacher in ARCHITECTURES and student in ARCHITECTURES:
-            return teacher, student
-    raise UserError(
-        f"{pair!r} is not TEACHER-STUDENT, two networks of `list models` such as resnet56-resnet20"
-    )
-
-
 def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
     """Time the training steps of each method; see ``Subject``.
 
@@ -100,9 +84,8 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
             first = turn % len(subjects)
             for subject in (*subjects[first:], *subjects[:first]):
                 subject.step(timed=turn >= plan.warmup)
-    conditions = asdict(plan)
-    del conditions["data_root"]
-    return conditions | {
+    return {
+        **{name: value for name, value in vars(plan).items() if name != "data_root"},
         "images": source,
         "weights": "freshly initialised, the teacher's too",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -167,6 +150,7 @@ class Subject:
     ) -> None:
         """Build the trainer, and fill the table where one is used; ``folder`` is temporary."""
         self.device = choose_device(config.device)
+        before = self._allocated()
         self.teacher: Teacher | None = None
         if config.teacher is not None:
             settings = config.teacher.model_copy(update={"logits": logits})
@@ -184,27 +168,28 @@ class Subject:
         if logits == "table" and self.trainer.teacher_logits is not None:
             for batch in loader.epoch(0, 1):
                 self.trainer.teacher_logits(batch)
+        # What it keeps on the GPU between steps.
+        self.held_bytes = self._allocated() - before
 
     def step(self, *, timed: bool) -> None:
         """Load a batch and train on it."""
-        training, cuda = self.config.training, self.device.type == "cuda"
+        training = self.config.training
         schedule = inner_schedule(training.attack, 1, training.epochs) if training.attack else None
         generator = torch.Generator(device=self.device).manual_seed(0)
-        before = torch.cuda.memory_allocated(self.device) if cuda else 0
-        if cuda:
+        before = self._allocated()
+        if before:
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
         batch = next(self.batches)
-        self._synchronize()
-        loaded = time.perf_counter()
+        loaded = self._now()
         self.trainer.step(batch, schedule, generator)
-        self._synchronize()
-        ended = time.perf_counter()
+        ended = self._now()
         if timed:
             self.seconds.append((ended - loaded, ended - started))
-        if timed and cuda:
-            peak = torch.cuda.max_memory_allocated(self.device) - before
-            self.peak_bytes = max(self.peak_bytes, peak + self._held_bytes())
+        if before:
+            peak = torch.cuda.max_memory_allocated(self.device) - before + self.held_bytes
+            self.peak_bytes = max(self.peak_bytes, peak if timed else 0)
+            self.held_bytes += self._allocated() - before
 
     def row(self) -> dict[str, Any]:
         """The measurements; memory is None on a CPU."""
@@ -221,18 +206,15 @@ class Subject:
             "peak_memory_mb": self.peak_bytes / 2**20 if self.peak_bytes else None,
         }
 
-    def _synchronize(self) -> None:
+    def _now(self) -> float:
+        """The time at which the device has finished, in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
-    def _held_bytes(self) -> int:
-        """The memory that this subject keeps on the device between steps."""
-        trainer = self.trainer
-        modules = [trainer.model, trainer.task, *([self.teacher.model] if self.teacher else [])]
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        states = (state.values() for state in trainer.optimizer.state.values())
-        tensors += [value for value in chain.from_iterable(states) if isinstance(value, Tensor)]
-        return sum(tensor.nbytes for tensor in tensors)
+    def _allocated(self) -> int:
+        """Bytes allocated on the GPU; 0 on a CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
 
 def _new_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:
@@ -246,34 +228,5 @@ def _new_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:
 
 def quartiles(seconds: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
-    if len(seconds) < 2:
-        return {"median": seconds[0], "low": seconds[0], "high": seconds[0]}
-    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
     return {"median": median, "low": low, "high": high}
-
-
-def text(result: dict[str, Any]) -> str:
-    """The result as a table for reading."""
-    lines = [("method", "teacher logits", "step", "step with data", "extra parameters", "memory")]
-    for row in result["rows"]:
-        step, with_data = (
-            "{median:.2f} [{low:.2f}, {high:.2f}]".format_map({k: 1e3 * s for k, s in each.items()})
-            for each in (row["step_s"], row["step_with_data_s"])
-        )
-        memory = row["peak_memory_mb"]
-        memory = "" if memory is None else f"{memory:.0f} MiB"
-        parameters = f"{row['extra_parameters']:,}"
-        logits = row["teacher_logits"] or ""
-        lines.append((row["method"], logits, step, with_data, parameters, memory))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    head = (
-        "{teacher} -> {student}, {dataset} (images: {images}; weights: {weights}), batches of "
-        "{batch_size}, {device}, {threads} threads, torch {torch}, {machine}"
-    )
-    foot = (
-        "ms, median [quartiles] of {repeats} after {warmup}, in turns; "
-        "memory is counted on GPUs only"
-    )
-    body = [line.rstrip() for line in table]
-    return "\n".join([head.format_map(result), *body, foot.format_map(result)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,16 +23,10 @@ from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
-from harness.experiment.resolve import (
-    DEFAULT_DATASET,
-    changes,
-    method_of,
-    resolve,
-    validated,
-)
+from harness.experiment.record import header, indexed
+from harness.experiment.resolve import DEFAULT_DATASET, changes, method_of, resolve, validated
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
@@ -329,7 +323,6 @@ def run_missing(
     items: Iterable[Item],
     reporter: Reporter,
     passed: dict[str, Any] | None = None,
-    execute: Callable[..., Any] = runner.run,
 ) -> list[Failure]:
     """Do the runs that are not done; a failure is recorded and does not stop the others.
 
@@ -337,7 +330,6 @@ def run_missing(
         items: the plan.
         reporter: where progress is shown.
         passed: the user's command, kept in each run's record.
-        execute: runs one configuration, as ``runner.run`` does.
     """
     missing = [item for item in items if item.state != "done"]
     failures = []
@@ -345,7 +337,7 @@ def run_missing(
         config = item.config
         reporter.line(f"[{number}/{len(missing)}] {', '.join(item.names)}: {config.run_id}")
         try:
-            execute(config, reporter, passed=passed)
+            runner.run(config, reporter, passed)
         except Exception as error:
             # Any error is recorded and reported, and the other runs go on.
             failures.append(failed(config, error, reporter))
@@ -366,22 +358,12 @@ def record_failure(config: RunConfig, error: str) -> None:
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
         return
-    card = METHODS.get(config.method).card
     directory.update(
-        kind="trained",
-        method=config.method,
-        method_title=card.title,
-        task=card.family,
-        dataset=config.data.name,
-        arch=config.model.arch,
-        recipe=config.recipe,
-        scale="small" if dataset_info(config.data.name).small_scale else "paper",
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
+        **header(config, METHODS.get(config.method), None),
         provenance={},
         started_at=utc_now(),
         finished_at=utc_now(),
         status="error",
         error=error,
     )
-    Database(config.results).record(directory)
+    indexed(directory)

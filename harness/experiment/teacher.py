@@ -32,7 +32,6 @@ from harness.models.checkpoint import (
     tensors_sha256,
 )
 from harness.models.loading import from_own, is_own, load_external
-from harness.models.normalize import Normalized
 from harness.models.zoos import Loaded
 from harness.progress import Reporter
 from harness.store.files import file_sha256
@@ -103,7 +102,7 @@ def prepare_teacher(
         "source": config.teacher.source,
         "weights": config.teacher.weights,
         "sha256": sha256,
-        "accuracy": accuracy(*clean_accuracy(model, data.test, device)).as_dict(),
+        "accuracy": accuracy(*clean_accuracy(model, data.test, device)),
         "test_sha256": data.test.sha256,
     }
     _check_accuracy(config.teacher, facts, reporter)
@@ -158,7 +157,7 @@ def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
         loaded = Loaded(network, arch, source, statistics, facts["sha256"])
     else:
         loaded = _from_file(teacher_file(config), config, info)
-    model = Normalized(loaded.network, *loaded.statistics) if loaded.statistics else loaded.network
+    model = loaded.model()
     return model, loaded.sha256 or state_dict_sha256(model)
 
 

@@ -9,40 +9,27 @@ from harness.registry import Registry
 
 Architecture = Callable[[int, int, int], FeatureNetwork]
 
+# The module of a family to its networks; ``-`` in a name is ``_`` in its attribute.
+FAMILIES = {
+    "resnet": """
+        resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4
+        resnet18-cifar resnet18-quarter resnet50
+        imagenet-resnet18 imagenet-resnet34 imagenet-resnet50
+    """,
+    "mobilenet": "mobilenet-v1 mobilenet-v2",
+    "shufflenet": "shufflenet-v1 shufflenet-v2",
+    "vgg": "vgg8 vgg13",
+    "preact_resnet": "preact-resnet18",
+    "wide_resnet": """
+        wrn-16-1 wrn-16-2 wrn-16-4 wrn-40-1 wrn-40-2 wrn-28-10 wrn-28-10-silu wrn-34-10 wrn-34-20
+    """,
+}
 ARCHITECTURES: Registry[Architecture] = Registry(
     "architecture",
     targets={
-        "resnet8": "harness.models.resnet:resnet8",
-        "resnet14": "harness.models.resnet:resnet14",
-        "resnet20": "harness.models.resnet:resnet20",
-        "resnet32": "harness.models.resnet:resnet32",
-        "resnet44": "harness.models.resnet:resnet44",
-        "resnet56": "harness.models.resnet:resnet56",
-        "resnet110": "harness.models.resnet:resnet110",
-        "resnet8x4": "harness.models.resnet:resnet8x4",
-        "resnet32x4": "harness.models.resnet:resnet32x4",
-        "resnet18-cifar": "harness.models.resnet:resnet18_cifar",
-        "resnet18-quarter": "harness.models.resnet:resnet18_quarter",
-        "resnet50": "harness.models.resnet:resnet50",
-        "imagenet-resnet18": "harness.models.resnet:imagenet_resnet18",
-        "imagenet-resnet34": "harness.models.resnet:imagenet_resnet34",
-        "imagenet-resnet50": "harness.models.resnet:imagenet_resnet50",
-        "mobilenet-v1": "harness.models.mobilenet:mobilenet_v1",
-        "mobilenet-v2": "harness.models.mobilenet:mobilenet_v2",
-        "shufflenet-v1": "harness.models.shufflenet:ShuffleNetV1",
-        "shufflenet-v2": "harness.models.shufflenet:ShuffleNetV2",
-        "vgg8": "harness.models.vgg:vgg8",
-        "vgg13": "harness.models.vgg:vgg13",
-        "preact-resnet18": "harness.models.preact_resnet:preact_resnet18",
-        "wrn-16-1": "harness.models.wide_resnet:wrn_16_1",
-        "wrn-16-2": "harness.models.wide_resnet:wrn_16_2",
-        "wrn-16-4": "harness.models.wide_resnet:wrn_16_4",
-        "wrn-40-1": "harness.models.wide_resnet:wrn_40_1",
-        "wrn-40-2": "harness.models.wide_resnet:wrn_40_2",
-        "wrn-28-10": "harness.models.wide_resnet:wrn_28_10",
-        "wrn-28-10-silu": "harness.models.wide_resnet:wrn_28_10_silu",
-        "wrn-34-10": "harness.models.wide_resnet:wrn_34_10",
-        "wrn-34-20": "harness.models.wide_resnet:wrn_34_20",
+        name: f"harness.models.{module}:{name.replace('-', '_')}"
+        for module, names in FAMILIES.items()
+        for name in names.split()
     },
     entry_points="harness.models",
 )

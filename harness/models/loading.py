@@ -23,7 +23,6 @@ from harness.models.checkpoint import (
     state_dict_sha256,
     weights_only,
 )
-from harness.models.normalize import Normalized
 from harness.models.zoos import ZOOS, Loaded
 from harness.provenance import source_sha256
 from harness.store.files import file_sha256
@@ -41,11 +40,11 @@ def load_external(
     arch: str | None = None,
     weights: Path | None = None,
     threat: str = "Linf",
-    normalize: bool | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Load a trained model of images in [0, 1], in eval mode, and facts about it.
 
-    Weights are read without running code that a file may contain. A ``spec`` is one of
+    Weights are read without running code that a file may contain. Images are normalised as the
+    source says; a bare state dict says nothing. A ``spec`` is one of
 
     * ``path/to/file.pt``: a model saved by a run, or a state dict of the architecture ``arch``;
     * ``robustbench:NAME``: an entry of RobustBench's model zoo for the dataset and ``threat``;
@@ -59,8 +58,6 @@ def load_external(
         arch: a name in ``ARCHITECTURES``, for a state dict.
         weights: a file of weights for the other sources, instead of a download.
         threat: RobustBench's threat model: Linf, L2 or corruptions.
-        normalize: whether to normalise images by the dataset's mean and standard deviation first;
-            None does what the source specifies, and a bare state dict specifies no normalisation.
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
@@ -84,10 +81,7 @@ def load_external(
             loaded = from_checkpoint(Path(spec), dataset_info, arch)
         else:
             loaded = from_function(spec, weights)
-    statistics = loaded.statistics
-    if normalize is not None:
-        statistics = (dataset_info.mean, dataset_info.std) if normalize else None
-    model = (Normalized(loaded.network, *statistics) if statistics else loaded.network).eval()
+    model, statistics = loaded.model().eval(), loaded.statistics
     check_output(model, dataset_info, spec)
     facts: dict[str, Any] = {
         "source": spec,
@@ -118,9 +112,7 @@ def load_model_file(path: Path) -> nn.Module:
         ) from error
     if not is_own(content):
         raise UserError(f"{path} was not saved by a run: load it as an external model")
-    loaded = from_own(content, path)
-    model = loaded.network
-    return (Normalized(model, *loaded.statistics) if loaded.statistics else model).eval()
+    return from_own(content, path).model().eval()
 
 
 def is_own(content: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from harness.models.features import initialize_convolutions
-from harness.models.staged import Block, StagedNetwork, conv_bn_relu
+from harness.models.staged import Block, StagedNetwork, conv_bn_relu, depthwise
 
 
 class SeparableBlock(Block):
@@ -25,9 +25,7 @@ class SeparableBlock(Block):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """Each convolution is followed by BatchNorm and ReLU."""
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
-        )
+        self.conv1 = depthwise(in_channels, stride)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
@@ -36,11 +34,6 @@ class SeparableBlock(Block):
         """See ``Block``."""
         mixed: Tensor = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
         return mixed
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """See ``Block``."""
-        return self.bn2
 
 
 class MobileNetV1(StagedNetwork):
@@ -86,7 +79,7 @@ class InvertedResidual(Block):
         inner = in_channels * expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=inner, bias=False)
+        self.conv2 = depthwise(inner, stride)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -102,11 +95,6 @@ class InvertedResidual(Block):
         """The block's output [B, out, H / stride, W / stride]."""
         return self.preact(x)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """See ``Block``."""
-        return self.bn3
-
 
 class MobileNetV2(StagedNetwork):
     """A stem of stride 2, four linear stages, a 1x1 convolution to 1280 channels, a classifier.
@@ -121,7 +109,6 @@ class MobileNetV2(StagedNetwork):
         image_size: int = 32,
         *,
         channels: Sequence[int],
-        expansion: int = 6,
     ) -> None:
         """Build and initialise.
 
@@ -130,16 +117,15 @@ class MobileNetV2(StagedNetwork):
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
             channels: channels of the stem and of the seven groups of blocks.
-            expansion: the factor by which the blocks widen, except the first, which does not.
         """
         super().__init__(image_size)
         c = channels
         # Output channels, number of blocks, stride and expansion of the groups in each stage.
         layout = (
-            ((c[1], 1, 1, 1), (c[2], 2, 1, expansion)),
-            ((c[3], 3, 2, expansion),),
-            ((c[4], 4, 2, expansion), (c[5], 3, 1, expansion)),
-            ((c[6], 3, 2, expansion), (c[7], 1, 1, expansion)),
+            ((c[1], 1, 1, 1), (c[2], 2, 1, 6)),
+            ((c[3], 3, 2, 6),),
+            ((c[4], 4, 2, 6), (c[5], 3, 1, 6)),
+            ((c[6], 3, 2, 6), (c[7], 1, 1, 6)),
         )
         self.feature_channels = (c[0], *(stage[-1][0] for stage in layout))
         self.conv1 = nn.Conv2d(in_channels, c[0], 3, stride=2, padding=1, bias=False)

@@ -51,11 +51,6 @@ class BasicBlock(Block):
         shortcut: Tensor = self.shortcut(x)
         return residual + shortcut
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """See ``Block``."""
-        return self.bn2
-
 
 class Bottleneck(Block):
     """1x1 to a quarter of the channels, 3x3, 1x1 back, and a shortcut."""
@@ -78,11 +73,6 @@ class Bottleneck(Block):
         residual: Tensor = self.bn3(self.conv3(inner))
         shortcut: Tensor = self.shortcut(x)
         return residual + shortcut
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """See ``Block``."""
-        return self.bn3
 
 
 class ResNet(StagedNetwork):

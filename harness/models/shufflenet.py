@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from harness.models.staged import Block, StagedNetwork, conv_bn_relu
+from harness.models.staged import Block, StagedNetwork, conv_bn_relu, depthwise
 
 STEM = 24
 NORM_STATE = ("weight", "bias", "running_mean", "running_var")
@@ -23,11 +23,6 @@ NORM_STATE = ("weight", "bias", "running_mean", "running_var")
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the groups' channels: [B, groups * n, ...] to [B, n * groups, ...]."""
     return torch.unflatten(x, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-def depthwise(channels: int, stride: int) -> nn.Conv2d:
-    """A depthwise 3x3 convolution."""
-    return nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
 
 
 class GroupedBlock(Block):
@@ -59,11 +54,6 @@ class GroupedBlock(Block):
         if self.stride == 1:
             return residual + x
         return torch.cat([residual, avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """See ``Block``."""
-        return self.bn3
 
 
 class ShuffleNetV1(StagedNetwork):
@@ -207,3 +197,7 @@ def gathered_norm(blocks: list[Any]) -> nn.BatchNorm2d:
     for name, values in zip(NORM_STATE, held[0].unbind(-1), strict=True):
         getattr(norm, name).copy_(values)
     return norm
+
+
+shufflenet_v1 = ShuffleNetV1
+shufflenet_v2 = ShuffleNetV2

@@ -24,8 +24,8 @@ class Block(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The last BatchNorm of the residual branch."""
-        raise NotImplementedError
+        """The last BatchNorm of the residual branch; that of a shortcut is inside a module."""
+        return [child for child in self.children() if isinstance(child, nn.BatchNorm2d)][-1]
 
 
 class StagedNetwork(FeatureNetwork):
@@ -79,10 +79,13 @@ class StagedNetwork(FeatureNetwork):
         return [list(stage) for stage in cast("Iterable[Iterable[Block]]", self.stages)]
 
 
+def depthwise(channels: int, stride: int) -> nn.Conv2d:
+    """A depthwise 3x3 convolution."""
+    return nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
+
+
 def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     """A 1x1 convolution without bias, BatchNorm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
     )

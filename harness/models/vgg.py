@@ -29,12 +29,7 @@ class VGG(FeatureNetwork):
     published_names: ClassVar = {r"^block(\d)\.": r"stages.\1.", r"^classifier\.": "fc."}
 
     def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: int = 32,
-        *,
-        convolutions: int,
+        self, num_classes: int, in_channels: int = 3, image_size: int = 32, *, convolutions: int
     ) -> None:
         """Build and initialise.
 

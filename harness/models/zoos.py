@@ -18,12 +18,8 @@ from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
 from harness.errors import UserError, first_line
-from harness.models.checkpoint import (
-    Statistics,
-    load_weights,
-    read_checkpoint,
-    read_state,
-)
+from harness.models.checkpoint import Statistics, load_weights, read_checkpoint, read_state
+from harness.models.normalize import Normalized
 from harness.registry import unknown_name
 from harness.store.files import file_sha256
 
@@ -50,6 +46,10 @@ class Loaded:
     name: str
     statistics: Statistics | None = None
     sha256: str | None = None
+
+    def model(self) -> nn.Module:
+        """The network behind the normalisation of its images."""
+        return Normalized(self.network, *self.statistics) if self.statistics else self.network
 
 
 def from_timm(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:

@@ -180,7 +180,7 @@ class Database:
                 published = sorted((self.results / PUBLISHED).glob("*.csv"))
                 for csv in ([reported] if reported is not None else []) + published:
                     _store_reported(connection, _read_reported(csv), file_sha256(csv))
-                counts = {name: _count(connection, name) for name in TABLES if name != META.name}
+                counts = {name: len(connection.table(name)) for name in TABLES if name != META.name}
         return Rebuilt(counts, unreadable)
 
     @contextmanager
@@ -316,8 +316,3 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -
 
 def _whole(connection: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
     return connection.sql(f"SELECT * FROM {table} ORDER BY ALL").to_arrow_table()
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(row[0]) if row else 0

@@ -32,6 +32,7 @@ ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
 # (path, bytes, modified_ns) of a file to its SHA-256
 KnownHashes = Mapping[tuple[str, int, int], str]
+VerdictFile = tuple[Path, str, str | None]
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class Snapshot:
     Attributes:
         run_id: the run.
         rows: table name to its rows, without ``verdicts``.
-        verdict_files: finished evaluation to its verdict file and that file's SHA-256.
-        digests: evaluation to the digest of its verdicts, if its record has one.
+        verdict_files: finished evaluation to its verdict file, that file's SHA-256, and the digest
+            of its verdicts, None if its record has none.
     """
 
     run_id: str
     rows: dict[str, pa.Table]
-    verdict_files: dict[str, tuple[Path, str]]
-    digests: dict[str, str]
+    verdict_files: dict[str, VerdictFile]
 
     def verdicts(self, evaluation_id: str) -> pa.Table:
         """Read the verdicts of a finished evaluation, and verify their digest if it is known.
@@ -56,8 +56,8 @@ class Snapshot:
         Raises:
             UserError: the file is damaged.
         """
-        path, _ = self.verdict_files[evaluation_id]
-        return read_verdicts(path, self.digests.get(evaluation_id))
+        path, _, digest = self.verdict_files[evaluation_id]
+        return read_verdicts(path, digest)
 
 
 def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
@@ -84,7 +84,8 @@ def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
                     f"{evaluation.record_path} says success, but {path} is missing: restore it, or "
                     "delete the evaluation's folder and evaluate again"
                 )
-            verdict_files[evaluation.evaluation_id] = (path, hashes[relative])
+            digest = facts.get("verdicts_digest")
+            verdict_files[evaluation.evaluation_id] = (path, hashes[relative], digest)
     metrics = _metric_rows(run.record_path, record, run.run_id, None)
     for evaluation, facts in evaluations.items():
         metrics += _metric_rows(evaluation.record_path, facts, run.run_id, evaluation.evaluation_id)
@@ -99,12 +100,7 @@ def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
         "epochs": _typed(EPOCHS, _epoch_rows(run), run.epochs_path),
         "artifacts": _typed(ARTIFACTS, artifacts, run.path),
     }
-    digests = {
-        evaluation.evaluation_id: facts["verdicts_digest"]
-        for evaluation, facts in evaluations.items()
-        if "verdicts_digest" in facts
-    }
-    return Snapshot(run.run_id, rows, verdict_files, digests)
+    return Snapshot(run.run_id, rows, verdict_files)
 
 
 def _run_row(record: dict[str, Any]) -> dict[str, Any]:
@@ -135,21 +131,17 @@ def seed_group(config: Any) -> str:
     return fingerprint(payload)
 
 
-def _evaluation_row(
-    facts: dict[str, Any], verdict_files: dict[str, tuple[Path, str]]
-) -> dict[str, Any]:
+def _evaluation_row(facts: dict[str, Any], verdict_files: dict[str, VerdictFile]) -> dict[str, Any]:
     protocol = facts.get("protocol") or {}
-    _, verdicts_sha256 = verdict_files.get(facts["evaluation_id"], (None, None))
-    return (
-        protocol
-        | facts
-        | {
-            "attacks": ",".join(protocol.get("attacks") or ()),
-            "image_limit": protocol.get("limit"),
-            "verdicts_sha256": verdicts_sha256,
-            "record": json.dumps(facts),
-        }
-    )
+    _, verdicts_sha256, _ = verdict_files.get(facts["evaluation_id"], (None, None, None))
+    return {
+        **protocol,
+        **facts,
+        "attacks": ",".join(protocol.get("attacks") or ()),
+        "image_limit": protocol.get("limit"),
+        "verdicts_sha256": verdicts_sha256,
+        "record": json.dumps(facts),
+    }
 
 
 def _metric_rows(

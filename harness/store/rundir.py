@@ -87,6 +87,7 @@ class EvaluationDirectory(_Record):
         path = run.evaluations_path / _checked_name(evaluation_id, "evaluation")
         identity = {"evaluation_id": evaluation_id, "run_id": run.run_id}
         super().__init__(path, path / "evaluation.json", identity)
+        self.run = run
         self.evaluation_id = evaluation_id
         self.chunks_path = path / "chunks"
         self.verdicts_path = path / "verdicts.parquet"
@@ -135,13 +136,12 @@ class RunDirectory(_Record):
         make_folder(directory.path)
         return directory
 
-    @classmethod
-    def open(cls, results: Path, run_id: str) -> RunDirectory:
-        """The directory of an existing run; ``UserError`` if there is none."""
-        directory = cls(results, run_id)
-        if not directory.exists:
-            raise UserError(_no_such_run(results, run_id))
-        return directory
+    @property
+    def trained_model(self) -> Path:
+        """The file of the model; ``UserError`` if its training is not finished."""
+        if not self.model_path.exists():
+            raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
+        return self.model_path
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
@@ -225,6 +225,17 @@ def find_run(results: Path, name: str) -> RunDirectory:
         shown = ", ".join(matching[:5]) + (", ..." if len(matching) > 5 else "")
         raise UserError(f"{name!r} matches {len(matching)} runs: {shown}: give more of the name")
     raise UserError(_no_such_run(results, name))
+
+
+def stored_run(results: Path, source: str | Path) -> RunDirectory | None:
+    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name.
+
+    Raises:
+        UserError: it is neither, and no run has the name.
+    """
+    if ":" in str(source) or Path(source).is_file():
+        return None
+    return find_run(results, str(source))
 
 
 def _no_such_run(results: Path, name: str) -> str:

@@ -1,6 +1,6 @@
 """The database's tables: every column with its type and its meaning, and the way from old to new.
 
-A column's meaning is written into the database as its comment, so ``describe`` needs nothing else.
+Each meaning is written into the database as the comment of its table or column.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import duckdb
-import pandas as pd
 import pyarrow as pa
 
 from harness.errors import UserError
@@ -46,11 +45,7 @@ RUNS = Table(
     "runs",
     "one model, trained here or loaded from elsewhere",
     (
-        Column(
-            "run_id",
-            "VARCHAR PRIMARY KEY",
-            "method and hash of the configuration; a folder of runs/",
-        ),
+        Column("run_id", "VARCHAR PRIMARY KEY", "method, hash of the configuration; in runs/"),
         Column("kind", "VARCHAR", "trained or loaded"),
         Column("status", "VARCHAR NOT NULL", "started, success, error or cancelled"),
         Column("method", "VARCHAR", "registered name of the method; null for a loaded model"),
@@ -61,16 +56,10 @@ RUNS = Table(
         Column("teacher", "VARCHAR", "the teacher network of a distilled run"),
         Column("recipe", "VARCHAR", "recipe the configuration started from"),
         Column("recipe_changes", "JSON", "settings that differ from the recipe's, seed aside"),
-        Column(
-            "scale", "VARCHAR", "paper, or small where not comparable in size with the literature"
-        ),
+        Column("scale", "VARCHAR", "paper, or small: not of the literature's size"),
         Column("seed", "BIGINT", "seed of everything random in training"),
         Column("seed_group", "VARCHAR", "equal for runs that differ in nothing but the seed"),
-        Column(
-            "selection",
-            "VARCHAR",
-            "last, best-on-val or best-on-test: whose weights are the result",
-        ),
+        Column("selection", "VARCHAR", "last, best-on-val or best-on-test: the epoch chosen"),
         Column("selected_epoch", "INTEGER", "the epoch whose weights are the result, from 1"),
         Column("partial", "BOOLEAN", "trained on a part of the training set, or data incomplete"),
         Column("train_limit", "INTEGER", "images of the training set used; null is all"),
@@ -102,9 +91,7 @@ EVALUATIONS = Table(
         Column("status", "VARCHAR NOT NULL", "started, success, error or cancelled"),
         Column("norm", "VARCHAR", "norm of the threat model: Linf or L2"),
         Column("eps", "DOUBLE", "radius of the threat model, images being in [0, 1]"),
-        Column(
-            "attacks", "VARCHAR", "stages in order, joined by commas; empty is clean accuracy only"
-        ),
+        Column("attacks", "VARCHAR", "stages in order, with commas; empty is clean accuracy only"),
         Column("attack_version", "VARCHAR", "package and version of the attacks"),
         Column("n", "INTEGER", "images evaluated"),
         Column("image_limit", "INTEGER", "the limit asked for; null is the whole test set"),
@@ -114,15 +101,11 @@ EVALUATIONS = Table(
         Column("chunk_size", "INTEGER", "images per seeded unit of work"),
         Column("seed", "BIGINT", "seed of the attacks"),
         Column("precision", "VARCHAR", "float32 or bf16"),
-        Column(
-            "accelerate", "BOOLEAN", "attacked an accelerated copy; verdicts are the model's own"
-        ),
+        Column("accelerate", "BOOLEAN", "attacked a faster copy; verdicts are the model's own"),
         Column("partial", "BOOLEAN", "not the whole test set; never ranked"),
         Column("protocol", "JSON", "the whole protocol"),
         Column("flags", "JSON", "warnings that belong beside the number"),
-        Column(
-            "provenance", "JSON", "commit, packages, device and flags of the evaluating process"
-        ),
+        Column("provenance", "JSON", "as in runs, of the evaluating process"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC"),
         Column("wall_s", "DOUBLE", "wall-clock seconds"),
@@ -138,11 +121,7 @@ METRICS = Table(
     (
         RUN_KEY,
         Column("evaluation_id", "VARCHAR", "the evaluation; null for a number of the training"),
-        Column(
-            "name",
-            "VARCHAR NOT NULL",
-            "clean, aa, an attack stage (accuracy after it), sec_per_iter ...",
-        ),
+        Column("name", "VARCHAR NOT NULL", "clean, aa, accuracy after a stage, sec_per_iter ..."),
         Column("value", "DOUBLE", "accuracies are fractions in [0, 1]"),
         Column("n", "BIGINT", "how many observations the value is from"),
         Column("low", "DOUBLE", "lower end of the 95% interval"),
@@ -164,9 +143,7 @@ EPOCHS = Table(
         Column("pgd_val", "DOUBLE", "accuracy on the watched images under PGD, in [0, 1]"),
         Column("sec_per_iter", "DOUBLE", "median seconds of the epoch's optimiser steps"),
         Column("seconds", "DOUBLE", "seconds of the epoch's training"),
-        Column(
-            "peak_memory_mb", "DOUBLE", "peak memory of the GPU, or of the process so far, in MiB"
-        ),
+        Column("peak_memory_mb", "DOUBLE", "peak of the GPU, or of the process so far, in MiB"),
     ),
 )
 
@@ -179,9 +156,7 @@ VERDICTS = Table(
         Column("index", "BIGINT NOT NULL", "row of the test set, from 0"),
         Column("label", "INTEGER NOT NULL", "true class"),
         Column("clean_pred", "INTEGER", "class predicted for the clean image"),
-        Column(
-            "broken_by", "VARCHAR", "clean (misclassified unattacked), a stage, or null if robust"
-        ),
+        Column("broken_by", "VARCHAR", "clean (wrong unattacked), a stage, or null if robust"),
         Column("target", "INTEGER", "class that a targeted stage aimed at; null otherwise"),
         Column("adv_pred", "INTEGER", "class predicted for the adversarial image"),
         Column("distance", "DOUBLE", "norm of the perturbation; 0 if robust"),
@@ -204,11 +179,7 @@ REPORTED = Table(
         Column("student_or_arch", "VARCHAR", "network as printed"),
         Column("augmentation", "VARCHAR", "training data as printed"),
         Column("setting", "VARCHAR", "further name=value pairs joined by semicolons"),
-        Column(
-            "metric",
-            "VARCHAR NOT NULL",
-            "clean, aa, apgd_ce, apgd_t, top1 (percent), sec_per_iter ...",
-        ),
+        Column("metric", "VARCHAR NOT NULL", "clean, aa, apgd_ce, top1 (percent), sec_per_iter"),
         Column("value", "DOUBLE NOT NULL", "the printed number"),
         Column("std", "DOUBLE", "the printed deviation, if any"),
         Column("bold", "BOOLEAN", "printed in bold"),
@@ -224,9 +195,7 @@ ARTIFACTS = Table(
     "one file that a run left",
     (
         RUN_KEY,
-        Column(
-            "kind", "VARCHAR NOT NULL", "model, verdicts ...: the file's name without its ending"
-        ),
+        Column("kind", "VARCHAR NOT NULL", "the file's name without ending: model, verdicts ..."),
         Column("path", "VARCHAR NOT NULL", "relative to the results folder"),
         Column("bytes", "BIGINT", "its size"),
         Column("modified_ns", "BIGINT", "its modification time, nanoseconds since 1970"),
@@ -238,11 +207,7 @@ META = Table(
     "meta",
     "facts about this database",
     (
-        Column(
-            "name",
-            "VARCHAR PRIMARY KEY",
-            "schema_version; reported_sha256, for another badge than P with /badge",
-        ),
+        Column("name", "VARCHAR PRIMARY KEY", "schema_version; reported_sha256 (/badge if not P)"),
         Column("value", "VARCHAR NOT NULL", "its value"),
     ),
 )
@@ -379,21 +344,6 @@ def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     if _USES_VIEWS.search(sql):
         for view in VIEWS:
             connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
-
-
-def describe() -> pd.DataFrame:
-    """Every column of the schema: table_name, table_comment, column_name, data_type, comment."""
-    with duckdb.connect(":memory:") as connection:
-        migrate(connection)
-        return connection.execute(
-            """
-            SELECT table_name, tables.comment AS table_comment, column_name, data_type,
-                   columns.comment AS comment
-            FROM duckdb_columns() AS columns JOIN duckdb_tables() AS tables USING (table_name)
-            WHERE NOT columns.internal
-            ORDER BY tables.table_oid, column_index
-            """
-        ).df()
 
 
 def _quoted(text: str) -> str:

@@ -52,23 +52,10 @@ class StepTimer:
             yield
             self._add(self._warm(), time.perf_counter() - began)
 
-    @property
-    def n(self) -> int:
-        """Number of steps that count."""
-        return len(self._values())
-
     def median(self, last: int | None = None) -> float:
         """The median in seconds, of the ``last`` steps or of all; NaN before the first step."""
         values = self._values()
         return statistics.median(values[-(last or 0) :]) if values else float("nan")
-
-    def spread(self) -> float:
-        """The interquartile range in seconds; NaN for fewer than two steps."""
-        values = self._values()
-        if len(values) < 2:
-            return float("nan")
-        first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-        return third - first
 
     def summary(self) -> dict[str, float]:
         """The median with its number of steps and, from six steps on, its 95% interval.

@@ -115,13 +115,17 @@ def edm(dataset: str, size: str, changes: Overrides | None = None) -> Overrides:
     return merge(base, changes or {})
 
 
-def ddpm(dataset: str, size: str, changes: Overrides | None = None) -> Overrides:
+def ddpm(dataset: str, size: str) -> Overrides:
     """Training on ``size`` (1m, 100m) images of the denoising diffusion model."""
-    return merge(merge(one_cycle(dataset), images(f"ddpm-{size}", DDPM_SOURCE)), changes or {})
+    return merge(one_cycle(dataset), images(f"ddpm-{size}", DDPM_SOURCE))
 
 
-# Settings of the port in which two earlier works can be trained.
-WIDE_BATCH: Overrides = {"training": {"batch_size": 1024, "optimizer": {"lr": 0.4}}}
+def ported(dataset: str, size: str) -> Overrides:
+    """``ddpm`` with the settings of the port in which two earlier works can be trained."""
+    wide: Overrides = {"training": {"batch_size": 1024, "optimizer": {"lr": 0.4}}}
+    return merge(ddpm(dataset, size), wide)
+
+
 PORT_NOTE = (
     "The authors' own trainer is in another framework. These are the settings of its public port, "
     "batch 1024 and rate 0.4, over 400 epochs."

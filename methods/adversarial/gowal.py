@@ -6,17 +6,7 @@ from functools import partial
 
 from harness.method import Method, MethodCard
 from methods._papers import cite
-from methods.adversarial._generated import (
-    FORMULA,
-    PORT_NOTE,
-    RELEASED_NAMES,
-    TRAINING_NOTES,
-    WIDE_BATCH,
-    PortedParams,
-    SmoothedTradesTask,
-    by_generated,
-    ddpm,
-)
+from methods.adversarial import _generated
 
 METHOD = Method(
     card=MethodCard(
@@ -24,22 +14,22 @@ METHOD = Method(
         family="adversarial",
         summary="TRADES on original images and up to a hundred million generated ones, with a "
         "smooth model and averaged weights.",
-        formula=FORMULA,
+        formula=_generated.FORMULA,
         **cite("gowal2021improving"),
         tables=(4,),
         notes=(
-            PORT_NOTE,
+            _generated.PORT_NOTE,
             "The port does not give the epochs and the fraction of generated images of the row "
             "with 100 million: 400 and 0.7 are those of a million. training.epochs and "
             "data.generated_fraction change them.",
-            *TRAINING_NOTES,
+            *_generated.TRAINING_NOTES,
         ),
-        released_names=RELEASED_NAMES,
+        released_names=_generated.RELEASED_NAMES,
     ),
-    params=PortedParams,
-    task=SmoothedTradesTask,
+    params=_generated.PortedParams,
+    task=_generated.SmoothedTradesTask,
     recipes={
-        **by_generated(partial(ddpm, size="100m", changes=WIDE_BATCH)),
-        "table4/gowal-100m": partial(ddpm, "cifar10", "100m", WIDE_BATCH),
+        **_generated.by_generated(partial(_generated.ported, size="100m")),
+        "table4/gowal-100m": partial(_generated.ported, "cifar10", "100m"),
     },
 )

@@ -6,17 +6,7 @@ from functools import partial
 
 from harness.method import Method, MethodCard
 from methods._papers import cite
-from methods.adversarial._generated import (
-    FORMULA,
-    PORT_NOTE,
-    RELEASED_NAMES,
-    TRAINING_NOTES,
-    WIDE_BATCH,
-    PortedParams,
-    SmoothedTradesTask,
-    by_generated,
-    ddpm,
-)
+from methods.adversarial import _generated
 
 METHOD = Method(
     card=MethodCard(
@@ -24,21 +14,21 @@ METHOD = Method(
         family="adversarial",
         summary="TRADES on original images and a million generated ones, with a smooth model and "
         "averaged weights.",
-        formula=FORMULA,
+        formula=_generated.FORMULA,
         **cite("rebuffi2021fixing"),
         tables=(2, 4),
         notes=(
-            PORT_NOTE,
+            _generated.PORT_NOTE,
             "The paper also mixes images by CutMix; neither the port nor this recipe does.",
-            *TRAINING_NOTES,
+            *_generated.TRAINING_NOTES,
         ),
-        released_names=RELEASED_NAMES,
+        released_names=_generated.RELEASED_NAMES,
     ),
-    params=PortedParams,
-    task=SmoothedTradesTask,
+    params=_generated.PortedParams,
+    task=_generated.SmoothedTradesTask,
     recipes={
-        **by_generated(partial(ddpm, size="1m", changes=WIDE_BATCH)),
-        "table2/rebuffi-1m": partial(ddpm, "cifar100", "1m", WIDE_BATCH),
-        "table4/rebuffi-1m": partial(ddpm, "cifar10", "1m", WIDE_BATCH),
+        **_generated.by_generated(partial(_generated.ported, size="1m")),
+        "table2/rebuffi-1m": partial(_generated.ported, "cifar100", "1m"),
+        "table4/rebuffi-1m": partial(_generated.ported, "cifar10", "1m"),
     },
 )

@@ -6,16 +6,7 @@ from functools import partial
 
 from harness.method import Method, MethodCard
 from methods._papers import cite
-from methods.adversarial._generated import (
-    FORMULA,
-    LONG_NOTE,
-    RELEASED_NAMES,
-    TRAINING_NOTES,
-    SmoothedTradesParams,
-    SmoothedTradesTask,
-    by_generated,
-    edm,
-)
+from methods.adversarial import _generated
 
 METHOD = Method(
     card=MethodCard(
@@ -23,7 +14,7 @@ METHOD = Method(
         family="adversarial",
         summary="TRADES on original images and many generated ones of a better diffusion model, "
         "with a smooth model, a one-cycle schedule and averaged weights.",
-        formula=FORMULA,
+        formula=_generated.FORMULA,
         **cite("wang2023better"),
         tables=(2, 4),
         notes=(
@@ -31,19 +22,19 @@ METHOD = Method(
             "epoch, 98 at batch 512, for any number of generated ones.",
             "The authors' million images are the tenth of five million with the highest classifier "
             "confidence; their larger sets are not selected.",
-            LONG_NOTE,
-            *TRAINING_NOTES,
+            _generated.LONG_NOTE,
+            *_generated.TRAINING_NOTES,
         ),
-        released_names=RELEASED_NAMES,
+        released_names=_generated.RELEASED_NAMES,
     ),
-    params=SmoothedTradesParams,
-    task=SmoothedTradesTask,
+    params=_generated.SmoothedTradesParams,
+    task=_generated.SmoothedTradesTask,
     recipes={
-        **by_generated(partial(edm, size="1m")),
-        "table2/wang-dm-1m": partial(edm, "cifar100", "1m"),
-        "table2/wang-dm-50m": partial(edm, "cifar100", "50m"),
-        "table4/wang-dm-1m": partial(edm, "cifar10", "1m"),
-        "table4/wang-dm-20m": partial(edm, "cifar10", "20m"),
-        "table4/wang-dm-50m": partial(edm, "cifar10", "50m"),
+        **_generated.by_generated(partial(_generated.edm, size="1m")),
+        "table2/wang-dm-1m": partial(_generated.edm, "cifar100", "1m"),
+        "table2/wang-dm-50m": partial(_generated.edm, "cifar100", "50m"),
+        "table4/wang-dm-1m": partial(_generated.edm, "cifar10", "1m"),
+        "table4/wang-dm-20m": partial(_generated.edm, "cifar10", "20m"),
+        "table4/wang-dm-50m": partial(_generated.edm, "cifar10", "50m"),
     },
 )

@@ -110,7 +110,6 @@ METHOD = Method(
     params=GklKdParams,
     task=GklKdTask,
     recipes=_pairs.recipes(
-        _settings,
-        small_changes=merge(SMALL_CHANGES, {"params": {"global_information": True}}),
+        _settings, small_changes=merge(SMALL_CHANGES, {"params": {"global_information": True}})
     ),
 )

@@ -109,10 +109,10 @@ def store_evaluation(
     table = verdicts(seed)
     broken = table["broken_by"].to_pylist()
     left, metrics = N - broken.count("clean"), {}
-    metrics["clean"] = accuracy(left, N).as_dict()
+    metrics["clean"] = accuracy(left, N)
     for stage in STAGES:
         left -= broken.count(stage)
-        metrics[stage] = accuracy(left, N).as_dict()
+        metrics[stage] = accuracy(left, N)
     metrics["aa"] = metrics["robust"] = metrics["square"]
     evaluation = run.evaluation(name)
     protocol = {
@@ -171,15 +171,16 @@ def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-@pytest.fixture
-def measured_again(tmp_path: Path) -> tuple[Path, str]:
-    """A results folder with one run that was evaluated by its protocol, and later at eps 0.02."""
+@pytest.fixture(scope="session")
+def measured_again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that was evaluated by its protocol, and later at eps 0.02; only for reading."""
+    results = tmp_path_factory.mktemp("measured-again")
     protocol = EvalConfig(eps=0.15, attacks=STAGES)
-    run_id = store_run(tmp_path, "ikl", "IKL-AT", evaluation=protocol)
-    run = RunDirectory(tmp_path, run_id)
+    run_id = store_run(results, "ikl", "IKL-AT", evaluation=protocol)
+    run = RunDirectory(results, run_id)
     store_evaluation(run, 1, name="f" * 12, minute=30, eps=0.02)
-    Database(tmp_path).record(run)
-    return tmp_path, run_id
+    Database(results).record(run)
+    return results, run_id
 
 
 @pytest.fixture(name="store_run", scope="session")
@@ -203,7 +204,6 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
         monkeypatch.setenv(RESULTS_VARIABLE, str(results))
         at = AppTest.from_file(str(MAIN), default_timeout=60)
         if page != "leaderboards":
-            at.run()
             at.switch_page(f"views/{page}.py")
         at.query_params.update(query)
         at.run()

@@ -27,7 +27,7 @@ for number in range(int(sys.argv[2])):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("results", [15, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("results", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_runs_write_results_while_the_app_refreshes(
     open_page, store_run, tmp_path: Path, results: int
 ) -> None:

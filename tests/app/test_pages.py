@@ -30,9 +30,13 @@ def test_a_page_without_results_says_how_to_begin(open_page, empty, page) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_with_results_opens(open_page, small_store, large_store, page) -> None:
+def test_a_page_with_results_opens_and_writes_nothing(
+    open_page, small_store, large_store, page
+) -> None:
     for results, run_id in ((small_store[0], small_store[1]["a"]), (large_store, LARGE_STORE_RUN)):
+        before = Database(results).path.read_bytes()
         at = open_page(page, results, **({"run": run_id} if page == "run" else {}))
+        assert Database(results).path.read_bytes() == before
         assert at.title
         assert not at.error
         assert "There are no results" not in words(at)
@@ -92,14 +96,6 @@ def test_a_locked_database_is_an_error_message(open_page, tmp_path, monkeypatch)
     with writing(path, 5), write_connection(path, 5):
         at = open_page("runs", tmp_path)
     assert "another program" in at.error[0].value
-
-
-def test_nothing_is_written_to_a_results_folder(open_page, small_store) -> None:
-    results, ids = small_store
-    before = Database(results).path.read_bytes()
-    for page in PAGES:
-        open_page(page, results, run=ids["a"])
-    assert Database(results).path.read_bytes() == before
 
 
 def test_the_runs_page_shows_which_are_running_failed_and_done(open_page, small_store) -> None:
@@ -273,7 +269,7 @@ def test_runs_of_a_protocol_are_ranked_by_an_attack_as_papers_name_it(
     assert "Ranked by AutoAttack;" in text
 
 
-def test_tsne_computes_when_asked(open_page, small_store) -> None:
+def test_tsne_computes_on_request(open_page, small_store) -> None:
     results, ids = small_store
     at = open_page("tsne", results, a=ids["a"], b=ids["b"], n="5", k="3")
     assert not at.dataframe

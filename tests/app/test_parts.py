@@ -91,7 +91,7 @@ def test_no_difference_is_grey() -> None:
     assert (picture[:, -96:] == 128).all()
 
 
-def test_markdown_signs_are_shown_as_they_stand() -> None:
+def test_markdown_signs_are_shown_as_text() -> None:
     assert plain("[x](http://evil) <b> *a* $b$") == (r"\[x\]\(http\://evil\) \<b\> \*a\* \$b\$")
 
 

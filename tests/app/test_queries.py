@@ -25,7 +25,9 @@ def test_runs_carry_their_evaluation_and_the_last_epochs(small_store) -> None:
     assert runs.index[0] == ids["failed"]
 
 
-def test_the_runs_own_protocol_stands_for_it_whatever_was_measured_later(measured_again) -> None:
+def test_a_run_is_represented_by_its_own_protocol_whatever_was_measured_later(
+    measured_again,
+) -> None:
     results, run_id = measured_again
     database = Database(results)
     (row,) = queries.runs(database).to_dict("records")
@@ -73,7 +75,7 @@ def test_filters_restrict_the_runs(small_store, filters, roles) -> None:
     assert set(found["run_id"]) == {ids[role] for role in roles}
 
 
-def test_a_limit_tells_how_many_there_were(large_store) -> None:
+def test_a_limited_list_says_how_many_runs_there_are(large_store) -> None:
     found = queries.runs(Database(large_store), limit=7)
     assert len(found) == 7
     assert set(found["found"]) == {300}

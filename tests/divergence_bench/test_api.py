@@ -48,13 +48,7 @@ def accuracy(model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) 
     return (model(images).argmax(1) == labels).double().mean().item()
 
 
-def harness(*arguments: str) -> Any:
-    command = [sys.executable, "-m", "harness", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    return json.loads(done.stdout)
-
-
-def test_a_module_is_stored_like_any_run(tmp_path: Path) -> None:
+def test_a_module_is_stored_like_any_run(tmp_path: Path, call) -> None:
     model = network().train()
     result = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
     assert model.training
@@ -65,7 +59,7 @@ def test_a_module_is_stored_like_any_run(tmp_path: Path) -> None:
     assert re.fullmatch(r"0\.\d{4} \[0\.\d{3}, 0\.\d{3}\] \(n=40\)", str(result.robust))
     broken = result.verdicts["broken_by"].notna()
     assert result.robust.value == 1 - broken.mean()
-    (row,) = harness("list", "runs", "--results", str(tmp_path))
+    (row,) = json.loads(call("list", "runs", "--results", str(tmp_path), "--json").out)
     assert row["run"] == result.run_id
     (stored,) = bench.results(tmp_path).to_dict("records")
     assert (stored["name"], stored["run_id"], stored["robust"]) == (
@@ -104,9 +98,10 @@ def test_other_weights_code_or_answers_are_another_run(tmp_path: Path) -> None:
     assert len({same, function, run_id(base), *scaled}) == 5
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind", ["tensor", "array", "bytes", "dataset"])
-def test_images_and_labels_of_ones_own(channels: int, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("tensor", 3), ("array", 1), ("bytes", 3), ("dataset", 1)]
+)
+def test_images_and_labels_of_ones_own(kind: str, channels: int, tmp_path: Path) -> None:
     images, labels = digits()
     images = images.repeat(1, channels, 1, 1)
     expected = accuracy(network(channels), images, labels)
@@ -171,7 +166,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(
     assert not list(tmp_path.rglob("verdicts.parquet"))
 
 
-def test_a_run_from_python_and_from_the_command_line_is_one_run(tmp_path: Path) -> None:
+def test_a_run_from_python_and_from_the_command_line_is_one_run(tmp_path: Path, call) -> None:
     settings: dict[str, Any] = {
         "epochs": 1,
         "train_limit": 64,
@@ -181,13 +176,13 @@ def test_a_run_from_python_and_from_the_command_line_is_one_run(tmp_path: Path) 
     }
     settings |= {"params": {"kl_weight": 2.0}}
     result = bench.train("trades", "digits", results=tmp_path, quiet=True, **settings)
-    plan = harness(
+    ended = call(
         *"run --method trades --epochs 1 --train-limit 64 --seed 3 --attacks".split(),
         "",
-        *"--eval-limit 20 --set params.kl_weight=2 --dry-run --results".split(),
+        *"--eval-limit 20 --set params.kl_weight=2 --dry-run --json --results".split(),
         str(tmp_path),
     )
-    assert plan["run_id"] == result.run_id
+    assert json.loads(ended.out)["run_id"] == result.run_id
     model = bench.load_model(result.run_id, results=tmp_path)
     images, labels = digits(20)
     assert result.clean.value == accuracy(model, images, labels)
@@ -237,7 +232,7 @@ def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
     assert "my-plain-loss" in bench.methods()
 
 
-def test_what_is_measured_stands_below_the_tables_of_other_datasets(tmp_path: Path) -> None:
+def test_results_on_other_datasets_are_below_the_tables(tmp_path: Path) -> None:
     images, labels = digits()
     bench.evaluate(network(), (images, labels), eps=0.05, name="mine", results=tmp_path, **FAST)
     labels_of_rows = [row.labels for row in table(2, tmp_path).rows]

@@ -1,13 +1,12 @@
-"""SIGINT and SIGTERM: what is done is kept, the status is ``cancelled``, the exit status tells."""
+"""SIGINT and SIGTERM: finished work is kept, the run is cancelled, the exit status is specific."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from harness.store.database import Database
 from harness.store.rundir import list_runs
-from tests.faults.conftest import RUN, Nursery, Undisturbed, assert_same_result
+from tests.faults.conftest import RUN, assert_same_result
 
 MOMENTS = {
     "training": "runs/*/checkpoints/last.pt",
@@ -15,13 +14,20 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("phase", MOMENTS)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "phase"),
+    [
+        (signal.SIGINT, 130, "training"),
+        (signal.SIGTERM, 143, "evaluation"),
+        pytest.param(signal.SIGINT, 130, "evaluation", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "training", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_cancels_and_the_same_command_goes_on(
-    number: int, code: int, phase: str, nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+    number, code, phase, server, undisturbed, tmp_path
+):
     command = [*RUN, "--results", str(tmp_path)]
-    ended = nursery.harness(command, until=str(tmp_path / MOMENTS[phase]), signal=int(number))
+    ended = server.run(command, until=str(tmp_path / MOMENTS[phase]), signal=int(number))
     assert ended["code"] == code, ended["output"]
     assert ended["output"].endswith("interrupted: the same command goes on from here\n")
     assert "Traceback" not in ended["output"]
@@ -31,16 +37,14 @@ def test_a_signal_cancels_and_the_same_command_goes_on(
     assert run.checkpoint_path.exists()
     statuses = [evaluation.record["status"] for evaluation in run.evaluations()]
     assert statuses == ([] if phase == "training" else ["cancelled"])
-    assert nursery.harness(command)["code"] == 0
-    assert_same_result(tmp_path, whole.results)
+    server.succeed(command)
+    assert_same_result(tmp_path, undisturbed)
 
 
-def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(
-    nursery: Nursery, whole: Undisturbed, tmp_path: Path
-) -> None:
+def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(server, tmp_path):
     command = [*RUN, "--results", str(tmp_path), "--workers", "2"]
     until = str(tmp_path / MOMENTS["evaluation"])
-    ended = nursery.harness(command, until=until, signal=int(signal.SIGTERM), group=True)
+    ended = server.run(command, until=until, signal=int(signal.SIGTERM), group=True)
     assert ended["code"] == 143, ended["output"]
     (run,) = list_runs(tmp_path)
     assert run.record["status"] == run.evaluations()[0].record["status"] == "cancelled"

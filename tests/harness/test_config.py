@@ -1,7 +1,5 @@
 """The run's identity: what changes the answer changes the run id, and nothing else does."""
 
-from typing import Any
-
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +16,7 @@ def sections(model: type[BaseModel] = RunConfig) -> list[type[BaseModel]]:
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
-def test_every_field_is_classified(section: type[BaseModel]) -> None:
+def test_every_field_is_classified(section):
     assert issubclass(section, Section)
     for name, info in section.model_fields.items():
         assert isinstance(info.json_schema_extra, dict), f"{section.__name__}.{name}"
@@ -40,7 +38,7 @@ def test_every_field_is_classified(section: type[BaseModel]) -> None:
         ("training.weight_perturbation.gamma", 0.1),
     ],
 )
-def test_what_changes_the_answer_changes_the_id(path: str, value: Any) -> None:
+def test_what_changes_the_answer_changes_the_id(path, value):
     base = {"method": "some", "training": {"attack": {"eps": 0.1}}}
     changed = RunConfig.model_validate(merge(base, assign(path, value)))
     assert changed.run_id != RunConfig.model_validate(base).run_id
@@ -57,13 +55,13 @@ def test_what_changes_the_answer_changes_the_id(path: str, value: Any) -> None:
         ("recipe", "same-by-another-name"),
     ],
 )
-def test_what_changes_only_the_cost_keeps_the_id(path: str, value: Any) -> None:
+def test_what_changes_only_the_cost_keeps_the_id(path, value):
     base = {"method": "some"}
     changed = RunConfig.model_validate(merge(base, assign(path, value)))
     assert changed.run_id == RunConfig.model_validate(base).run_id
 
 
-def test_a_dumped_configuration_is_the_same_run() -> None:
+def test_a_dumped_configuration_is_the_same_run():
     config = RunConfig.model_validate(
         {"method": "some", "training": {"attack": {"eps": "8/255"}}, "evaluation": {"eps": "1/3"}}
     )
@@ -75,21 +73,16 @@ def test_a_dumped_configuration_is_the_same_run() -> None:
 @pytest.mark.parametrize(
     "eps", [-0.1, 1.5, "1/0", "x/255", "", "0.1,", "nan", "inf", "0.1,1/10", [0.1, 2], (), None]
 )
-def test_what_is_no_radius_is_refused(eps: Any) -> None:
+def test_what_is_no_radius_is_refused(eps):
     with pytest.raises(ValidationError, match=r"no radius|radius is there twice|at (most|least)"):
         EvalConfig(eps=eps)
 
 
 @pytest.mark.parametrize(
     ("given", "radii"),
-    [
-        (0.1, [0.1]),
-        ("8/255", [8 / 255]),
-        ("0.5, 0,1/3", [0, 1 / 3, 0.5]),
-        (["1/5", 0], [0, 0.2]),
-    ],
+    [(0.1, [0.1]), ("8/255", [8 / 255]), ("0.5, 0,1/3", [0, 1 / 3, 0.5]), (["1/5", 0], [0, 0.2])],
 )
-def test_one_radius_or_several_are_ascending_numbers(given: Any, radii: list[float]) -> None:
+def test_one_radius_or_several_are_ascending_numbers(given, radii):
     config = EvalConfig(eps=given)
     assert list(config.eps) == radii
     # In records a single one is a number.
@@ -98,30 +91,30 @@ def test_one_radius_or_several_are_ascending_numbers(given: Any, radii: list[flo
     assert EvalConfig.model_validate(stored) == config
 
 
-def test_at_radius_0_there_is_no_attack_and_one_protocol() -> None:
+def test_at_radius_0_there_is_no_attack_and_one_protocol():
     clean, attacked = EvalConfig(eps="0,0.2", limit=40).protocols()
     assert clean.attacks == ()
     assert clean == EvalConfig(eps=0, limit=40).protocols()[0]
     assert (attacked.eps, attacked.attacks, attacked.limit) == (0.2, STANDARD_ATTACKS, 40)
 
 
-def test_only_another_budget_than_the_standard_one_is_part_of_the_protocol() -> None:
+def test_only_another_budget_than_the_standard_one_is_part_of_the_protocol():
     assert "budget" not in EvalConfig().identity_payload()
     assert EvalConfig(budget={"n_iter": 5}).identity_payload()["budget"]["n_iter"] == 5
 
 
-def test_only_a_linf_radius_ends_at_1() -> None:
+def test_only_a_linf_radius_ends_at_1():
     assert EvalConfig(norm="L2", eps=3).eps == (3,)
     with pytest.raises(ValidationError, match="a Linf radius is at most 1"):
         EvalConfig(norm="Linf", eps=3)
 
 
-def test_unknown_fields_are_refused() -> None:
+def test_unknown_fields_are_refused():
     with pytest.raises(ValidationError, match="Extra inputs"):
         RunConfig.model_validate({"method": "some", "epoch": 3})
 
 
-def test_merge_lays_sections_on_sections_and_changes_neither() -> None:
+def test_merge_lays_sections_on_sections_and_changes_neither():
     base = {"a": {"b": 1, "c": 2}, "d": 3}
     over = {"a": {"b": 5}, "e": None}
     assert merge(base, over) == {"a": {"b": 5, "c": 2}, "d": 3, "e": None}

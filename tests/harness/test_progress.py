@@ -1,4 +1,4 @@
-"""What a run tells of its progress where there is no terminal."""
+"""Progress of a run where there is no terminal."""
 
 from types import SimpleNamespace
 
@@ -16,9 +16,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_steps_are_counted_and_those_of_an_earlier_process_do_not_speed_the_estimate(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_are_counted_and_those_of_an_earlier_process_do_not_speed_the_estimate(clock, capsys):
     with Reporter().stage("train", 100) as stage:
         stage.start_at(40)
         clock[0] = PLAIN_LINE_EVERY_S / 2
@@ -28,9 +26,7 @@ def test_steps_are_counted_and_those_of_an_earlier_process_do_not_speed_the_esti
     assert capsys.readouterr().err == "train epoch 1/2: 60 of 100, about 40 s left\n"
 
 
-def test_shares_are_told_in_per_cent_and_count_from_the_first(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shares_are_printed_in_per_cent_and_count_from_the_first(clock, capsys):
     with Reporter().stage("evaluate") as stage:
         stage.update(0.5, "clean")
         clock[0] = PLAIN_LINE_EVERY_S
@@ -38,9 +34,7 @@ def test_shares_are_told_in_per_cent_and_count_from_the_first(
     assert capsys.readouterr().err == "evaluate apgd-t: 60%, about 1 min 20 s left\n"
 
 
-def test_nothing_is_said_where_no_step_is_done_or_all_is_quiet(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_printed_before_the_first_step_or_when_quiet(clock, capsys):
     with Reporter().stage("train", 10) as stage:
         clock[0] = PLAIN_LINE_EVERY_S
         stage.update(0)

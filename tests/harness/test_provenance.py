@@ -16,14 +16,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("called", ["/home/me/harness/__main__.py", "/usr/bin/harness"])
-def test_the_command_does_not_tell_where_the_program_lies(
-    monkeypatch: pytest.MonkeyPatch, called: str
-) -> None:
+def test_the_command_does_not_show_the_path_of_the_program(monkeypatch, called):
     monkeypatch.setattr(sys, "argv", [called, "run"])
     assert provenance.collect("cpu")["command"] == ["harness", "run"]
 
 
-def test_what_is_collected_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_collected_is_json(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["harness", "run", "--api-key", "abc"])
     facts = provenance.collect("cpu")
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
@@ -36,7 +34,7 @@ def test_what_is_collected_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(facts["shims"], list)
 
 
-def test_flags_follow_what_is_set() -> None:
+def test_flags_follow_what_is_set():
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -47,12 +45,12 @@ def test_flags_follow_what_is_set() -> None:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_a_package_that_is_not_installed_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed_is_null(monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package-at-all",))
     assert provenance.collect("cpu")["packages"] == {"no-such-package-at-all": None}
 
 
-def test_commit_and_dirtiness(tmp_path: Path) -> None:
+def test_commit_and_dirtiness(tmp_path):
     assert provenance.git_state(tmp_path) is None
     git(tmp_path, "init")
     assert provenance.git_state(tmp_path) == {"commit": None, "dirty": False}
@@ -68,14 +66,14 @@ def test_commit_and_dirtiness(tmp_path: Path) -> None:
     assert provenance.git_state(tmp_path) == {"commit": commit, "dirty": True}
 
 
-def test_a_package_inside_another_checkout_has_no_commit(tmp_path: Path) -> None:
+def test_a_package_inside_another_checkout_has_no_commit(tmp_path):
     git(tmp_path, "init")
     inside = tmp_path / "environment" / "packages"
     inside.mkdir(parents=True)
     assert provenance.git_state(inside) is None
 
 
-def test_no_git_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_git_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.git_state(tmp_path) is None
 
@@ -97,5 +95,5 @@ def test_no_git_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["task-abcdefghijklmnopq", "a" * 64], ["task-abcdefghijklmnopq", "a" * 64]),
     ],
 )
-def test_credentials_are_masked_and_nothing_else(given: list[str], shown: list[str]) -> None:
+def test_credentials_are_masked_and_nothing_else(given, shown):
     assert provenance.without_credentials(given) == shown

@@ -1,3 +1,5 @@
+"""Finished runs of made-up accuracies in a results folder."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,13 @@ def accuracy(correct: int, n: int) -> dict[str, Any]:
 
 @pytest.fixture
 def add_run(tmp_path: Path) -> Callable[..., str]:
-    """Stores a finished run; ``correct`` are the images left by clean and by each stage."""
+    """Stores a finished run in the test's folder."""
+    return adding_to(tmp_path)
+
+
+def adding_to(results: Path) -> Callable[..., str]:
+    """A function that stores a finished run, of the images left by clean and by each stage."""
+    database = Database(results)
 
     def add(
         title: str,
@@ -34,12 +42,13 @@ def add_run(tmp_path: Path) -> Callable[..., str]:
         attacks: tuple[str, ...] = STANDARD,
         protocol: dict[str, Any] | None = None,
         evaluation_id: str = "e1",
+        record: bool = True,
         sec_per_iter: float = 0.0321,
         flags: list[dict[str, str]] | None = None,
         **fields: Any,
     ) -> str:
         config = RunConfig(method=title.lower(), seed=seed, params=params or {})
-        run = RunDirectory.create(tmp_path, config.run_id)
+        run = RunDirectory.create(results, config.run_id)
         described = {
             "kind": "trained",
             "method": title.lower(),
@@ -82,7 +91,8 @@ def add_run(tmp_path: Path) -> Callable[..., str]:
             }
             | (protocol or {}),
         )
-        Database(tmp_path).record(run)
+        if record:
+            database.record(run)
         return config.run_id
 
     return add

@@ -23,6 +23,7 @@ from leaderboards.render.report import text_of, write_site
 from leaderboards.render.terminal import print_table
 from leaderboards.summary import run_summary
 from leaderboards.table import INTERVAL, MEANINGS, Table
+from tests.leaderboards.conftest import adding_to
 
 AddRun = Callable[..., str]
 HOSTILE = "<script>alert(1)</script>|$x_%&#\\^~{}`*\n=cmd()"
@@ -38,9 +39,11 @@ def printed() -> list[Table]:
     return [leaderboards.table(title.number) for title in leaderboards.tables()]
 
 
-@pytest.fixture
-def results(add_run: AddRun, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of the paper's scale and of a small one, the latter of a hostile name."""
+    results = tmp_path_factory.mktemp("results")
+    add_run = adding_to(results)
     paper = {"n": 10000, "dataset": "cifar100", "arch": "wrn-34-10", "scale": "paper"}
     ikl = {"wmse_weight": 20, "ce_weight": 3, "temperature": 4}
     protocol = {"eps": 8 / 255}
@@ -49,7 +52,12 @@ def results(add_run: AddRun, tmp_path: Path) -> Path:
         add_run("IKL", left, seed=seed, params=ikl, protocol=protocol, **paper)
     add_run("KL", (6200, 3300, 3011, 3011, 3011), protocol=protocol, **paper)
     add_run("IKL", (340, 280, 270, 268, 262), seed=7, method_title=HOSTILE)
-    return tmp_path
+    return results
+
+
+@pytest.fixture(scope="module")
+def measured(results: Path) -> list[Table]:
+    return [leaderboards.table(title.number, results) for title in leaderboards.tables()]
 
 
 def numbers_of(table: Table) -> list[tuple[float, str]]:
@@ -57,9 +65,10 @@ def numbers_of(table: Table) -> list[tuple[float, str]]:
 
 
 @pytest.mark.parametrize("ours", [False, True])
-def test_csv_and_json_give_the_same_numbers_back(results: Path, ours: bool) -> None:
-    for title in leaderboards.tables():
-        table = leaderboards.table(title.number, results if ours else None)
+def test_csv_and_json_give_the_same_numbers_back(
+    printed: list[Table], measured: list[Table], ours: bool
+) -> None:
+    for table in measured if ours else printed:
         lines = list(csv.DictReader(io.StringIO(text_of(table, "csv"))))
         assert [(float(line["value"]), line["badge"]) for line in lines] == numbers_of(table)
         stds = [None if line["std"] == "" else float(line["std"]) for line in lines]
@@ -80,10 +89,9 @@ def test_csv_and_json_give_the_same_numbers_back(results: Path, ours: bool) -> N
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_terminal_shows_every_number_within_its_width(
-    results: Path, width: int, encoding: str
+    measured: list[Table], width: int, encoding: str
 ) -> None:
-    for title in leaderboards.tables():
-        table = leaderboards.table(title.number, results)
+    for table in measured:
         raw = io.BytesIO()
         file = io.TextIOWrapper(raw, encoding=encoding)
         print_table(table, Console(file=file, width=width))
@@ -97,9 +105,8 @@ def test_a_terminal_shows_every_number_within_its_width(
                     assert f"{number.value:.{column.decimals}f}".lstrip("+-") in text
 
 
-def test_markdown_has_a_cell_for_every_column(results: Path) -> None:
-    for title in leaderboards.tables():
-        table = leaderboards.table(title.number, results)
+def test_markdown_has_a_cell_for_every_column(measured: list[Table]) -> None:
+    for table in measured:
         text = text_of(table, "markdown")
         lines = [line for line in text.splitlines() if line.startswith("|")]
         width = len(table.labels) + len(table.columns)
@@ -122,10 +129,9 @@ def width_of(line: str) -> int:
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_latex_is_balanced_and_every_line_is_as_wide_as_its_table(
-    results: Path, ours: bool
+    measured: list[Table], ours: bool
 ) -> None:
-    for title in leaderboards.tables():
-        table = leaderboards.table(title.number, results)
+    for table in measured:
         text = to_latex(table, ours=ours)
         assert text.isascii()
         plain = re.sub(r"\\[{}]", "", text)
@@ -139,9 +145,9 @@ def test_latex_is_balanced_and_every_line_is_as_wide_as_its_table(
             * len({r.group for r in table.rows if r.kind == "ours"}),
         )
         for tabular in tabulars(text):
-            wanted = len(re.match(r"\\begin\{tabular\}\{(\w+)\}", tabular)[1])  # type: ignore[index]
+            filled = len(re.match(r"\\begin\{tabular\}\{(\w+)\}", tabular)[1])  # type: ignore[index]
             lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
-            assert {width_of(line) for line in lines} == {wanted}, tabular
+            assert {width_of(line) for line in lines} == {filled}, tabular
             order = [tabular.index(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")]
             assert order == sorted(order)
         assert "script>" not in text
@@ -172,14 +178,14 @@ def test_latex_without_ours_has_print_and_nothing_more(printed: list[Table]) -> 
         assert text.count(r"\underline") == sum(number.underlined for number in table.numbers)
 
 
-def test_latex_compiles(results: Path, tmp_path: Path) -> None:
+def test_latex_compiles(measured: list[Table], tmp_path: Path) -> None:
     engine = shutil.which("tectonic") or shutil.which("pdflatex")
     if engine is None:
         pytest.skip("neither tectonic nor pdflatex is installed")
-    for title in leaderboards.tables():
-        source = tmp_path / f"table-{title.number}.tex"
+    for shown in measured:
+        source = tmp_path / f"table-{shown.number}.tex"
         packages = "".join(rf"\usepackage{{{name}}}" for name in PACKAGES)
-        table = to_latex(leaderboards.table(title.number, results))
+        table = to_latex(shown)
         source.write_text(
             rf"\documentclass{{article}}{packages}\usepackage[margin=1cm,landscape]{{geometry}}"
             rf"\begin{{document}}{table}\end{{document}}"
@@ -210,7 +216,9 @@ def attributes(page: Element, name: str) -> list[str]:
     return [element.attrib[name] for element in page.iter() if name in element.attrib]
 
 
-def test_the_site_is_one_page_that_needs_nothing_else(results: Path, tmp_path: Path) -> None:
+def test_the_site_is_one_page_that_needs_nothing_else(
+    results: Path, measured: list[Table], tmp_path: Path
+) -> None:
     out = tmp_path / "site"
     written = write_site(out, results)
     assert len(written) == 1 + 9 * 4
@@ -224,9 +232,9 @@ def test_the_site_is_one_page_that_needs_nothing_else(results: Path, tmp_path: P
         elif not link.startswith("https://"):
             assert (out / link).exists()
     assert len(page.findall(".//figure")) == 4
-    for title in leaderboards.tables():
-        assert f"table-{title.number}" in ids
-        for number in leaderboards.table(title.number, results).numbers:
+    for table in measured:
+        assert f"table-{table.number}" in ids
+        for number in table.numbers:
             assert f"{abs(number.value):.2f}" in text or f"{number.value:.3f}" in text
     # The hostile name is there as text.
     assert "<script>alert(1)</script>" in text
@@ -276,8 +284,8 @@ def test_the_front_is_what_no_other_beats() -> None:
     assert pareto_front(points, y_lower=True) == [(3, 1)]
 
 
-def test_plots_leave_small_scale_out(results: Path) -> None:
-    points = points_of(leaderboards.table(2, results), "clean", "aa")
+def test_plots_leave_small_scale_out(measured: list[Table]) -> None:
+    points = points_of(measured[1], "clean", "aa")
     assert {point.y.badge for point in points} == {"P", "R"}
     assert len(points) == 13 + 2
 

@@ -1,4 +1,4 @@
-"""The view that says which runs may be compared, as everybody who asks it sees it."""
+"""The view of runs that may be compared, and what reads it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every printed number stands in its place."""
+"""Every printed number is in its place."""
 
 import csv
 import re
@@ -55,7 +55,7 @@ def printed() -> dict[int, Table]:
     return {title.number: leaderboards.table(title.number) for title in leaderboards.tables()}
 
 
-def test_every_printed_number_stands_in_its_place(printed: dict[int, Table]) -> None:
+def test_every_printed_number_is_in_its_place(printed: dict[int, Table]) -> None:
     assert len(LINES) == 273
     for line in LINES:
         rows = [row for row in printed[int(line["table"])].rows if is_row_of(row, line)]
@@ -125,7 +125,7 @@ def test_differences_are_recomputed_and_agree_unless_disputed(
 
 
 @pytest.mark.parametrize("number", [6, 8, 9])
-def test_the_row_that_tells_the_network_stands_in_both_tables(
+def test_the_row_that_names_the_architecture_is_in_both_tables(
     printed: dict[int, Table], number: int
 ) -> None:
     remarks = [remark for remark in printed[number].remarks if "of Table 2: WRN-34-10" in remark]
@@ -161,7 +161,7 @@ def test_gains_over_kl_are_those_that_the_paper_claims(
     assert cell.printed.value == gain
 
 
-def test_the_logs_of_the_authors_stand_beside(printed: dict[int, Table]) -> None:
+def test_the_logs_of_the_authors_are_beside_the_printed_numbers(printed: dict[int, Table]) -> None:
     logged = {
         (number, row.labels[0], key): cell.logged.value
         for number, table in printed.items()

@@ -38,7 +38,7 @@ ADVERSARIAL = {
 
 
 @pytest.mark.parametrize("folder", ADVERSARIAL)
-def test_the_page_tells_the_adversarial_runs_numbers(folder: str, tmp_path: Path) -> None:
+def test_the_page_has_the_numbers_of_the_adversarial_runs(folder: str, tmp_path: Path) -> None:
     title, columns = ADVERSARIAL[folder]
     merged = import_(tmp_path, REFERENCE / folder)
     assert len(merged.added) == 3
@@ -46,21 +46,21 @@ def test_the_page_tells_the_adversarial_runs_numbers(folder: str, tmp_path: Path
         "SELECT method, name, value, low, high, n FROM runs JOIN metrics USING (run_id)"
     )
     section = PAGE.split(title)[1].split("\n## ")[0]
-    told = re.findall(r"^\| `(ikl|kl|trades)` \| (.+) \|$", section, re.MULTILINE)
-    assert len(told) == 3
-    for method, text in told:
+    lines = re.findall(r"^\| `(ikl|kl|trades)` \| (.+) \|$", section, re.MULTILINE)
+    assert len(lines) == 3
+    for method, text in lines:
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", text)]
         found = rows[rows["method"] == method]
-        wanted = []
+        expected = []
         for name, images, interval in columns:
             (metric,) = found[(found["name"] == name) & (found["n"] == images)].itertuples()
-            wanted.append(round(100 * metric.value, 2))
-            wanted += [round(100 * end, 1) for end in (metric.low, metric.high) if interval]
-        wanted += found[found["name"] == "sec_per_iter"]["value"].round(3).tolist()
-        assert numbers == pytest.approx(wanted, abs=1e-9)
+            expected.append(round(100 * metric.value, 2))
+            expected += [round(100 * end, 1) for end in (metric.low, metric.high) if interval]
+        expected += found[found["name"] == "sec_per_iter"]["value"].round(3).tolist()
+        assert numbers == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_page_tells_the_distillation_runs_numbers(tmp_path: Path) -> None:
+def test_the_page_has_the_numbers_of_the_distillation_runs(tmp_path: Path) -> None:
     merged = import_(tmp_path, REFERENCE / "cifar100-distillation")
     assert len(merged.added) == 13
     rows = Database(tmp_path).query(
@@ -71,17 +71,17 @@ def test_the_page_tells_the_distillation_runs_numbers(tmp_path: Path) -> None:
     assert f"{100 * clean.loc[('vanilla', 'resnet20', 0), 'value']:.2f}%" in PAGE
     seconds = rows[rows["name"] == "sec_per_iter"].set_index(["method", "arch", "seed"])
     section = PAGE.split("## CIFAR-100, distillation")[1].split("\n## ")[0]
-    told = re.findall(r"^\| `(ikl-kd|dkd|kd|vanilla)` \| (\d.+) \|$", section, re.M)
-    assert len(told) == 4
+    lines = re.findall(r"^\| `(ikl-kd|dkd|kd|vanilla)` \| (\d.+) \|$", section, re.M)
+    assert len(lines) == 4
     over_seeds = {}
-    for method, text in told:
+    for method, text in lines:
         keys = [(method, "resnet8", seed) for seed in range(3)]
         values = [100 * clean.loc[key, "value"] for key in keys]
         over_seeds[method] = values
         mean, deviation = statistics.mean(values), statistics.stdev(values)
-        wanted = [*(f"{value:.2f}" for value in values), f"{mean:.2f} ± {deviation:.2f}"]
-        wanted.append(f"{seconds.loc[keys[0], 'value']:.3f}")
-        assert text.split(" | ") == wanted
+        expected = [*(f"{value:.2f}" for value in values), f"{mean:.2f} ± {deviation:.2f}"]
+        expected.append(f"{seconds.loc[keys[0], 'value']:.3f}")
+        assert text.split(" | ") == expected
     pairs = re.findall(
         r"^\| `(.+)` \| `(.+)` \| (\S+) \[(\S+), (\S+)\] \| (\S+) \|$", section, re.M
     )

@@ -96,7 +96,7 @@ def test_an_entry_round_trips(tmp_path: Path, entry: dict[str, Any]) -> None:
     assert written == entry
 
 
-def test_entries_stand_beside_the_tables_of_their_threat(folder: Path, tmp_path: Path) -> None:
+def test_entries_are_beside_the_tables_of_their_threat_model(folder: Path, tmp_path: Path) -> None:
     assert import_folder(folder, tmp_path) == 5
     published = [row for row in leaderboards.table(2, tmp_path).rows if row.kind == "published"]
     (row,) = published

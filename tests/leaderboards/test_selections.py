@@ -14,13 +14,15 @@ from leaderboards.render.report import TEXT, text_of
 from leaderboards.render.terminal import print_table
 from leaderboards.render.text import rows_with_numbers
 from leaderboards.table import Row, Table
+from tests.leaderboards.conftest import adding_to
 
-AddRun = Callable[..., str]
 NUMBERS = [title.number for title in leaderboards.tables()]
 
 
-@pytest.fixture
-def results(add_run: AddRun, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    add_run = adding_to(results)
     paper = {"n": 10000, "dataset": "cifar100", "scale": "paper"}
     ikl = {"wmse_weight": 20, "ce_weight": 3, "temperature": 4}
     attacked = paper | {"arch": "wrn-34-10", "protocol": {"eps": 8 / 255}}
@@ -29,7 +31,12 @@ def results(add_run: AddRun, tmp_path: Path) -> Path:
     add_run("KD", (7100,), arch="resnet20", **distilled)
     add_run("KD", (7000,), arch="resnet14", params={"temperature": 2}, **distilled)
     add_run("KL", (340, 280, 270, 268, 262))
-    return tmp_path
+    return results
+
+
+@pytest.fixture(scope="module")
+def tables(results: Path) -> dict[int, Table]:
+    return {number: leaderboards.table(number, results) for number in NUMBERS}
 
 
 def is_printed(row: Row) -> bool:
@@ -60,8 +67,10 @@ def terminal(table: Table, width: int) -> str:
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("what", SELECTIONS)
-def test_every_format_takes_every_selection(results: Path, number: int, what: str) -> None:
-    whole = leaderboards.table(number, results)
+def test_every_format_takes_every_selection(
+    tables: dict[int, Table], number: int, what: str
+) -> None:
+    whole = tables[number]
     rows = tuple(row for row in whole.rows if SELECTIONS[what](row))
     table = dataclasses.replace(whole, rows=rows)
     texts = {name: text_of(table, name) for name in TEXT}
@@ -84,7 +93,7 @@ def last_block(table: Table, width: int = 80) -> str:
     return block
 
 
-def test_a_further_block_has_only_rows_with_a_number_in_it(results: Path) -> None:
+def test_a_further_block_has_only_rows_with_a_number_in_it(tables: dict[int, Table]) -> None:
     # Wang et al. is what others are compared with, so it has no difference itself.
     gains = last_block(leaderboards.table(2), 66)
     assert "AWP [25]" in gains
@@ -92,15 +101,15 @@ def test_a_further_block_has_only_rows_with_a_number_in_it(results: Path) -> Non
     assert "Wang et al." not in gains
     for number in (5, 7):
         # Its one number stands in the column of other networks.
-        assert terminal(leaderboards.table(number, results), 80).count("KD, resnet14") == 1
+        assert terminal(tables[number], 80).count("KD, resnet14") == 1
 
 
 def names(rows: Sequence[Row]) -> list[str]:
     return [row.labels[0] for row in rows]
 
 
-def test_a_view_leaves_out_rows_that_have_no_number_in_it(results: Path) -> None:
-    rows = leaderboards.table(5, results).rows
+def test_a_view_leaves_out_rows_that_have_no_number_in_it(tables: dict[int, Table]) -> None:
+    rows = tables[5].rows
     assert rows_with_numbers(rows) == list(rows)
     assert all(row.kind != "ours" for row in rows_with_numbers(rows, ours=False))
     own = rows_with_numbers(rows, printed=False)

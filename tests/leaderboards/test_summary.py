@@ -1,3 +1,5 @@
+"""A run's place among the runs that may be ranked with it, and how the ranking is printed."""
+
 import csv
 import io
 import json
@@ -150,15 +152,13 @@ def test_deviations_beside_intervals_are_distinguished(add_run: AddRun, tmp_path
     assert "\x1b[1m" in leader.partition("72.92")[0][-12:]
 
 
-@pytest.mark.parametrize("width", [30, 40, 80])
-def test_no_width_leaves_out_the_number_that_ranks(
-    add_run: AddRun, tmp_path: Path, width: int
-) -> None:
+def test_no_width_leaves_out_the_number_that_ranks(add_run: AddRun, tmp_path: Path) -> None:
     for seed in (0, 1):
         short = {"attacks": ("apgd-ce", "apgd-t"), "arch": "a-network-of-a-long-name"}
         add_run("B", (340, 280, 271), seed=seed, params={"w": 1}, **short)
         run_id = add_run("A", (340, 280, 270 + seed), seed=seed, **short)
-    assert "75.14 \u00b1 0.20" in printed(run_summary(tmp_path, run_id), width)
+    summary = run_summary(tmp_path, run_id)
+    assert all("75.14 \u00b1 0.20" in printed(summary, width) for width in (30, 40, 80))
 
 
 def ranked_row(name: str, value: float, half: float | None = None, *, partial: bool = False) -> Row:
@@ -204,7 +204,7 @@ UNLIKE = {
     "precision": {"protocol": {"precision": "bf16"}},
     "attacks": {"attacks": ("apgd-ce", "apgd-t", "fab-t"), "correct": (340, 290, 280, 270)},
     "number": {"n": 361},
-    "data set": {"dataset": "fashion-mnist"},
+    "dataset": {"dataset": "fashion-mnist"},
     "scale": {"scale": "paper"},
     "unfinished run": {"status": "error"},
     "part of the training set": {"partial": True},
@@ -212,11 +212,10 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("what", UNLIKE)
-def test_only_like_stands_with_like(add_run: AddRun, tmp_path: Path, what: str) -> None:
+def test_only_like_runs_rank_together(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (340, 280, 270, 268, 262))
-    other = {"correct": (340, 290, 280, 272, 270), **UNLIKE[what]}
-    add_run("B", **other)
+    for what, changes in UNLIKE.items():
+        add_run(what, **{"correct": (340, 290, 280, 272, 270), **changes})
     assert names(run_summary(tmp_path, run_id)) == ["A"]
 
 
@@ -268,7 +267,7 @@ def test_a_run_without_evaluation_is_a_sentence(add_run: AddRun, tmp_path: Path)
         run_summary(tmp_path, "b")
 
 
-def test_printed_rows_stand_beside_the_papers_protocol(add_run: AddRun, tmp_path: Path) -> None:
+def test_printed_rows_are_beside_the_papers_protocol(add_run: AddRun, tmp_path: Path) -> None:
     run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
     summary = run_summary(tmp_path, run_id)
     rows = summary.to_json()["rows"]
@@ -278,22 +277,19 @@ def test_printed_rows_stand_beside_the_papers_protocol(add_run: AddRun, tmp_path
     assert row_of(summary, "AWP")["Src"] == "P T2"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_printed_rows_are_beside_nothing_else(add_run: AddRun, tmp_path: Path) -> None:
+    changes: list[dict[str, object]] = [
         {"scale": "small"},
         {"arch": "resnet8"},
         {"protocol": {"eps": 0.031}},
         {"protocol": {"eps": 8 / 255, "precision": "bf16"}},
         {"protocol": {"eps": 8 / 255, "attack_version": "standard x-1 budget(1,1,1)"}},
         {"protocol": {"eps": 8 / 255, "partial": True}},
-    ],
-)
-def test_printed_rows_stand_beside_nothing_else(
-    add_run: AddRun, tmp_path: Path, change: dict[str, object]
-) -> None:
-    run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER | change)
-    assert len(run_summary(tmp_path, run_id).table.rows) == 1
+    ]
+    for seed, change in enumerate(changes):
+        run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), seed=seed, **PAPER | change)
+        rows = run_summary(tmp_path, run_id).table.rows
+        assert {row.kind for row in rows} == {"ours"}, change
 
 
 def test_a_disputed_cell_is_marked(add_run: AddRun, tmp_path: Path) -> None:
@@ -303,7 +299,7 @@ def test_a_disputed_cell_is_marked(add_run: AddRun, tmp_path: Path) -> None:
     assert "!  printed in the paper, which contradicts itself here" in printed(summary)
 
 
-def test_a_distilled_run_stands_beside_its_pair(add_run: AddRun, tmp_path: Path) -> None:
+def test_a_distilled_run_is_beside_its_pair(add_run: AddRun, tmp_path: Path) -> None:
     pair = {"arch": "resnet20", "teacher": "resnet56", "task": "distillation", "attacks": ()}
     run_id = add_run("A", (7066,), **PAPER | pair)
     summary = run_summary(tmp_path, run_id)
@@ -336,20 +332,21 @@ def test_the_json_form_is_json(add_run: AddRun, tmp_path: Path) -> None:
     assert found["ranked_by"] == "aa"
 
 
-@pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_what_is_printed_fits_and_is_whole(add_run: AddRun, tmp_path: Path, width: int) -> None:
+def test_what_is_printed_fits_and_is_complete(add_run: AddRun, tmp_path: Path) -> None:
     add_run("A method of a rather long name", (6300, 3500, 3100, 3000, 2990), **PAPER)
     run_id = add_run("A", (6651, 3600, 3200, 3150, 3145), **PAPER)
-    text = printed(run_summary(tmp_path, run_id), width)
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= width
-    assert "…" not in text
-    assert any("> A " in line and "31.45 [30.5, 32.4]" in line for line in lines)
-    assert ("left out at this width" in text) == (width < 120)
-    if width >= 80:
-        assert "APGD-T" in lines[1]
-        assert "WRN-34-10" in text.upper()
-        assert lines[0].endswith("n = 10000")
+    summary = run_summary(tmp_path, run_id)
+    for width in (60, 80, 120, 200):
+        text = printed(summary, width)
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= width
+        assert "…" not in text
+        assert any("> A " in line and "31.45 [30.5, 32.4]" in line for line in lines)
+        assert ("left out at this width" in text) == (width < 120)
+        if width >= 80:
+            assert "APGD-T" in lines[1]
+            assert "WRN-34-10" in text.upper()
+            assert lines[0].endswith("n = 10000")
 
 
 def test_80_columns_hold_seeds_of_a_small_run(add_run: AddRun, tmp_path: Path) -> None:

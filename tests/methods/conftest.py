@@ -26,14 +26,26 @@ class Recorder(nn.Module):
         return self.network(x)
 
 
+def gradients(loss: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """Zero where the loss does not depend on a tensor."""
+    return list(torch.autograd.grad(loss, tensors, retain_graph=True, materialize_grads=True))
+
+
 def assert_same_loss(
-    loss: Tensor, expected: Tensor, *models: nn.Module, **tolerance: float
+    loss: Tensor,
+    expected: Tensor,
+    *sources: nn.Module | Tensor,
+    rtol: float = 1e-10,
+    atol: float = 1e-10,
 ) -> None:
-    """The values agree, and so do the gradients of all parameters of the models."""
-    torch.testing.assert_close(loss, expected, **tolerance)
-    parameters = [parameter for model in models for parameter in model.parameters()]
-    found, wanted = (torch.autograd.grad(each, parameters) for each in (loss, expected))
-    torch.testing.assert_close(found, wanted, **tolerance)
+    """The values agree, and so do the gradients for the tensors and the modules' parameters."""
+    torch.testing.assert_close(loss, expected, rtol=rtol, atol=atol)
+    tensors: list[Tensor] = []
+    for source in sources:
+        tensors += [source] if isinstance(source, Tensor) else source.parameters()
+    found, right = gradients(loss, tensors), gradients(expected, tensors)
+    torch.testing.assert_close(found, right, rtol=rtol, atol=atol)
+    assert any(bool(gradient.any()) for gradient in right)
 
 
 @pytest.fixture

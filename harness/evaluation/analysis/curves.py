@@ -6,8 +6,8 @@ never stored.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,12 @@ from harness.config import Norm
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
 from harness.store.database import Database
-from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
 
 RISES = "rises-with-eps"
 SURVIVES = "survives-large-eps"
-CURVE_FLAGS = (RISES, SURVIVES)
 # Evaluations that agree in these are points of one curve; only the radius differs.
 CURVE_FIELDS = (
     "norm", "attacks", "attack_version", "precision", "data_sha256", "model_sha256", "index_sha256",
@@ -52,81 +50,103 @@ class Point:
     flags: tuple[str, ...]
 
 
-def curve_of(run: RunDirectory, evaluation_id: str) -> list[Point]:
-    """The curve of a finished evaluation and its siblings, by ascending radius, from 0.
+def curves(database: Database, run_id: str) -> list[list[Point]]:
+    """A run's curves of more than one radius, each by ascending radius, from 0.
 
-    The point at 0 is the clean accuracy that each of them has. A single radius is no curve: then,
-    and for an evaluation without attacks, the list is empty.
+    The point at 0 is the clean accuracy that each of the curve's evaluations has.
     """
-    group = next((group for group in curves(run) if evaluation_id in _ids(group)), [])
-    if len(group) < 2:
-        return []
-    computed = curve_flags(Database(run.results), [run.run_id])
-    records = [with_curve_flags(each.record, computed) for each in group]
-    points, clean = [_point(record) for record in records], records[0]["metrics"]["clean"]
-    zero = {"robust": clean["value"], "low": clean["low"], "high": clean["high"]}
-    stages = dict.fromkeys(points[0].stages, clean["value"])
-    return [replace(points[0], eps=0.0, stages=stages, flags=(), **zero), *points]
+    flags = flags_of(database, [run_id])
+    rows = database.query("SELECT * FROM metrics WHERE run_id = ?", [run_id])
+    metrics = {(row.evaluation_id, row.name): row for row in rows.itertuples(index=False)}
+    found = []
+    for curve in _curves(database, [run_id]):
+        points = [
+            Point(
+                eps=row.eps,
+                evaluation_id=row.evaluation_id,
+                n=row.n,
+                stages={
+                    name: metrics[row.evaluation_id, name].value for name in row.attacks.split(",")
+                },
+                robust=row.robust,
+                low=row.low,
+                high=row.high,
+                flags=tuple(flag["name"] for flag in flags[run_id, row.evaluation_id]),
+            )
+            for row in curve
+        ]
+        if len(points) > 1:
+            clean = metrics[points[0].evaluation_id, "clean"]
+            zero = {"robust": clean.value, "low": clean.low, "high": clean.high}
+            stages = dict.fromkeys(points[0].stages, clean.value)
+            found.append([replace(points[0], eps=0.0, stages=stages, flags=(), **zero), *points])
+    return found
 
 
-def curves(run: RunDirectory) -> list[list[EvaluationDirectory]]:
-    """The finished evaluations with attacks, those of a curve together, by ascending radius."""
-    groups: dict[tuple[str, ...], list[EvaluationDirectory]] = defaultdict(list)
-    for each in run.evaluations():
-        protocol = each.record.get("protocol") or {}
-        if each.record["status"] == "success" and protocol["attacks"]:
-            groups[tuple(str(protocol[name]) for name in CURVE_FIELDS)].append(each)
-    return [sorted(group, key=_eps) for group in groups.values()]
+def curve_of(database: Database, run_id: str, evaluation_id: str) -> list[Point]:
+    """The curve with a finished evaluation; empty where no other radius was evaluated alike."""
+    several = curves(database, run_id)
+    return next((c for c in several if evaluation_id in {p.evaluation_id for p in c}), [])
 
 
-def with_curve_flags(
-    record: dict[str, Any], computed: Mapping[tuple[str, str], Sequence[FlagDict]]
-) -> dict[str, Any]:
-    """An evaluation's record with the flags of its curve, which ``curve_flags`` computed.
+def flags_of(database: Database, run_ids: Sequence[str]) -> dict[tuple[str, str], list[FlagDict]]:
+    """The flags of each evaluation, by (run_id, evaluation_id): stored ones, then its curve's.
 
-    Earlier releases stored those as well; they may be out of date and are left out.
-    """
-    stored = [flag for flag in record.get("flags") or [] if flag["name"] not in CURVE_FLAGS]
-    return record | {"flags": stored + list(computed.get(_key(record), ()))}
-
-
-def curve_flags(
-    database: Database, run_ids: Sequence[str]
-) -> dict[tuple[str, str], list[FlagDict]]:
-    """The flags that only a whole curve shows, by (run_id, evaluation_id).
-
-    Each flag has the keys of a stored one, ``name`` and ``detail``; the names are ``CURVE_FLAGS``.
+    Earlier releases stored those of curves as well; they may be out of date and are left out.
 
     Args:
         database: the results database.
         run_ids: the runs whose evaluations are checked.
     """
     rows = database.query(
-        f"""
-        SELECT run_id, evaluation_id, dataset, norm, eps, metrics.n AS n,
-               CAST(round(metrics.value * metrics.n) AS INTEGER) AS survived,
-               hash(run_id, {", ".join(f'evaluations."{name}"' for name in CURVE_FIELDS)}) AS curve
-        FROM evaluations JOIN runs USING (run_id) JOIN metrics USING (run_id, evaluation_id)
-        WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[]))) AND metrics.name = 'robust'
-          AND evaluations.status = 'success' AND evaluations.attacks != ''
-        ORDER BY curve, eps
+        """
+        SELECT run_id, evaluation_id, coalesce(flags, '[]') AS flags FROM evaluations
+        WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[])))
         """,
         {"run_ids": list(run_ids)},
     )
-    found: dict[tuple[str, str], list[FlagDict]] = {}
-    points: Iterable[Any] = rows.itertuples()
-    for _, curve in groupby(points, key=lambda point: point.curve):
-        smallest: Any = None
+    found = {
+        (run_id, evaluation_id): [
+            flag for flag in json.loads(flags) if flag["name"] not in (RISES, SURVIVES)
+        ]
+        for run_id, evaluation_id, flags in rows.itertuples(index=False)
+    }
+    for curve in _curves(database, run_ids):
+        smallest = curve[0]
         for point in curve:
             flags = [survives(point.norm, point.eps, point.survived, point.n, point.dataset)]
             # The smallest accuracy so far holds at this radius too: its ball lies inside.
-            if smallest is not None and point.survived > smallest.survived:
+            if point.survived > smallest.survived:
                 flags.append(rises(smallest, point, *_changes(database, smallest, point)))
-            if smallest is None or point.survived < smallest.survived:
+            if point.survived < smallest.survived:
                 smallest = point
-            if raised := [flag.as_dict() for flag in flags if flag is not None]:
-                found[point.run_id, point.evaluation_id] = raised
+            found[point.run_id, point.evaluation_id] += [flag._asdict() for flag in flags if flag]
     return found
+
+
+def _curves(database: Database, run_ids: Sequence[str]) -> Iterator[list[Any]]:
+    """The finished evaluations with attacks, those of a curve together, by ascending radius.
+
+    Each has ``run_id``, ``evaluation_id``, ``dataset``, ``norm``, ``eps``, ``attacks``, ``n``, the
+    number that ``survived``, and ``robust`` with the ends ``low`` and ``high``.
+    """
+    fields = ", ".join(f'evaluations."{name}"' for name in CURVE_FIELDS)
+    rows = database.query(
+        f"""
+        SELECT run_id, evaluation_id, dataset, norm, eps, attacks, metrics.n AS n,
+               CAST(round(metrics.value * metrics.n) AS INTEGER) AS survived,
+               metrics.value AS robust, metrics.low AS low, metrics.high AS high,
+               min(evaluation_id) OVER (PARTITION BY run_id, {fields}) AS curve
+        FROM evaluations JOIN runs USING (run_id) JOIN metrics USING (run_id, evaluation_id)
+        WHERE run_id IN (SELECT unnest(CAST($run_ids AS VARCHAR[]))) AND metrics.name = 'robust'
+          AND evaluations.status = 'success' AND evaluations.attacks != ''
+        ORDER BY run_id, curve, eps
+        """,
+        {"run_ids": list(run_ids)},
+    )
+    points: Iterable[Any] = rows.itertuples(index=False)
+    for _, curve in groupby(points, key=lambda point: (point.run_id, point.curve)):
+        yield list(curve)
 
 
 def _changes(database: Database, small: Any, large: Any) -> tuple[int, int]:
@@ -188,30 +208,3 @@ def _info(dataset: str) -> DatasetInfo | None:
         return dataset_info(dataset)
     except UserError:  # of another release, or images that are no registered data set
         return None
-
-
-def _point(record: dict[str, Any]) -> Point:
-    protocol, metrics = record["protocol"], record["metrics"]
-    robust = metrics["robust"]
-    return Point(
-        eps=float(protocol["eps"]),
-        evaluation_id=record["evaluation_id"],
-        n=int(robust["n"]),
-        stages={name: float(metrics[name]["value"]) for name in protocol["attacks"]},
-        robust=float(robust["value"]),
-        low=float(robust["low"]),
-        high=float(robust["high"]),
-        flags=tuple(flag["name"] for flag in record["flags"]),
-    )
-
-
-def _key(record: dict[str, Any]) -> tuple[str, str]:
-    return record["run_id"], record["evaluation_id"]
-
-
-def _eps(evaluation: EvaluationDirectory) -> float:
-    return float(evaluation.record["protocol"]["eps"])
-
-
-def _ids(group: Sequence[EvaluationDirectory]) -> list[str]:
-    return [each.evaluation_id for each in group]

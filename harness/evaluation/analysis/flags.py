@@ -2,20 +2,20 @@
 
 The list follows what AutoAttack's authors warn of (Croce and Hein, ICML 2020, and the checks of
 their package) and the tests of Carlini et al., On Evaluating Adversarial Robustness, 2019. The
-rules here need only counts; those that need the model are in ``probe.py``.
+rules here need only counts; those that need the model are in ``evaluation/probe.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import scipy
 
 from harness.config import Norm
 
-Facts = Mapping[str, Any]
+# Stage name to its facts over all images, in the order in which the stages ran.
+Stages = Mapping[str, Mapping[str, Any]]
 
 LARGE_EPS_POINTS = 0.1
 SQUARE_POINTS = 0.002
@@ -24,8 +24,7 @@ TARGETED_SHARE = 0.25
 WHITE_BOX = ("apgd-ce", "apgd-t", "fab-t")
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(NamedTuple):
     """A reason to doubt a number.
 
     Attributes:
@@ -35,10 +34,6 @@ class Flag:
 
     name: str
     detail: str
-
-    def as_dict(self) -> dict[str, str]:
-        """The fields by name."""
-        return asdict(self)
 
 
 def grey_eps(norm: Norm, values: int) -> float:
@@ -57,11 +52,11 @@ def above_chance(survived: int, n: int, num_classes: int) -> bool:
     return survived > (1 / num_classes + LARGE_EPS_POINTS) * n
 
 
-def counted(stages: Mapping[str, Facts], n: int, clean_not_finite: int) -> list[Flag]:
+def counted(stages: Stages, n: int, clean_not_finite: int) -> list[Flag]:
     """The flags in the facts of the stages.
 
     Args:
-        stages: stage name to its facts over all images, in the order in which they ran.
+        stages: the facts.
         n: images evaluated.
         clean_not_finite: clean images whose logits are not finite.
     """
@@ -74,7 +69,7 @@ def counted(stages: Mapping[str, Facts], n: int, clean_not_finite: int) -> list[
     return [flag for flag in found if flag is not None]
 
 
-def non_finite(stages: Mapping[str, Facts], clean: int) -> Flag | None:
+def non_finite(stages: Stages, clean: int) -> Flag | None:
     """Logits were not finite somewhere; they count as wrong."""
     attacked = sum(int(facts["not_finite"]) for facts in stages.values())
     if not clean + attacked:
@@ -98,13 +93,13 @@ def surely_more(count: int, n: int, share: float) -> bool:
     return float(scipy.stats.binomtest(count, n, share, alternative="greater").pvalue) < 0.05
 
 
-def before(stages: Mapping[str, Facts], name: str) -> list[str]:
+def before(stages: Stages, name: str) -> list[str]:
     """The stages that ran before one of that name, in order; none where it did not run."""
     names = list(stages)
     return names[: names.index(name)] if name in stages else []
 
 
-def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
+def square_after_white_box(stages: Stages, n: int) -> Flag | None:
     """Square surely broke more than 0.2 points of what attacks by gradient had left.
 
     Where none of these ran before it, it says nothing of them.
@@ -123,7 +118,7 @@ def square_after_white_box(stages: Mapping[str, Facts], n: int) -> Flag | None:
     )
 
 
-def targeted_gap(stages: Mapping[str, Facts], n: int) -> Flag | None:
+def targeted_gap(stages: Stages, n: int) -> Flag | None:
     """APGD-T surely broke more than 10 points, and a quarter of what was left after APGD-CE."""
     if "apgd-ce" not in before(stages, "apgd-t"):
         return None
@@ -138,7 +133,7 @@ def targeted_gap(stages: Mapping[str, Facts], n: int) -> Flag | None:
     )
 
 
-def left_ball(stages: Mapping[str, Facts]) -> Flag | None:
+def left_ball(stages: Stages) -> Flag | None:
     """An attack returned images outside the ball or [0, 1]; they were put back and judged so."""
     outside = sum(int(facts["left_ball"]) for facts in stages.values())
     if not outside:

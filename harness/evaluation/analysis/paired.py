@@ -6,7 +6,7 @@ command line and the app compare alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from harness.evaluation.analysis.statistics import (
 Facts = Mapping[str, Any]
 
 # Numbers whose protocols differ in one of these measure different quantities.
-ATTACK_FIELDS = ("norm", "eps", "attack_version", "precision")
+PROTOCOL_FIELDS = ("attacks", "norm", "eps", "attack_version", "precision")
 # These change which random attacks were tried, or how, but not what is measured.
 RANDOMNESS_FIELDS = ("seed", "chunk_size", "accelerate")
 NAMED_DIFFERENCES = 6
@@ -129,18 +129,15 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
     Raises:
         UserError: the protocols or the test images differ, or no image is shared.
     """
-    check_like((a, b))
-    correct, shared = shared_correct((a, b))
+    (correct_a, correct_b), shared = shared_correct((a, b))
     return Comparison(
         a=a.name,
         b=b.name,
         evaluations=(a.evaluation_id, b.evaluation_id),
-        notes=(*more_than_compared(a, b), *randomness_notes((a, b)), *image_notes((a, b), shared)),
+        notes=(*cause_notes(a, b), *evaluation_notes((a, b), shared)),
         protocol=quoted_protocol(a),
         shared=shared,
-        metrics={
-            name: compare_paired(right, correct[1][name]) for name, right in correct[0].items()
-        },
+        metrics={name: compare_paired(right, correct_b[name]) for name, right in correct_a.items()},
     )
 
 
@@ -154,72 +151,86 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
         UserError: the protocols or the test images differ, or no image is shared by all.
     """
     everything = [each for group in groups for each in group]
-    check_like(everything)
     correct, shared = shared_correct(everything)
-    values = iter([{name: float(r.mean()) for name, r in each.items()} for each in correct])
-    by_group = [[next(values) for _ in group] for group in groups]
-    first = by_group[0]
+    remaining = iter(correct)
+    # Of each group, metric to the accuracy of each run.
+    values: list[dict[str, list[float]]] = []
+    for group in groups:
+        runs = [next(remaining) for _ in group]
+        values.append({name: [float(run[name].mean()) for run in runs] for name in runs[0]})
+    first, notes = groups[0][0], evaluation_notes(everything, shared)
     differences: list[dict[str, MeanDifference]] = []
-    notes = [*randomness_notes(everything), *image_notes(everything, shared)]
-    for group, runs in zip(groups[1:], by_group[1:], strict=True):
-        notes = [*more_than_compared(groups[0][0], group[0], seeds=False), *notes]
-        enough = min(len(first), len(runs)) > 1
-        differences.append(
-            {name: welch([r[name] for r in first], [r[name] for r in runs]) for name in first[0]}
-            if enough
-            else {}
-        )
-        if not enough:
+    for group, accuracies in zip(groups[1:], values[1:], strict=True):
+        notes = [*cause_notes(first, group[0], seeds=False), *notes]
+        if min(len(groups[0]), len(group)) > 1:
+            differences.append({n: welch(each, accuracies[n]) for n, each in values[0].items()})
+        else:
+            differences.append({})
             notes.append(
-                f"{groups[0][0].name} or {group[0].name} has a single seed: nothing tells how much "
+                f"{first.name} or {group[0].name} has a single seed: nothing tells how much "
                 "seeds differ, so their difference has no interval"
             )
     return SeedsComparison(
         notes=tuple(dict.fromkeys(notes)),
-        protocol=quoted_protocol(everything[0]),
+        protocol=quoted_protocol(first),
         shared=shared,
         groups=tuple(
             SeedGroup(
                 group[0].name,
                 tuple(str(each.run["run_id"]) for each in group),
-                {name: seeds_summary([run[name] for run in runs]) for name in runs[0]},
+                {name: seeds_summary(each) for name, each in accuracies.items()},
             )
-            for group, runs in zip(groups, by_group, strict=True)
+            for group, accuracies in zip(groups, values, strict=True)
         ),
         differences=tuple(differences),
     )
 
 
-def like(a: Facts, b: Facts) -> bool:
-    """Whether two protocols measure the same quantity on the same test set."""
-    return protocol_key(a) == protocol_key(b)
+def differences(
+    a: Facts, b: Facts, names: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """The entries in which two mappings differ: name to the value of each, None where it has none.
+
+    Args:
+        a: one mapping, such as the ``settings`` of a run, or a protocol.
+        b: the other.
+        names: the entries to look at; by default all.
+    """
+    names = dict.fromkeys([*a, *b]) if names is None else names
+    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
 
 
 def protocol_key(protocol: Facts) -> tuple[Any, ...]:
-    """Equal for like protocols; without attacks the threat model does not matter."""
-    attacks = tuple(protocol["attacks"])
-    threat = tuple(protocol[name] for name in ATTACK_FIELDS) if attacks else ()
-    return protocol["data_sha256"], attacks, *threat
+    """Equal for protocols that measure the same quantity on the same test set.
+
+    Without attacks the threat model does not matter.
+    """
+    fields = PROTOCOL_FIELDS if protocol["attacks"] else ()
+    return protocol["data_sha256"], *(str(protocol[name]) for name in fields)
 
 
-def check_like(several: Sequence[Evaluated]) -> None:
-    """Raise a UserError that names what differs, unless all protocols are alike."""
+def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:
+    """The part of the protocol that belongs beside every number."""
+    return {name: evaluated.protocol[name] for name in PROTOCOL_FIELDS}
+
+
+def check_protocols(several: Sequence[Evaluated]) -> None:
+    """Raise a UserError that names what differs, unless all have the same ``protocol_key``."""
     first = several[0]
     for other in several[1:]:
-        ours, theirs = first.protocol, other.protocol
+        if protocol_key(first.protocol) == protocol_key(other.protocol):
+            continue
+        found = differences(first.protocol, other.protocol, ("data_sha256", *PROTOCOL_FIELDS))
         names = f"{first.name} and {other.name}"
-        if ours["data_sha256"] != theirs["data_sha256"]:
+        if "data_sha256" in found:
             raise UserError(
                 f"{names} were evaluated on different test sets (their images' hashes differ): "
                 "evaluate both on the same one"
             )
-        if like(ours, theirs):
-            continue
-        fields = ("attacks", *ATTACK_FIELDS)
-        found = [f"{n} {ours[n]} and {theirs[n]}" for n in fields if ours[n] != theirs[n]]
+        what = "; ".join(f"{name} {ours} and {theirs}" for name, (ours, theirs) in found.items())
         raise UserError(
-            f"{names} were evaluated by different protocols ({'; '.join(found)}), so their "
-            "difference would say nothing of the models: evaluate both by one protocol"
+            f"{names} were evaluated by different protocols ({what}), so their difference would "
+            "say nothing of the models: evaluate both by one protocol"
         )
 
 
@@ -242,30 +253,24 @@ def shared_correct(
     """Of each, by metric, which of the shared images [M] are right; and how many are shared.
 
     Raises:
-        UserError: no image is shared, or one has two labels.
+        UserError: the protocols differ, no image is shared, or one has two labels.
     """
-    tables = [each.verdicts.set_index("index") for each in several]
-    shared = tables[0].index
-    for table in tables[1:]:
-        shared = shared.intersection(table.index)
-    shared = shared.sort_values()
-    if not len(shared):
+    check_protocols(several)
+    tables = [each.verdicts.set_index("index")[["label", "broken_by"]] for each in several]
+    joined = pd.concat(tables, axis=1, join="inner", keys=range(len(tables))).sort_index()
+    if joined.empty:
         raise UserError(
             f"{several[0].name} and {several[-1].name} share no test image: evaluate both on the "
             "same ones"
         )
-    labels = tables[0].loc[shared, "label"].to_numpy()
-    for each, table in zip(several, tables, strict=True):
-        if not np.array_equal(labels, table.loc[shared, "label"].to_numpy()):
+    for number, each in enumerate(several):
+        if (joined[number]["label"] != joined[0]["label"]).any():
             raise UserError(
                 f"the verdicts of {several[0].name} and {each.name} give an image different "
                 "labels: one of them is damaged, evaluate it again"
             )
-    correct = [
-        correct_by_metric(each.protocol, table.loc[shared])
-        for each, table in zip(several, tables, strict=True)
-    ]
-    return correct, len(shared)
+    correct = [correct_by_metric(each.protocol, joined[n]) for n, each in enumerate(several)]
+    return correct, len(joined)
 
 
 def settings(run: Facts) -> dict[str, Any]:
@@ -280,43 +285,31 @@ def settings(run: Facts) -> dict[str, Any]:
         return flat(config)
 
 
-def differences(a: Facts, b: Facts) -> dict[str, tuple[Any, Any]]:
-    """Settings in which two runs differ, dotted path to the value of each."""
-    ours, theirs = settings(a), settings(b)
-    paths = dict.fromkeys([*ours, *theirs])
-    return {
-        path: (ours.get(path), theirs.get(path))
-        for path in paths
-        if ours.get(path) != theirs.get(path)
-    }
-
-
-def more_than_compared(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
-    """What else differs beside the thing compared.
+def cause_notes(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
+    """What else differs beside the thing compared, so that the difference has no single cause.
 
     The thing compared is the method with its parameters where the methods differ, the source where
     a model was loaded, and else the one setting that differs. ``seeds`` is whether a seed counts.
     """
+    names = f"{a.name} and {b.name}"
     if a.protocol["model_sha256"] == b.protocol["model_sha256"]:
-        return [f"{a.name} and {b.name} are the same weights"]
+        return [f"{names} are the same weights"]
     if bool(a.run.get("config")) != bool(b.run.get("config")):
         return [
-            f"one of {a.name} and {b.name} was trained here and the other loaded: how their "
-            "trainings differ is not known"
+            f"one of {names} was trained here and the other loaded: how their trainings differ is "
+            "not known"
         ]
-    found = differences(a.run, b.run)
+    found = differences(settings(a.run), settings(b.run))
     if not seeds:
         found.pop("seed", None)
     if set(found) == {"seed"}:
-        return [f"{a.name} and {b.name} differ in the seed only: their difference is random"]
-    subject = next((name for name in ("method", "source") if name in found), None)
-    if subject is None:
-        if len(found) < 2:
-            return []
-        return [f"they differ in {len(found)} settings: {_named(found)}"]
-    params = ("params.",) if subject == "method" else ()
-    more = {p: v for p, v in found.items() if p != subject and not p.startswith(params)}
-    return [f"they differ in more than the {subject}: {_named(more)}"] if more else []
+        return [f"{names} differ in the seed only: their difference is random"]
+    for subject in ("method", "source"):
+        if subject in found:
+            del found[subject]
+            more = {path: v for path, v in found.items() if not path.startswith("params.")}
+            return [f"they differ in more than the {subject}: {_named(more)}"] if more else []
+    return [f"they differ in {len(found)} settings: {_named(found)}"] if len(found) > 1 else []
 
 
 def _named(found: Mapping[str, tuple[Any, Any]]) -> str:
@@ -325,26 +318,18 @@ def _named(found: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(named[:NAMED_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
 
 
-def randomness_notes(several: Sequence[Evaluated]) -> list[str]:
-    """Settings that changed which random attacks were tried."""
+def evaluation_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
+    """Settings that changed which random attacks were tried, and images that were left out."""
     notes = []
     for name in RANDOMNESS_FIELDS:
         values = list(dict.fromkeys(each.protocol.get(name) for each in several))
         if len(values) > 1:
             named = " / ".join(map(str, values))
             notes.append(f"the evaluations differ in {name} ({named}), which moves verdicts a bit")
-    return notes
-
-
-def image_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
-    """Whether images were left out because not all were evaluated on them."""
     counts = [len(each.verdicts) for each in several]
-    if all(count == shared for count in counts):
-        return []
-    named = ", ".join(str(count) for count in counts)
-    return [f"they were evaluated on {named} images: the {shared} that they share are compared"]
-
-
-def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:
-    """The part of the protocol that belongs beside every number."""
-    return {name: evaluated.protocol[name] for name in ("attacks", *ATTACK_FIELDS)}
+    if max(counts) > shared:
+        named = ", ".join(map(str, counts))
+        notes.append(
+            f"they were evaluated on {named} images: the {shared} that they share are compared"
+        )
+    return notes

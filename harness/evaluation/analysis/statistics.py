@@ -12,34 +12,22 @@ from numpy.typing import ArrayLike
 
 from harness.errors import UserError
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and the interval around it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The fields by name, as records store them."""
-        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+# Of a distribution around 0: half of a two-sided 95% interval.
+QUANTILE = 0.975
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a binomial proportion, without continuity correction.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a binomial proportion, without continuity correction.
 
     Source: E. B. Wilson, JASA 22 (1927) 209-212.
 
     Args:
         successes: in 0..n.
         n: observations, at least 1.
-        confidence: in (0, 1).
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n}")
-    z = float(scipy.stats.norm.ppf(0.5 + confidence / 2))
+    z = float(scipy.stats.norm.ppf(QUANTILE))
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -50,9 +38,10 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
-def accuracy(successes: int, n: int) -> Estimate:
-    """An accuracy with its 95% Wilson interval."""
-    return Estimate(successes / n, *wilson_interval(successes, n), n)
+def accuracy(successes: int, n: int) -> dict[str, float]:
+    """An accuracy with its 95% Wilson interval, as records store it."""
+    low, high = wilson_interval(successes, n)
+    return {"value": successes / n, "n": n, "low": low, "high": high}
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -100,15 +89,12 @@ class PairedComparison:
         return self.both + self.only_a + self.only_b + self.neither
 
 
-def compare_paired(
-    correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95
-) -> PairedComparison:
+def compare_paired(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedComparison:
     """Compare two models image by image.
 
     Args:
         correct_a: bool [N], whether the first is right.
         correct_b: bool [N], whether the second is, image for image.
-        confidence: of the difference's interval.
 
     Raises:
         UserError: the lengths differ, or there is no image.
@@ -121,7 +107,7 @@ def compare_paired(
         )
     both, only_a = int((a & b).sum()), int((a & ~b).sum())
     only_b, neither = int((~a & b).sum()), int((~a & ~b).sum())
-    low, high = newcombe_paired(both, only_a, only_b, neither, confidence)
+    low, high = newcombe_paired(both, only_a, only_b, neither)
     return PairedComparison(
         both=both,
         only_a=only_a,
@@ -135,17 +121,15 @@ def compare_paired(
     )
 
 
-def newcombe_paired(
-    both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of a difference of two paired proportions: square-and-add of Wilson intervals.
+def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
+    """95% interval of a difference of two paired proportions: square-and-add of Wilson intervals.
 
     Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10.
     """
     n = both + only_a + only_b + neither
     share_a, share_b = (both + only_a) / n, (both + only_b) / n
-    low_a, high_a = wilson_interval(both + only_a, n, confidence)
-    low_b, high_b = wilson_interval(both + only_b, n, confidence)
+    low_a, high_a = wilson_interval(both + only_a, n)
+    low_b, high_b = wilson_interval(both + only_b, n)
     phi = _corrected_phi(both, only_a, only_b, neither)
     down_a, up_a = share_a - low_a, high_a - share_a
     down_b, up_b = share_b - low_b, high_b - share_b
@@ -185,8 +169,8 @@ class SeedsSummary:
     n: int
 
 
-def seeds_summary(values: Sequence[float], confidence: float = 0.95) -> SeedsSummary:
-    """Mean, sample standard deviation and Student's t interval of one value a seed.
+def seeds_summary(values: Sequence[float]) -> SeedsSummary:
+    """Mean, sample standard deviation and Student's 95% t interval of one value a seed.
 
     Raises:
         UserError: there is no value.
@@ -197,7 +181,7 @@ def seeds_summary(values: Sequence[float], confidence: float = 0.95) -> SeedsSum
     if n == 1:
         return SeedsSummary(mean, math.nan, math.nan, math.nan, 1)
     std = float(np.std(values, ddof=1))
-    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(QUANTILE, n - 1)) * std / math.sqrt(n)
     return SeedsSummary(mean, std, mean - half, mean + half, n)
 
 
@@ -218,8 +202,8 @@ class MeanDifference:
     p_value: float
 
 
-def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> MeanDifference:
-    """Welch's t interval and test of the difference of two means over seeds.
+def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
+    """Welch's 95% t interval and test of the difference of two means over seeds.
 
     Seeds are not paired: that two trainings begin with the same number makes them no more alike.
     Where the values of both are all the same, the statistic is a number over 0 and has no degrees
@@ -237,6 +221,6 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> M
     if not np.ptp(a) and not np.ptp(b):
         return MeanDifference(difference, math.nan, math.nan, math.nan)
     result = scipy.stats.ttest_ind(a, b, equal_var=False)
-    interval = result.confidence_interval(confidence)
+    interval = result.confidence_interval(0.95)
     low, high = float(interval.low), float(interval.high)
     return MeanDifference(difference, low, high, float(result.pvalue))

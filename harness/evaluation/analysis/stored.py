@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +59,26 @@ def compare_methods(
         UserError: a method has no finished runs, or they differ in more than the seed.
     """
     groups = [_runs_of(results, method, dataset) for method in methods]
-    names = [[run.run_id for run in group] for group in groups]
-    chosen = iter(choose([finished(results, name, norm, eps) for group in names for name in group]))
-    return compare_seeds([[next(chosen) for _ in group] for group in names])
+    chosen = iter(choose([_fitting(run, "", norm, eps) for group in groups for run in group]))
+    return compare_seeds([[next(chosen) for _ in group] for group in groups])
 
 
 def finished(
     results: Path, source: str, norm: str | None, eps: str | None
-) -> list[tuple[RunDirectory, EvaluationDirectory]]:
+) -> list[EvaluationDirectory]:
     """The finished evaluations of a run that fit, newest first.
 
     Raises:
         UserError: there are none; the message names those there are.
     """
     name, _, evaluation = source.partition("@")
-    run = find_run(results, name)
-    known = [each for each in run.evaluations() if each.record["status"] == "success"]
-    known.sort(key=lambda each: str(each.record["finished_at"]), reverse=True)
+    return _fitting(find_run(results, name), evaluation, norm, eps)
+
+
+def _fitting(
+    run: RunDirectory, evaluation: str, norm: str | None, eps: str | None
+) -> list[EvaluationDirectory]:
+    known = sorted(_successes(run), key=lambda e: str(e.record["finished_at"]), reverse=True)
     fitting = [
         each
         for each in known
@@ -87,12 +90,10 @@ def finished(
             f"run {run.run_id} has no such finished evaluation (it has: {held}): make one with "
             f"`evaluate {run.run_id}`"
         )
-    return [(run, each) for each in fitting]
+    return fitting
 
 
-def choose(
-    several: Sequence[Sequence[tuple[RunDirectory, EvaluationDirectory]]],
-) -> list[Evaluated]:
+def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
     """Of each run one evaluation, all by one protocol.
 
     Of the protocols that all runs have, the first run's newest one is taken, one with attacks
@@ -101,32 +102,36 @@ def choose(
     Raises:
         UserError: they have none in common.
     """
-    by_protocol = [
-        {
-            protocol_key(each.record["protocol"]): (run, each)
-            for run, each in sorted(reversed(found), key=lambda pair: _images(pair[1]))
-        }
-        for found in several
+    by_protocol: list[dict[tuple[Any, ...], EvaluationDirectory]] = []
+    for found in several:
+        smallest_first = sorted(reversed(found), key=lambda each: int(each.record["protocol"]["n"]))
+        by_protocol.append({_key(each): each for each in smallest_first})
+    common = [
+        key
+        for key in dict.fromkeys(map(_key, several[0]))
+        if all(key in table for table in by_protocol)
     ]
-    first = [protocol_key(each.record["protocol"]) for _, each in several[0]]
-    common = [key for key in dict.fromkeys(first) if all(key in table for table in by_protocol)]
     if not common:
         held = "; ".join(
-            f"{found[0][0].run_id}: {', '.join(threat(each) for _, each in found)}"
-            for found in several
+            f"{found[0].run.run_id}: {', '.join(map(threat, found))}" for found in several
         )
         raise UserError(
             f"the runs share no protocol ({held}): evaluate them by one, on one test set, with "
             "`evaluate RUN`"
         )
-    key = next((key for key in common if key[1]), common[0])
-    return [evaluated(*table[key]) for table in by_protocol]
+    # With attacks, the key has the threat model as well.
+    key = max(common, key=len)
+    return [evaluated(table[key]) for table in by_protocol]
 
 
-def evaluated(run: RunDirectory, evaluation: EvaluationDirectory) -> Evaluated:
+def _key(evaluation: EvaluationDirectory) -> tuple[Any, ...]:
+    return protocol_key(evaluation.record["protocol"])
+
+
+def evaluated(evaluation: EvaluationDirectory) -> Evaluated:
     """A finished evaluation as the comparison takes it."""
     return Evaluated(
-        run.record,
+        evaluation.run.record,
         evaluation.evaluation_id,
         evaluation.record["protocol"],
         evaluation.verdicts().to_pandas(),
@@ -161,7 +166,10 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
     runs = [
         run
         for run in list_runs(results)
-        if _is_of(run.record, method, dataset) and any(_successes(run.evaluations()))
+        if (record := run.record).get("method") == method
+        and record["status"] == "success"
+        and dataset in (None, record["dataset"])
+        and _successes(run)
     ]
     if not runs:
         where = f" on {dataset}" if dataset else ""
@@ -180,18 +188,9 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
     return runs
 
 
-def _is_of(record: dict[str, Any], method: str, dataset: str | None) -> bool:
-    fits = record.get("method") == method and record["status"] == "success"
-    return bool(fits and dataset in (None, record["dataset"]))
+def _successes(run: RunDirectory) -> list[EvaluationDirectory]:
+    return [each for each in run.evaluations() if each.record["status"] == "success"]
 
 
-def _successes(evaluations: Iterable[EvaluationDirectory]) -> Iterable[EvaluationDirectory]:
-    return (each for each in evaluations if each.record["status"] == "success")
-
-
-def _images(evaluation: EvaluationDirectory) -> int:
-    return int(evaluation.record["protocol"]["n"])
-
-
-def _group(record: Any) -> str:
+def _group(record: Mapping[str, Any]) -> str:
     return seed_group(record.get("config") or record.get("source") or record["run_id"])

@@ -59,26 +59,23 @@ class StageFacts:
     """
 
     attacked: int
-    by_judge: int
-    broken: int
-    forward: int
-    backward: int
-    repeated: int
-    seconds: float
-    left_ball: int
-    not_finite: int
-    zero_gradient: int
+    by_judge: int = 0
+    broken: int = 0
+    forward: int = 0
+    backward: int = 0
+    repeated: int = 0
+    seconds: float = 0.0
+    left_ball: int = 0
+    not_finite: int = 0
+    zero_gradient: int = 0
 
     def add(self, more: StageFacts) -> None:
         """Add what it took to attack some of the images again, through the judge's network."""
         self.by_judge += more.attacked
-        self.forward += more.forward
-        self.backward += more.backward
-        self.repeated += more.repeated
-        self.seconds += more.seconds
-        self.left_ball += more.left_ball
-        self.not_finite += more.not_finite
-        self.zero_gradient += more.zero_gradient
+        for name in (
+            "forward", "backward", "repeated", "seconds", "left_ball", "not_finite", "zero_gradient"
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
 @dataclass
@@ -139,7 +136,7 @@ class ChunkResult:
         found: Tensor,
         logits: Tensor,
         distance: Tensor,
-        target: Tensor | None,
+        target: Tensor,
     ) -> None:
         """Note that a stage broke the images at those positions [M].
 
@@ -149,34 +146,30 @@ class ChunkResult:
             found: the adversarial images [M, K, H, W].
             logits: of them [M, C].
             distance: norm of their perturbations [M].
-            target: classes [M] that a targeted stage aimed at.
+            target: classes [M] that the stage aimed at, or ``NO_TARGET``.
         """
         self.correct[positions] = False
         self.adversarial[positions] = found
         self.adv_pred[positions] = predict(logits)
         self.margin[positions] = margin(logits, self.chunk.labels.to(logits.device)[positions])
         self.distance[positions] = distance
-        if target is not None:
-            self.target[positions] = target
+        self.target[positions] = target
         for position in positions.tolist():
             self.broken_by[position] = stage
 
     def table(self) -> pa.Table:
         """One row an image, as it is stored; null where there is no target or no finite margin."""
-        columns = {
-            "index": self.chunk.rows,
-            "label": self.chunk.labels,
-            "clean_pred": self.clean_pred,
-            "adv_pred": self.adv_pred,
-            "distance": self.distance,
+        rows = {
+            "index": self.chunk.rows.tolist(),
+            "label": self.chunk.labels.tolist(),
+            "clean_pred": self.clean_pred.tolist(),
+            "broken_by": self.broken_by,
+            "target": [None if t == NO_TARGET else t for t in self.target.tolist()],
+            "adv_pred": self.adv_pred.tolist(),
+            "distance": self.distance.tolist(),
+            "margin": [None if m != m else m for m in self.margin.tolist()],
         }
-        rows: dict[str, list[Any]] = {name: values.tolist() for name, values in columns.items()}
-        rows["broken_by"] = list(self.broken_by)
-        rows["target"] = [None if t == NO_TARGET else t for t in self.target.tolist()]
-        rows["margin"] = [None if m != m else m for m in self.margin.tolist()]
-        return pa.Table.from_pydict(
-            {name: rows[name] for name in VERDICT_SCHEMA.names}, schema=VERDICT_SCHEMA
-        )
+        return pa.Table.from_pydict(rows, schema=VERDICT_SCHEMA)
 
     def facts(self) -> dict[str, Any]:
         """What is stored beside the verdicts, ready for JSON."""

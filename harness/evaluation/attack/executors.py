@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import linecache
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -22,7 +25,7 @@ import torch
 
 from harness.distributed.signals import STOPPING
 from harness.errors import UserError
-from harness.evaluation.attack.job import Job, ProgressFn
+from harness.evaluation.attack.job import Job, ProgressFn, part_of
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 PROGRESS_EVERY_S = 0.2
@@ -65,22 +68,17 @@ def local_executor(workers: int, chunks: int) -> ChunkExecutor:
     return InProcess() if workers <= 1 else ProcessPool(workers)
 
 
+@dataclass
 class InProcess:
-    """Attacks chunks in this process, one after the other."""
+    """Attacks chunks in this process, one after the other, with so many threads."""
 
-    def __init__(self, threads: int | None = None) -> None:
-        """With so many threads; by default as many as torch has."""
-        self.threads = torch.get_num_threads() if threads is None else threads
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""
         with num_threads(self.threads):
             for done, number in enumerate(missing, job.chunks - len(missing)):
-
-                def report(share: float, note: str, done: int = done) -> None:
-                    progress((done + share) / job.chunks, note)
-
-                job.attack(number, report)
+                job.attack(number, part_of(progress, done, job.chunks))
 
 
 class ProcessPool:
@@ -176,10 +174,27 @@ def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
     pid, code = min(codes.items(), key=lambda item: item[1] in (0, -signal.SIGTERM))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
     where = f"in chunk {last_chunks[pid]}" if pid in last_chunks else "before its first chunk"
-    return UserError(
-        f"evaluation worker {pid} {how} {where}: finished chunks are kept, repeat the command to "
-        "go on (with fewer --workers if memory was short)"
-    )
+    script = _unguarded_script()
+    if script and pid not in last_chunks:
+        remedy = (
+            f"each worker imports {script}, so put what this script runs below "
+            '`if __name__ == "__main__":`, or evaluate with one worker'
+        )
+    else:
+        remedy = (
+            "finished chunks are kept, repeat the command to go on (with fewer --workers if memory "
+            "was short)"
+        )
+    return UserError(f"evaluation worker {pid} {how} {where}: {remedy}")
+
+
+def _unguarded_script() -> str | None:
+    """The script that this process runs, if it does not ask whether it is imported."""
+    main = sys.modules["__main__"]
+    script: str | None = getattr(main, "__file__", None)
+    if script is None or main.__spec__ is not None:  # a session, or ``python -m``
+        return None
+    return None if "__main__" in "".join(linecache.getlines(script)) else script
 
 
 @contextmanager

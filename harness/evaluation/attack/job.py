@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from harness.evaluation.attack.chunk import (
 )
 from harness.evaluation.attack.images import LEVELS, on_grid
 from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, predict
-from harness.evaluation.attack.model import AttackModel, Judge, within_memory
+from harness.evaluation.attack.model import AttackModel, within_memory
 from harness.evaluation.attack.protocol import (
     aimed_targets,
     chunk_seed,
@@ -43,12 +43,17 @@ from harness.store.rundir import EvaluationDirectory
 
 # Called with the share of the work that is done, in [0, 1], and what is being done.
 ProgressFn = Callable[[float, str], None]
-Stage = tuple[Tensor, StageFacts, Tensor | None]
+Stage = tuple[Tensor, StageFacts, Tensor]
 T = TypeVar("T")
 
 
 def no_progress(share: float, note: str) -> None:
     """Show nothing."""
+
+
+def part_of(progress: ProgressFn, number: int, count: int) -> ProgressFn:
+    """Progress of one of ``count`` equal parts, the one after ``number`` others, as of all."""
+    return lambda share, note: progress((number + share) / count, note)
 
 
 def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
@@ -147,9 +152,9 @@ class Job:
         return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> AttackModel:
         """The untouched network, whose answers are the verdicts."""
-        return Judge(self.model, Batching(limit=self.protocol.device_batch))
+        return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
 
     def attack(self, number: int, progress: ProgressFn, path: Path | None = None) -> None:
         """Attack a chunk and write its file.
@@ -173,7 +178,7 @@ class Job:
             "evaluation_id": self.directory.evaluation_id,
             "chunk": number,
             "seconds": time.perf_counter() - began,
-            "acceleration": self.plan.as_dict(),
+            "acceleration": asdict(self.plan),
             **result.facts(),
             "adversarial": rounding,
         }
@@ -203,7 +208,7 @@ class Job:
                 found[broken],
                 logits[broken],
                 perturbation_norm(found[broken], x[alive[broken]], self.protocol.norm),
-                None if target is None else target[broken],
+                target[broken],
             )
         progress(1.0, "")
         result.out_of_memory = self._halvings
@@ -230,56 +235,48 @@ class Job:
         advance: Callable[[int], None],
     ) -> Stage:
         """One attack by the attacked network; on images that it gets wrong, by the judge's."""
-
-        def through(network: AttackModel, rows: Tensor | slice, count: int) -> Stage:
-            def attempt() -> Stage:
-                return self._stage(network, x[rows], y[rows], name, seed)
-
-            return self._fitted(name, network.batching, count, attempt)
-
         self.attacked.listener = advance
-        found, facts, target = through(self.attacked, slice(None), len(x))
+        found, facts, target = self._stage(self.attacked, x, y, name, seed)
         if bool(lost.any()):
-            again, more, aimed = through(self.exact, lost, int(lost.sum()))
+            again, more, aimed = self._stage(self.exact, x[lost], y[lost], name, seed)
             found[lost] = again
             facts.add(more)
-            if target is not None and aimed is not None:
-                target[lost] = aimed
+            target[lost] = aimed
         return found, facts, target
 
     def _stage(
         self, network: AttackModel, x: Tensor, y: Tensor, name: AttackName, seed: int
     ) -> Stage:
         """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
-        network.reset()
         protocol = self.protocol
-        attack = make_attack(name, network, protocol, seed, self.device)
-        began = time.perf_counter()
-        with pinned("reference" if network is self.attacked else "strict"):
-            returned = attack.perturb(x.clone(), y.clone()).detach()
-        found, outside = clip_to_ball(returned, x, protocol.norm, protocol.eps)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - began
-        not_finite = network.not_finite
-        facts = StageFacts(
-            attacked=len(x),
-            by_judge=0,
-            broken=0,
-            forward=network.forward_images,
-            backward=network.backward_images,
-            repeated=network.repeated_images,
-            seconds=seconds,
-            left_ball=int(outside.sum()),
-            not_finite=0 if not_finite is None else int(not_finite),
-            zero_gradient=zero_gradient_starts(attack),
-        )
-        return found, facts, aimed_targets(attack)
+
+        def attempt() -> Stage:
+            network.reset()
+            attack = make_attack(name, network, protocol, seed, self.device)
+            began = time.perf_counter()
+            with pinned("reference" if network is self.attacked else "strict"):
+                returned = attack.perturb(x.clone(), y.clone()).detach()
+            found, outside = clip_to_ball(returned, x, protocol.norm, protocol.eps)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            facts = StageFacts(
+                attacked=len(x),
+                forward=network.forward_images,
+                backward=network.backward_images,
+                repeated=network.repeated_images,
+                seconds=time.perf_counter() - began,
+                left_ball=int(outside.sum()),
+                not_finite=int(network.not_finite),
+                zero_gradient=zero_gradient_starts(attack),
+            )
+            return found, facts, aimed_targets(attack, y)
+
+        return self._fitted(name, network.batching, len(x), attempt)
 
     def _judged(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W] by the untouched network in strict float32."""
         with torch.no_grad(), pinned("strict"):
-            return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x).float())
+            return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x))
 
     def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
         """The result of the attempt, which seeds itself, within memory; halvings are noted."""

@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
+from harness.evaluation.attack.judge import finite
 from harness.evaluation.speed.batching import Batching
+from harness.evaluation.speed.plan import image_gradient
 
 Graph = tuple[Tensor, Tensor]
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class AttackModel:
     """A callable from images [B, K, H, W] to logits [B, C], differentiable in the images.
 
-    Args:
+    Attributes:
         network: the network, in eval mode, its parameters frozen.
         num_classes: C.
         batching: how batches are cut; after ``batching.halve`` an attempt that ran out of memory
             may be repeated.
         layout: memory layout of the network's input.
         autocast: the type to compute in, if not float32.
-
-    Attributes:
+        listener: called after each forward pass with ``forward_images``, or None.
         forward_images: images that went forward, not counting padding and repetitions.
         backward_images: images that went backward.
         repeated_images: images that went forward again for lack of memory to keep their graph.
-        not_finite: rows of logits so far that were not finite, a tensor on the device.
-        listener: called after each forward pass with ``forward_images``, or None.
+        not_finite: rows of logits so far that were not finite, on the device.
     """
 
-    def __init__(
-        self,
-        network: nn.Module | Callable[[Tensor], Tensor],
-        num_classes: int,
-        batching: Batching,
-        *,
-        layout: torch.memory_format = torch.contiguous_format,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        """See the class."""
-        self.network = network
-        self.num_classes = num_classes
-        self.batching = batching
-        self.layout = layout
-        self.autocast = autocast
-        self.listener: Callable[[int], None] | None = None
-        self.reset()
+    network: Callable[[Tensor], Tensor]
+    num_classes: int
+    batching: Batching
+    layout: torch.memory_format = torch.contiguous_format
+    autocast: torch.dtype | None = None
+    listener: Callable[[int], None] | None = None
+    forward_images: int = field(default=0, init=False)
+    backward_images: int = field(default=0, init=False)
+    repeated_images: int = field(default=0, init=False)
+    not_finite: Tensor | int = field(default=0, init=False)
 
     def reset(self) -> None:
         """Set the counts to zero."""
         self.forward_images = self.backward_images = self.repeated_images = 0
-        self.not_finite: Tensor | None = None
+        self.not_finite = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images [B, K, H, W], in a tensor of their own; B may be 0."""
@@ -68,8 +62,7 @@ class AttackModel:
         else:
             logits = torch.cat([self.run(x, piece) for piece in self.batching.pieces(len(x))])
         self.forward_images += len(x)
-        bad = (~torch.isfinite(logits.detach()).all(dim=1)).sum()
-        self.not_finite = bad if self.not_finite is None else self.not_finite + bad
+        self.not_finite += (~finite(logits.detach())).sum()
         if self.listener is not None:
             self.listener(self.forward_images)
         return logits
@@ -77,47 +70,27 @@ class AttackModel:
     def run(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
         """Logits of one piece of the batch, without a graph."""
         with torch.no_grad():
-            return self._logits(self.input(x, piece), piece)
+            return self._logits(self._input(x, piece), piece)
 
     def graph(self, x: Tensor, piece: tuple[int, int]) -> Graph:
         """The network's input and logits of one piece, connected."""
-        leaf = self.input(x.detach(), piece).requires_grad_()
+        leaf = self._input(x.detach(), piece).requires_grad_()
         with torch.enable_grad():
             return leaf, self._logits(leaf, piece)
 
-    def input(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
+    def _input(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
         """One piece of the batch as the network takes it: padded, in its layout."""
-        start, stop = piece
-        extra = self.batching.padded(stop - start) - (stop - start)
-        part = x[start:stop]
-        return (pad(part, (0, 0) * 3 + (0, extra)) if extra else part).contiguous(
-            memory_format=self.layout
-        )
+        part = x[slice(*piece)]
+        extra = self.batching.padded(len(part)) - len(part)
+        padded = pad(part, (0, 0) * 3 + (0, extra)) if extra else part
+        return padded.contiguous(memory_format=self.layout)
 
     def _logits(self, images: Tensor, piece: tuple[int, int]) -> Tensor:
-        with self._precision(images):
+        enabled = self.autocast is not None
+        with torch.autocast(images.device.type, dtype=self.autocast, enabled=enabled):
             logits = self.network(images)[: piece[1] - piece[0]]
         # Attacks write into the logits; a copy keeps that out of what a compiled network owns.
         return logits.float().clone()
-
-    def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(images.device.type, dtype=self.autocast)
-
-
-class Judge:
-    """Logits [B, C] of images [B, K, H, W] by the untouched network, in pieces that fit."""
-
-    def __init__(self, network: Callable[[Tensor], Tensor], batching: Batching) -> None:
-        """Judge by a network in eval mode."""
-        self.network = network
-        self.batching = batching
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits of at least one image."""
-        pieces = self.batching.pieces(len(x))
-        return torch.cat([self.network(x[start:stop]) for start, stop in pieces])
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -183,15 +156,7 @@ class _Pieces(torch.autograd.Function):
                 model.repeated_images += stop - start
                 kept = model.graph(x, piece)
             leaf, logits = kept
-            gradient = _gradient(logits, leaf, gradients[0][start:stop])
+            gradient = image_gradient(logits, leaf, gradients[0][start:stop])
             result[start:stop] = gradient[: stop - start]
         model.backward_images += len(x)
         return result, None
-
-
-def _gradient(logits: Tensor, leaf: Tensor, outer: Tensor) -> Tensor:
-    """The gradient of the images; zero for a network that does not depend on them."""
-    if not logits.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(logits, leaf, outer, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient

@@ -6,16 +6,17 @@ import importlib.metadata
 from typing import Any
 
 import torch
+from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.square import SquareAttack
 from torch import Tensor
 
 from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol, fingerprint
 from harness.errors import UserError
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.stages import (
-    APGD,
+    NO_TARGET,
     FABTargeted,
     MarginTargetedAPGD,
-    Square,
     TargetedAPGD,
     ZeroGradientCount,
 )
@@ -43,7 +44,7 @@ def make_attack(
 ) -> Any:
     """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
 
-    It has ``perturb(x, y)``; a targeted one has ``targets`` afterwards.
+    It has ``perturb(x, y)``; a targeted one has ``broken_by_target`` afterwards.
 
     Raises:
         UserError: no attack has that name.
@@ -60,7 +61,7 @@ def make_attack(
     }
     apgd = {"n_iter": budget.n_iter, "eot_iter": 1, "rho": 0.75, "logger": ZeroGradientCount()}
     if name == "apgd-ce":
-        return APGD(model, loss="ce", **apgd, **common)
+        return APGDAttack(model, loss="ce", **apgd, **common)
     if name == "apgd-t":
         kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
         return kind(model, n_target_classes=targets, **apgd, **common)
@@ -69,7 +70,9 @@ def make_attack(
             model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
     if name == "square":
-        return Square(model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common)
+        return SquareAttack(
+            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
+        )
     raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
@@ -133,7 +136,7 @@ def zero_gradient_starts(attack: Any) -> int:
     return logger.warnings if isinstance(logger, ZeroGradientCount) else 0
 
 
-def aimed_targets(attack: Any) -> Tensor | None:
-    """Of a targeted attack that has run: the class [B] that broke each image, or NO_TARGET."""
-    targets = getattr(attack, "targets", None)
-    return None if targets is None else targets.broken_by_target
+def aimed_targets(attack: Any, y: Tensor) -> Tensor:
+    """Of an attack that has run on labels ``y`` [B]: the class that broke each, or NO_TARGET."""
+    targets: Tensor | None = getattr(attack, "broken_by_target", None)
+    return torch.full_like(y, NO_TARGET) if targets is None else targets

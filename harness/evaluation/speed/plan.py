@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -46,13 +46,9 @@ class Plan:
     compiled: bool = False
     notes: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Plan:
-        """The plan of which ``as_dict`` gave the fields, also by way of JSON.
+        """The plan that ``asdict`` made a dictionary, also by way of JSON.
 
         Raises:
             KeyError: a field is missing: a release without it ran the network in another way.
@@ -88,8 +84,8 @@ def decide(
         return plan
     plan = replace(plan, tile=tile)
     with pinned("reference"):
-        multiple = smallest_multiple(rewritten(network, plan), _in_layout(images, plan))
-    return replace(plan, multiple=multiple)
+        images = images.contiguous(memory_format=plan.layout)
+        return replace(plan, multiple=smallest_multiple(rewritten(network, plan), images))
 
 
 def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
@@ -112,7 +108,7 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
         UserError: it cannot be compiled here.
     """
     try:
-        copied, images = apply(network, plan), _in_layout(images, plan)
+        copied, images = apply(network, plan), images.contiguous(memory_format=plan.layout)
         with torch.no_grad():
             copied(images)
         outputs(copied, images)
@@ -120,7 +116,7 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"the network cannot be compiled here ({type(error).__name__}: {reason}): leave out "
-            "evaluation.compile, or finish an evaluation that was begun with it where it was begun"
+            "evaluation.compile; an evaluation that was started with it must end where it compiles"
         ) from error
 
 
@@ -174,13 +170,23 @@ def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
         logits = network(leaf)
-        if not logits.requires_grad:
-            return logits, torch.zeros_like(leaf)
         weights = torch.linspace(-1, 1, logits.shape[1]).to(logits)
-        (gradient,) = torch.autograd.grad(
-            (logits * weights).sum(), leaf, allow_unused=True, materialize_grads=True
-        )
+        gradient = image_gradient(logits, leaf, weights.expand_as(logits))
     return logits.detach(), gradient
+
+
+def image_gradient(logits: Tensor, images: Tensor, weights: Tensor) -> Tensor:
+    """The gradient by the images of the weighted sum of logits; zero if it does not depend on them.
+
+    Args:
+        logits: of the images [B, C].
+        images: what they were computed from [B, K, H, W].
+        weights: of the sum [B, C].
+    """
+    if not logits.requires_grad:
+        return torch.zeros_like(images)
+    (gradient,) = torch.autograd.grad(logits, images, weights, materialize_grads=True)
+    return gradient
 
 
 def smallest_multiple(network: nn.Module, images: Tensor) -> int:
@@ -203,7 +209,3 @@ def _same_bits(part: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor]) -> boo
     return all(
         torch.equal(ours, theirs[: len(ours)]) for ours, theirs in zip(part, whole, strict=True)
     )
-
-
-def _in_layout(images: Tensor, plan: Plan) -> Tensor:
-    return images.contiguous(memory_format=plan.layout)

@@ -1,10 +1,10 @@
-"""The command line as its users meet it: real processes, exit status, one-line errors."""
+"""The verbs together on one stored run: the first command is a real process, as users start it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,36 +14,34 @@ from harness.store.database import Database
 TINY = [
     "--epochs", "1", "--train-limit", "64", "--eval-limit", "12", "--attacks", "apgd-ce",
     "--batch-size", "32", "--device", "cpu", "--set", "training.monitor.every=0",
+    "--set", "evaluation.budget.n_iter=5",
 ]  # fmt: skip
-
-
-def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", **environment},
-        timeout=240,
-    )
-
-
-def refused(*arguments: str) -> str:
-    """The one error line with which a refused command ends."""
-    ended = harness(*arguments)
-    assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with one tiny finished run."""
     results = tmp_path_factory.mktemp("results")
-    ended = harness("run", "--method", "trades", *TINY, "--results", str(results))
+    command = [sys.executable, "-m", "harness", "run", "--method", "trades", *TINY]
+    ended = subprocess.run(
+        [*command, "--results", str(results)], capture_output=True, text=True, timeout=240
+    )
     assert ended.returncode == 0, ended.stderr
     assert "TRADES" in ended.stdout
     assert "stored in" in ended.stdout
     return results
+
+
+@pytest.fixture
+def succeeds(call, stored: Path):
+    """Runs a command on the stored results and returns its output."""
+
+    def run(*arguments: str, columns: int = 100) -> str:
+        ended = call(*arguments, "--results", str(stored), columns=columns)
+        assert ended.status == 0, ended.err
+        return ended.out
+
+    return run
 
 
 def run_id(results: Path) -> str:
@@ -51,32 +49,27 @@ def run_id(results: Path) -> str:
     return path.name
 
 
-def test_the_same_command_again_trains_nothing_and_answers_the_same(stored: Path) -> None:
+def test_the_same_command_again_trains_nothing_and_answers_the_same(stored, succeeds) -> None:
     model = stored / "runs" / run_id(stored) / "model.pt"
     before = model.stat().st_mtime_ns
-    again = harness("run", "--method", "trades", *TINY, "--results", str(stored), "--json")
-    assert again.returncode == 0, again.stderr
+    json.loads(succeeds("run", "--method", "trades", *TINY, "--json"))
     assert model.stat().st_mtime_ns == before
-    json.loads(again.stdout)
     assert Database(stored).query("select count(*) as n from runs")["n"][0] == 1
 
 
-def test_show_and_list_speak_of_the_stored_run(stored: Path) -> None:
-    listed = json.loads(harness("list", "runs", "--results", str(stored), "--json").stdout)
-    assert [row["run"] for row in listed] == [run_id(stored)]
-    heads, row = harness(
-        "list", "runs", "--results", str(stored), COLUMNS="120"
-    ).stdout.splitlines()
-    filled = [name for name, value in listed[0].items() if value is not None and name != "note"]
+def test_show_and_list_describe_the_stored_run(stored, succeeds) -> None:
+    (listed,) = json.loads(succeeds("list", "runs", "--json"))
+    assert listed["run"] == run_id(stored)
+    heads, row = succeeds("list", "runs", columns=120).splitlines()
+    filled = [name for name, value in listed.items() if value is not None and name != "note"]
     assert heads.split() == filled
     assert row.split()[:2] == [run_id(stored), "success"]
-    assert row.rstrip().endswith(listed[0]["started"][:16].replace("T", " "))
-    shown = harness("show", run_id(stored), "--results", str(stored))
-    assert shown.returncode == 0, shown.stderr
-    assert "partial" in shown.stdout
+    assert row.rstrip().endswith(listed["started"][:16].replace("T", " "))
+    shown = succeeds("show", run_id(stored))
+    assert "partial" in shown
     heads, clean, first = (
         line.split()
-        for line in shown.stdout.splitlines()
+        for line in shown.splitlines()
         if line.startswith(("stage", "clean ", "apgd-ce "))
     )
     assert heads == ["stage", "attacked", "broken", "fwd", "bwd", "seconds", "left"]
@@ -88,46 +81,44 @@ def test_show_and_list_speak_of_the_stored_run(stored: Path) -> None:
     assert first[6] == f"{100 * left:.2f}%"
 
 
-def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored: Path) -> None:
-    ended = harness(
-        "evaluate", run_id(stored), "--eps", "0.05", "--attacks", "apgd-ce", "--eval-limit", "12",
-        "--results", str(stored), "--json",
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored, succeeds) -> None:
+    options = ["--eps", "0.05", "--attacks", "apgd-ce", "--eval-limit", "12", "--json"]
+    succeeds("evaluate", run_id(stored), *options)
     rows = Database(stored).query("select eps from evaluations order by eps")
     assert rows["eps"].tolist() == pytest.approx([0.05, 0.15])
 
 
-def test_a_stored_run_has_its_own_model_and_data_set(stored: Path) -> None:
-    command = ["evaluate", run_id(stored), "--attacks", "", "--results", str(stored)]
-    line = refused(*command, "--dataset", "cifar100", "--arch", "resnet8", "--weights", "w.pt")
+def test_a_stored_run_has_its_own_model_and_dataset(stored, succeeds, refused) -> None:
+    command = ["evaluate", run_id(stored), "--attacks", ""]
+    other = ["--dataset", "cifar100", "--arch", "resnet8", "--weights", "w.pt"]
+    line = refused(*command, *other, "--results", str(stored))
     assert "--dataset and --weights given" in line
-    ended = harness(*command, "--dataset", "digits", "--eval-limit", "12")
-    assert ended.returncode == 0, ended.stderr
+    succeeds(*command, "--dataset", "digits", "--eval-limit", "12")
 
 
-def test_a_rebuilt_database_holds_the_same(stored: Path) -> None:
+def test_a_rebuilt_database_holds_the_same(stored, succeeds) -> None:
     before = Database(stored).query("select * from metrics order by all")
     (stored / "harness.duckdb").unlink()
-    ended = harness("db", "rebuild", "--results", str(stored))
-    assert ended.returncode == 0, ended.stderr
+    succeeds("db", "rebuild")
     assert Database(stored).query("select * from metrics order by all").equals(before)
 
 
-def test_a_checkpoint_file_is_evaluated(stored: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_file_is_evaluated(stored, call, tmp_path: Path) -> None:
     model = stored / "runs" / run_id(stored) / "model.pt"
-    ended = harness(
+    ended = call(
         "evaluate", str(model), "--dataset", "digits", "--attacks", "apgd-ce", "--eval-limit", "12",
         "--results", str(tmp_path), "--json",
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert ended.status == 0, ended.err
     assert Database(tmp_path).query("select kind from runs")["kind"].tolist() == ["loaded"]
 
 
-def test_a_loss_that_turns_nan_names_the_step_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_that_turns_nan_names_the_step_and_keeps_the_last_checkpoint(
+    refused, tmp_path: Path
+) -> None:
     line = refused(
         "run", "--method", "trades", *TINY, "--epochs", "3", "--lr", "1e9",
-        "--results", str(tmp_path),        "--set", "training.optimizer.warmup_epochs=0",
+        "--results", str(tmp_path), "--set", "training.optimizer.warmup_epochs=0",
     )  # fmt: skip
     assert re.search(r"the loss is not finite at epoch \d, step \d+; the checkpoint", line)
     assert list(tmp_path.rglob("checkpoints/last.pt"))
@@ -136,16 +127,14 @@ def test_a_loss_that_turns_nan_names_the_step_and_keeps_the_last_checkpoint(tmp_
     assert not list(tmp_path.rglob("model.pt"))
 
 
-def test_sql_and_lists_can_be_read_in_a_pipe_of_80_columns(stored: Path) -> None:
-    run = run_id(stored)
-    arguments = "--results", str(stored)
-    rows = harness("sql", "select * from runs", *arguments, COLUMNS="80").stdout.splitlines()
+def test_sql_and_lists_can_be_read_in_a_pipe_of_80_columns(stored, succeeds, call) -> None:
+    rows = succeeds("sql", "select * from runs", columns=80).splitlines()
     assert rows[0] == "-[ 1 ]-"
-    assert re.fullmatch(rf"run_id +{run}", rows[1])
-    listed = harness("list", "runs", *arguments, COLUMNS="80").stdout.splitlines()
+    assert re.fullmatch(rf"run_id +{run_id(stored)}", rows[1])
+    listed = succeeds("list", "runs", columns=80).splitlines()
     assert len(listed) == 2
-    assert listed[1].startswith(run)
-    recipes = harness("list", "recipes", COLUMNS="40").stdout
+    assert listed[1].startswith(run_id(stored))
+    recipes = call("list", "recipes", columns=40).out
     assert re.search(r"^table2/\S+ +\S+ +cifar100 +wrn-34-10 +\d+ +\d+ *$", recipes, re.MULTILINE)
 
 
@@ -157,9 +146,9 @@ def test_sql_and_lists_can_be_read_in_a_pipe_of_80_columns(stored: Path) -> None
         "with a as (select timestamptz '2026-01-02 03:04:05+00' t) select t, 3 as n from a;",
     ],
 )
-def test_sql_shows_times_with_their_zone(stored: Path, query: str) -> None:
-    ended = harness("sql", query, "--results", str(stored), "--json", TZ="UTC")
-    assert ended.returncode == 0, ended.stderr
-    (row,) = json.loads(ended.stdout)
-    assert "2026-01-02 03:04:05+00" in row["t"]
+def test_sql_shows_times_with_their_zone(succeeds, query: str) -> None:
+    (row,) = json.loads(succeeds("sql", query, "--json"))
+    found = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-][\d:]+", row["t"])
+    assert found
+    assert datetime.fromisoformat(found[0]) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert row["n"] in (1, 3)

@@ -43,7 +43,7 @@ def test_rows_that_fit_stay_a_table(terminal: bool) -> None:
     assert "-[ 1 ]-" in printed(narrow, width=70, terminal=terminal)
 
 
-def test_the_lines_of_a_value_stand_below_each_other() -> None:
+def test_the_lines_of_a_value_are_below_each_other() -> None:
     plan = QueryResult(("key", "plan"), (("physical", "+" + "-" * 40 + "\n| scan"),))
     lines = printed(plan, width=40, terminal=False)
     assert lines[2:4] == ["plan  +" + "-" * 40, "      | scan"]
@@ -107,7 +107,7 @@ def test_sql_without_a_database_is_one_sentence(refused, tmp_path: Path) -> None
     assert "there is no results database" in line
 
 
-def test_sql_tells_the_schema(call) -> None:
+def test_sql_shows_the_schema(call) -> None:
     answer = json.loads(call("sql", "--schema", "--json").out)
     columns = {(row["table"], row["column"]) for row in answer if row["column"]}
     assert columns == {(t.name, c.name) for t in TABLES.values() for c in t.columns}

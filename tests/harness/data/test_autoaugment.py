@@ -37,7 +37,7 @@ def views(loader: Loader, seed: int = 0, epoch: int = 1) -> list[Tensor]:
     return [other.x for batch in loader.epoch(seed, epoch) for other in batch.others]
 
 
-def test_batches_stay_as_they_are_and_bring_views_of_their_images(smooth: ImageSet) -> None:
+def test_batches_stay_as_they_are_and_bring_views_of_their_images(smooth):
     plain = loader(smooth, 2, flip=True)
     augmented = with_views(plain, smooth, 2)
     assert augmented.steps_per_epoch == plain.steps_per_epoch == 3
@@ -57,9 +57,7 @@ def test_batches_stay_as_they_are_and_bring_views_of_their_images(smooth: ImageS
             assert other.epoch == 1
 
 
-def test_a_view_is_torchvisions_policy_by_the_seed_of_its_epoch_step_and_number(
-    smooth: ImageSet,
-) -> None:
+def test_a_view_is_torchvisions_policy_by_the_seed_of_its_epoch_step_and_number(smooth):
     import_torchvision()
     transforms = importlib.import_module("torchvision.transforms")
     policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10, fill=[128.0] * 3)
@@ -72,7 +70,7 @@ def test_a_view_is_torchvisions_policy_by_the_seed_of_its_epoch_step_and_number(
             assert torch.equal(other.x, expected.float() / 255)
 
 
-def test_views_differ_from_each_other_and_come_again_with_their_seed(smooth: ImageSet) -> None:
+def test_views_differ_from_each_other_and_come_again_with_their_seed(smooth):
     augmented = with_views(loader(smooth, 2, flip=True), smooth, 2)
     first = views(augmented)
     assert all(torch.equal(a, b) for a, b in zip(first, views(augmented), strict=True))
@@ -81,21 +79,21 @@ def test_views_differ_from_each_other_and_come_again_with_their_seed(smooth: Ima
     assert not torch.equal(first[0], views(augmented, seed=1)[0])
 
 
-def test_views_are_cropped_and_flipped_anew(smooth: ImageSet) -> None:
+def test_views_are_cropped_and_flipped_again(smooth):
     """Before the crop and flip they are the same views, after them they are not."""
     still = views(with_views(loader(smooth), smooth, 1))
     moved = views(with_views(loader(smooth, 3, flip=True), smooth, 1))
     assert not any(torch.equal(a, b) for a, b in zip(still, moved, strict=True))
 
 
-def test_the_global_source_of_chance_is_left_alone(smooth: ImageSet) -> None:
+def test_the_global_random_state_stays(smooth):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     autoaugmented(smooth.images, 3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_grey_images_are_augmented_too(smooth: ImageSet) -> None:
+def test_grey_images_are_augmented_too(smooth):
     grey = smooth.images[:, :1]
     changed = autoaugmented(grey, 3)
     assert changed.shape == grey.shape
@@ -103,11 +101,11 @@ def test_grey_images_are_augmented_too(smooth: ImageSet) -> None:
     assert not torch.equal(changed, grey)
 
 
-def test_other_images_than_originals_in_memory_are_refused(smooth: ImageSet) -> None:
-    class Elsewhere:
+def test_other_images_than_originals_in_memory_are_refused(smooth):
+    class NotInMemory:
         """A loader of images that are not in memory."""
 
-    for refused, split in ((Elsewhere(), smooth), (loader(smooth), FolderSet.__new__(FolderSet))):
+    for refused, split in ((NotInMemory(), smooth), (loader(smooth), FolderSet.__new__(FolderSet))):
         assert with_views(refused, split, 0) is refused
         with pytest.raises(UserError, match=r"set data.generated_fraction=0.* params.views=0"):
             with_views(refused, split, 2)

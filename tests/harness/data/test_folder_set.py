@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_the_first_test_images_are_of_many_classes(tmp_path, info):
     found = open_folder(tmp_path, info, "test")
     assert found.complete
     assert len(set(found.labels[:each].tolist())) > each / 2
-    # The rows tell where each image stands among the sorted files, as they did.
+    # The rows give the place of each image among the sorted files, as they did.
     assert sorted(found.rows.tolist()) == list(range(classes * each))
     assert torch.equal(found.labels, found.rows // each)
     names = [name.decode() for name in found.files]
@@ -112,19 +113,16 @@ def test_missing_class_folders_are_refused(tree, info):
         open_folder(tree, replace(info, num_classes=4), "train")
 
 
-def test_unreadable_image_is_named(tree, info):
-    (tree / "n02" / "n02_1.JPEG").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
-    found = open_folder(tree, info, "train")
-    with pytest.raises(UserError, match=r"n02_1.JPEG is not a readable image .*: replace it$"):
-        found.images_float()
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_image_is_named_by_the_loader_in_one_sentence(tree, info, workers):
-    (tree / "n02" / "n02_1.JPEG").write_bytes(b"")
-    loader = StreamLoader(open_folder(tree, info, "train"), 4, CPU, workers=workers)
-    with pytest.raises(UserError, match=r"^[^\n]*n02_1.JPEG is not a readable image.*replace it$"):
-        list(loader.epoch(0, 1))
+def test_unreadable_image_is_named_in_one_sentence(tree, info, workers):
+    found = open_folder(tree, info, "train")
+    for content in (b"", b"\xff\xd8\xff\xe0 not much of an image"):
+        (tree / "n02" / "n02_1.JPEG").write_bytes(content)
+        message = r"^[^\n]*n02_1.JPEG is not a readable image.*: replace it$"
+        with pytest.raises(UserError, match=message):
+            found.images_float()
+        with pytest.raises(UserError, match=message):
+            list(StreamLoader(found, 4, CPU, workers=workers).epoch(0, 1))
 
 
 def test_loader_serves_each_image_once(tree, info):
@@ -210,8 +208,6 @@ def test_imagenet_is_found_in_its_folder_or_in_the_root(tree, tmp_path, inside):
 
 @pytest.mark.usefixtures("small_imagenet")
 def test_splits_must_have_the_same_classes(tree, tmp_path):
-    import shutil
-
     shutil.copytree(tree, tmp_path / "val")
     assert len(load_dataset("imagenet", tmp_path).train) == 9
     (tmp_path / "val" / "n02").rename(tmp_path / "val" / "n04")

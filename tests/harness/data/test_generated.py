@@ -1,6 +1,6 @@
 """Mixed batches: how many of each kind, which, how often; and files of any size."""
 
-import struct
+import io
 import zipfile
 from pathlib import Path
 
@@ -125,15 +125,15 @@ def test_a_batch_without_one_kind_is_refused(fraction):
         originals_per_batch(10, fraction)
 
 
-def test_what_is_missing_is_said(archive, info):
+def test_a_missing_file_or_setting_is_named(archive, info):
     needed = DataConfig(generated_fraction=0.7, generated_name="edm-1m", generated_source="them")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         open_generated(needed, info)
     for part in (
         "(edm-1m)", "--generated FILE", "uncompressed npz", "uint8 [N, 6, 6, 3]",
         "published by them",
     ):  # fmt: skip
-        assert part in str(told.value)
+        assert part in str(caught.value)
     assert open_generated(DataConfig(), info) is None
     with pytest.raises(UserError, match=r"given but not used: set data.generated_fraction"):
         open_generated(DataConfig(generated=archive), info)
@@ -177,29 +177,20 @@ def write_sparse(path: Path, count: int, size: int) -> None:
             ("image", np.dtype(np.uint8), (count, size, size, 3)),
             ("label", np.dtype(np.int64), (count,)),
         ):
-            header = npy_header(dtype, shape)
+            header = io.BytesIO()
+            described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(header, described)
             member = zipfile.ZipInfo(f"{name}.npy")
             data = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             member.CRC = 0
-            member.file_size = member.compress_size = len(header) + data
+            member.file_size = member.compress_size = len(header.getvalue()) + data
             member.header_offset = file.seek(0, 2)
-            file.write(member.FileHeader(zip64=True) + header)
+            file.write(member.FileHeader(zip64=True) + header.getvalue())
             file.truncate(file.tell() + data)
             archive.filelist.append(member)
             archive.NameToInfo[member.filename] = member
             archive.start_dir = file.seek(0, 2)
             archive._didModify = True
-
-
-def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    text = repr({"descr": dtype.str, "fortran_order": False, "shape": shape}).encode()
-    padding = b" " * (-(len(text) + 11) % 64)
-    return (
-        b"\x93NUMPY\x01\x00"
-        + struct.pack("<H", len(text) + len(padding) + 1)
-        + text
-        + (padding + b"\n")
-    )
 
 
 def private_memory_mb() -> float:
@@ -209,7 +200,7 @@ def private_memory_mb() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
-def test_fifty_million_images_are_no_harder_than_a_few(tmp_path):
+def test_fifty_million_images_need_no_more_memory_than_a_few(tmp_path):
     info = DatasetInfo(
         "large", 10, 3, 32, (), (0.5,) * 3, (0.25,) * 3, 0.03, max_train_size=200, max_test_size=1
     )

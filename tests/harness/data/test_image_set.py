@@ -10,7 +10,7 @@ from harness.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (torch.rand(4, 3, 6, 6), "torch.float32; give them as uint8"),
         (torch.zeros(4, 3, 6, 6, dtype=torch.int64), "torch.int64; give them as uint8"),
@@ -25,8 +25,8 @@ from harness.errors import UserError
         (torch.zeros(3, 6, 6, dtype=torch.uint8), r"\[3, 6, 6\]; give them as"),
     ],
 )
-def test_wrong_images_are_refused(images, said, info):
-    with pytest.raises(UserError, match=f"tiny train: images .*{said}"):
+def test_wrong_images_are_refused(images, message, info):
+    with pytest.raises(UserError, match=f"tiny train: images .*{message}"):
         ImageSet(images, torch.zeros(len(images), dtype=torch.int64), info, "train")
 
 
@@ -40,7 +40,7 @@ def test_only_a_test_split_may_have_floats_in_the_unit_interval(info):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (torch.tensor([0, 1, 3, -1]), r"label 3 at row 2 is outside 0\.\.2; check"),
         (torch.tensor([0, -1, 2, 2]), r"label -1 at row 1 is outside 0\.\.2; check"),
@@ -48,9 +48,9 @@ def test_only_a_test_split_may_have_floats_in_the_unit_interval(info):
         (torch.tensor([0, 1, 2, 2], dtype=torch.int32), r"torch.int32 of shape \[4\]; give int64"),
     ],
 )
-def test_wrong_labels_are_refused(labels, said, info):
+def test_wrong_labels_are_refused(labels, message, info):
     images = torch.zeros(4, 3, 6, 6, dtype=torch.uint8)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         ImageSet(images, labels, info, "test")
 
 

@@ -52,23 +52,11 @@ def test_descriptions_fit_themselves(name):
     assert info.small_scale == (name in {"digits", "fashion-mnist"})
 
 
-def test_only_the_asked_split_is_loaded():
+def test_only_the_requested_split_is_loaded():
     data = load_dataset("digits", splits=("test",))
     assert len(data.test) == 360
     with pytest.raises(RuntimeError, match="train split of digits was not loaded"):
         _ = data.train
-
-
-def test_train_limit_leaves_the_test_split_whole():
-    data = load_dataset("digits", train_limit=100)
-    assert (len(data.train), len(data.test)) == (100, 360)
-    assert not data.train.complete
-    assert data.test.complete
-
-
-def test_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match="unknown dataset 'cifar-10': did you mean cifar10"):
-        load_dataset("cifar-10")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "imagenet"])

@@ -49,7 +49,7 @@ def test_compressed_archive_is_refused_with_the_remedy(tmp_path, pixels, labels,
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"image": np.zeros((20, 6, 6, 3), np.float32)}, "image is float32 of shape"),
         ({"image": np.zeros((20, 3, 6, 6), np.uint8)}, r"needs uint8 of shape \[N, 6, 6, 3\]"),
@@ -59,9 +59,9 @@ def test_compressed_archive_is_refused_with_the_remedy(tmp_path, pixels, labels,
         ({"label": np.zeros(20)}, "label is float64; save it as integers"),
     ],
 )
-def test_wrong_arrays_are_refused(tmp_path, pixels, labels, info, change, said):
+def test_wrong_arrays_are_refused(tmp_path, pixels, labels, info, change, message):
     np.savez(tmp_path / "g.npz", **({"image": pixels, "label": labels} | change))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         open_npz(tmp_path / "g.npz", info)
 
 

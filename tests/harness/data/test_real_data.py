@@ -19,7 +19,7 @@ def real(name, split):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_test_split_is_whole_and_balanced(name):
+def test_test_split_is_complete_and_balanced(name):
     found = real(name, "test")
     info = dataset_info(name)
     assert found.complete

@@ -32,7 +32,7 @@ def write_pickle(path, content):
 def cifar(tmp_path, monkeypatch, datasets):
     """Write CIFAR's pickles of random rows [n, 3072] into ``tmp_path`` under torchvision's names.
 
-    torchvision compares checksums with the real files', so it is told those of these files.
+    torchvision compares checksums with the real files', so they are replaced by these files'.
     """
 
     def write(class_name, folder, parts, label_key, names_key, label):
@@ -152,10 +152,10 @@ def test_failed_download_names_the_folder_and_the_remedy(
 
 
 def test_default_root_is_the_data_folder(tmp_path, datasets, monkeypatch):
-    asked = []
+    roots = []
 
     def offline(self):
-        asked.append(self.root)
+        roots.append(self.root)
         raise URLError("no network")
 
     monkeypatch.setattr(datasets.CIFAR10, "download", offline)
@@ -163,4 +163,4 @@ def test_default_root_is_the_data_folder(tmp_path, datasets, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="cifar10 is not in data and cannot be downloaded"):
         load_dataset("cifar10")
-    assert [str(root) for root in asked] == ["data"]
+    assert [str(root) for root in roots] == ["data"]

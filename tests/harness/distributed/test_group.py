@@ -3,49 +3,52 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import distilling
 import pytest
 import torch
+from forking import ForkServer
+from torch import nn
+from typer.testing import CliRunner
 
+from divergence_bench.cli.main import app
 from harness.config import RunConfig
+from harness.distributed.group import ProcessGroup
+from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from harness.training.loop import _split_between
 
 SCRIPT = Path(__file__).with_name("training_together.py")
 TINY = {
-    "training.epochs": 2,
-    # 97 images are two batches of 33 and one of 31, none of which two or three share evenly.
+    **distilling.TINY,
+    # 97 images are two batches of 33 and one of 31, which processes cannot share evenly.
     "training.batch_size": 33,
     "data.train_limit": 97,
-    "evaluation.limit": 10,
-    "evaluation.attacks": (),
-    "training.monitor.every": 0,
     "training.precision": "float64",
-    "device": "cpu",
 }
 TEACHER = {"epochs": 1, "batch_size": 64, "precision": "float64"}
-# Weight perturbation and class means; a look ahead and a network with its own optimiser; a network
-# trained along; a memory of the whole set.
-TELLING = ("ikl", "las-awp", "lbgat", "crd")
+# Weight perturbation and class means; a lookahead and a network with its own optimiser; a network
+# trained along; a memory of all images.
+VARIED = ("ikl", "las-awp", "lbgat", "crd")
 
 
-def torchrun(count: int, *arguments: object, **settings: Any) -> subprocess.Popen[str]:
+def torchrun(count: int, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(count), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
@@ -69,23 +72,36 @@ def configuration(method: str, results: Path, **options: Any) -> RunConfig:
 GENERATED = ("gowal", "rebuffi", "score", "wang-dm")
 
 
-def write_generated(path: Path) -> None:
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
-    np.savez(path, image=images, label=random.integers(0, 10, 200))
+# What torchrun does, in a copy of a process that has imported torch.
+TOGETHER = """
+import os, runpy, sys
+os.environ.update(RANK="{rank}", WORLD_SIZE="{count}")
+os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="{port}")
+sys.argv = [{script!r}, {runs!r}]
+runpy.run_path({script!r}, run_name="__main__")
+sys.exit(0)
+"""
 
 
-def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def compare(
+    server: ForkServer, count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
     """Train each case in so many processes and in one: records and weights must be the same."""
-    write_generated(folder / "generated.npz")
+    distilling.write_generated(folder / "generated.npz")
     alone, together = folder / "alone", folder / "together"
     configs = [configuration(name, together, **options) for name, options in cases]
     listed = folder / "runs.json"
     listed.write_text(json.dumps([config.model_dump(mode="json") for config in configs]))
-    process = torchrun(count, SCRIPT, listed)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    prepared = [
+        TOGETHER.format(rank=rank, count=count, port=port, script=str(SCRIPT), runs=str(listed))
+        for rank in range(count)
+    ]
+    for ended in server.run_all(*({"arguments": [], "prepare": each} for each in prepared)):
+        assert ended["code"] == 0, ended["output"]
     for config in configs:
         run(config.model_copy(update={"results": alone}), Reporter(quiet=True))
-    finished(process)
     for config in configs:
         one, many = (RunDirectory(folder, config.run_id) for folder in (alone, together))
         assert many.record["status"] == "success"
@@ -100,25 +116,30 @@ def compare(count: int, folder: Path, cases: Sequence[tuple[str, dict[str, Any]]
             torch.testing.assert_close(weights[1][name], expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    compare(2, tmp_path, [(name, {}) for name in TELLING])
+def test_two_processes_train_as_one(server, tmp_path):
+    compare(server, 2, tmp_path, [(name, {}) for name in VARIED])
 
 
-def test_parts_of_a_batch_are_those_that_one_process_makes(tmp_path: Path) -> None:
+def test_parts_of_a_batch_are_those_that_one_process_makes(server, tmp_path):
     split = {"training.batchnorm_replicas": 4}
     trained_in = {"training.attack.model_mode": "train"}
-    compare(3, tmp_path, [("ikl", split), ("las-awp", split), ("trades", {**split, **trained_in})])
+    compare(
+        server,
+        3,
+        tmp_path,
+        [("ikl", split), ("las-awp", split), ("trades", {**split, **trained_in})],
+    )
 
 
 @pytest.mark.slow
-def test_every_method_trains_in_two_processes_as_in_one(tmp_path: Path) -> None:
-    compare(2, tmp_path, [(name, {}) for name in METHODS.names()])
+def test_every_method_trains_in_two_processes_as_in_one(server, tmp_path):
+    compare(server, 2, tmp_path, [(name, {}) for name in METHODS.names()])
 
 
 def command(results: Path, *more: str) -> list[str]:
     options = {
         "--method": "kl",
-        "--epochs": 6,
+        "--epochs": 4,
         "--train-limit": 200,
         "--eval-limit": 20,
         "--device": "cpu",
@@ -151,20 +172,29 @@ def first_worker(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, str, str]:
+    """An undisturbed run of two processes, and what they printed."""
     results = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([sys.executable, *command(results)], check=True, capture_output=True)
+    out, err = finished(torchrun(2, *command(results, "--json")))
     directory = only_run(results)
     assert directory is not None
-    return directory
+    return directory, out, err
+
+
+def test_only_the_first_process_prints_and_stores(printed):
+    directory, out, err = printed
+    (row,) = Database(directory.results).query("SELECT run_id FROM runs").itertuples(index=False)
+    assert row.run_id == directory.run_id
+    assert row.run_id in json.dumps(json.loads(out))
+    assert "Traceback" not in err
+    assert "Warning" not in err
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(9, "started"), pytest.param(15, "cancelled", marks=pytest.mark.slow)]
 )
-def test_a_training_of_two_processes_is_taken_up_by_one(
-    tmp_path: Path, undisturbed: RunDirectory, number: int, status: str
-) -> None:
+def test_one_process_resumes_the_training_of_two(tmp_path, printed, number, status):
+    undisturbed, *_ = printed
     process = torchrun(2, *command(tmp_path))
     after_epochs(process, tmp_path, 2)
     os.kill(first_worker(process) if number == signal.SIGKILL else process.pid, number)
@@ -172,7 +202,7 @@ def test_a_training_of_two_processes_is_taken_up_by_one(
     resumed = only_run(tmp_path)
     assert resumed is not None
     assert resumed.record["status"] == status
-    subprocess.run([sys.executable, *command(tmp_path)], check=True, capture_output=True)
+    CliRunner().invoke(app, command(tmp_path)[2:], catch_exceptions=False)
     assert resumed.run_id == undisturbed.run_id
     for one, two in zip(resumed.epochs(), undisturbed.epochs(), strict=True):
         assert one["parts"] == pytest.approx(two["parts"], rel=1e-9)
@@ -180,22 +210,13 @@ def test_a_training_of_two_processes_is_taken_up_by_one(
     assert stored.status == "success"
 
 
-def test_only_the_first_process_speaks_and_stores(tmp_path: Path) -> None:
-    out, err = finished(torchrun(2, *command(tmp_path, "--json")))
-    (row,) = Database(tmp_path).query("SELECT run_id FROM runs").itertuples(index=False)
-    assert row.run_id in json.dumps(json.loads(out))
-    assert "Traceback" not in err
-    assert "Warning" not in err
+def test_a_batch_with_too_few_parts_is_refused():
+    one_image = SimpleNamespace(smallest_batch=1)
+    with pytest.raises(UserError, match="a batch of 1 images has 1 parts, too few for 2 processes"):
+        _split_between(nn.Linear(1, 1), RunConfig(method="kl"), one_image, ProcessGroup(0, 2))
 
 
-def test_a_batch_with_too_few_parts_is_refused(tmp_path: Path) -> None:
-    _, err = finished(torchrun(2, *command(tmp_path, "--batch-size", "199")), status=1)
-    assert "error: a batch of 1 images has 1 parts, too few for 2 processes" in err
-
-
-def test_processes_share_nothing_but_a_run() -> None:
-    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
-    listing = [sys.executable, "-m", "harness", "list", "methods"]
-    done = subprocess.run(listing, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: torchrun started 2 processes, which only `run` can share")
+def test_processes_share_only_a_run(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun started 2 processes, which only `run` can share"):
+        CliRunner().invoke(app, ["list", "methods"], catch_exceptions=False)

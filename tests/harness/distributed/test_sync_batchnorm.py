@@ -27,7 +27,7 @@ def pair(affine: bool) -> tuple[nn.BatchNorm2d, SyncBatchNorm]:
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_it_is_torchs_layer_for_one_process(dtype: torch.dtype, affine: bool) -> None:
+def test_it_is_torchs_layer_for_one_process(dtype, affine):
     """50 x 7 x 7 places are more than bfloat16 can count, and a mean of 30 leaves it few digits."""
     theirs, ours = pair(affine)
     x = (0.5 * torch.randn(50, 8, 7, 7) + 30).to(dtype).requires_grad_()
@@ -46,7 +46,7 @@ def test_it_is_torchs_layer_for_one_process(dtype: torch.dtype, affine: bool) ->
     torch.testing.assert_close(copied.grad, x.grad, rtol=0.02, atol=0.05)
 
 
-def test_it_trains_under_autocast() -> None:
+def test_it_trains_under_autocast():
     theirs, ours = pair(True)
     convolution = nn.Conv2d(8, 8, 3, padding=1)
     x = torch.randn(4, 8, 7, 7)

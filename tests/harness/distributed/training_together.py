@@ -1,4 +1,4 @@
-"""Started by torchrun: the runs of a file of configurations, in as many processes as there are."""
+"""Trains the runs of a file of configurations, in all processes that were started together."""
 
 import sys
 from pathlib import Path

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
+from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.models import build_model
+from harness.models.checkpoint import save_model
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 
@@ -41,6 +45,25 @@ def train_robust(
         cross_entropy(model(adversarial), labels).backward()
         optimizer.step()
     model.float().eval()
+
+
+def evaluated(
+    model: nn.Module, images: ImageSet, run: RunDirectory, config: EvalConfig, **changes: object
+) -> EvaluationResult:
+    """Evaluate at one radius on the CPU, with some settings changed."""
+    config = config.model_copy(update=changes)
+    (result,) = evaluate(model, images, config, run, device=torch.device("cpu"))
+    return result
+
+
+def save_resnet8(path: Path, channels: int, size: int, dataset: str) -> None:
+    """Write an untrained network as a finished run does."""
+    torch.manual_seed(0)
+    save_model(
+        path, build_model("resnet8", 10, channels, size), arch="resnet8", num_classes=10,
+        in_channels=channels, image_size=size, normalize=None, dataset=dataset, method="some",
+        epoch=1,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +109,7 @@ def pair_network(network: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def digit_pairs(digits: ImageSet) -> ImageSet:
-    """Each test digit beside the one that stands half the set further on, rows doubled."""
+    """Each test digit beside the one that is half the set further on, rows doubled."""
     other = torch.arange(len(digits)).roll(len(digits) // 2)
     images = torch.cat([digits.images, digits.images[other]], dim=3).repeat_interleave(2, dim=2)
     labels = 10 * digits.labels + digits.labels[other]

@@ -15,10 +15,9 @@ from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
 from harness.errors import UserError
 from harness.evaluation import corrupted
 from harness.evaluation.corrupted import evaluate_corrupted
-from harness.models import build_model
-from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import save_resnet8
 
 CPU = torch.device("cpu")
 COUNT = 7
@@ -44,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_published_layout_is_read(root: Path) -> None:
+def test_the_published_layout_is_read(root):
     images = open_corrupted("cifar10", root)
     assert list(images.arrays) == list(CORRUPTIONS)
     assert len(images) == COUNT
@@ -57,8 +56,8 @@ def test_the_published_layout_is_read(root: Path) -> None:
     assert (255 * batch[:, 1, 0, 0]).tolist() == pytest.approx([2 * COUNT + 2, 2 * COUNT + 3])
 
 
-def test_images_and_labels_are_those_that_robustbench_reads(tmp_path: Path) -> None:
-    """Of a file of the published size; the rows that nobody reads are holes in it."""
+def test_images_and_labels_are_those_that_robustbench_reads(tmp_path):
+    """Of a file of the published size; the rows that are not read are holes in it."""
     pytest.importorskip("gdown", reason="RobustBench is not installed")
     import_robustbench()
     from robustbench.data import BenchmarkDataset, load_corruptions_cifar
@@ -82,7 +81,7 @@ def test_images_and_labels_are_those_that_robustbench_reads(tmp_path: Path) -> N
     assert torch.equal(images.labels[:5], labels.long())
 
 
-def test_what_is_missing_or_damaged_is_named(root: Path, tmp_path: Path) -> None:
+def test_what_is_missing_or_damaged_is_named(root, tmp_path):
     with pytest.raises(UserError, match=r"labels.npy does not exist: .*zenodo.org/records/3555552"):
         open_corrupted("cifar100", root)
     with pytest.raises(UserError, match="published for cifar10 and cifar100, not for digits"):
@@ -109,9 +108,7 @@ class Level(nn.Module):
         return nn.functional.one_hot(levels, 10).float()
 
 
-def test_accuracies_are_counts_and_finished_parts_are_kept(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accuracies_are_counts_and_finished_parts_are_kept(root, tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path, "some-run")
     run.update(metrics={"sec_per_iter": {"value": 1.0}})
     images = open_corrupted("cifar10", root, ("snow", "fog"))
@@ -138,7 +135,7 @@ def test_accuracies_are_counts_and_finished_parts_are_kept(
         evaluate_corrupted(Level(), images, run, limit=8, device=CPU)
 
 
-def test_only_all_of_the_published_images_give_the_published_mean(root: Path) -> None:
+def test_only_all_of_the_published_images_give_the_published_mean(root):
     images = open_corrupted("cifar10", root)
     protocol = {"n": COUNT, "severities": list(SEVERITIES), "partial": False}
     correct = {name: [7, 6, 5, 4, number % 4] for number, name in enumerate(images.arrays)}
@@ -152,16 +149,12 @@ def test_only_all_of_the_published_images_give_the_published_mean(root: Path) ->
     assert len(metrics) == 15 * 5 + 15 + 1
 
 
-def test_the_command_stores_every_accuracy(root: Path, tmp_path: Path) -> None:
+def test_the_command_stores_every_accuracy(root, tmp_path):
     run = RunDirectory.create(tmp_path, "some-run")
     run.update(kind="trained", dataset="cifar10", status="success", provenance={})
     # As a release stored it that computed corruptions itself: it still opens.
     run.update(metrics={"corruption/mean": {"value": 0.5, "n": 3}})
-    torch.manual_seed(0)
-    save_model(
-        run.model_path, build_model("resnet8", 10, 3, 32), arch="resnet8", num_classes=10,
-        in_channels=3, image_size=32, normalize=None, dataset="cifar10", method="some", epoch=1,
-    )  # fmt: skip
+    save_resnet8(run.model_path, 3, 32, "cifar10")
     command = ["corrupt", "some-run", "--results", str(tmp_path), "--device", "cpu"]
     command += ["--data-root", str(root)]
     ended = CliRunner().invoke(app, command)

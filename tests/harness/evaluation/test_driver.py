@@ -1,7 +1,6 @@
 """What an evaluation promises whatever the model, the batches and the restarts."""
 
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 
 import pandas as pd
@@ -17,31 +16,21 @@ from harness.evaluation.attack import job
 from harness.evaluation.attack.judge import TOLERANCE, clip_to_ball, perturbation_norm, predict
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import evaluated
 
 CPU = torch.device("cpu")
-NewRun = Callable[[str], RunDirectory]
 SHORT = AttackBudget(n_iter=20, n_queries=200)
 PAIR = EvalConfig(eps=0.13, attacks=("apgd-ce", "apgd-t"), chunk_size=16, limit=40, budget=SHORT)
 
 
-def run_pair(
-    model: nn.Module, digits: ImageSet, run: RunDirectory, **changes: object
-) -> EvaluationResult:
-    config = EvalConfig.model_validate(PAIR.model_dump() | changes)
-    (result,) = evaluate(model, digits, config, run, device=CPU)
-    return result
-
-
 @pytest.fixture(scope="module")
 def finished(
-    network: nn.Module,
-    digits: ImageSet,
-    tmp_path_factory: pytest.TempPathFactory,
+    network: nn.Module, digits: ImageSet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunDirectory, EvaluationResult]:
     """An undisturbed evaluation, which no test changes."""
     run = RunDirectory.create(tmp_path_factory.mktemp("results"), "undisturbed")
     run.update(kind="loaded", dataset="digits")
-    return run, run_pair(network, digits, run)
+    return run, evaluated(network, digits, run, PAIR)
 
 
 @pytest.fixture
@@ -49,26 +38,17 @@ def undisturbed(finished: tuple[RunDirectory, EvaluationResult]) -> pd.DataFrame
     return finished[1].verdicts
 
 
-@pytest.mark.parametrize("device_batch", [1, 7, 16, 64])
+@pytest.mark.parametrize("device_batch", [1, 7])
 def test_verdicts_do_not_depend_on_the_device_batch(
-    device_batch: int,
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    undisturbed: pd.DataFrame,
-) -> None:
-    found = run_pair(network, digits, new_run("batched"), device_batch=device_batch).verdicts
+    device_batch, network, digits, new_run, undisturbed
+):
+    found = evaluated(network, digits, new_run("batched"), PAIR, device_batch=device_batch).verdicts
     pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
 
 
 def test_finished_chunks_are_kept_and_damaged_ones_made_again(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    finished: tuple[RunDirectory, EvaluationResult],
-    undisturbed: pd.DataFrame,
-    interrupt: Callable[..., None],
-) -> None:
+    network, digits, new_run, finished, undisturbed, interrupt
+):
     run = new_run("resumed")
     shutil.copytree(finished[0].evaluations_path, run.evaluations_path)
     for evaluation in run.evaluations_path.glob("*/evaluation.json"):
@@ -79,14 +59,12 @@ def test_finished_chunks_are_kept_and_damaged_ones_made_again(
     torn.write_bytes(torn.read_bytes()[:-20])
     interrupt(evaluation, 2)
     assert not gone.exists()
-    again = run_pair(network, digits, run).verdicts
+    again = evaluated(network, digits, run, PAIR).verdicts
     pd.testing.assert_frame_equal(again, undisturbed, check_exact=True)
     assert kept.stat().st_mtime_ns == before
 
 
-def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
-    finished: tuple[RunDirectory, EvaluationResult],
-) -> None:
+def test_metrics_are_counts_of_verdicts_with_wilson_intervals(finished):
     run, result = finished
     broken = result.verdicts["broken_by"]
     correct = int((broken != "clean").sum())
@@ -102,7 +80,7 @@ def test_metrics_are_counts_of_verdicts_with_wilson_intervals(
     assert record["stages"]["apgd-ce"]["attacked"] == correct
 
 
-def test_verdicts_are_consistent_row_by_row(undisturbed: pd.DataFrame, digits: ImageSet) -> None:
+def test_verdicts_are_consistent_row_by_row(undisturbed, digits):
     assert undisturbed["index"].tolist() == list(range(40))
     assert undisturbed["label"].tolist() == digits.labels[:40].tolist()
     robust = undisturbed["broken_by"].isna()
@@ -119,13 +97,11 @@ def test_verdicts_are_consistent_row_by_row(undisturbed: pd.DataFrame, digits: I
     assert (targeted["target"] != targeted["label"]).all()
 
 
-def test_the_model_and_the_random_state_are_left_as_they_were(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_the_model_and_the_random_state_are_left_as_they_were(network, digits, new_run):
     model = deepcopy(network).train()
     model[0].weight.requires_grad_(False)
     before, random = deepcopy(model.state_dict()), torch.random.get_rng_state()
-    run_pair(model, digits, new_run("left"), attacks=("apgd-ce", "square"), limit=4)
+    evaluated(model, digits, new_run("left"), PAIR, attacks=("apgd-ce", "square"), limit=4)
     assert torch.equal(torch.random.get_rng_state(), random)
     assert model.training
     assert model[1].training
@@ -151,45 +127,21 @@ class Poisoned(nn.Module):
 
 
 @pytest.mark.parametrize("always", [True, False])
-def test_logits_that_are_not_finite_are_wrong(
-    always: bool, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
-    result = run_pair(
-        Poisoned(network, always), digits, new_run("nan"), attacks=("apgd-ce",), limit=20
+def test_logits_that_are_not_finite_are_wrong(always, network, digits, new_run):
+    result = evaluated(
+        Poisoned(network, always), digits, new_run("nan"), PAIR, attacks=("apgd-ce",), limit=20
     )
     assert result.metrics["robust"]["value"] == 0
     assert (result.metrics["clean"]["value"] == 0) == always
 
 
-def test_a_model_that_writes_to_its_buffers_voids_the_result(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return self.inner(x)
-
-    run = new_run("counting")
-    with pytest.raises(UserError, match="the evaluation changed the model"):
-        run_pair(Counting(), digits, run, attacks=("apgd-ce",), limit=4)
-    (evaluation,) = run.evaluations()
-    assert evaluation.record["status"] == "error"
-
-
-def test_nothing_of_a_void_result_is_taken_up(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_model_that_writes_to_its_buffers_voids_the_result(network, digits, new_run):
     """What is written only once must not be there already when the command is repeated."""
     run, model = new_run("void"), Remembering(network)
     for _ in range(2):
         # A copy, as a second command would load it.
         with pytest.raises(UserError, match="the evaluation changed the model"):
-            run_pair(deepcopy(model), digits, run, attacks=("apgd-ce",), limit=32)
+            evaluated(deepcopy(model), digits, run, PAIR, attacks=("apgd-ce",), limit=32)
         (evaluation,) = run.evaluations()
         assert evaluation.record["status"] == "error"
         assert not evaluation.finished_chunks()
@@ -211,7 +163,7 @@ class Remembering(nn.Module):
 
 
 class Unusable(nn.Module):
-    """Has the weights of a network, and must not be asked."""
+    """Has the weights of a network, and must not be called."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -221,35 +173,31 @@ class Unusable(nn.Module):
         raise KeyboardInterrupt
 
 
-def test_a_finished_evaluation_is_given_as_it_is_stored(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_finished_evaluation_is_given_as_it_is_stored(network, digits, new_run):
     model, run = Unusable(network), new_run("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unusable, "forward", lambda self, x: self.inner(x))
-        first = run_pair(model, digits, run, limit=16)
+        first = evaluated(model, digits, run, PAIR, limit=16)
     (evaluation,) = run.evaluations()
     # What came from another results folder has verdicts, but no chunks.
     shutil.rmtree(evaluation.chunks_path)
     record = evaluation.record
-    again = run_pair(model, digits, run, limit=16)
+    again = evaluated(model, digits, run, PAIR, limit=16)
     pd.testing.assert_frame_equal(again.verdicts, first.verdicts, check_exact=True)
     assert again.metrics == first.metrics
     assert evaluation.record == record
-    # Stopped while images are made that were not asked for before, it is what it was.
+    # Stopped while images are made that were not kept before, it is what it was.
     with pytest.raises(KeyboardInterrupt):
-        run_pair(model, digits, run, limit=16, save_adversarial="float32")
+        evaluated(model, digits, run, PAIR, limit=16, save_adversarial="float32")
     assert evaluation.record == record
     # Verdicts that are not those of the record are no result.
     evaluation.verdicts_path.write_bytes(b"damaged")
     with pytest.raises(KeyboardInterrupt):
-        run_pair(model, digits, run, limit=16)
+        evaluated(model, digits, run, PAIR, limit=16)
     assert evaluation.record["status"] == "cancelled"
 
 
-def test_several_radii_are_the_evaluations_of_each_alone(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_several_radii_are_the_evaluations_of_each_alone(network, digits, new_run):
     run, shares = new_run("radii"), []
     shared = {"attacks": ("apgd-ce",), "limit": 20, "budget": SHORT}
     results = evaluate(
@@ -289,11 +237,11 @@ class Misled(nn.Module):
 
 
 def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
-    network: nn.Module, digits: ImageSet, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    network, digits, new_run, monkeypatch
+):
     monkeypatch.setattr(job, "apply", lambda model, plan: Misled(model))
     run = new_run("misled")
-    found = run_pair(network, digits, run, eps=0.4, attacks=("apgd-t",))
+    found = evaluated(network, digits, run, PAIR, eps=(0.4,), attacks=("apgd-t",))
     images = digits.images_float(slice(40))
     correct = found.verdicts["broken_by"] != "clean"
     lost = Misled(network)(images).argmax(1).numpy() != digits.labels[:40].numpy()
@@ -301,16 +249,14 @@ def test_images_that_the_attacked_copy_gets_wrong_are_attacked_all_the_same(
     counted = evaluation.record["stages"]["apgd-t"]
     assert counted["by_judge"] == int((lost & correct).sum()) > 5
     assert counted["attacked"] == int(correct.sum())
-    # At this radius none of them holds, unless nobody attacks it.
+    # At this radius none of them holds, unless it is not attacked.
     through_judge = found.verdicts[correct & lost]
     assert (through_judge["broken_by"] == "apgd-t").all()
     assert through_judge["target"].notna().all()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 9])
-def test_fewer_than_ten_classes_run_and_say_so(
-    classes: int, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_fewer_than_ten_classes_run_and_say_so(classes, digits, new_run):
     torch.manual_seed(classes)
     rows = (digits.labels < classes).nonzero()[:12, 0]
     info = digits.info.__class__(**{**vars(digits.info), "num_classes": classes, "class_names": ()})
@@ -325,15 +271,13 @@ def test_fewer_than_ten_classes_run_and_say_so(
     assert ("margin-loss" in version) == (classes < 4)
 
 
-def test_more_images_than_there_are_is_the_users_mistake(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
-    with pytest.raises(UserError, match="360 test images"):
-        run_pair(network, digits, new_run("many"), limit=361)
+def test_more_images_than_there_are_is_the_users_mistake(network, digits, new_run):
+    with pytest.raises(UserError, match="digits test has 360 images"):
+        evaluated(network, digits, new_run("many"), PAIR, limit=361)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
+def test_images_that_left_the_ball_are_put_back(norm):
     generator = torch.Generator().manual_seed(0)
     clean = torch.rand(6, 1, 4, 4, generator=generator)
     outside = clean + 0.5 * torch.randn(clean.shape, generator=generator)
@@ -349,6 +293,6 @@ def test_images_that_left_the_ball_are_put_back(norm: str) -> None:
     assert bool((perturbation_norm(found[:6], clean, norm) <= 0.1 + TOLERANCE).all())
 
 
-def test_ties_go_to_the_lowest_class_and_nan_to_none() -> None:
+def test_ties_go_to_the_lowest_class_and_nan_to_none():
     logits = torch.tensor([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0], [torch.nan, 0, 0], [torch.inf, 0, 0]])
     assert predict(logits).tolist() == [1, 0, -1, -1]

@@ -6,15 +6,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+import unreliable
+from torch import nn
+from typer.testing import CliRunner
+from unreliable import Dying, Failing
 
-from divergence_bench.cli import main as cli
-from harness.config import EvalConfig
+from divergence_bench.cli.main import app
+from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet, load_dataset
 from harness.distributed.ray_cluster import Cluster, connected
 from harness.errors import UserError
@@ -28,50 +32,20 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
-CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=15, limit=60)
+SHORT = AttackBudget(n_iter=5)
+CONFIG = EvalConfig(eps=0.13, attacks=("apgd-ce",), chunk_size=15, limit=60, budget=SHORT)
 LOCAL = Cluster("local")
 QUIET = Reporter(quiet=True)
 
 
-class Dying(nn.Module):
-    """Kills each process but the one that made it, until as many deaths lie in a folder."""
-
-    def __init__(self, deaths: Path, wanted: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear = nn.Linear(64, 10)
-        self.deaths, self.wanted, self.home = str(deaths), wanted, os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        died = len(os.listdir(self.deaths))
-        if os.getpid() != self.home and died < self.wanted:
-            Path(self.deaths, str(os.getpid())).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.linear(x.flatten(1))
-
-
-class Failing(nn.Module):
-    """Cannot be run but where it was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.home = nn.Linear(64, 10), os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != self.home:
-            raise ArithmeticError("not here")
-        return self.linear(x.flatten(1))
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's processes find this module under the name that it has here."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(Dying, "__module__", "test_cluster")
-    monkeypatch.setattr(Failing, "__module__", "test_cluster")
-    monkeypatch.setitem(sys.modules, "test_cluster", sys.modules[__name__])
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+@pytest.fixture(scope="class")
+def executor() -> Iterator[ChunkExecutor]:
+    """Chunks on a local Ray, whose processes find the module of the models."""
+    paths = [str(Path(unreliable.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        with ray_executor(LOCAL) as executor:
+            yield executor
 
 
 @pytest.fixture(scope="module")
@@ -102,42 +76,38 @@ def attacked(
     return found
 
 
-def test_chunks_on_ray_have_the_same_verdicts_though_processes_die(
-    digits: ImageSet, tmp_path: Path
-) -> None:
-    deaths = tmp_path / "deaths"
-    deaths.mkdir()
-    model = Dying(deaths, 2).eval()
-    kept = {"save_adversarial": "float32"}
-    alone = attacked(model, digits, tmp_path / "alone", **kept)
-    with ray_executor(LOCAL) as executor:
-        shared = attacked(model, digits, tmp_path / "ray", executor, **kept)
-    assert len(list(deaths.iterdir())) >= 2
-    pd.testing.assert_frame_equal(shared.verdicts, alone.verdicts, check_exact=True)
-    folders = [
-        RunDirectory(tmp_path / name, "r").evaluation(alone.evaluation_id).chunks_path
-        for name in ("alone", "ray")
-    ]
-    names = sorted(path.name for path in folders[0].glob("*.npy"))
-    assert len(names) == 4
-    for name in names:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-
-
-def test_what_a_task_raises_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
-    with ray_executor(LOCAL) as executor, pytest.raises(ArithmeticError, match="not here"):
-        attacked(Failing().eval(), digits, tmp_path / "raises", executor, chunk_size=60)
-
-
-def test_what_always_dies_ends_the_evaluation(digits: ImageSet, tmp_path: Path) -> None:
-    deaths = tmp_path / "deaths"
-    deaths.mkdir()
-    with (
-        ray_executor(LOCAL) as executor,
-        pytest.raises(UserError, match=r"ended 4 times .* repeat the command"),
+class TestChunks:
+    def test_verdicts_and_images_are_the_same_though_processes_die(
+        self, executor, digits, tmp_path
     ):
-        attacked(Dying(deaths, 1000).eval(), digits, tmp_path / "dies", executor, chunk_size=60)
-    assert len(list(deaths.iterdir())) == 4
+        deaths = tmp_path / "deaths"
+        deaths.mkdir()
+        model = Dying(deaths, 2).eval()
+        kept = {"save_adversarial": "float32"}
+        alone = attacked(model, digits, tmp_path / "alone", **kept)
+        shared = attacked(model, digits, tmp_path / "ray", executor, **kept)
+        assert len(list(deaths.iterdir())) >= 2
+        pd.testing.assert_frame_equal(shared.verdicts, alone.verdicts, check_exact=True)
+        folders = [
+            RunDirectory(tmp_path / name, "r").evaluation(alone.evaluation_id).chunks_path
+            for name in ("alone", "ray")
+        ]
+        names = sorted(path.name for path in folders[0].glob("*.npy"))
+        assert len(names) == 4
+        for name in names:
+            assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+    def test_an_error_of_a_task_ends_the_evaluation(self, executor, digits, tmp_path):
+        failing = Failing(ArithmeticError, "not here").eval()
+        with pytest.raises(ArithmeticError, match="not here"):
+            attacked(failing, digits, tmp_path, executor, chunk_size=60)
+
+    def test_a_task_that_always_dies_ends_the_evaluation(self, executor, digits, tmp_path):
+        deaths = tmp_path / "deaths"
+        deaths.mkdir()
+        with pytest.raises(UserError, match=r"ended 4 times .* repeat the command"):
+            attacked(Dying(deaths, 1000).eval(), digits, tmp_path, executor, chunk_size=60)
+        assert len(list(deaths.iterdir())) == 4
 
 
 def planned(results: Path) -> list[Item]:
@@ -147,13 +117,15 @@ def planned(results: Path) -> list[Item]:
         "data.train_limit": 96,
         "evaluation.limit": 12,
         "evaluation.attacks": ["apgd-ce"],
+        "evaluation.budget.n_iter": 5,
     }
-    spec = SweepSpec(methods=("vanilla", "trades", "kd"), set=tiny)
-    runs = rows(spec, {"results": results, "device": "cpu"})
-    return plan(runs)
+    teacher = {"training": {"epochs": 1}, "data": {"train_limit": 64}}
+    distilled = {"teacher.arch": "resnet8", "teacher.minimum": 0.0, "teacher.config": teacher}
+    runs = ({"method": "vanilla"}, {"method": "trades"}, {"method": "kd", "set": distilled})
+    return plan(rows(SweepSpec(runs=runs, set=tiny), {"results": results, "device": "cpu"}))
 
 
-def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
+def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     items = planned(there)
     broken = items[1].config
@@ -163,15 +135,15 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
     assert [failure.run_id for failure in failures] == [broken.run_id]
     assert run_missing(planned(here), QUIET) == []
     sql = "SELECT run_id, name, value FROM runs JOIN metrics USING (run_id) ORDER BY ALL"
-    answers = [Database(results).query(sql) for results in (here, there)]
+    stored = [Database(results).query(sql) for results in (here, there)]
     timed = "sec|memory"
-    wanted, found = (
+    expected, found = (
         answer[~answer["name"].str.contains(timed) & (answer["run_id"] != broken.run_id)]
-        for answer in answers
+        for answer in stored
     )
-    assert len(wanted) > 0
+    assert len(expected) > 0
     pd.testing.assert_frame_equal(
-        found.reset_index(drop=True), wanted.reset_index(drop=True), check_exact=True
+        found.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True
     )
     states = Database(there).query("SELECT run_id, status FROM runs").set_index("run_id")["status"]
     assert states.pop(broken.run_id) == "error"
@@ -181,17 +153,14 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path: Path) -> None:
     }
 
 
-def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_resource_is_refused(monkeypatch):
     for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
         with pytest.raises(UserError, match="no resource: write cpus=4"):
             Cluster.parse("local", task)
     assert Cluster.parse("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(UserError, match=r"pip install 'divergence-bench\[cluster\]'"),
-        connected(LOCAL),
-    ):
-        pass
+    with pytest.raises(UserError, match=r"pip install 'divergence-bench\[cluster\]'"):
+        connected(LOCAL).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -205,9 +174,7 @@ def test_mistakes_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         ("localhost:six", None, "six"),
     ],
 )
-def test_where_no_cluster_answers_is_told_at_once(
-    address: str, environment: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_that_does_not_answer_is_refused(address, environment, reason, monkeypatch):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
     if environment:
@@ -217,21 +184,16 @@ def test_where_no_cluster_answers_is_told_at_once(
         pass
 
 
-def test_a_task_without_a_cluster_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["harness", "run", "--method", "vanilla", "--task", "cpus=2"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert "give --cluster as well" in capsys.readouterr().err
+def test_a_task_without_a_cluster_is_refused():
+    with pytest.raises(UserError, match="give --cluster as well"):
+        CliRunner().invoke(
+            app, ["run", "--method", "vanilla", "--task", "cpus=2"], catch_exceptions=False
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_runs_of_a_sweep_in_order(
-    number: signal.Signals, status: int, tmp_path: Path
-) -> None:
+def test_a_signal_ends_the_runs_of_a_sweep_in_order(number, status, tmp_path):
     command = [sys.executable, "-m", "harness", "sweep", "--methods", "vanilla,trades"]
     command += ["--set", "training.epochs=1000", "--cluster", "local", "--results", str(tmp_path)]
     with subprocess.Popen(
@@ -243,8 +205,8 @@ def test_a_signal_ends_the_runs_of_a_sweep_in_order(
         while process.poll() is None and len(list(tmp_path.glob("runs/*/checkpoints/last.pt"))) < 2:
             time.sleep(0.1)
         process.send_signal(number)
-        told = process.communicate(timeout=120)[1]
-    assert process.returncode == status, told
-    assert "the same command goes on from here" in told
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode == status, errors
+    assert "the same command goes on from here" in errors
     states = Database(tmp_path).query("SELECT status FROM runs")["status"]
     assert states.tolist() == ["cancelled", "cancelled"]

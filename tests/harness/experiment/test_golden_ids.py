@@ -48,12 +48,12 @@ def names(config: RunConfig) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["found"]["run_id"])
-def test_names_of_runs_teachers_and_evaluations_stay(case: dict[str, Any]) -> None:
+def test_names_of_runs_teachers_and_evaluations_stay(case):
     given = dict(case["given"])
     assert names(resolve(given.pop("method"), **given)) == case["found"]
 
 
 @pytest.mark.parametrize("method", sorted(WITHOUT_TEACHER))
-def test_runs_without_a_teacher_keep_their_names(method: str) -> None:
+def test_runs_without_a_teacher_keep_their_names(method):
     for recipe, run_id in WITHOUT_TEACHER[method].items():
         assert resolve(method, recipe=recipe).run_id == run_id

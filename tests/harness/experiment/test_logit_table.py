@@ -1,15 +1,14 @@
 """The table of teacher logits: equal to the teacher, whatever happened to its files."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from distilling import Lines, registered, student
+from distilling import Lines, assert_same_weights, student, weights
 from torch import Tensor, nn
 
 from harness.data import load_dataset
@@ -21,7 +20,6 @@ from harness.experiment.teacher import _Forward, _FromTable, logits_of
 from harness.method import Batch
 from harness.models import build_model
 from harness.seeding import seeded_generator
-from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -38,7 +36,7 @@ def table(folder: Path, dtype: str = "float32") -> LogitTable:
 
 @pytest.mark.parametrize(("padding", "mirror"), [(0, False), (0, True), (1, False), (2, True)])
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
-def test_a_view_number_says_what_is_shown(padding: int, mirror: bool, mode: str) -> None:
+def test_a_view_number_identifies_the_augmented_image(padding, mirror, mode):
     augment = Augmentation(padding, mirror, mode)
     images = torch.randint(256, (1000, 3, 6, 6), dtype=torch.uint8)
     changed, view = augment.viewed(images, seeded_generator(CPU, "views"))
@@ -53,7 +51,7 @@ def test_a_view_number_says_what_is_shown(padding: int, mirror: bool, mode: str)
     assert torch.equal(changed, flip(shown, mirrored) if mirrored is not None else shown)
 
 
-def test_rotated_images_have_no_number_of_views() -> None:
+def test_rotated_images_have_no_number_of_views():
     augment = Augmentation(2, True, rotation=10.0)
     assert augment.views is None
     images = torch.zeros(2, 3, 6, 6, dtype=torch.uint8)
@@ -61,7 +59,7 @@ def test_rotated_images_have_no_number_of_views() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_what_is_written_is_read_by_a_later_process(tmp_path: Path, dtype: str) -> None:
+def test_what_is_written_is_read_by_a_later_process(tmp_path, dtype):
     rows, logits = random_rows(50)
     first = table(tmp_path, dtype)
     assert not first.read(rows)[1].any()
@@ -74,13 +72,13 @@ def test_what_is_written_is_read_by_a_later_process(tmp_path: Path, dtype: str) 
     assert not first.read(others)[1].any()
 
 
-def test_zero_logits_count_as_written(tmp_path: Path) -> None:
+def test_zero_logits_count_as_written(tmp_path):
     rows = torch.arange(200)
     table(tmp_path).write(rows, torch.zeros(200, 7))
     assert table(tmp_path).read(rows)[1].all()
 
 
-def test_a_damaged_row_is_missing_and_no_other(tmp_path: Path) -> None:
+def test_a_damaged_row_is_missing_and_no_other(tmp_path):
     rows, logits = random_rows(50)
     filled = table(tmp_path)
     filled.write(rows, logits)
@@ -100,7 +98,7 @@ def test_a_damaged_row_is_missing_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["logits.bin", "checksums.bin"])
-def test_what_a_truncated_file_lost_is_missing(tmp_path: Path, name: str) -> None:
+def test_what_a_truncated_file_lost_is_missing(tmp_path, name):
     rows, logits = random_rows(200)
     table(tmp_path).write(rows, logits)
     size = (tmp_path / name).stat().st_size
@@ -111,7 +109,7 @@ def test_what_a_truncated_file_lost_is_missing(tmp_path: Path, name: str) -> Non
     assert torch.equal(read[there], logits[there])
 
 
-def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path):
     rows = 10**12
     with pytest.raises(UserError, match=r"needs 404000\.0 GB .* teacher\.logits=forward"):
         LogitTable(tmp_path / "huge", rows, 100, "float32")
@@ -126,35 +124,29 @@ import sys
 from pathlib import Path
 import torch
 from harness.experiment.logit_table import LogitTable
-
-folder, seed, rounds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-table, generator = LogitTable(folder, 200, 7, "float32"), torch.Generator().manual_seed(seed)
-for _ in range(rounds):
+table = LogitTable(Path({folder!r}), 200, 7, "float32")
+generator = torch.Generator().manual_seed({seed})
+for _ in range({rounds}):
     rows = torch.randint(200, (32,), generator=generator)
     table.write(rows, (rows[:, None] * 7 + torch.arange(7)).float().sin())
+sys.exit(0)
 """
 
 
-def filling(folder: Path, seed: int, rounds: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", FILL, str(folder), str(seed), str(rounds)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[3])
+def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(server, tmp_path):
+    def filling(seed: int, rounds: int, **kill: int) -> dict[str, Any]:
+        script = FILL.format(folder=str(tmp_path), seed=seed, rounds=rounds)
+        return {"arguments": [], "prepare": script, **kill}
 
-
-def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(tmp_path: Path) -> None:
-    doomed = filling(tmp_path, 3, 10**9)
-    try:
-        for worker in [filling(tmp_path, seed, 300) for seed in (1, 2)]:
-            assert worker.wait(120) == 0
-        assert doomed.poll() is None
-    finally:
-        doomed.kill()
-        doomed.wait()
+    # The last one is killed when the others are done.
+    ended = server.run_all(filling(1, 300), filling(2, 300), filling(3, 10**9, delay=0))
+    assert [each["code"] for each in ended] == [0, 0, -9]
     rows = torch.arange(200)
     read, there = table(tmp_path).read(rows)
     # The killed one may have left one batch half written; what counts as there is right.
     assert there.sum() >= 200 - 32
-    wanted = (rows[:, None] * 7 + torch.arange(7)).float().sin()
-    assert torch.equal(read[there], wanted[there])
+    expected = (rows[:, None] * 7 + torch.arange(7)).float().sin()
+    assert torch.equal(read[there], expected[there])
 
 
 class Counting(nn.Module):
@@ -175,7 +167,7 @@ def epochs_of(loader: DeviceLoader, count: int) -> Iterator[Batch]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_logits_from_the_table_are_the_teachers(tmp_path: Path, dtype: str) -> None:
+def test_logits_from_the_table_are_the_teachers(tmp_path, dtype):
     split = load_dataset("digits").train.subset(75)
     loader = DeviceLoader(split, 32, CPU, Augmentation(1, flip=True))
     assert loader.views == 18
@@ -194,7 +186,7 @@ def test_logits_from_the_table_are_the_teachers(tmp_path: Path, dtype: str) -> N
     assert network.images == 0, "a warm table needs no teacher"
 
 
-def test_logits_do_not_depend_on_how_few_images_are_asked_for() -> None:
+def test_logits_do_not_depend_on_the_number_of_images():
     network = build_model("resnet20", 10, 3, 32).eval()
     x = torch.rand(40, 3, 32, 32)
     whole = logits_of(network, x)
@@ -202,37 +194,25 @@ def test_logits_do_not_depend_on_how_few_images_are_asked_for() -> None:
         assert torch.equal(logits_of(network, x[:count]), whole[:count])
 
 
-@pytest.fixture
-def _registered() -> Iterator[None]:
-    with registered():
-        yield
-
-
 @pytest.mark.usefixtures("_registered")
-def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path: Path) -> None:
+def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path):
     whole = student(tmp_path / "whole", lines := Lines(), **{"teacher.logits": "table"})
     assert lines.about("teacher logits are kept in")
     forward = student(tmp_path / "forward", **{"teacher.logits": "forward"})
     with pytest.raises(KeyboardInterrupt):
         student(tmp_path / "halted", Lines("epoch 1/2  loss", after="logits are kept"))
     resumed = student(tmp_path / "halted")
-    weights = [state(run) for run in (whole, forward, resumed)]
-    for name, tensor in weights[0].items():
-        assert torch.equal(tensor, weights[1][name]), name
-        assert torch.equal(tensor, weights[2][name]), name
+    assert_same_weights(whole, forward)
+    assert_same_weights(whole, resumed)
     half = student(tmp_path / "whole", **{"teacher.logits_dtype": "float16"})
     assert half.run_id != whole.run_id
-    assert any(not torch.equal(a, weights[0][name]) for name, a in state(half).items())
+    assert any(not torch.equal(a, weights(whole)[name]) for name, a in weights(half).items())
 
 
 @pytest.mark.usefixtures("_registered")
-def test_a_table_that_cannot_be_is_refused_or_done_without(tmp_path: Path) -> None:
+def test_without_a_finite_number_of_views_there_is_no_table(tmp_path):
     with pytest.raises(UserError, match="have unlimited views"):
         student(tmp_path, **{"teacher.logits": "table", "data.rotation": 5.0})
     lines = Lines()
     student(tmp_path, lines, **{"data.rotation": 5.0})
     assert not lines.about("teacher logits")
-
-
-def state(run: RunDirectory) -> dict[str, Tensor]:
-    return torch.load(run.model_path, weights_only=True)["state_dict"]

@@ -69,7 +69,7 @@ def picked(value: Any, like: Any) -> Any:
     return value
 
 
-def test_it_opens_ranks_and_compares(call: Call) -> None:
+def test_it_opens_ranks_and_compares(call):
     rebuilt = call("db rebuild --json --results results")
     assert EXPECTED["rows"].items() <= rebuilt["rows"].items()
     assert not rebuilt["unreadable"]
@@ -91,7 +91,7 @@ def same_machine(directory: RunDirectory) -> bool:
     return here["cpu"] == there["cpu"] and torches[0] == torches[1]
 
 
-def test_its_interrupted_training_resumes(call: Call) -> None:
+def test_its_interrupted_training_resumes(call):
     expected = EXPECTED["resume"]["training interrupted"]
     directory = RunDirectory(Path("results"), expected["run_id"])
     same, epochs = same_machine(directory), directory.epochs()
@@ -106,7 +106,7 @@ def test_its_interrupted_training_resumes(call: Call) -> None:
         assert record["model_sha256"] == expected["model_sha256"]
 
 
-def test_its_interrupted_evaluation_resumes(call: Call) -> None:
+def test_its_interrupted_evaluation_resumes(call):
     expected = EXPECTED["resume"]["evaluation interrupted"]
     directory = RunDirectory(Path("results"), expected["run_id"])
     same = same_machine(directory)

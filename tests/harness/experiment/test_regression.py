@@ -1,11 +1,11 @@
-"""The gate: what it lets pass, what it stops, and what it says."""
+"""The regression check: what passes, what fails, and its messages."""
 
-import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 from planted_faults import FAULTS
+from typer.testing import CliRunner
 
 from divergence_bench.cli import check as check_verb
+from divergence_bench.cli.main import app
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.errors import UserError
@@ -29,6 +31,7 @@ from harness.experiment.regression import (
     read_baseline,
 )
 from harness.progress import Reporter
+from harness.registry import METHODS
 
 ROOT = Path(__file__).parents[3]
 BASELINE = ROOT / "results" / "baselines" / "digits.json"
@@ -42,18 +45,6 @@ SHOWN_BY = {
     "temperature forgotten": "ikl",
     "weight perturbation not restored": "kl",
 }
-FAST = ("class means not updated",)
-
-
-def harness(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        timeout=280,
-    )
 
 
 # The rule
@@ -71,14 +62,9 @@ def result(
     **protocol: Any,
 ) -> Result:
     return Result(
-        losses=losses,
-        margin=margin,
-        verdicts=verdicts,
-        index_sha256=index_sha256,
-        attack_version=attack_version,
-        protocol={**PROTOCOL, **protocol},
-        run_id="r",
-    )
+        losses=losses, margin=margin, verdicts=verdicts, index_sha256=index_sha256, run_id="r",
+        attack_version=attack_version, protocol={**PROTOCOL, **protocol},
+    )  # fmt: skip
 
 
 def compared(then: Result, now: Result | str) -> gate.Checked:
@@ -86,14 +72,15 @@ def compared(then: Result, now: Result | str) -> gate.Checked:
     return compare(baseline, baseline.runs[0], now)
 
 
-def test_the_same_result_is_no_regression() -> None:
+def test_the_same_result_and_rounding_are_no_regression():
     found = compared(result("..x1" * 50), result("..x1" * 50))
     assert found.worse == found.better == ()
     assert found.golden.difference == 0
     assert found.accuracies["robust"].difference == 0
+    assert compared(result("..."), result("...", (2.0001, 0.99995), 0.50001)).worse == ()
 
 
-def test_a_clear_drop_is_a_regression_and_says_by_how_much() -> None:
+def test_a_clear_drop_is_a_regression_and_reports_its_size():
     found = compared(result("." * 160 + "1" * 40), result("." * 140 + "1" * 60))
     (text,) = found.worse
     assert "robust accuracy fell by 10.00 points" in text
@@ -105,7 +92,7 @@ def test_a_clear_drop_is_a_regression_and_says_by_how_much() -> None:
     assert "rose by 10.00" in rose.better[0]
 
 
-def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
+def test_a_drop_within_the_margin_or_within_randomness_passes():
     # 2 points, though all 8 of 400 images were lost (p = 0.008).
     assert compared(result("." * 400), result("." * 392 + "1" * 8)).worse == ()
     # 5 points of 100 images: 13 lost, 8 won (p = 0.38).
@@ -114,7 +101,7 @@ def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "margin", "says"),
+    ("losses", "margin", "message"),
     [
         ((2.0, 1.1), 0.5, "loss of step 2 of 2 is 1.1, in the baseline 1"),
         ((2.0, float("nan")), 0.5, "loss of step 2 of 2 is nan"),
@@ -122,18 +109,12 @@ def test_a_drop_within_the_margin_or_within_chance_passes() -> None:
         ((2.0,), 0.5, "another number of steps"),
     ],
 )
-def test_another_computation_is_a_regression(
-    losses: tuple[float, ...], margin: float, says: str
-) -> None:
+def test_another_computation_is_a_regression(losses, margin, message):
     (text,) = compared(result("..."), result("...", losses, margin)).worse
-    assert says in text
+    assert message in text
 
 
-def test_rounding_passes() -> None:
-    assert compared(result("..."), result("...", (2.0001, 0.99995), 0.50001)).worse == ()
-
-
-def test_a_run_that_fails_and_other_images_are_regressions() -> None:
+def test_a_run_that_fails_and_other_images_are_regressions():
     assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
     for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
         (text,) = compared(result("..."), other).worse
@@ -142,7 +123,7 @@ def test_a_run_that_fails_and_other_images_are_regressions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"norm": "L2"}, "norm differs (baseline Linf, now L2)"),
         ({"eps": 0.2}, "eps differs (baseline 0.1, now 0.2)"),
@@ -150,28 +131,27 @@ def test_a_run_that_fails_and_other_images_are_regressions() -> None:
         ({"chunk_size": 10}, "chunk_size differs (baseline 250, now 10)"),
         ({"attacks": ["square"]}, "now ['square'])"),
         ({"attack_version": "w"}, "attack_version differs (baseline v, now w)"),
-        ({"precision": "bf16", "eps": 0.2}, "now 0.2); precision differs (baseline float32, now"),
+        ({"precision": "bf16", "eps": 0.2}, "now bf16); eps differs (baseline 0.1, now 0.2)"),
     ],
 )
-def test_verdicts_by_another_protocol_are_not_compared(changed: dict[str, Any], says: str) -> None:
+def test_verdicts_by_another_protocol_are_not_compared(changed, message):
     then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
     found = compared(then, now)
     (text,) = found.worse
     assert text.startswith("other protocol: ")
-    assert says in text
+    assert message in text
     assert text.endswith(": update the baseline with --update --reason")
     assert found.accuracies == {}
     assert compared(now, now).worse == ()
 
 
-def test_a_baseline_without_its_protocol_is_read_and_says_so() -> None:
-    told = result("...").model_dump()
-    del told["protocol"]
-    (text,) = compared(Result.model_validate(told), result("...")).worse
+def test_a_baseline_without_its_protocol_is_another_protocol():
+    stored = result("...").model_dump(exclude={"protocol"})
+    (text,) = compared(Result.model_validate(stored), result("...")).worse
     assert "eps differs (baseline unknown, now 0.1)" in text
 
 
-def test_the_report_leads_with_what_got_worse_and_names_another_environment() -> None:
+def test_the_report_leads_with_what_got_worse_and_names_another_environment():
     baseline = Baseline.model_validate(
         {
             "runs": [{"name": "a", "method": "m", "result": result("." * 200)}],
@@ -187,7 +167,7 @@ def test_the_report_leads_with_what_got_worse_and_names_another_environment() ->
     assert json.loads(json.dumps(gate.to_json(baseline, found)))["regression"]
 
 
-def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
+def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path):
     tiny = {"training.epochs": 1, "data.train_limit": 32, "evaluation.limit": 20}
     baseline = Baseline.model_validate(
         {
@@ -208,7 +188,7 @@ def test_a_result_keeps_the_protocol_that_was_evaluated(tmp_path: Path) -> None:
 # The committed baseline
 
 
-def test_the_committed_baseline_is_whole(tmp_path: Path) -> None:
+def test_the_committed_baseline_is_complete(tmp_path):
     baseline = read_baseline(BASELINE)
     assert [run.name for run in baseline.runs] == [
         "kl", "dkl", "ikl", "trades", "kd", "dkd", "ikl-kd",
@@ -239,41 +219,29 @@ def golden(name: str, folder: Path) -> gate.Golden:
     return gate.compare_golden(run.result, found, baseline.loss_tolerance)
 
 
-def test_golden_losses_are_those_of_the_baseline(tmp_path: Path) -> None:
+def test_golden_losses_are_those_of_the_baseline(tmp_path):
     assert golden("ikl", tmp_path).step is None
 
 
-def caught_by_losses(name: str, folder: Path) -> bool:
-    """Whether the golden losses show a fault, or the engine itself stops it."""
+FAST = "class means not updated"
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name != FAST]
+
+
+@pytest.mark.parametrize("name", [FAST, *SLOW])
+def test_the_golden_losses_show_every_planted_fault(name, tmp_path, monkeypatch):
+    """Or the engine itself stops it."""
+    FAULTS[name](monkeypatch)
     try:
-        return golden(SHOWN_BY.get(name, "ikl"), folder).step is not None
+        step = golden(SHOWN_BY.get(name, "ikl"), tmp_path).step
     except RuntimeError:
-        return True
-
-
-@pytest.mark.parametrize("name", FAST)
-def test_a_planted_fault_is_caught(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    FAULTS[name](monkeypatch)
-    assert caught_by_losses(name, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
-def test_the_golden_losses_catch_every_planted_fault(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    FAULTS[name](monkeypatch)
-    assert caught_by_losses(name, tmp_path)
+        return
+    assert step is not None
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_whole_check_fails_under_every_planted_fault(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_check_fails_under_every_planted_fault(name, tmp_path, monkeypatch):
     FAULTS[name](monkeypatch)
     baseline = read_baseline(BASELINE)
     found = gate.check(baseline, tmp_path, QUIET)
@@ -287,7 +255,7 @@ def test_the_whole_check_fails_under_every_planted_fault(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_whole_check_passes_unchanged(tmp_path: Path) -> None:
+def test_the_check_passes_unchanged(tmp_path):
     baseline = read_baseline(BASELINE)
     found = gate.check(baseline, tmp_path, QUIET)
     for run, each in zip(baseline.runs, found, strict=True):
@@ -297,31 +265,26 @@ def test_the_whole_check_passes_unchanged(tmp_path: Path) -> None:
 # The command, with a method of another distribution
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the example package is installed."""
-    target = tmp_path_factory.mktemp("site")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    source = tmp_path_factory.mktemp("source") / "example_package"
-    shutil.copytree(ROOT / "tests" / "example_package", source)
-    subprocess.run(
-        [*install, "--no-build-isolation", "--target", str(target), str(source)],
-        check=True,
-        timeout=120,
-    )
-    return target
-
-
-def test_another_distribution_registers_its_method(installed: Path) -> None:
-    (distribution,) = importlib.metadata.distributions(path=[str(installed)])
-    (point,) = distribution.entry_points
-    assert (point.group, point.name) == ("harness.methods", "example-margin")
+def test_the_example_package_registers_its_method_when_it_is_installed():
+    project = tomllib.loads((ROOT / "tests/example_package/pyproject.toml").read_text())["project"]
+    assert list(project["entry-points"]["harness.methods"]) == ["example-margin"]
+    assert "example-margin" not in METHODS.names()
 
 
 @pytest.mark.slow
-def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: Path) -> None:
-    path = tmp_path / "mine.json"
-    environment = {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+def test_a_method_of_another_distribution_is_checked(tmp_path):
+    site, source, path = tmp_path / "site", tmp_path / "source", tmp_path / "mine.json"
+    shutil.copytree(ROOT / "tests" / "example_package", source)
+    install = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *install, str(source)], check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+
+    def check(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", "check", "--baseline", str(path), *options]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        )
+
     tiny: dict[str, Any] = {
         "golden": {**gate.DEFAULT_GOLDEN, "data.train_limit": 64},
         "benchmark": {
@@ -335,29 +298,19 @@ def test_a_method_of_another_distribution_is_checked(installed: Path, tmp_path: 
         "runs": [{"name": "mine", "method": "example-margin"}],
     }
     path.write_text(json.dumps(tiny))
-    made = harness("check", "--baseline", str(path), "--update", "--reason", "first", **environment)
+    made = check("--update", "--reason", "first")
     assert made.returncode == 0, made.stderr
     assert read_baseline(path).history[0]["reason"] == "first"
-    module = installed / "example_margin.py"
+    module = site / "example_margin.py"
     module.write_text(module.read_text().replace(".square().mean()", ".mean()"))
-    failed = harness("check", "--baseline", str(path), "--json", **environment)
+    failed = check("--json")
     assert failed.returncode == 1, failed.stderr
     (run,) = json.loads(failed.stdout)["runs"]
     assert "training computes something else: the loss of step 1" in run["worse"][0]
 
 
-def test_the_example_is_not_registered_without_its_package() -> None:
-    assert "example-margin" not in gate_methods()
-
-
-def gate_methods() -> list[str]:
-    from harness.registry import METHODS
-
-    return METHODS.names()
-
-
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--update"], "needs its reason"),
         (["--reason", "x"], "needs its reason"),
@@ -365,17 +318,13 @@ def gate_methods() -> list[str]:
         (["--baseline", "no-such.json"], "no-such.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], says: str) -> None:
-    from typer.testing import CliRunner
-
-    from divergence_bench.cli.main import app
-
+def test_a_mistake_is_one_sentence(arguments, message):
     ended = CliRunner().invoke(app, ["check", *arguments])
     assert isinstance(ended.exception, UserError)
-    assert says in str(ended.exception)
+    assert message in str(ended.exception)
 
 
-def test_the_workflows_use_the_command() -> None:
+def test_the_workflows_use_the_command():
     folder = ROOT / ".github" / "workflows"
     own, reusable = (
         yaml.safe_load((folder / name).read_text()) for name in ("check.yml", "check-method.yml")
@@ -389,9 +338,7 @@ def test_the_workflows_use_the_command() -> None:
         assert not any("${{" in command for command in commands)
 
 
-def test_the_check_computes_on_one_thread_whatever_the_machine_has(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_check_computes_on_one_thread_whatever_the_machine_has(monkeypatch, tmp_path):
     baseline = read_baseline(BASELINE)
     seen: list[int] = []
     monkeypatch.setattr(gate, "measure", lambda *_: seen.append(torch.get_num_threads()))

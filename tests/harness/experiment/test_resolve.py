@@ -1,4 +1,4 @@
-"""From what the user typed to a configuration: layers, and one-line errors."""
+"""From the user's options to a configuration: layers, and one-line errors."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from harness.errors import UserError
 from harness.experiment.resolve import evaluation, recipe_changes, resolve
 
 
-def test_the_data_set_chooses_the_recipe_and_digits_is_the_default() -> None:
+def test_the_data_set_chooses_the_recipe_and_digits_is_the_default():
     assert resolve("trades").recipe == "digits"
     config = resolve("trades", dataset="cifar100")
     assert (config.recipe, config.data.name) == ("cifar100", "cifar100")
 
 
-def test_assignments_lie_over_options_over_the_recipe() -> None:
+def test_assignments_lie_over_options_over_the_recipe():
     config = resolve(
         "trades",
         options={"training.epochs": 7, "model.arch": None, "seed": 3},
@@ -28,11 +28,11 @@ def test_assignments_lie_over_options_over_the_recipe() -> None:
     }
 
 
-def test_an_unchanged_recipe_has_no_changes_whatever_the_seed() -> None:
+def test_an_unchanged_recipe_has_no_changes_whatever_the_seed():
     assert recipe_changes(resolve("trades", options={"seed": 5})) == {}
 
 
-def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_run() -> None:
+def test_a_default_and_its_value_given_are_one_run():
     default = resolve("trades")
     (name, value), *_ = default.params.items()
     assert resolve("trades", assignments=[f"params.{name}={value}"]).run_id == default.run_id
@@ -71,23 +71,19 @@ def test_parameters_are_resolved_whole_so_that_a_default_and_its_value_are_one_r
         ),
     ],
 )
-def test_mistakes_are_one_sentence(arguments: dict, message: str) -> None:
+def test_mistakes_are_one_sentence(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         resolve(**{"method_name": "trades", **arguments})
     assert "\n" not in str(caught.value)
 
 
-def test_an_evaluation_protocol_from_a_stored_one() -> None:
+def test_an_evaluation_protocol_from_a_stored_one():
     stored = {"eps": 0.1, "attacks": ["apgd-ce"]}
     config = evaluation(
         stored, {"eps": "1/5", "norm": None}, ["evaluation.seed=4", "chunk_size=50"]
     )
-    assert (config.eps, config.attacks, config.seed, config.chunk_size) == (
-        (0.2,),
-        ("apgd-ce",),
-        4,
-        50,
-    )
+    assert (config.eps, config.attacks) == ((0.2,), ("apgd-ce",))
+    assert (config.seed, config.chunk_size) == (4, 50)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +95,8 @@ def test_an_evaluation_protocol_from_a_stored_one() -> None:
         (["eps=0.5"], False),
     ],
 )
-def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: bool) -> None:
-    def asked() -> None:
+def test_another_norm_needs_a_radius_of_its_own(changes, refused):
+    def resolve_all() -> None:
         resolve("trades", assignments=[f"evaluation.{change}" for change in changes])
         evaluation({"norm": "Linf", "eps": 0.1}, {}, changes)
         options = dict(change.split("=") for change in changes)
@@ -108,21 +104,21 @@ def test_another_norm_needs_a_radius_of_its_own(changes: list[str], refused: boo
 
     if refused:
         with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
-            asked()
+            resolve_all()
         for layer in ({"norm": "L2"}, {"norm": "L2", "eps": None}):
             with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
                 evaluation({}, layer, [])
     else:
-        asked()
+        resolve_all()
     assert evaluation({"norm": "L2", "eps": 2}, {"norm": "L2"}, []).eps == (2,)
 
 
-def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:
-    wanted = ("apgd-ce", "square")
-    assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == wanted
-    assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == wanted
+def test_attacks_are_named_with_commas_wherever_they_are_set():
+    expected = ("apgd-ce", "square")
+    assert evaluation({}, {"attacks": "apgd-ce, square"}, []).attacks == expected
+    assert evaluation({}, {}, ["attacks=apgd-ce,square"]).attacks == expected
     set_ = ["evaluation.attacks=apgd-ce,square"]
-    assert resolve("trades", assignments=set_).evaluation.attacks == wanted
+    assert resolve("trades", assignments=set_).evaluation.attacks == expected
     assert evaluation({}, {"attacks": ""}, []).attacks == ()
 
 
@@ -135,7 +131,7 @@ def test_attacks_are_named_with_commas_wherever_they_are_set() -> None:
         ("data.train_limit", 2**31 - 1),
     ],
 )
-def test_a_number_is_no_larger_than_the_database_can_hold(setting: str, largest: int) -> None:
+def test_a_number_is_no_larger_than_the_database_can_hold(setting, largest):
     resolve("trades", assignments=[f"{setting}={largest}"])
     with pytest.raises(UserError, match=f"{setting} = .* at most {largest}"):
         resolve("trades", assignments=[f"{setting}={largest + 1}"])

@@ -1,4 +1,4 @@
-"""What a run's record says of its model stays true, whatever is evaluated, resumed or loaded."""
+"""A run's record stays true of its model, whatever is evaluated, resumed or loaded."""
 
 import importlib
 import sys
@@ -22,9 +22,7 @@ from harness.store.rundir import RunDirectory
 QUIET = Reporter(quiet=True)
 
 
-def test_a_further_evaluation_leaves_what_is_said_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_further_evaluation_keeps_the_record_of_the_training(tmp_path, monkeypatch):
     options: dict[str, Any] = {**TINY, "evaluation.limit": 10, "results": tmp_path}
     first = run(resolve("vanilla", options=options), QUIET)
     directory = RunDirectory(tmp_path, first.run_id)
@@ -45,9 +43,9 @@ def test_a_further_evaluation_leaves_what_is_said_of_the_training(
 
 
 @pytest.mark.parametrize("limit", [None, 100])
-def test_a_runs_scale_does_not_depend_on_how_it_is_evaluated(limit: int | None) -> None:
+def test_a_runs_scale_does_not_depend_on_how_it_is_evaluated(limit):
     options = {"evaluation.limit": limit}
-    told = [
+    scales = [
         recording.header(config, runner.METHODS.get("trades"), None)["scale"]
         for config in (
             resolve("trades", dataset="cifar100", options=options),
@@ -55,12 +53,10 @@ def test_a_runs_scale_does_not_depend_on_how_it_is_evaluated(limit: int | None) 
             resolve("trades", options=options),
         )
     ]
-    assert told == ["paper", "small", "small"]
+    assert scales == ["paper", "small", "small"]
 
 
-def test_a_training_goes_on_with_the_images_it_began_with_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_goes_on_with_the_images_it_began_with_only(tmp_path, monkeypatch):
     config = resolve("vanilla", options={**TINY, "results": tmp_path})
     with pytest.raises(KeyboardInterrupt):
         run(config, Lines("epoch 1/"))
@@ -106,9 +102,7 @@ METHOD = Method(
 
 
 @pytest.mark.parametrize("edited", ["method.py", "losses.py"])
-def test_a_run_that_other_code_trained_is_not_given_without_a_word(
-    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_other_code_trained_is_reported(edited, tmp_path, monkeypatch):
     package = f"package_of_a_test_{edited[0]}"
     folder = tmp_path / package
     folder.mkdir()
@@ -120,26 +114,24 @@ def test_a_run_that_other_code_trained_is_not_given_without_a_word(
     with METHODS.temporarily("weighted-of-a-test", f"{package}.method:METHOD"):
         config = resolve("weighted-of-a-test", options={**TINY, "results": tmp_path / "r"})
 
-        def told() -> str:
+        def output() -> str:
             for name in [name for name in sys.modules if name.split(".")[0] == package]:
                 del sys.modules[name]
             importlib.invalidate_caches()
             reporter = Lines()
             run(config, reporter)
-            return "\n".join(reporter.said)
+            return "\n".join(reporter.lines)
 
-        assert "trained already" not in told()
-        again = told()
+        assert "trained already" not in output()
+        again = output()
         assert "is trained already" in again
         assert "code" not in again
         path = folder / edited
         path.write_text(path.read_text() + "\n# another text\n")
-        assert "the code of Weighted is not what" in told()
+        assert "the code of Weighted is not what" in output()
 
 
-def test_an_evaluation_finds_the_images_where_the_run_had_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_finds_the_images_where_the_run_had_them(tmp_path, monkeypatch):
     outcome = run(resolve("vanilla", options={**TINY, "results": tmp_path}), QUIET)
     directory = RunDirectory(tmp_path, outcome.run_id)
     record = directory.record
@@ -181,9 +173,7 @@ def same():
 """
 
 
-def test_a_function_is_told_from_another_of_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_functions_with_the_same_weights_are_different_models(tmp_path, monkeypatch):
     """What a network does with its weights is in its code alone."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

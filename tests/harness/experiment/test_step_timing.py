@@ -1,45 +1,31 @@
 """Timing steps of methods, and distilling, by the command line."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from distilling import registered
+from typer.testing import CliRunner
 
+from divergence_bench.cli.main import app
+from divergence_bench.cli.time import rows_for_reading, split_pair
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
-from harness.experiment.step_timing import (
-    Plan,
-    Subject,
-    quartiles,
-    split_pair,
-    text,
-    training_images,
-)
+from harness.experiment.step_timing import Plan, Subject, quartiles, training_images
 
 
-def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100"},
-        timeout=240,
-    )
+def harness(*arguments: str) -> str:
+    """Call the command line; what it prints, folded lines joined."""
+    ended = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return " ".join(ended.output.split())
 
 
-def test_time_measures_methods_in_turns() -> None:
+def test_time_measures_methods_in_turns():
     tiny = ["--dataset", "digits", "--batch-size", "16", "--repeats", "3", "--warmup", "1"]
     methods = ["--methods", "vanilla,kd,reviewkd", "--pair", "resnet14-resnet8"]
-    ended = harness("time", *methods, *tiny, "--device", "cpu", "--json")
-    assert ended.returncode == 0, ended.stderr
-    result = json.loads(ended.stdout)
+    result = json.loads(harness("time", *methods, *tiny, "--device", "cpu", "--json"))
     ways = [(row["method"], row["teacher_logits"]) for row in result["rows"]]
     assert ways == [("vanilla", None), ("kd", "forward"), ("kd", "table"), ("reviewkd", None)]
     assert (result["teacher"], result["student"]) == ("resnet14", "resnet8")
@@ -53,12 +39,11 @@ def test_time_measures_methods_in_turns() -> None:
         assert row["peak_memory_mb"] is None, "memory is counted on GPUs only"
     extra = {row["method"]: row["extra_parameters"] for row in result["rows"]}
     assert extra["vanilla"] == extra["kd"] == 0 < extra["reviewkd"]
-    table = text(result)
-    assert "step with data" in table
-    assert "in turns" in table
+    (first, *_) = rows_for_reading(result)
+    assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", first["step_with_data"])
 
 
-def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
+def test_a_pair_is_split_into_two_architectures():
     assert split_pair("resnet56-resnet20") == ("resnet56", "resnet20")
     assert split_pair("wrn-40-2-wrn-16-2") == ("wrn-40-2", "wrn-16-2")
     assert split_pair("resnet32x4-shufflenet-v1") == ("resnet32x4", "shufflenet-v1")
@@ -66,7 +51,7 @@ def test_a_pair_is_two_networks_whatever_dashes_they_have() -> None:
         split_pair("resnet56-resnet21")
 
 
-def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
+def test_missing_images_are_replaced_by_noise(tmp_path):
     plan = Plan("resnet14", "resnet8", "cifar100", 8, 2, 1, "cpu", tmp_path)
     data, labels, source = training_images(plan)
     assert source == "random"
@@ -75,7 +60,7 @@ def test_missing_images_are_noise_and_said_to_be(tmp_path: Path) -> None:
     assert torch.equal(data.train.labels, labels[:24])
 
 
-def test_steps_have_full_batches() -> None:
+def test_steps_have_full_batches():
     plan = Plan("resnet14", "resnet8", "digits", batch_size=1000, repeats=2, warmup=1)
     data, labels, _ = training_images(plan)
     assert len(data.train) == 1000 < len(labels) < 2000
@@ -83,18 +68,12 @@ def test_steps_have_full_batches() -> None:
         training_images(replace(plan, batch_size=1438))
 
 
-def test_quartiles_and_the_median() -> None:
+def test_quartiles_and_the_median():
     assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 
-@pytest.fixture
-def _registered() -> Iterator[None]:
-    with registered():
-        yield
-
-
 @pytest.mark.usefixtures("_registered")
-def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
+def test_a_filled_table_needs_no_teacher(tmp_path):
     config = resolve("distil", options={"training.batch_size": 8})
     data, labels, _ = training_images(Plan("resnet8", "resnet8", "digits", 8, 2, 1))
     passes = {}
@@ -109,18 +88,26 @@ def test_a_warm_table_spares_the_teacher(tmp_path: Path) -> None:
     assert passes == {"forward": 4, "table": 0}
 
 
-def test_one_command_distils_on_digits(tmp_path: Path) -> None:
-    small = ["--epochs", "1", "--train-limit", "64", "--eval-limit", "12", "--batch-size", "32"]
+def test_one_command_distils_on_digits(tmp_path):
+    small = [
+        "--epochs",
+        "1",
+        "--train-limit",
+        "64",
+        "--eval-limit",
+        "12",
+        "--attacks",
+        "",
+        "--batch-size",
+        "32",
+    ]
     teacher = ["training.epochs=1", "data.train_limit=64"]
     settings = [f"teacher.config.{setting}" for setting in teacher] + ["teacher.minimum=0"]
     command = ["run", "--method", "kd", "--teacher-arch", "resnet8", *small, "--device", "cpu"]
     command += [part for setting in settings for part in ("--set", setting)]
-    ended = harness(*command, "--results", str(tmp_path))
-    assert ended.returncode == 0, ended.stderr
-    # Long lines are folded at a terminal's width.
-    said = " ".join(ended.stderr.split())
-    assert "is trained first: run vanilla-" in said
-    assert "has accuracy" in said
-    assert "teacher logits are kept in" in said
+    output = harness(*command, "--results", str(tmp_path))
+    assert "is trained first: run vanilla-" in output
+    assert "has accuracy" in output
+    assert "teacher logits are kept in" in output
     runs = sorted(path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir())
     assert runs == ["kd", "vanilla"]

@@ -1,15 +1,10 @@
-"""Sweeps: what they consist of, what is done of it, and that killed ones finish."""
+"""Sweeps: what they consist of, what is done of it, and how long the rest takes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import distilling
 import pytest
 
 from divergence_bench.cli.sweep import compared, summary
@@ -31,15 +26,13 @@ from harness.experiment.sweep import (
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.database import Database
-from harness.store.rundir import RunDirectory, list_runs
+from harness.store.rundir import RunDirectory
 
 TINY = {
-    "training.epochs": 2,
-    "training.batch_size": 32,
-    "training.monitor.every": 0,
-    "data.train_limit": 96,
+    **distilling.TINY,
     "evaluation.limit": 12,
     "evaluation.attacks": ["apgd-ce"],
+    "evaluation.budget.n_iter": 5,
     "evaluation.workers": 1,
 }
 QUIET = Reporter(quiet=True)
@@ -53,7 +46,7 @@ def planned(results: Path, **spec: Any) -> list[Item]:
 # Which runs
 
 
-def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
+def test_rows_that_are_the_same_run_are_planned_once(tmp_path):
     recipes = ("table1/ikl", "table2/ikl-a20-b3", "table6/ikl-a12-b3")
     items = planned(tmp_path, recipes=recipes)
     assert [item.names for item in items] == [recipes[:2], recipes[2:]]
@@ -61,7 +54,7 @@ def test_rows_that_are_the_same_run_are_planned_once(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: Path) -> None:
+def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path):
     owned = {
         (method, recipe)
         for method in METHODS.names()
@@ -74,7 +67,7 @@ def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path: P
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
+def test_every_row_of_every_table_runs_at_small_scale(method):
     for recipe in METHODS.get(method).recipes:
         scaled, settings, _ = at_scale(method, recipe, "digits")
         assignments = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
@@ -87,7 +80,7 @@ def test_every_row_of_every_table_runs_at_small_scale(method: str) -> None:
             assert config.training.attack.eps == pytest.approx(small.training.attack.eps, rel=0.1)
 
 
-def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
+def test_a_small_row_keeps_the_printed_parameters_and_its_switches():
     _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3", "digits")
     assert settings == {"params.wmse_weight": 12.0}
     # Table 4 leaves the KL term out and takes a larger network, which is a matter of size.
@@ -101,7 +94,7 @@ def test_a_small_row_keeps_the_printed_parameters_and_its_switches() -> None:
     assert "data.generated_fraction" in left_out
 
 
-def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radii_and_epochs_keep_their_share(monkeypatch):
     method = METHODS.get("trades")
     row = {
         "data": {"name": "cifar10"},
@@ -124,7 +117,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("metods: [kl]", "unknown setting 'metods': did you mean methods"),
         ("runs:\n- {metod: kl}", "unknown setting 'runs.0.metod': did you mean runs.method"),
@@ -138,16 +131,16 @@ def test_radii_and_epochs_keep_their_share(monkeypatch: pytest.MonkeyPatch) -> N
         ("methods: [kl", "not valid YAML"),
     ],
 )
-def test_a_mistake_in_a_file_is_named(text: str, says: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_named(text, message, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         rows(read_spec(path, SweepSpec))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_runs_settings_lie_over_those_of_all(tmp_path: Path) -> None:
+def test_a_runs_settings_lie_over_those_of_all(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(
         "methods: [kl]\nset: {training.epochs: 3}\nseeds: 2\n"
@@ -176,9 +169,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return results, [failure.run_id for failure in failures]
 
 
-def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(
-    swept: tuple[Path, list[str]],
-) -> None:
+def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
     results, failed = swept
     stored = (
         Database(results).query("SELECT run_id, method, status, error FROM runs").to_dict("list")
@@ -189,7 +180,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(
     assert "/no" in str(RunDirectory(results, run_id).record["error"])
 
 
-def test_estimates_come_from_like_runs(swept: tuple[Path, list[str]]) -> None:
+def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
     done, seed, other, more, attacks = planned(
         results,
@@ -211,16 +202,16 @@ def test_estimates_come_from_like_runs(swept: tuple[Path, list[str]]) -> None:
         "SELECT median(seconds) AS s FROM epochs JOIN runs USING (run_id) WHERE method = 'trades'"
     )["s"][0]
     assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
-    # No like evaluation is stored: only the training is known.
+    # No similar evaluation is stored: only the training is known.
     assert attacks.seconds == pytest.approx(2 * epochs)
     assert not attacks.whole
     assert "at least" in summary([attacks])
-    (elsewhere,) = planned(results, methods=("vanilla",))
-    assert elsewhere.seconds is None
-    assert "unknown" in summary([elsewhere])
+    (unknown,) = planned(results, methods=("vanilla",))
+    assert unknown.seconds is None
+    assert "unknown" in summary([unknown])
 
 
-def test_rows_are_compared_with_the_first_image_by_image(swept: tuple[Path, list[str]]) -> None:
+def test_rows_are_compared_with_the_first_image_by_image(swept):
     results, _ = swept
     items = planned(results, methods=("trades", "pgd-at"), set=TINY)
     ((a, b, seed, paired),) = compared(items)
@@ -233,13 +224,13 @@ def test_rows_are_compared_with_the_first_image_by_image(swept: tuple[Path, list
     assert paired.difference == pytest.approx(right[1] - right[0])
 
 
-def test_another_protocol_of_a_finished_run_is_missing_work(swept: tuple[Path, list[str]]) -> None:
+def test_another_protocol_of_a_finished_run_is_missing_work(swept):
     results, _ = swept
     (item,) = planned(results, methods=("trades",), set={**TINY, "evaluation.eps": 0.05})
     assert (item.state, item.epochs, item.chunks) == ("partial", 2, 0)
 
 
-def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
+def test_of_several_evaluations_the_finished_one_counts(tmp_path):
     (item,) = planned(tmp_path, methods=("trades",), set=TINY)
     config = item.config
     run = RunDirectory.create(config.results, config.run_id)
@@ -254,8 +245,8 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
 
     def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
         evaluation = run.evaluation(name)
-        told = {**identity, "attack_version": version(config), **protocol}
-        evaluation.update(status=status, protocol=told)
+        stored_protocol = {**identity, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=stored_protocol)
         evaluation.chunks_path.mkdir()
         for number in range(chunks):
             evaluation.chunk_path(number).touch()
@@ -277,77 +268,3 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path: Path) -> None:
 def version(config: RunConfig) -> str:
     """What the attacks of a run are called today."""
     return attack_version(config.evaluation.protocols()[0], 10)
-
-
-# Killed on the way
-
-SWEEP = f"""
-runs:
-- {{method: trades}}
-- {{method: trades, name: diverges, set: {{training.optimizer.lr: 1.0e+9}}}}
-- {{method: ikl}}
-- {{method: ikl, name: ikl again}}
-- {{method: kl}}
-set: {json.dumps(TINY)}
-"""
-
-
-def started(folder: Path) -> subprocess.Popen[str]:
-    arguments = ["sweep", str(folder / "s.yaml"), "--results", str(folder / "r"), "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "140"},
-    )
-
-
-def kill_when(folder: Path, ready: Callable[[dict[str, RunDirectory]], bool]) -> None:
-    process = started(folder)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        runs = {run.run_id.split("-")[0]: run for run in list_runs(folder / "r")}
-        if ready(runs):
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError("the moment to kill never came")
-
-
-def written(folder: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.rglob("model.pt")}
-
-
-def test_a_sweep_killed_twice_finishes_and_runs_nothing_twice(tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text(SWEEP)
-    kill_when(tmp_path, lambda runs: len(runs["ikl"].epochs()) == 1 if "ikl" in runs else False)
-    first = written(tmp_path)
-    assert len(first) == 1
-    kill_when(tmp_path, lambda runs: bool(runs["kl"].epochs()) if "kl" in runs else False)
-    second = written(tmp_path)
-    assert len(second) == 2
-    process = started(tmp_path)
-    out, errors = process.communicate(timeout=240)
-    assert process.returncode == 1, errors
-    last = written(tmp_path)
-    assert len(last) == 3
-    for before in (first, second):
-        assert before.items() <= last.items()
-    # Plan, table, comparison and the failure, in this order.
-    assert out.index("4 runs: 2 done") < out.index("n = 12, partial")
-    assert out.index("McNemar p") < out.index("failed: trades-")
-    assert "the loss is not finite" in out
-    runs = list_runs(tmp_path / "r")
-    assert sorted(run.record["status"] for run in runs) == [
-        "error",
-        "success",
-        "success",
-        "success",
-    ]
-    for run in runs:
-        epochs = [record["epoch"] for record in run.epochs()]
-        assert epochs == list(range(1, len(epochs) + 1))

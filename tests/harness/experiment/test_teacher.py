@@ -1,7 +1,4 @@
-"""Teachers: found or trained, measured, part of the identity, and untouched by their students."""
-
-from collections.abc import Iterator
-from pathlib import Path
+"""Teachers: found or trained, measured, part of the identity, and not changed by their students."""
 
 import pytest
 import torch
@@ -19,11 +16,7 @@ from harness.models.zoos import ZOOS, Loaded
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, list_runs
 
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    with registered():
-        yield
+pytestmark = pytest.mark.usefixtures("_registered")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +31,7 @@ def teacher_of(trained: RunDirectory) -> RunDirectory:
     return found
 
 
-def test_an_auto_teacher_is_trained_once_and_serves_the_next_student(tmp_path: Path) -> None:
+def test_an_auto_teacher_is_trained_once_and_serves_the_next_student(tmp_path):
     first = Lines()
     one = student(tmp_path, first)
     (announced,) = first.about("is trained first")
@@ -54,10 +47,10 @@ def test_an_auto_teacher_is_trained_once_and_serves_the_next_student(tmp_path: P
     assert two.record["teacher_facts"] == one.record["teacher_facts"]
     again = Lines()
     student(tmp_path, again)
-    assert not again.about("teacher"), "a finished student needs its teacher no more"
+    assert not again.about("teacher"), "a finished student needs no teacher"
 
 
-def test_the_record_names_the_teacher_and_what_it_was_measured_at(trained: RunDirectory) -> None:
+def test_the_record_names_the_teacher_and_what_it_was_measured_at(trained):
     teacher, record = teacher_of(trained), trained.record
     digits = load_dataset("digits").test
     right, n = clean_accuracy(load_model_file(teacher.model_path), digits, torch.device("cpu"))
@@ -72,7 +65,7 @@ def test_the_record_names_the_teacher_and_what_it_was_measured_at(trained: RunDi
     assert Database(trained.results).query(query)["teacher"].tolist() == ["resnet8"]
 
 
-def test_last_and_best_on_test_are_both_recorded(trained: RunDirectory) -> None:
+def test_last_and_best_on_test_are_both_recorded(trained):
     metrics, tracked = trained.record["metrics"], [e["clean_test"] for e in trained.epochs()]
     assert len(tracked) == 2
     assert metrics["clean_last"]["value"] == pytest.approx(tracked[-1])
@@ -85,7 +78,7 @@ def test_last_and_best_on_test_are_both_recorded(trained: RunDirectory) -> None:
     assert trained.record["selection"] == "last"
 
 
-def test_a_teacher_far_below_what_is_expected_is_refused(trained: RunDirectory) -> None:
+def test_a_teacher_far_below_what_is_expected_is_refused(trained):
     measured = trained.record["teacher_facts"]["accuracy"]["value"]
     options = {"results": trained.results, "seed": 7, "teacher.minimum": measured + 0.001}
     with pytest.raises(UserError, match=rf"accuracy {100 * measured:.2f}% .* at least") as refused:
@@ -93,7 +86,7 @@ def test_a_teacher_far_below_what_is_expected_is_refused(trained: RunDirectory) 
     assert "teacher.minimum" in str(refused.value)
 
 
-def test_what_tells_teachers_apart_is_in_the_name_and_nothing_else(trained: RunDirectory) -> None:
+def test_what_tells_teachers_apart_is_in_the_name_and_nothing_else(trained):
     def run_id(**options: object) -> str:
         return resolve("distil", options={**TINY, "results": trained.results, **options}).run_id
 
@@ -119,7 +112,7 @@ def test_what_tells_teachers_apart_is_in_the_name_and_nothing_else(trained: RunD
     assert len({base, *different}) == 1 + len(different)
 
 
-def test_a_teacher_from_a_file_is_no_change_of_the_recipe(trained: RunDirectory) -> None:
+def test_a_teacher_from_a_file_is_no_change_of_the_recipe(trained):
     file = str(teacher_of(trained).model_path)
     base = {"results": trained.results, "teacher.method": None, "teacher.source": file}
     assert "teacher.weights" not in recipe_changes(resolve("distil", options=base))
@@ -127,7 +120,7 @@ def test_a_teacher_from_a_file_is_no_change_of_the_recipe(trained: RunDirectory)
     assert "teacher.weights" in recipe_changes(resolve("distil", options=longer))
 
 
-def test_a_method_and_its_teacher_go_together(tmp_path: Path) -> None:
+def test_a_method_and_its_teacher_go_together(tmp_path):
     with pytest.raises(UserError, match="has no teacher"):
         resolve("vanilla", options={"teacher.arch": "resnet8"})
     with pytest.raises(UserError, match="learns from a teacher"):
@@ -138,7 +131,7 @@ def test_a_method_and_its_teacher_go_together(tmp_path: Path) -> None:
         resolve("distil", options={"teacher.source": "nothing", "results": tmp_path})
 
 
-def test_a_file_of_another_network_is_refused(trained: RunDirectory, tmp_path: Path) -> None:
+def test_a_file_of_another_network_is_refused(trained, tmp_path):
     file = str(teacher_of(trained).model_path)
     options = {**TINY, "teacher.arch": "resnet14", "teacher.source": file, "results": tmp_path}
     with pytest.raises(UserError, match="its network is resnet8, not resnet14"):
@@ -148,7 +141,7 @@ def test_a_file_of_another_network_is_refused(trained: RunDirectory, tmp_path: P
         resolve("distil", options=options)
 
 
-def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         student(tmp_path, Lines("epoch 1/2  loss", after="the teacher resnet8"))
     config = resolve("distil", options={**TINY, "results": tmp_path})
@@ -166,7 +159,7 @@ def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path: Path) -> None:
     assert directory.record["status"] == "success"
 
 
-def test_a_teacher_that_training_changed_makes_the_student_void(tmp_path: Path) -> None:
+def test_a_teacher_that_training_changed_makes_the_student_void(tmp_path):
     with pytest.raises(RuntimeError, match="training changed the teacher"):
         student(tmp_path, method="meddling")
     lines = Lines()
@@ -176,12 +169,12 @@ def test_a_teacher_that_training_changed_makes_the_student_void(tmp_path: Path) 
         student(tmp_path, method="owning")
 
 
-def test_no_weights_of_the_teacher_are_in_a_checkpoint(trained: RunDirectory) -> None:
+def test_no_weights_of_the_teacher_are_in_a_checkpoint(trained):
     state = torch.load(trained.checkpoint_path, weights_only=True)
     assert not state["task"]
 
 
-def test_torchvision_weights_fill_the_registered_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_weights_fill_the_registered_network(monkeypatch):
     torch.manual_seed(0)
     published = build_model("imagenet-resnet18", 1000, 3, 224)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -203,7 +196,7 @@ def test_torchvision_weights_fill_the_registered_network(monkeypatch: pytest.Mon
         assert torch.equal(model.eval().features(x).logits, expected)
 
 
-def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path: Path) -> None:
+def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path):
     network = build_model("resnet8", 10, 1, 8).eval()
     torch.save({"model": network.state_dict()}, tmp_path / "bare.pth")
     x, info = torch.rand(3, 1, 8, 8), load_dataset("digits").info

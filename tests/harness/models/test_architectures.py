@@ -22,6 +22,10 @@ from tests.harness.models.networks import (
 
 # Architecture to classes, image size, parameters, millions of multiplications of one image, and
 # channels and side of the stem and of each stage.
+BASIC = [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)]
+BOTTLENECKS = [(64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)]
+BOTTLENECKS_32 = [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)]
+SEPARABLE = [(32, 112), (128, 56), (256, 28), (512, 14), (1024, 7)]
 NARROW = [(16, 32), (16, 32), (32, 16), (64, 8)]
 WIDE = [(32, 32), (64, 32), (128, 16), (256, 8)]
 PUBLISHED = {
@@ -40,38 +44,22 @@ PUBLISHED = {
     "mobilenet-v2": (100, 32, 812_836, 6.5, [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)]),
     "shufflenet-v1": (100, 32, 949_258, 38.7, [(24, 32), (240, 16), (480, 8), (960, 4)]),
     "shufflenet-v2": (100, 32, 1_355_528, 44.5, [(24, 32), (116, 16), (232, 8), (464, 4)]),
-    "resnet50": (
-        *(100, 32, 23_705_252, 1298.0),
-        [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
-    ),
-    "imagenet-resnet18": (
-        *(1000, 224, 11_689_512, 1814),
-        [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
-    ),
-    "imagenet-resnet34": (
-        *(1000, 224, 21_797_672, 3664),
-        [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
-    ),
-    "imagenet-resnet50": (
-        *(1000, 224, 25_557_032, 4089),
-        [(64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)],
-    ),
-    "mobilenet-v1": (
-        *(1000, 224, 4_231_976, 569),
-        [(32, 112), (128, 56), (256, 28), (512, 14), (1024, 7)],
-    ),
+    "resnet50": (100, 32, 23_705_252, 1298.0, BOTTLENECKS_32),
+    "imagenet-resnet18": (1000, 224, 11_689_512, 1814, BASIC),
+    "imagenet-resnet34": (1000, 224, 21_797_672, 3664, BASIC),
+    "imagenet-resnet50": (1000, 224, 25_557_032, 4089, BOTTLENECKS),
+    "mobilenet-v1": (1000, 224, 4_231_976, 569, SEPARABLE),
 }
 POOLED = {"mobilenet-v2": 1280, "shufflenet-v2": 1024}
 
-# (architecture, classes) to parameters of other architectures, as released code builds them.
+# (architecture, classes) to parameters of other architectures, as released code builds them; of
+# some only millions were published.
 PARAMETERS = {
     ("resnet14", 100): 181_108,
     ("resnet44", 100): 667_188,
     ("resnet18-cifar", 10): 11_173_962,
     ("resnet18-quarter", 10): 11_173_962,
     ("wrn-16-1", 100): 180_916,
-}
-ROUNDED_PARAMETERS = {
     ("wrn-34-10", 10): "46.16M",
     ("wrn-34-10", 100): "46.22M",
     ("wrn-28-10", 10): "36.48M",
@@ -81,25 +69,15 @@ ROUNDED_PARAMETERS = {
 family = pytest.mark.parametrize("name", FAMILIES)
 
 
-def parameters(arch, num_classes):
-    with torch.device("meta"):
-        network = build_model(arch, num_classes)
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-@pytest.mark.parametrize(("arch", "num_classes"), PARAMETERS)
-def test_parameter_count_is_the_published_one(arch, num_classes):
-    assert parameters(arch, num_classes) == PARAMETERS[arch, num_classes]
-
-
-@pytest.mark.parametrize(("arch", "num_classes"), ROUNDED_PARAMETERS)
-def test_parameter_count_rounds_to_the_published_one(arch, num_classes):
-    expected = ROUNDED_PARAMETERS[arch, num_classes]
-    assert f"{parameters(arch, num_classes) / 1e6:.2f}M" == expected
+@pytest.mark.parametrize(("arch", "classes"), PARAMETERS)
+def test_parameter_count_is_the_published_one(arch, classes):
+    expected = PARAMETERS[arch, classes]
+    count = sum(parameter.numel() for parameter in meta(arch, classes, 32).parameters())
+    assert expected == (count if isinstance(expected, int) else f"{count / 1e6:.2f}M")
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES.names())
-def test_every_architecture_is_named_and_sized_as_asked(arch):
+def test_every_architecture_has_the_requested_classes_and_channels(arch):
     with torch.device("meta"):
         network = build_model(arch, 7, 1, 64)
         shown = network.features(torch.rand(2, 1, 64, 64))
@@ -152,8 +130,8 @@ def test_sizes_that_suit(arch):
         network = meta(arch, 5, size)
         assert network.features(torch.empty(2, 3, size, size, device="meta")).logits.shape == (2, 5)
     for size in refused:
-        wanted = "8 to 64" if small else "32 to 512"
-        with pytest.raises(UserError, match=rf"images of {size}x{size} pixels .* {wanted}"):
+        limits = "8 to 64" if small else "32 to 512"
+        with pytest.raises(UserError, match=rf"images of {size}x{size} pixels .* {limits}"):
             meta(arch, 5, size)
 
 
@@ -171,11 +149,6 @@ def test_shapes_at_every_size(name, size):
     assert [tuple(preact.shape) for preact in shown.preacts] == expected
     assert shown.pooled.shape == (2, network.feature_channels[-1])
     assert shown.logits.shape == (2, 5)
-
-
-def test_unknown_architecture_is_the_users_error():
-    with pytest.raises(UserError, match=r"architecture 'wrn-34-11': did you mean wrn-34-10"):
-        build_model("wrn-34-11", 10)
 
 
 @family
@@ -257,16 +230,22 @@ def test_preactivation_preacts_are_stages_after_the_next_batchnorm(name):
 
 
 @family
-def test_networks_compile_whole_and_can_be_traced(name):
-    network = randomized(make(name))
-    x = torch.rand(2, 3, size_of(name), size_of(name))
-    expected = network(x)
-    torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), expected)
+def test_networks_can_be_traced(name):
+    network, x = randomized(make(name)), torch.rand(2, 3, size_of(name), size_of(name))
+    torch.testing.assert_close(torch.fx.symbolic_trace(network)(x), network(x))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in RESNETS else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
+def test_networks_compile_without_graph_breaks(name):
+    network, x = randomized(make(name)), torch.rand(2, 3, size_of(name), size_of(name))
     compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(compiled(x), network(x))
 
 
-def test_silu_variant_differs_where_it_says():
+def test_silu_variant_has_its_activation_momentum_and_padding():
     network = silu_wide_resnet(10, depth=16, width=1)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {norm.momentum for norm in norms} == {0.01}

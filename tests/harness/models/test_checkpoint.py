@@ -18,7 +18,6 @@ from harness.models.checkpoint import (
     state_dict_sha256,
     weights_only,
 )
-from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
 
 
@@ -36,21 +35,10 @@ def network(num_classes=4):
     return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
 
 
-@pytest.fixture
-def good(tmp_path):
-    path = tmp_path / "good.pt"
-    torch.save(network().state_dict(), path)
-    return path
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"no checkpoint file at .*absent\.pt: check the path"):
-        read_checkpoint(tmp_path / "absent.pt")
-
-
-def test_folder_is_no_file(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint file"):
-        read_checkpoint(tmp_path)
+@pytest.mark.parametrize("name", ["absent.pt", "."])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(UserError, match=r"no checkpoint file at .*: check the path"):
+        read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("start", [b"", b" \r\n\t", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n "])
@@ -61,7 +49,7 @@ def test_web_page(tmp_path, start):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.99])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_truncated_file(tmp_path, keep, zipped):
     path = tmp_path / "cut.pt"
@@ -117,13 +105,6 @@ def test_other_libraries_are_kept_from_running_code(tmp_path, monkeypatch):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-def test_state_is_found(key):
-    state = network().state_dict()
-    content = state if key is None else {key: state, "epoch": 3}
-    assert find_state(content, "x").keys() == state.keys()
-
-
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, torch.zeros(2), [1], {"state_dict": {}}])
 def test_no_state(content):
     with pytest.raises(UserError, match=r"x\.pt holds no state dict"):
@@ -148,14 +129,6 @@ def test_a_networks_own_name_is_not_taken_for_a_prefix():
     state = {f"module.{name}": tensor for name, tensor in outer.state_dict().items()}
     assert adapt_names(outer.state_dict(), outer).keys() == outer.state_dict().keys()
     assert set(adapt_names(state, outer)) == {"model.weight", "model.bias"}
-
-
-def test_statistics_beside_the_weights_are_found():
-    source = Normalized(network(), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    mean, std = load_weights(network(), source.state_dict(), "x.pt")
-    assert mean == pytest.approx((0.1, 0.2, 0.3))
-    assert std == pytest.approx((0.4, 0.5, 0.6))
-    assert load_weights(network(), network().state_dict(), "x.pt") is None
 
 
 def test_files_of_early_pytorch_have_no_counters():
@@ -187,7 +160,7 @@ def test_only_the_first_differences_are_named():
         load_weights(network(), {"other": torch.zeros(1)}, "x.pt")
 
 
-def test_hash_of_a_state_depends_on_content_alone(good):
+def test_hash_of_a_state_depends_on_content_alone():
     class Reordered(nn.Module):
         def __init__(self, names):
             super().__init__()

@@ -47,7 +47,7 @@ def test_one_channel_images():
     torch.testing.assert_close(model(torch.ones(1, 1, 2, 2)), torch.ones(1, 4))
 
 
-def test_network_without_features_says_so():
+def test_a_network_without_features_is_refused():
     model = Normalized(nn.Flatten(), MEAN, STD)
     with pytest.raises(TypeError, match="Flatten has no features"):
         model.features(torch.rand(1, 3, 8, 8))

@@ -27,7 +27,7 @@ IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406))
 
 @pytest.fixture(scope="module")
 def rice(tmp_path_factory):
-    """A file of weights for RobustBench's small entry Rice2020Overfitting (L2), and its answers."""
+    """A file of weights for RobustBench's small entry Rice2020Overfitting (L2), and its logits."""
     import_robustbench()
     from robustbench.model_zoo.cifar10 import Rice2020OverfittingNetL2
 
@@ -50,12 +50,12 @@ def test_robustbench_entry_from_a_local_file(rice):
     assert facts["sha256"] == file_sha256(path)
     assert facts["model_name"] == "Rice2020Overfitting"
     assert facts["arch"] == "Rice2020OverfittingNetL2"
-    elsewhere, told = load_external(
+    linf, linf_facts = load_external(
         "robustbench:L2/Rice2020Overfitting", dataset_info=CIFAR, threat="Linf", weights=path
     )
     with torch.no_grad():
-        torch.testing.assert_close(elsewhere(X), expected, rtol=0, atol=0)
-    assert told["model_name"] == "Rice2020Overfitting"
+        torch.testing.assert_close(linf(X), expected, rtol=0, atol=0)
+    assert linf_facts["model_name"] == "Rice2020Overfitting"
 
 
 def test_robustbench_download_is_kept_and_only_if_it_can_be_read(rice, tmp_path, monkeypatch):
@@ -96,10 +96,7 @@ def built_without_network(row):
 
 
 # RobustBench offers no other way to build these: their constructors fetch weights by themselves,
-FETCHING = {
-    "robustbench:Linf/Standard_R50",
-    "robustbench:corruptions/Standard_R50",
-}
+FETCHING = {"robustbench:Linf/Standard_R50", "robustbench:corruptions/Standard_R50"}
 # or put a part of themselves on a GPU.
 ON_GPU = {"robustbench:Linf/Bai2023Improving_edm", "robustbench:Linf/Bai2023Improving_trades"}
 
@@ -180,10 +177,10 @@ def test_timm_network_with_weights(tmp_path):
 def test_timm_network_with_published_weights(monkeypatch):
     timm = import_timm()
     network = timm.create_model("test_byobnet", num_classes=10)
-    asked = {}
-    monkeypatch.setattr(timm, "create_model", lambda name, **kw: asked.update(kw) or network)
+    options = {}
+    monkeypatch.setattr(timm, "create_model", lambda name, **kw: options.update(kw) or network)
     model, facts = load_external("timm:test_byobnet", dataset_info=CIFAR)
-    assert asked == {"pretrained": True}
+    assert options == {"pretrained": True}
     assert facts["sha256"] == state_dict_sha256(model)
 
 
@@ -212,10 +209,12 @@ def test_torchvision_network(tmp_path, monkeypatch):
     torch.testing.assert_close(model.model(X), network(X), rtol=0, atol=0)
     assert facts["sha256"] == file_sha256(path)
 
-    asked = []
-    monkeypatch.setattr(models, "get_model", lambda name, weights: asked.append(weights) or network)
+    called = []
+    monkeypatch.setattr(
+        models, "get_model", lambda name, weights: called.append(weights) or network
+    )
     load_external("torchvision:squeezenet1_1", dataset_info=CIFAR)
-    assert [weights.name for weights in asked] == ["IMAGENET1K_V1"]
+    assert [weights.name for weights in called] == ["IMAGENET1K_V1"]
 
 
 def test_torchvision_faults(monkeypatch):

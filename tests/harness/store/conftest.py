@@ -3,15 +3,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
 from harness.config import RunConfig
+from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.schema import TABLES
 from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
 
 MakeRun = Callable[..., RunDirectory]
+
+
+def contents(database: Database, *tables: str) -> dict[str, pd.DataFrame]:
+    """All rows of some tables, or of every table."""
+    return {name: database.query(f"SELECT * FROM {name} ORDER BY ALL") for name in tables or TABLES}
+
+
+def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    assert one.keys() == other.keys()
+    for name, frame in one.items():
+        pd.testing.assert_frame_equal(frame, other[name], obj=name)
 
 
 def verdict_table(n: int, *, wrong: int = 2, broken: int = 3) -> pa.Table:

@@ -8,7 +8,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import duckdb
 import pytest
@@ -31,7 +30,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_a_reader_waits_for_a_writer_of_another_program(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_reader_waits_for_a_writer_of_another_program(tmp_path, make_run):
     database = Database(tmp_path, wait_s=10)
     database.record(make_run())
     other = start(
@@ -55,7 +54,7 @@ def test_a_reader_waits_for_a_writer_of_another_program(tmp_path: Path, make_run
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
 
 
-def test_a_writer_waits_for_a_reader_of_the_same_process(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_writer_waits_for_a_reader_of_the_same_process(tmp_path, make_run):
     database = Database(tmp_path, wait_s=10)
     database.record(make_run("a"))
     reader = duckdb.connect(str(database.path), read_only=True)
@@ -64,7 +63,7 @@ def test_a_writer_waits_for_a_reader_of_the_same_process(tmp_path: Path, make_ru
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 2
 
 
-def test_threads_query_while_one_records(tmp_path: Path, make_run: MakeRun) -> None:
+def test_threads_query_while_one_records(tmp_path, make_run):
     database = Database(tmp_path)
     runs = [make_run(f"r-{number}") for number in range(5)]
     database.record(runs[0])
@@ -90,7 +89,7 @@ def test_threads_query_while_one_records(tmp_path: Path, make_run: MakeRun) -> N
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 5
 
 
-def test_a_writer_gives_up_with_a_sentence(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_writer_gives_up_with_a_user_error(tmp_path, make_run):
     database = Database(tmp_path, wait_s=0.1)
     run = make_run()
     started = time.monotonic()
@@ -102,14 +101,14 @@ def test_a_writer_gives_up_with_a_sentence(tmp_path: Path, make_run: MakeRun) ->
     assert time.monotonic() - started < 5
 
 
-def test_readers_go_on_during_a_long_write_lock(tmp_path: Path, make_run: MakeRun) -> None:
+def test_readers_go_on_during_a_long_write_lock(tmp_path, make_run):
     database = Database(tmp_path, wait_s=0.5)
     database.record(make_run())
     with writing(database.path, 0):
         assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
 
 
-def test_a_killed_writer_leaves_the_last_transaction(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_killed_writer_leaves_the_last_transaction(tmp_path, make_run):
     database = Database(tmp_path, wait_s=10)
     database.record(make_run("a"))
     other = start(
@@ -137,7 +136,7 @@ def test_a_killed_writer_leaves_the_last_transaction(tmp_path: Path, make_run: M
 
 
 # Without help DuckDB misses the signal where another of its threads has the query's only task.
-def test_a_signal_in_a_long_query_interrupts_it(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_signal_in_a_long_query_interrupts_it(tmp_path, make_run):
     database = Database(tmp_path)
     database.record(make_run())
 

@@ -13,8 +13,8 @@ from harness.errors import UserError
 from harness.store import ingest as ingest_module
 from harness.store.database import Database
 from harness.store.ingest import seed_group
-from harness.store.rundir import EvaluationDirectory, RunDirectory
-from harness.store.schema import TABLES
+from harness.store.rundir import RunDirectory
+from tests.harness.store.conftest import assert_same, contents
 
 MakeRun = Callable[..., RunDirectory]
 
@@ -25,25 +25,12 @@ table,dataset,task,method,citation,teacher,student_or_arch,augmentation,setting,
 """
 
 
-def contents(database: Database) -> dict[str, pd.DataFrame]:
-    return {
-        name: database.query(f"SELECT * FROM {name} ORDER BY ALL").convert_dtypes()
-        for name in TABLES
-    }
-
-
-def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    assert one.keys() == other.keys()
-    for name, frame in one.items():
-        pd.testing.assert_frame_equal(frame, other[name], obj=name)
-
-
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     return Database(tmp_path, wait_s=5)
 
 
-def test_a_run_becomes_rows(database: Database, make_run: MakeRun) -> None:
+def test_a_run_becomes_rows(database, make_run):
     database.record(make_run(seed=3))
     run = database.query("SELECT * FROM runs").iloc[0]
     assert run["run_id"] == "some-000000000000"
@@ -66,7 +53,7 @@ def test_a_run_becomes_rows(database: Database, make_run: MakeRun) -> None:
     assert metrics["evaluation_id"].isna().tolist() == [False, False, True, True]
 
 
-def test_epochs_keep_nan_and_their_parts_are_json(database: Database, make_run: MakeRun) -> None:
+def test_epochs_keep_nan_and_their_parts_are_json(database, make_run):
     database.record(make_run())
     rows = database.query(
         "SELECT epoch, isnan(loss) AS is_nan, parts->>'ce' AS ce FROM epochs ORDER BY epoch"
@@ -76,7 +63,7 @@ def test_epochs_keep_nan_and_their_parts_are_json(database: Database, make_run: 
     assert rows["ce"].isna().tolist() == [True, False, False]
 
 
-def test_verdicts_are_counted(database: Database, make_run: MakeRun) -> None:
+def test_verdicts_are_counted(database, make_run):
     database.record(make_run())
     counts = database.query(
         "SELECT broken_by, count(*) AS n FROM verdicts WHERE run_id = ? GROUP BY ALL ORDER BY ALL",
@@ -92,7 +79,7 @@ def test_verdicts_are_counted(database: Database, make_run: MakeRun) -> None:
     assert aa["gap"].item() == pytest.approx(0, abs=1e-12)
 
 
-def test_recording_twice_changes_nothing(database: Database, make_run: MakeRun) -> None:
+def test_recording_twice_changes_nothing(database, make_run):
     run = make_run()
     database.record(run)
     once = contents(database)
@@ -100,16 +87,12 @@ def test_recording_twice_changes_nothing(database: Database, make_run: MakeRun) 
     assert_same(once, contents(database))
 
 
-def test_a_grown_run_replaces_its_rows_only(
-    database: Database,
-    make_run: MakeRun,
-    add_evaluation: Callable[..., EvaluationDirectory],
-) -> None:
+def test_a_grown_run_replaces_its_rows_only(database, make_run, add_evaluation):
     run, other = make_run("a-1"), make_run("b-2")
     database.record(run)
     database.record(other)
     run.append_epoch({"epoch": 4, "loss": 0.1})
-    run.update(status="error", error="out of patience")
+    run.update(status="error", error="stopped")
     add_evaluation(run, "e2", n=10)
     database.record(run)
     counts = database.query(
@@ -121,11 +104,8 @@ def test_a_grown_run_replaces_its_rows_only(
 
 
 def test_verdicts_are_read_again_only_if_their_file_changed(
-    database: Database,
-    make_run: MakeRun,
-    add_evaluation: Callable[..., EvaluationDirectory],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    database, make_run, add_evaluation, monkeypatch
+):
     run = make_run()
     read: list[str] = []
     real = ingest_module.read_verdicts
@@ -148,9 +128,7 @@ def test_verdicts_are_read_again_only_if_their_file_changed(
     assert read == ["e1", "e1"]
 
 
-def test_an_unchanged_artifact_is_not_hashed_again(
-    database: Database, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_artifact_is_not_hashed_again(database, make_run, monkeypatch):
     run = make_run()
     database.record(run)
     hashed: list[str] = []
@@ -173,9 +151,7 @@ def test_an_unchanged_artifact_is_not_hashed_again(
     ]
 
 
-def test_rebuilding_gives_what_recording_gave(
-    database: Database, make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_rebuilding_gives_what_recording_gave(database, make_run, tmp_path):
     csv = tmp_path / "reported.csv"
     csv.write_text(REPORTED)
     database.load_reported(csv)
@@ -213,9 +189,7 @@ DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
 
 
 @pytest.mark.parametrize("reason", DAMAGE)
-def test_a_damaged_run_is_named_and_the_others_survive(
-    database: Database, make_run: MakeRun, reason: str
-) -> None:
+def test_a_damaged_run_is_named_and_the_others_survive(database, make_run, reason):
     runs = {run_id: make_run(run_id) for run_id in ("a", "b", "c")}
     DAMAGE[reason](runs["b"])
     rebuilt = database.rebuild()
@@ -226,7 +200,7 @@ def test_a_damaged_run_is_named_and_the_others_survive(
         assert found["run_id"].tolist() == ["a", "c"], table
 
 
-def test_a_damaged_run_cannot_spoil_the_rows_it_had(database: Database, make_run: MakeRun) -> None:
+def test_a_damaged_run_cannot_spoil_the_rows_it_had(database, make_run):
     run = make_run()
     database.record(run)
     before = contents(database)
@@ -237,9 +211,7 @@ def test_a_damaged_run_cannot_spoil_the_rows_it_had(database: Database, make_run
     assert_same(before, contents(database))
 
 
-def test_a_failing_rebuild_leaves_the_old_database(
-    database: Database, make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_a_failing_rebuild_leaves_the_old_database(database, make_run, tmp_path):
     database.record(make_run())
     before = contents(database)
     make_run("another")
@@ -249,9 +221,7 @@ def test_a_failing_rebuild_leaves_the_old_database(
     assert not list(tmp_path.glob(".harness*"))
 
 
-def test_a_damaged_database_says_how_to_mend_it_and_is_mended(
-    database: Database, make_run: MakeRun
-) -> None:
+def test_a_damaged_database_is_refused_and_rebuilt(database, make_run):
     run = make_run()
     database.path.write_bytes(b"garbage" * 1000)
     for call in (lambda: database.query("SELECT 1"), lambda: database.record(run)):
@@ -261,7 +231,7 @@ def test_a_damaged_database_says_how_to_mend_it_and_is_mended(
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
 
 
-def test_a_newer_schema_is_refused_and_left_alone(database: Database, make_run: MakeRun) -> None:
+def test_a_newer_schema_is_refused_and_left_alone(database, make_run):
     run = make_run()
     database.record(run)
     with duckdb.connect(str(database.path)) as connection:
@@ -273,9 +243,7 @@ def test_a_newer_schema_is_refused_and_left_alone(database: Database, make_run: 
     assert database.path.read_bytes() == before
 
 
-def test_an_older_schema_is_migrated_by_its_first_reader(
-    database: Database, make_run: MakeRun
-) -> None:
+def test_an_older_schema_is_migrated_by_its_first_reader(database, make_run):
     run = make_run()
     with duckdb.connect(str(database.path)) as connection:
         connection.execute("CREATE TABLE unrelated (x INTEGER)")
@@ -284,7 +252,7 @@ def test_an_older_schema_is_migrated_by_its_first_reader(
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
 
 
-def test_reported_numbers_are_loaded_once(database: Database, tmp_path: Path) -> None:
+def test_reported_numbers_are_loaded_once(database, tmp_path):
     csv = tmp_path / "reported.csv"
     csv.write_text(REPORTED)
     database.load_reported(csv)
@@ -304,7 +272,7 @@ def test_reported_numbers_are_loaded_once(database: Database, tmp_path: Path) ->
     assert values.tolist() == [31.46, 77.19]
 
 
-def test_a_file_of_other_columns_is_refused(database: Database, tmp_path: Path) -> None:
+def test_a_file_of_other_columns_is_refused(database, tmp_path):
     csv = tmp_path / "reported.csv"
     for text in ("a,b\n1,2\n", REPORTED.replace("31.45", "much"), ""):
         csv.write_text(text)
@@ -312,9 +280,7 @@ def test_a_file_of_other_columns_is_refused(database: Database, tmp_path: Path) 
             database.load_reported(csv)
 
 
-def test_a_query_can_read_the_database_and_nothing_else(
-    database: Database, make_run: MakeRun, tmp_path: Path
-) -> None:
+def test_a_query_can_read_the_database_and_nothing_else(database, make_run, tmp_path):
     with pytest.raises(UserError, match="there is no results database"):
         database.query("SELECT 1")
     database.record(make_run())
@@ -332,7 +298,7 @@ def test_a_query_can_read_the_database_and_nothing_else(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_seed_group_is_the_configuration_without_seed_and_cost() -> None:
+def test_a_seed_group_is_the_configuration_without_seed_and_cost():
     config = RunConfig(method="some")
     same = config.model_copy(update={"seed": 7, "device": "cuda", "results": Path("other")})
     other = config.model_copy(update={"params": {"weight": 2}})
@@ -342,7 +308,7 @@ def test_a_seed_group_is_the_configuration_without_seed_and_cost() -> None:
     assert seed_group({"old": 1}) != seed_group({"old": 2})
 
 
-def test_200_epochs_cost_little_space(database: Database, make_run: MakeRun) -> None:
+def test_200_epochs_cost_little_space(database, make_run):
     run = make_run(epochs=200)
     database.record(run)
     once = os.path.getsize(database.path)

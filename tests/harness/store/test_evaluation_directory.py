@@ -16,9 +16,7 @@ def evaluation(tmp_path: Path) -> EvaluationDirectory:
     return RunDirectory.create(tmp_path, "m-1").evaluation("e-1")
 
 
-def test_finished_chunks_are_the_whole_ones_in_order(
-    evaluation: EvaluationDirectory, verdict_table: MakeVerdicts
-) -> None:
+def test_finished_chunks_are_the_complete_ones_in_order(evaluation, verdict_table):
     assert evaluation.finished_chunks() == []
     for number in (2, 0, 10):
         write_verdicts(verdict_table(10), evaluation.chunk_path(number))
@@ -27,7 +25,7 @@ def test_finished_chunks_are_the_whole_ones_in_order(
     assert evaluation.finished_chunks() == [0, 2, 10]
 
 
-def test_evaluations_are_those_with_a_record(evaluation: EvaluationDirectory) -> None:
+def test_evaluations_are_those_with_a_record(evaluation):
     run = RunDirectory(evaluation.path.parents[3], "m-1")
     assert run.evaluations() == []
     evaluation.update(status="started")
@@ -35,7 +33,7 @@ def test_evaluations_are_those_with_a_record(evaluation: EvaluationDirectory) ->
     assert run.evaluations()[0].record["run_id"] == "m-1"
 
 
-def test_columns_are_put_in_order_and_narrowed(tmp_path: Path, verdict_table: MakeVerdicts) -> None:
+def test_columns_are_put_in_order_and_narrowed(tmp_path, verdict_table):
     path = tmp_path / "v.parquet"
     whole = verdict_table(10)
     label = whole.schema.get_field_index("label")
@@ -45,15 +43,13 @@ def test_columns_are_put_in_order_and_narrowed(tmp_path: Path, verdict_table: Ma
     assert read_verdicts(path).equals(whole)
 
 
-def test_a_missing_column_is_the_writers_mistake(
-    tmp_path: Path, verdict_table: MakeVerdicts
-) -> None:
+def test_a_missing_column_is_the_writers_mistake(tmp_path, verdict_table):
     with pytest.raises(KeyError, match="margin"):
         write_verdicts(verdict_table(10).drop_columns("margin"), tmp_path / "v.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_verdict_file_is_named(tmp_path: Path, verdict_table: MakeVerdicts) -> None:
+def test_a_damaged_verdict_file_is_named(tmp_path, verdict_table):
     path = tmp_path / "v.parquet"
     write_verdicts(verdict_table(10), path)
     path.write_bytes(path.read_bytes()[:-40])

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from harness.errors import UserError
 from harness.store import files
 
 
-def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     files.write_json_atomic({"old": 1}, path)
     with pytest.raises(ZeroDivisionError), files.replacing(path) as handle:
@@ -21,7 +20,7 @@ def test_an_exception_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_failing_serialisation_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failing_serialisation_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.pt"
     files.write_torch_atomic({"x": torch.arange(3)}, path)
     with pytest.raises(AttributeError):
@@ -30,7 +29,7 @@ def test_a_failing_serialisation_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_a_kill_in_the_middle_leaves_the_old_file_and_no_visible_temporary(tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_leaves_the_old_file_and_no_visible_temporary(tmp_path):
     path = tmp_path / "00000.parquet"
     path.write_bytes(b"old")
     script = f"""
@@ -52,9 +51,7 @@ def test_a_kill_in_the_middle_leaves_the_old_file_and_no_visible_temporary(tmp_p
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_the_system_refusing_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_an_error_of_the_system_is_a_user_error(tmp_path, monkeypatch, step):
     path = tmp_path / "a.json"
     path.write_text('"old"')
 
@@ -68,7 +65,7 @@ def test_the_system_refusing_is_a_sentence(
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="make its folder writable"):
         files.write_bytes_atomic(b"", tmp_path / "file" / "below")
@@ -76,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
         files.append_jsonl({}, tmp_path / "file" / "below")
 
 
-def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_json_file_is_named(tmp_path):
     path = tmp_path / "run.json"
     path.write_text('{"a": ')
     with pytest.raises(UserError, match=r"run\.json is not valid JSON"):
@@ -88,7 +85,7 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
         files.read_json(tmp_path / "none.json")
 
 
-def test_lines_come_back(tmp_path: Path) -> None:
+def test_lines_come_back(tmp_path):
     path = tmp_path / "sub" / "epochs.jsonl"
     assert files.read_jsonl(path) == []
     for number in range(3):
@@ -97,7 +94,7 @@ def test_lines_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 1, "lo', '{"epoch": 1}', '{"epo'])
-def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path: Path, torn: str) -> None:
+def test_a_torn_last_line_is_dropped_and_the_next_one_is_complete(tmp_path, torn):
     path = tmp_path / "epochs.jsonl"
     files.append_jsonl({"epoch": 0}, path)
     with open(path, "a") as handle:
@@ -107,7 +104,7 @@ def test_a_torn_last_line_is_dropped_and_the_next_one_is_whole(tmp_path: Path, t
     assert files.read_jsonl(path) == [{"epoch": 0}, {"epoch": 1}]
 
 
-def test_a_file_of_one_torn_line_is_empty(tmp_path: Path) -> None:
+def test_a_file_of_one_torn_line_is_empty(tmp_path):
     path = tmp_path / "epochs.jsonl"
     path.write_text('{"epoch')
     assert files.read_jsonl(path) == []
@@ -115,21 +112,21 @@ def test_a_file_of_one_torn_line_is_empty(tmp_path: Path) -> None:
     assert files.read_jsonl(path) == [{"epoch": 1}]
 
 
-def test_a_torn_line_elsewhere_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_torn_line_elsewhere_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "epochs.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch": \n{"epoch": 3}\n')
     with pytest.raises(UserError, match=r"line 2 of .*epochs\.jsonl"):
         files.read_jsonl(path)
 
 
-def test_numbers_that_json_lacks_come_back(tmp_path: Path) -> None:
+def test_numbers_that_json_lacks_come_back(tmp_path):
     path = tmp_path / "a.json"
     files.write_json_atomic({"x": float("inf")}, path)
     assert files.read_json(path) == {"x": float("inf")}
     assert json.loads(path.read_text())["x"] == float("inf")
 
 
-def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
+def test_sha256_is_of_the_bytes(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     assert files.file_sha256(path).startswith("ba7816bf8f01cfea")
@@ -137,7 +134,7 @@ def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
         files.file_sha256(tmp_path / "b")
 
 
-def test_a_held_lock_is_refused_with_the_given_sentence(tmp_path: Path) -> None:
+def test_a_held_lock_is_refused_with_the_given_message(tmp_path):
     path = tmp_path / "a.lock"
     with (
         files.file_lock(path, wait_s=0, busy="unused"),

@@ -10,35 +10,24 @@ from harness.errors import UserError
 from harness.store.rundir import RunDirectory, find_run, list_runs
 
 
-def test_update_keeps_what_it_does_not_name(tmp_path: Path) -> None:
+def test_update_keeps_what_it_does_not_name(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     assert not run.exists
     run.update(seed=1)
     run.update(status="success")
-    assert run.record == {
-        "schema_version": 1,
-        "run_id": "m-1",
-        "status": "success",
-        "seed": 1,
-    }
-    assert RunDirectory.open(tmp_path, "m-1").record == run.record
-
-
-def test_open_wants_a_record(tmp_path: Path) -> None:
-    RunDirectory.create(tmp_path, "method-abc").update()
-    with pytest.raises(UserError, match="did you mean method-abc"):
-        RunDirectory.open(tmp_path, "method-abd")
+    assert run.record == {"schema_version": 1, "run_id": "m-1", "status": "success", "seed": 1}
+    assert find_run(tmp_path, "m-1").record == run.record
 
 
 @pytest.mark.parametrize("name", ["", ".", "../up", "a/b", ".hidden"])
-def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+def test_names_cannot_leave_the_folder(tmp_path, name):
     with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, name)
     with pytest.raises(UserError, match="is not a valid name"):
         RunDirectory(tmp_path, "run").evaluation(name)
 
 
-def test_a_copied_folder_and_a_later_release_are_refused(tmp_path: Path) -> None:
+def test_a_copied_folder_and_a_later_release_are_refused(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     run.update()
     run.path.rename(run.path.with_name("m-2"))
@@ -53,7 +42,7 @@ def test_a_copied_folder_and_a_later_release_are_refused(tmp_path: Path) -> None
         _ = later.record
 
 
-def test_epochs_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
+def test_epochs_are_cut_at_the_checkpoint(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     run.truncate_epochs(0)
     for epoch in range(1, 6):
@@ -64,7 +53,7 @@ def test_epochs_are_cut_at_the_checkpoint(tmp_path: Path) -> None:
     assert [record["epoch"] for record in run.epochs()] == [1, 2, 3, 4]
 
 
-def test_the_log_has_a_line_a_call(tmp_path: Path) -> None:
+def test_the_log_has_a_line_a_call(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     run.log("first\n")
     run.log("second")
@@ -72,7 +61,7 @@ def test_the_log_has_a_line_a_call(tmp_path: Path) -> None:
     assert [line.split(" ", 1)[1] for line in lines] == ["first", "second"]
 
 
-def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     script = f"""
         from pathlib import Path
@@ -96,7 +85,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> No
         pass
 
 
-def test_waiting_for_the_lock_gets_it(tmp_path: Path) -> None:
+def test_waiting_for_the_lock_gets_it(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     order = []
 
@@ -113,7 +102,7 @@ def test_waiting_for_the_lock_gets_it(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_the_lock_removes_what_dead_processes_left(tmp_path: Path) -> None:
+def test_the_lock_removes_what_dead_processes_left(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     leftover = run.path / "checkpoints" / ".last.pt.123-abcd.tmp"
     leftover.parent.mkdir()
@@ -124,7 +113,7 @@ def test_the_lock_removes_what_dead_processes_left(tmp_path: Path) -> None:
         assert run.log_path.exists()
 
 
-def test_find_run_by_name_prefix_and_folder(tmp_path: Path) -> None:
+def test_find_run_by_name_prefix_and_folder(tmp_path):
     for run_id in ("a-111", "a-112", "a-11", "b-222"):
         RunDirectory.create(tmp_path, run_id).update()
     RunDirectory.create(tmp_path, "c-333")
@@ -145,14 +134,14 @@ def test_find_run_by_name_prefix_and_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/path/missing.pt", "runs/a-112", "a.pt", "a.PTH", "a.ckpt", "a.safetensors", "a.bin"]
 )
-def test_what_looks_like_a_file_is_said_to_be_no_file(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_reported_as_a_file(tmp_path, name):
     RunDirectory.create(tmp_path, "a-111").update()
     message = f"^there is no file or run '{name}': check the path, or name a run in {tmp_path}$"
     with pytest.raises(UserError, match=message):
         find_run(tmp_path, name)
 
 
-def test_a_file_that_is_there_is_said_to_be_no_run(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_run_is_refused(tmp_path):
     file = tmp_path / "model.pt"
     file.touch()
     with pytest.raises(UserError, match=r"there is no run '.*model\.pt' in"):

@@ -14,32 +14,23 @@ from divergence_bench.cli.db import db
 from harness.errors import UserError
 from harness.store import exchange
 from harness.store.database import Database
-from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.rundir import RunDirectory
 from harness.store.sharing import Merged, merge
 from harness.store.verdicts import verdicts_digest, write_verdicts
+from tests.harness.store.conftest import assert_same, contents
 
 MakeRun = Callable[..., RunDirectory]
 Lab = Callable[..., Path]
 TABLES = ("runs", "evaluations", "metrics", "epochs", "verdicts")
 
 
-def contents(results: Path) -> dict[str, pd.DataFrame]:
-    return {name: Database(results).query(f"SELECT * FROM {name} ORDER BY ALL") for name in TABLES}
+def rows_of(results: Path) -> dict[str, pd.DataFrame]:
+    return contents(Database(results), *TABLES)
 
 
-def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    for name in TABLES:
-        pd.testing.assert_frame_equal(one[name], other[name], obj=name)
-
-
-def told(merged: Merged) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
-    return (
-        merged.added,
-        merged.completed,
-        merged.same,
-        list(merged.conflicts),
-        list(merged.left_out),
-    )
+def summary(merged: Merged) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
+    lists = merged.added, merged.completed, merged.same
+    return *lists, list(merged.conflicts), list(merged.left_out)
 
 
 @pytest.fixture
@@ -60,25 +51,23 @@ def lab(tmp_path: Path, make_run: MakeRun) -> Lab:
     return make
 
 
-def test_two_labs_become_one_whoever_merges_and_however_often(lab: Lab) -> None:
+def test_merging_two_folders_gives_the_same_in_either_direction(lab):
     ours, theirs = lab("ours", "a", "b"), lab("theirs", "b", "c")
     copy = ours.with_name("copy")
     shutil.copytree(ours, copy)
-    assert told(merge(ours, theirs)) == (["c"], [], ["b"], [], [])
-    assert told(merge(theirs, copy)) == (["a"], [], ["b"], [], [])
-    once = contents(ours)
+    assert summary(merge(ours, theirs)) == (["c"], [], ["b"], [], [])
+    assert summary(merge(theirs, copy)) == (["a"], [], ["b"], [], [])
+    once = rows_of(ours)
     assert once["runs"]["run_id"].tolist() == ["a", "b", "c"]
     assert len(once["verdicts"]) == 60
-    assert_same(once, contents(theirs))
-    assert told(merge(ours, theirs)) == ([], [], ["a", "b", "c"], [], [])
-    assert_same(once, contents(ours))
+    assert_same(once, rows_of(theirs))
+    assert summary(merge(ours, theirs)) == ([], [], ["a", "b", "c"], [], [])
+    assert_same(once, rows_of(ours))
     Database(ours).rebuild()
-    assert_same(once, contents(ours))
+    assert_same(once, rows_of(ours))
 
 
-def test_the_more_complete_copy_of_a_run_wins_on_either_side(
-    lab: Lab, add_evaluation: Callable[..., EvaluationDirectory]
-) -> None:
+def test_the_more_complete_copy_of_a_run_wins_on_either_side(lab, add_evaluation):
     less, more = lab("less", "a"), lab("more", "a")
     run = RunDirectory(less, "a")
     run.model_path.unlink()
@@ -87,21 +76,19 @@ def test_the_more_complete_copy_of_a_run_wins_on_either_side(
     run.update(status="started", metrics=None)
     add_evaluation(RunDirectory(more, "a"), "e2", n=10)
     Database(more).record(RunDirectory(more, "a"))
-    wanted = contents(more)
-    assert told(merge(more, less)) == ([], [], ["a"], [], [])
-    assert_same(wanted, contents(more))
-    assert told(merge(less, more)) == ([], ["a"], [], [], [])
-    assert_same(wanted, contents(less))
+    expected = rows_of(more)
+    assert summary(merge(more, less)) == ([], [], ["a"], [], [])
+    assert_same(expected, rows_of(more))
+    assert summary(merge(less, more)) == ([], ["a"], [], [], [])
+    assert_same(expected, rows_of(less))
     assert run.model_path.read_bytes() == RunDirectory(more, "a").model_path.read_bytes()
 
 
-def test_each_side_may_have_an_evaluation_that_the_other_lacks(
-    lab: Lab, add_evaluation: Callable[..., EvaluationDirectory]
-) -> None:
+def test_each_side_may_have_an_evaluation_that_the_other_lacks(lab, add_evaluation):
     ours, theirs = lab("ours", "a"), lab("theirs", "a")
     add_evaluation(RunDirectory(ours, "a"), "e2", n=10)
     add_evaluation(RunDirectory(theirs, "a"), "e3", n=15)
-    assert told(merge(ours, theirs)) == ([], ["a"], [], [], [])
+    assert summary(merge(ours, theirs)) == ([], ["a"], [], [], [])
     counts = Database(ours).query(
         "SELECT evaluation_id, count(*) AS n FROM verdicts GROUP BY ALL ORDER BY ALL"
     )
@@ -126,15 +113,13 @@ def other_weights(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("change", [break_one_more, other_weights])
-def test_a_contradiction_is_named_and_neither_side_is_lost(
-    change: Callable[[RunDirectory], None], lab: Lab
-) -> None:
+def test_a_contradiction_is_named_and_neither_side_is_lost(change, lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "a", "b")
     change(RunDirectory(theirs, "a"))
     Database(theirs).record(RunDirectory(theirs, "a"))
-    mine, other = contents(ours), contents(theirs)
+    mine, other = rows_of(ours), rows_of(theirs)
     merged = merge(ours, theirs)
-    assert told(merged) == (["b"], [], [], ["a"], [])
+    assert summary(merged) == (["b"], [], [], ["a"], [])
     (aside,) = merged.conflicts.values()
     for name in ("verdicts", "evaluations"):
         for results, frames in ((ours, mine), (aside, other)):
@@ -142,33 +127,33 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(
             expected = frames[name][frames[name]["run_id"] == "a"].reset_index(drop=True)
             pd.testing.assert_frame_equal(found, expected)
     again = merge(ours, theirs)
-    assert told(again) == ([], [], ["b"], ["a"], [])
+    assert summary(again) == ([], [], ["b"], ["a"], [])
     assert again.conflicts == merged.conflicts
     assert Database(ours).rebuild().counts["runs"] == 2
 
 
-def test_a_damaged_run_is_left_out_and_named(lab: Lab) -> None:
+def test_a_damaged_run_is_left_out_and_named(lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "b", "c", "d")
     path = RunDirectory(theirs, "b").evaluation("e1").verdicts_path
     run = RunDirectory(theirs, "d").evaluation("e1")
     write_verdicts(run.verdicts().slice(0, 19), run.verdicts_path)
     path.write_bytes(path.read_bytes()[:-30])
     merged = merge(ours, theirs)
-    assert told(merged) == (["c"], [], [], [], ["b", "d"])
+    assert summary(merged) == (["c"], [], [], [], ["b", "d"])
     assert str(path) in merged.left_out["b"]
     assert "not those that were written" in merged.left_out["d"]
     assert Database(ours).rebuild().unreadable == []
 
 
-def test_a_run_that_is_being_worked_on_is_left_out(lab: Lab) -> None:
+def test_a_run_that_is_being_worked_on_is_left_out(lab):
     ours, theirs = lab("ours"), lab("theirs", "a")
     with RunDirectory(theirs, "a").lock():
         merged = merge(ours, theirs)
     assert "a process is working on run a there" in merged.left_out["a"]
-    assert told(merge(ours, theirs))[0] == ["a"]
+    assert summary(merge(ours, theirs))[0] == ["a"]
 
 
-def test_what_is_no_results_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_no_results_folder_is_refused(lab, tmp_path):
     ours = lab("ours", "a")
     with pytest.raises(UserError, match="is the results folder itself"):
         merge(ours, ours / "." / "")
@@ -176,27 +161,26 @@ def test_what_is_no_results_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
         merge(ours, tmp_path / "none")
 
 
-def test_an_export_comes_back_as_the_rows_it_was(lab: Lab, tmp_path: Path) -> None:
+def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     theirs, ours = lab("theirs", "a", "b"), lab("ours", "a")
     rows = exchange.export(theirs, tmp_path / "parquet")
     assert rows["verdicts"] == 40
     written = {path.name: path.read_bytes() for path in (tmp_path / "parquet").iterdir()}
     exchange.export(theirs, tmp_path / "parquet")
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "parquet").iterdir()}
-    assert told(exchange.import_(ours, tmp_path / "parquet")) == (["b"], [], ["a"], [], [])
-    assert told(exchange.import_(ours, tmp_path / "parquet")) == ([], [], ["a", "b"], [], [])
-    wanted = contents(theirs)
-    found = contents(ours)
-    for frames in (wanted, found):
+    assert summary(exchange.import_(ours, tmp_path / "parquet")) == (["b"], [], ["a"], [], [])
+    assert summary(exchange.import_(ours, tmp_path / "parquet")) == ([], [], ["a", "b"], [], [])
+    expected, found = rows_of(theirs), rows_of(ours)
+    for frames in (expected, found):
         # Another writer's Parquet file has other bytes for the same rows; null stands for NaN.
         frames["evaluations"] = frames["evaluations"].drop(columns="verdicts_sha256")
-    assert_same(wanted, found)
+    assert_same(expected, found)
     Database(ours).rebuild()
     assert len(Database(ours).query("SELECT * FROM verdicts")) == 40
     assert not list(ours.glob(".incoming*"))
 
 
-def test_a_changed_export_is_refused_and_nothing_comes_in(lab: Lab, tmp_path: Path) -> None:
+def test_a_changed_export_is_refused_and_nothing_comes_in(lab, tmp_path):
     theirs, ours = lab("theirs", "a"), lab("ours")
     exchange.export(theirs, tmp_path / "parquet")
     path = tmp_path / "parquet" / "verdicts.parquet"
@@ -211,26 +195,26 @@ def test_a_changed_export_is_refused_and_nothing_comes_in(lab: Lab, tmp_path: Pa
     assert not (ours / "runs").exists()
 
 
-def test_a_database_without_its_run_directories_is_merged(lab: Lab, tmp_path: Path) -> None:
+def test_a_database_without_its_run_directories_is_merged(lab, tmp_path):
     theirs, ours = lab("theirs", "a", "b"), lab("ours", "a")
     sent = tmp_path / "sent.duckdb"
     shutil.copy(Database(theirs).path, sent)
-    assert told(exchange.merge_other(ours, sent)) == (["b"], [], ["a"], [], [])
+    assert summary(exchange.merge_other(ours, sent)) == (["b"], [], ["a"], [], [])
     assert len(Database(ours).query("SELECT * FROM verdicts WHERE run_id = 'b'")) == 20
     assert RunDirectory(ours, "b").evaluation("e1").record["flags"] == ["a warning"]
 
 
-def test_weights_follow_an_import(lab: Lab, tmp_path: Path) -> None:
+def test_weights_follow_an_import(lab, tmp_path):
     theirs, ours = lab("theirs", "a"), lab("ours")
     exchange.export(theirs, tmp_path / "parquet")
     exchange.import_(ours, tmp_path / "parquet")
     run = RunDirectory(ours, "a")
     assert not run.model_path.exists()
-    assert told(merge(ours, theirs)) == ([], ["a"], [], [], [])
+    assert summary(merge(ours, theirs)) == ([], ["a"], [], [], [])
     assert run.model_path.read_bytes() == RunDirectory(theirs, "a").model_path.read_bytes()
 
 
-def test_the_verbs_tell_what_they_did(lab: Lab, tmp_path: Path) -> None:
+def test_the_verbs_print_what_they_did(lab, tmp_path):
     ours, theirs, third = lab("ours", "a"), lab("theirs", "a", "b"), lab("third")
     other_weights(RunDirectory(theirs, "a"))
 
@@ -244,6 +228,6 @@ def test_the_verbs_tell_what_they_did(lab: Lab, tmp_path: Path) -> None:
     assert second.startswith("in conflict: a is here with other weights or verdicts; theirs is in ")
     exported = verb("export", "--parquet", tmp_path / "p", "--results", ours)
     assert exported.startswith(f"exported to {tmp_path / 'p'}: 2 runs, 2 evaluations")
-    told = json.loads(verb("import", tmp_path / "p", "--results", third, "--json"))
-    assert told["added"] == ["a", "b"]
-    assert told["conflicts"] == told["left_out"] == {}
+    answer = json.loads(verb("import", tmp_path / "p", "--results", third, "--json"))
+    assert answer["added"] == ["a", "b"]
+    assert answer["conflicts"] == answer["left_out"] == {}

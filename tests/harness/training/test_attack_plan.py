@@ -46,7 +46,7 @@ def images(count: int = 6) -> tuple[Tensor, Tensor]:
     return x, torch.randint(5, (count,), generator=generator)
 
 
-def test_each_image_walks_as_if_it_were_alone() -> None:
+def test_each_image_walks_as_if_it_were_alone():
     model, (x, y) = small_net().eval(), images()
     eps, size = torch.linspace(0.02, 0.2, 6).double(), torch.linspace(0.05, 0.01, 6).double()
     steps = torch.tensor([1, 5, 3, 0, 2, 4])
@@ -68,7 +68,7 @@ def test_each_image_walks_as_if_it_were_alone() -> None:
     assert torch.equal(together[3], x[3])
 
 
-def test_the_start_is_drawn_in_its_own_radius_and_held_to_the_image_s() -> None:
+def test_the_start_is_drawn_in_its_own_radius_and_held_to_the_image_s():
     model, (x, y) = small_net().eval(), images()
     x = x.clamp(0.3, 0.7)
     plan = AttackPlan(
@@ -124,10 +124,7 @@ class Silent:
 def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
     """The task after an epoch of three steps on digits."""
     config = RunConfig.model_validate(
-        {
-            "method": "greedy",
-            "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}},
-        }
+        {"method": "greedy", "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}}}
     )
     data = load_dataset("digits")
     context = TaskContext(10, 1, 96, CPU, in_channels=1, image_size=8)
@@ -146,9 +143,7 @@ def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
 
 
 @pytest.mark.parametrize("eps", [0.15, 0.05])
-def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
-    tmp_path: Path, eps: float
-) -> None:
+def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(tmp_path, eps):
     task = trained(tmp_path, Greedy, eps)
     assert len(task.seen) == len(task.found) == 3
     for (x, x_adv), found in zip(task.seen, task.found, strict=True):
@@ -161,7 +156,7 @@ def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.02])
-def test_looking_ahead_is_one_step_of_a_copy(gamma: float) -> None:
+def test_looking_ahead_is_one_step_of_a_copy(gamma):
     model, (x, y) = small_net().eval(), images()
     before = deepcopy(model.state_dict())
     # The cosine schedule halves the rate by epoch 3 of 4.
@@ -213,6 +208,6 @@ class Aimless(Greedy):
         return None
 
 
-def test_a_task_without_an_objective_has_nothing_to_attack(tmp_path: Path) -> None:
+def test_a_task_without_an_objective_has_nothing_to_attack(tmp_path):
     with pytest.raises(RuntimeError, match="nothing to attack"):
         trained(tmp_path, Aimless)

@@ -1,4 +1,4 @@
-"""What a training is made of, as far as no other test says it."""
+"""The choice of a device."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from harness.errors import UserError
 from harness.training.build import choose_device
 
 
-def test_a_numbered_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_numbered_gpu_becomes_the_current_one(monkeypatch):
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -21,7 +21,7 @@ def test_a_numbered_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch)
     assert len(current) == 1
 
 
-def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="torch finds no GPU: use --device cpu"):
         choose_device("cuda")

@@ -1,7 +1,6 @@
 """Inner attack, weight perturbation, averaging and network modes, each against its definition."""
 
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
@@ -46,7 +45,7 @@ def assert_same_state(model: nn.Module, before: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("start", ["gaussian", "uniform", "clean"])
-def test_attack_equals_a_plain_transcription(start: str) -> None:
+def test_attack_equals_a_plain_transcription(start):
     model, (x, y) = small_net().eval(), images()
     config, schedule = InnerAttackConfig(start=start), InnerSchedule(0.1, 0.03, 4)
     found = pgd(
@@ -78,7 +77,7 @@ def test_attack_equals_a_plain_transcription(start: str) -> None:
     ("mode", "moves_statistics", "uses_batch"),
     [("eval", False, False), ("train", True, True), ("train-frozen", False, True)],
 )
-def test_attack_modes(mode: str, moves_statistics: bool, uses_batch: bool) -> None:
+def test_attack_modes(mode, moves_statistics, uses_batch):
     model, (x, _) = small_net().train(), images()
     before, in_eval = state(model), deepcopy(model).eval()(x)
     with attack_mode(model, mode):
@@ -90,7 +89,7 @@ def test_attack_modes(mode: str, moves_statistics: bool, uses_batch: bool) -> No
     assert torch.allclose(logits, in_eval) != uses_batch
 
 
-def test_attack_mode_restores_a_layer_that_was_in_eval() -> None:
+def test_attack_mode_restores_a_layer_that_was_in_eval():
     model = small_net().train()
     model[1].eval()
     with attack_mode(model, "train"):
@@ -99,7 +98,7 @@ def test_attack_mode_restores_a_layer_that_was_in_eval() -> None:
     assert model[0].training
 
 
-def test_frozen_statistics_leaves_an_eval_network_alone() -> None:
+def test_frozen_statistics_leaves_an_eval_network_alone():
     model, (x, _) = small_net().eval(), images()
     model[1].running_mean += 0.5
     expected = model(x)
@@ -107,16 +106,16 @@ def test_frozen_statistics_leaves_an_eval_network_alone() -> None:
         assert torch.equal(model(x), expected)
 
 
-def test_frozen_parameters_ask_for_no_gradient_and_then_again() -> None:
+def test_frozen_parameters_need_no_gradient_within_the_block():
     model, (x, _) = small_net(), images()
     model[0].bias.requires_grad_(False)
     with frozen_parameters(model):
         assert not model(x).requires_grad
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert wanted == {"0.weight", "1.weight", "1.bias", "4.weight", "4.bias"}
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {"0.weight", "1.weight", "1.bias", "4.weight", "4.bias"}
 
 
-def test_perturbation_has_norm_gamma_times_the_weights_and_points_uphill() -> None:
+def test_perturbation_has_norm_gamma_times_the_weights_and_points_uphill():
     model, (x, y) = small_net().train(), images()
     before = state(model)
 
@@ -139,7 +138,7 @@ def test_perturbation_has_norm_gamma_times_the_weights_and_points_uphill() -> No
         torch.testing.assert_close(parameter.data, before[name], rtol=0, atol=1e-7)
 
 
-def test_perturbation_is_taken_off_after_an_error_and_a_step_survives() -> None:
+def test_perturbation_is_taken_off_after_an_error_and_a_step_survives():
     model = small_net()
     before = model[0].weight.detach().clone()
     offsets = [torch.ones_like(model[0].weight), torch.ones_like(model[4].weight)]
@@ -154,7 +153,7 @@ def test_perturbation_is_taken_off_after_an_error_and_a_step_survives() -> None:
     torch.testing.assert_close(model[0].weight.data, before + 0.25)
 
 
-def test_average_is_the_recurrence_and_integers_stay_integers() -> None:
+def test_average_is_the_recurrence_and_integers_stay_integers():
     model, (x, _) = small_net().train(), images()
     average = WeightAverage(model, AveragingConfig(kind="epoch", decay=0.9, start_epoch=2))
     assert average.model is model
@@ -189,7 +188,7 @@ def test_average_is_the_recurrence_and_integers_stay_integers() -> None:
     [{"decay": 0.995}, {"decay": 0.9}, {"decay_warmup": True}, {"buffers": "live"}],
     ids=str,
 )
-def test_average_of_a_constant_model_is_that_model(settings: dict[str, Any], count: int) -> None:
+def test_average_of_a_constant_model_is_that_model(settings, count):
     model = small_net()
     model[1].num_batches_tracked.fill_(count)
     average = WeightAverage(model, AveragingConfig(kind="step", **settings))
@@ -202,7 +201,7 @@ def test_average_of_a_constant_model_is_that_model(settings: dict[str, Any], cou
     assert int(average.model.state_dict()["1.num_batches_tracked"]) == count
 
 
-def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics() -> None:
+def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics():
     model, (x, _) = small_net().train(), images(8)
     reference = deepcopy(model)
     logits = ReplicaForward(model, 4)(x)
@@ -214,7 +213,7 @@ def test_replicas_normalise_their_parts_and_the_first_moves_the_statistics() -> 
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_replicas_show_the_features_of_their_forward_pass(replicas: int) -> None:
+def test_replicas_show_the_features_of_their_forward_pass(replicas):
     x, _ = images(8)
     model = build_model("resnet8", 5, 3, 8).train()
     plain, shown = deepcopy(model), deepcopy(model)
@@ -226,7 +225,7 @@ def test_replicas_show_the_features_of_their_forward_pass(replicas: int) -> None
     torch.testing.assert_close(shown.fc(features.pooled), logits)
 
 
-def test_compiled_features_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_features_are_those_of_the_model(monkeypatch):
     """Both passes go through the compiler, and students share weights with what is compiled."""
     seen = []
 

@@ -29,7 +29,7 @@ class Sized(nn.Module):
         return logits
 
 
-def test_a_piece_is_what_the_largest_activation_allows() -> None:
+def test_a_piece_is_what_the_largest_activation_allows():
     images = torch.rand(3, 1, 2, 2)
     for values, expected in ((TILE_BYTES // 4 // 40, 40), (TILE_BYTES // 4, SMALLEST_TILE)):
         network = Sized(values)
@@ -39,7 +39,7 @@ def test_a_piece_is_what_the_largest_activation_allows() -> None:
     assert images_at_once(nn.Flatten(), torch.rand(1, 1, 2, TILE_BYTES // 8 // 20)) == 20
 
 
-def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode() -> None:
+def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode():
     norm = nn.BatchNorm1d(TILE_BYTES // 4, track_running_stats=False)
     network, x = nn.Sequential(nn.Flatten(), norm).eval(), torch.rand(20, 1, 1, TILE_BYTES // 4)
     tiled = Tiled(network, images_at_once(network, x))
@@ -51,7 +51,7 @@ def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("images", "pieces"), [(4, [4, 4, 2]), (9, [5, 5]), (10, [10]), (99, [10])]
 )
-def test_pieces_have_the_logits_and_gradients_of_the_batch(images: int, pieces: list[int]) -> None:
+def test_pieces_have_the_logits_and_gradients_of_the_batch(images, pieces):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)]
     network, seen = nn.Sequential(*layers).double().eval(), []
@@ -60,16 +60,14 @@ def test_pieces_have_the_logits_and_gradients_of_the_batch(images: int, pieces: 
     whole, parts = network(x), Tiled(network, images)(x)
     assert seen == [10, *pieces]
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-14)
-    (wanted,), (found,) = (
+    (expected,), (found,) = (
         torch.autograd.grad(logits.logsumexp(1).sum(), x) for logits in (whole, parts)
     )
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(mode, tmp_path, monkeypatch):
     def trained(results: Path) -> tuple[dict[str, Tensor], set[tuple[bool, int]]]:
         config: RunConfig = resolve(
             "trades",
@@ -102,7 +100,7 @@ def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(
         model = load_model_file(RunDirectory(results, config.run_id).model_path)
         return model.state_dict(), sizes
 
-    wanted, whole = trained(tmp_path / "whole")
+    expected, whole = trained(tmp_path / "whole")
     monkeypatch.setattr(tiles, "SMALLEST_TILE", 12)
     monkeypatch.setattr(tiles, "TILE_BYTES", 1)
     found, pieces = trained(tmp_path / "pieces")
@@ -113,5 +111,5 @@ def test_a_training_attacks_in_pieces_only_where_no_image_sees_another(
         )
     else:
         assert whole == pieces == {(True, 32)}
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)

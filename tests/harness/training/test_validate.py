@@ -3,26 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from distilling import TINY, Lines
+from distilling import Lines, trained, write_generated
 
 from harness.errors import UserError
-from harness.experiment.resolve import resolve
-from harness.experiment.runner import run
-from harness.progress import Reporter
-from harness.store.rundir import RunDirectory
 
 AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch": 3}
-
-
-def trained(
-    results: Path, method: str, reporter: Reporter | None = None, **options: Any
-) -> RunDirectory:
-    config = resolve(method, options={**TINY, "results": results, **options})
-    run(config, reporter or Reporter(quiet=True))
-    return RunDirectory(results, config.run_id)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +28,7 @@ def refused(results: Path, method: str, match: str, **options: Any) -> None:
     assert not lines.about("epoch 1/")
 
 
-def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(
-    tmp_path: Path, teacher: dict[str, Any]
-) -> None:
+def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(tmp_path, teacher):
     options = {**teacher, "data.train_limit": 97, "training.epochs": 1}
     match = r"reviewkd needs 2 images .* has 1: set training.drop_last=true or another"
     refused(tmp_path, "reviewkd", match, **options)
@@ -52,16 +37,11 @@ def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(
     assert trained(tmp_path, "kd", **options).epochs()
 
 
-def test_a_memory_of_training_images_refuses_generated_ones(
-    tmp_path: Path, teacher: dict[str, Any]
-) -> None:
-    archive, random = tmp_path / "generated.npz", np.random.default_rng(0)
-    images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
-    np.savez(archive, image=images, label=random.integers(0, 10, 200))
+def test_a_memory_of_training_images_refuses_generated_ones(tmp_path, teacher):
     options = {
         **teacher,
         "training.epochs": 1,
-        "data.generated": archive,
+        "data.generated": write_generated(tmp_path / "generated.npz"),
         "data.generated_name": "random",
         "data.generated_fraction": 0.5,
     }
@@ -69,13 +49,13 @@ def test_a_memory_of_training_images_refuses_generated_ones(
     assert trained(tmp_path / "r", "kd", **options).epochs()
 
 
-def test_an_average_that_never_begins_is_refused(tmp_path: Path) -> None:
+def test_an_average_that_never_begins_is_refused(tmp_path):
     match = r"averaging begins with epoch 3 of 2, .* lower training.averaging.start_epoch"
     refused(tmp_path, "vanilla", match, **AVERAGING)
     assert trained(tmp_path, "vanilla", **AVERAGING, **{"training.epochs": 3}).epochs()
 
 
-def test_a_recipe_of_fewer_epochs_still_averages(tmp_path: Path) -> None:
+def test_a_recipe_of_fewer_epochs_still_averages(tmp_path):
     done = trained(tmp_path, "acat", **{"training.epochs": 12, "data.train_limit": 32})
     kept = torch.load(done.checkpoint_path, weights_only=True)
     # A step an epoch, from epoch 9 on.
@@ -84,7 +64,7 @@ def test_a_recipe_of_fewer_epochs_still_averages(tmp_path: Path) -> None:
     assert not all(torch.equal(tensor, kept["model"][name]) for name, tensor in result.items())
 
 
-def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path: Path) -> None:
+def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path):
     lines = Lines()
     trained(tmp_path, "ikl", lines, **{"data.train_limit": 32})
     (line,) = lines.about("weight_perturbation")

@@ -10,20 +10,16 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from harness.method import Batch, Task
 from harness.registry import METHODS
 from tests.methods.conftest import assert_same_loss
-
-
-def pairwise_mse(m: Tensor, n: Tensor, weights: Tensor) -> Tensor:
-    delta = (m.unsqueeze(2) - m.unsqueeze(1)) - (n.unsqueeze(2) - n.unsqueeze(1))
-    return (delta.square() * weights.unsqueeze(2) * weights.unsqueeze(1)).sum() / (4 * len(m))
+from tests.methods.losses.transcriptions import pairwise_mse
 
 
 def expected_loss(method: str, m: Tensor, n: Tensor, y: Tensor, params: dict[str, float]) -> Tensor:
     own = softmax(m, 1).detach()
     wmse = {
-        "dkl": lambda: pairwise_mse(m, n.detach(), own),
-        "dkl-ba": lambda: pairwise_mse(m, n, own),
-        "dkl-ba-const": lambda: pairwise_mse(m, n, torch.full_like(own, 1 / m.shape[1])),
-    }[method]()
+        "dkl": pairwise_mse(m, n.detach(), own),
+        "dkl-ba": pairwise_mse(m, n, own),
+        "dkl-ba-const": pairwise_mse(m, n, torch.full_like(own, 1 / m.shape[1])),
+    }[method].mean()
     ce = -(own * log_softmax(n, 1)).sum(1).mean()
     return cross_entropy(m, y) + params["wmse_weight"] * wmse + params["ce_weight"] * ce
 

@@ -52,7 +52,7 @@ def test_loss_is_trades_with_smoothed_labels(
     assert_same_loss(loss, transcribed(clean, adv, batch.y, 3.5, 0.2), network)
 
 
-def test_ikl_smooths_labels_where_it_is_asked(
+def test_ikl_smooths_labels_by_its_parameter(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task]
 ) -> None:
     plain, smooth = (
@@ -92,7 +92,7 @@ def test_clean_images_pass_first_and_the_attack_computes_them_once(
 
 
 @pytest.mark.parametrize(("method", "recipe"), RECIPES)
-def test_a_row_asks_for_its_images(method: str, recipe: str) -> None:
+def test_a_row_has_its_generated_images(method: str, recipe: str) -> None:
     config = resolve(method, recipe=recipe)
     size = recipe.rpartition("-")[2]
     assert config.data.generated_name is not None
@@ -118,6 +118,6 @@ def test_two_sets_are_two_runs_and_two_places_of_one_are_not() -> None:
 
 
 @pytest.mark.parametrize("method", ["wang-dm", "rebuffi", "gowal", "score"])
-def test_cards_say_which_of_equal_epochs_is_kept(method: str) -> None:
-    told = [note for note in METHODS.get(method).card.notes if "equally good" in note]
-    assert len(told) == 1
+def test_cards_note_which_of_equal_epochs_is_kept(method: str) -> None:
+    found = [note for note in METHODS.get(method).card.notes if "equally good" in note]
+    assert len(found) == 1

@@ -1,29 +1,22 @@
 """Accuracy over the radius: points, their order, and the flags that only a curve shows."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from divergence_bench.cli.main import app
 from harness.config import EvalConfig
-from harness.data import ImageSet, dataset_info
+from harness.data import ImageSet
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import job
-from harness.evaluation.driver import evaluate
-from harness.models import build_model
-from harness.models.checkpoint import save_model
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import evaluated, save_resnet8
 
-CPU = torch.device("cpu")
-NewRun = Callable[[str], RunDirectory]
 BASE = {"attacks": ("apgd-ce",), "limit": 40, "budget": {"n_iter": 20}}
 
 
@@ -32,18 +25,16 @@ def measured(
 ) -> list[curves.Point]:
     """The curve of a model, evaluated at the radii in the order given."""
     for eps in several:
-        (last,) = evaluate(model, images, EvalConfig(**BASE, eps=eps), run, device=CPU)
+        last = evaluated(model, images, run, EvalConfig(**BASE, eps=eps))
     Database(run.results).record(run)
-    return curves.curve_of(run, last.evaluation_id)
+    return curves.curve_of(Database(run.results), run.run_id, last.evaluation_id)
 
 
 def flags(points: list[curves.Point]) -> dict[float, tuple[str, ...]]:
     return {point.eps: point.flags for point in points if point.flags}
 
 
-def test_a_curve_is_its_evaluations_and_can_be_queried(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_curve_is_its_evaluations_and_can_be_queried(network, digits, new_run):
     run = new_run("curve")
     points = measured(network, digits, run, 0.0, 0.2, 0.1)
     assert [point.eps for point in points] == [0.0, 0.1, 0.2]
@@ -64,13 +55,9 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(
 
 
 @pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15)])
-def test_an_attack_that_fails_at_a_large_radius_is_found_out(
-    order: tuple[float, ...],
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: NewRun,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_attack_that_fails_at_a_large_radius_is_flagged(
+    order, network, digits, new_run, monkeypatch
+):
     class Idle:
         def perturb(self, x: Tensor, y: Tensor) -> Tensor:
             return x
@@ -84,15 +71,14 @@ def test_an_attack_that_fails_at_a_large_radius_is_found_out(
     run = new_run("lazy")
     points = measured(network, digits, run, *order)
     assert flags(points) == {0.3: (curves.RISES,)}
-    ((key, (flag,)),) = curves.curve_flags(Database(run.results), [run.run_id]).items()
-    assert key == (run.run_id, points[-1].evaluation_id)
+    found = curves.flags_of(Database(run.results), [run.run_id])
+    (flag,) = found.pop((run.run_id, points[-1].evaluation_id))
+    assert not any(found.values())
     left = [round(40 * point.robust) for point in points]
     assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in flag["detail"]
 
 
-def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_survivors_at_a_radius_that_makes_all_images_grey_are_flagged(network, digits, new_run):
     class Hidden(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -109,32 +95,27 @@ def test_what_survives_a_radius_at_which_all_can_be_grey_is_masked(
     assert flags(honest) == {}
 
 
-def test_stored_flags_of_a_curve_are_replaced_by_computed_ones() -> None:
+def test_stored_flags_of_a_curve_are_left_out(network, digits, new_run):
     """Earlier releases stored them, and they may be out of date."""
-    names = ["randomised", *curves.CURVE_FLAGS]
-    record = {"run_id": "r", "evaluation_id": "e"}
-    record |= {"flags": [{"name": name, "detail": "stored"} for name in names]}
-    rises = {"name": curves.RISES, "detail": "computed"}
-    found = curves.with_curve_flags(record, {("r", "e"): [rises]})["flags"]
-    assert found == [{"name": "randomised", "detail": "stored"}, rises]
-    assert [flag["name"] for flag in curves.with_curve_flags(record, {})["flags"]] == names[:1]
+    run = new_run("older")
+    measured(network, digits, run, 0.2)
+    (evaluation,) = run.evaluations()
+    names = ["randomised", curves.RISES, curves.SURVIVES]
+    evaluation.update(flags=[{"name": name, "detail": "stored"} for name in names])
+    Database(run.results).record(run)
+    found = curves.flags_of(Database(run.results), [run.run_id])
+    assert list(found.values()) == [[{"name": "randomised", "detail": "stored"}]]
 
 
-def test_single_images_that_come_back_are_chance() -> None:
+def test_a_rise_of_a_few_images_is_random():
     small, large = SimpleNamespace(eps=0.1, survived=0), SimpleNamespace(eps=0.2, survived=5, n=100)
     assert curves.rises(small, large, 4, 0) is None
     assert curves.rises(small, large, 5, 0) is not None
     assert curves.rises(small, large, 0, 5) is None
 
 
-def test_the_verb_measures_every_radius_and_does_none_again(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    info = dataset_info("digits")
-    model = build_model("resnet8", info.num_classes, info.channels, info.image_size)
-    save_model(
-        tmp_path / "model.pt", model, arch="resnet8", num_classes=10, in_channels=1, image_size=8,
-        normalize=None, dataset="digits", method="some", epoch=1,
-    )  # fmt: skip
+def test_the_verb_measures_every_radius_and_does_none_again(tmp_path):
+    save_resnet8(tmp_path / "model.pt", 1, 8, "digits")
     command = [
         "evaluate", str(tmp_path / "model.pt"), "--dataset", "digits", "--device", "cpu",
         "--eval-limit", "12", "--attacks", "apgd-ce", "--results", str(tmp_path / "results"),

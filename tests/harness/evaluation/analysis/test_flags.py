@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.errors import UserError
-from harness.evaluation.analysis import flags, probe
+from harness.evaluation import probe
+from harness.evaluation.analysis import flags
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import evaluated
 
 CPU = torch.device("cpu")
-NewRun = Callable[[str], RunDirectory]
 SHORT = AttackBudget(n_iter=20, n_queries=200)
 
 
@@ -74,41 +74,35 @@ def flagged(
     model: nn.Module, digits: ImageSet, run: RunDirectory, attacks: tuple[str, ...], eps: float
 ) -> tuple[set[str], EvaluationResult]:
     config = EvalConfig(eps=eps, attacks=attacks, limit=40, budget=SHORT)
-    (result,) = evaluate(model, digits, config, run, device=CPU)
+    result = evaluated(model, digits, run, config)
     found = run.evaluation(result.evaluation_id).record["flags"]
     assert all(set(flag) == {"name", "detail"} for flag in found)
     return {flag["name"] for flag in found}, result
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_a_model_built_to_raise_a_flag_raises_it(
-    name: str, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_model_built_to_raise_a_flag_raises_it(name, network, digits, new_run):
     after, attacks = BUILT[name]
     names, _ = flagged(Behind(network, after).eval(), digits, new_run("built"), attacks, 0.2)
     assert name in names
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_a_plain_trained_network_raises_none(
-    norm: str, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_a_plain_trained_network_raises_none(norm, network, digits, new_run):
     eps = 0.1 if norm == "Linf" else 0.6
     config = EvalConfig(norm=norm, eps=eps, limit=80, budget=SHORT)
     run = new_run("plain")
-    (result,) = evaluate(network, digits, config, run, device=CPU)
+    result = evaluated(network, digits, run, config)
     assert run.evaluation(result.evaluation_id).record["flags"] == []
 
 
-def test_nan_gradients_leave_the_ball_and_are_put_back(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_nan_gradients_are_clipped_to_the_ball(network, digits, new_run):
     model = nn.Sequential(SimpleModule(NoGradientThroughInput.apply), network).eval()
     config = EvalConfig(
         norm="L2", eps=0.1, attacks=("apgd-ce",), limit=20, accelerate=False, budget=SHORT
     )
     run = new_run("nan")
-    (result,) = evaluate(model, digits, config, run, device=CPU)
+    result = evaluated(model, digits, run, config)
     found = {flag["name"] for flag in run.evaluation(result.evaluation_id).record["flags"]}
     assert {"left-ball", "non-finite"} <= found
     assert bool((result.verdicts["distance"] <= 0.1 + 1e-6).all())
@@ -125,18 +119,7 @@ class SimpleModule(nn.Module):
         return self.function(x)
 
 
-def test_an_all_nan_model_scores_0_and_is_flagged(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
-    model = Behind(network, lambda logits, x: logits * torch.nan).eval()
-    names, result = flagged(model, digits, new_run("nan"), ("apgd-ce", "square"), 0.1)
-    assert result.metrics["clean"]["value"] == result.metrics["robust"]["value"] == 0
-    assert "non-finite" in names
-
-
-def test_training_mode_is_put_right_and_said(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_training_mode_is_corrected_and_flagged(network, digits, new_run):
     _, expected = flagged(network.eval(), digits, new_run("eval"), ("apgd-ce",), 0.1)
     network.train()
     try:
@@ -149,9 +132,7 @@ def test_training_mode_is_put_right_and_said(
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
-def test_images_outside_the_unit_box_are_refused(
-    value: float, network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_images_outside_the_unit_box_are_refused(value, network, digits, new_run):
     class Normalised(ImageSet):
         def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
             images = super().images_float(indices)
@@ -164,21 +145,13 @@ def test_images_outside_the_unit_box_are_refused(
         evaluate(network, images, config, new_run("outside"), device=CPU)
 
 
-def test_flags_reach_the_database(network: nn.Module, digits: ImageSet, new_run: NewRun) -> None:
-    run = new_run("stored")
-    flagged(Behind(network, noisy).eval(), digits, run, ("apgd-ce",), 0.1)
-    Database(run.results).record(run)
-    names = Database(run.results).query("SELECT flags->>'$[0].name' AS name FROM evaluations")
-    assert names["name"].tolist() == ["randomised"]
-
-
-def test_rules_at_their_edges() -> None:
+def test_rules_at_their_edges():
     def stage(attacked: int, broken: int) -> dict[str, int]:
         return {"attacked": attacked, "broken": broken, "left_ball": 0, "not_finite": 0}
 
     def names(n: int, **stages: dict[str, int]) -> set[str]:
-        told = {name.replace("_", "-"): facts for name, facts in stages.items()}
-        return {flag.name for flag in flags.counted(told, n, 0)}
+        named = {name.replace("_", "-"): facts for name, facts in stages.items()}
+        return {flag.name for flag in flags.counted(named, n, 0)}
 
     white = stage(900, 100)
     assert names(1000, square=stage(800, 300)) == set()
@@ -203,15 +176,13 @@ def test_rules_at_their_edges() -> None:
         ("apgd-t,square,apgd-ce", {"square-after-white-box"}),
     ],
 )
-def test_a_stage_is_held_against_those_that_ran_before_it(attacks: str, expected: set[str]) -> None:
+def test_a_stage_is_held_against_those_that_ran_before_it(attacks, expected):
     stage = {"attacked": 400, "broken": 200, "left_ball": 0, "not_finite": 0}
     stages = dict.fromkeys(attacks.split(","), stage)
     assert {flag.name for flag in flags.counted(stages, 1000, 0)} == expected
 
 
-def test_square_that_ran_first_says_nothing_of_gradients(
-    network: nn.Module, digits: ImageSet, new_run: NewRun
-) -> None:
+def test_square_that_ran_first_says_nothing_of_gradients(network, digits, new_run):
     model = Behind(network, hidden).eval()
     names, result = flagged(model, digits, new_run("first"), ("square", "apgd-ce"), 0.2)
     assert (result.verdicts["broken_by"] == "square").sum() > 1
@@ -221,7 +192,7 @@ def test_square_that_ran_first_says_nothing_of_gradients(
 @pytest.mark.parametrize(
     ("n", "allowed", "too_many"), [(40, 0, 2), (360, 1, 3), (1000, 5, 6), (10_000, 28, 29)]
 )
-def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_many: int) -> None:
+def test_squares_bar_allows_for_the_number_of_images(n, allowed, too_many):
     def names(broken: int) -> list[str]:
         stages = {
             name: {"attacked": n, "broken": count, "left_ball": 0, "not_finite": 0}
@@ -230,7 +201,7 @@ def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_m
         return [flag.name for flag in flags.counted(stages, n, 0)]
 
     def at_least(count: int) -> float:
-        """Chance of so many or more where the true share is 0.2%, term by term."""
+        """Probability of so many or more where the true share is 0.2%, term by term."""
         return 1 - sum(math.comb(n, k) * 0.002**k * 0.998 ** (n - k) for k in range(count))
 
     assert names(allowed) == []
@@ -238,18 +209,11 @@ def test_squares_bar_allows_for_the_number_of_images(n: int, allowed: int, too_m
     assert at_least(too_many) < 0.05 <= at_least(allowed)
 
 
-def test_more_than_a_few_of_ten_thousand_are_flagged() -> None:
-    stage = {"attacked": 5000, "broken": 30, "left_ball": 0, "not_finite": 0}
-    flag = flags.square_after_white_box({"apgd-ce": stage, "square": stage}, 10_000)
-    assert flag is not None
-    assert "30 of 10000" in flag.detail
-
-
-def test_batchnorm_in_training_mode_is_named() -> None:
+def test_batchnorm_in_training_mode_is_named():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
-    assert probe.modules_in_training(model) == []
+    assert probe.train_mode(model) == []
     model[1].train()
-    assert probe.modules_in_training(model) == ["1"]
-    assert probe.modules_in_training(nn.Linear(2, 2)) == ["model"]
-    assert [flag.name for flag in probe.train_mode(["1"])] == ["train-mode"]
-    assert probe.train_mode([]) == []
+    for given, name in ((model, "1"), (nn.Linear(2, 2), "model")):
+        (flag,) = probe.train_mode(given)
+        assert flag.name == "train-mode"
+        assert f"in training mode ({name}) " in flag.detail

@@ -50,7 +50,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_chunk_with_damaged_images_is_not_finished(name: str, chunk: Path) -> None:
+def test_a_chunk_with_damaged_images_is_not_finished(name, chunk):
     adversarial_path(chunk).write_bytes(DAMAGED[name])
     assert not is_finished(chunk, CHUNK, "e", "float32")
     assert not adversarial_path(chunk).exists()

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
 from harness.evaluation.attack.images import on_grid
-from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, reach
-from harness.evaluation.attack.stages import APGD, ZeroGradientCount
+from harness.evaluation.attack.judge import clip_to_ball, effective_eps, perturbation_norm
+from harness.evaluation.attack.stages import ZeroGradientCount
 
 SIZES = (8, 32, 224)
 
@@ -18,7 +19,7 @@ def outside(perturbed: Tensor, clean: Tensor, norm: str, eps: float) -> bool:
 
 @pytest.mark.parametrize("eps", [0.1, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_step_of_the_radius_that_is_rounded_is_inside(size: int, eps: float) -> None:
+def test_a_step_of_the_radius_that_is_rounded_is_inside(size, eps):
     """The worst that storing can do: in a flat image all pixels round alike, here outwards."""
     grey = torch.linspace(0.5, 0.55, 199)
     step = eps / (3 * size * size) ** 0.5
@@ -44,12 +45,12 @@ class Watched(nn.Module):
 
 @pytest.mark.parametrize("eps", [0.1, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_where_apgd_goes_is_inside(size: int, eps: float) -> None:
+def test_where_apgd_goes_is_inside(size, eps):
     """Patches of a flat image have equal gradients, so that their pixels round alike."""
     torch.manual_seed(0)
     clean = torch.full((2, 3, size, size), 0.5)
     network = Watched(clean, eps)
-    attack = APGD(
+    attack = APGDAttack(
         network, norm="L2", eps=eps, seed=0, device=torch.device("cpu"), verbose=False, n_iter=10,
         n_restarts=1, eot_iter=1, rho=0.75, loss="ce", logger=ZeroGradientCount(),
     )  # fmt: skip
@@ -63,9 +64,7 @@ def test_where_apgd_goes_is_inside(size: int, eps: float) -> None:
     ("norm", "eps"),
     [("L2", 0.1), ("L2", 0.5), ("L2", 3.0), ("Linf", 1 / 255), ("Linf", 8 / 255), ("Linf", 0.3)],
 )
-def test_an_image_a_thousandth_of_the_radius_outside_is_caught(
-    size: int, norm: str, eps: float
-) -> None:
+def test_an_image_a_thousandth_of_the_radius_outside_is_caught(size, norm, eps):
     clean = torch.full((1, 3, size, size), 0.5)
     generator = torch.Generator().manual_seed(0)
     step = torch.randn(clean.shape, generator=generator).sign().double()
@@ -79,4 +78,4 @@ def test_an_image_a_thousandth_of_the_radius_outside_is_caught(
     levels = (clean * 255).round()
     rounded = on_grid(found, levels / 255, norm, eps)
     distance = perturbation_norm(rounded.double() / 255, levels.double() / 255, norm)
-    assert float(distance) <= reach(norm, eps, clean.numel())
+    assert float(distance) <= effective_eps(norm, eps, clean.numel())

@@ -1,7 +1,5 @@
 """Every stage's verdicts against the maintainers' AutoAttack, called as its users call it."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from pyautoattack import AutoAttack
@@ -11,10 +9,9 @@ from torch import Tensor, nn
 from harness.config import AttackBudget, EvalConfig
 from harness.data import ImageSet
 from harness.evaluation.attack.protocol import chunk_seed
-from harness.evaluation.driver import evaluate
 from harness.store.rundir import RunDirectory
+from tests.harness.evaluation.conftest import evaluated
 
-CPU = torch.device("cpu")
 QUICK = AttackBudget(n_iter=12, n_queries=120)
 
 
@@ -50,91 +47,50 @@ def reference_stages(
     return broken_by
 
 
-def parity_config(norm: str, eps: float, chunk: int, limit: int) -> EvalConfig:
-    return EvalConfig(norm=norm, eps=eps, chunk_size=chunk, limit=limit, budget=QUICK)
-
-
-def reference_chunks(model: nn.Module, images: ImageSet, config: EvalConfig) -> list[str | None]:
-    """The reference's verdicts, chunk by chunk with each chunk's seed."""
-    found: list[str | None] = []
-    rows = torch.arange(config.limit or len(images))
-    for number, part in enumerate(rows.split(config.chunk_size)):
-        seed = chunk_seed(config.seed, number)
-        x, y = images.images_float(part), images.labels[part]
-        found += reference_stages(model, x, y, config, seed)
-    return found
-
-
-@pytest.fixture(scope="module", params=[("Linf", 0.12), ("L2", 0.9)], ids=["Linf", "L2"])
-def ten(
-    request: pytest.FixtureRequest, network: nn.Module, digits: ImageSet
-) -> tuple[EvalConfig, list[str | None]]:
-    """A protocol, and the reference's verdicts on two chunks of digits."""
-    config = parity_config(*request.param, 50, 100)
-    return config, reference_chunks(network, digits, config)
-
-
-@pytest.fixture(scope="module", params=[("Linf", 0.12), ("L2", 0.9)], ids=["Linf", "L2"])
-def hundred(
-    request: pytest.FixtureRequest, pair_network: nn.Module, digit_pairs: ImageSet
-) -> tuple[EvalConfig, list[str | None]]:
-    """A protocol, and the reference's verdicts on pairs of digits."""
-    config = parity_config(*request.param, 64, 64)
-    return config, reference_chunks(pair_network, digit_pairs, config)
-
-
 def ours(
     model: nn.Module, images: ImageSet, config: EvalConfig, run: RunDirectory, accelerate: bool
 ) -> list[str | None]:
-    config = config.model_copy(update={"accelerate": accelerate})
-    (result,) = evaluate(model, images, config, run, device=CPU)
-    return [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
+    broken_by = evaluated(model, images, run, config, accelerate=accelerate).verdicts["broken_by"]
+    return [stage if isinstance(stage, str) else None for stage in broken_by]
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
-def test_each_stage_breaks_the_same_images(
-    accelerate: bool,
-    ten: tuple[EvalConfig, list[str | None]],
+@pytest.fixture(
+    scope="module",
+    params=[(10, "Linf", 0.12), (10, "L2", 0.9), (100, "Linf", 0.12), (100, "L2", 0.9)],
+    ids=str,
+)
+def case(
+    request: pytest.FixtureRequest,
     network: nn.Module,
     digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
-    config, expected = ten
-    assert {"clean", "apgd-ce", None} <= set(expected)
-    assert "apgd-t" in expected or "fab-t" in expected
-    assert ours(network, digits, config, new_run("ours"), accelerate) == expected
+    pair_network: nn.Module,
+    digit_pairs: ImageSet,
+) -> tuple[nn.Module, ImageSet, EvalConfig, list[str | None]]:
+    """A model of 10 or 100 classes, its images, a protocol, and the reference's verdicts."""
+    classes, norm, eps = request.param
+    model, images, chunk, limit = network, digits, 50, 100
+    if classes == 100:
+        model, images, chunk, limit = pair_network, digit_pairs, 64, 64
+    config = EvalConfig(norm=norm, eps=eps, chunk_size=chunk, limit=limit, budget=QUICK)
+    expected: list[str | None] = []
+    for number, rows in enumerate(torch.arange(limit).split(chunk)):
+        x, y = images.images_float(rows), images.labels[rows]
+        expected += reference_stages(model, x, y, config, chunk_seed(config.seed, number))
+    return model, images, config, expected
 
 
 @pytest.mark.parametrize("accelerate", [False, True])
-def test_each_stage_breaks_the_same_images_of_a_hundred_classes(
-    accelerate: bool,
-    hundred: tuple[EvalConfig, list[str | None]],
-    pair_network: nn.Module,
-    digit_pairs: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
-    config, expected = hundred
-    assert {"apgd-ce", None} <= set(expected)
+def test_each_stage_breaks_the_same_images(accelerate, case, new_run, digits):
+    model, images, config, expected = case
+    assert {"apgd-ce", None} | ({"clean"} if images is digits else set()) <= set(expected)
     assert "apgd-t" in expected or "fab-t" in expected
-    assert ours(pair_network, digit_pairs, config, new_run("ours"), accelerate) == expected
+    assert ours(model, images, config, new_run("ours"), accelerate) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.13), ("L2", 0.9)])
-def test_standard_budget(
-    norm: str,
-    eps: float,
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-) -> None:
-    config = EvalConfig.model_validate(
-        {"norm": norm, "eps": eps, "chunk_size": 120, "limit": 120, "accelerate": False}
-    )
-    (result,) = evaluate(network, digits, config, new_run("ours"), device=CPU)
-    rows = torch.arange(120)
-    expected = reference_stages(
-        network, digits.images_float(rows), digits.labels[rows], config, chunk_seed(config.seed, 0)
-    )
-    found = [stage if isinstance(stage, str) else None for stage in result.verdicts["broken_by"]]
-    assert found == expected
+def test_standard_budget(norm, eps, network, digits, new_run):
+    config = EvalConfig(norm=norm, eps=eps, chunk_size=120, limit=120)
+    x, y = digits.images_float(slice(120)), digits.labels[:120]
+    expected = reference_stages(network, x, y, config, chunk_seed(config.seed, 0))
+    assert ours(network, digits, config, new_run("ours"), accelerate=False) == expected

@@ -1,6 +1,5 @@
 """How far a batch is padded so that its images' bits do not depend on how many there are."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,13 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import EvalConfig
-from harness.data import ImageSet
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.driver import evaluate
 from harness.evaluation.speed.batching import GRAIN, Batching
 from harness.evaluation.speed.plan import Plan, apply, decide, smallest_multiple
 from harness.evaluation.speed.rewriting import PaddedLinear
-from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -32,7 +29,7 @@ class Uneven(nn.Module):
 
 
 @pytest.mark.parametrize(("even", "multiple"), [(1, 1), (2, 2), (8, 8), (16, 16), (3, GRAIN)])
-def test_a_batch_is_padded_no_further_than_the_network_needs(even: int, multiple: int) -> None:
+def test_a_batch_is_padded_no_further_than_the_network_needs(even, multiple):
     assert smallest_multiple(Uneven(even), torch.rand(32, 1, 4, 4)) == multiple
 
 
@@ -53,7 +50,7 @@ class UnevenGradient(nn.Module):
         return OddBackward.apply(x).flatten(1)[:, :3]
 
 
-def test_gradients_count_as_logits_do() -> None:
+def test_gradients_count_as_logits_do():
     assert smallest_multiple(UnevenGradient(), torch.rand(32, 1, 4, 4)) == 2
 
 
@@ -61,12 +58,12 @@ def test_gradients_count_as_logits_do() -> None:
     ("multiple", "count", "padded"),
     [(1, 5, 5), (2, 5, 6), (2, 6, 6), (4, 17, 20), (16, 1, 16), (16, 17, 32), (64, 17, 32)],
 )
-def test_a_piece_is_padded_to_the_multiple(multiple: int, count: int, padded: int) -> None:
+def test_a_piece_is_padded_to_the_multiple(multiple, count, padded):
     assert Batching(tile=32, multiple=multiple).padded(count) == padded
     assert Batching(multiple=multiple).padded(count) == count
 
 
-def test_an_attacked_network_sees_padded_batches_alone_and_answers_for_the_images() -> None:
+def test_an_attacked_network_sees_padded_batches_alone_and_answers_for_the_images():
     seen: list[int] = []
 
     class Counting(nn.Module):
@@ -81,7 +78,7 @@ def test_an_attacked_network_sees_padded_batches_alone_and_answers_for_the_image
 
 
 @pytest.mark.parametrize("rows", [1, 7, GRAIN, GRAIN + 3])
-def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows: int) -> None:
+def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows):
     torch.manual_seed(0)
     layer = nn.Linear(64, 10)
     x = torch.randn(64, 64)
@@ -92,12 +89,9 @@ def test_a_padded_linear_layer_gives_each_row_the_bits_of_a_large_batch(rows: in
     assert layer(x[0]).shape == (10,)
 
 
-def test_a_plan_of_a_release_that_padded_otherwise_is_not_followed(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-    interrupt: Callable[..., None],
-) -> None:
+def test_a_plan_of_a_release_that_padded_differently_is_not_used(
+    network, digits, new_run, interrupt
+):
     config = EvalConfig(eps=0.1, limit=20, chunk_size=10, attacks=("apgd-ce",))
     run = new_run("older")
     (begun,) = evaluate(network, digits, config, run, device=CPU)
@@ -114,9 +108,7 @@ def test_a_plan_of_a_release_that_padded_otherwise_is_not_followed(
     assert directory.record["acceleration"] == plan
 
 
-def test_linear_layers_are_padded_in_a_copy_for_the_cpu_alone(
-    network: nn.Module, digits: ImageSet
-) -> None:
+def test_linear_layers_are_padded_in_a_copy_for_the_cpu_alone(network, digits):
     x = digits.images_float(slice(32))
     plan = decide(network, x, CPU)
     kinds = {type(each) for each in apply(network, plan).modules()}

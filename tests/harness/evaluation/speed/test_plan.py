@@ -1,7 +1,6 @@
 """The faster copy computes the same function; and if it does not, it cannot make a verdict."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.config import AttackBudget, EvalConfig
-from harness.data import ImageSet
 from harness.evaluation.attack import job
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.protocol import evaluation_id, is_standard
@@ -18,7 +16,6 @@ from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import apply, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.models import build_model
-from harness.store.rundir import RunDirectory
 
 CPU = torch.device("cpu")
 
@@ -63,7 +60,7 @@ def logits_and_gradient(model: Callable[[Tensor], Tensor], x: Tensor) -> tuple[T
 
 
 @pytest.mark.parametrize(("name", "folded"), [("resnet8", 9), ("wrn-16-1", 6)])
-def test_a_copy_gives_the_logits_and_gradients_of_the_network(name: str, folded: int) -> None:
+def test_a_copy_gives_the_logits_and_gradients_of_the_network(name, folded):
     torch.manual_seed(0)
     model = with_statistics(build_model(name, 10))
     x = torch.rand(37, 3, 32, 32)
@@ -79,19 +76,20 @@ def test_a_copy_gives_the_logits_and_gradients_of_the_network(name: str, folded:
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 12, 15, 16, 17, 23, 31, 33, 47])
-def test_the_bits_of_an_image_do_not_depend_on_how_many_are_left(count: int) -> None:
+def test_the_bits_of_an_image_do_not_depend_on_how_many_are_left():
     torch.manual_seed(0)
     model = with_statistics(build_model("resnet8", 10))
     x = torch.rand(64, 3, 32, 32)
     plan = decide(model, x[:32], CPU)
     batching = Batching(tile=plan.tile, multiple=plan.multiple)
     copied = AttackModel(apply(model, plan), 10, batching, layout=torch.channels_last)
-    pairs = zip(logits_and_gradient(copied, x[:count]), logits_and_gradient(copied, x), strict=True)
-    assert all(torch.equal(few, many[:count]) for few, many in pairs)
+    everything = logits_and_gradient(copied, x)
+    for count in (1, 2, 7, 12, 15, 16, 17, 23, 31, 33, 47):
+        pairs = zip(logits_and_gradient(copied, x[:count]), everything, strict=True)
+        assert all(torch.equal(few, many[:count]) for few, many in pairs), count
 
 
-def test_what_may_not_be_folded_is_not() -> None:
+def test_what_may_not_be_folded_is_not():
     torch.manual_seed(0)
     model = with_statistics(Branching())
     x = torch.rand(4, 1, 8, 8)
@@ -112,7 +110,7 @@ class OnTheEdge(nn.Module):
         return activations.mean((2, 3))
 
 
-def test_rounding_in_float32_keeps_no_network_from_being_folded() -> None:
+def test_rounding_in_float32_keeps_no_network_from_being_folded():
     """One ReLU that opens by rounding moved the gradients of a network by a hundredth."""
     torch.manual_seed(0)
     model = with_statistics(OnTheEdge())
@@ -126,7 +124,7 @@ def test_rounding_in_float32_keeps_no_network_from_being_folded() -> None:
     assert decide(model, x, CPU).folded == 1
 
 
-def test_a_network_that_cannot_be_traced_runs_as_it_is_and_the_plan_says_so() -> None:
+def test_a_network_that_cannot_be_traced_runs_unchanged_and_the_plan_notes_it():
     x = torch.rand(4, 1, 2, 2)
     plan = decide(Untraceable(), x, CPU)
     assert plan.folded == 0
@@ -158,7 +156,7 @@ class OwnBackward(nn.Module):
         return logits
 
 
-def test_a_network_with_a_backward_pass_of_its_own_keeps_it() -> None:
+def test_a_network_with_a_backward_pass_of_its_own_keeps_it():
     torch.manual_seed(0)
     model = with_statistics(OwnBackward())
     x = torch.rand(4, 1, 8, 8)
@@ -185,11 +183,8 @@ class Lying(nn.Module):
 
 
 def test_a_copy_that_lies_breaks_no_image_that_the_network_gets_right(
-    network: nn.Module,
-    digits: ImageSet,
-    new_run: Callable[[str], RunDirectory],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    network, digits, new_run, monkeypatch
+):
     """Radius 0.001 breaks nothing here, though the copy is wrong on many images from the start."""
     short = AttackBudget(n_iter=5, n_target_classes=3)
     config = EvalConfig(
@@ -208,9 +203,7 @@ def test_a_copy_that_lies_breaks_no_image_that_the_network_gets_right(
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"budget": {"n_iter": 101}}])
-def test_what_is_not_the_standard_protocol_is_never_called_autoattack(
-    change: dict[str, Any],
-) -> None:
+def test_what_is_not_the_standard_protocol_is_never_called_autoattack(change):
     (standard,) = EvalConfig().protocols()
     (other,) = EvalConfig.model_validate(change).protocols()
     verdicts = pa.table({"broken_by": [None, "clean", "square"]})
@@ -222,7 +215,7 @@ def test_what_is_not_the_standard_protocol_is_never_called_autoattack(
     assert evaluation_id(standard, 10, **hashes) != evaluation_id(other, 10, **hashes)
 
 
-def test_the_record_of_arithmetic_tells_attacks_from_judge_and_leaves_settings_alone() -> None:
+def test_the_record_of_arithmetic_tells_attacks_from_judge_and_leaves_settings_alone():
     before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic
     found = arithmetic()
     after = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic

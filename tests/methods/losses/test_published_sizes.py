@@ -3,8 +3,9 @@
 Networks are on the device ``meta``, which computes shapes only and raises where a value is read.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -54,7 +55,6 @@ OVERHAUL_CHANNELS = {
     ("imagenet-resnet34", "imagenet-resnet18"): [(64, 64), (128, 128), (256, 256), (512, 512)],
     ("imagenet-resnet50", "mobilenet-v1"): [(128, 256), (256, 512), (512, 1024), (1024, 2048)],
 }
-pair = pytest.mark.parametrize("names", PAIRS, ids="-".join)
 
 
 @cache
@@ -70,73 +70,60 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pair
-def test_hint(names: tuple[str, str]) -> None:
-    (_, teacher), (_, student) = (shown(name) for name in names)
-    middle, goal = student.stages[2], teacher.stages[2]
+def on_meta(make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        regressor = HintRegressor((*middle.shape[1:3],), (*goal.shape[1:3],))
-    assert hint_loss(regressor(middle), goal).shape == ()
-    assert PAIRS[names].hint in (count(regressor), None)
+        return make(*arguments, **options)
 
 
-@pair
-def test_attention_and_relations(names: tuple[str, str]) -> None:
-    (_, teacher), (_, student) = (shown(name) for name in names)
-    assert attention_loss(student.stages, teacher.stages).shape == ()
-    assert [part.shape for part in rkd_loss(student.pooled, teacher.pooled)] == [(), ()]
-
-
-@pair
-def test_contrastive(names: tuple[str, str]) -> None:
-    (_, teacher), (_, student) = (shown(name) for name in names)
-    labels = torch.arange(20) % 4
-    sizes = student.pooled.shape[1], teacher.pooled.shape[1]
-    module = ContrastiveDistillation(*sizes, labels, negatives=6).to("meta")
-    index = torch.empty(4, dtype=torch.int64, device="meta")
-    assert module(student.pooled, teacher.pooled, index, index).loss.shape == ()
-    assert count(module) == PAIRS[names].contrastive
-
-
-@pair
-def test_overhaul(names: tuple[str, str]) -> None:
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_every_loss_runs_with_the_published_number_of_parameters(names: tuple[str, str]) -> None:
+    published = PAIRS[names]
     (teacher_network, teacher), (student_network, student) = (shown(name) for name in names)
-    with torch.device("meta"):
-        module = OverhaulDistillation(
-            student_network.feature_channels, teacher_network.batchnorm_before_relu()
-        )
-    assert module(student.preacts, teacher.preacts).shape == ()
+    losses = [attention_loss(student.stages, teacher.stages)]
+    losses += rkd_loss(student.pooled, teacher.pooled)
+
+    middle, goal = student.stages[2], teacher.stages[2]
+    regressor = on_meta(HintRegressor, middle.shape[1:3], goal.shape[1:3])
+    losses.append(hint_loss(regressor(middle), goal))
+    assert published.hint in (count(regressor), None)
+
+    pooled = student.pooled.shape[1], teacher.pooled.shape[1]
+    for replacement in (False, True):
+        labels = torch.arange(20) % 4
+        options = {"negatives": 6, "replacement": replacement}
+        contrast = ContrastiveDistillation(*pooled, labels, **options).to("meta")
+        index = torch.empty(4, dtype=torch.int64, device="meta")
+        step = contrast(student.pooled, teacher.pooled, index, index)
+        contrast.update(index, step)
+        losses.append(step.loss)
+        assert count(contrast) == published.contrastive
+
+    norms = teacher_network.batchnorm_before_relu()
+    overhaul = on_meta(OverhaulDistillation, student_network.feature_channels, norms)
+    losses.append(overhaul(student.preacts, teacher.preacts))
     computed = sum(a * b + 2 * b for a, b in OVERHAUL_CHANNELS.get(names, []))
-    assert count(module) == (PAIRS[names].overhaul or computed)
+    assert count(overhaul) == (published.overhaul or computed)
+
+    channels = (
+        student_network.feature_channels,
+        pooled[0],
+        teacher_network.feature_channels,
+        pooled[1],
+    )
+    review = on_meta(ReviewDistillation, *channels)
+    losses.append(review(student.stages, student.pooled, teacher.preacts, teacher.pooled))
+    assert count(review) == published.review
+    if names[1] == "mobilenet-v1":
+        assert count(on_meta(ReviewDistillation, *channels, max_middle=256)) == 14_338_056
+
+    assert all(loss.shape == () for loss in losses)
 
 
 def test_published_overhaul_for_mobilenet_v1_leaves_its_first_stage_out() -> None:
     """The released code takes that stage for the stem, and so connects three stages, not four."""
     (teacher, _), (student, _) = (shown(name) for name in ("imagenet-resnet50", "mobilenet-v1"))
-    with torch.device("meta"):
-        module = OverhaulDistillation(
-            student.feature_channels[1:], teacher.batchnorm_before_relu()[1:]
-        )
-    assert count(module) == 2_759_680
-
-
-@pair
-def test_review(names: tuple[str, str]) -> None:
-    (teacher_network, teacher), (student_network, student) = (shown(name) for name in names)
-    channels = (
-        student_network.feature_channels,
-        student.pooled.shape[1],
-        teacher_network.feature_channels,
-        teacher.pooled.shape[1],
-    )
-    with torch.device("meta"):
-        module = ReviewDistillation(*channels)
-    loss = module(student.stages, student.pooled, teacher.preacts, teacher.pooled)
-    assert loss.shape == ()
-    assert count(module) == PAIRS[names].review
-    if names[1] == "mobilenet-v1":
-        with torch.device("meta"):
-            assert count(ReviewDistillation(*channels, max_middle=256)) == 14_338_056
+    parts = student.feature_channels[1:], teacher.batchnorm_before_relu()[1:]
+    assert count(on_meta(OverhaulDistillation, *parts)) == 2_759_680
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 A fresh interpreter takes seconds to import torch; a copy of one that has takes milliseconds, so
 that hundreds of kills are affordable. The copy runs the real ``divergence_bench.cli.main.main``.
-Orders come as JSON lines on standard input, answers leave as JSON lines on standard output.
+Lists of commands come as JSON lines on standard input, results leave as JSON lines on standard
+output.
 """
 
 import glob
@@ -32,16 +33,16 @@ LOADED = (duckdb, pd, pyarrow.parquet, rich.progress, torch._dynamo, torch.optim
 LOADED += (divergence_bench.cli.run, leaderboards.summary, methods.adversarial.ikl)
 
 
-def live(order: dict[str, Any]) -> int:
-    """What a copy does: the command line of the order; its exit status."""
-    output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def execute(command: dict[str, Any]) -> int:
+    """Run the command line in a copy; its exit status."""
+    output = os.open(command["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.argv = ["harness", *order["arguments"]]
+    sys.argv = ["harness", *command["arguments"]]
     try:
-        if order.get("prepare"):
-            exec(order["prepare"], {})
+        if command.get("prepare"):
+            exec(command["prepare"], {})
         divergence_bench.cli.main.main()
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
@@ -54,27 +55,27 @@ def live(order: dict[str, Any]) -> int:
     return 0
 
 
-def begin(order: dict[str, Any]) -> int:
-    """A copy at work on the order; its process id."""
+def start(command: dict[str, Any]) -> int:
+    """Start a copy that runs the command; its process id."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        os._exit(live(order))
+        os._exit(execute(command))
     return child
 
 
-def follow(child: int, order: dict[str, Any]) -> dict[str, Any]:
-    """Wait for a copy's end, brought about ``delay`` seconds after the file ``until`` is there."""
+def finish(child: int, command: dict[str, Any]) -> dict[str, Any]:
+    """Wait for a copy's end; send it a signal ``delay`` seconds after the file ``until`` exists."""
     began = time.perf_counter()
-    if "delay" in order or "until" in order:
-        while "until" in order and not glob.glob(order["until"]) and not _ended(child):
+    if "delay" in command or "until" in command:
+        while "until" in command and not glob.glob(command["until"]) and not _ended(child):
             time.sleep(0.002)
-        strike = time.perf_counter() + order.get("delay", 0)
+        strike = time.perf_counter() + command.get("delay", 0)
         while time.perf_counter() < strike and not _ended(child):
             time.sleep(0.002)
         if not _ended(child):
-            send = os.killpg if order.get("group") else os.kill
-            send(child, order.get("signal", signal.SIGKILL))
+            send = os.killpg if command.get("group") else os.kill
+            send(child, command.get("signal", signal.SIGKILL))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     left = _group_lives(child)
@@ -102,10 +103,10 @@ def main() -> None:
     load_dataset("digits")
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        orders = json.loads(line)
-        children = [begin(order) for order in orders]
-        answers = [follow(child, order) for child, order in zip(children, orders, strict=True)]
-        print(json.dumps(answers), flush=True)
+        commands = json.loads(line)
+        children = [start(command) for command in commands]
+        results = [finish(*pair) for pair in zip(children, commands, strict=True)]
+        print(json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":

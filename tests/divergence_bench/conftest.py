@@ -24,11 +24,11 @@ class Ended(NamedTuple):
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Ended]:
-    """Runs the command line in this process."""
+    """Runs the command line in this process, on a terminal or in a pipe of that many columns."""
 
-    def run(*arguments: str) -> Ended:
+    def run(*arguments: str, columns: int = 100) -> Ended:
         monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("COLUMNS", str(columns))
         status = 0
         try:
             main()

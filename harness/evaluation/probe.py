@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -12,7 +10,7 @@ from harness.config import AttackBudget, EvalProtocol, Norm
 from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
 from harness.evaluation.attack.job import Job
 from harness.evaluation.attack.judge import clip_to_ball, finite, predict
-from harness.evaluation.attack.model import AttackModel, Judge, within_memory
+from harness.evaluation.attack.model import AttackModel, within_memory
 from harness.evaluation.attack.protocol import make_attack
 from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
@@ -29,41 +27,25 @@ def probe_model(job: Job) -> list[Flag]:
     n = len(job.images.rows[: job.protocol.limit])
     positions = torch.arange(min(PROBE_IMAGES, n))
     batching = Batching(limit=job.protocol.device_batch)
-    judge, attacked = Judge(job.model, batching), AttackModel(job.model, job.num_classes, batching)
+    model = AttackModel(job.model, job.num_classes, batching)
     x = unit_images(job.images, positions).to(job.device)
     y = job.images.labels[positions].to(job.device)
 
-    def attempt() -> list[Flag]:
-        return probe(judge, attacked, x, y, job.protocol)
+    def attempt() -> list[Flag | None]:
+        with own_random_state(job.device), pinned("reference"):
+            with torch.no_grad():
+                first, second = model(x), model(x)
+            found = [randomised(first, second), softmax_output(first)]
+            # Gradients matter only where the evaluation attacks.
+            if job.protocol.attacks:
+                found.append(zero_gradients(model, x, y))
+                correct = predict(first) == y
+                if bool(correct.any()):
+                    norm = job.protocol.norm
+                    found.append(large_eps(model, x[correct], y[correct], norm, len(x)))
+            return found
 
-    return within_memory(batching, len(x), attempt, attacked.reset)
-
-
-def probe(
-    model: Callable[[Tensor], Tensor],
-    attacked: AttackModel,
-    x: Tensor,
-    y: Tensor,
-    protocol: EvalProtocol,
-) -> list[Flag]:
-    """The flags that a model raises on a few images.
-
-    Args:
-        model: maps images [B, K, H, W] to logits [B, C], in eval mode.
-        attacked: the same model as attacks see it.
-        x: images in [0, 1].
-        y: their labels [B].
-        protocol: of the evaluation; gradients matter only where it attacks.
-    """
-    with own_random_state(x.device), pinned("reference"):
-        with torch.no_grad():
-            first, second = model(x).float(), model(x).float()
-        found = [randomised(first, second), softmax_output(first)]
-        if protocol.attacks:
-            found.append(zero_gradients(input_gradients(attacked, x, y)))
-            correct = predict(first) == y
-            if bool(correct.any()):
-                found.append(large_eps(attacked, x[correct], y[correct], protocol.norm, len(x)))
+    found = within_memory(batching, len(x), attempt, model.reset)
     return [flag for flag in found if flag is not None]
 
 
@@ -96,15 +78,10 @@ def softmax_output(logits: Tensor) -> Flag | None:
     )
 
 
-def input_gradients(attacked: AttackModel, x: Tensor, y: Tensor) -> Tensor:
-    """Gradients [B, K, H, W] of the cross-entropy by the images."""
+def zero_gradients(attacked: AttackModel, x: Tensor, y: Tensor) -> Flag | None:
+    """The cross-entropy has no gradient at all at some of the images."""
     leaf = x.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(cross_entropy(attacked(leaf), y, reduction="sum"), leaf)
-    return gradient
-
-
-def zero_gradients(gradients: Tensor) -> Flag | None:
-    """Some images have no gradient [B, K, H, W] at all."""
+    (gradients,) = torch.autograd.grad(cross_entropy(attacked(leaf), y, reduction="sum"), leaf)
     zero = int((gradients == 0).flatten(1).all(dim=1).sum())
     if not zero:
         return None
@@ -141,22 +118,8 @@ def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -
     )
 
 
-def train_mode(modules: Sequence[str]) -> list[Flag]:
-    """The flag of modules that were in training mode when the model was given."""
-    if not modules:
-        return []
-    shown = ", ".join(modules[:3]) + (", ..." if len(modules) > 3 else "")
-    return [
-        Flag(
-            "train-mode",
-            f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
-            "right for BatchNorm and dropout",
-        )
-    ]
-
-
-def modules_in_training(model: nn.Module) -> list[str]:
-    """Names of the modules in training mode that behave otherwise in it; the root is ``model``.
+def train_mode(model: nn.Module) -> list[Flag]:
+    """The flag of a model in training mode, if modules that behave otherwise in it are.
 
     Of modules that only pass the mode on, the root alone counts, and only if no other does.
     """
@@ -166,4 +129,12 @@ def modules_in_training(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if module.training and isinstance(module, kinds)
     ]
-    return names or (["model"] if model.training else [])
+    names = names or (["model"] if model.training else [])
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    detail = (
+        f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
+        "right for BatchNorm and dropout"
+    )
+    return [Flag("train-mode", detail)]
