@@ -54,8 +54,10 @@ ORIGINS = {
     LOGGED: "Where the paper prints none, from the authors' log.",
     ROBUSTBENCH: "In rows of RobustBench, as it publishes them.",
 }
-# Streamlit does not measure bold text when it chooses a column's width.
-CHARACTER_PIXELS, BOLD_CHARACTER_PIXELS, PADDING_PIXELS, MAX_COLUMN_PIXELS = 7, 8, 24, 240
+# Streamlit does not measure bold text when it chooses a column's width. The first column is pinned,
+# and a phone has room for numbers beside it.
+CHARACTER_PIXELS, BOLD_CHARACTER_PIXELS, PADDING_PIXELS = 7, 8, 24
+MAX_COLUMN_PIXELS, MAX_PINNED_PIXELS = 240, 180
 
 
 class ShownNumber(float):
@@ -354,4 +356,5 @@ def _width(cells: Cells, title: str) -> int:
     """Pixels that the longest cell and the title need."""
     pixels = BOLD_CHARACTER_PIXELS if any(cells.bold[title]) else CHARACTER_PIXELS
     longest = max(map(len, [title, *cells.texts(title)]))
-    return min(longest * pixels + PADDING_PIXELS, MAX_COLUMN_PIXELS)
+    most = MAX_PINNED_PIXELS if title == next(iter(cells.values)) else MAX_COLUMN_PIXELS
+    return min(longest * pixels + PADDING_PIXELS, most)

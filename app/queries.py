@@ -22,16 +22,17 @@ from harness.store.rundir import RunDirectory
 
 VALIDATION_EPOCHS = 40
 
+OWN_PROTOCOLS = "(SELECT run_id, config->'evaluation' AS own FROM runs)"
+
 # The main evaluation of a run: the one by the run's own protocol, else that of the whole test set,
 # with the most attacks, the newest. A later one by another protocol answers another question; it
 # is no better result of the run.
 ORDER = """
     coalesce(
-        array_to_string(CAST(r.config->'$.evaluation.attacks' AS VARCHAR[]), ',') = e.attacks
-        AND r.config->>'$.evaluation.precision' = e.precision
-        AND (e.attacks = '' OR (r.config->>'$.evaluation.norm' = e.norm
-                                AND abs(coalesce(r.config->>'$.evaluation.eps[#-1]',
-                                                 r.config->>'$.evaluation.eps')::DOUBLE
+        array_to_string(CAST(own->'attacks' AS VARCHAR[]), ',') = e.attacks
+        AND own->>'precision' = e.precision
+        AND (e.attacks = '' OR (own->>'norm' = e.norm
+                                AND abs(coalesce(own->>'$.eps[#-1]', own->>'eps')::DOUBLE
                                         - e.eps) < 1e-9)),
         false) DESC,
     coalesce(e.partial, false), e.n DESC NULLS LAST,
@@ -41,7 +42,7 @@ ORDER = """
 
 MAIN = f"""
 main AS (
-    SELECT e.* FROM finished_evaluations e JOIN runs r USING (run_id)
+    SELECT e.* FROM finished_evaluations e JOIN {OWN_PROTOCOLS} USING (run_id)
     QUALIFY row_number() OVER (PARTITION BY e.run_id ORDER BY {ORDER}) = 1
 )
 """
@@ -108,7 +109,7 @@ FROM like_runs GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
 RUN = f"SELECT r.*, {TITLE} AS title FROM runs r WHERE run_id = ?"
 
 EVALUATIONS = f"""
-SELECT e.* FROM evaluations e JOIN runs r USING (run_id)
+SELECT e.* FROM evaluations e JOIN {OWN_PROTOCOLS} USING (run_id)
 WHERE run_id = ? ORDER BY e.status <> 'success', {ORDER}
 """
 

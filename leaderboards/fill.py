@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from leaderboards.printed import PRINTED_METRICS, has, logged_number, printed_lines, printed_number
@@ -65,11 +66,10 @@ class PrintedRows:
         """Choose a group for every cell."""
         self.spec = spec
         self._table_lines = [line for line in printed_lines() if line["table"] == str(spec.number)]
-        self._groups = [
-            group
-            for group in groups
-            if group.badge == REPRODUCED and (not spec.attacked or is_papers_attack(group.runs[0]))
-        ]
+        self._groups: dict[str, list[RunGroup]] = defaultdict(list)  # by method
+        for each in groups:
+            if each.badge == REPRODUCED and (not spec.attacked or is_papers_attack(each.runs[0])):
+                self._groups[each["method"]].append(each)
         self._lines: list[dict[str, dict[str, str]]] = [
             {
                 column.key: line
@@ -122,9 +122,8 @@ class PrintedRows:
         head = row.kind == HEAD_ROW
         fitting = [
             group
-            for group in self._groups
+            for group in self._groups[row.method]
             if group.fits(
-                method=row.method,
                 dataset=line["dataset"],
                 arch=line[row.arch_fact] if head else line["student_or_arch"],
                 teacher="" if head else line["teacher"],
@@ -179,7 +178,9 @@ class PrintedRows:
             printed = difference(cell.printed, printed_number(base))
         group, ours = self._chosen[index].get(spec.of), None
         if group is not None and cell.ours is not None:
-            able = [g for g in self._groups if is_baseline(g, group, baseline.method)]
+            able = [
+                g for g in self._groups[baseline.method] if is_baseline(g, group, baseline.method)
+            ]
             chosen = max(able, key=lambda g: g.preference, default=None)
             base_number = chosen.number(PRINTED_METRICS[line["metric"]]) if chosen else None
             ours = _difference_or_none(cell.ours, base_number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.evaluation.analysis.curves import flags_of
+from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
 from leaderboards.protocols import TIMES, attacks_of, protocol_facts
@@ -20,7 +21,7 @@ from leaderboards.table import REPRODUCED, SMALL, Number
 
 Run = Mapping[str, Any]
 
-FINISHED = "SELECT * FROM like_runs WHERE status = 'success' ORDER BY run_id, evaluation_id"
+FINISHED = "SELECT * FROM like_runs WHERE status = 'success'"
 
 # The run itself by the named evaluation, else by its newest, and all that is like it.
 LIKE = """
@@ -32,12 +33,21 @@ WITH own AS (
     SELECT l.* FROM like_runs l JOIN own USING (like_key)
     WHERE l.run_id <> own.run_id AND l.status = 'success' AND (own.partial OR NOT l.partial)
 )
-SELECT * FROM (SELECT * FROM own UNION ALL SELECT * FROM others) ORDER BY run_id
+SELECT * FROM own UNION ALL SELECT * FROM others
 """
 
-METRICS = """
-SELECT run_id, evaluation_id, name, value, low, high FROM metrics
-WHERE run_id IN (SELECT unnest($run_ids)) AND value IS NOT NULL
+# The runs of a query, each with the metrics of its training and of its evaluation.
+WITH_METRICS = """
+WITH chosen AS MATERIALIZED ({sql}), measured AS (
+    SELECT c.run_id, c.evaluation_id,
+           list((m.name, m.value, m.low, m.high) ORDER BY m.evaluation_id NULLS FIRST) AS metrics
+    FROM chosen c JOIN metrics m ON m.run_id = c.run_id
+    WHERE coalesce(m.evaluation_id = c.evaluation_id, true) AND m.value IS NOT NULL GROUP BY ALL
+), counted AS (
+    SELECT run_id, count(*) AS evaluations FROM evaluations GROUP BY run_id
+)
+SELECT * FROM chosen LEFT JOIN measured USING (run_id, evaluation_id) JOIN counted USING (run_id)
+ORDER BY run_id, finished_at DESC, evaluation_id
 """
 
 
@@ -64,6 +74,11 @@ class RunGroup:
     def __getitem__(self, fact: str) -> Any:
         """A fact that all its runs share."""
         return self.runs[0][fact]
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The ids of its runs."""
+        return tuple(run["run_id"] for run in self.runs)
 
     @property
     def badge(self) -> str:
@@ -128,14 +143,10 @@ class RunGroup:
         first, *others = (run["metrics"] for run in self.runs)
         return tuple(name for name in first if all(name in other for other in others))
 
-    def fits(
-        self, *, method: str, dataset: str, arch: str, teacher: str, augmentation: str
-    ) -> bool:
-        """Whether it is of a printed row's method, data and architectures, all as printed."""
+    def fits(self, *, dataset: str, arch: str, teacher: str, augmentation: str) -> bool:
+        """Whether it is of a printed row's data and architectures, all as printed."""
         return (
-            self.badge == REPRODUCED
-            and self["method"] == method
-            and self["dataset"] == dataset_name(dataset)
+            self["dataset"] == dataset_name(dataset)
             and self["arch"] in architecture_names(arch)
             # A teacher's source may precede its architecture.
             and (self["teacher"] or "").rpartition(":")[2]
@@ -168,7 +179,7 @@ class RunGroup:
             n=int(self["n"]) if is_accuracy else None,
             seeds=len(self.runs),
             note=self.note,
-            run_ids=tuple(run["run_id"] for run in self.runs),
+            run_ids=self.run_ids,
             flags=self.flags,
         )
 
@@ -222,9 +233,7 @@ def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
 
 def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """A query's rows, with None for what is missing."""
-    frame = database.query(sql, params).astype(object)
-    names = [str(name) for name in frame.columns]
-    rows = frame.where(frame.notna(), None).to_numpy()
+    names, rows = database.fetch(sql, params)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -240,16 +249,18 @@ def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]
 
     ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
     """
-    runs = records(database, sql, params)
-    metrics: dict[tuple[str, str | None], dict[str, Metric]] = defaultdict(dict)
-    for row in records(database, METRICS, {"run_ids": [run["run_id"] for run in runs]}):
-        metric = Metric(row["value"], row["low"], row["high"])
-        metrics[row["run_id"], row["evaluation_id"]][row["name"]] = metric
-    flags = flags_of(database, [run["run_id"] for run in runs])
+    runs = records(database, WITH_METRICS.format(sql=sql), params)
+    # A single evaluation is a curve of one point, which has flags at a large radius only.
+    flagged = [
+        run["run_id"]
+        for run in runs
+        if run["flags"] not in (None, "[]")
+        or (run["attacks"] and (run["evaluations"] > 1 or run["eps"] >= grey_eps("Linf", 1)))
+    ]
+    flags = flags_of(database, flagged) if flagged else {}
     for run in runs:
-        key = (run["run_id"], run["evaluation_id"])
-        run["metrics"] = metrics[run["run_id"], None] | metrics[key]
-        run["flags"] = flags[key]
+        run["metrics"] = {name: Metric(*values) for name, *values in run["metrics"] or ()}
+        run["flags"] = flags.get((run["run_id"], run["evaluation_id"]), [])
     return list(runs)
 
 
@@ -270,8 +281,9 @@ def _names(firsts: Sequence[Run]) -> list[str]:
         keys = [
             (name, run["arch"], run["teacher"]) for name, run in zip(names, firsts, strict=True)
         ]
+        counts = Counter(keys)
         names = [
-            f"{name}, {detail(run)}" if keys.count(key) > 1 and detail(run) else name
+            f"{name}, {detail(run)}" if counts[key] > 1 and detail(run) else name
             for name, key, run in zip(names, keys, firsts, strict=True)
         ]
     return names

@@ -44,10 +44,7 @@ FIELDS = (
 )
 # What their files have where a number is not known.
 UNKNOWN = (None, "null", "")
-EVALUATIONS = """
-SELECT * FROM finished_evaluations WHERE run_id = $run_id
-ORDER BY finished_at DESC, evaluation_id
-"""
+EVALUATIONS = "SELECT * FROM finished_evaluations WHERE run_id = $run_id"
 # Their boards by dataset and norm, with the images that an entry must be measured on.
 BOARDS = {
     ("cifar10", "Linf"): ("8/255", 10_000),

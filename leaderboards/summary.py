@@ -36,10 +36,13 @@ class RunSummary:
         protocol: dataset, norm, eps, attacks, attack_version, n, index_sha256, precision, partial.
         table: the ranking, best first; ``Table.ranked_by`` is the metric that ranks, clean accuracy
             or the accuracy after the last attack. The labels are ``LABELS``.
+        groups: the runs of the rows that were measured here, with metrics that the table leaves
+            out.
     """
 
     protocol: Mapping[str, Any]
     table: Table
+    groups: Sequence[RunGroup]
 
     @property
     def facts(self) -> list[str]:
@@ -74,15 +77,18 @@ class RunSummary:
                     "partial": row.partial,
                     "run_ids": list(row.run_ids),
                     "flags": list(row.flags),
-                    "scores": {
-                        metric: _score(metric, number)
-                        for metric in row.cells
-                        if (number := row.number(metric))
-                    },
+                    "scores": self._scores(row),
                 }
                 for row in self.table.rows
             ],
         }
+
+    def _scores(self, row: Row) -> dict[str, dict[str, Any]]:
+        numbers = {metric: row.number(metric) for metric in row.cells}
+        for group in self.groups:
+            if group.run_ids == row.run_ids:
+                numbers = {metric: group.number(metric) for metric in group.metrics}
+        return {metric: _score(metric, number) for metric, number in numbers.items() if number}
 
 
 def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = None) -> RunSummary:
@@ -112,13 +118,13 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
     attacks = attacks_of(own)
     metric = ranking_metric(attacks, own["metrics"])
     stages = ("clean", *attacks[:-1]) if attacks else ()
-    rows = [_row(g, metric, own=g is group) for g in groups]
+    rows = [_row(g, (*stages, metric, "sec_per_iter"), metric, own=g is group) for g in groups]
     if is_papers_protocol(own):
         rows += printed_rows(own["dataset"], own["arch"], own["teacher"] or "", metric=metric)
     names = ("dataset", "norm", "eps", "attack_version", "n", "index_sha256", "precision")
     protocol = {name: own[name] for name in names} | {"attacks": attacks, "partial": own["partial"]}
     table = ranking_table(" | ".join(protocol_facts(protocol, attacks)), rows, stages, metric)
-    return RunSummary(protocol, table)
+    return RunSummary(protocol, table, groups)
 
 
 def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric: str) -> Table:
@@ -170,14 +176,15 @@ def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     return ranked + [dataclasses.replace(row, rank=PARTIAL * row.partial) for row in rest]
 
 
-def _row(group: RunGroup, ranking: str, *, own: bool) -> Row:
-    """A group's row with all its metrics; only the number that ranks has the group's flags."""
+def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) -> Row:
+    """A group's row; only the number that ranks has the group's flags."""
     cells = {}
-    for metric in group.metrics:
+    for metric in metrics:
         number = group.number(metric)
         if number is not None:
-            flags = number.flags if metric == ranking else ()
-            cells[metric] = Cell(ours=dataclasses.replace(number, flags=flags))
+            if number.flags and metric != ranking:
+                number = dataclasses.replace(number, flags=())
+            cells[metric] = Cell(ours=number)
     labels = (group.name, arch_text(group["arch"] or "", group["teacher"]))
     return Row(OURS_ROW, labels, cells=cells, facts=group.facts, partial=group["partial"], own=own)
 

@@ -23,7 +23,7 @@ import duckdb
 
 from harness.errors import UserError
 from harness.store.files import file_lock, make_folder
-from harness.store.schema import create_views, migrate, newest_version, version_of
+from harness.store.schema import migrate, newest_version, version_of
 
 # A query can read the database only: no files, Python variables or extensions.
 _READER_CONFIG = {"enable_external_access": "false", "python_enable_replacements": "false"}
@@ -133,7 +133,6 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
                 with writing(path, wait_s), write_connection(path, wait_s):
                     pass
                 connection = _open(path, wait_s, read_only=True)
-            create_views(connection)
             yield connection
     finally:
         connection.close()

@@ -27,7 +27,7 @@ from harness.store.connection import (
 from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
 from harness.store.ingest import KnownHashes, Snapshot, snapshot
 from harness.store.rundir import RunDirectory, run_folders
-from harness.store.schema import META, REPORTED, TABLES, arrow_schema
+from harness.store.schema import META, REPORTED, TABLES, arrow_schema, create_views
 
 DATABASE_NAME = "harness.duckdb"
 # Subfolder of the results folder with files of numbers that others published.
@@ -70,6 +70,7 @@ class Database:
             UserError: there is no database, it is busy for too long, or the query fails.
         """
         with read_connection(self.path, self._wait_s) as connection:
+            create_views(connection, sql)
             try:
                 return interruptibly(
                     connection, lambda: connection.execute(sql, params or None).df()
@@ -79,7 +80,9 @@ class Database:
                     raise
                 raise UserError(f"the database refuses the query: {error}") from error
 
-    def fetch(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def fetch(
+        self, sql: str, params: dict[str, Any] | None = None
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of a query as Python objects; times with a zone are text.
 
         Raises:
@@ -87,14 +90,15 @@ class Database:
             duckdb.Error: the query fails.
         """
         with read_connection(self.path, self._wait_s) as connection:
-            interruptibly(connection, lambda: connection.execute(sql))
+            create_views(connection, sql)
+            interruptibly(connection, lambda: connection.execute(sql, params))
             columns = [column[0] for column in connection.description]
             # DuckDB needs pytz to convert times with a zone to Python objects.
             zoned = ["WITH TIME ZONE" in str(column[1]) for column in connection.description]
             if any(zoned):
                 cast = [f"CAST(#{n} AS VARCHAR)" if z else f"#{n}" for n, z in enumerate(zoned, 1)]
                 text = f"SELECT {', '.join(cast)} FROM ({sql.rstrip().rstrip(';')}\n)"
-                interruptibly(connection, lambda: connection.execute(text))
+                interruptibly(connection, lambda: connection.execute(text, params))
             return columns, interruptibly(connection, connection.fetchall)
 
     def record(self, run: RunDirectory) -> None:

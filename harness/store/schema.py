@@ -5,6 +5,7 @@ Each meaning is written into the database as the comment of its table or column.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -262,6 +263,7 @@ QUALIFY row_number() OVER (
 """,
 )
 VIEWS = (FINISHED_EVALUATIONS, LIKE_RUNS)
+_USES_VIEWS = re.compile("|".join([*(v.name for v in VIEWS), "show", "describe", "schema"]), re.I)
 
 _ARROW_TYPES = {
     "VARCHAR": pa.string(),
@@ -334,10 +336,14 @@ def migrate(
         connection.commit()
 
 
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create ``VIEWS`` for one connection; they are in no file, so any database has them."""
-    for view in VIEWS:
-        connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
+def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Create ``VIEWS`` for one connection and query; they are in no file, so any database has them.
+
+    It takes as long as a small query, so a query that neither reads nor lists views goes without.
+    """
+    if _USES_VIEWS.search(sql):
+        for view in VIEWS:
+            connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def _quoted(text: str) -> str:

@@ -1,25 +1,19 @@
 """Table 7: knowledge distillation on CIFAR-100 between families of architectures."""
 
-from leaderboards.paper._common import (
-    DISTILLED,
-    KD_SELECTION,
-    TEACHER_HEADER,
-    distillation_rows,
-    pairs,
-)
-from leaderboards.paper.table5 import FEATURES, LOGITS
-from leaderboards.spec import Disputed, TableSpec
+from dataclasses import replace
 
-TABLE = TableSpec(
+from leaderboards.paper import table5
+from leaderboards.paper._common import TEACHER_HEADER, distillation_rows, pairs
+from leaderboards.spec import Disputed
+
+TABLE = replace(
+    table5.TABLE,
     number=7,
     title="Knowledge distillation on CIFAR-100, different architectures",
     caption=(
         "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of different families. The "
         "last row is the gain over classical KD; the best of all methods is underlined."
     ),
-    protocol="CIFAR-100, mean of three runs",
-    selection=KD_SELECTION,
-    labels=("Method",),
     columns=pairs(
         (
             ("ResNet32x4", "ShuffleNet-V1"),
@@ -29,12 +23,7 @@ TABLE = TableSpec(
             ("ResNet32x4", "ShuffleNet-V2"),
         )
     ),
-    rows=distillation_rows(FEATURES, LOGITS, "table7/resnet32x4-shufflenet-v1"),
-    where={"dataset": "CIFAR-100"},
-    attacked=False,
-    models=3,
-    stub="Distillation manner",
-    includes=DISTILLED,
+    rows=distillation_rows(table5.FEATURES, table5.LOGITS, "table7/resnet32x4-shufflenet-v1"),
     first_run="python -m harness run --method ikl-kd --recipe table7/resnet32x4-shufflenet-v1",
     disputed=(
         Disputed(

@@ -22,6 +22,8 @@ from leaderboards.table import (
 )
 
 WIDTH, HEIGHT = 640, 380
+# Pixels between the axes and the outermost points, and right of the plot for labels in wide fonts.
+MARGIN, RIGHT = 16, 40
 # About the width of a letter of a label, in pixels.
 LETTER = 6.4
 # Colours of the page, so that a plot follows its light or dark scheme.
@@ -149,9 +151,9 @@ def scatter(
 def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
     """The names of the points that have room for one to their right, those on the front first."""
     xs, ys = [p.x.value for p in points], [p.y.value for p in points]
-    # The axes leave about a tenth of the plot beside the points.
-    x_scale = 0.9 * WIDTH / max(max(xs) - min(xs), 1e-9)
-    y_scale = 0.9 * HEIGHT / max(max(ys) - min(ys), 1e-9)
+    ends = [*ys, *(end for p in points for end in p.y.interval or ())]
+    x_scale = (WIDTH - 2 * MARGIN) / max(max(xs) - min(xs), 1e-9)
+    y_scale = (HEIGHT - 2 * MARGIN) / max(max(ends) - min(ends), 1e-9)
     pixels = [(x_scale * x, y_scale * y) for x, y in zip(xs, ys, strict=True)]
     labels = [""] * len(points)
     taken = [(x - 5, x + 5, y) for x, y in pixels]
@@ -181,8 +183,8 @@ def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_titl
         }
     )
     badges = list(dict.fromkeys(frame["badge"]))
-    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=16))
-    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=16))
+    scale = alt.Scale(zero=False, nice=False, padding=MARGIN)
+    x, y = alt.X("x:Q", title=x_title, scale=scale), alt.Y("y:Q", title=y_title, scale=scale)
     colour = alt.Color("badge:N", legend=None).scale(
         domain=badges, range=[COLOURS[badge] for badge in badges]
     )
@@ -202,7 +204,13 @@ def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_titl
     title = f"{y_title} against {x_title}, {len(points)} models"
     return (
         alt.layer(*layers)
-        .properties(width=WIDTH, height=HEIGHT, description=title, background="transparent")
+        .properties(
+            width=WIDTH,
+            height=HEIGHT,
+            description=title,
+            background="transparent",
+            padding={"right": RIGHT},
+        )
         .configure_view(stroke=None)
         .configure(font="system-ui, sans-serif")
         .configure_axis(

@@ -7,8 +7,9 @@ never stored.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import scipy
@@ -145,8 +146,9 @@ def _curves(database: Database, run_ids: Sequence[str]) -> Iterator[list[Any]]:
         """,
         {"run_ids": list(run_ids)},
     )
-    for _, curve in rows.groupby(["run_id", "curve"]):
-        yield list(curve.itertuples(index=False))
+    points: Iterable[Any] = rows.itertuples(index=False)
+    for _, curve in groupby(points, key=lambda point: (point.run_id, point.curve)):
+        yield list(curve)
 
 
 def _changes(database: Database, small: Any, large: Any) -> tuple[int, int]:
