@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboards.fill import PrintedRows, difference, is_baseline, mark_best
+from leaderboards.fill import PrintedRows, difference, is_baseline
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
 from leaderboards.spec import ColumnSpec, TableSpec, arch_text, architecture_names
-from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row
+from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, mark_best
 
 OTHER = "other"
 

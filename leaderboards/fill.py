@@ -18,7 +18,16 @@ from leaderboards.spec import (
     TableSpec,
     dataset_name,
 )
-from leaderboards.table import DIFFERENCE_ROW, HEAD_ROW, REPRODUCED, Cell, Column, Number, Row
+from leaderboards.table import (
+    DIFFERENCE_ROW,
+    HEAD_ROW,
+    REPRODUCED,
+    Cell,
+    Column,
+    Number,
+    Row,
+    mark_best,
+)
 
 
 def difference(of: Number, base: Number) -> Number:
@@ -38,20 +47,6 @@ def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
         and group.section_key == of.section_key
         and all(group.facts[name] == of.facts[name] for name in shared)
     )
-
-
-def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:
-    """Set ``bold`` on our best numbers of a column, if there are at least two numbers."""
-    ours = [(cell, cell[column.key].ours) for cell in cells if column.key in cell]
-    shown = [(cell, n, column.rounded(n.value)) for cell, n in ours if n is not None]
-    if len(shown) < 2:
-        return
-    values = [value for *_, value in shown]
-    best = min(values) if column.lower_is_better else max(values)
-    for cell, number, value in shown:
-        if value == best:
-            bold = dataclasses.replace(number, bold=True)
-            cell[column.key] = dataclasses.replace(cell[column.key], ours=bold)
 
 
 class PrintedRows:

@@ -6,8 +6,8 @@ differences in percentage points, times in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 # Where a number comes from, shown beside it, and the marks of doubtful numbers.
 PRINTED = "P"
@@ -295,3 +295,17 @@ class TableTitle:
 
     number: int
     title: str
+
+
+def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:
+    """Set ``bold`` on our best numbers of a column, if there are at least two numbers."""
+    ours = [(cell, cell[column.key].ours) for cell in cells if column.key in cell]
+    shown = [(cell, n, column.rounded(n.value)) for cell, n in ours if n is not None]
+    if len(shown) < 2:
+        return
+    values = [value for *_, value in shown]
+    best = min(values) if column.lower_is_better else max(values)
+    for cell, number, value in shown:
+        if value == best:
+            bold = replace(number, bold=True)
+            cell[column.key] = replace(cell[column.key], ours=bold)
