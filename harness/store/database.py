@@ -180,7 +180,7 @@ class Database:
                 published = sorted((self.results / PUBLISHED).glob("*.csv"))
                 for csv in ([reported] if reported is not None else []) + published:
                     _store_reported(connection, _read_reported(csv), file_sha256(csv))
-                counts = {name: len(connection.table(name)) for name in TABLES if name != META.name}
+                counts = {name: _count(connection, name) for name in TABLES if name != META.name}
         return Rebuilt(counts, unreadable)
 
     @contextmanager
@@ -312,6 +312,11 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -
     connection.register("incoming", rows)
     connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
     connection.unregister("incoming")
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    ((count,),) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(count)
 
 
 def _whole(connection: duckdb.DuckDBPyConnection, table: str) -> pa.Table:

@@ -290,10 +290,11 @@ def version_of(connection: duckdb.DuckDBPyConnection) -> int:
         UserError: a newer release of this program wrote the database.
     """
     try:
-        row = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        # All rows: one that is left unread blocks the connection.
+        rows = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchall()
     except duckdb.CatalogException:
         return 0
-    version = int(row[0]) if row else 0
+    version = int(rows[0][0]) if rows else 0
     if version > newest_version():
         raise UserError(
             f"the results database has schema {version}, but this release knows schemas up to "

@@ -211,6 +211,13 @@ def test_a_damaged_run_cannot_spoil_the_rows_it_had(database, make_run):
     assert_same(before, contents(database))
 
 
+def test_a_folder_without_runs_is_rebuilt_to_an_empty_database(tmp_path):
+    (tmp_path / "runs").mkdir()
+    rebuilt = Database(tmp_path).rebuild()
+    assert set(rebuilt.counts.values()) == {0}
+    assert not rebuilt.unreadable
+
+
 def test_a_failing_rebuild_leaves_the_old_database(database, make_run, tmp_path):
     database.record(make_run())
     before = contents(database)
