@@ -132,7 +132,7 @@ class Logged:
 
     where: Facts
     values: Mapping[str, float]
-    source: str
+    source: str = "AutoAttack log released with the paper's code"
 
 
 @dataclass(frozen=True)
