@@ -298,18 +298,15 @@ def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: st
         identity: what is shown. A selection is a row number, so it must not outlive its rows.
         alt: what the table is, for screen readers.
     """
-    titles = list(cells.values)
     # A column that is empty in this section would only push the others aside.
-    titles = [
-        title
-        for title in titles
-        if title == titles[0] or any(cells.texts(title)[place] for place in places)
-    ]
+    first, *others = cells.values
+    filled = [name for name in others if any(cells.texts(name)[place] for place in places)]
+    titles = [first, *filled]
     columns = {}
     for title in titles:
         kind = number_column if is_numeric(cells.values[title]) else text_column
         columns[title] = kind(title, cells.help[title]) | {
-            "pinned": title == titles[0],
+            "pinned": title == first,
             "width": _width(cells, title),
         }
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
@@ -327,18 +324,11 @@ def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: st
 
 def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler:
     """Some rows of some columns: numbers as values, their texts and weights as style."""
-    values = pd.DataFrame(
-        {
-            title: pd.Series([cells.values[title][place] for place in places], dtype=object)
-            for title in titles
-        }
+    values, bold = (
+        pd.DataFrame(own, dtype=object).loc[list(places), list(titles)].reset_index(drop=True)
+        for own in (cells.values, cells.bold)
     )
-    weights = pd.DataFrame(
-        {
-            title: ["font-weight: 700" if cells.bold[title][place] else "" for place in places]
-            for title in titles
-        }
-    )
+    weights = bold.replace({True: "font-weight: 700", False: ""})
     return values.style.apply(lambda _: weights, axis=None).format(shown_text)
 
 

@@ -123,24 +123,15 @@ def tradeoff(
         # Without an order, points of the same x would be joined in any order.
         .encode(x=x, y=y, order=alt.Order("step:Q"))
     )
-    spans = (
-        alt.Chart(points)
-        .mark_rule(strokeWidth=1.5, opacity=0.55)
-        .encode(
-            x=x,
-            y=alt.Y("y_low:Q", title=y_title),
-            y2="y_high:Q",
-            color=_coloured("source", sources),
-        )
+    base = alt.Chart(points).encode(x=x, color=_coloured("source", sources))
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        y=alt.Y("y_low:Q", title=y_title), y2="y_high:Q"
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        alt.Chart(points)
-        .mark_point(size=75, filled=True)
+        base.mark_point(size=75, filled=True)
         .encode(
-            x=x,
             y=y,
-            color=_coloured("source", sources),
             shape=_shaped("source", sources),
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
@@ -224,7 +215,5 @@ def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
 
 def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
     return alt.Shape(
-        f"{field}:N",
-        title=None,
-        scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
+        f"{field}:N", title=None, scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)])
     )
