@@ -289,14 +289,6 @@ class Table(TableHeader):
         return row.labels[self.method_label] or " ".join(filter(None, row.labels))
 
 
-@dataclass(frozen=True)
-class TableTitle:
-    """What a list of tables shows of one."""
-
-    number: int
-    title: str
-
-
 def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:
     """Set ``bold`` on our best numbers of a column, if there are at least two numbers."""
     ours = [(cell, cell[column.key].ours) for cell in cells if column.key in cell]

@@ -150,10 +150,13 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
             if found["low"] is not None:
                 low, high = 100 * found["low"], 100 * found["high"]
                 column.caption(f"95% interval [{low:.1f}, {high:.1f}]")
-    if "sec_per_iter" in metrics:
-        columns[2].metric("Seconds per step", f"{metrics['sec_per_iter']['value']:.3g}")
-    if "train_seconds" in metrics:
-        columns[3].metric("Training time", _duration(metrics["train_seconds"]["value"]))
+    step, training = (
+        metrics.get(name, {}).get("value") for name in ("sec_per_iter", "train_seconds")
+    )
+    if step is not None:
+        columns[2].metric("Seconds per step", f"{step:.3g}")
+    if training is not None:
+        columns[3].metric("Training time", _duration(training))
     for flag in evaluation["flags"]:
         st.warning(ui.plain(f"? {flag}"))
 

@@ -10,6 +10,7 @@ from leaderboards.table import (
     INTERVAL,
     MEANINGS,
     PUBLISHED_ROW,
+    Cell,
     Column,
     Number,
     Row,
@@ -80,11 +81,15 @@ def extra_text(number: Number, column: Column) -> str:
     return " ".join(filter(None, parts))
 
 
-def legend(table: Table) -> list[str]:
+def badge_meanings(table: Table) -> list[str]:
     """What each badge and mark in the table means."""
-    shown = {number.badge for number in table.numbers}
-    shown |= {mark for number in table.numbers for mark in number.marks}
-    lines = [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+    shown = {sign for number in table.numbers for sign in (number.badge, *number.marks)}
+    return [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+
+
+def legend(table: Table) -> list[str]:
+    """What badges, marks, intervals and differences in the table mean."""
+    lines = badge_meanings(table)
     if any(number.run_ids and number.interval for number in table.numbers):
         lines.append(f"[a, b]  {INTERVAL}")
     if any(number.from_print is not None for number in table.numbers):
@@ -99,10 +104,10 @@ def disputes(table: Table) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for row in table.rows:
         for column in table.columns:
-            cell = row.cells.get(column.key)
-            if cell and cell.printed and cell.printed.disputed:
+            number = row.cells.get(column.key, Cell()).printed
+            if number and number.disputed:
                 where = f"{table.name_of(row)}, {column.title}"
-                found.setdefault(cell.printed.disputed, []).append(where)
+                found.setdefault(number.disputed, []).append(where)
     return [("; ".join(cells), evidence) for evidence, cells in found.items()]
 
 
@@ -135,26 +140,13 @@ def remarks_text(table: Table) -> list[str]:
 
 
 def rows_with_numbers(
-    rows: Sequence[Row],
-    *,
-    printed: bool = True,
-    ours: bool = True,
-    columns: Collection[str] | None = None,
+    rows: Sequence[Row], *, ours: bool = True, columns: Collection[str] | None = None
 ) -> list[Row]:
-    """The rows that have a number to show.
-
-    Args:
-        rows: rows of a table.
-        printed: whether published numbers are shown: print's, the log's and RobustBench's.
-        ours: whether ours are shown.
-        columns: keys of the columns that are shown; None for all.
-    """
+    """The rows that have a number to show in the columns of these keys, or in any."""
 
     def has_number(row: Row) -> bool:
         cells = [cell for key, cell in row.cells.items() if columns is None or key in columns]
-        return any(
-            (ours and cell.ours) or (printed and (cell.printed or cell.logged)) for cell in cells
-        )
+        return any(cell.printed or cell.logged or (ours and cell.ours) for cell in cells)
 
     return [row for row in rows if has_number(row)]
 
