@@ -149,12 +149,9 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
 
 
 def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
-    """The cells of some rows.
+    """The cells of some rows of a table of the paper or of a ranking.
 
-    Args:
-        table: a table of the paper, or a ranking, whose columns hold printed numbers and ours.
-        rows: some of its rows.
-        view: the numbers of a table of the paper: ``printed``, ``ours`` or ``both`` side by side.
+    ``view`` is for a table of the paper: ``printed``, ``ours``, or ``both`` side by side.
     """
     cells = Cells()
     # Numbers come right after the method, so that a phone shows them; other labels come last.
@@ -292,11 +289,8 @@ def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
 def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: str) -> list[int]:
     """Show some rows of a table and return those that the reader has selected.
 
-    Args:
-        cells: the whole table: the sections of one table get columns of one width.
-        places: the rows to show, from 0.
-        identity: what is shown. A selection is a row number, so it must not outlive its rows.
-        alt: what the table is, for screen readers.
+    ``cells`` is the whole table, so that all its sections get columns of one width. ``identity`` is
+    what is shown: a selection is a row number, which must not outlive its rows.
     """
     # A column that is empty in this section would only push the others aside.
     first, *others = cells.values

@@ -54,9 +54,6 @@ class Embedding:
 
     Attributes:
         points: ``x``, ``y``, ``label`` (class number) and ``kind`` (clean, adversarial).
-        clean: separation of clean images.
-        adversarial: separation of adversarial images.
-        perplexity: of the map.
         accuracy: share of these images classified correctly, clean and adversarial.
     """
 

@@ -115,10 +115,7 @@ def protocols(points: pd.DataFrame) -> list[str]:
 def steps(front: pd.DataFrame, points: pd.DataFrame, *, x_lower: bool) -> pd.DataFrame:
     """The line of a Pareto front, high y being good, extended to the edges of what it beats.
 
-    Args:
-        front: the points on the front, by ascending ``x``.
-        points: all points that are drawn.
-        x_lower: whether small x is good.
+    ``front`` is sorted by ``x``; ``points`` are all that are drawn.
     """
     line = front[["x", "y"]]
     first, last = line.iloc[0], line.iloc[-1]

@@ -105,10 +105,8 @@ def pareto_front(
 ) -> list[T]:
     """The points that no other equals or beats in both numbers, by ascending x.
 
-    Args:
-        points: x, y and whatever stands for the point.
-        x_lower: whether small x is good.
-        y_lower: whether small y is good.
+    A point is x, y and whatever stands for it; ``x_lower`` and ``y_lower`` are whether small is
+    good.
     """
     signs = (1 if x_lower else -1, 1 if y_lower else -1)
     ordered = sorted(points, key=lambda point: (signs[0] * point[0], signs[1] * point[1]))

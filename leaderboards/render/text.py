@@ -34,33 +34,23 @@ def deviation_text(number: Number, column: Column) -> str:
 
 
 def number_text(
-    number: Number,
-    column: Column,
-    *,
-    badge: bool = True,
-    interval: bool = False,
-    marks: str | None = None,
+    number: Number, column: Column, *, badge: bool = True, interval: bool = False
 ) -> str:
-    """A number in one line.
+    """A number in one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
 
     Args:
         number: the number.
         column: its column.
         badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
         interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
-        marks: what to show instead of ``Number.marks``.
-
-    Returns:
-        Such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
     """
-    marks = number.marks if marks is None else marks
-    parts = [value_text(number, column) + ("" if badge else marks)]
+    parts = [value_text(number, column) + ("" if badge else number.marks)]
     if number.std is not None:
         parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
     if interval and number.interval:
         parts.append(interval_text(number))
     if badge:
-        parts.append(number.badge + marks)
+        parts.append(number.badge + number.marks)
     return " ".join(parts)
 
 
