@@ -138,7 +138,7 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
     groups = list(dict.fromkeys(row.group for row in rows))
 
     def place(row: Row) -> tuple[int, bool, float]:
-        cell = row.cells.get(column.key, Cell())
+        cell = row.cell(column.key)
         number = cell.printed or cell.ours or cell.logged
         if number is None:
             return groups.index(row.group), True, 0.0
@@ -159,7 +159,7 @@ def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
     for place in leading:
         _add_label(cells, table, rows, place)
     for column in table.columns:
-        found = [row.cells.get(column.key, Cell()) for row in rows]
+        found = [row.cell(column.key) for row in rows]
         if table.ranked_by:
             _add_numbers(cells, table, column, rows, [row.number(column.key) for row in rows])
             continue
@@ -250,7 +250,7 @@ def evidence(table: Table, row: Row) -> list[str]:
     """What a reader must know about a row's numbers, one sentence each."""
     found = list(row.notes)
     for column in table.columns:
-        cell = row.cells.get(column.key, Cell())
+        cell = row.cell(column.key)
         for number in cell.numbers:
             where = f"{column.title} ({number.badge})"
             found += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []

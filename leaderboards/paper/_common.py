@@ -166,26 +166,17 @@ def distillation_rows(
         extra: method to the text of a second label column, if there is one.
     """
     blank = ("",) if extra is not None else ()
-    head = {"manner": "", "method": "Teacher"}
     rows = [
         RowSpec(
-            ("Teacher", *blank),
-            head,
-            "Alone",
-            HEAD_ROW,
-            "teacher_top1",
-            "teacher",
+            (label, *blank),
+            {"manner": "", "method": printed},
+            *("Alone", HEAD_ROW, metric, arch_fact),
             method="vanilla",
-        ),
-        RowSpec(
-            ("Student", *blank),
-            {"manner": "", "method": "Student (vanilla)"},
-            "Alone",
-            HEAD_ROW,
-            "student_top1",
-            "student_or_arch",
-            method="vanilla",
-        ),
+        )
+        for label, printed, metric, arch_fact in (
+            ("Teacher", "Teacher", "teacher_top1", "teacher"),
+            ("Student", "Student (vanilla)", "student_top1", "student_or_arch"),
+        )
     ]
     for group, methods in (("Features", features), ("Logits", logits)):
         for name, label, registered, selection in methods:

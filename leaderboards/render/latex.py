@@ -15,7 +15,6 @@ from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
     PRINTED_ROW,
-    Cell,
     Column,
     Number,
     Row,
@@ -66,7 +65,7 @@ class _Slot:
         """A row's number in this column."""
         if not self.side:
             return row.number(self.column.key)
-        cell = row.cells.get(self.column.key, Cell())
+        cell = row.cell(self.column.key)
         return cell.ours if self.side == "ours" else cell.printed
 
 

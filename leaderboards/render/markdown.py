@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from leaderboards.render.text import extra_text, number_text, remarks_text, titled_sections
-from leaderboards.table import Cell, Column, Number, Row, Table
+from leaderboards.table import Column, Number, Row, Table
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
 
@@ -39,7 +39,7 @@ def escape(text: str) -> str:
 
 
 def _cell(row: Row, column: Column) -> str:
-    numbers = row.cells.get(column.key, Cell()).numbers
+    numbers = row.cell(column.key).numbers
     return "<br>".join(_number(number, column) for number in numbers)
 
 

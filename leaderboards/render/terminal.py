@@ -30,7 +30,6 @@ from leaderboards.table import (
     INTERVAL,
     OF_MEANS,
     PARTIAL,
-    Cell,
     Column,
     Row,
     Table,
@@ -167,7 +166,7 @@ def _grid(
 def _cell(row: Row, column: Column, console: Console) -> Text:
     """A cell's numbers, each on a line, with a line for what else is known of it."""
     lines = []
-    for number in row.cells.get(column.key, Cell()).numbers:
+    for number in row.cell(column.key).numbers:
         style = Style(bold=number.bold or None, underline=number.underlined or None)
         lines.append(Text(_encodable(number_text(number, column), console), style))
         if extra := extra_text(number, column):

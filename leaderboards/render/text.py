@@ -10,7 +10,6 @@ from leaderboards.table import (
     INTERVAL,
     MEANINGS,
     PUBLISHED_ROW,
-    Cell,
     Column,
     Number,
     Row,
@@ -94,7 +93,7 @@ def disputes(table: Table) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for row in table.rows:
         for column in table.columns:
-            number = row.cells.get(column.key, Cell()).printed
+            number = row.cell(column.key).printed
             if number and number.disputed:
                 where = f"{table.name_of(row)}, {column.title}"
                 found.setdefault(number.disputed, []).append(where)
