@@ -138,7 +138,7 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
     groups = list(dict.fromkeys(row.group for row in rows))
 
     def place(row: Row) -> tuple[int, bool, float]:
-        cell = row.cells.get(column.key, Cell())
+        cell = row.cell(column.key)
         number = cell.printed or cell.ours or cell.logged
         if number is None:
             return groups.index(row.group), True, 0.0
@@ -149,12 +149,9 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
 
 
 def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
-    """The cells of some rows.
+    """The cells of some rows of a table of the paper or of a ranking.
 
-    Args:
-        table: a table of the paper, or a ranking, whose columns hold printed numbers and ours.
-        rows: some of its rows.
-        view: the numbers of a table of the paper: ``printed``, ``ours`` or ``both`` side by side.
+    ``view`` is for a table of the paper: ``printed``, ``ours``, or ``both`` side by side.
     """
     cells = Cells()
     # Numbers come right after the method, so that a phone shows them; other labels come last.
@@ -162,7 +159,7 @@ def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
     for place in leading:
         _add_label(cells, table, rows, place)
     for column in table.columns:
-        found = [row.cells.get(column.key, Cell()) for row in rows]
+        found = [row.cell(column.key) for row in rows]
         if table.ranked_by:
             _add_numbers(cells, table, column, rows, [row.number(column.key) for row in rows])
             continue
@@ -253,7 +250,7 @@ def evidence(table: Table, row: Row) -> list[str]:
     """What a reader must know about a row's numbers, one sentence each."""
     found = list(row.notes)
     for column in table.columns:
-        cell = row.cells.get(column.key, Cell())
+        cell = row.cell(column.key)
         for number in cell.numbers:
             where = f"{column.title} ({number.badge})"
             found += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
@@ -292,24 +289,18 @@ def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
 def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: str) -> list[int]:
     """Show some rows of a table and return those that the reader has selected.
 
-    Args:
-        cells: the whole table: the sections of one table get columns of one width.
-        places: the rows to show, from 0.
-        identity: what is shown. A selection is a row number, so it must not outlive its rows.
-        alt: what the table is, for screen readers.
+    ``cells`` is the whole table, so that all its sections get columns of one width. ``identity`` is
+    what is shown: a selection is a row number, which must not outlive its rows.
     """
-    titles = list(cells.values)
     # A column that is empty in this section would only push the others aside.
-    titles = [
-        title
-        for title in titles
-        if title == titles[0] or any(cells.texts(title)[place] for place in places)
-    ]
+    first, *others = cells.values
+    filled = [name for name in others if any(cells.texts(name)[place] for place in places)]
+    titles = [first, *filled]
     columns = {}
     for title in titles:
         kind = number_column if is_numeric(cells.values[title]) else text_column
         columns[title] = kind(title, cells.help[title]) | {
-            "pinned": title == titles[0],
+            "pinned": title == first,
             "width": _width(cells, title),
         }
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
@@ -327,18 +318,11 @@ def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: st
 
 def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler:
     """Some rows of some columns: numbers as values, their texts and weights as style."""
-    values = pd.DataFrame(
-        {
-            title: pd.Series([cells.values[title][place] for place in places], dtype=object)
-            for title in titles
-        }
+    values, bold = (
+        pd.DataFrame(own, dtype=object).loc[list(places), list(titles)].reset_index(drop=True)
+        for own in (cells.values, cells.bold)
     )
-    weights = pd.DataFrame(
-        {
-            title: ["font-weight: 700" if cells.bold[title][place] else "" for place in places]
-            for title in titles
-        }
-    )
+    weights = bold.replace({True: "font-weight: 700", False: ""})
     return values.style.apply(lambda _: weights, axis=None).format(shown_text)
 
 

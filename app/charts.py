@@ -23,12 +23,9 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
 def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Picture:
-    """Curves over epochs.
+    """Curves over epochs, each of ``series`` in its own colour and dash.
 
-    Args:
-        frame: columns ``epoch``, ``series`` and ``value``.
-        y_title: title of the y axis.
-        series: names in order; each has its own colour and dash.
+    ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
     dashes = alt.Scale(domain=list(series), range=(DASHES * 2)[: len(series)])
     return (
@@ -48,8 +45,8 @@ def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Pictur
 def waterfall(stages: pd.DataFrame) -> Picture:
     """Accuracy left after each attack stage, with its interval.
 
-    Args:
-        stages: columns ``stage`` (in order), ``left``, ``low``, ``high`` (percent) and ``broken``.
+    ``stages`` has the columns ``stage`` (in order), ``left``, ``low``, ``high`` (percent) and
+    ``broken``.
     """
     order = stages["stage"].tolist()
     base = alt.Chart(stages).encode(
@@ -73,8 +70,7 @@ def waterfall(stages: pd.DataFrame) -> Picture:
 def per_class(frame: pd.DataFrame) -> Picture:
     """Clean and robust accuracy by class, the least robust first.
 
-    Args:
-        frame: columns ``name``, ``kind`` (clean, under attack) and ``value`` (percent).
+    ``frame`` has the columns ``name``, ``kind`` (clean, under attack) and ``value`` (percent).
     """
     robust = frame[frame["kind"] == "under attack"].sort_values("value")["name"].tolist()
     return (
@@ -102,13 +98,8 @@ def tradeoff(
 ) -> Picture:
     """A scatter of two numbers with intervals and the Pareto front as steps.
 
-    Args:
-        points: columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low``, ``y_high``.
-        front: the points of the front, sorted by ``x``.
-        x_title: title of the x axis.
-        y_title: title of the y axis.
-        lower_is_better: whether small x is good, which reverses the steps.
-        formats: d3 formats of x and y.
+    ``points`` has the columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low`` and
+    ``y_high``; ``front`` is sorted by ``x``. Where small x is good, the steps are reversed.
     """
     sources = sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
@@ -123,24 +114,15 @@ def tradeoff(
         # Without an order, points of the same x would be joined in any order.
         .encode(x=x, y=y, order=alt.Order("step:Q"))
     )
-    spans = (
-        alt.Chart(points)
-        .mark_rule(strokeWidth=1.5, opacity=0.55)
-        .encode(
-            x=x,
-            y=alt.Y("y_low:Q", title=y_title),
-            y2="y_high:Q",
-            color=_coloured("source", sources),
-        )
+    base = alt.Chart(points).encode(x=x, color=_coloured("source", sources))
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        y=alt.Y("y_low:Q", title=y_title), y2="y_high:Q"
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        alt.Chart(points)
-        .mark_point(size=75, filled=True)
+        base.mark_point(size=75, filled=True)
         .encode(
-            x=x,
             y=y,
-            color=_coloured("source", sources),
             shape=_shaped("source", sources),
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
@@ -159,9 +141,7 @@ def tradeoff(
 def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
     """Gradients by class, one small panel for each loss, all on one scale.
 
-    Args:
-        frame: columns ``loss`` (in order), ``label`` (class) and ``value``.
-        title: title of the y axis.
+    ``frame`` has the columns ``loss`` (in order), ``label`` (class) and ``value``.
     """
     order = list(dict.fromkeys(frame["loss"]))
     limit = max(float(frame["value"].abs().max()), 1e-3)
@@ -187,8 +167,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
 def embedding(frame: pd.DataFrame) -> Picture:
     """A t-SNE map: circles are clean images, crosses adversarial ones, numbers the classes.
 
-    Args:
-        frame: columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
+    ``frame`` has the columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
     """
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
     points = (
@@ -224,7 +203,5 @@ def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
 
 def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
     return alt.Shape(
-        f"{field}:N",
-        title=None,
-        scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
+        f"{field}:N", title=None, scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)])
     )

@@ -130,12 +130,6 @@ def with_results(command: str) -> str:
     return command if "--results" in command else in_folder(command, results_folder())
 
 
-def run_links(run_ids: Sequence[str]) -> None:
-    """A link to the page of each run, of the first 12."""
-    for run_id in run_ids[:12]:
-        st.page_link("views/run.py", label=plain(run_id), query_params={"run": run_id})
-
-
 def text_column(title: str, help: str, **options: Any) -> Any:
     """A column of text; ``options`` as ``st.column_config.TextColumn`` takes them."""
     return st.column_config.TextColumn(title, help=help, **options)
@@ -149,11 +143,7 @@ def number_column(title: str, help: str, format: str | None = None) -> Any:
 def show_table(frame: Any, columns: Mapping[str, Any], alt: str, **options: Any) -> Any:
     """Show the named columns of a frame or Styler, in the order of ``columns``.
 
-    Args:
-        frame: one row a line.
-        columns: column name to its ``text_column`` or ``number_column``.
-        alt: what the table is, for screen readers.
-        options: of ``streamlit.dataframe``.
+    ``alt`` describes the table to screen readers; ``options`` are those of ``streamlit.dataframe``.
     """
     return st.dataframe(
         frame,
@@ -183,13 +173,7 @@ def one_of(
     _check_url(label, key, options, default)
     if pills:
         chosen = st.segmented_control(
-            label,
-            options,
-            default=default,
-            key=key,
-            help=help,
-            required=True,
-            bind="query-params",
+            label, options, default=default, key=key, help=help, required=True, bind="query-params"
         )
         return default if chosen is None else chosen
     index = options.index(default)

@@ -54,9 +54,6 @@ class Embedding:
 
     Attributes:
         points: ``x``, ``y``, ``label`` (class number) and ``kind`` (clean, adversarial).
-        clean: separation of clean images.
-        adversarial: separation of adversarial images.
-        perplexity: of the map.
         accuracy: share of these images classified correctly, clean and adversarial.
     """
 
@@ -85,17 +82,10 @@ def embedded(
     seed: int,
     root: str | None,
 ) -> Embedding:
-    """The map of one run.
+    """The map of ``per_class`` images of each of some random classes, by one run's model.
 
-    Args:
-        results: the results folder.
-        run_id: the run.
-        modified_ns: when the model file was written; a newer one makes a new cache entry.
-        eps: Linf radius of the attack.
-        classes: how many classes, chosen at random.
-        per_class: images a class.
-        seed: of classes, images, attack and map.
-        root: the data folder; None for the default one.
+    ``modified_ns`` is when the model file was written: a newer one makes a new cache entry.
+    ``eps`` is the Linf radius of the attack; ``root`` the data folder, None for the default one.
 
     Raises:
         UserError: the model or the images are missing, or the model does not return features.
@@ -112,8 +102,7 @@ def embedded(
     places = _map(np.concatenate([clean, attacked]), perplexity, seed)
     labels = y.numpy()
     points = pd.DataFrame(places, columns=["x", "y"]).assign(
-        label=np.tile(labels, 2).astype(str),
-        kind=np.repeat(["clean", "adversarial"], len(labels)),
+        label=np.tile(labels, 2).astype(str), kind=np.repeat(["clean", "adversarial"], len(labels))
     )
     return Embedding(
         points,

@@ -105,12 +105,7 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
 
 
 def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:
-    """Clean, adversarial and difference, [H', 3 W', 3]; the difference is scaled to its maximum.
-
-    Args:
-        clean: [K, H, W] in [0, 1].
-        adversarial: the same.
-    """
+    """Two images [K, H, W] in [0, 1] and their difference, scaled to its maximum: [H', 3 W', 3]."""
     change = adversarial - clean
     largest = float(np.abs(change).max())
     shown = 0.5 + (change / (2 * largest) if largest else change)

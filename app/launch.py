@@ -17,11 +17,6 @@ def serve(results: Path, *, port: int, host: str) -> None:
     Theme and privacy settings come from ``.streamlit/config.toml`` beside ``main.py``, whatever
     the current folder is.
 
-    Args:
-        results: the results folder to read.
-        port: the port to listen on.
-        host: the address to listen on.
-
     Raises:
         UserError: Streamlit is not installed.
     """

@@ -171,16 +171,8 @@ def runs(
     ``found`` is how many fit; ``validation`` is the validation accuracy of the last 40 epochs. An
     empty filter keeps all.
     """
-    return database.query(
-        RUNS,
-        {
-            "words": words.lower(),
-            "status": list(status),
-            "methods": list(methods),
-            "datasets": list(datasets),
-            "limit": limit,
-        },
-    )
+    lists = {"status": list(status), "methods": list(methods), "datasets": list(datasets)}
+    return database.query(RUNS, lists | {"words": words.lower(), "limit": limit})
 
 
 def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
@@ -242,23 +234,17 @@ def run(database: Database, run_id: str) -> dict[str, Any]:
 def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
     """A run's evaluations, finished ones and the main one first.
 
-    Each has ``metrics`` by name and ``flags``, one sentence each, with those of its curve.
+    Each has ``metrics`` by name, the training costs among them, and ``flags``, one sentence each,
+    with those of its curve.
     """
     rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
     metrics = database.query(METRICS, [run_id])
     flags = flags_of(database, [run_id])
     for row in rows:
-        own = metrics[metrics["evaluation_id"] == row["evaluation_id"]]
+        own = metrics[metrics["evaluation_id"].fillna(row["evaluation_id"]) == row["evaluation_id"]]
         row["metrics"] = {line["name"]: _record(line) for _, line in own.iterrows()}
         row["flags"] = [f"{f['name']}: {f['detail']}" for f in flags[run_id, row["evaluation_id"]]]
     return rows
-
-
-def training_metrics(database: Database, run_id: str) -> dict[str, float]:
-    """A run's training costs by name."""
-    metrics = database.query(METRICS, [run_id])
-    own = metrics[metrics["evaluation_id"].isna()]
-    return {str(name): float(value) for name, value in zip(own["name"], own["value"], strict=True)}
 
 
 def epochs(database: Database, run_id: str) -> pd.DataFrame:

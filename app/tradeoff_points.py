@@ -10,7 +10,7 @@ import pandas as pd
 from app.labels import protocol_names, protocol_text
 from harness.config import STANDARD_ATTACKS
 from leaderboards.paper import TABLES
-from leaderboards.printed import is_difference, printed_lines, printed_number
+from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
 from leaderboards.protocols import PAPER_EPS
 from leaderboards.spec import arch_text, dataset_name
 from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, SMALL, Number
@@ -35,7 +35,6 @@ SOURCES = {badge: f"{badge}: {MEANINGS[badge]}" for badge in (PRINTED, REPRODUCE
 COLUMNS = ["name", "arch", "dataset", "augmentation", "protocol", "source", "where", "page"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
-PRINTED_FIELDS = {"clean": "clean", "top1": "clean", "aa": "aa", "sec_per_iter": "sec_per_iter"}
 
 
 def printed_points() -> pd.DataFrame:
@@ -43,7 +42,7 @@ def printed_points() -> pd.DataFrame:
     rows: dict[tuple[str, ...], dict[str, Number]] = defaultdict(dict)
     names = ("table", "task", "dataset", "method", "teacher", "student_or_arch", "augmentation")
     for line in printed_lines():
-        field = PRINTED_FIELDS.get(line["metric"])
+        field = PRINTED_METRICS.get(line["metric"])
         if field and not is_difference(line) and "panel" not in line:
             # Other remarks, such as the machine of a time, do not distinguish rows.
             settings = [part for part in line["setting"].split(";") if "=" in part]
@@ -116,10 +115,7 @@ def protocols(points: pd.DataFrame) -> list[str]:
 def steps(front: pd.DataFrame, points: pd.DataFrame, *, x_lower: bool) -> pd.DataFrame:
     """The line of a Pareto front, high y being good, extended to the edges of what it beats.
 
-    Args:
-        front: the points on the front, by ascending ``x``.
-        points: all points that are drawn.
-        x_lower: whether small x is good.
+    ``front`` is sorted by ``x``; ``points`` are all that are drawn.
     """
     line = front[["x", "y"]]
     first, last = line.iloc[0], line.iloc[-1]

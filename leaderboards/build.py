@@ -15,15 +15,15 @@ from leaderboards.paper import TABLES
 from leaderboards.printed import robustbench_rows
 from leaderboards.results import RunGroup, run_groups
 from leaderboards.spec import TableSpec
-from leaderboards.table import Column, Row, Table, TableHeader, TableTitle
+from leaderboards.table import Column, Row, Table, TableHeader
 
 # Where the command line stores runs by default.
 DEFAULT_RESULTS = Path("results")
 
 
-def tables() -> list[TableTitle]:
-    """Number and title of every table, in order."""
-    return [TableTitle(number, spec.title) for number, spec in sorted(TABLES.items())]
+def tables() -> list[TableHeader]:
+    """The header of every table, in order: its number, title and more."""
+    return [spec for _, spec in sorted(TABLES.items())]
 
 
 def table(number: int, results: Path | None = None) -> Table:

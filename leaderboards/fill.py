@@ -50,12 +50,7 @@ def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
 
 
 class PrintedRows:
-    """The printed rows of a table and the groups of runs that fill them.
-
-    Args:
-        spec: the table.
-        groups: everything measured here.
-    """
+    """The printed rows of a table and the groups of runs that fill them."""
 
     def __init__(self, spec: TableSpec, groups: Sequence[RunGroup]) -> None:
         """Choose a group for every cell."""

@@ -155,11 +155,8 @@ def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[
     Their labels are the method and the architecture; their cells have our metric names. Of Tables
     6, 8 and 9, which vary the parameters of one row of Table 2, there is none.
 
-    Args:
-        dataset: registered name.
-        arch: registered name of the architecture; of the student for a distilled one.
-        teacher: registered name of the teacher; empty for a model that was not distilled.
-        metric: the metric that the rows must have.
+    Arguments are registered names; ``teacher`` is empty for a model that was not distilled, and
+    ``metric`` is one that the rows must have.
     """
     rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     for line in printed_lines():

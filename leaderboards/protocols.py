@@ -36,9 +36,7 @@ def attacks_of(run: Mapping[str, Any]) -> tuple[str, ...]:
 def ranking_metric(attacks: Sequence[str], metrics: Collection[str]) -> str:
     """The metric that ranks models: the accuracy after the last attack, which may be all of AA.
 
-    Args:
-        attacks: stages in order; without any, clean accuracy ranks.
-        metrics: the metrics that were measured.
+    Without an attack clean accuracy ranks. ``metrics`` are those that were measured.
     """
     if not attacks:
         return "clean"

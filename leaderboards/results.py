@@ -200,13 +200,8 @@ def run_groups(results: Path) -> list[RunGroup]:
 def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[RunGroup]:
     """The given run and those that may be compared with it, gathered over seeds.
 
-    Partial runs are there only for a partial run. Empty where the run has no such finished
-    evaluation.
-
-    Args:
-        results: the results folder.
-        run_id: the run.
-        evaluation_id: one of its evaluations; None for the newest finished one.
+    The run is measured by the given evaluation, or by its newest finished one; without such an
+    evaluation there are none. Partial runs are there only for a partial run.
 
     Raises:
         UserError: the database is missing or cannot be read.

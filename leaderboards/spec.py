@@ -102,13 +102,9 @@ class Baseline:
 
 @dataclass(frozen=True)
 class DifferenceSpec:
-    """A column of differences that print does not have.
+    """A column of differences from the column ``of`` that print does not have.
 
-    Attributes:
-        of: key of the column that is compared.
-        title: its title.
-        baselines: the first that applies to a row is used.
-        help: what the number is.
+    The first of ``baselines`` that applies to a row is used.
     """
 
     of: str
@@ -132,7 +128,7 @@ class Logged:
 
     where: Facts
     values: Mapping[str, float]
-    source: str
+    source: str = "AutoAttack log released with the paper's code"
 
 
 @dataclass(frozen=True)
@@ -168,8 +164,6 @@ class TableSpec(TableHeader):
     """A table of the paper; ``selection`` is that of the printed numbers.
 
     Attributes:
-        columns: columns of numbers.
-        rows: rows in print's order.
         where: facts that all its lines of ``reported.csv`` share.
         includes: which of our other runs get rows.
         attacked: whether our runs must have been attacked as the paper does.
@@ -178,8 +172,6 @@ class TableSpec(TableHeader):
         ranked_within: facts that rows must share for their numbers to be ranked; ``group`` is one.
         differences: columns computed here.
         threat: dataset and radius of RobustBench's entries that may be listed.
-        disputed: contradictions.
-        logged: numbers of the authors' logs.
     """
 
     columns: tuple[ColumnSpec, ...]

@@ -98,10 +98,7 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
     differ in nothing but the seed share a row. Partial runs are there only for a partial run. Where
     the protocol is the paper's, its printed rows of the same architecture are added.
 
-    Args:
-        results_root: the results folder.
-        run_id: the run's whole name.
-        evaluation_id: the evaluation that the ranking is about; None for the newest finished one.
+    The ranking is about the given evaluation, or the newest finished one.
 
     Raises:
         UserError: the database has no finished evaluation of that run, or cannot be read.
@@ -130,11 +127,7 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
 def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric: str) -> Table:
     """Rows, whose labels are method and architecture, as a table ranked by one metric.
 
-    Args:
-        title: what all rows share.
-        rows: the rows in any order.
-        stages: metrics shown before the one that ranks.
-        metric: the metric that ranks.
+    ``title`` is what all rows share; ``stages`` are metrics shown before the one that ranks.
     """
     ranked = rank_rows(rows, metric)
     ranking = [row.number(metric) for row in rows]

@@ -209,9 +209,13 @@ class Row:
         """All its numbers."""
         return tuple(number for cell in self.cells.values() for number in cell.numbers)
 
+    def cell(self, key: str) -> Cell:
+        """The cell of a column, which may be empty."""
+        return self.cells.get(key, Cell())
+
     def number(self, key: str) -> Number | None:
         """The first number of a column."""
-        return next(iter(self.cells[key].numbers), None) if key in self.cells else None
+        return next(iter(self.cell(key).numbers), None)
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -287,14 +291,6 @@ class Table(TableHeader):
     def name_of(self, row: Row) -> str:
         """What a row is called: its method, or all its labels where it names none."""
         return row.labels[self.method_label] or " ".join(filter(None, row.labels))
-
-
-@dataclass(frozen=True)
-class TableTitle:
-    """What a list of tables shows of one."""
-
-    number: int
-    title: str
 
 
 def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:

@@ -43,23 +43,21 @@ def page() -> None:
         "Two models on the same test images. Pairing the images can show a difference that two "
         "separate intervals would hide.",
     )
-    if not ui.has_database():
-        ui.nothing_yet("A comparison needs two finished runs.")
-        return
-    known = ui.query(queries.comparable)
+    known = ui.query(queries.comparable) if ui.has_database() else pd.DataFrame()
     if len(known) < 2:
         ui.nothing_yet("A comparison needs two finished runs.")
         return
-    ids = known["run_id"].tolist()
-    titles = {row["run_id"]: run_title(row) for row in ui.records(known)}
+    rows = {row["run_id"]: row for row in ui.records(known)}
+    titles = {run_id: run_title(row) for run_id, row in rows.items()}
+    ids = list(rows)
     left, right = st.columns(2)
     with left:
         a = ui.one_named("First run (A)", ids, key="a", default=ids[0], titles=titles)
-        row_a = _row(known, a)
+    row_a = rows[a]
     with right:
         default = _partner(known, row_a)
         b = ui.one_named("Second run (B)", ids, key="b", default=default, titles=titles)
-        row_b = _row(known, b)
+    row_b = rows[b]
     if a == b:
         st.info("Both are the same run: choose two different ones.")
         return
@@ -69,11 +67,6 @@ def page() -> None:
     _settings(first, second)
     _result(first, second)
     _curves(row_a, row_b)
-
-
-def _row(known: pd.DataFrame, run_id: str) -> dict[str, Any]:
-    row: dict[str, Any] = ui.records(known[known["run_id"] == run_id])[0]
-    return row
 
 
 def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
@@ -169,10 +162,7 @@ def _numbers(result: PairedComparison, title: str) -> None:
 
 def _two_by_two(result: PairedComparison) -> None:
     frame = pd.DataFrame(
-        {
-            "B correct": [result.both, result.only_b],
-            "B wrong": [result.only_a, result.neither],
-        },
+        {"B correct": [result.both, result.only_b], "B wrong": [result.only_a, result.neither]},
         index=pd.Index(["A correct", "A wrong"]),
     )
     st.table(frame, alt="Images by whether A and B are correct")

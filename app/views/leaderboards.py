@@ -180,7 +180,8 @@ def _row(table: Table, row: Row) -> None:
         if row.command:
             st.caption("This command reproduces the row:")
             st.code(row.command, language="bash", wrap_lines=True)
-        ui.run_links(row.run_ids)
+        for run_id in row.run_ids[:12]:
+            st.page_link("views/run.py", label=ui.plain(run_id), query_params={"run": run_id})
 
 
 def downloads(name: str, files: Mapping[str, str]) -> None:

@@ -42,11 +42,11 @@ def page() -> None:
     run_id = st.query_params.get("run", "")
     if not ui.has_database() or not run_id:
         ui.heading("Run", "Everything about one run.")
-        if not ui.has_database():
+        if ui.has_database():
+            st.info("The address names no run.")
+            st.page_link("views/runs.py", label="Choose one on the page Runs")
+        else:
             ui.nothing_yet()
-            return
-        st.info("The address names no run.")
-        st.page_link("views/runs.py", label="Choose one on the page Runs")
         return
     run = ui.query(queries.run, run_id)
     evaluations = ui.query(queries.evaluations, run_id)
@@ -142,7 +142,6 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         st.badge("partial", color="orange", help="Evaluated on part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
-    costs = ui.query(queries.training_metrics, run["run_id"])
     columns = st.columns(4)
     for column, name in zip(columns, shown, strict=False):
         found = metrics.get(name)
@@ -151,10 +150,13 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
             if found["low"] is not None:
                 low, high = 100 * found["low"], 100 * found["high"]
                 column.caption(f"95% interval [{low:.1f}, {high:.1f}]")
-    if "sec_per_iter" in costs:
-        columns[2].metric("Seconds per step", f"{costs['sec_per_iter']:.3g}")
-    if "train_seconds" in costs:
-        columns[3].metric("Training time", _duration(costs["train_seconds"]))
+    step, training = (
+        metrics.get(name, {}).get("value") for name in ("sec_per_iter", "train_seconds")
+    )
+    if step is not None:
+        columns[2].metric("Seconds per step", f"{step:.3g}")
+    if training is not None:
+        columns[3].metric("Training time", _duration(training))
     for flag in evaluation["flags"]:
         st.warning(ui.plain(f"? {flag}"))
 
@@ -219,11 +221,8 @@ def _configuration(run: dict[str, Any]) -> None:
         if changed
         else f"All {len(table)} settings but the seed are those of recipe {recipe}."
     )
-    ui.show_table(
-        table,
-        SETTING_COLUMNS,
-        f"{len(table)} settings, {changed} of which differ from the recipe",
-    )
+    alt = f"{len(table)} settings, {changed} of which differ from the recipe"
+    ui.show_table(table, SETTING_COLUMNS, alt)
 
 
 def _settings(run: dict[str, Any]) -> pd.DataFrame:

@@ -1,16 +1,15 @@
-"""What Tables 2 and 4 share: their rows, labels and words."""
+"""What Tables 2 and 4 share: all but their rows, notes and logs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from leaderboards.spec import Baseline, RowSpec
+from leaderboards.paper._common import AA, CLEAN, DELTA, ROBUST, THREAT, UNKNOWN_EPOCH
+from leaderboards.spec import DATASETS, Baseline, DifferenceSpec, InclusionRule, RowSpec, TableSpec
 
-LABELS = ("Method", "Architecture", "Augmentation")
 BASIC, GENERATED = "Basic augmentation", "Generated data"
-ADDED_LABELS = ("name", "arch", "augmentation")
-SIZES = ("Basic", "1M", "10M", "20M", "50M", "100M")
 
 # Rows that print cites by number only, with the names of the reference list.
 CITED = {
@@ -54,21 +53,59 @@ def row(
     )
 
 
-def with_notes(notes: Mapping[str, str], *rows: RowSpec) -> tuple[RowSpec, ...]:
-    """The rows, each with the note of its citation."""
+def adversarial_table(
+    number: int,
+    dataset: str,
+    rows: tuple[RowSpec, ...],
+    *,
+    notes: Mapping[str, str],
+    basic: Baseline,
+    basic_text: str,
+    bold: str,
+    small: bool = False,
+    **more: Any,
+) -> TableSpec:
+    """Adversarial training on a dataset.
 
-    def note(row: RowSpec) -> tuple[str, ...]:
-        citation = row.where["citation"]
-        return (notes[citation],) if citation in notes else ()
-
-    return tuple(replace(row, notes=note(row)) for row in rows)
-
-
-def wang_baseline(table: int) -> Baseline:
-    """Wang et al. with as many generated images, as a table prints them."""
-    return Baseline(
+    ``notes`` maps a citation to the note of its rows. ``basic`` is the KL baseline of the rows
+    without generated images, ``basic_text`` its name, and ``bold`` what the paper's marks are.
+    """
+    registered = DATASETS[dataset]
+    wang = Baseline(
         {"student_or_arch": "WRN-28-10"},
-        {"table": str(table), "citation": "[38]"},
+        {"table": str(number), "citation": "[38]"},
         "wang-dm",
         same=("student_or_arch", "augmentation"),
+    )
+    return TableSpec(
+        number=number,
+        title=f"Adversarial training on {dataset}",
+        caption=f"Accuracy (%) on clean images and under AutoAttack on {dataset}. {bold}",
+        protocol=f"{dataset}, {THREAT}, {ROBUST}",
+        selection=UNKNOWN_EPOCH,
+        labels=("Method", "Architecture", "Augmentation"),
+        columns=(CLEAN, AA),
+        rows=tuple(
+            replace(each, notes=tuple(notes[key] for key in notes if key == each.where["citation"]))
+            for each in rows
+        ),
+        where={"dataset": dataset},
+        ranked_within=("augmentation",),
+        stub="Dataset",
+        stub_text=f"{dataset} ({THREAT})",
+        differences=(
+            DifferenceSpec(
+                "aa",
+                f"{DELTA}AA",
+                (basic, wang),
+                "AutoAttack accuracy above that of training with KL under the same conditions, "
+                f"percentage points, computed from the numbers shown: of {basic_text} without "
+                "generated images, of Wang et al. with as many.",
+            ),
+        ),
+        includes=InclusionRule(
+            (registered,), ("natural", "adversarial"), ("name", "arch", "augmentation"), small=small
+        ),
+        threat=(registered, "8/255"),
+        **more,
     )

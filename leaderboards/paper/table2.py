@@ -1,45 +1,22 @@
 """Table 2: adversarial training on CIFAR-100."""
 
-from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row, wang_baseline, with_notes
+from leaderboards.paper._adversarial import adversarial_table, row
 from leaderboards.paper._common import (
-    AA,
     ALPHA,
     BEST_LOG,
     BEST_ON_TEST,
     BETA,
-    CLEAN,
-    DELTA,
     KL_BASELINE,
     LAST,
-    LOG_SOURCE,
-    ROBUST,
     SECOND_LOG,
-    THREAT,
-    UNKNOWN_EPOCH,
     ikl_params,
 )
-from leaderboards.spec import DifferenceSpec, InclusionRule, Logged, TableSpec
+from leaderboards.spec import Logged
 
-TABLE = TableSpec(
-    number=2,
-    title="Adversarial training on CIFAR-100",
-    caption=(
-        "Accuracy (%) on clean images and under AutoAttack on CIFAR-100. Bold: better than the "
-        "strongest baseline of the same training setting."
-    ),
-    protocol=f"CIFAR-100, {THREAT}, {ROBUST}",
-    selection=UNKNOWN_EPOCH,
-    labels=LABELS,
-    columns=(CLEAN, AA),
-    rows=with_notes(
-        {
-            "[25]": "The numbers are those of AT-AWP, which also rotates the images; the authors "
-            "of ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
-            "[26]": "RobustBench lists this model at radius 0.031. LBGAT with weight perturbation "
-            "at 8/255, 62.99 / 31.20, is left out of the table.",
-            "[61]": "RobustBench lists 65.93 / 31.15.",
-            "[59]": "The authors' repository and RobustBench list 63.66 / 31.08.",
-        },
+TABLE = adversarial_table(
+    2,
+    "CIFAR-100",
+    (
         row("AWP", "[25]", "WRN-34-10", "Basic", "table2/at-awp", "at-awp", BEST_ON_TEST),
         row("LBGAT", "[26]", "WRN-34-10", "Basic", "table2/lbgat", "lbgat"),
         row("LAS-AT", "[27]", "WRN-34-10", "Basic", "table2/las-at", "las-awp"),
@@ -61,30 +38,25 @@ TABLE = TableSpec(
         row("IKL-AT", "", "WRN-28-10", "1M", "table2/ikl-1m", "ikl"),
         row("IKL-AT", "", "WRN-28-10", "50M", "table2/ikl-50m", "ikl"),
     ),
-    where={"dataset": "CIFAR-100"},
-    ranked_within=("augmentation",),
-    stub="Dataset",
-    stub_text=f"CIFAR-100 ({THREAT})",
-    differences=(
-        DifferenceSpec(
-            "aa",
-            f"{DELTA}AA",
-            (KL_BASELINE, wang_baseline(2)),
-            "AutoAttack accuracy above that of training with KL under the same conditions, "
-            "percentage points, computed from the numbers shown: of row (a) of Table 1 without "
-            "generated images, of Wang et al. with as many.",
-        ),
-    ),
-    includes=InclusionRule(("cifar100",), ("natural", "adversarial"), ADDED_LABELS, small=True),
-    threat=("cifar100", "8/255"),
+    notes={
+        "[25]": "The numbers are those of AT-AWP, which also rotates the images; the authors "
+        "of ACAT report 62.41 / 29.54 for TRADES-AWP on this architecture.",
+        "[26]": "RobustBench lists this model at radius 0.031. LBGAT with weight perturbation "
+        "at 8/255, 62.99 / 31.20, is left out of the table.",
+        "[61]": "RobustBench lists 65.93 / 31.15.",
+        "[59]": "The authors' repository and RobustBench list 63.66 / 31.08.",
+    },
+    basic=KL_BASELINE,
+    basic_text="row (a) of Table 1",
+    bold="Bold: better than the strongest baseline of the same training setting.",
+    small=True,
     first_run="python -m harness run --recipe table2/ikl-a20-b3",
     logged=(
-        Logged({"alpha": "20", "beta": "3"}, BEST_LOG, LOG_SOURCE),
-        Logged({"alpha": "20", "beta": "4"}, SECOND_LOG, LOG_SOURCE),
+        BEST_LOG,
+        SECOND_LOG,
         Logged(
             {"method": "IKL-AT", "augmentation": "50M Generated Data"},
             {"clean": 73.85, "aa": 39.18},
-            LOG_SOURCE,
         ),
         Logged({"method": "AWP"}, {"clean": 60.38, "aa": 28.86}, "log released with AWP, AT-AWP"),
     ),

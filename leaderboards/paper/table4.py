@@ -1,41 +1,13 @@
 """Table 4: adversarial training on CIFAR-10."""
 
-from leaderboards.paper._adversarial import ADDED_LABELS, LABELS, row, wang_baseline, with_notes
-from leaderboards.paper._common import (
-    AA,
-    BEST_ON_TEST,
-    CLEAN,
-    DELTA,
-    LAST,
-    LOG_SOURCE,
-    ROBUST,
-    THREAT,
-    UNKNOWN_EPOCH,
-    ikl_params,
-)
-from leaderboards.spec import Baseline, DifferenceSpec, Disputed, InclusionRule, Logged, TableSpec
+from leaderboards.paper._adversarial import adversarial_table, row
+from leaderboards.paper._common import BEST_ON_TEST, LAST, ikl_params
+from leaderboards.spec import Baseline, Disputed, Logged
 
-TABLE = TableSpec(
-    number=4,
-    title="Adversarial training on CIFAR-10",
-    caption=(
-        "Accuracy (%) on clean images and under AutoAttack on CIFAR-10. Bold: better than the "
-        "strongest baseline of the same training setting; underlined: better than all before."
-    ),
-    protocol=f"CIFAR-10, {THREAT}, {ROBUST}",
-    selection=UNKNOWN_EPOCH,
-    labels=LABELS,
-    columns=(CLEAN, AA),
-    rows=with_notes(
-        {
-            "[63]": "The authors' log: best epoch on the test images 85.34, last epoch 87.12.",
-            "[26]": "RobustBench lists this model at radius 0.031.",
-            "[25]": "The numbers are those of TRADES-AWP.",
-            "[27]": "RobustBench also lists 84.98 / 56.26 for this method and architecture.",
-            "[40]": "82.41 is ACAT's clean accuracy on ResNet-18; its authors' figure for "
-            "WRN-34-10 gives 86.71 / 55.36.",
-            "[61]": "RobustBench lists 86.68 / 60.27.",
-        },
+TABLE = adversarial_table(
+    4,
+    "CIFAR-10",
+    (
         row("", "[63]", "WRN-34-20", "Basic", "table4/pgd-at", "pgd-at", BEST_ON_TEST),
         row("LBGAT", "[26]", "WRN-34-20", "Basic", "table4/lbgat", "lbgat"),
         row("AWP", "[25]", "WRN-34-10", "Basic", "table4/trades-awp", "trades-awp"),
@@ -54,29 +26,23 @@ TABLE = TableSpec(
         row("IKL-AT", "", "WRN-28-10", "1M", "table4/ikl-1m", "ikl"),
         row("IKL-AT", "", "WRN-28-10", "20M", "table4/ikl-20m", "ikl"),
     ),
-    where={"dataset": "CIFAR-10"},
-    ranked_within=("augmentation",),
-    stub="Dataset",
-    stub_text=f"CIFAR-10 ({THREAT})",
-    differences=(
-        DifferenceSpec(
-            "aa",
-            f"{DELTA}AA",
-            (
-                Baseline(
-                    {"student_or_arch": "WRN-34-10", "augmentation": "Basic"},
-                    {"table": "4", "citation": "[25]"},
-                    "trades-awp",
-                ),
-                wang_baseline(4),
-            ),
-            "AutoAttack accuracy above that of training with KL under the same conditions, "
-            "percentage points, computed from the numbers shown: of TRADES-AWP (the row AWP) "
-            "without generated images, of Wang et al. with as many.",
-        ),
+    notes={
+        "[63]": "The authors' log: best epoch on the test images 85.34, last epoch 87.12.",
+        "[26]": "RobustBench lists this model at radius 0.031.",
+        "[25]": "The numbers are those of TRADES-AWP.",
+        "[27]": "RobustBench also lists 84.98 / 56.26 for this method and architecture.",
+        "[40]": "82.41 is ACAT's clean accuracy on ResNet-18; its authors' figure for "
+        "WRN-34-10 gives 86.71 / 55.36.",
+        "[61]": "RobustBench lists 86.68 / 60.27.",
+    },
+    basic=Baseline(
+        {"student_or_arch": "WRN-34-10", "augmentation": "Basic"},
+        {"table": "4", "citation": "[25]"},
+        "trades-awp",
     ),
-    includes=InclusionRule(("cifar10",), ("natural", "adversarial"), ADDED_LABELS),
-    threat=("cifar10", "8/255"),
+    basic_text="TRADES-AWP (the row AWP)",
+    bold="Bold: better than the strongest baseline of the same training setting; underlined: "
+    "better than all before.",
     first_run="python -m harness run --recipe table4/ikl",
     disputed=(
         Disputed(
@@ -87,13 +53,10 @@ TABLE = TableSpec(
         ),
     ),
     logged=(
-        Logged(
-            {"method": "IKL-AT", "augmentation": "Basic"}, {"clean": 85.31, "aa": 57.09}, LOG_SOURCE
-        ),
+        Logged({"method": "IKL-AT", "augmentation": "Basic"}, {"clean": 85.31, "aa": 57.09}),
         Logged(
             {"method": "IKL-AT", "augmentation": "20M Generated Data"},
             {"clean": 92.16, "aa": 67.73},
-            LOG_SOURCE,
         ),
         Logged(
             {"method": "AWP"}, {"clean": 85.36, "aa": 56.17}, "log released with AWP, TRADES-AWP"

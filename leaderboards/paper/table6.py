@@ -9,10 +9,9 @@ from leaderboards.paper._common import (
     BETA,
     CLEAN,
     IMPOSSIBLE,
-    LOG_SOURCE,
     ablation,
 )
-from leaderboards.spec import Disputed, Logged
+from leaderboards.spec import Disputed
 
 TABLE = ablation(
     6,
@@ -24,6 +23,6 @@ TABLE = ablation(
     "are attacked by APGD-T.",
     columns=(CLEAN, AA, APGD_CE, APGD_T),
     disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa", "apgd_t")),),
-    logged=(Logged({"alpha": "20", "beta": "3"}, BEST_LOG, LOG_SOURCE),),
+    logged=(BEST_LOG,),
     small=True,
 )

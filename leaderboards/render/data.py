@@ -8,7 +8,7 @@ import io
 import json
 from typing import Any
 
-from leaderboards.table import Cell, Number, Table
+from leaderboards.table import Number, Table
 
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
 # Fields of a number; its flags and runs follow.
@@ -36,7 +36,7 @@ def to_csv(table: Table) -> str:
     writer.writeheader()
     for position, row in enumerate(table.rows, 1):
         for column in table.columns:
-            for number in row.cells.get(column.key, Cell()).numbers:
+            for number in row.cell(column.key).numbers:
                 facts = {
                     "table": table.number,
                     "row": position,

@@ -26,23 +26,13 @@ def to_html(table: Table) -> str:
     return page(f"Table {table.number}: {table.title}", [_entry(table, (), ())])
 
 
-def site(title: str, tables: Sequence[Table], files: Sequence[str]) -> str:
-    """A page with tables, their plots and links to their files.
-
-    Args:
-        title: of the page.
-        tables: the tables.
-        files: endings of the files ``table-<number>.<ending>`` beside the page.
-    """
-    return page(
-        title,
-        [
-            _entry(
-                table, plots.plots_of(table), [f"table-{table.number}.{ending}" for ending in files]
-            )
-            for table in tables
-        ],
-    )
+def site(title: str, tables: Sequence[Table], endings: Sequence[str]) -> str:
+    """A page with tables, their plots and links to ``table-<number>.<ending>`` beside the page."""
+    entries = []
+    for table in tables:
+        files = [f"table-{table.number}.{ending}" for ending in endings]
+        entries.append(_entry(table, plots.plots_of(table), files))
+    return page(title, entries)
 
 
 def page(title: str, entries: Sequence[dict[str, Any]]) -> str:

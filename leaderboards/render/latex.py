@@ -14,7 +14,6 @@ from leaderboards.render.text import deviation_text, rows_with_numbers, sections
 from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
-    OURS_ROW,
     PRINTED_ROW,
     Column,
     Number,
@@ -66,35 +65,22 @@ class _Slot:
         """A row's number in this column."""
         if not self.side:
             return row.number(self.column.key)
-        cell = row.cells.get(self.column.key)
-        return None if cell is None else cell.ours if self.side == "ours" else cell.printed
+        cell = row.cell(self.column.key)
+        return cell.ours if self.side == "ours" else cell.printed
 
 
 def to_latex(table: Table, *, ours: bool = True) -> str:
-    """A table environment.
-
-    Args:
-        table: the table.
-        ours: whether our numbers, differences and rows are included; without them it is as
-            printed.
-    """
+    """A table environment; without our numbers, differences and rows it is as printed."""
     rows = rows_with_numbers(table.rows, ours=ours)
     rows = [row for row in rows if ours or row.kind in AS_PRINTED]
     caption, label = escape(table.caption or table.title), f"tab:paper-{table.number}"
-    body = []
-    if table.panels:
-        printed = [(name, own) for name, own in sections(rows) if name in table.panels]
-        for name, own in printed:
-            title = escape(f"{name} {table.panels[name]}")
-            body += [*_tabular(table, own, ours), rf"\par\smallskip {title}\par\medskip"]
-        for name, own in sections([row for row in rows if row.kind == OURS_ROW]):
-            body += [*_tabular(table, own, ours), rf"\par\smallskip {escape(name)}\par\medskip"]
-    else:
-        body = _tabular(table, rows, ours)
-    needs = ", ".join(PACKAGES)
+    body = [] if table.panels else _tabular(table, rows, ours)
+    for name, own in sections(rows) if table.panels else ():
+        title = escape(f"{name} {table.panels.get(name, '')}")
+        body += [*_tabular(table, own, ours), rf"\par\smallskip {title}\par\medskip"]
     return "\n".join(
         [
-            f"% packages: {needs}",
+            f"% packages: {', '.join(PACKAGES)}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption}}}",

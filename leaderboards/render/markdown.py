@@ -39,8 +39,8 @@ def escape(text: str) -> str:
 
 
 def _cell(row: Row, column: Column) -> str:
-    cell = row.cells.get(column.key)
-    return "<br>".join(_number(number, column) for number in cell.numbers) if cell else ""
+    numbers = row.cell(column.key).numbers
+    return "<br>".join(_number(number, column) for number in numbers)
 
 
 def _number(number: Number, column: Column) -> str:

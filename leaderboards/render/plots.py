@@ -105,10 +105,8 @@ def pareto_front(
 ) -> list[T]:
     """The points that no other equals or beats in both numbers, by ascending x.
 
-    Args:
-        points: x, y and whatever stands for the point.
-        x_lower: whether small x is good.
-        y_lower: whether small y is good.
+    A point is x, y and whatever stands for it; ``x_lower`` and ``y_lower`` are whether small is
+    good.
     """
     signs = (1 if x_lower else -1, 1 if y_lower else -1)
     ordered = sorted(points, key=lambda point: (signs[0] * point[0], signs[1] * point[1]))
@@ -119,18 +117,13 @@ def pareto_front(
     return [point for *_, point in (kept if x_lower else kept[::-1])]
 
 
-def front_of(points: Sequence[Point], *, x_lower: bool = False) -> list[Point]:
-    """The Pareto front of some points, high y being good."""
-    return pareto_front([(p.x.value, p.y.value, p) for p in points], x_lower=x_lower)
-
-
 def scatter(
     points: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool = False
 ) -> Figure:
     """Points with intervals, the front as a stepped line, and in words which points are on it."""
     import vl_convert
 
-    front = front_of(points, x_lower=x_lower)
+    front = pareto_front([(p.x.value, p.y.value, p) for p in points], x_lower=x_lower)
     chart = _chart(points, front, x_title, y_title)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     # Browsers show a title, but no description, to who points at a mark.

@@ -29,13 +29,7 @@ FORMATS = ("terminal", *TEXT)
 
 
 def print_report(number: int, format_: str, results: Path | None, console: Console) -> None:
-    """Print one table.
-
-    Args:
-        number: 1 to 9.
-        format_: one of ``FORMATS``.
-        results: the results folder; None for the printed numbers alone.
-        console: where to print.
+    """Print one table in one of ``FORMATS``; without a results folder, printed numbers alone.
 
     Raises:
         UserError: there is no such table or format, or the database cannot be read.

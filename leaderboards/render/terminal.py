@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.style import Style
 from rich.table import Table as Grid
 from rich.text import Text
 
 from leaderboards.render.text import (
     PLUS_MINUS,
     ascii_only,
+    badge_meanings,
     disputes,
     extra_text,
     flag_texts,
@@ -26,11 +28,9 @@ from leaderboards.table import (
     DISPUTED,
     FLAGGED,
     INTERVAL,
-    MEANINGS,
     OF_MEANS,
     PARTIAL,
     Column,
-    Number,
     Row,
     Table,
 )
@@ -87,10 +87,7 @@ def print_table(table: Table, console: Console) -> None:
 def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
     """Print a ranking with as many columns as the console's width holds, and its legend.
 
-    Args:
-        table: the ranking; ``ranked_by`` is set.
-        facts: what all rows share, for the title; the dataset is the first.
-        console: where to print.
+    ``facts`` are what all rows share, for the title; the dataset is the first.
     """
     cells = [_ranking_cells(table, row, console) for row in table.rows]
     columns = list(cells[0])
@@ -167,28 +164,14 @@ def _grid(
 
 
 def _cell(row: Row, column: Column, console: Console) -> Text:
-    lines = [
-        Text(text, style="dim" if number is None else _style(number))
-        for text, number in _lines(row, column, console)
-    ]
+    """A cell's numbers, each on a line, with a line for what else is known of it."""
+    lines = []
+    for number in row.cell(column.key).numbers:
+        style = Style(bold=number.bold or None, underline=number.underlined or None)
+        lines.append(Text(_encodable(number_text(number, column), console), style))
+        if extra := extra_text(number, column):
+            lines.append(Text(_encodable(extra, console), "dim"))
     return Text("\n").join(lines)
-
-
-def _lines(row: Row, column: Column, console: Console) -> list[tuple[str, Number | None]]:
-    """The lines of a cell, each with its number; a line of further facts has none."""
-    cell = row.cells.get(column.key)
-    lines: list[tuple[str, Number | None]] = []
-    for number in cell.numbers if cell else ():
-        lines.append((number_text(number, column), number))
-        extra = extra_text(number, column)
-        if extra:
-            lines.append((extra, None))
-    return [(_encodable(text, console), number) for text, number in lines]
-
-
-def _style(number: Number) -> str:
-    styles = [name for name, on in (("bold", number.bold), ("underline", number.underlined)) if on]
-    return " ".join(styles)
 
 
 def _label_width(table: Table, place: int, width: int) -> int:
@@ -199,9 +182,8 @@ def _label_width(table: Table, place: int, width: int) -> int:
 
 
 def _column_width(table: Table, column: Column, console: Console) -> int:
-    heads = [len(head) for head in column.heads]
-    cells = [len(text) for row in table.rows for text, _ in _lines(row, column, console)]
-    return max(heads + cells)
+    cells = [_cell(row, column, console).plain for row in table.rows]
+    return max(len(line) for text in (*column.heads, *cells) for line in text.split("\n"))
 
 
 def _is_ascii(console: Console) -> bool:
@@ -285,9 +267,7 @@ def _ranking_legend(table: Table) -> list[str]:
         elif row.flags:
             names = ", ".join(flag.partition(":")[0] for flag in row.flags)
             lines.append(f"{FLAGGED}  {table.name_of(row)}: {names}")
-    shown = {number.badge for number in table.numbers}
-    shown |= {mark for number in table.numbers for mark in number.marks}
-    lines += [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+    lines += badge_meanings(table)
     ranking = [number for row in table.rows if (number := row.number(table.ranked_by))]
     ranks = {row.rank for row in table.rows}
     marks = [f"{OWN_MARK} this run"]

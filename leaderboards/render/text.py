@@ -33,33 +33,23 @@ def deviation_text(number: Number, column: Column) -> str:
 
 
 def number_text(
-    number: Number,
-    column: Column,
-    *,
-    badge: bool = True,
-    interval: bool = False,
-    marks: str | None = None,
+    number: Number, column: Column, *, badge: bool = True, interval: bool = False
 ) -> str:
-    """A number in one line.
+    """A number in one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
 
     Args:
         number: the number.
         column: its column.
         badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
         interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
-        marks: what to show instead of ``Number.marks``.
-
-    Returns:
-        Such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
     """
-    marks = number.marks if marks is None else marks
-    parts = [value_text(number, column) + ("" if badge else marks)]
+    parts = [value_text(number, column) + ("" if badge else number.marks)]
     if number.std is not None:
         parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
     if interval and number.interval:
         parts.append(interval_text(number))
     if badge:
-        parts.append(number.badge + marks)
+        parts.append(number.badge + number.marks)
     return " ".join(parts)
 
 
@@ -80,11 +70,15 @@ def extra_text(number: Number, column: Column) -> str:
     return " ".join(filter(None, parts))
 
 
-def legend(table: Table) -> list[str]:
+def badge_meanings(table: Table) -> list[str]:
     """What each badge and mark in the table means."""
-    shown = {number.badge for number in table.numbers}
-    shown |= {mark for number in table.numbers for mark in number.marks}
-    lines = [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+    shown = {sign for number in table.numbers for sign in (number.badge, *number.marks)}
+    return [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
+
+
+def legend(table: Table) -> list[str]:
+    """What badges, marks, intervals and differences in the table mean."""
+    lines = badge_meanings(table)
     if any(number.run_ids and number.interval for number in table.numbers):
         lines.append(f"[a, b]  {INTERVAL}")
     if any(number.from_print is not None for number in table.numbers):
@@ -99,10 +93,10 @@ def disputes(table: Table) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for row in table.rows:
         for column in table.columns:
-            cell = row.cells.get(column.key)
-            if cell and cell.printed and cell.printed.disputed:
+            number = row.cell(column.key).printed
+            if number and number.disputed:
                 where = f"{table.name_of(row)}, {column.title}"
-                found.setdefault(cell.printed.disputed, []).append(where)
+                found.setdefault(number.disputed, []).append(where)
     return [("; ".join(cells), evidence) for evidence, cells in found.items()]
 
 
@@ -135,26 +129,13 @@ def remarks_text(table: Table) -> list[str]:
 
 
 def rows_with_numbers(
-    rows: Sequence[Row],
-    *,
-    printed: bool = True,
-    ours: bool = True,
-    columns: Collection[str] | None = None,
+    rows: Sequence[Row], *, ours: bool = True, columns: Collection[str] | None = None
 ) -> list[Row]:
-    """The rows that have a number to show.
-
-    Args:
-        rows: rows of a table.
-        printed: whether published numbers are shown: print's, the log's and RobustBench's.
-        ours: whether ours are shown.
-        columns: keys of the columns that are shown; None for all.
-    """
+    """The rows that have a number to show in the columns of these keys, or in any."""
 
     def has_number(row: Row) -> bool:
         cells = [cell for key, cell in row.cells.items() if columns is None or key in columns]
-        return any(
-            (ours and cell.ours) or (printed and (cell.printed or cell.logged)) for cell in cells
-        )
+        return any(cell.printed or cell.logged or (ours and cell.ours) for cell in cells)
 
     return [row for row in rows if has_number(row)]
 
