@@ -112,7 +112,7 @@ class _Function(nn.Module):
 def identified(
     model: nn.Module, inner: nn.Module, info: DatasetInfo, name: str | None
 ) -> dict[str, Any]:
-    """What tells a model from others: its weights, its code, and its answers to fixed images.
+    """What identifies a model: its weights, its code, and its logits for fixed images.
 
     Weights do not say what a network does with them, and code does not say what it reads.
 

@@ -85,7 +85,7 @@ def main() -> None:
         except SystemExit as ending:
             if not ending.code or stop.status is None:
                 raise
-            print("interrupted: the same command goes on from here", file=sys.stderr)
+            print("interrupted: the same command continues from here", file=sys.stderr)
             raise SystemExit(stop.status) from None
 
 

@@ -2,7 +2,7 @@
 
 Runs are written to run directories on a file system that all nodes share; only the process that
 started the command writes the database. Where a node dies, Ray gives its task to another one, and
-the run goes on from its last checkpoint.
+the run continues from its last checkpoint.
 """
 
 from __future__ import annotations

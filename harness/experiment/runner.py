@@ -219,7 +219,7 @@ def evaluate_model(
         data: with the test split.
         evaluation: the protocol.
         facts: what is known of the model, for its record.
-        identity: what tells it from others, for its name.
+        identity: what distinguishes it from other models, for its run id.
         results: the results folder.
         reporter: where progress is shown.
         name: what tables call the model.

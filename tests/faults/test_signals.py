@@ -29,7 +29,7 @@ def test_a_signal_cancels_and_the_same_command_goes_on(
     command = [*RUN, "--results", str(tmp_path)]
     ended = server.run(command, until=str(tmp_path / MOMENTS[phase]), signal=int(number))
     assert ended["code"] == code, ended["output"]
-    assert ended["output"].endswith("interrupted: the same command goes on from here\n")
+    assert ended["output"].endswith("interrupted: the same command continues from here\n")
     assert "Traceback" not in ended["output"]
     (run,) = list_runs(tmp_path)
     assert run.record["status"] == "cancelled"

@@ -191,7 +191,7 @@ class MeanDifference:
 
     Attributes:
         difference: the first mean minus the second.
-        low: lower end of its interval; NaN where nothing tells how much seeds differ.
+        low: lower end of its interval; NaN where it is unknown how much seeds differ.
         high: upper end; NaN like it.
         p_value: two-sided, of equal means; NaN like them.
     """

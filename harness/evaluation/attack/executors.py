@@ -182,8 +182,8 @@ def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
         )
     else:
         remedy = (
-            "finished chunks are kept, repeat the command to go on (with fewer --workers if memory "
-            "was short)"
+            "finished chunks are kept, repeat the command to continue (with fewer --workers if "
+            "memory was short)"
         )
     return UserError(f"evaluation worker {pid} {how} {where}: {remedy}")
 

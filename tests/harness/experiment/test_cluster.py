@@ -207,6 +207,6 @@ def test_a_signal_ends_the_runs_of_a_sweep_in_order(number, status, tmp_path):
         process.send_signal(number)
         errors = process.communicate(timeout=120)[1]
     assert process.returncode == status, errors
-    assert "the same command goes on from here" in errors
+    assert "the same command continues from here" in errors
     states = Database(tmp_path).query("SELECT status FROM runs")["status"]
     assert states.tolist() == ["cancelled", "cancelled"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distilling import TINY, Lines
+from distilling import TINY, Lines, assert_same_weights, trained
 
 from harness.config import EvalConfig
 from harness.data import Dataset, ImageSet, load_dataset
@@ -201,3 +201,30 @@ def test_functions_with_the_same_weights_are_different_models(tmp_path, monkeypa
     assert predictions[0].equals(predictions[1])
     assert (predictions[2] == (predictions[0] + 1) % 10).all()
     sys.modules.pop(source.stem, None)
+
+
+def test_no_setting_of_the_evaluation_changes_the_training_or_its_name(tmp_path):
+    """The epoch is selected, and the training watched, with the radius of its own attack."""
+    training = {
+        "training.selection.rule": "best-on-val",
+        "training.selection.pgd_steps": 3,
+        "training.epochs": 3,
+        "data.val_size": 40,
+    }
+    settings = (
+        {"evaluation.eps": 0.05},
+        {"evaluation.eps": (0.02, 0.9)},
+        {"evaluation.norm": "L2", "evaluation.eps": 2.0, "evaluation.limit": 5},
+        {"evaluation.seed": 7, "evaluation.chunk_size": 6, "evaluation.budget": {"n_iter": 3}},
+    )
+    first, *others = (
+        trained(tmp_path / str(n), "pgd-at", **training, **setting)
+        for n, setting in enumerate(settings)
+    )
+    watched = [(epoch["clean_val"], epoch["pgd_val"]) for epoch in first.epochs()]
+    assert any(clean != pgd for clean, pgd in watched)
+    for other in others:
+        assert other.run_id == first.run_id
+        assert other.record["selected_epoch"] == first.record["selected_epoch"]
+        assert [(epoch["clean_val"], epoch["pgd_val"]) for epoch in other.epochs()] == watched
+        assert_same_weights(first, other)
