@@ -26,7 +26,7 @@ from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.rundir import stored_run
+from harness.store.rundir import RunDirectory, stored_run
 from harness.training.build import choose_device
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def evaluate(
     given = {"attacks": stages, "norm": norm, "eps": eps, "limit": n, "workers": workers}
     given |= settings
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
+    _refuse_unused(model, run, normalize=normalize, name=name, arch=arch, weights=weights)
     images = None if root is None else Path(root)
     if run is not None:
         if data != run.record["dataset"]:
@@ -138,14 +139,21 @@ def evaluate(
             **where,
         )
         return result_of(outcome)
+    before = inputs.device_of(module)
     network, statistics = normalized(module, normalize, loaded.info)
+    network.to(before)
     facts = inputs.identified(network, module, loaded.info, name)
     facts["normalize"] = statistics
     identity = {key: facts[key] for key in ("sha256", "arch", "code_sha256", "answers")}
     identity |= {"dataset": loaded.info.name}
-    return result_of(
-        runner.evaluate_model(network, loaded, protocol, facts=facts, identity=identity, **where)
-    )
+    try:
+        return result_of(
+            runner.evaluate_model(
+                network, loaded, protocol, facts=facts, identity=identity, **where
+            )
+        )
+    finally:
+        module.to(before)
 
 
 def train(
@@ -314,3 +322,21 @@ def register_model(name: str, architecture: Architecture) -> None:
         UserError: the name is taken.
     """
     ARCHITECTURES.register(name, architecture)
+
+
+def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None:
+    """Refuse arguments that would have no effect: a run and a module have their own.
+
+    Raises:
+        UserError: there is such an argument.
+    """
+    if run is not None:
+        unused, what = given, f"{run.run_id} is a stored run"
+    elif not isinstance(model, str | Path):
+        unused = {name: given[name] for name in ("arch", "weights")}
+        what = "the model is given as it is"
+    else:
+        return
+    found = [name for name, value in unused.items() if value is not None]
+    if found:
+        raise UserError(f"{' and '.join(found)} given, but {what}: leave that out")

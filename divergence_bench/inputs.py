@@ -177,7 +177,7 @@ def _answers(model: nn.Module, info: DatasetInfo) -> str:
     """
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_IMAGES, info.channels, info.image_size, info.image_size)
-    images = torch.rand(shape, generator=generator).to(_device(model))
+    images = torch.rand(shape, generator=generator).to(device_of(model))
     with torch.no_grad():
         try:
             logits = copy.deepcopy(model).double()(images.double())
@@ -188,14 +188,15 @@ def _answers(model: nn.Module, info: DatasetInfo) -> str:
     return hashlib.sha256(rounded.tobytes()).hexdigest()[:12]
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU if it has none."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def _classes(model: nn.Module, channels: int, size: int) -> int:
     try:
         with torch.no_grad(), evaluating(model):
-            logits = model(torch.full((1, channels, size, size), 0.5, device=_device(model)))
+            logits = model(torch.full((1, channels, size, size), 0.5, device=device_of(model)))
     except Exception as error:  # whatever a foreign network raises
         raise UserError(
             f"the model cannot take images of {channels}x{size}x{size} "

@@ -208,9 +208,10 @@ def check_output(model: nn.Module, info: DatasetInfo, source: str) -> None:
 def output_for(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any:
     """A model's output for ``count`` gray images of the dataset's shape."""
     size = info.image_size
+    device = next((parameter.device for parameter in model.parameters()), None)
     try:
         with torch.no_grad():
-            return model(torch.full((count, info.channels, size, size), 0.5))
+            return model(torch.full((count, info.channels, size, size), 0.5, device=device))
     except Exception as error:  # the network can raise anything
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         other = next((dtype for dtype in floats if dtype != torch.float32), None)

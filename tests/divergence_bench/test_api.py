@@ -258,3 +258,13 @@ def test_importing_the_package_is_light_and_public_names_are_there() -> None:
     assert all(hasattr(bench, name) for name in bench.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         bench.nothing  # noqa: B018
+
+
+def test_an_argument_without_effect_is_refused(tmp_path):
+    options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
+    with pytest.raises(UserError, match="arch given, but the model is given as it is"):
+        bench.evaluate(network(), "digits", arch="resnet8", **options)
+    run = bench.train("vanilla", "digits", epochs=1, train_limit=64, **options)
+    for argument in ({"normalize": "dataset"}, {"name": "other"}, {"arch": "resnet8"}):
+        with pytest.raises(UserError, match=f"{next(iter(argument))} given, but {run.run_id}"):
+            bench.evaluate(run.run_id, "digits", **argument, **options)
