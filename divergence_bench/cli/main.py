@@ -1,6 +1,6 @@
 """The command line: its verbs by name, and its exit status.
 
-Exit status: 0 done, 1 a regression or a failed run of a sweep, 2 an error of the user, 130 or 143
+Exit status: 0 done, 1 a regression or work done in part (a failed run of a sweep, a damaged run), 2 an error of the user, 130 or 143
 interrupted.
 """
 

@@ -22,6 +22,7 @@ from harness.evaluation.analysis.statistics import PairedComparison
 from harness.evaluation.analysis.stored import evaluated
 from harness.experiment import cluster, estimate
 from harness.experiment import sweep as sweeps
+from harness.experiment.record import INDEX_WAIT_S
 from harness.experiment.resolve import parse_assignment, validated
 from harness.experiment.sweep import Failure, Item, find_evaluation
 from harness.progress import Reporter, duration
@@ -91,7 +92,10 @@ def sweep(
         failures = sweeps.run_missing(items, reporter, passed)
     else:
         failures = cluster.run_missing_on(where, items, reporter, passed)
-    Database(results).load_reported(REPORTED_CSV)
+    try:
+        Database(results, INDEX_WAIT_S).load_reported(REPORTED_CSV)
+    except UserError as error:
+        reporter.line(f"note: the database lacks the paper's numbers: {error}")
     finished = sweeps.plan(rows)
     if as_json:
         print_json(outcome_json(finished, failures))
@@ -224,10 +228,14 @@ def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: C
 
 
 def summaries(items: Sequence[Item]) -> list[RunSummary]:
-    """The table of one finished run of each protocol, which holds the sweep's others."""
+    """The table of one finished run of each protocol, which holds the sweep's others.
+
+    Runs that a held database does not have yet are left out; each was reported when it ended.
+    """
     first: dict[tuple[str, str], Item] = {}
     for item in items:
-        if item.state == "done":
+        lacking = Database(item.config.results).lacks(item.config.run_id)
+        if item.state == "done" and not lacking:
             first.setdefault(protocol(item), item)
     return [run_summary(item.config.results, item.config.run_id) for item in first.values()]
 
