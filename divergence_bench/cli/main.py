@@ -1,7 +1,7 @@
 """The command line: its verbs by name, and its exit status.
 
-Exit status: 0 done, 1 a regression or work done in part (a failed run of a sweep, a damaged run), 2 an error of the user, 130 or 143
-interrupted.
+Exit status: 0 done; 1 a regression, or something left out: a failed run of a sweep, a damaged run
+of `db`; 2 an error of the user; 130 or 143 interrupted.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from harness.config import RunConfig
 from harness.data import dataset_info
 from harness.data.base import Dataset
 from harness.distributed.group import ProcessGroup
-from harness.experiment.resolve import recipe_changes
 from harness.errors import UserError
+from harness.experiment.resolve import recipe_changes
 from harness.method import Method
 from harness.progress import Reporter
 from harness.store.database import Database

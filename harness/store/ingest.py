@@ -29,6 +29,8 @@ from harness.store.schema import (
 
 ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
+KnownHashes = Mapping[tuple[str, int, int], str]
+
 
 @dataclass(frozen=True)
 class Known:
@@ -39,7 +41,7 @@ class Known:
         verdicts: evaluation to the SHA-256 of its verdict file and its record, as text.
     """
 
-    hashes: Mapping[tuple[str, int, int], str] = field(default_factory=dict)
+    hashes: KnownHashes = field(default_factory=dict)
     verdicts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -166,7 +168,7 @@ def _epoch_rows(run: RunDirectory) -> list[dict[str, Any]]:
     return [record | {"run_id": run.run_id} for record in epochs]
 
 
-def _artifacts(run: RunDirectory, known: Mapping[tuple[str, int, int], str]) -> list[dict[str, Any]]:
+def _artifacts(run: RunDirectory, known: KnownHashes) -> list[dict[str, Any]]:
     """The artifacts in the run's folder and in its evaluations' folders."""
     rows = []
     for path in sorted([*run.path.glob("[!.]*"), *run.evaluations_path.glob("*/[!.]*")]):

@@ -78,7 +78,8 @@ def finished(
 def _fitting(
     run: RunDirectory, evaluation: str, norm: str | None, eps: str | None
 ) -> list[EvaluationDirectory]:
-    known = sorted(run.finished_evaluations(), key=lambda e: str(e.record["finished_at"]), reverse=True)
+    done = run.finished_evaluations()
+    known = sorted(done, key=lambda e: str(e.record["finished_at"]), reverse=True)
     fitting = [
         each
         for each in known
