@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from divergence_bench.cli.options import plain_typer
+from divergence_bench.cli.surroundings import explained_paths, open_streams, refuse_empty_values
 from harness.distributed.signals import stopping
 from harness.errors import UserError
 
@@ -54,7 +55,13 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the called verb's name, its command and the arguments after it."""
         name, _, rest = super().resolve_command(ctx, args)
+        refuse_empty_values(rest)
         return name, command(name) if name else None, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the verb."""
+        with explained_paths():
+            return super().invoke(ctx)
 
 
 app = plain_typer(cls=LazyGroup)
@@ -76,6 +83,7 @@ def require_single_process(context: typer.Context) -> None:
 def main() -> None:
     """Run the command line; an error of the user is one line on standard error and status 2."""
     rank = _torchrun("RANK", 0)
+    open_streams()
     with stopping() as stop:
         try:
             app(prog_name="harness")

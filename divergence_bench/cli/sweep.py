@@ -26,6 +26,7 @@ from harness.experiment.record import INDEX_WAIT_S
 from harness.experiment.resolve import parse_assignment, validated
 from harness.experiment.sweep import Failure, Item, find_evaluation
 from harness.progress import Reporter, duration
+from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from leaderboards.printed import REPORTED_CSV
@@ -77,6 +78,8 @@ def sweep(
     }
     spec = _spec(file, {name: value for name, value in given.items() if value is not None})
     where = Cluster.parse(on_cluster, per_task)
+    if any("*" in name for name in spec.recipes):
+        name_broken_methods()
     rows = sweeps.rows(spec, {"data.root": data_root, "device": device, "results": results})
     items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
     if dry_run and as_json:
@@ -105,6 +108,12 @@ def sweep(
         print_outcome(finished, failures, console)
     if failures:
         raise typer.Exit(FAILED)
+
+
+def name_broken_methods() -> None:
+    """Print which methods cannot be loaded, so that their recipes are missing."""
+    for reason in METHODS.load_all()[1].values():
+        print(f"note: left out: {reason}", file=sys.stderr)
 
 
 class PaperSweep(sweeps.SweepSpec):

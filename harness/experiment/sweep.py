@@ -159,8 +159,8 @@ def _recipe_runs(pattern: str) -> list[RunSpec]:
         return [RunSpec(recipe=pattern)]
     found = sorted(
         (recipe, method)
-        for method in METHODS.names()
-        for recipe in METHODS.get(method).recipes
+        for method, entry in METHODS.load_all()[0].items()
+        for recipe in entry.recipes
         if fnmatchcase(recipe, pattern)
     )
     if not found:
