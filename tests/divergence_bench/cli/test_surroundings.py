@@ -121,7 +121,10 @@ def test_a_signal_that_arrives_where_python_drops_exceptions_is_heeded() -> None
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
-    with pytest.raises(KeyboardInterrupt), stopping() as stop:
+    def work() -> None:
         Doomed()
         time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt), stopping() as stop:
+        work()
     assert stop.status == 143
