@@ -229,8 +229,8 @@ class Database:
                 the results folder are always loaded.
 
         Raises:
-            UserError: there is nothing to build from, the folder cannot be written, or another writer does not
-                finish in time.
+            UserError: there is nothing to build from, the folder cannot be written, or another
+                writer does not finish in time.
         """
         if not any((self.results / name).is_dir() for name in (RUNS_FOLDER, PUBLISHED)):
             raise UserError(
