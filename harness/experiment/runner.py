@@ -19,7 +19,7 @@ from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.executors import ChunkExecutor, most_workers
 from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
@@ -351,6 +351,8 @@ def evaluate_into(
     """Evaluate into the run's directory, with progress."""
     for note in images.notes:
         reporter.line(note)
+    if executor is None and config.workers > most_workers():
+        reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
     with reporter.stage("evaluate") as stage:
         found = evaluate(
             model,
