@@ -208,16 +208,26 @@ class DatasetSource:
     load: Callable[[Path | None, OfficialSplit], ImageSource]
 
 
-def decode_image(file: Path | BinaryIO, mode: Literal["RGB", "L"]) -> Image.Image:
+def decode_image(
+    file: Path | BinaryIO, mode: Literal["RGB", "L"], size: int | None = None
+) -> Image.Image:
     """An encoded image with 8 bits a channel, in colour or grey.
 
     Of 16-bit grey PNG the value 65535 is white, as its standard says.
 
+    Args:
+        file: the encoded image.
+        mode: RGB or grey.
+        size: the height and width that it must have; None for any.
+
     Raises:
-        ValueError: it cannot be read, or its pixels are wider than 8 bits with no known white.
+        ValueError: it cannot be read, has another size, or its pixels are wider than 8 bits with no
+            known white.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
+            if size is not None and image.size != (size, size):
+                raise ValueError(f"it is {image.width}x{image.height} pixels, not {size}")
             if image.format == "PNG" and image.mode.startswith("I"):
                 wide = np.asarray(image).astype(np.float64)
                 return Image.fromarray(np.rint(wide / 257).astype(np.uint8)).convert(mode)

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -114,8 +115,7 @@ def _decode(data: bytes | None, info: DatasetInfo) -> NDArray[np.uint8]:
     if not isinstance(data, bytes):
         raise ValueError("it has no bytes")
     # Lossless WebP has no grey mode: grey images come as RGB, and "L" gives them back exactly.
-    image = decode_image(io.BytesIO(data), "RGB" if info.channels == 3 else "L")
-    if image.size != (info.image_size, info.image_size):
-        raise ValueError(f"it is {image.width}x{image.height} pixels, not {info.image_size}")
+    mode: Literal["RGB", "L"] = "RGB" if info.channels == 3 else "L"
+    image = decode_image(io.BytesIO(data), mode, info.image_size)
     pixels = np.asarray(image).reshape(info.image_size, info.image_size, info.channels)
     return pixels.transpose(2, 0, 1)
