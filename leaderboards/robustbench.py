@@ -10,6 +10,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def import_folder(folder: Path, results: Path) -> Imported:
         UserError: the folder holds no entry, a file in it is no entry or not in a folder
             ``<dataset>/<threat>``, or two files are the same entry.
     """
-    paths = sorted(folder.resolve().rglob("*.json"))
+    paths = sorted(Path(os.path.abspath(folder)).rglob("*.json"))
     if not paths:
         raise UserError(
             f"{folder} holds no JSON file: give the folder model_info of a RobustBench checkout"
