@@ -17,6 +17,7 @@ from harness.data.base import DatasetSource
 from harness.errors import UserError
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.protocol import check_diameter
 from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
@@ -271,6 +272,7 @@ def attack(
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
     protocol: EvalProtocol = resolve.validated(EvalProtocol, settings)
+    check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where)
     with untouched(module.to(where)), own_random_state(where):
         with torch.no_grad():

@@ -65,7 +65,7 @@ class InnerAttackConfig(Section):
     ramp: Literal["none", "linear"] = identity("none")
     step_rule: Literal["fixed", "five-halves", "two-full", "staged"] = identity("fixed")
     steps: int = identity(10, ge=1)
-    step_size: Radius = identity(2 / 255)
+    step_size: Radius = identity(2 / 255, le=1)
     start: Literal["gaussian", "uniform", "clean"] = identity("gaussian")
     model_mode: Literal["eval", "train", "train-frozen"] = identity("eval")
 

@@ -16,13 +16,18 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
-from harness.data.base import ImageSource, check_limit
+from harness.data.base import ImageSource
 from harness.evaluation.analysis.flags import Flag, counted
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress, part_of
-from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
+from harness.evaluation.attack.protocol import (
+    attack_version,
+    check_protocol,
+    evaluation_id,
+    is_standard,
+)
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import probe_model, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
@@ -82,7 +87,7 @@ def evaluate(
         UserError: the limit exceeds the number of images, the model is not float32, its forward
             pass changes it, or it cannot be compiled or sent to another process as configured.
     """
-    check_limit("evaluation.limit", config.limit, images)
+    check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     flags = train_mode(model)
     protocols, results = config.protocols(), []

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, flat, merge
-from harness.data import DATASETS
+from harness.data import DATASETS, dataset_info
 from harness.errors import UserError
+from harness.evaluation.attack.protocol import check_radii
 from harness.method import Method
 from harness.models import ARCHITECTURES
 from harness.registry import METHODS, unknown_name
@@ -56,14 +57,17 @@ def resolve(
         layers = merge(layers, {"data": {"name": dataset}})
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
     given += [parse_assignment(text) for text in assignments]
+    for path, value in given:
+        if path in ("method", "recipe"):
+            raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
     norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
-    DATASETS.get(config.data.name)
     if "evaluation.eps" not in dict(given):
         check_radius(config.evaluation, norm)
+    check_radii(config.evaluation, dataset_info(config.data.name))
     return _with_teacher(config, method)
 
 

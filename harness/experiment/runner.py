@@ -13,13 +13,14 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, RunConfig, fingerprint
 from harness.data import dataset_info, load_dataset
-from harness.data.base import Dataset, ImageSource, check_limit
+from harness.data.base import Dataset, ImageSource
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.executors import ChunkExecutor, most_workers
+from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
@@ -86,7 +87,7 @@ def run(
     device = choose_device(config.device)
     generated, described = generated_images(config)
     data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
-    check_limit("evaluation.limit", config.evaluation.limit, data.test)
+    check_protocol(config.evaluation, data.test)
     # Two students may need the same teacher at once: the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
@@ -158,7 +159,7 @@ def evaluate_run(
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    check_protocol(evaluation, data.test)
     with directory.lock(), recorded(directory, {}, reporter):
         model = load_model_file(path)
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
@@ -185,7 +186,7 @@ def evaluate_external(
         normalize: normalisation in front of the model; see ``normalized``.
         **where: the keyword arguments of ``evaluate_model``.
     """
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    check_protocol(evaluation, data.test)
     model, facts = load_external(
         source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
     )
@@ -230,7 +231,7 @@ def evaluate_model(
         UserError: the model or the images cannot be evaluated.
     """
     where = choose_device(device)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    check_protocol(evaluation, data.test)
     directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
     described = {
         "kind": "loaded",
@@ -292,6 +293,8 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
+    for note in inputs.data.train.notes:
+        reporter.line(note)
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
@@ -346,6 +349,10 @@ def evaluate_into(
     executor: ChunkExecutor | None,
 ) -> Outcome:
     """Evaluate into the run's directory, with progress."""
+    for note in images.notes:
+        reporter.line(note)
+    if executor is None and config.workers > most_workers():
+        reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
     with reporter.stage("evaluate") as stage:
         found = evaluate(
             model,
