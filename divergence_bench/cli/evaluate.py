@@ -38,6 +38,9 @@ def evaluate(
     dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
     arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
     weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    weights_key: Annotated[
+        str | None, Option(help="Which weights of a file are meant, such as state_dict_ema.")
+    ] = None,
     normalize: Annotated[
         str | None,
         Option(help="Normalise images before the model: dataset, imagenet, none or MEANS;STDS."),
@@ -66,6 +69,7 @@ def evaluate(
     directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
+        own["--weights-key"] = weights_key
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
@@ -87,6 +91,7 @@ def evaluate(
                 protocol,
                 arch=arch,
                 weights=weights,
+                weights_key=weights_key,
                 normalize=normalize,
                 name=name,
                 results=results,

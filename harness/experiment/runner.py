@@ -26,8 +26,9 @@ from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
 from harness.models.checkpoint import save_model, state_dict_sha256
-from harness.models.loading import load_external, load_model_file
-from harness.models.normalize import Statistics, normalized
+from harness.models.external.probe import identify
+from harness.models.loading import is_function_name, load_external, load_run_model
+from harness.models.normalize import Statistics
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -153,14 +154,14 @@ def evaluate_run(
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
-    record, path, where = directory.record, directory.trained_model, choose_device(device)
+    record, where = directory.record, choose_device(device)
+    model = load_run_model(directory)
     stored = ((record.get("config") or {}).get("data") or {}).get("root")
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
-    data = load_dataset(record["dataset"], root)
+    data = load_dataset(record["dataset"], root, splits=("test",))
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
-        model = load_model_file(path)
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
@@ -171,6 +172,7 @@ def evaluate_external(
     *,
     arch: str | None = None,
     weights: Path | None = None,
+    weights_key: str | None = None,
     normalize: str | Statistics | None = None,
     **where: Any,
 ) -> Outcome:
@@ -182,21 +184,26 @@ def evaluate_external(
         evaluation: the protocol.
         arch: of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
-        normalize: normalisation in front of the model; see ``normalized``.
+        weights_key: which weights of a file are meant, if it holds several.
+        normalize: normalisation in front of the model; see ``statistics_of``.
         **where: the keyword arguments of ``evaluate_model``.
     """
     check_limit("evaluation.limit", evaluation.limit, data.test)
     model, facts = load_external(
-        source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
+        source,
+        dataset_info=data.info,
+        arch=arch,
+        weights=weights,
+        weights_key=weights_key,
+        normalize=normalize,
+        threat=evaluation.norm,
     )
-    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": data.info.name}
-    if facts.get("code_sha256"):
-        # Weights do not say what a function's network does with them.
-        identity |= {"function": source, "code": facts["code_sha256"]}
+    former = {"sha256": facts["sha256"], "arch": facts["arch"], "dataset": data.info.name}
     if normalize is not None:
-        model, statistics = normalized(model, normalize, data.info)
-        facts["normalize"], identity["normalize"] = statistics, statistics
-    return evaluate_model(model, data, evaluation, facts=facts, identity=identity, **where)
+        former["normalize"] = facts["normalize"]
+    if is_function_name(source):
+        former = None
+    return evaluate_model(model, data, evaluation, facts=facts, former=former, **where)
 
 
 def evaluate_model(
@@ -205,12 +212,12 @@ def evaluate_model(
     evaluation: EvalConfig,
     *,
     facts: dict[str, Any],
-    identity: dict[str, Any],
     results: Path,
     reporter: Reporter,
     name: str | None = None,
     device: str = "auto",
     executor: ChunkExecutor | None = None,
+    former: dict[str, Any] | None = None,
 ) -> Outcome:
     """Evaluate a model; it is stored as a run of kind ``loaded``.
 
@@ -219,31 +226,52 @@ def evaluate_model(
         data: with the test split.
         evaluation: the protocol.
         facts: what is known of the model, for its record.
-        identity: what distinguishes it from other models, for its run id.
         results: the results folder.
         reporter: where progress is shown.
         name: what tables call the model.
         device: where to compute.
         executor: where chunks are attacked; by default ``evaluation.workers`` processes.
+        former: what releases before 0.2.0 identified the model by.
 
     Raises:
         UserError: the model or the images cannot be evaluated.
     """
     where = choose_device(device)
     check_limit("evaluation.limit", evaluation.limit, data.test)
-    directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
+    for note in facts.get("notes", ()):
+        reporter.line(f"note: {note}")
+    identity = identify(model, data.info)
+    directory = loaded_directory(results, identity | {"dataset": data.info.name}, former)
     described = {
         "kind": "loaded",
         **({"method_title": name} if name else {}),
         "dataset": data.info.name,
         "arch": facts.get("arch"),
-        "source": facts,
+        "source": {**facts, "code_sha256": identity["code_sha256"], "answers": identity["answers"]},
         "scale": "small" if data.info.small_scale else "paper",
         "partial": not data.test.complete,
         "provenance": provenance.collect(where),
     }
     with directory.lock(), recorded(directory, described):
-        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
+        return evaluate_into(
+            directory, model, data.test, evaluation, reporter, where, executor, foreign=True
+        )
+
+
+def loaded_directory(
+    results: Path, identity: dict[str, Any], former: dict[str, Any] | None
+) -> RunDirectory:
+    """The directory of a loaded model, named after all that identifies it.
+
+    One that an earlier release named after the file alone is kept, unless the model's answers to
+    the probe images have changed since they were first recorded.
+    """
+    if former is not None:
+        before = RunDirectory(results, f"loaded-{fingerprint(former)}")
+        source = (before.record.get("source") or {}) if before.exists else None
+        if source is not None and source.get("answers") in (None, identity["answers"]):
+            return before
+    return RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
 
 
 def trained_model(
@@ -277,7 +305,7 @@ def trained_model(
             method=config.method,
             epoch=selected.epoch,
         )
-    model = load_model_file(directory.model_path)
+    model = load_run_model(directory)
     if "model_sha256" not in directory.record:
         directory.update(model_sha256=state_dict_sha256(model))
     return model
@@ -344,8 +372,10 @@ def evaluate_into(
     reporter: Reporter,
     device: torch.device,
     executor: ChunkExecutor | None,
+    *,
+    foreign: bool = False,
 ) -> Outcome:
-    """Evaluate into the run's directory, with progress."""
+    """Evaluate into the run's directory, with progress; see ``driver.evaluate``."""
     with reporter.stage("evaluate") as stage:
         found = evaluate(
             model,
@@ -355,6 +385,8 @@ def evaluate_into(
             device=device,
             executor=executor,
             progress=stage.update,
+            notify=reporter.line,
+            foreign=foreign,
         )
     return Outcome(directory.run_id, directory.path, found)
 
