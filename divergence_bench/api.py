@@ -20,6 +20,7 @@ from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
+from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
 from harness.models import ARCHITECTURES, Architecture
 from harness.models.external.probe import (
@@ -146,7 +147,7 @@ def evaluate(
         "name": name,
     }
     if module is None:
-        outcome = runner.evaluate_external(
+        outcome = loaded_models.evaluate_external(
             str(model),
             loaded,
             protocol,
@@ -172,7 +173,8 @@ def evaluate(
         "notes": notes,
     }
     try:
-        return result_of(runner.evaluate_model(network, loaded, protocol, facts=facts, **where))
+        outcome = loaded_models.evaluate_model(network, loaded, protocol, facts=facts, **where)
+        return result_of(outcome)
     finally:
         module.to(before)
 

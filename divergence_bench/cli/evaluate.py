@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
 from harness.evaluation.attack.ray_executor import ray_executor
-from harness.experiment import resolve, runner
+from harness.experiment import loaded, resolve, runner
 from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, stored_run
@@ -85,7 +85,7 @@ def evaluate(
                 directory, protocol, data_root, device, reporter, executor
             )
         else:
-            outcome = runner.evaluate_external(
+            outcome = loaded.evaluate_external(
                 source,
                 load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,

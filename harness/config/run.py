@@ -190,8 +190,8 @@ class TeacherConfig(Section):
     ``weights_key`` names the weights in a file with several.
 
     ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
-    only refuse a teacher, so it does not change the result. Without it a teacher must be better
-    than random guessing.
+    only refuse a teacher, so it does not change the result. Without it a teacher from
+    a run or from elsewhere must be better than random guessing.
 
     ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
     epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where

@@ -29,7 +29,8 @@ def untouched(model: nn.Module) -> Iterator[str]:
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    model.requires_grad_(False)
+    for parameter in trainable:  # one by one, since TorchScript refuses it for all at once
+        parameter.requires_grad_(False)
     try:
         yield before
     finally:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import provenance
-from harness.config import EvalConfig, RunConfig, fingerprint
+from harness.config import EvalConfig, RunConfig
 from harness.data import dataset_info, load_dataset
-from harness.data.base import Dataset, ImageSource, check_limit
+from harness.data.base import ImageSource, OfficialSplit, check_limit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
@@ -26,9 +25,7 @@ from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
 from harness.models.checkpoint import save_model, state_dict_sha256
-from harness.models.external.probe import identify
-from harness.models.loading import is_function_name, load_external, load_run_model
-from harness.models.normalize import Statistics
+from harness.models.loading import load_run_model
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -86,7 +83,14 @@ def run(
     method = METHODS.get(config.method)
     device = choose_device(config.device)
     generated, described = generated_images(config)
-    data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+    directory = RunDirectory(config.results, config.run_id)
+    splits: tuple[OfficialSplit, ...] = ("train", "test")
+    data = load_dataset(
+        config.data.name,
+        config.data.root,
+        config.data.train_limit,
+        splits=splits[1:] if directory.model_path.exists() else splits,
+    )
     check_limit("evaluation.limit", config.evaluation.limit, data.test)
     # Two students may need the same teacher at once: the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
@@ -163,115 +167,6 @@ def evaluate_run(
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
-
-
-def evaluate_external(
-    source: str,
-    data: Dataset,
-    evaluation: EvalConfig,
-    *,
-    arch: str | None = None,
-    weights: Path | None = None,
-    weights_key: str | None = None,
-    normalize: str | Statistics | None = None,
-    **where: Any,
-) -> Outcome:
-    """Evaluate a model from elsewhere; see ``load_external`` and ``evaluate_model``.
-
-    Args:
-        source: names the model.
-        data: with the test split.
-        evaluation: the protocol.
-        arch: of a checkpoint file that does not name its own.
-        weights: local weights of a zoo model.
-        weights_key: which weights of a file are meant, if it holds several.
-        normalize: normalisation in front of the model; see ``statistics_of``.
-        **where: the keyword arguments of ``evaluate_model``.
-    """
-    check_limit("evaluation.limit", evaluation.limit, data.test)
-    model, facts = load_external(
-        source,
-        dataset_info=data.info,
-        arch=arch,
-        weights=weights,
-        weights_key=weights_key,
-        normalize=normalize,
-        threat=evaluation.norm,
-    )
-    former = {"sha256": facts["sha256"], "arch": facts["arch"], "dataset": data.info.name}
-    if normalize is not None:
-        former["normalize"] = facts["normalize"]
-    if is_function_name(source):
-        former = None
-    return evaluate_model(model, data, evaluation, facts=facts, former=former, **where)
-
-
-def evaluate_model(
-    model: nn.Module,
-    data: Dataset,
-    evaluation: EvalConfig,
-    *,
-    facts: dict[str, Any],
-    results: Path,
-    reporter: Reporter,
-    name: str | None = None,
-    device: str = "auto",
-    executor: ChunkExecutor | None = None,
-    former: dict[str, Any] | None = None,
-) -> Outcome:
-    """Evaluate a model; it is stored as a run of kind ``loaded``.
-
-    Args:
-        model: maps images [B, K, H, W] in [0, 1] to logits [B, C].
-        data: with the test split.
-        evaluation: the protocol.
-        facts: what is known of the model, for its record.
-        results: the results folder.
-        reporter: where progress is shown.
-        name: what tables call the model.
-        device: where to compute.
-        executor: where chunks are attacked; by default ``evaluation.workers`` processes.
-        former: what releases before 0.2.0 identified the model by.
-
-    Raises:
-        UserError: the model or the images cannot be evaluated.
-    """
-    where = choose_device(device)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
-    for note in facts.get("notes", ()):
-        reporter.line(f"note: {note}")
-    identity = identify(model, data.info)
-    directory = loaded_directory(results, identity | {"dataset": data.info.name}, former)
-    described = {
-        "kind": "loaded",
-        **({"method_title": name} if name else {}),
-        "dataset": data.info.name,
-        "arch": facts.get("arch"),
-        "source": {**facts, "code_sha256": identity["code_sha256"], "answers": identity["answers"]},
-        "scale": "small" if data.info.small_scale else "paper",
-        "partial": not data.test.complete,
-        "provenance": provenance.collect(where),
-    }
-    with directory.lock(), recorded(directory, described):
-        return evaluate_into(
-            directory, model, data.test, evaluation, reporter, where, executor, foreign=True
-        )
-
-
-def loaded_directory(
-    results: Path, identity: dict[str, Any], former: dict[str, Any] | None
-) -> RunDirectory:
-    """The directory of a loaded model, named after all that identifies it.
-
-    One that an earlier release named after the file alone is kept, unless the model's answers to
-    the probe images have changed since they were first recorded.
-    """
-    if former is not None:
-        before = RunDirectory(results, f"loaded-{fingerprint(former)}")
-        source = (before.record.get("source") or {}) if before.exists else None
-        if source is not None and source.get("answers") in (None, identity["answers"]):
-            return before
-    return RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
 
 
 def trained_model(

@@ -134,7 +134,8 @@ def _check_accuracy(
             "(teacher.config), give another by --teacher, or set teacher.minimum"
         )
     right = round(found["value"] * found["n"])
-    if teacher.minimum is None and not surely_more(right, found["n"], 1 / num_classes):
+    chosen = teacher.source != "auto" and teacher.minimum is None
+    if chosen and not surely_more(right, found["n"], 1 / num_classes):
         raise UserError(
             f"{measured}, no more than by guessing: give another by --teacher, say how images are "
             "normalised by teacher.normalize, or accept it by teacher.minimum=0"

@@ -114,6 +114,7 @@ def _cannot_be_copied(network: nn.Module, images: Tensor) -> str | None:
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return "it is TorchScript, whose graph is fixed"
     try:
+        outputs(network, images)  # of which hooks may keep something that cannot be copied
         outputs(rewritten(network, Plan(channels_last=True, tile=SMALLEST_TILE)), images)
     except Exception as error:  # a network's own code can raise anything
         return first_line(error)
