@@ -16,7 +16,7 @@ from harness.models import build_model
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.normalize import Normalized
 from harness.registry import METHODS
-from harness.training.modes import ReplicaForward
+from harness.training.modes import ReplicaForward, batchnorms
 from harness.training.optimizer import build_optimizer
 from leaderboards.printed import load_reported
 from methods._pairs import CIFAR_PAIRS, PAIRS, natural
@@ -142,6 +142,11 @@ def networks(name: str) -> tuple[nn.Module, nn.Module, dict[str, Tensor]]:
         for arch in (pair.teacher, pair.student)
     ]
     teacher, student = built
+    # With the statistics of images, as a trained one has: without them its activations explode.
+    for layer in batchnorms(teacher):
+        layer.momentum = None
+    with torch.no_grad():
+        teacher(torch.rand(8, 3, 32, 32))
     teacher.eval().requires_grad_(False)
     return teacher, student, {k: v.clone() for k, v in student.state_dict().items()}
 
