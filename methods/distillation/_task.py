@@ -75,6 +75,19 @@ class FeatureTask(Task):
         """The model in training, for its shapes."""
         return _with_features(self.context.student, "student")
 
+    def require_same_channels(self) -> None:
+        """Check that the two models' features have the same channels, the stem included.
+
+        Raises:
+            UserError: they do not.
+        """
+        student, teacher = self.student.feature_channels, self.teacher.feature_channels
+        if student != teacher:
+            raise UserError(
+                "this method needs the same channels in both models, but the student's features "
+                f"have {student} and the teacher's {teacher}: choose another pair or method"
+            )
+
     def shapes(self, model: Network) -> Features:
         """Its features of one image of the dataset, as tensors without values."""
         return feature_shapes(model, self.context.in_channels, self.context.image_size)
