@@ -18,6 +18,7 @@ from harness.models.normalize import Normalized
 from harness.registry import METHODS
 from harness.training.modes import ReplicaForward, batchnorms
 from harness.training.optimizer import build_optimizer
+from harness.training.schedules import cycle_ends
 from leaderboards.printed import load_reported
 from methods._pairs import CIFAR_PAIRS, PAIRS, natural
 
@@ -179,6 +180,7 @@ def test_three_steps(pair: str, name: str) -> None:
         teacher=teacher if method.card.needs_teacher else None,
         student=student,
         train_labels=labels,
+        cycle_ends=tuple(cycle_ends(240, config.training.optimizer.cycles)),
     )
     if PAIRS[pair].recipe not in method.recipes:
         with pytest.raises(UserError, match=r"student.*teacher.*: choose"):
