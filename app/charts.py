@@ -61,7 +61,7 @@ def waterfall(stages: pd.DataFrame) -> Picture:
         ],
     )
     spans = base.mark_rule(color=ORANGE, strokeWidth=3).encode(y="low:Q", y2="high:Q")
-    words = base.mark_text(dy=-12, fontSize=13, color=GREY, fontWeight="bold").encode(
+    words = base.mark_text(dy=-12, fontSize=13, fontWeight="bold").encode(
         y="high:Q", text=alt.Text("left:Q", format=".1f")
     )
     return alt.layer(bars, spans, words).properties(height=280)
@@ -186,7 +186,7 @@ def embedding(frame: pd.DataFrame) -> Picture:
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
     numbers = (
         alt.Chart(centres)
-        .mark_text(fontSize=14, fontWeight="bold", color=GREY, stroke="white", strokeWidth=0.3)
+        .mark_text(fontSize=14, fontWeight="bold")
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
     return alt.layer(points, numbers).properties(height=430)

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, queries
+from app import charts, commands, queries
 from app import components as ui
-from app.gallery import SIDE, adversarial_images, class_names
+from app.gallery import SIDE, ImagesNotKept, adversarial_images, class_names
 from app.labels import stage_title
 from harness.errors import UserError
 from leaderboards.protocols import attacks_of
@@ -134,10 +134,10 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
             tuple(int(index) for index in rows["index"]),
             (run["config"].get("data") or {}).get("root"),
         )
+    except ImagesNotKept:
+        _keep(run, evaluation)
     except UserError as error:
         st.info(ui.plain(str(error)))
-        command = f"python -m harness evaluate {run['run_id']} --save-adversarial uint8"
-        st.code(ui.with_results(command), language="bash", wrap_lines=True)
     else:
         _gallery(rows, pictures, names)
     predictions = rows.assign(
@@ -159,6 +159,21 @@ def _verdicts(
     if rows.empty:
         st.info("This run has no stored verdicts.")
     return rows
+
+
+def _keep(run: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """How the images that were not saved can be had."""
+    command = commands.keep_images(run, evaluation, ui.results_folder())
+    if command is None:
+        st.info(
+            "The adversarial images of this evaluation are not here, and neither are the weights "
+            "that would make them again: `db merge` the results folder that has them."
+        )
+        return
+    st.info(
+        "The adversarial images of this evaluation were not saved. This command makes them again:"
+    )
+    st.code(ui.with_results(command), language=None, wrap_lines=True)
 
 
 def _gallery(rows: pd.DataFrame, pictures: Sequence[Any], names: tuple[str, ...]) -> None:

@@ -30,6 +30,10 @@ FOLDERS = {
 Picture = NDArray[np.uint8]
 
 
+class ImagesNotKept(UserError):
+    """The adversarial images of an evaluation were not saved."""
+
+
 def class_names(dataset: str) -> tuple[str, ...]:
     """A dataset's class names; empty if it is unknown or only its files name its classes."""
     try:
@@ -64,7 +68,7 @@ def saved_images(
     """The adversarial images [K, H, W] in [0, 1] of some rows of the test set.
 
     Raises:
-        UserError: they were not saved.
+        ImagesNotKept: they were not saved.
     """
     size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
     verdicts = evaluation.verdicts()["index"].to_pylist()
@@ -73,7 +77,7 @@ def saved_images(
     for row in rows:
         path = adversarial_path(evaluation.chunk_path(places[row] // size))
         if not path.exists():
-            raise UserError(
+            raise ImagesNotKept(
                 "the adversarial images of this evaluation were not saved: evaluate again with "
                 "--save-adversarial"
             )

@@ -100,7 +100,7 @@ def _logits(preset: str, classes: int) -> tuple[list[float], list[float]]:
             st.markdown(f"**{SIDES[key].replace('_', chr(92) + '_')}**")
             vectors.append(
                 [
-                    st.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}", bind="query-params")
+                    ui.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}")
                     for c, (letter, start) in enumerate(zip(LETTERS, starts, strict=False))
                 ]
             )

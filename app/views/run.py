@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, evaluation_tabs, queries
+from app import address, charts, commands, evaluation_tabs, queries
 from app import components as ui
 from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
 from harness.config import flat
@@ -40,15 +39,18 @@ LOG_LINES = 400
 def page() -> None:
     """The run named by the URL."""
     run_id = st.query_params.get("run", "")
-    if not ui.has_database() or not run_id:
-        ui.heading("Run", "Everything about one run.")
-        if ui.has_database():
-            st.info("The address names no run.")
-            st.page_link("views/runs.py", label="Choose one on the page Runs")
-        else:
+    head = st.container()
+    run = _named(run_id) if run_id and ui.has_database() else None
+    if run is None:
+        with head:
+            ui.heading("Run", "Everything about one run.")
+        if not ui.has_database():
             ui.nothing_yet()
+            return
+        if not run_id:
+            st.info("The address names no run.")
+        st.page_link("views/runs.py", label="Choose one on the page Runs")
         return
-    run = ui.query(queries.run, run_id)
     evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
     evaluation = _chosen(evaluations)
@@ -68,6 +70,19 @@ def page() -> None:
         _environment(run, evaluation)
     with tabs[6]:
         _log(run)
+
+
+def _named(run_id: str) -> dict[str, Any] | None:
+    """The run of that id; a sentence and None where there is none."""
+    try:
+        return ui.query(queries.run, run_id)
+    except UserError:
+        st.error(
+            f"There is no run {ui.plain(address.quoted(run_id))} in "
+            f"{ui.plain(ui.results_folder())}: choose one below, or rebuild the database from the "
+            "run directories with `db rebuild`."
+        )
+        return None
 
 
 def _head(run: dict[str, Any]) -> None:
@@ -94,24 +109,8 @@ def _head(run: dict[str, Any]) -> None:
     if run["error"]:
         st.error(ui.plain(run["error"]))
     with st.expander("Command to repeat this run"):
-        st.code(ui.with_results(_command(run)), language="bash", wrap_lines=True)
+        st.code(ui.with_results(commands.repeat(run)), language=None, wrap_lines=True)
         st.caption("A finished run is not repeated: the same command shows its result.")
-
-
-def _command(run: dict[str, Any]) -> str:
-    typed = run["config_passed"].get("argv")
-    if typed:
-        return f"python -m harness {shlex.join(map(str, typed))}"
-    if run["kind"] == "loaded":
-        source = shlex.quote(str(run["source"].get("source", run["run_id"])))
-        return f"python -m harness evaluate {source} --dataset {shlex.quote(str(run['dataset']))}"
-    method, recipe = shlex.quote(str(run["method"])), shlex.quote(str(run["recipe"]))
-    changed = "".join(
-        f" --set {shlex.quote(f'{path}={json.dumps(value)}')}"
-        for path, value in run["recipe_changes"].items()
-    )
-    seed = f" --seed {int(run['seed'])}" if run["seed"] else ""
-    return f"python -m harness run --method {method} --recipe {recipe}{changed}{seed}"
 
 
 def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:

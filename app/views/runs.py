@@ -86,6 +86,7 @@ def page() -> None:
 @st.fragment(run_every=REFRESH_S)
 def table(**filters: Any) -> None:
     """The runs that fit, and links for the selected ones."""
+    ui.begin()
     with ui.errors_as_messages():
         found = ui.query(queries.runs, **filters)
         found = queries.with_running_epochs(found, ui.results_folder())
