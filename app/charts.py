@@ -138,6 +138,31 @@ def tradeoff(
     return alt.layer(steps, spans, marks).properties(height=430)
 
 
+def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
+    """Differences with their intervals, one a row, and a line at zero.
+
+    ``frame`` has the columns ``title`` (in order), ``difference``, ``low``, ``high`` and ``text``.
+    A difference whose interval contains zero is hollow.
+    """
+    order = frame["title"].tolist()
+    shown = frame.assign(clear=(frame["low"] > 0) | (frame["high"] < 0))
+    base = alt.Chart(shown).encode(
+        y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=220)),
+        tooltip=[alt.Tooltip("title:N", title="Accuracy"), alt.Tooltip("text:N", title="A - B")],
+    )
+    reach = max(float(frame[["low", "high"]].abs().max().max()), 0.5)
+    scale = alt.Scale(domain=[-reach, reach], nice=True)
+    zero = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
+    spans = base.mark_rule(strokeWidth=3, color=BLUE).encode(
+        x=alt.X("low:Q", title=x_title, scale=scale), x2="high:Q"
+    )
+    marks = base.mark_point(size=90, color=BLUE, opacity=1, strokeWidth=2).encode(
+        x="difference:Q", fill=alt.condition("datum.clear", alt.value(BLUE), alt.value("white"))
+    )
+    height = alt.Step(30)
+    return alt.layer(zero.encode(x="x:Q"), spans, marks).properties(height=height)
+
+
 def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
     """Gradients by class, one small panel for each loss, all on one scale.
 

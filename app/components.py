@@ -329,3 +329,10 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def when(moment: Any) -> str:
     """A UTC time to the minute; empty where there is none."""
     return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"
+
+
+def class_name(names: Sequence[str], label: Any) -> str:
+    """A class by its name, or by its number where it has none; empty where there is no class."""
+    if pd.isna(label):
+        return ""
+    return names[int(label)] if int(label) < len(names) else str(int(label))

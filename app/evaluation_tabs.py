@@ -85,7 +85,7 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     names = class_names(run["dataset"])
     wide = pd.DataFrame(
         {
-            "name": [_class_name(names, label) for label in rows["label"]],
+            "name": [ui.class_name(names, label) for label in rows["label"]],
             "clean": 100 * rows["clean"] / rows["n"],
             "under attack": 100 * rows["robust"] / rows["n"],
             "n": rows["n"],
@@ -142,7 +142,7 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         _gallery(rows, pictures, names)
     predictions = rows.assign(
         **{
-            column: [_class_name(names, label) for label in rows[column]]
+            column: [ui.class_name(names, label) for label in rows[column]]
             for column in ("label", "clean_pred", "adv_pred")
         }
     )
@@ -180,16 +180,10 @@ def _gallery(rows: pd.DataFrame, pictures: Sequence[Any], names: tuple[str, ...]
     st.caption("Left: clean. Middle: adversarial. Right: difference, grey where there is none.")
     with st.container(horizontal=True, gap="medium"):
         for row, picture in zip(ui.records(rows), pictures, strict=True):
-            label, predicted = (_class_name(names, row[name]) for name in ("label", "adv_pred"))
+            label, predicted = (ui.class_name(names, row[name]) for name in ("label", "adv_pred"))
             st.image(
                 picture,
                 caption=f"#{row['index']}: {label}, predicted {predicted}",
                 width=3 * SIDE,
                 alt=f"Test image {row['index']} clean, adversarial and their difference",
             )
-
-
-def _class_name(names: tuple[str, ...], label: Any) -> str:
-    if pd.isna(label):
-        return ""
-    return names[int(label)] if int(label) < len(names) else str(int(label))

@@ -145,6 +145,15 @@ FROM main n JOIN runs r USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, n.run_id LIMIT 2000
 """
 
+# Each run's newest evaluation by each protocol, runs and evaluations newest first.
+MEASURED = """
+SELECT l.run_id, l.title, l.dataset, l.arch, l.seed, l.seed_group, l.evaluation_id, l.like_key,
+       l.data_sha256, l.attacks, l.norm, l.eps, l.n, l.attack_version, l.precision, l.partial
+FROM like_runs l JOIN runs r USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, l.run_id, l.finished_at DESC NULLS LAST, l.evaluation_id
+LIMIT 4000
+"""
+
 VERDICTS = """
 SELECT index, label, clean_pred, broken_by, adv_pred FROM verdicts
 WHERE run_id = ? AND evaluation_id = ? ORDER BY index
@@ -279,6 +288,11 @@ def samples(
 def comparable(database: Database) -> pd.DataFrame:
     """The newest 2,000 runs with a finished evaluation, and the main one of each."""
     return database.query(COMPARABLE)
+
+
+def measured(database: Database) -> pd.DataFrame:
+    """The newest 4,000 evaluations, one a run and protocol, with what may be compared with what."""
+    return database.query(MEASURED)
 
 
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:

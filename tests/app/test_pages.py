@@ -4,7 +4,6 @@ import json
 import shlex
 
 import pytest
-from scipy.stats import binomtest
 from streamlit.testing.v1 import AppTest
 
 from harness.experiment.resolve import evaluation
@@ -212,41 +211,6 @@ def test_a_failed_run_shows_its_error_as_text(open_page, small_store) -> None:
     (error,) = open_page("run", results, run=ids["failed"]).error
     assert "the loss is not finite" in error.value
     assert "<b>" not in error.value
-
-
-def test_compare_shows_the_exact_test_of_the_stored_verdicts(open_page, small_store) -> None:
-    results, ids = small_store
-    at = open_page("compare", results, a=ids["a"], b=ids["b"])
-    pairs = Database(results).query(
-        """SELECT a.broken_by IS NULL AS a, b.broken_by IS NULL AS b
-        FROM verdicts a JOIN verdicts b USING (index) WHERE a.run_id = ? AND b.run_id = ?""",
-        [ids["a"], ids["b"]],
-    )
-    only_a, only_b = (pairs["a"] & ~pairs["b"]).sum(), (~pairs["a"] & pairs["b"]).sum()
-    shown = {metric.label: metric.value for metric in at.metric}
-    p = binomtest(int(only_a), int(only_a + only_b)).pvalue
-    assert shown["Exact McNemar p"] == f"{p:.4f}"
-    assert shown["A minus B, AutoAttack"] == f"{100 * (only_a - only_b) / 40:+.2f} points"
-    assert shown["Shared images"] == "40"
-    assert at.table[0].value.to_numpy().sum() == 40
-
-
-def test_runs_are_chosen_by_method_dataset_architecture_and_seed(open_page, small_store) -> None:
-    results, ids = small_store
-    title = "IKL-AT, digits, resnet8, seed 1, " + ids["a"]
-    at = open_page("compare", results, a=ids["a"], b=ids["b"])
-    assert at.selectbox(key="a-choice").value == ids["a"]
-    assert title in at.selectbox(key="a-choice").options
-    assert "Both evaluated by: **Linf 0.15, AutoAttack, n = 40**" in words(at)
-    assert title in open_page("tsne", results).selectbox(key="a-choice").options
-
-
-def test_runs_of_different_protocols_are_not_compared(open_page, store_run, tmp_path) -> None:
-    a = store_run(tmp_path, "ikl", "IKL-AT", seed=1, eps=0.15)
-    b = store_run(tmp_path, "ikl", "IKL-AT", seed=2, eps=0.3)
-    at = open_page("compare", tmp_path, a=a, b=b)
-    assert "eps 0.15 and 0.3" in words(at)
-    assert not at.metric
 
 
 def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> None:
