@@ -22,12 +22,14 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
-def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Picture:
+def lines(
+    frame: pd.DataFrame, *, y_title: str, series: Sequence[str], height: int = 260
+) -> Picture:
     """Curves over epochs, each of ``series`` in its own colour and dash.
 
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
-    dashes = alt.Scale(domain=list(series), range=(DASHES * 2)[: len(series)])
+    dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
@@ -35,10 +37,12 @@ def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Pictur
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
             color=_coloured("series", series),
-            strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes),
+            strokeDash=alt.StrokeDash(
+                "series:N", title=None, scale=alt.Scale(domain=list(series), range=dashes)
+            ),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
-        .properties(height=260)
+        .properties(height=height)
     )
 
 
@@ -150,8 +154,8 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
         y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=220)),
         tooltip=[alt.Tooltip("title:N", title="Accuracy"), alt.Tooltip("text:N", title="A - B")],
     )
-    reach = max(float(frame[["low", "high"]].abs().max().max()), 0.5)
-    scale = alt.Scale(domain=[-reach, reach], nice=True)
+    ends = [float(min(frame["low"].min(), -0.5)), float(max(frame["high"].max(), 0.5))]
+    scale = alt.Scale(domain=ends, nice=True)
     zero = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
     spans = base.mark_rule(strokeWidth=3, color=BLUE).encode(
         x=alt.X("low:Q", title=x_title, scale=scale), x2="high:Q"
@@ -218,10 +222,11 @@ def embedding(frame: pd.DataFrame) -> Picture:
 
 
 def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
+    colours = (PALETTE * (1 + len(domain) // len(PALETTE)))[: len(domain)]
     return alt.Color(
         f"{field}:N",
         title=None,
-        scale=alt.Scale(domain=list(domain), range=PALETTE[: len(domain)]),
+        scale=alt.Scale(domain=list(domain), range=colours),
         legend=alt.Legend(orient="top", columns=2, labelLimit=300),
     )
 

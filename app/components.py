@@ -199,6 +199,18 @@ def show_table(frame: Any, columns: Mapping[str, Any], alt: str, **options: Any)
     )
 
 
+def show_chart(chart: Any, alt: str, **options: Any) -> Any:
+    """Show an Altair chart with texts that are dark enough to read on this page's background.
+
+    ``alt`` describes the chart to screen readers; ``options`` are those of
+    ``streamlit.altair_chart``.
+    """
+    ink = "#c3ccd5" if st.context.theme.type == "dark" else "#47525e"
+    names = {"labelColor": ink, "titleColor": ink}
+    shown = chart.configure_axis(**names).configure_legend(**names).configure_header(**names)
+    return st.altair_chart(shown, alt=alt, **options)
+
+
 def _narrow(frame: Any, name: str, column: Any) -> Any:
     """A pinned column no wider than leaves room for numbers beside it on a phone."""
     if not isinstance(frame, pd.DataFrame) or not column.get("pinned") or column.get("width"):

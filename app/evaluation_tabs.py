@@ -64,7 +64,7 @@ def attack_stages(evaluation: dict[str, Any] | None) -> None:
         )
         alive = left
     frame = pd.DataFrame(stages)
-    st.altair_chart(
+    ui.show_chart(
         charts.waterfall(frame), alt=f"Accuracy left after each of {len(frame)} attack stages"
     )
     if len(frame) > 1:
@@ -93,7 +93,7 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     )
     kinds = ["clean", "under attack"] if evaluation["attacks"] else ["clean"]
     long = wide.melt(["name", "n"], kinds, var_name="kind", value_name="value")
-    st.altair_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
+    ui.show_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
     ordered = wide.sort_values(kinds[-1], kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     st.caption(

@@ -194,7 +194,7 @@ def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
     done, validation = list(runs["epochs_done"]), list(runs["validation"])
     for place in range(len(runs)):
         if runs["status"].iloc[place] == "started":
-            epochs = _stored_epochs(results, str(runs["run_id"].iloc[place]))
+            epochs = running_epochs(results, str(runs["run_id"].iloc[place]))
             done[place] = len(epochs)
             last = epochs[-VALIDATION_EPOCHS:]
             values = [each.get("pgd_val", each.get("clean_val")) for each in last]
@@ -261,12 +261,6 @@ def epochs(database: Database, run_id: str) -> pd.DataFrame:
     return database.query(EPOCHS, [run_id])
 
 
-def running_epochs(results: Path, run_id: str) -> pd.DataFrame:
-    """A running run's finished epochs, in the columns of ``epochs``, from its directory."""
-    found = _stored_epochs(results, run_id)
-    return pd.DataFrame.from_records(found) if found else pd.DataFrame({"epoch": []})
-
-
 def per_class(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
     """By label: all images, those right when clean and those never broken."""
     return database.query(PER_CLASS, [run_id, evaluation_id])
@@ -309,7 +303,8 @@ def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
     return Evaluated(run(database, run_id), evaluation_id, json.loads(protocol), verdicts)
 
 
-def _stored_epochs(results: Path, run_id: str) -> list[dict[str, float]]:
+def running_epochs(results: Path, run_id: str) -> list[dict[str, Any]]:
+    """The records of a running run's finished epochs, from its directory."""
     try:
         return [record for record in RunDirectory(results, run_id).epochs() if record]
     except UserError:

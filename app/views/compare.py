@@ -97,6 +97,7 @@ def _compared(
     result = found.metrics[name]
     st.subheader(comparison.result_line(result), anchor=False)
     st.markdown(
+        f"A is **{ui.plain(row_a['title'])}**, B is **{ui.plain(row_b['title'])}**. "
         f"{ui.plain(chosen)}, percent of {result.n:,} shared images; "
         f"{ui.plain(protocol_text(row_a))}."
     )
@@ -107,7 +108,7 @@ def _compared(
     left, right = st.columns([3, 2])
     with left:
         frame = comparison.forest(found)
-        st.altair_chart(
+        ui.show_chart(
             charts.forest(frame, x_title="A - B, points"),
             alt=f"Paired differences of {len(frame)} accuracies with 95% intervals",
         )
@@ -241,7 +242,7 @@ def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
     st.subheader("Validation accuracy during training", anchor=False)
     names = list(dict.fromkeys(frame["series"]))
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)
-    st.altair_chart(chart, alt="Validation accuracy of both runs by epoch")
+    ui.show_chart(chart, alt="Validation accuracy of both runs by epoch")
     ends = frame.sort_values("epoch").groupby("series")["value"].last()
     values = "; ".join(f"{ui.plain(name)} ends at {value:.1f}%" for name, value in ends.items())
     st.caption(f"{values}. These are validation images: the numbers above are the evaluation.")

@@ -161,7 +161,7 @@ def _bars(found: dict[str, Gradients], detach: bool) -> None:
             for letter, value in zip(LETTERS, gradient, strict=False)
         ]
     )
-    st.altair_chart(
+    ui.show_chart(
         charts.bars_by_class(frame, title="Gradient"),
         width="content",
         alt=f"Gradients of {len(shown)} losses to {side}, by class",

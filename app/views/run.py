@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
-from app import address, charts, commands, evaluation_tabs, queries
+from app import address, commands, evaluation_tabs, queries, run_curves
 from app import components as ui
 from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
 from harness.config import flat
@@ -22,7 +22,6 @@ STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
     "error": "red",
     "started": "blue",
 }
-CURVES = {"clean_val": "clean, validation images", "pgd_val": "under PGD, validation images"}
 SETTING_COLUMNS = {
     "setting": ui.text_column("Setting", "As in --set setting=value.", pinned=True),
     "changed": ui.text_column("", "≠: the run differs from its recipe."),
@@ -53,11 +52,17 @@ def page() -> None:
         return
     evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
+    running = run["status"] == "started"
+    if running or RunDirectory(ui.results_folder(), run_id).progress_path.exists():
+        run_curves.watch(run_id, run["status"])
     evaluation = _chosen(evaluations)
     _numbers(run, evaluation)
     tabs = st.tabs(TABS)
     with tabs[0]:
-        _curves(run)
+        if running:
+            run_curves.growing_curves(run)
+        else:
+            run_curves.curves(run)
     with tabs[1]:
         evaluation_tabs.attack_stages(evaluation)
     with tabs[2]:
@@ -164,46 +169,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _curves(run: dict[str, Any]) -> None:
-    epochs = ui.query(queries.epochs, run["run_id"])
-    if run["status"] == "started":
-        running = queries.running_epochs(ui.results_folder(), run["run_id"])
-        epochs = running if len(running) > len(epochs) else epochs
-    if epochs.empty:
-        st.info("No epoch is finished, or the model was not trained here.")
-        return
-    accuracy, loss = _long(epochs, CURVES, 100), _long(epochs, {"loss": "training loss"}, 1)
-    left, right = st.columns(2)
-    with left:
-        if accuracy.empty:
-            st.caption("This run measured no validation accuracy.")
-        else:
-            names = list(dict.fromkeys(accuracy["series"]))
-            chart = charts.lines(accuracy, y_title="Accuracy (%)", series=names)
-            st.altair_chart(chart, alt=f"Accuracy over {len(epochs)} epochs")
-            last = accuracy[accuracy["epoch"] == accuracy["epoch"].max()]
-            values = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
-            st.caption(f"After epoch {int(epochs['epoch'].max())}: {values}. Not a test result.")
-    with right:
-        if not loss.empty:
-            chart = charts.lines(loss, y_title="Loss", series=["training loss"])
-            st.altair_chart(chart, alt=f"Training loss over {len(epochs)} epochs")
-            first, final = loss["value"].iloc[0], loss["value"].iloc[-1]
-            epoch = run["selected_epoch"]
-            used = f" The weights of epoch {int(epoch)} were evaluated." if epoch else ""
-            st.caption(f"Training loss from {first:.4g} to {final:.4g}.{used}")
-
-
-def _long(epochs: pd.DataFrame, names: dict[str, str], scale: float) -> pd.DataFrame:
-    parts = [
-        pd.DataFrame({"epoch": epochs["epoch"], "series": title, "value": scale * epochs[name]})
-        for name, title in names.items()
-        if name in epochs
-    ]
-    frame = pd.concat(parts) if parts else pd.DataFrame({"epoch": [], "series": [], "value": []})
-    return frame.dropna(subset="value")
 
 
 def _configuration(run: dict[str, Any]) -> None:

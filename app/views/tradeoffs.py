@@ -95,7 +95,7 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
         lower_is_better=x.lower_is_better,
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
-    selected = st.altair_chart(
+    selected = ui.show_chart(
         chart,
         key="scatter",
         on_select="rerun",

@@ -121,7 +121,7 @@ def _map(row: dict[str, Any], result: Embedding) -> None:
     st.subheader(ui.plain(row["title"]), anchor=False)
     st.caption(ui.plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
     half = len(result.points) // 2
-    st.altair_chart(
+    ui.show_chart(
         charts.embedding(result.points),
         alt=f"t-SNE map of {half} clean and {half} adversarial images",
     )

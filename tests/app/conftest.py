@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in sorted(REFERENCE.glob("*/manifest.json")):
         import_(results, folder.parent)
     return results
+
+
+@pytest.fixture(scope="session", name="chromium")
+def _chromium() -> Iterator[Any]:
+    from browsing import chromium
+
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(name="store_run", scope="session")

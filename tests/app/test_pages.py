@@ -52,7 +52,7 @@ def test_a_page_with_results_opens_and_writes_nothing(
         ("leaderboards", {"table": "2", "aug": "nonsense"}, "nonsense"),
         ("leaderboards", {"table": "runs", "protocol": "<script>"}, "script"),
         ("tradeoffs", {"ds": "../../etc/passwd"}, "etc/passwd"),
-        ("runs", {"status": "burning"}, "burning"),
+        ("runs", {"state": "burning"}, "burning"),
         ("runs", {"limit": "-1"}, "-1"),
         ("compare", {"a": "no-such-run"}, "no-such-run"),
         ("methods", {"m": "[x](http://evil)"}, "evil"),
@@ -92,7 +92,7 @@ def test_the_runs_page_shows_which_are_running_failed_and_done(open_page, small_
 
 
 def test_filters_in_the_url_restrict_the_runs(open_page, small_store) -> None:
-    at = open_page("runs", small_store[0], status="success", q="trades")
+    at = open_page("runs", small_store[0], state="done", q="trades")
     assert at.dataframe[0].value["title"].tolist() == ["TRADES"]
     assert "No run fits" in words(open_page("runs", small_store[0], q="%"))
 
