@@ -6,7 +6,7 @@ is visible on dark and light backgrounds; every colour is repeated by a shape, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -19,6 +19,8 @@ BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+# Narrower plots are those of phones.
+WIDE_PIXELS = 500
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
@@ -93,38 +95,31 @@ def per_class(frame: pd.DataFrame) -> Picture:
 
 def tradeoff(
     points: pd.DataFrame,
-    front: pd.DataFrame,
+    fronts: Mapping[str, pd.DataFrame],
     *,
     x_title: str,
     y_title: str,
     lower_is_better: bool,
     formats: tuple[str, str] = (".2f", ".2f"),
 ) -> Picture:
-    """A scatter of two numbers with intervals and the Pareto front as steps.
+    """A scatter of two numbers with intervals, names and Pareto fronts as steps.
 
-    ``points`` has the columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low`` and
-    ``y_high``; ``front`` is sorted by ``x``. Where small x is good, the steps are reversed.
+    ``points`` has the columns ``name``, ``label`` (empty where it has no room), ``short_label``
+    (the same on a phone), ``arch``,
+    ``family`` (colour), ``source`` (shape), ``training_data``, ``note``, ``x``, ``y``, ``y_low``
+    and ``y_high``. ``fronts`` are by training data, each sorted by ``x``; where small x is good,
+    their steps are reversed.
     """
-    sources = sorted(points["source"].unique())
+    families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
-    steps = (
-        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front))))
-        .mark_line(
-            color=GREY,
-            strokeDash=[5, 3],
-            interpolate="step-after" if lower_is_better else "step-before",
-        )
-        # Without an order, points of the same x would be joined in any order.
-        .encode(x=x, y=y, order=alt.Order("step:Q"))
-    )
-    base = alt.Chart(points).encode(x=x, color=_coloured("source", sources))
-    spans = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+    base = alt.Chart(points).encode(x=x, color=_coloured("family", families))
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(
         y=alt.Y("y_low:Q", title=y_title), y2="y_high:Q"
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        base.mark_point(size=75, filled=True)
+        base.mark_point(size=80, filled=True)
         .encode(
             y=y,
             shape=_shaped("source", sources),
@@ -132,14 +127,41 @@ def tradeoff(
             tooltip=[
                 alt.Tooltip("name:N", title="Method"),
                 alt.Tooltip("arch:N", title="Architecture"),
+                alt.Tooltip("training_data:N", title="Training data"),
                 alt.Tooltip("source:N", title="Source"),
                 alt.Tooltip("x:Q", title=x_title, format=formats[0]),
                 alt.Tooltip("y:Q", title=y_title, format=formats[1]),
+                alt.Tooltip("note:N", title="Measured on"),
             ],
         )
         .add_params(brush)
     )
-    return alt.layer(steps, spans, marks).properties(height=430)
+    plain = alt.Chart(points).encode(x=x, y=y)
+    names = [
+        plain.mark_text(align="left", dx=8, fontSize=11, opacity=alt.ExprRef(expr)).encode(
+            text=field
+        )
+        for field, expr in (
+            ("label:N", f"width >= {WIDE_PIXELS} ? 1 : 0"),
+            ("short_label:N", f"width >= {WIDE_PIXELS} ? 0 : 1"),
+        )
+    ]
+    steps = _steps(fronts, x, y, "step-after" if lower_is_better else "step-before")
+    return alt.layer(*steps, spans, marks, *names).properties(height=460)
+
+
+def _steps(
+    fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, interpolate: str
+) -> list[Picture]:
+    """A dashed line for each front, each in dashes of its own."""
+    dashes = [[6, 3], [2, 2], [10, 3, 2, 3]]
+    return [
+        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
+        .mark_line(color=GREY, strokeDash=dashes[place % 3], interpolate=interpolate)
+        # Without an order, points of the same x would be joined in any order.
+        .encode(x=x, y=y, order=alt.Order("step:Q"), tooltip=alt.Tooltip("front:N", title="Front"))
+        for place, (data, front) in enumerate(fronts.items())
+    ]
 
 
 def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
@@ -227,11 +249,15 @@ def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1),
     )
 
 
 def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
     return alt.Shape(
-        f"{field}:N", title=None, scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)])
+        f"{field}:N",
+        title=None,
+        scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
+        # Beside the colours there is no room on a phone.
+        legend=alt.Legend(orient="bottom", columns=1, labelLimit=300, symbolOpacity=1),
     )

@@ -208,6 +208,7 @@ def show_chart(chart: Any, alt: str, **options: Any) -> Any:
     ink = "#c3ccd5" if st.context.theme.type == "dark" else "#47525e"
     names = {"labelColor": ink, "titleColor": ink}
     shown = chart.configure_axis(**names).configure_legend(**names).configure_header(**names)
+    shown = shown.configure_text(color=ink)
     return st.altair_chart(shown, alt=alt, **options)
 
 

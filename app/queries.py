@@ -64,8 +64,9 @@ WITH {MAIN}, chosen AS (
       AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
                    $words)
 ), scored AS (
-    SELECT n.run_id, n.evaluation_id, n.like_key, n.norm, n.eps, n.attacks, n.attack_version,
-           n.precision, n.n, n.data_sha256, n.index_sha256, n.partial, n.scale,
+    SELECT n.run_id, n.evaluation_id, n.like_key, n.seed_group, n.generated_name, n.norm,
+           n.eps, n.attacks, n.attack_version, n.precision, n.n, n.data_sha256, n.index_sha256,
+           n.partial, n.scale,
            max(m.value) FILTER (m.name = 'clean') AS clean,
            max(m.low) FILTER (m.name = 'clean') AS clean_low,
            max(m.high) FILTER (m.name = 'clean') AS clean_high,

@@ -142,8 +142,6 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         st.info("This run has no finished evaluation.")
         return
     st.markdown(f"**{ui.plain(protocol_text(evaluation))}** · {ui.when(evaluation['finished_at'])}")
-    if evaluation["partial"]:
-        st.badge("partial", color="orange", help="Evaluated on part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
     columns = st.columns(4)

@@ -9,7 +9,6 @@ from streamlit.testing.v1 import AppTest
 from harness.experiment.resolve import evaluation
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from leaderboards.printed import load_reported
 
 PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
 LARGE_STORE_RUN = "m0-000000000000"
@@ -110,30 +109,6 @@ def test_the_runs_page_says_how_its_accuracies_were_measured(open_page, measured
     assert frame["protocol"].tolist() == ["Linf 0.15, AutoAttack"]
 
 
-def test_points_of_different_protocols_share_no_chart(open_page, store_run, tmp_path) -> None:
-    for seed, eps in enumerate((0.15, 0.15, 0.02)):
-        store_run(tmp_path, "ikl", "IKL-AT", seed=seed, eps=eps)
-    own, other = (f"Linf {eps}, AutoAttack, n = 40, small scale" for eps in (0.15, 0.02))
-    at = open_page("tradeoffs", tmp_path, ds="digits")
-    assert len(at.dataframe[0].value) == 2
-    assert at.selectbox(key="protocol").value == own
-    at = open_page("tradeoffs", tmp_path, ds="digits", protocol=other)
-    assert len(at.dataframe[0].value) == 1
-
-
-def test_printed_times_are_shown_with_printed_accuracies(open_page, empty) -> None:
-    axes = {"x": "Seconds per step", "y": "Clean accuracy (%)"}
-    frame = open_page("tradeoffs", empty, ds="imagenet", **axes).dataframe[0].value
-    printed = load_reported()
-    printed = printed[printed["table"] == 3].set_index(["method", "student_or_arch"])
-    times = printed[printed["metric"] == "sec_per_iter"]["value"]
-    accuracies = printed[printed["metric"] == "top1"]["value"]
-    assert set(zip(frame["x"], frame["y"], strict=True)) == {
-        (times[key], accuracies[key]) for key in times.index
-    }
-    assert len(frame) == 4
-
-
 def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_store) -> None:
     results, ids = small_store
     at = open_page("run", results, run=ids["a"])
@@ -172,7 +147,6 @@ def test_an_evaluation_of_some_images_says_so(
     assert "partial" not in words(open_page("run", tmp_path, run=run_id))
     text = words(open_page("run", tmp_path, run=run_id, evaluation="part"))
     assert "n = 20, partial" in text
-    assert ":orange-badge[partial]" in text
 
 
 def test_the_command_for_images_that_were_not_saved_makes_this_evaluation_again(
