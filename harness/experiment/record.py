@@ -66,6 +66,7 @@ def recorded(
     else:
         end("success")
     finally:
+        directory.progress_path.unlink(missing_ok=True)
         if index:
             indexed(directory, reporter)
 

@@ -21,6 +21,7 @@ from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.executors import ChunkExecutor, most_workers
 from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.experiment.live import LiveProgress
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
@@ -221,7 +222,9 @@ def train(
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
+    watch = LiveProgress(directory, "training") if inputs.processes.first else None
+    stage_of = reporter.stage(title, epochs * steps, watch)
+    with unchanged(inputs.teacher, trainer.task), stage_of as stage:
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
@@ -278,7 +281,7 @@ def evaluate_into(
         reporter.line(note)
     if executor is None and config.workers > most_workers():
         reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
-    with reporter.stage("evaluate") as stage:
+    with reporter.stage("evaluate", watch=LiveProgress(directory, "evaluation")) as stage:
         found = evaluate(
             model,
             images,
