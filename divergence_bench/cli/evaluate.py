@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
 from harness.evaluation.attack.ray_executor import ray_executor
-from harness.experiment import resolve, runner
+from harness.experiment import loaded, resolve, runner
 from harness.experiment.record import INDEX_WAIT_S
 from harness.progress import Reporter
 from harness.store.database import Database
@@ -41,6 +41,9 @@ def evaluate(
     dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
     arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
     weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    weights_key: Annotated[
+        str | None, Option(help="Which weights of a file are meant, such as state_dict_ema.")
+    ] = None,
     normalize: Annotated[
         str | None,
         Option(help="Normalise images before the model: dataset, imagenet, none or MEANS;STDS."),
@@ -69,6 +72,7 @@ def evaluate(
     directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
+        own["--weights-key"] = weights_key
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
@@ -84,12 +88,13 @@ def evaluate(
                 directory, protocol, data_root, device, reporter, executor
             )
         else:
-            outcome = runner.evaluate_external(
+            outcome = loaded.evaluate_external(
                 source,
                 load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,
                 arch=arch,
                 weights=weights,
+                weights_key=weights_key,
                 normalize=normalize,
                 name=name,
                 results=results,
