@@ -133,7 +133,7 @@ def look(correct_a: ArrayLike, correct_b: ArrayLike, population: int, alpha: flo
     """What the images [T] so far say; see ``difference_interval``."""
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     low, high = difference_interval(a, b, population, alpha)
-    return Look(len(a), float(a.mean() - b.mean()), low, high)
+    return Look(len(a), (int(a.sum()) - int(b.sum())) / len(a), low, high)
 
 
 def _halved(correct_a: ArrayLike, correct_b: ArrayLike) -> NDArray[np.float64]:
