@@ -53,6 +53,8 @@ def evaluate(
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
+    precision: opt.Precision = None,
+    n_max: opt.NMax = None,
     workers: opt.Workers = None,
     save_adversarial: opt.SaveAdversarial = None,
     data_root: opt.DataRoot = None,
@@ -79,6 +81,10 @@ def evaluate(
         default = {"eps": dataset_info(dataset).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    if precision is not None or n_max is not None:
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        default = default | resolve.random_order(info)
+        overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=as_json)
 
@@ -121,8 +127,8 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], **options: str | int | None
-) -> dict[str, str | int | None]:
+    assignments: Sequence[str], **options: str | int | float | None
+) -> dict[str, str | int | float | None]:
     """Return the options that are fields of ``EvalConfig``.
 
     Raises:
