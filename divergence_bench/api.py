@@ -15,6 +15,7 @@ from harness.config import STANDARD_ATTACKS, EvalProtocol
 from harness.data import DATASETS, dataset_info
 from harness.data.base import DatasetSource
 from harness.errors import UserError
+from harness.evaluation.analysis.decide import Decision, until_decided
 from harness.evaluation.analysis.sequential import DecisionRule
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
@@ -24,7 +25,6 @@ from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
-from harness.experiment.decide import Decision, until_decided
 from harness.models import ARCHITECTURES, Architecture
 from harness.models.external.probe import (
     FunctionModel,
