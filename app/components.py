@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -228,11 +228,14 @@ def search(label: str, *, key: str, help: str | None = None) -> str:
 def whole_number(label: str, low: int, high: int, value: int, *, key: str, help: str = "") -> int:
     """An integer in [low, high]."""
     given = st.query_params.get(key)
-    if given is not None and not (given.lstrip("-").isdigit() and low <= int(given) <= high):
+    is_number = given is not None and re.fullmatch(r"-?[0-9]{1,18}", given)
+    is_valid = given is None or bool(is_number and low <= int(given) <= high)
+    if given is not None and not is_valid:
         _warn_url(label, given, str(value))
-    return int(
-        st.number_input(label, low, high, value, 1, key=key, help=help or None, bind="query-params")
-    )
+        # Of an infinite number in the address Streamlit raises an error.
+        del st.query_params[key]
+    bind: Literal["query-params"] | None = "query-params" if is_valid else None
+    return int(st.number_input(label, low, high, value, 1, key=key, help=help or None, bind=bind))
 
 
 def switch(label: str, *, key: str, value: bool = False, help: str | None = None) -> bool:
