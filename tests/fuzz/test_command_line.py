@@ -126,7 +126,7 @@ def place(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(arguments=lines())
-@tries(300)
+@tries(300, shrink=False)
 def test_command_lines(server, place, tmp_path_factory, tally, arguments) -> None:
     copy = tmp_path_factory.mktemp("copy") / "place"
     shutil.copytree(place, copy, symlinks=True)
