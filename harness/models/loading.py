@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from harness.store.rundir import RunDirectory
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# More classes, channels or pixels than any network here has.
+LARGEST_SIZE = 100_000
 # What a run writes beside the weights.
 OWN_FIELDS: dict[str, Any] = {
     "arch": str,
@@ -164,10 +167,11 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        if not isinstance(content.get(name), kind):
+        value = content.get(name)
+        fits = isinstance(value, kind) and (kind is not int or 1 <= value <= LARGEST_SIZE)
+        if not fits or (name == "normalize" and value is not None and not _are_statistics(value)):
             raise UserError(
-                f"{path} has {name} {content.get(name)!r}, which no run writes: restore the file "
-                "from a copy"
+                f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
     arch = content["arch"]
     network = build_model(
@@ -178,6 +182,18 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     if normalize := content["normalize"]:
         statistics = (normalize["mean"], normalize["std"])
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+def _are_statistics(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping has a mean and a positive standard deviation for each channel."""
+    mean, std = value.get("mean"), value.get("std")
+    return bool(
+        isinstance(mean, list)
+        and isinstance(std, list)
+        and len(mean) == len(std) > 0
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in (*mean, *std))
+        and min(std) > 0
+    )
 
 
 def from_checkpoint(
