@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 CLASSES = 3
 GRID = 11
-# Descent takes steps of the gradient itself, cut to this length so that no weight makes it jump.
-STEPS, LONGEST_STEP = 36, 0.35
+# Descent takes steps of this times the gradient, cut so that no weight makes it jump.
+STEPS, RATE, LONGEST_STEP = 36, 0.2, 0.15
 LONGEST_ARROW, SHORTEST_ARROW = 0.14, 0.004
 
 
@@ -105,7 +105,7 @@ def descent(
     seen = [(m, n)]
     for step in range(STEPS):
         to_m, to_n = _gradients(loss, m, n, detach_m=step >= detached_from)
-        m, n = m - _cut(_tensor(to_m)), n - _cut(_tensor(to_n))
+        m, n = m - _cut(RATE * _tensor(to_m)), n - _cut(RATE * _tensor(to_n))
         seen.append((m, n))
     reference, other = (
         plane(np.concatenate([_probabilities(each) for each in side]))

@@ -43,8 +43,8 @@ SIDES = {
 # Panels of a row. KL moves predictions as DKL does where both weights are 1.
 FIELDS = (WMSE, DKL, BROKEN, IKL)
 BARS = (KL, WMSE, DKL, BROKEN, IKL)
-DETACHED_FROM = 14
-FRAME_S = 0.12
+DETACHED_FROM, EVERY = 10, 2
+FRAME_S, LAST_FRAME_S = 0.15, 3.0
 COLUMNS = {
     "loss": ui.text_column(
         "Loss", "wMSE and soft CE are the two parts of DKL (Eq. 5).", pinned=True, width=190
@@ -137,18 +137,26 @@ def _triangles(
     detach: bool,
     play: bool,
 ) -> None:
-    places = [column.empty() for column in st.columns(len(by_name))]
+    panels = {name: column.empty() for name, column in zip(by_name, st.columns(4), strict=True)}
     caption = st.empty()
-    if play:
-        _play(by_name, logits_m, logits_n, places, caption)
     fields = {
         name: simplex.field(loss, logits_m, logits_n, detach_m=detach)
         for name, loss in by_name.items()
     }
     scale = simplex.LONGEST_ARROW / (simplex.longest(list(fields.values())) or 1.0)
-    for place, (name, found) in zip(places, fields.items(), strict=True):
-        marks = simplex.field_marks(found, scale, detached=detach)
-        _triangle(place, marks, name, f"Arrows of {name} on a triangle of predictions")
+    marks = {
+        name: simplex.field_marks(found, scale, detached=detach) for name, found in fields.items()
+    }
+    specs = {name: ui.frame_spec(charts.simplex(marks[name], title=name)) for name in by_name}
+    if play:
+        paths = {
+            name: simplex.descent(loss, logits_m, logits_n, detached_from=DETACHED_FROM)
+            for name, loss in by_name.items()
+        }
+        _play(paths, specs, panels, caption)
+    for name, panel in panels.items():
+        with panel:
+            ui.show_frame(specs[name], marks[name], f"Arrows of {name} on a triangle")
     state = "detached: it has no arrow" if detach else "trained too: its arrow is orange"
     caption.caption(
         "Blue arrows: where the other prediction would move, from each place it could be at. All "
@@ -157,37 +165,28 @@ def _triangles(
 
 
 def _play(
-    by_name: dict[str, Loss],
-    logits_m: list[float],
-    logits_n: list[float],
-    places: list[Any],
+    paths: dict[str, simplex.Descent],
+    specs: dict[str, dict[str, Any]],
+    panels: dict[str, Any],
     caption: Any,
 ) -> None:
     """Gradient descent, frame by frame; the last frame stays for a moment."""
-    paths = {
-        name: simplex.descent(loss, logits_m, logits_n, detached_from=DETACHED_FROM)
-        for name, loss in by_name.items()
-    }
-    for step in range(simplex.STEPS + 1):
-        for place, (name, path) in zip(places, paths.items(), strict=True):
-            marks = simplex.descent_marks(path, step)
-            _triangle(place, marks, name, f"Step {step} of gradient descent on {name}")
+    for step in range(0, simplex.STEPS + 1, EVERY):
+        for name, panel in panels.items():
+            with panel:
+                marks = simplex.descent_marks(paths[name], step)
+                ui.show_frame(specs[name], marks, f"Descent on {name} on a triangle")
         caption.caption(
             f"Step {step} of {simplex.STEPS}: "
             + (
-                "the reference is detached, so wMSE moves nothing, and DKL is its cross-entropy; "
-                "with the asymmetry broken the other is still drawn to the reference by both parts."
+                "the reference is detached. wMSE moves nothing any more, and DKL is its "
+                "cross-entropy; with the asymmetry broken, both parts move the other."
                 if step >= DETACHED_FROM
                 else "both predictions are trained."
             )
         )
         time.sleep(FRAME_S)
-    time.sleep(20 * FRAME_S)
-
-
-def _triangle(place: Any, marks: pd.DataFrame, name: str, alt: str) -> None:
-    with place:
-        ui.show_chart(charts.simplex(marks, title=name), alt=alt)
+    time.sleep(LAST_FRAME_S)
 
 
 def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> None:
