@@ -27,6 +27,7 @@ FOLDERS = {
     "cifar100": "cifar-100-python",
     "fashion-mnist": "FashionMNIST",
     "imagenet": "val",
+    "imagenet-robustbench": "val",
 }
 
 Picture = NDArray[np.uint8]
