@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 
@@ -164,7 +164,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        if not isinstance(content.get(name), kind):
+        if name not in content or not isinstance(content[name], kind):
             raise UserError(
                 f"{path} has {name} {content.get(name)!r}, which no run writes: restore the file "
                 "from a copy"
@@ -176,8 +176,23 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     taken = load_weights(network, content["state_dict"], str(path))
     statistics = taken.statistics
     if normalize := content["normalize"]:
-        statistics = (normalize["mean"], normalize["std"])
+        statistics = statistics_from(normalize, str(path))
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
+    """Mean and std of a run's checkpoint; ``UserError`` if they are not numbers any more."""
+    mean, std = normalize.get("mean"), normalize.get("std")
+    if not (_are_numbers(mean) and _are_numbers(std)):
+        raise UserError(
+            f"{source} has normalize {dict(normalize)!r}, which no run writes: restore the file "
+            "from a copy"
+        )
+    return mean, std
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return isinstance(values, list) and all(isinstance(each, float | int) for each in values)
 
 
 def from_checkpoint(
