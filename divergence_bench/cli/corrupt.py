@@ -44,7 +44,7 @@ def corrupt(
     names = parse_corruptions(corruptions)
     images = open_corrupted(directory.record["dataset"], data_root, names)
     reporter = Reporter(quiet=as_json)
-    with directory.lock(), recorded(directory, {}), reporter.stage("corrupt") as stage:
+    with directory.lock(), recorded(directory, {}, reporter), reporter.stage("corrupt") as stage:
         result = evaluate_corrupted(
             model,
             images,

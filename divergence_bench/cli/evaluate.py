@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -20,6 +22,7 @@ from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
 from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import loaded, resolve, runner
+from harness.experiment.record import INDEX_WAIT_S
 from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, stored_run
@@ -50,6 +53,8 @@ def evaluate(
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
+    precision: opt.Precision = None,
+    n_max: opt.NMax = None,
     workers: opt.Workers = None,
     save_adversarial: opt.SaveAdversarial = None,
     data_root: opt.DataRoot = None,
@@ -76,6 +81,10 @@ def evaluate(
         default = {"eps": dataset_info(dataset).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    if precision is not None or n_max is not None:
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        default = default | resolve.random_order(info)
+        overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=as_json)
 
@@ -118,8 +127,8 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], **options: str | int | None
-) -> dict[str, str | int | None]:
+    assignments: Sequence[str], **options: str | int | float | None
+) -> dict[str, str | int | float | None]:
     """Return the options that are fields of ``EvalConfig``.
 
     Raises:
@@ -133,11 +142,11 @@ def protocol_settings(
 
 def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
-    Database(results).load_reported(REPORTED_CSV)
     evaluation_id = outcome.evaluation.evaluation_id
-    summary = run_summary(results, outcome.run_id, evaluation_id)
     directory = find_run(results, outcome.run_id)
-    curve = curves.curve_of(Database(results), outcome.run_id, evaluation_id)
+    with _indexed_in(directory) as folder:
+        summary = run_summary(folder, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
     if as_json:
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
         return
@@ -147,6 +156,21 @@ def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> N
     print(f"stored in {outcome.directory}")
     folder = "" if results == opt.RESULTS else f" --results {results}"
     print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+
+
+@contextmanager
+def _indexed_in(run: RunDirectory) -> Iterator[Path]:
+    """A folder whose database has the run: its own, or one without other runs if that is held."""
+    database = Database(run.results, INDEX_WAIT_S)
+    try:
+        database.load_reported(REPORTED_CSV)
+        lacking = database.lacks(run.run_id)
+    except UserError:
+        lacking = True
+    with TemporaryDirectory() as temporary:
+        if lacking:
+            Database(Path(temporary)).store(run)
+        yield Path(temporary) if lacking else run.results
 
 
 def print_curve(

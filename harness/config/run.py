@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from harness.config.base import Radius, Section, cost, fingerprint, identity
 from harness.config.evaluation import EvalConfig
@@ -65,7 +65,7 @@ class InnerAttackConfig(Section):
     ramp: Literal["none", "linear"] = identity("none")
     step_rule: Literal["fixed", "five-halves", "two-full", "staged"] = identity("fixed")
     steps: int = identity(10, ge=1)
-    step_size: Radius = identity(2 / 255)
+    step_size: Radius = identity(2 / 255, le=1)
     start: Literal["gaussian", "uniform", "clean"] = identity("gaussian")
     model_mode: Literal["eval", "train", "train-frozen"] = identity("eval")
 
@@ -86,6 +86,7 @@ class OptimizerConfig(Section):
     along a cosine from lr/25 to lr over the fraction ``pct_start`` of the epochs and falls along
     another to lr/250000; with ``cycle_momentum`` the momentum falls from 0.95 to 0.85 meanwhile and
     rises again.
+    ``cycles`` runs ``cosine`` so many times, each in an equal part of the epochs.
     ``warmup_epochs`` scales the rate of the first epochs by e/(warmup+1); ``first_epoch_factor``
     scales that of epoch 1.
     ``decay`` selects the parameters for ``weight_decay``: ``all``, ``not-norm`` all but those of
@@ -100,12 +101,29 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "cosine-inclusive", "steps", "constant", "onecycle"] = identity(
         "cosine"
     )
+    cycles: int = identity(1, ge=1)
     pct_start: float = identity(0.025, ge=0, le=1)
     cycle_momentum: bool = identity(False)
     milestones: tuple[int, ...] = identity(())
     gamma: float = identity(0.1, gt=0)
     warmup_epochs: int = identity(0, ge=0)
     first_epoch_factor: float = identity(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _cosine_cycles(self) -> Self:
+        if self.cycles > 1 and self.schedule != "cosine":
+            raise ValueError(f"cycles need schedule cosine, not {self.schedule}")
+        return self
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields, without ``cycles`` if there is one.
+
+        So trainings keep the ids that they had before cycles existed.
+        """
+        payload = super().identity_payload()
+        if self.cycles == 1:
+            del payload["cycles"]
+        return payload
 
 
 class AveragingConfig(Section):

@@ -9,8 +9,9 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, fingerprint
-from harness.data.base import Dataset, check_limit
+from harness.data.base import Dataset
 from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.protocol import check_protocol
 from harness.experiment.record import recorded
 from harness.experiment.runner import Outcome, evaluate_into
 from harness.models.external.probe import identify
@@ -44,7 +45,7 @@ def evaluate_external(
         normalize: normalisation in front of the model; see ``statistics_of``.
         **where: the keyword arguments of ``evaluate_model``.
     """
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    check_protocol(evaluation, data.test)
     model, facts = load_external(
         source,
         dataset_info=data.info,
@@ -92,7 +93,7 @@ def evaluate_model(
         UserError: the model or the images cannot be evaluated.
     """
     where = choose_device(device)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    check_protocol(evaluation, data.test)
     for note in facts.get("notes", ()):
         reporter.line(f"note: {note}")
     identity = identify(model, data.info)
@@ -107,7 +108,7 @@ def evaluate_model(
         "partial": not data.test.complete,
         "provenance": provenance.collect(where),
     }
-    with directory.lock(), recorded(directory, described):
+    with directory.lock(), recorded(directory, described, reporter):
         return evaluate_into(
             directory, model, data.test, evaluation, reporter, where, executor, foreign=True
         )

@@ -24,7 +24,9 @@ from harness.config import (
     merge,
 )
 from harness.data import DATASETS, dataset_info
+from harness.data.base import DatasetInfo
 from harness.errors import UserError
+from harness.evaluation.attack.protocol import check_radii
 from harness.method import Method
 from harness.models import ARCHITECTURES
 from harness.models.external.probe import identify
@@ -66,14 +68,17 @@ def resolve(
         layers = merge(layers, {"data": {"name": dataset}})
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
     given += [parse_assignment(text) for text in assignments]
+    for path, value in given:
+        if path in ("method", "recipe"):
+            raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
     norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
-    DATASETS.get(config.data.name)
     if "evaluation.eps" not in dict(given):
         check_radius(config.evaluation, norm)
+    check_radii(config.evaluation, dataset_info(config.data.name))
     return _with_teacher(config, method)
 
 
@@ -198,18 +203,33 @@ def method_of(recipe: str | None) -> str:
     """
     if recipe is None:
         raise UserError("there is no method to train: give --method, or a --recipe of one method")
+    methods, broken = METHODS.load_all()
     owners: dict[str, list[str]] = {}
-    for name in METHODS.names():
-        for owned in METHODS.get(name).recipes:
+    for name, method in methods.items():
+        for owned in method.recipes:
             owners.setdefault(owned, []).append(name)
     if recipe not in owners:
-        raise UserError(unknown_name("recipe", recipe, sorted(owners)))
+        unread = "".join(f" Left out: {reason}." for reason in broken.values())
+        raise UserError(unknown_name("recipe", recipe, sorted(owners)) + unread)
     if len(owners[recipe]) > 1:
         raise UserError(
             f"{len(owners[recipe])} methods have a recipe {recipe!r}, {', '.join(owners[recipe])}: "
             "give --method"
         )
     return owners[recipe][0]
+
+
+def random_order(info: DatasetInfo) -> dict[str, Any]:
+    """Settings of an evaluation that may stop early.
+
+    Its chunks are small enough that it can stop after a twentieth of the test set.
+    """
+    smallest, default = 10, EvalConfig().chunk_size
+    return {
+        "order": "random",
+        "chunk_size": min(default, max(smallest, info.max_test_size // 20)),
+        "limit": None,
+    }
 
 
 def evaluation(

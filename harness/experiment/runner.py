@@ -12,14 +12,16 @@ from torch import nn
 
 from harness.config import EvalConfig, RunConfig
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource, OfficialSplit, check_limit
+from harness.data.base import ImageSource, OfficialSplit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.executors import ChunkExecutor, most_workers
+from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.experiment.live import LiveProgress
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
@@ -91,7 +93,7 @@ def run(
         config.data.train_limit,
         splits=splits[1:] if directory.model_path.exists() else splits,
     )
-    check_limit("evaluation.limit", config.evaluation.limit, data.test)
+    check_protocol(config.evaluation, data.test)
     # Two students may need the same teacher at once: the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
@@ -108,7 +110,7 @@ def run(
             check_images(directory, data.train)
             described |= training_header(config, method, data, device, processes)
             described |= teacher.described if teacher else {}
-        with recorded(directory, described, index=index):
+        with recorded(directory, described, reporter, index=index):
             model = trained_model(config, method, inputs, directory, reporter, device)
             return evaluate_into(
                 directory, model, data.test, config.evaluation, reporter, device, executor
@@ -164,8 +166,8 @@ def evaluate_run(
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
     data = load_dataset(record["dataset"], root, splits=("test",))
-    check_limit("evaluation.limit", evaluation.limit, data.test)
-    with directory.lock(), recorded(directory, {}):
+    check_protocol(evaluation, data.test)
+    with directory.lock(), recorded(directory, {}, reporter):
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
@@ -215,10 +217,14 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
+    for note in inputs.data.train.notes:
+        reporter.line(note)
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
+    watch = LiveProgress(directory, "training") if inputs.processes.first else None
+    stage_of = reporter.stage(title, epochs * steps, watch)
+    with unchanged(inputs.teacher, trainer.task), stage_of as stage:
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
@@ -271,7 +277,11 @@ def evaluate_into(
     foreign: bool = False,
 ) -> Outcome:
     """Evaluate into the run's directory, with progress; see ``driver.evaluate``."""
-    with reporter.stage("evaluate") as stage:
+    for note in images.notes:
+        reporter.line(note)
+    if executor is None and config.workers > most_workers():
+        reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
+    with reporter.stage("evaluate", watch=LiveProgress(directory, "evaluation")) as stage:
         found = evaluate(
             model,
             images,
@@ -304,8 +314,7 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
 
 def check_weights(directory: RunDirectory) -> None:
     """Raise a UserError if a run has evaluations, but no longer the weights they are of."""
-    evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
-    if evaluated and not directory.model_path.exists():
+    if directory.finished_evaluations() and not directory.model_path.exists():
         raise UserError(
             f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
             "missing: `db merge` the results folder that has it, or train it again in another one"

@@ -130,21 +130,21 @@ def from_robustbench(
     """
     installed("robustbench", import_robustbench)
     given, slash, name = name.rpartition("/")
-    threat = given if slash else threat
-    entry = robustbench_entry(name, info.name, threat)
+    threat, dataset = given if slash else threat, info.part_of or info.name
+    entry = robustbench_entry(name, dataset, threat)
     file_id = entry["gdrive_id"]
     cache = Path(torch.hub.get_dir()) / "robustbench"
     if isinstance(file_id, str) and file_id:
-        path = weights or cache / info.name / threat / f"{name}.pt"
+        path = weights or cache / dataset / threat / f"{name}.pt"
         if not weights and not path.exists():
             download(file_id, path)
-        network = robustbench_network(name, info.name, threat, path)
+        network = robustbench_network(name, dataset, threat, path)
         return Loaded(network, type(network).__name__, name, sha256=file_sha256(path))
     if weights:
         raise UserError(
             f"robustbench:{name} is not loaded from one file: leave out the weights {weights}"
         )
-    network = fetched(f"robustbench:{name}", lambda: load(name, info.name, threat, cache))
+    network = fetched(f"robustbench:{name}", lambda: load(name, dataset, threat, cache))
     return Loaded(network, type(network).__name__, name)
 
 
