@@ -45,7 +45,7 @@ def load_external(
     *,
     dataset_info: DatasetInfo,
     arch: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     weights_key: str | None = None,
     normalize: str | Statistics | None = None,
     threat: str = "Linf",
@@ -85,13 +85,14 @@ def load_external(
         raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
     if weights and is_file:
         raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
+    path = None if weights is None else Path(weights)
     with weights_only():
         if scheme in ZOOS:
-            loaded = ZOOS[scheme](name, dataset_info, threat, weights, weights_key)
+            loaded = ZOOS[scheme](name, dataset_info, threat, path, weights_key)
         elif is_file:
             loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key)
         else:
-            loaded = from_function(spec, weights, weights_key)
+            loaded = from_function(spec, path, weights_key)
     loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
     notes = [*loaded.notes, *check_model(model, dataset_info, spec)]
