@@ -25,6 +25,8 @@ FOLDERS = {
     "cifar100": "cifar-100-python",
     "fashion-mnist": "FashionMNIST",
     "imagenet": "val",
+    "svhn": "svhn",
+    "tiny-imagenet": "tiny-imagenet-200",
 }
 
 Picture = NDArray[np.uint8]

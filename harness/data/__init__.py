@@ -19,6 +19,8 @@ DATASETS: Registry[DatasetSource] = Registry(
         "cifar100": "harness.data.cifar:CIFAR100",
         "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
         "imagenet": "harness.data.imagenet:IMAGENET",
+        "svhn": "harness.data.sets.svhn:SVHN",
+        "tiny-imagenet": "harness.data.sets.tiny_imagenet:TINY_IMAGENET",
     },
     entry_points="harness.datasets",
 )

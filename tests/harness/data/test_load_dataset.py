@@ -47,7 +47,8 @@ def test_descriptions_fit_themselves(name):
     assert len(info.mean) == len(info.std) == info.channels
     assert len(set(info.class_names)) == len(info.class_names)
     # ImageNet's names are its folders', known only once a folder is opened.
-    assert len(info.class_names) == (0 if name == "imagenet" else info.num_classes)
+    in_folders = name in {"imagenet", "tiny-imagenet"}
+    assert len(info.class_names) == (0 if in_folders else info.num_classes)
     assert 0 < info.default_eps <= 0.15
     assert info.small_scale == (name in {"digits", "fashion-mnist"})
 
@@ -59,7 +60,7 @@ def test_only_the_requested_split_is_loaded():
         _ = data.train
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "imagenet"])
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "imagenet", "svhn", "tiny-imagenet"])
 def test_missing_root_is_named(name, tmp_path, monkeypatch):
     missing = tmp_path / "nowhere"
     with pytest.raises(UserError, match=r"data root .*nowhere is not a folder"):
