@@ -21,6 +21,7 @@ from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import resolve, runner
+from harness.experiment.record import check_registered
 from harness.models import ARCHITECTURES, Architecture
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Statistics, normalized
@@ -80,9 +81,9 @@ def evaluate(
         model: an ``nn.Module`` or a function that maps images [B, K, H, W] in [0, 1] to logits
             [B, C]; or the name of a stored run, a checkpoint file, ``robustbench:NAME``,
             ``timm:NAME``, ``torchvision:NAME`` or ``package.module:function``.
-        data: the name of a dataset; or a pair of test images [N, K, S, S] (uint8, or floats in
-            [0, 1]) and labels [N], as tensors or arrays; or a ``torch.utils.data.Dataset`` of
-            such pairs.
+        data: the name of a dataset, or ``folder:PATH``; or a pair of test images [N, K, S, S]
+            (uint8, or floats in [0, 1]) and labels [N], as tensors or arrays; or a
+            ``torch.utils.data.Dataset`` of such pairs.
         attacks: ``standard`` (AutoAttack), ``fast`` (APGD-CE, APGD-T), ``none``, or stages in
             order.
         norm: ``Linf`` or ``L2``.
@@ -112,10 +113,13 @@ def evaluate(
     _refuse_unused(model, run, normalize=normalize, name=name, arch=arch, weights=weights)
     images = None if root is None else Path(root)
     if run is not None:
-        if data != run.record["dataset"]:
-            raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
-        own = (run.record.get("config") or {}).get("evaluation", {})
-        protocol = resolve.evaluation({"eps": own.get("eps", 8 / 255)}, given, ())
+        own = run.record["dataset"]
+        if data != own and not (
+            str(data).startswith("folder:") and dataset_info(data, images).name == own
+        ):
+            raise UserError(f"{run.run_id} is a run on {own}: give that as data")
+        before = (run.record.get("config") or {}).get("evaluation", {})
+        protocol = resolve.evaluation({"eps": before.get("eps", 8 / 255)}, given, ())
         return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
@@ -172,7 +176,7 @@ def train(
 
     Args:
         method: a registered method, or a ``Method``, which is registered under its title.
-        dataset: a registered dataset; default: the recipe's, else digits.
+        dataset: a registered dataset or ``folder:PATH``; default: the recipe's, else digits.
         recipe: one of the method's recipes; default: the one named like the dataset.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -226,7 +230,8 @@ def load_model(
     """
     run = stored_run(Path(results), model)
     if run is not None:
-        return load_model_file(run.model_path)
+        check_registered(run)
+        return load_model_file(run.trained_model)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
     path = None if weights is None else Path(weights)

@@ -69,7 +69,7 @@ def evaluate(
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
-        default = {"eps": dataset_info(dataset).default_eps}
+        default = {"eps": dataset_info(dataset, data_root).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
     protocol = resolve.evaluation(default, overrides, set_ or ())

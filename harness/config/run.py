@@ -20,10 +20,13 @@ class DataConfig(Section):
     and published at ``generated_source``; ``augment_generated`` augments those images too.
     ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
     N images of both kinds, ``originals`` after N original ones.
+    ``train_files`` is computed: of a folder of the user's own, the hash of the names and sizes of
+    the training files; ``name`` has that of the test files, and ``root`` is the folder.
     """
 
     name: str = identity("digits")
     root: Path | None = cost(None)
+    train_files: str | None = identity(None)
     train_limit: int | None = identity(None, ge=1)
     val_size: int = identity(0, ge=0)
     crop_padding: int = identity(4, ge=0)
@@ -37,6 +40,13 @@ class DataConfig(Section):
     generated_epoch: Literal["images", "originals"] = identity("images")
     augment_generated: bool = identity(True)
     workers: int = cost(2, ge=0)
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields; ``train_files`` is left out where the dataset is no folder."""
+        payload = super().identity_payload()
+        if self.train_files is None:
+            del payload["train_files"]
+        return payload
 
 
 class ModelConfig(Section):

@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.executors import ChunkExecutor
 from harness.evaluation.driver import EvaluationResult, evaluate
-from harness.experiment.record import header, other_code, recorded, training_header
+from harness.experiment.record import header, images_root, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
@@ -135,7 +135,7 @@ def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any
     directory = RunDirectory(config.results, config.run_id)
     if directory.model_path.exists():
         return None, {}
-    generated = open_generated(config.data, dataset_info(config.data.name))
+    generated = open_generated(config.data, dataset_info(config.data.name, config.data.root))
     if generated is None:
         return None, {}
     found = generated.fingerprint()
@@ -154,10 +154,7 @@ def evaluate_run(
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
     record, path, where = directory.record, directory.trained_model, choose_device(device)
-    stored = ((record.get("config") or {}).get("data") or {}).get("root")
-    if root is None and stored and Path(stored).is_dir():
-        root = Path(stored)
-    data = load_dataset(record["dataset"], root)
+    data = load_dataset(record["dataset"], images_root(directory, root))
     check_limit("evaluation.limit", evaluation.limit, data.test)
     with directory.lock(), recorded(directory, {}):
         model = load_model_file(path)
