@@ -182,9 +182,9 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         quiet: show no progress.
         **settings: ``arch``, ``epochs``, ``batch_size``, ``lr``, ``seed``, ``train_limit``,
-            ``teacher``, ``teacher_arch``, ``root``, ``attacks``, ``norm``, ``eps``, ``n`` or
-            ``workers``; or sections of the configuration, such as ``params={"temperature": 2}``
-            or ``training={"optimizer": {"lr": 0.1}}``.
+            ``teacher``, ``teacher_arch``, ``root``, ``attacks``, ``norm``, ``eps``, ``n``,
+            ``workers`` or ``track``; or sections of the configuration, such as
+            ``params={"temperature": 2}`` or ``training={"optimizer": {"lr": 0.1}}``.
 
     Raises:
         UserError: a name or a setting is not known, or training diverged; the message says why.

@@ -172,7 +172,7 @@ def card(config: Mapping[str, Any]) -> str:
     method = config["training"]["method"]
     template = files("divergence_bench").joinpath("card.md.jinja").read_text("utf-8")
     known = METHODS.get(method).card if method in METHODS else None
-    return Template(template, trim_blocks=True, keep_trailing_newline=True).render(
+    text: str = Template(template, trim_blocks=True, keep_trailing_newline=True).render(
         config,
         metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
         paper=known and known.paper,
@@ -180,6 +180,7 @@ def card(config: Mapping[str, Any]) -> str:
         percent=lambda found: f"{100 * found['value']:.2f} {_interval(found)}",
         metric_title=metric_title,
     )
+    return text
 
 
 def _interval(found: Mapping[str, float]) -> str:

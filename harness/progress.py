@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,18 +21,25 @@ from rich.progress import (
 )
 
 PLAIN_LINE_EVERY_S = 20.0
+LOGGER = logging.getLogger("harness")
 
 
 class Reporter:
-    """Prints progress to standard error; ``quiet`` (for ``--json``) prints nothing."""
+    """Shows progress on standard error or in a notebook; ``quiet`` (for ``--json``) prints nothing.
+
+    Lines are records of the logger ``harness`` at level INFO in a program that shows those.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         """See the class; bars appear only where standard error is a terminal."""
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def line(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text)
+        """Log one line under ``harness``; where no program listens to that, print it."""
+        if LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers():
+            LOGGER.info(text)
+        else:
+            self.console.print(text)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
@@ -88,9 +96,16 @@ class Stage:
 class TrainingProgress:
     """Shows the progress of training: a bar over all steps, one line per epoch."""
 
-    def __init__(self, reporter: Reporter, stage: Stage, epochs: int) -> None:
-        """Show progress on ``stage``, whose total is epochs x steps."""
+    def __init__(
+        self,
+        reporter: Reporter,
+        stage: Stage,
+        epochs: int,
+        track: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    ) -> None:
+        """Show progress on ``stage``, whose total is epochs x steps; ``track`` gets each epoch."""
         self._reporter, self._stage, self._epochs = reporter, stage, epochs
+        self._track = track
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """After each optimiser step."""
@@ -103,6 +118,7 @@ class TrainingProgress:
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch."""
         self._reporter.line(epoch_line(record, self._epochs))
+        self._track(record)
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:

@@ -66,6 +66,13 @@ def parse_fraction(value: Any) -> Any:
     return value
 
 
+def split_names(names: Any) -> Any:
+    """``"a, b"`` as ``("a", "b")``; what is no text stays."""
+    return (
+        tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else names
+    )
+
+
 def eps_text(eps: float) -> str:
     """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
     steps = eps * 255

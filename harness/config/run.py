@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import JsonValue
+from pydantic import JsonValue, field_validator
 
-from harness.config.base import Radius, Section, cost, fingerprint, identity
+from harness.config.base import Radius, Section, cost, fingerprint, identity, split_names
 from harness.config.evaluation import EvalConfig
 
 
@@ -216,7 +216,10 @@ class TeacherConfig(Section):
 
 
 class RunConfig(Section):
-    """One run: train by a method, then evaluate by a protocol."""
+    """One run: train by a method, then evaluate by a protocol.
+
+    ``track`` shows the epochs in other programs too; see ``harness.store.tracking``.
+    """
 
     method: str = identity()
     recipe: str = cost("custom")
@@ -228,7 +231,13 @@ class RunConfig(Section):
     seed: int = identity(0, ge=0)
     evaluation: EvalConfig = cost(EvalConfig())
     device: str = cost("auto")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = cost(())
     results: Path = cost(Path("results"))
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _split(cls, names: Any) -> Any:
+        return split_names(names)
 
     def identity_payload(self) -> dict[str, Any]:
         """The identity fields, without ``teacher`` if there is none.

@@ -9,8 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +59,23 @@ class Exported:
         return network.eval()
 
 
-class Format(Protocol):
-    """A kind of file."""
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        file: its name.
+        write: writes the model.
+        read: reads it as a user would, as a function from images to logits.
+        packages: optional packages that both need.
+        exact: whether the logits must be equal to the last bit.
+    """
 
     file: str
-    packages: tuple[str, ...]
-    exact: bool
-
-    def write(self, exported: Exported, path: Path) -> None:
-        """Write the model."""
-
-    def read(self, exported: Exported, path: Path) -> Read:
-        """Read the file as a user would, as a function from images to logits."""
+    write: Callable[[Exported, Path], None]
+    read: Callable[[Exported, Path], Read]
+    packages: tuple[str, ...] = ()
+    exact: bool = False
 
 
 def export_model(exported: Exported, form: str, folder: Path) -> Path:
@@ -91,7 +95,7 @@ def export_model(exported: Exported, form: str, folder: Path) -> Path:
     """
     kind = format_of(form)
     for package in kind.packages:
-        needed(package, form)
+        check_installed(package, form)
     make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as place:
         path = Path(place) / kind.file
@@ -130,10 +134,10 @@ def format_of(name: str) -> Format:
     return FORMATS[name]
 
 
-def needed(package: str, form: str) -> ModuleType:
-    """An optional package; ``UserError`` if it is not installed."""
+def check_installed(package: str, form: str) -> None:
+    """Raise ``UserError`` if an optional package is not installed."""
     try:
-        return importlib.import_module(package)
+        importlib.import_module(package)
     except ImportError as error:
         raise UserError(
             f"--format {form} needs the package {package}, which is not installed: "
@@ -141,74 +145,67 @@ def needed(package: str, form: str) -> ModuleType:
         ) from error
 
 
-class _StateDict:
-    file, packages, exact = "model.pt", (), True
-
-    def write(self, exported: Exported, path: Path) -> None:
-        torch.save(exported.model.state_dict(), path)
-
-    def read(self, exported: Exported, path: Path) -> Read:
-        return exported.with_weights(torch.load(path, weights_only=True))
+def _write_state_dict(exported: Exported, path: Path) -> None:
+    torch.save(exported.model.state_dict(), path)
 
 
-class _Safetensors:
-    file, packages, exact = "model.safetensors", ("safetensors",), True
-
-    def write(self, exported: Exported, path: Path) -> None:
-        # Tensors that share memory are refused by this format, so each gets its own.
-        state = {name: tensor.clone() for name, tensor in exported.model.state_dict().items()}
-        package = importlib.import_module("safetensors.torch")
-        path.write_bytes(package.save(state, metadata=dict(exported.facts)))
-
-    def read(self, exported: Exported, path: Path) -> Read:
-        return exported.with_weights(importlib.import_module("safetensors.torch").load_file(path))
+def _read_state_dict(exported: Exported, path: Path) -> Read:
+    return exported.with_weights(torch.load(path, weights_only=True))
 
 
-class _TorchScript:
-    file, packages, exact = "model.torchscript", (), False
-
-    def write(self, exported: Exported, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, and still what many programs load
-            traced = torch.jit.trace(exported.model, exported.images(2))
-            traced.save(path, _extra_files={"facts.json": json.dumps(dict(exported.facts))})
-
-    def read(self, exported: Exported, path: Path) -> Read:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded: Read = torch.jit.load(path)
-        return loaded
+def _write_safetensors(exported: Exported, path: Path) -> None:
+    package = importlib.import_module("safetensors.torch")
+    # Tensors that share memory are refused by this format, so each gets its own.
+    state = {name: tensor.clone() for name, tensor in exported.model.state_dict().items()}
+    path.write_bytes(package.save(state, metadata=dict(exported.facts)))
 
 
-class _Onnx:
-    file, packages, exact = "model.onnx", ("onnx", "onnxscript", "onnxruntime"), False
-
-    def write(self, exported: Exported, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                exported.model,
-                (exported.images(2),),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
-        program.model.metadata_props.update(exported.facts)
-        program.save(path, external_data=False)
-        onnx = importlib.import_module("onnx")
-        onnx.checker.check_model(str(path))
-
-    def read(self, exported: Exported, path: Path) -> Read:
-        runtime = importlib.import_module("onnxruntime")
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+def _read_safetensors(exported: Exported, path: Path) -> Read:
+    return exported.with_weights(importlib.import_module("safetensors.torch").load_file(path))
 
 
-FORMATS: dict[str, Format] = {
-    "safetensors": _Safetensors(),
-    "state-dict": _StateDict(),
-    "torchscript": _TorchScript(),
-    "onnx": _Onnx(),
+def _write_torchscript(exported: Exported, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still what many programs load
+        traced = torch.jit.trace(exported.model, exported.images(2))
+        traced.save(path, _extra_files={"facts.json": json.dumps(dict(exported.facts))})
+
+
+def _read_torchscript(exported: Exported, path: Path) -> Read:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded: Read = torch.jit.load(path)
+    return loaded
+
+
+def _write_onnx(exported: Exported, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about its own code
+        program: Any = torch.onnx.export(
+            exported.model,
+            (exported.images(2),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    program.model.metadata_props.update(exported.facts)
+    program.save(path, external_data=False)
+    importlib.import_module("onnx").checker.check_model(str(path))
+
+
+def _read_onnx(exported: Exported, path: Path) -> Read:
+    runtime = importlib.import_module("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+
+
+FORMATS = {
+    "safetensors": Format(
+        "model.safetensors", _write_safetensors, _read_safetensors, ("safetensors",), exact=True
+    ),
+    "state-dict": Format("model.pt", _write_state_dict, _read_state_dict, exact=True),
+    "torchscript": Format("model.torchscript", _write_torchscript, _read_torchscript),
+    "onnx": Format("model.onnx", _write_onnx, _read_onnx, ("onnx", "onnxscript", "onnxruntime")),
 }

@@ -95,9 +95,9 @@ def check_registered(directory: RunDirectory) -> None:
         UserError: one is not; another package or program registered it.
     """
     record = directory.record
-    dataset, arch = record.get("dataset"), record.get("arch")
+    dataset, arch = str(record.get("dataset")), str(record.get("arch"))
     for kind, name, known, function in (
-        ("dataset", dataset, dataset in DATASETS or str(dataset).startswith("folder:"), "dataset"),
+        ("dataset", dataset, dataset in DATASETS or dataset.startswith("folder:"), "dataset"),
         ("architecture", arch, arch in ARCHITECTURES, "model"),
     ):
         if not known:

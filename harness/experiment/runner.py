@@ -31,6 +31,7 @@ from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
+from harness.store.tracking import tracking
 from harness.training.build import choose_device, normalisation
 from harness.training.loop import Selected
 
@@ -292,9 +293,14 @@ def train(
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
+    names = config.track if inputs.processes.first else ()
+    with (
+        unchanged(inputs.teacher, trainer.task),
+        tracking(names, directory) as track,
+        reporter.stage(title, epochs * steps) as stage,
+    ):
         stage.start_at(trainer.finished_epochs * steps)
-        return trainer.fit(TrainingProgress(reporter, stage, epochs))
+        return trainer.fit(TrainingProgress(reporter, stage, epochs, track))
 
 
 def training_metrics(

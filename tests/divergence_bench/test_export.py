@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_a_file_that_gives_other_logits_is_not_kept(
         state = exported.model.state_dict()
         torch.save({**state, "mean": state["mean"] + 0.01}, path)
 
-    monkeypatch.setattr(formats.FORMATS["state-dict"], "write", write)
+    faulty = replace(formats.FORMATS["state-dict"], write=write)
+    monkeypatch.setitem(formats.FORMATS, "state-dict", faulty)
     run_id = bench.results(results)["run_id"][0]
     with pytest.raises(UserError, match="exported as state-dict gives other logits"):
         bench.export(run_id, tmp_path / "hub", format="state-dict", results=results)
