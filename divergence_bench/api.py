@@ -202,7 +202,8 @@ def train(
         options["evaluation.attacks"] = PRESETS.get(attacks, attacks)
     options |= {"results": Path(results), "device": device}
     config = resolve.resolve(method, recipe=recipe, dataset=dataset, options=options)
-    return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
+    with own_random_state(choose_device(device)):
+        return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
 
 
 def load_model(
@@ -231,12 +232,14 @@ def load_model(
     run = stored_run(Path(results), model)
     if run is not None:
         check_registered(run)
-        return load_model_file(run.trained_model)
+        with own_random_state(torch.device("cpu")):
+            return load_model_file(run.trained_model)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
     path = None if weights is None else Path(weights)
     info = dataset_info(dataset)
-    return load_external(str(model), dataset_info=info, arch=arch, weights=path, threat=norm)[0]
+    with own_random_state(torch.device("cpu")):
+        return load_external(str(model), dataset_info=info, arch=arch, weights=path, threat=norm)[0]
 
 
 def attack(

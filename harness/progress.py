@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 
 PLAIN_LINE_EVERY_S = 20.0
+NOTEBOOK_EVERY_S = 0.2
 LOGGER = logging.getLogger("harness")
 
 
@@ -44,7 +46,13 @@ class Reporter:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
         """Show the progress of ``total`` steps, or without it of a fraction in [0, 1]."""
-        if self.console.is_terminal or self.console.is_jupyter:
+        if self.console.is_jupyter and not self.console.quiet:
+            bar = NotebookBar()
+            try:
+                yield Stage(self, title, total, bar)
+            finally:
+                bar.close()
+        elif self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
@@ -59,11 +67,47 @@ class Reporter:
             yield Stage(self, title, total, None)
 
 
+class NotebookBar:
+    """A bar below a notebook's cell, by IPython alone; rich's own needs a package of widgets."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._handle: Any = None
+        self._total, self._shown_at = 1.0, 0.0
+
+    def add_task(self, description: str, total: float) -> TaskID:
+        """Show an empty bar."""
+        from IPython.display import HTML, display
+
+        self._total = total
+        self._handle = display(HTML(self._text(0, description)), display_id=True)
+        return TaskID(0)
+
+    def update(self, task_id: TaskID, *, completed: float, description: str) -> None:
+        """Show what is done, a few times a second at most."""
+        from IPython.display import HTML
+
+        now = time.monotonic()
+        if completed >= self._total or now - self._shown_at >= NOTEBOOK_EVERY_S:
+            self._shown_at = now
+            self._handle.update(HTML(self._text(completed, description)))
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        from IPython.display import HTML
+
+        self._handle.update(HTML(""))
+
+    def _text(self, completed: float, description: str) -> str:
+        share = completed / self._total
+        return f"<progress value='{share:.4f}'></progress> {share:.0%} {html.escape(description)}"
+
+
 class Stage:
     """Progress of one piece of work."""
 
     def __init__(
-        self, reporter: Reporter, title: str, total: int | None, bar: Progress | None
+        self, reporter: Reporter, title: str, total: int | None, bar: Progress | NotebookBar | None
     ) -> None:
         """Made by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
