@@ -19,7 +19,7 @@ from harness.config import InnerAttackConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.experiment.record import check_registered
-from harness.models.loading import load_model_file
+from harness.models.loading import load_run_model
 from harness.seeding import seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.inner_attack import pgd
@@ -93,7 +93,7 @@ def embedded(
     """
     run = RunDirectory(Path(results), run_id)
     check_registered(run)
-    model = load_model_file(run.model_path)
+    model = load_run_model(run)
     test = test_images(run.record["dataset"], root)
     rows = _drawn(test, random_classes(test.info.num_classes, classes, seed), per_class, seed)
     x, y = test.images_float(rows), test.labels[rows]

@@ -13,10 +13,10 @@ from jinja2 import Template
 
 import harness
 from harness.errors import UserError
-from harness.experiment.export import INPUT, OUTPUT, Exported, export_model
 from harness.experiment.record import check_registered
 from harness.models.checkpoint import read_checkpoint, state_dict_sha256
-from harness.models.loading import load_model_file
+from harness.models.external.export import INPUT, OUTPUT, Exported, export_model
+from harness.models.loading import load_run_model
 from harness.registry import METHODS
 from harness.store.files import file_sha256, read_json, replacing, write_json_atomic
 from harness.store.rundir import RunDirectory, find_run
@@ -84,11 +84,8 @@ def described(directory: RunDirectory) -> tuple[Exported, Facts]:
         UserError: the run is not trained, or its model is not the one that it trained.
     """
     check_registered(directory)
-    record, path = directory.record, directory.trained_model
-    model, content = load_model_file(path), read_checkpoint(path)
-    sha256 = state_dict_sha256(model)
-    if record.get("model_sha256", sha256) != sha256:
-        raise UserError(f"{path} holds other weights than {directory.run_id} trained: restore it")
+    record, model = directory.record, load_run_model(directory)
+    content = read_checkpoint(directory.trained_model)
     shape = (content["num_classes"], content["in_channels"], content["image_size"])
     config: Facts = {
         "library": f"divergence-bench {harness.__version__}",
@@ -101,7 +98,7 @@ def described(directory: RunDirectory) -> tuple[Exported, Facts]:
         "output": f"{OUTPUT}: float32 [batch, {shape[0]}]",
         "normalize": content["normalize"],
         "dataset": record["dataset"],
-        "weights_sha256": sha256,
+        "weights_sha256": state_dict_sha256(model),
         "training": _training(record, content["epoch"]),
         "evaluations": [
             _evaluation(record["dataset"], each.record)

@@ -1,11 +1,13 @@
-"""Images in class folders, decoded on demand: ImageNet, and folders of the user's own."""
+"""Images in class folders, decoded on demand, and ImageNet in that layout."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -23,10 +25,10 @@ from harness.compat import import_torchvision
 from harness.data.base import (
     DatasetInfo,
     DatasetSource,
-    ImageSet,
     ImageSource,
     OfficialSplit,
     Split,
+    decode_image,
 )
 from harness.data.files import find_root
 from harness.errors import UserError
@@ -44,17 +46,13 @@ INFO = DatasetInfo(
     max_test_size=50_000,
 )
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+ROBUSTBENCH = replace(INFO, name="imagenet-robustbench", max_test_size=5000, part_of="imagenet")
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Names that a message lists.
+NAMED = 5
 # Seed of the order of the test images.
 TEST_ORDER_SEED = 0
-
-# A folder of the user's own by its place, or by its name, the size of its images and a hash.
-FOLDER = "folder:"
-MADE_NAME = re.compile(rf"{FOLDER}(?P<title>[^/\\]+)@(?P<size>\d+)-[0-9a-f]{{8}}")
-# Images up to this size are decoded once, and cropped and flipped like those of CIFAR.
-IN_MEMORY_SIZE = 64
-# Images from which the size of a folder's images is read.
-MEASURED_IMAGES = 16
 
 Prepare = Callable[[Image.Image], Tensor]
 
@@ -70,7 +68,7 @@ class FolderSet(ImageSource):
         files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
         labels: int64 [N].
         rows: positions [N] in the sorted list of all files.
-        complete: see ``ImageSource``.
+        complete, notes: see ``ImageSource``.
     """
 
     folder: Path
@@ -80,6 +78,7 @@ class FolderSet(ImageSource):
     labels: Tensor
     rows: Tensor
     complete: bool
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -118,9 +117,8 @@ class FolderSet(ImageSource):
         """
         path = self.folder / os.fsdecode(self.files[position])
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            return decode_image(path, "RGB")
+        except ValueError as error:
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
@@ -148,36 +146,73 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
-            "since labels are their positions"
+            f"since labels are their positions{_unusual(folder, names)}"
         )
     files: list[str] = []
     labels: list[int] = []
+    others: list[str] = []
     for label, name in enumerate(names):
-        images = sorted(f for f in os.listdir(folder / name) if f.lower().endswith(SUFFIXES))
+        found = _visible(folder / name)
+        images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             raise UserError(
                 f"{folder / name} has no images ({', '.join(SUFFIXES)}): add that class's images"
             )
         files += (f"{name}/{image}" for image in images)
         labels += [label] * len(images)
-    found = FolderSet(
-        folder,
-        replace(info, class_names=tuple(names)),
-        split,
-        np.array([os.fsencode(file) for file in files]),
-        torch.tensor(labels),
-        torch.arange(len(files)),
-        complete=len(files) == info.official_size(split),
+        others += (f"{name}/{file}" for file in found if not file.lower().endswith(SUFFIXES))
+    return _in_order(
+        FolderSet(
+            folder,
+            replace(info, class_names=tuple(names)),
+            split,
+            np.array([os.fsencode(file) for file in files]),
+            torch.tensor(labels),
+            torch.arange(len(files)),
+            complete=len(files) == info.official_size(split),
+            notes=(_left_out(folder, others),) if others else (),
+        )
     )
-    if split == "train":
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders in ``folder``, in label order."""
+    return [name for name in _visible(folder) if (folder / name).is_dir()]
+
+
+def _visible(folder: Path) -> list[str]:
+    """The sorted names in a folder without those that programs hide by a dot, such as ``._x``."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def _in_order(found: FolderSet) -> FolderSet:
+    """The test split in its fixed random order."""
+    if found.split == "train":
         return found
     generator = torch.Generator().manual_seed(TEST_ORDER_SEED)
     return found.take(torch.randperm(len(found), generator=generator), complete=found.complete)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders, in label order."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+def _left_out(folder: Path, others: Sequence[str]) -> str:
+    return f"{len(others)} files in {folder} are no images and are left out: {_listed(others)}"
+
+
+def _unusual(folder: Path, names: Sequence[str]) -> str:
+    """Names the folders that are likely too many or missing, as the end of a sentence."""
+    shapes = {name: re.sub(r"\d", "0", name) for name in names}
+    (usual, count), *_ = Counter(shapes.values()).most_common(1) or [("", 0)]
+    odd = [name for name in names if shapes[name] != usual] if 2 * count > len(names) else []
+    other = folder.with_name("val" if folder.name == "train" else "train")
+    beside = set(class_folders(other)) if other.is_dir() else set()
+    missing = sorted(beside - set(names))
+    return (f"; unlike the others: {_listed(odd)}" if odd else "") + (
+        f"; in {other} but not here: {_listed(missing)}" if missing else ""
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def load(root: Path | None, split: OfficialSplit) -> FolderSet:
@@ -195,6 +230,46 @@ def load(root: Path | None, split: OfficialSplit) -> FolderSet:
         f"{INFO.name} is not in {base}: put its class folders in {base / INFO.name / part} "
         "or name another data root"
     )
+
+
+def load_robustbench(root: Path | None, split: OfficialSplit) -> FolderSet:
+    """Load ImageNet with the 5,000 test images that RobustBench measures on.
+
+    Raises:
+        UserError: see ``load``; or RobustBench, which has their list, is not installed, or an image
+            is missing.
+    """
+    whole = load(root, split)
+    found = replace(whole, info=replace(ROBUSTBENCH, class_names=whole.info.class_names))
+    if split == "train":
+        return found
+    position = {os.fsdecode(name): number for number, name in enumerate(whole.files)}
+    listed = robustbench_images()
+    missing = [name for name in listed if name not in position]
+    if missing:
+        raise UserError(
+            f"{whole.folder} lacks {len(missing)} of RobustBench's {len(listed)} images: add "
+            f"{_listed(missing)}"
+        )
+    chosen = sorted(position[name] for name in listed)
+    return found.take(torch.tensor(chosen), complete=len(chosen) == ROBUSTBENCH.max_test_size)
+
+
+def robustbench_images() -> list[str]:
+    """The test images that RobustBench measures on, as ``n01440764/ILSVRC2012_val_00000293.JPEG``.
+
+    Raises:
+        UserError: RobustBench is not installed.
+    """
+    # ``find_spec`` does not import the package, which needs what is set up in ``harness.compat``.
+    package = importlib.util.find_spec("robustbench")
+    if package is None or package.origin is None:
+        raise UserError(
+            "the list of RobustBench's images comes with robustbench, which is not installed: "
+            'pip install "divergence-bench[zoo]"'
+        )
+    listed = Path(package.origin).parent / "helper_files" / "imagenet_test_image_ids.txt"
+    return listed.read_text(encoding="utf-8").split()
 
 
 @lru_cache
@@ -228,114 +303,4 @@ def _transforms() -> ModuleType:
 
 
 IMAGENET = DatasetSource(INFO, load)
-
-
-@dataclass(frozen=True)
-class OwnFolder(DatasetSource):
-    """A folder of the user's own, with class folders in ``train`` and in ``test`` or ``val``.
-
-    Attributes:
-        path: the folder.
-        files: hash of the names and sizes of the files of each split that is there.
-    """
-
-    path: Path
-    files: Mapping[str, str]
-
-
-_opened: dict[str, OwnFolder] = {}
-
-
-def own_folder(name: str, root: Path | None) -> OwnFolder:
-    """The dataset in a folder of the user's own.
-
-    Args:
-        name: ``folder:PATH`` or ``folder:PATH@SIZE``; or the name of the dataset that was made of
-            it, ``folder:TITLE@SIZE-HASH``, whose hash is that of its test files.
-        root: of a PATH that is not found from here, the folder that it is relative to; of a TITLE
-            the folder itself, or None if this process has opened it before.
-
-    Raises:
-        UserError: there is no such folder, it lacks test images, or they are not those of the name.
-    """
-    made = MADE_NAME.fullmatch(name)
-    if made is None:
-        return _open(*_place_and_size(name.removeprefix(FOLDER), root))
-    if root is None:
-        if name not in _opened:
-            raise UserError(f"{name} is a folder of images: give its place by --data-root")
-        return _opened[name]
-    found = _open(root, int(made["size"]), made["title"])
-    if found.info.name != name:
-        raise UserError(
-            f"the test images in {root} are not those of {name}: by the names and sizes of their "
-            f"files they are {found.info.name}; give the right folder by --data-root"
-        )
-    return found
-
-
-def _place_and_size(text: str, root: Path | None) -> tuple[Path, int | None]:
-    """The folder and the size of ``PATH`` or ``PATH@SIZE``."""
-    path, _, size = text.rpartition("@")
-    if not (path and size.isdecimal() and int(size)):
-        path, size = text, ""
-    places = [Path(path).expanduser(), *([root / path] if root else [])]
-    for place in places:
-        if path and place.is_dir():
-            return place.resolve(), int(size) if size else None
-    raise UserError(f"there is no folder {' or '.join(map(str, places))} of images: check the path")
-
-
-def _open(path: Path, size: int | None, title: str | None = None) -> OwnFolder:
-    folders = {"train": path / "train", "test": path / "test"}
-    if not folders["test"].is_dir():
-        folders["test"] = path / "val"
-    if not folders["test"].is_dir():
-        raise UserError(
-            f"{path} has neither a folder test nor val: put the class folders of the test images "
-            f"there, and those of the training images in {folders['train']}"
-        )
-    title = f"{FOLDER}{title or path.name}"
-    info = replace(INFO, name=title, num_classes=len(class_folders(folders["test"])))
-    splits: Sequence[OfficialSplit] = ("train", "test")
-    found = {
-        split: open_folder(folders[split], info, split)
-        for split in splits
-        if folders[split].is_dir()
-    }
-    size = size or _usual_size(found["test"])
-    info = replace(
-        info,
-        name=f"{title}@{size}-{found['test'].sha256[:8]}",
-        image_size=size,
-        default_eps=8 / 255 if size <= IN_MEMORY_SIZE else INFO.default_eps,
-        max_train_size=len(found["train"]) if "train" in found else 0,
-        max_test_size=len(found["test"]),
-        small_scale=True,
-    )
-
-    def load(root: Path | None, split: OfficialSplit) -> ImageSource:
-        if split not in found:
-            raise UserError(f"{path} has no folder {split}, whose images are needed: add it")
-        part = found[split]
-        named = replace(info, class_names=part.info.class_names)
-        part = replace(part, info=named, complete=True)
-        return in_memory(part) if size <= IN_MEMORY_SIZE else part
-
-    _opened[info.name] = OwnFolder(
-        info, load, path, {split: part.sha256 for split, part in found.items()}
-    )
-    return _opened[info.name]
-
-
-def _usual_size(images: FolderSet) -> int:
-    """The median of the shorter sides of some images, at most ImageNet's 224."""
-    positions = torch.linspace(0, len(images) - 1, min(len(images), MEASURED_IMAGES)).long()
-    sides = sorted(min(images.open_image(position).size) for position in positions.tolist())
-    return min(sides[len(sides) // 2], INFO.image_size)
-
-
-def in_memory(images: FolderSet) -> ImageSet:
-    """The images decoded, each resized and cropped at the centre without a border."""
-    pixels = images.decoded(torch.arange(len(images)), fitted(images.info.image_size))
-    return ImageSet(pixels, images.labels, images.info, images.split, images.rows, images.complete)
+IMAGENET_ROBUSTBENCH = DatasetSource(ROBUSTBENCH, load_robustbench)

@@ -16,7 +16,7 @@ from torch import Tensor
 import divergence_bench as bench
 from harness.data import load_dataset
 from harness.errors import UserError
-from harness.experiment import export as formats
+from harness.models.external import export as formats
 from harness.store.files import file_sha256, read_json
 from harness.store.rundir import find_run
 
