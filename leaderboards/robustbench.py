@@ -119,8 +119,19 @@ def import_folder(folder: Path, results: Path) -> int:
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
+    places: dict[tuple[str, ...], Path] = {}
     for path in paths:
-        writer.writerows(_lines(path, read_entry(path)))
+        # The folder decides: a few of the published files name another dataset in the field.
+        place = (path.parent.parent.name, path.parent.name, path.stem)
+        if place in places:
+            raise UserError(
+                f"{places[place]} and {path} are one entry twice: give one checkout's model_info"
+            )
+        places[place] = path
+        try:
+            writer.writerows(lines_of(read_entry(path), *place))
+        except ValueError as error:
+            raise UserError(f"{path} has {error}: restore or remove it") from error
     Database(results).publish("robustbench", text.getvalue())
     return len(paths)
 
@@ -212,9 +223,18 @@ def _paper(bibtex: str) -> dict[str, str]:
     return found
 
 
-def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
-    """The entry's numbers as lines of ``reported``."""
-    threat = path.parent.name
+def lines_of(entry: Entry, dataset: str, threat: str, key: str) -> list[dict[str, Any]]:
+    """An entry's numbers as lines of ``reported``.
+
+    Args:
+        entry: the entry.
+        dataset: the folder of its threat model's folder, which is where its board looks.
+        threat: its folder: Linf, L2 or corruptions.
+        key: its file's name without ending, by which RobustBench loads the model.
+
+    Raises:
+        ValueError: one of its numbers is none.
+    """
     facts = {
         "threat": threat,
         "eps": entry.eps or "",
@@ -222,18 +242,19 @@ def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
         "passes": str(entry.number_forward_passes),
         "unreliable": {True: "yes", False: "no", None: "unknown"}[entry.unreliable],
     }
+    other = f"Its file names {entry.dataset} as its dataset." * (entry.dataset != dataset)
     shared = {
         "table": 0,
-        "dataset": entry.dataset,
+        "dataset": dataset,
         "task": "at",
-        "method": path.stem,
+        "method": key,
         "citation": f"{entry.name} ({entry.venue})",
         "student_or_arch": entry.architecture,
         "augmentation": "extra data" if entry.additional_data else "",
         "setting": ";".join(f"{name}={value}" for name, value in facts.items()),
         "bold": 0,
         "underlined": 0,
-        "note": plain(entry.footnote or ""),
+        "note": " ".join(filter(None, (plain(entry.footnote or ""), other))),
         "badge": ROBUSTBENCH,
         "source": entry.link,
     }
@@ -244,9 +265,7 @@ def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
             try:
                 lines.append(shared | {"metric": metric, "value": float(text)})
             except ValueError as error:
-                raise UserError(
-                    f"{path} has {field} {text!r}, which is no number: restore or remove it"
-                ) from error
+                raise ValueError(f"{field} {text!r}, which is no number") from error
     return lines
 
 
