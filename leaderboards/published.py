@@ -80,7 +80,8 @@ def shipped_lines() -> tuple[dict[str, Any], ...]:
             fields["unreliable"] = BOOLEANS.get(row["unreliable"])
             fields["number_forward_passes"] = int(row["number_forward_passes"])
             fields |= {name: row[name] for name in ("authors", "venue")}
-            lines += lines_of(Entry.model_validate(fields), row["dataset"], threat, key)
+            place = (row["dataset"], threat, key)
+            lines += lines_of(ENTRIES_CSV, place, Entry.model_validate(fields), "")
     return tuple(lines)
 
 

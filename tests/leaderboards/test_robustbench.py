@@ -17,7 +17,13 @@ from leaderboards.printed import REPORTED_CSV
 from leaderboards.published import ENTRIES_CSV
 from leaderboards.render.plots import plots_of
 from leaderboards.render.report import text_of
-from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
+from leaderboards.robustbench import (
+    Imported,
+    architecture,
+    export_run,
+    import_folder,
+    read_entry,
+)
 from leaderboards.table import Row
 
 AddRun = Callable[..., str]
@@ -102,7 +108,7 @@ def test_an_entry_round_trips(tmp_path: Path, entry: dict[str, Any]) -> None:
 
 
 def test_entries_are_beside_the_tables_of_their_threat_model(folder: Path, tmp_path: Path) -> None:
-    assert import_folder(folder, tmp_path) == 5
+    assert import_folder(folder, tmp_path) == Imported(5, ())
     published = entries(2, tmp_path)
     found = {row.labels[1]: row for row in published}
     # Boards list a radius of 0.031 with that of 8/255.
@@ -164,24 +170,6 @@ def test_ours_and_the_papers_rows_have_their_places_in_the_field(
     assert last == len(alone) - sum(span[1] < 100 * low for span in spans)
     assert shown.is_subject(ours)
     assert sum(shown.is_subject(row) for row in alone if row.kind == "published") == 3
-
-
-def test_the_folder_of_an_entry_decides_its_board(tmp_path: Path) -> None:
-    folder = folder_of(
-        tmp_path / "model_info",
-        cifar10__Linf__Same=ATTACKED | {"dataset": "cifar10", "clean_acc": "87.11"},
-        cifar100__Linf__Same=ATTACKED | {"dataset": "cifar10", "clean_acc": "59.23"},
-    )
-    import_folder(folder, tmp_path)
-    for number, clean in ((4, 87.11), (2, 59.23)):
-        (row,) = entries(number, tmp_path)
-        assert row.number("clean").value == clean  # type: ignore[union-attr]
-    assert "Its file names cifar10 as its dataset." in " ".join(row.notes)
-    again = folder / "copy" / "cifar10" / "Linf" / "Same.json"
-    again.parent.mkdir(parents=True)
-    again.write_text(json.dumps(ATTACKED))
-    with pytest.raises(UserError, match="one entry twice"):
-        import_folder(folder, tmp_path)
 
 
 def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path) -> None:
@@ -261,6 +249,52 @@ def test_another_file_is_refused_and_nothing_loaded(
     assert not Database(tmp_path).path.exists()
 
 
+def test_an_entry_belongs_to_its_folder_whatever_its_file_says(tmp_path: Path) -> None:
+    """Five published files below ``cifar100`` name the dataset ``cifar10``."""
+    ten = ATTACKED | {"dataset": "cifar10"}
+    folder = folder_of(
+        tmp_path / "model_info",
+        cifar10__Linf__Pretrained=ten | {"clean_acc": "87.11", "autoattack_acc": "54.92"},
+        cifar100__Linf__Pretrained=ten | {"clean_acc": "59.23", "autoattack_acc": "28.42"},
+    )
+    found = import_folder(folder, tmp_path)
+    remark = "the file names the dataset cifar10; its folder is taken"
+    assert found == Imported(2, (f"cifar100/Linf/Pretrained: {remark}",))
+    for table, expected, noted in ((4, [87.11, 54.92], False), (2, [59.23, 28.42], True)):
+        (row,) = entries(table, tmp_path)
+        printed = [row.cells[metric].printed for metric in ("clean", "aa")]
+        assert [number.value for number in printed if number] == expected
+        assert (remark in " ".join(row.notes)) == noted
+
+
+def test_two_files_of_one_entry_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkouts"
+    for checkout in ("new", "old"):
+        folder_of(folder / checkout / "model_info", cifar100__Linf__Same=ATTACKED)
+    with pytest.raises(UserError, match=r"new/.*old/.* are both the entry cifar100/Linf/Same"):
+        import_folder(folder, tmp_path)
+    assert not Database(tmp_path).path.exists()
+
+
+@pytest.mark.parametrize("place", ["Loose", "cifar100__Loose", "mnist__Linf__Loose"])
+def test_an_entry_outside_the_known_folders_is_refused(tmp_path: Path, place: str) -> None:
+    folder = folder_of(tmp_path / "model_info", **{place: ATTACKED})
+    with pytest.raises(UserError, match=r"Loose\.json is not in a folder such as cifar10/Linf"):
+        import_folder(folder, tmp_path)
+
+
+def test_imagenets_board_is_of_its_own_5000_images(add_run: AddRun, tmp_path: Path) -> None:
+    run = {"n": 5000, "arch": "wrn-50-2", "scale": "paper", "protocol": {"eps": 4 / 255}}
+    run_id = add_run("IKL", (3500, 2000, 1900, 1900, 1900), **run, dataset="imagenet-robustbench")
+    export_run(tmp_path, run_id, tmp_path / "x.json", metadata=PAPER)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert (found["dataset"], found["eps"]) == ("imagenet", "4/255")
+    assert (found["clean_acc"], found["autoattack_acc"]) == ("70.00", "38.00")
+    other = add_run("IKL", (3500, 2000, 1900, 1900, 1900), **run, dataset="imagenet")
+    with pytest.raises(UserError, match=r"imagenet-robustbench Linf 4/255 \(n = 5000\)"):
+        export_run(tmp_path, other, tmp_path / "y.json", metadata=PAPER)
+
+
 def test_a_folder_without_entries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no JSON file"):
         import_folder(tmp_path, tmp_path)
@@ -310,7 +344,7 @@ def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None
     place = tmp_path / "model_info" / "cifar100" / "Linf"
     place.mkdir(parents=True)
     out.rename(place / out.name)
-    assert import_folder(tmp_path / "model_info", tmp_path) == 1
+    assert import_folder(tmp_path / "model_info", tmp_path).entries == 1
     (row,) = entries(2, tmp_path)
     assert row.labels[1:3] == ("Mine2026", "WRN-34-10")
 
