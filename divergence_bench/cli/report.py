@@ -50,7 +50,7 @@ def report(
         text = f"{len(written)} files; open {written[0]}"
         print_result([str(path) for path in written], text, as_json=as_json)
     elif table is None:
-        raise UserError("no table is given: give --table 1 to 9, small or field-cifar10, or --all with --out DIR")
+        raise UserError("no table is given: give --table, such as 2 or small, or --all with --out")
     else:
         print_report(table, "json" if as_json else format_, source, Console())
 

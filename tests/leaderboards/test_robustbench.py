@@ -224,6 +224,7 @@ def test_they_are_in_reported_with_badge_and_source(folder: Path, tmp_path: Path
     import_folder(folder, tmp_path)
     database.load_reported(REPORTED_CSV)
     assert database.query(counts).values.tolist() == expected
+    (tmp_path / "runs").mkdir()
     assert database.rebuild(reported=REPORTED_CSV).counts["reported"] == 273 + 16
     assert database.query(counts).values.tolist() == expected
 
