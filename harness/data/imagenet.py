@@ -27,6 +27,7 @@ from harness.data.base import (
     DatasetSource,
     ImageSource,
     OfficialSplit,
+    Preparation,
     Split,
     decode_image,
 )
@@ -80,18 +81,24 @@ class FolderSet(ImageSource):
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over each file's relative path and size, in order, without reading the files."""
+        """SHA-256 over each file's relative path and size, in order, without reading the files.
+
+        An unusual preparation is part of it.
+        """
         digest = hashlib.sha256()
+        if self.info.preparation is not None:
+            digest.update(repr(self.info.preparation).encode())
         for name in self.files:
             path = os.fsdecode(name)
             digest.update(f"{path}\0{(self.folder / path).stat().st_size}\0".encode())
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Images at positions [B] (default all), resized and cropped at the centre, in [0, 1]."""
+        """Images at positions [B] (default all) after their preparation, in [0, 1]."""
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
-        prepare = central_crop(self.info.image_size)
+        size = self.info.image_size
+        prepare = central_crop(self.info.preparation or Preparation(size, size * 8 // 7))
         # Pillow releases the GIL while it decodes and resizes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             images = pool.map(lambda position: prepare(self.open_image(position)), indices.tolist())
@@ -115,6 +122,10 @@ class FolderSet(ImageSource):
             return decode_image(path, "RGB")
         except ValueError as error:
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
+
+    def prepared(self, preparation: Preparation | None) -> Self:
+        """The same images after another preparation."""
+        return replace(self, info=self.info.prepared(preparation))
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at those positions, in that order."""
@@ -271,10 +282,14 @@ Prepare = Callable[[Image.Image], Tensor]
 
 
 @lru_cache
-def central_crop(size: int) -> Prepare:
-    """Resize the shorter side to 8/7 of ``size`` (256 for 224) and crop the centre."""
-    v2 = _transforms()
-    return _compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
+def central_crop(preparation: Preparation) -> Prepare:
+    """Resize and crop at the centre."""
+    v2, side = _transforms(), preparation.resize
+    crop = v2.CenterCrop(preparation.size)
+    if side is None:
+        return _compose([crop])
+    mode = v2.InterpolationMode(preparation.interpolation)
+    return _compose([v2.Resize([side, side] if preparation.squash else side, mode), crop])
 
 
 @lru_cache
