@@ -55,6 +55,8 @@ NAMED = 5
 # Seed of the order of the test images.
 TEST_ORDER_SEED = 0
 
+Prepare = Callable[[Image.Image], Tensor]
+
 
 @dataclass(eq=False)
 class FolderSet(ImageSource):
@@ -98,11 +100,15 @@ class FolderSet(ImageSource):
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
         size = self.info.image_size
-        prepare = central_crop(self.info.preparation or Preparation(size, size * 8 // 7))
+        usual = Preparation(size, size * 8 // 7)
+        return self.decoded(indices, central_crop(self.info.preparation or usual)).float() / 255
+
+    def decoded(self, indices: Tensor, prepare: Prepare) -> Tensor:
+        """Images at positions [B] after ``prepare``, uint8 [B, 3, S, S]."""
         # Pillow releases the GIL while it decodes and resizes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             images = pool.map(lambda position: prepare(self.open_image(position)), indices.tolist())
-            return torch.stack(list(images)).float() / 255
+            return torch.stack(list(images))
 
     def training_image(self, position: int, flip: bool, seed: int) -> Tensor:
         """A random crop of one image, mirrored at random if ``flip``: uint8 [3, S, S]."""
@@ -149,6 +155,8 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
         UserError: class folders are missing or empty, which would shift the labels.
     """
     names = class_folders(folder)
+    if not names:
+        raise UserError(f"{folder} has no class folders: put each class's images in one")
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
@@ -278,9 +286,6 @@ def robustbench_images() -> list[str]:
     return listed.read_text(encoding="utf-8").split()
 
 
-Prepare = Callable[[Image.Image], Tensor]
-
-
 @lru_cache
 def central_crop(preparation: Preparation) -> Prepare:
     """Resize and crop at the centre."""
@@ -290,6 +295,13 @@ def central_crop(preparation: Preparation) -> Prepare:
         return _compose([crop])
     mode = v2.InterpolationMode(preparation.interpolation)
     return _compose([v2.Resize([side, side] if preparation.squash else side, mode), crop])
+
+
+@lru_cache
+def fitted(size: int) -> Prepare:
+    """Resize the shorter side to ``size`` and crop the centre; a square of that size stays."""
+    v2 = _transforms()
+    return _compose([v2.Resize(size), v2.CenterCrop(size)])
 
 
 @lru_cache

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 
@@ -49,7 +49,7 @@ def load_external(
     *,
     dataset_info: DatasetInfo,
     arch: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     weights_key: str | None = None,
     normalize: str | Statistics | None = None,
     threat: str = "Linf",
@@ -90,23 +90,24 @@ def load_external(
         raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
     if weights and is_file:
         raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
+    path = None if weights is None else Path(weights)
     with weights_only():
         if scheme in ZOOS:
-            loaded = ZOOS[scheme](name, dataset_info, threat, weights, weights_key)
+            loaded = ZOOS[scheme](name, dataset_info, threat, path, weights_key)
         elif is_file:
             loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key)
         else:
-            loaded = from_function(spec, weights, weights_key)
+            loaded = from_function(spec, path, weights_key)
     loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
-    info = dataset_info
-    if loaded.preparation is not None:
-        info = dataset_info.prepared(loaded.preparation)
+    info, preparation = dataset_info, loaded.preparation
+    if preparation is not None:
+        info = dataset_info.prepared(preparation)
     notes = [*loaded.notes, *check_model(model, info, spec)]
     prepared = {}
-    if info is not dataset_info:
-        prepared = {"preparation": asdict(info.preparation)}
-        notes.append(f"images are prepared as the source says: {info.preparation}")
+    if preparation is not None and info is not dataset_info:
+        prepared = {"preparation": asdict(preparation)}
+        notes.append(f"images are prepared as the source says: {preparation}")
     return model, prepared | {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
@@ -177,8 +178,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     """
     for name, kind in OWN_FIELDS.items():
         value = content.get(name)
-        fits = isinstance(value, kind) and (kind is not int or 1 <= value <= LARGEST_SIZE)
-        if not fits or (name == "normalize" and value is not None and not _are_statistics(value)):
+        if not isinstance(value, kind) or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
                 f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
@@ -189,19 +189,26 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     taken = load_weights(network, content["state_dict"], str(path))
     statistics = taken.statistics
     if normalize := content["normalize"]:
-        statistics = (normalize["mean"], normalize["std"])
+        statistics = statistics_from(normalize, str(path))
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
 
 
-def _are_statistics(value: Mapping[str, Any]) -> bool:
-    """Whether a mapping has a mean and a positive standard deviation for each channel."""
-    mean, std = value.get("mean"), value.get("std")
-    return bool(
-        isinstance(mean, list)
-        and isinstance(std, list)
-        and len(mean) == len(std) > 0
-        and all(isinstance(each, int | float) and math.isfinite(each) for each in (*mean, *std))
-        and min(std) > 0
+def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
+    """Mean and std of a run's checkpoint; ``UserError`` if they are not numbers any more."""
+    mean, std = normalize.get("mean"), normalize.get("std")
+    if not (_are_numbers(mean) and _are_numbers(std) and len(mean) == len(std) and min(std) > 0):
+        raise UserError(
+            f"{source} has normalize {dict(normalize)!r}, which no run writes: restore the file "
+            "from a copy"
+        )
+    return mean, std
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
     )
 
 

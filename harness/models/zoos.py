@@ -194,14 +194,11 @@ def preparation_of(transforms: Any, source: str) -> Preparation | None:
             "here: evaluate it as package.module:function on images of your own"
         )
     resize, crop = map(steps.get, PREPARING)
-    if resize is None and crop is None:
-        return None
-    side, squash, interpolation = None, False, "bilinear"
-    if resize is not None:
-        squash = not isinstance(resize.size, int)
-        side = resize.size[0] if squash else resize.size
-        interpolation = resize.interpolation.value
-    return Preparation(crop.size[0] if crop else side, side, interpolation, squash)
+    if resize is None:
+        return Preparation(crop.size[0], None) if crop else None
+    squash = not isinstance(resize.size, int)
+    side = resize.size[0] if squash else resize.size
+    return Preparation(crop.size[0] if crop else side, side, resize.interpolation.value, squash)
 
 
 def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:

@@ -199,6 +199,44 @@ def test_damaged_model_of_a_run(tmp_path):
         load_model_file(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("arch", None),
+        ("arch", 3),
+        ("num_classes", "4"),
+        ("normalize", [0.5]),
+        ("normalize", {"mean": "0.5"}),
+        ("state_dict", None),
+    ],
+)
+def test_an_edited_model_of_a_run_is_refused(tmp_path, field, value):
+    path = saved(tmp_path / "model.pt", network())
+    content = torch.load(path, weights_only=True)
+    content[field] = value
+    torch.save(content, path)
+    for read in (load_model_file, load):
+        with pytest.raises(UserError, match=rf"model\.pt has {field} .*, which no run writes"):
+            read(path)
+    del content[field]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"has {field} None, which no run writes"):
+        load(path)
+
+
+def test_a_user_may_say_how_images_are_normalised(tmp_path, x):
+    model, path = network(), tmp_path / "weights.pt"
+    torch.save({"net": model.state_dict()}, path)
+    loaded, facts = load(path, arch="resnet8", normalize="dataset")
+    expected = Normalized(model, INFO.mean, INFO.std).eval()
+    torch.testing.assert_close(loaded(x), expected(x))
+    assert facts["normalize"] == {"mean": list(INFO.mean), "std": list(INFO.std)}
+    _, silent = load(path, arch="resnet8")
+    assert f"{path} does not say how its images were normalised" in silent["notes"]
+    saved(path, model, {"mean": list(INFO.mean), "std": list(INFO.std)})
+    torch.testing.assert_close(load(path, normalize="none")[0](x), model(x))
+
+
 class TestFunctions:
     """Specs of the kind package.module:function."""
 

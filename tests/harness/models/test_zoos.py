@@ -274,6 +274,25 @@ def test_timm_network_with_weights(tmp_path):
     assert facts["sha256"] == file_sha256(path)
 
 
+def test_statistics_of_three_channels_are_not_used_for_one(tmp_path):
+    """A network for digits was refused, since the harness normalised it by three channels."""
+    timm, info = import_timm(), dataset_info("digits")
+    torch.manual_seed(0)
+    network = timm.create_model("test_byobnet", num_classes=10, in_chans=1).eval()
+    torch.save(network.state_dict(), tmp_path / "gray.pt")
+    path, x = tmp_path / "gray.pt", torch.rand(3, 1, 8, 8)
+    model, facts = load_external("timm:test_byobnet", dataset_info=info, weights=path)
+    with torch.no_grad():
+        expected = network((x - info.mean[0]) / info.std[0])
+        torch.testing.assert_close(model(x), expected)
+        plain = load_external(
+            "timm:test_byobnet", dataset_info=info, weights=path, normalize="none"
+        )[0]
+        torch.testing.assert_close(plain(x), network(x))
+    assert facts["normalize"] == {"mean": list(info.mean), "std": list(info.std)}
+    assert facts["notes"] == ["images are normalised by the mean and std of digits"]
+
+
 def test_timm_network_with_published_weights(monkeypatch):
     timm = import_timm()
     network = timm.create_model("test_byobnet", num_classes=10)
