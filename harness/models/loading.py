@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -76,7 +77,8 @@ def load_external(
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
         ``sha256`` of the file of weights, or of the state dict if there is no single file, and
-        ``notes``: what a reader should know, one sentence each.
+        ``notes``: what a reader should know, one sentence each; and ``preparation`` where the
+        source asks for another than the usual one of the dataset's images.
 
     Raises:
         UserError: the model cannot be loaded, or does not match the dataset.
@@ -98,8 +100,15 @@ def load_external(
             loaded = from_function(spec, path, weights_key)
     loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
-    notes = [*loaded.notes, *check_model(model, dataset_info, spec)]
-    return model, {
+    info, preparation = dataset_info, loaded.preparation
+    if preparation is not None:
+        info = dataset_info.prepared(preparation)
+    notes = [*loaded.notes, *check_model(model, info, spec)]
+    prepared = {}
+    if preparation is not None and info is not dataset_info:
+        prepared = {"preparation": asdict(preparation)}
+        notes.append(f"images are prepared as the source says: {preparation}")
+    return model, prepared | {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
         "arch": loaded.arch,

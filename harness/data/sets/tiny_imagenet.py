@@ -15,9 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from harness.data.base import DatasetInfo, DatasetSource, ImageSet, OfficialSplit
+from harness.data.base import (
+    DatasetInfo,
+    DatasetSource,
+    ImageSet,
+    OfficialSplit,
+    decode_image,
+)
 from harness.data.files import find_root
 from harness.errors import UserError
 
@@ -107,11 +112,9 @@ def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
     def read(number: int) -> None:
         try:
-            with Image.open(paths[number]) as image:
-                if image.size != pixels.shape[2:]:
-                    raise ValueError(f"it has {image.width}x{image.height}")
-                pixels[number] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, ValueError, SyntaxError) as error:
+            image = decode_image(paths[number], "RGB", INFO.image_size)
+            pixels[number] = np.asarray(image).transpose(2, 0, 1)
+        except ValueError as error:
             raise UserError(
                 f"{paths[number]} is not a readable image of {INFO.image_size}x{INFO.image_size} "
                 f"pixels ({error}): unpack {FOLDER}.zip again"
