@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from harness.store.rundir import RunDirectory
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# More classes, channels or pixels than any network here has.
+LARGEST_SIZE = 100_000
 # What a run writes beside the weights.
 OWN_FIELDS: dict[str, Any] = {
     "arch": str,
@@ -165,10 +168,10 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        if name not in content or not isinstance(content[name], kind):
+        value = content.get(name)
+        if not isinstance(value, kind) or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
-                f"{path} has {name} {content.get(name)!r}, which no run writes: restore the file "
-                "from a copy"
+                f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
     arch = content["arch"]
     network = build_model(
@@ -184,7 +187,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
 def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
     """Mean and std of a run's checkpoint; ``UserError`` if they are not numbers any more."""
     mean, std = normalize.get("mean"), normalize.get("std")
-    if not (_are_numbers(mean) and _are_numbers(std)):
+    if not (_are_numbers(mean) and _are_numbers(std) and len(mean) == len(std) and min(std) > 0):
         raise UserError(
             f"{source} has normalize {dict(normalize)!r}, which no run writes: restore the file "
             "from a copy"
@@ -193,7 +196,11 @@ def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
 
 
 def _are_numbers(values: Any) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and all(isinstance(each, float | int) for each in values)
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+    )
 
 
 def from_checkpoint(

@@ -1,4 +1,4 @@
-"""What decides a trained model is in its name, and nothing else: over the whole configuration."""
+"""What decides a trained model is in its name, and nothing else is, over all settings."""
 
 import math
 from collections.abc import Iterator

@@ -14,6 +14,7 @@ from harness.models.checkpoint import MODEL_FORMAT, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
 from harness.store.files import file_sha256
+from harness.training.checkpoint import load_training, save_training
 
 INFO = SimpleNamespace(
     name="tiny", num_classes=4, channels=3, image_size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
@@ -153,6 +154,42 @@ def test_file_that_no_run_saved(tmp_path):
     torch.save(network().state_dict(), tmp_path / "bare.pt")
     with pytest.raises(UserError, match="was not saved by a run"):
         load_model_file(tmp_path / "bare.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("arch", None),
+        ("in_channels", -1),
+        ("in_channels", 2**63 - 1),
+        ("image_size", 0),
+        ("num_classes", "10"),
+        ("normalize", {}),
+        ("normalize", {"mean": [0.5], "std": [0.0]}),
+        ("normalize", {"mean": [0.5, 0.5], "std": [float("nan")] * 2}),
+    ],
+)
+def test_a_field_that_no_run_writes_is_named(tmp_path, field, value):
+    path = saved(tmp_path / "model.pt", network())
+    torch.save({**torch.load(path, weights_only=True), field: value}, path)
+    with pytest.raises(UserError, match=rf"has {field} .*, which no run writes: restore the file"):
+        load_model_file(path)
+
+
+@pytest.mark.parametrize("read", [load_model_file, load_training])
+def test_a_changed_byte_of_a_weight_is_no_weight(tmp_path, read):
+    """``torch.load`` does not look at the checksums in the file."""
+    path, model = tmp_path / "model.pt", network()
+    if read is load_training:
+        save_training(path, model=model.state_dict())
+    else:
+        saved(path, model)
+    assert read(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model.state_dict()["fc.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|cannot be read"):
+        read(path)
 
 
 def test_damaged_model_of_a_run(tmp_path):
