@@ -15,18 +15,29 @@ from harness.config import STANDARD_ATTACKS, EvalProtocol
 from harness.data import DATASETS, dataset_info
 from harness.data.base import DatasetSource
 from harness.errors import UserError
+from harness.evaluation.analysis.sequential import DecisionRule
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.protocol import check_diameter
 from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
+from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
+from harness.experiment.decide import Decision, until_decided
 from harness.models import ARCHITECTURES, Architecture
-from harness.models.loading import load_external, load_model_file
+from harness.models.external.probe import (
+    FunctionModel,
+    check_model,
+    class_name,
+    device_of,
+    probe_images,
+)
+from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.rundir import RunDirectory, stored_run
+from harness.store.rundir import EvaluationDirectory, RunDirectory, stored_run
 from harness.training.build import choose_device
 
 if TYPE_CHECKING:
@@ -61,6 +72,7 @@ def evaluate(
     norm: str = "Linf",
     eps: float | str | Sequence[float | str] | None = None,
     n: int | None = None,
+    precision: float | None = None,
     name: str | None = None,
     results: str | Path = "results",
     device: str = "auto",
@@ -68,6 +80,7 @@ def evaluate(
     normalize: str | Statistics | None = None,
     arch: str | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     root: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
@@ -90,6 +103,9 @@ def evaluate(
             evaluated, and the result is that of the largest. Default: the dataset's customary
             Linf radius.
         n: evaluate the first ``n`` test images; such a result is marked partial.
+        precision: draw images at random, and stop once robust accuracy on all of them is known
+            to within this, such as 0.01, by an interval that is valid at any stopping time. The
+            result is marked sequential and partial; ``n`` then bounds the images drawn.
         name: what tables call the model; default: its class.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -97,6 +113,7 @@ def evaluate(
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         arch: of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
+        weights_key: which weights of a file are meant, if it holds several.
         root: folder of the datasets.
         quiet: show no progress.
         **settings: further fields of the protocol, such as ``seed`` or ``chunk_size``.
@@ -106,22 +123,37 @@ def evaluate(
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
     stages = PRESETS.get(attacks, attacks) if isinstance(attacks, str) else tuple(attacks)
-    given = {"attacks": stages, "norm": norm, "eps": eps, "limit": n, "workers": workers}
+    given = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
+    given |= {"limit": n} if precision is None else {"half_width": precision, "n_max": n}
     given |= settings
+    sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    _refuse_unused(model, run, normalize=normalize, name=name, arch=arch, weights=weights)
+    _refuse_unused(
+        model,
+        run,
+        normalize=normalize,
+        name=name,
+        arch=arch,
+        weights=weights,
+        weights_key=weights_key,
+    )
     images = None if root is None else Path(root)
     if run is not None:
         if data != run.record["dataset"]:
             raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
         own = (run.record.get("config") or {}).get("evaluation", {})
-        protocol = resolve.evaluation({"eps": own.get("eps", 8 / 255)}, given, ())
+        default = {"eps": own.get("eps", 8 / 255)}
+        if sequential:
+            default |= resolve.random_order(dataset_info(run.record["dataset"]))
+        protocol = resolve.evaluation(default, given, ())
         return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
         raise UserError("no customary radius of these images is known: give eps, such as 8 / 255")
-    protocol = resolve.evaluation({"eps": loaded.info.default_eps}, given, ())
+    default = {"eps": loaded.info.default_eps}
+    default |= resolve.random_order(loaded.info) if sequential else {}
+    protocol = resolve.evaluation(default, given, ())
     where: dict[str, Any] = {
         "results": folder,
         "reporter": reporter,
@@ -129,31 +161,95 @@ def evaluate(
         "name": name,
     }
     if module is None:
-        outcome = runner.evaluate_external(
+        outcome = loaded_models.evaluate_external(
             str(model),
             loaded,
             protocol,
             arch=arch,
             weights=None if weights is None else Path(weights),
+            weights_key=weights_key,
             normalize=normalize,
             **where,
         )
         return result_of(outcome)
-    before = inputs.device_of(module)
+    before = device_of(module)
+    if isinstance(module, FunctionModel):
+        module.adopt_members(probe_images(loaded.info).to(before))
+    described = class_name(module)
+    notes = check_model(module, loaded.info, described)
     network, statistics = normalized(module, normalize, loaded.info)
     network.to(before)
-    facts = inputs.identified(network, module, loaded.info, name)
-    facts["normalize"] = statistics
-    identity = {key: facts[key] for key in ("sha256", "arch", "code_sha256", "answers")}
-    identity |= {"dataset": loaded.info.name}
+    facts = {
+        "source": name or described,
+        "model_name": name or described,
+        "arch": described,
+        "normalize": statistics,
+        "notes": notes,
+    }
     try:
-        return result_of(
-            runner.evaluate_model(
-                network, loaded, protocol, facts=facts, identity=identity, **where
-            )
-        )
+        outcome = loaded_models.evaluate_model(network, loaded, protocol, facts=facts, **where)
+        return result_of(outcome)
     finally:
         module.to(before)
+
+
+def decide(
+    a: Model,
+    b: Model,
+    data: Any,
+    *,
+    margin: float = 0.01,
+    alpha: float = 0.05,
+    n: int | None = None,
+    results: str | Path = "results",
+    workers: int = 1,
+    quiet: bool = False,
+    **settings: Any,
+) -> Decision:
+    """Find out which of two models is more robust, on as few images as that needs.
+
+    Both are attacked on the same images, drawn at random. After each chunk the difference of their
+    robust accuracies on the whole test set is known by an interval that is valid at any stopping
+    time. The evaluations are stored, and the same call again continues or returns them.
+
+    Args:
+        a: the first model, as for ``evaluate``.
+        b: the second.
+        data: the test images, as for ``evaluate``.
+        margin: the models are equal if their accuracies differ by no more than this.
+        alpha: probability of calling one better where there is no difference, or equal where they
+            differ by more than the margin.
+        n: stop undecided after so many images.
+        results: the results folder.
+        workers: processes that share the work.
+        quiet: show no progress.
+        **settings: further arguments of ``evaluate``, for both models.
+
+    Raises:
+        UserError: a model, the data or a setting cannot be used; the message says why.
+    """
+    folder, reporter = Path(results), Reporter(quiet=quiet)
+    shared: dict[str, Any] = {
+        "results": folder,
+        "workers": workers,
+        "quiet": quiet,
+        "order": "random",
+    }
+
+    def grow(model: Model) -> Callable[[int], EvaluationDirectory]:
+        def evaluate_on(images: int) -> EvaluationDirectory:
+            found = evaluate(model, data, **settings, **shared, n_max=images)
+            return RunDirectory(folder, found.run_id).evaluation(found.evaluation_id)
+
+        return evaluate_on
+
+    return until_decided(
+        grow(a),
+        grow(b),
+        DecisionRule(alpha, margin, n),
+        chunks=workers,
+        show=lambda look: reporter.line(str(look)),
+    )
 
 
 def train(
@@ -208,6 +304,8 @@ def load_model(
     dataset: str | None = None,
     arch: str | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    normalize: str | Statistics | None = None,
     norm: str = "Linf",
 ) -> nn.Module:
     """A trained model of images in [0, 1], in eval mode on the CPU.
@@ -219,6 +317,8 @@ def load_model(
         dataset: the dataset that the model classifies; needed unless ``model`` is a run.
         arch: of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
+        weights_key: which weights of a file are meant, if it holds several.
+        normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         norm: RobustBench's threat model.
 
     Raises:
@@ -226,12 +326,20 @@ def load_model(
     """
     run = stored_run(Path(results), model)
     if run is not None:
-        return load_model_file(run.model_path)
+        return load_run_model(run)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
     path = None if weights is None else Path(weights)
     info = dataset_info(dataset)
-    return load_external(str(model), dataset_info=info, arch=arch, weights=path, threat=norm)[0]
+    return load_external(
+        str(model),
+        dataset_info=info,
+        arch=arch,
+        weights=path,
+        weights_key=weights_key,
+        normalize=normalize,
+        threat=norm,
+    )[0]
 
 
 def attack(
@@ -271,6 +379,7 @@ def attack(
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
     protocol: EvalProtocol = resolve.validated(EvalProtocol, settings)
+    check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where)
     with untouched(module.to(where)), own_random_state(where):
         with torch.no_grad():
@@ -333,7 +442,7 @@ def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None
     if run is not None:
         unused, what = given, f"{run.run_id} is a stored run"
     elif not isinstance(model, str | Path):
-        unused = {name: given[name] for name in ("arch", "weights")}
+        unused = {name: given[name] for name in ("arch", "weights", "weights_key")}
         what = "the model is given as it is"
     else:
         return

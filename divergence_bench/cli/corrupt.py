@@ -14,7 +14,7 @@ from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
 from harness.errors import UserError
 from harness.evaluation.corrupted import CorruptionResult, evaluate_corrupted
 from harness.experiment.record import recorded
-from harness.models.loading import load_model_file
+from harness.models.loading import load_run_model
 from harness.progress import Reporter
 from harness.registry import unknown_name
 from harness.store.rundir import find_run
@@ -39,14 +39,14 @@ def corrupt(
 ) -> None:
     """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C."""
     directory = find_run(results, run)
-    path, selected = directory.trained_model, parse_severities(severities)
+    model, selected = load_run_model(directory), parse_severities(severities)
     where = choose_device(device)
     names = parse_corruptions(corruptions)
     images = open_corrupted(directory.record["dataset"], data_root, names)
     reporter = Reporter(quiet=as_json)
-    with directory.lock(), recorded(directory, {}), reporter.stage("corrupt") as stage:
+    with directory.lock(), recorded(directory, {}, reporter), reporter.stage("corrupt") as stage:
         result = evaluate_corrupted(
-            load_model_file(path),
+            model,
             images,
             directory,
             severities=selected,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import typer
 from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
@@ -16,18 +17,26 @@ from harness.store.database import Database
 from harness.store.sharing import Merged
 from leaderboards.printed import REPORTED_CSV
 
+# Exit status where only a part was done.
+INCOMPLETE = 1
+
 db = opt.plain_typer(help="The results database.")
 
 
 @db.command()
 def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> None:
-    """Build the database again from the run directories."""
+    """Build the database again from the run directories.
+
+    Exit status 1 means that something cannot be read and was left out.
+    """
     outcome = Database(results).rebuild(reported=REPORTED_CSV)
     unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
     counts = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
     lines = [f"rebuilt: {counts}", *(f"left out: {reason}" for _, reason in unreadable)]
     rows = {"rows": outcome.counts, "unreadable": unreadable}
     print_result(rows, "\n".join(lines), as_json=as_json)
+    if unreadable:
+        raise typer.Exit(INCOMPLETE)
 
 
 @db.command("merge")
@@ -38,7 +47,8 @@ def merge_(
 ) -> None:
     """Copy the runs of another results folder here.
 
-    Runs in conflict are kept aside and named.
+    Runs in conflict are kept aside and named. Exit status 1 means that there are some, or that
+    something was left out.
     """
     print_merged(exchange.merge_other(results, other), as_json=as_json)
 
@@ -69,7 +79,11 @@ def import_(
 
 
 def print_merged(merged: Merged, *, as_json: bool) -> None:
-    """Print how many runs were added, and which are in conflict or left out."""
+    """Print how many runs were added, and which are in conflict or left out.
+
+    Raises:
+        typer.Exit: with status 1 where some are.
+    """
     counts: dict[str, Sized] = {
         "added": merged.added,
         "completed": merged.completed,
@@ -84,3 +98,5 @@ def print_merged(merged: Merged, *, as_json: bool) -> None:
         )
     lines += [f"left out: {run_id}: {reason}" for run_id, reason in merged.left_out.items()]
     print_result(asdict(merged), "\n".join(lines), as_json=as_json)
+    if merged.conflicts or merged.left_out:
+        raise typer.Exit(INCOMPLETE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -19,7 +21,8 @@ from harness.errors import UserError
 from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
 from harness.evaluation.attack.ray_executor import ray_executor
-from harness.experiment import resolve, runner
+from harness.experiment import loaded, resolve, runner
+from harness.experiment.record import INDEX_WAIT_S
 from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, stored_run
@@ -38,6 +41,9 @@ def evaluate(
     dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
     arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
     weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    weights_key: Annotated[
+        str | None, Option(help="Which weights of a file are meant, such as state_dict_ema.")
+    ] = None,
     normalize: Annotated[
         str | None,
         Option(help="Normalise images before the model: dataset, imagenet, none or MEANS;STDS."),
@@ -47,6 +53,8 @@ def evaluate(
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
+    precision: opt.Precision = None,
+    n_max: opt.NMax = None,
     workers: opt.Workers = None,
     save_adversarial: opt.SaveAdversarial = None,
     data_root: opt.DataRoot = None,
@@ -66,12 +74,17 @@ def evaluate(
     directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
+        own["--weights-key"] = weights_key
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
         default = {"eps": dataset_info(dataset).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    if precision is not None or n_max is not None:
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        default = default | resolve.random_order(info)
+        overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=as_json)
 
@@ -81,12 +94,13 @@ def evaluate(
                 directory, protocol, data_root, device, reporter, executor
             )
         else:
-            outcome = runner.evaluate_external(
+            outcome = loaded.evaluate_external(
                 source,
                 load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,
                 arch=arch,
                 weights=weights,
+                weights_key=weights_key,
                 normalize=normalize,
                 name=name,
                 results=results,
@@ -113,8 +127,8 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], **options: str | int | None
-) -> dict[str, str | int | None]:
+    assignments: Sequence[str], **options: str | int | float | None
+) -> dict[str, str | int | float | None]:
     """Return the options that are fields of ``EvalConfig``.
 
     Raises:
@@ -128,11 +142,11 @@ def protocol_settings(
 
 def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
-    Database(results).load_reported(REPORTED_CSV)
     evaluation_id = outcome.evaluation.evaluation_id
-    summary = run_summary(results, outcome.run_id, evaluation_id)
     directory = find_run(results, outcome.run_id)
-    curve = curves.curve_of(Database(results), outcome.run_id, evaluation_id)
+    with _indexed_in(directory) as folder:
+        summary = run_summary(folder, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
     if as_json:
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
         return
@@ -142,6 +156,21 @@ def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> N
     print(f"stored in {outcome.directory}")
     folder = "" if results == opt.RESULTS else f" --results {results}"
     print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+
+
+@contextmanager
+def _indexed_in(run: RunDirectory) -> Iterator[Path]:
+    """A folder whose database has the run: its own, or one without other runs if that is held."""
+    database = Database(run.results, INDEX_WAIT_S)
+    try:
+        database.load_reported(REPORTED_CSV)
+        lacking = database.lacks(run.run_id)
+    except UserError:
+        lacking = True
+    with TemporaryDirectory() as temporary:
+        if lacking:
+            Database(Path(temporary)).store(run)
+        yield Path(temporary) if lacking else run.results
 
 
 def print_curve(

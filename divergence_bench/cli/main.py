@@ -1,7 +1,7 @@
 """The command line: its verbs by name, and its exit status.
 
-Exit status: 0 done, 1 a regression or a failed run of a sweep, 2 an error of the user, 130 or 143
-interrupted.
+Exit status: 0 done; 1 a regression, or something left out: a failed run of a sweep, a damaged run
+of `db`; 2 an error of the user; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from divergence_bench.cli.options import plain_typer
+from divergence_bench.cli.surroundings import explained_paths, open_streams, refuse_empty_values
 from harness.distributed.signals import stopping
 from harness.errors import UserError
 
@@ -26,6 +27,7 @@ VERBS = {
     "list": ("show:list_", "List methods, recipes, datasets, models or runs."),
     "show": ("show:show", "Show one run with its table, or a method's card."),
     "compare": ("compare:compare", "Compare runs image by image, or methods over seeds."),
+    "decide": ("decide:decide", "Find out which of two runs is more robust on few images."),
     "report": ("report:report", "Show a table of the paper with our numbers beside it."),
     "leaderboards": ("report:leaderboards", "Import and export entries of public leaderboards."),
     "app": ("show:browse", "Show leaderboards and runs in the browser."),
@@ -54,7 +56,13 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the called verb's name, its command and the arguments after it."""
         name, _, rest = super().resolve_command(ctx, args)
+        refuse_empty_values(rest)
         return name, command(name) if name else None, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the verb."""
+        with explained_paths():
+            return super().invoke(ctx)
 
 
 app = plain_typer(cls=LazyGroup)
@@ -76,6 +84,7 @@ def require_single_process(context: typer.Context) -> None:
 def main() -> None:
     """Run the command line; an error of the user is one line on standard error and status 2."""
     rank = _torchrun("RANK", 0)
+    open_streams()
     with stopping() as stop:
         try:
             app(prog_name="harness")

@@ -10,6 +10,19 @@ from typer import Option
 
 RESULTS = Path("results")
 
+
+def share(text: str) -> float:
+    """Read a percentage such as ``1%``, or a fraction such as ``0.01``."""
+    number, percent, rest = text.partition("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = -1.0
+    if rest.strip() or not 0 <= value < 1:
+        raise typer.BadParameter(f"{text!r} is no percentage such as 1% or 0.01")
+    return value
+
+
 Results = Annotated[Path, Option(help="Folder of run directories and database.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 DataRoot = Annotated[Path | None, Option(help="Folder of the images.", envvar="HARNESS_DATA")]
@@ -27,6 +40,15 @@ Attacks = Annotated[
 EvalLimit = Annotated[
     int | None, Option(help="Evaluate only this many test images; marks the result partial.")
 ]
+Precision = Annotated[
+    float | None,
+    Option(
+        parser=share,
+        metavar="PERCENT",
+        help="Draw images at random and stop once robust accuracy is known to within this.",
+    ),
+]
+NMax = Annotated[int | None, Option(help="Draw images at random, at most so many.")]
 Workers = Annotated[int | None, Option(help="Processes that share the evaluation.")]
 SaveAdversarial = Annotated[
     str | None, Option(help="Keep the adversarial images: float32 or uint8.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -59,8 +60,9 @@ def import_robustbench(
     as_json: opt.Json = False,
 ) -> None:
     """Load RobustBench's published entries, in place of those loaded before."""
-    count = robustbench.import_folder(folder, results)
-    print_result({"entries": count}, f"{count} entries loaded", as_json=as_json)
+    found = robustbench.import_folder(folder, results)
+    text = "\n".join([f"{found.entries} entries loaded", *found.remarks])
+    print_result(asdict(found), text, as_json=as_json)
 
 
 @export.command("robustbench")

@@ -30,7 +30,7 @@ def run(
     dataset: opt.Dataset = None,
     arch: Annotated[str | None, Option(help="A network; see `list models`.")] = None,
     teacher: Annotated[
-        str | None, Option(help="auto (trained first), a run, a file or torchvision:NAME.")
+        str | None, Option(help="auto (trained first), a run, a file, or what `evaluate` loads.")
     ] = None,
     teacher_arch: Annotated[str | None, Option(help="The teacher's network.")] = None,
     epochs: Annotated[int | None, Option(help="Epochs of training.")] = None,

@@ -22,9 +22,11 @@ from harness.evaluation.analysis.statistics import PairedComparison
 from harness.evaluation.analysis.stored import evaluated
 from harness.experiment import cluster, estimate
 from harness.experiment import sweep as sweeps
+from harness.experiment.record import INDEX_WAIT_S
 from harness.experiment.resolve import parse_assignment, validated
 from harness.experiment.sweep import Failure, Item, find_evaluation
 from harness.progress import Reporter, duration
+from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from leaderboards.printed import REPORTED_CSV
@@ -76,6 +78,8 @@ def sweep(
     }
     spec = _spec(file, {name: value for name, value in given.items() if value is not None})
     where = Cluster.parse(on_cluster, per_task)
+    if any("*" in name for name in spec.recipes):
+        name_broken_methods()
     rows = sweeps.rows(spec, {"data.root": data_root, "device": device, "results": results})
     items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
     if dry_run and as_json:
@@ -91,7 +95,10 @@ def sweep(
         failures = sweeps.run_missing(items, reporter, passed)
     else:
         failures = cluster.run_missing_on(where, items, reporter, passed)
-    Database(results).load_reported(REPORTED_CSV)
+    try:
+        Database(results, INDEX_WAIT_S).load_reported(REPORTED_CSV)
+    except UserError as error:
+        reporter.line(f"note: the database lacks the paper's numbers: {error}")
     finished = sweeps.plan(rows)
     if as_json:
         print_json(outcome_json(finished, failures))
@@ -101,6 +108,12 @@ def sweep(
         print_outcome(finished, failures, console)
     if failures:
         raise typer.Exit(FAILED)
+
+
+def name_broken_methods() -> None:
+    """Print which methods cannot be loaded, so that their recipes are missing."""
+    for reason in METHODS.load_all()[1].values():
+        print(f"note: left out: {reason}", file=sys.stderr)
 
 
 class PaperSweep(sweeps.SweepSpec):
@@ -224,10 +237,14 @@ def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: C
 
 
 def summaries(items: Sequence[Item]) -> list[RunSummary]:
-    """The table of one finished run of each protocol, which holds the sweep's others."""
+    """The table of one finished run of each protocol, which holds the sweep's others.
+
+    Runs that a held database does not have yet are left out; each was reported when it ended.
+    """
     first: dict[tuple[str, str], Item] = {}
     for item in items:
-        if item.state == "done":
+        lacking = Database(item.config.results).lacks(item.config.run_id)
+        if item.state == "done" and not lacking:
             first.setdefault(protocol(item), item)
     return [run_summary(item.config.results, item.config.run_id) for item in first.values()]
 

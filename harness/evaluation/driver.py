@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -16,22 +17,33 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
-from harness.data.base import ImageSource, check_limit
-from harness.errors import UserError
+from harness.data.base import ImageSource
 from harness.evaluation.analysis.flags import Flag, counted
+from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress, part_of
-from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
+from harness.evaluation.attack.protocol import (
+    attack_version,
+    check_protocol,
+    evaluation_id,
+    is_standard,
+)
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
-from harness.evaluation.probe import probe_model, train_mode
+from harness.evaluation.probe import Probe, normalisation, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
+from harness.store.files import DamagedFile
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import verdicts_digest, write_verdicts
 
 PLANNING_IMAGES = 32
+NotifyFn = Callable[[str], None]
+
+
+def no_notice(text: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,14 @@ class EvaluationResult:
         protocol: how the model was evaluated.
         metrics: metric name to ``value``, ``n``, ``low`` and ``high``.
         verdicts: one row an image.
+        stored_at: when it was finished, if an earlier call did; None if this call computed it.
     """
 
     evaluation_id: str
     protocol: EvalProtocol
     metrics: dict[str, dict[str, float]]
     verdicts: pd.DataFrame
+    stored_at: str | None = None
 
 
 def evaluate(
@@ -60,6 +74,8 @@ def evaluate(
     device: torch.device,
     executor: ChunkExecutor | None = None,
     progress: ProgressFn = no_progress,
+    notify: NotifyFn = no_notice,
+    foreign: bool = False,
 ) -> tuple[EvaluationResult, ...]:
     """Attack a model at each configured radius and store every verdict in the run's directory.
 
@@ -74,6 +90,9 @@ def evaluate(
         device: where to compute.
         executor: where chunks are attacked; by default ``config.workers`` processes.
         progress: called with the share of the work that is done, in [0, 1], and what is being done.
+        notify: called with what a user should know: doubts before the attacks, and that a result
+            was stored before.
+        foreign: whether the model is from elsewhere, so that its normalisation is in doubt.
 
     Returns:
         One result for each radius, in the order of ``config.eps``.
@@ -82,7 +101,7 @@ def evaluate(
         UserError: the limit exceeds the number of images, the model is not float32, its forward
             pass changes it, or it cannot be compiled or sent to another process as configured.
     """
-    check_limit("evaluation.limit", config.limit, images)
+    check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     flags = train_mode(model)
     protocols, results = config.protocols(), []
@@ -96,43 +115,63 @@ def evaluate(
             )
             directory = run.evaluation(identity)
             result = stored_result(directory, protocol)
-            if result is None or protocol.save_adversarial != "no":
+            enough = is_enough(directory, protocol)
+            if result is None or not enough or protocol.save_adversarial != "no":
                 job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
                 part = _part(progress, number, config.eps)
                 with _recorded(directory, about(job), finished=result is not None):
-                    result = finish(job, executor, flags, part)
+                    result = finish(job, executor, flags, part, notify, foreign=foreign)
+            else:
+                notify(
+                    f"evaluation {identity} was stored on {result.stored_at} and is shown as it is"
+                )
             results.append(result)
     return tuple(results)
 
 
 def finish(
-    job: Job, executor: ChunkExecutor, flags: Sequence[Flag], progress: ProgressFn
+    job: Job,
+    executor: ChunkExecutor,
+    flags: Sequence[Flag],
+    progress: ProgressFn,
+    notify: NotifyFn = no_notice,
+    *,
+    foreign: bool = False,
 ) -> EvaluationResult:
-    """Attack the chunks that are missing, then store all verdicts and what follows from them.
+    """Probe the model, attack the chunks that are missing, then store all verdicts and flags.
 
     Args:
         job: the evaluation.
         executor: where chunks are attacked.
         flags: what the model raised before it was in eval mode.
         progress: called with the share of this evaluation that is done.
+        notify: called with each flag that is raised before the attacks.
+        foreign: whether the model is from elsewhere.
     """
-    if missing := job.missing():
-        executor.attack(job, missing, progress)
+    probe = Probe(job)
+    early = probe.before_attacks()
+    if foreign and (doubt := normalisation(job)):
+        early.append(doubt)
+    for flag in early:
+        notify(f"note: {flag.name}: {flag.detail}")
+    tables, facts = attack_chunks(job, executor, progress)
     progress(1.0, "")
-    # Chunks come from their files, also those that were made just now: as after an interruption.
-    paths = [job.directory.chunk_path(number) for number in range(job.chunks)]
-    tables, facts = zip(*map(read_chunk, paths), strict=True)
     verdicts, stages = pa.concat_tables(tables), stage_totals(facts)
     clean_not_finite = sum(chunk["clean_not_finite"] for chunk in facts)
-    flags = [*flags, *probe_model(job), *counted(stages, len(verdicts), clean_not_finite)]
+    flags = [
+        *flags,
+        *early,
+        *probe.after_attacks(),
+        *counted(stages, len(verdicts), clean_not_finite),
+    ]
     ensure_unchanged(job.model, job.model_sha256)
     write_verdicts(verdicts, job.directory.verdicts_path)
-    metrics = accuracies(verdicts, job.protocol, job.num_classes)
+    metrics = accuracies(verdicts, job.protocol, job.num_classes, len(job.images))
     job.directory.end(
         "success",
-        **about(job),
+        **about(job, len(verdicts)),
         metrics=metrics,
         verdicts_digest=verdicts_digest(verdicts),
         wall_s=sum(chunk["seconds"] for chunk in facts),
@@ -145,22 +184,76 @@ def finish(
     )
 
 
+def attack_chunks(
+    job: Job, executor: ChunkExecutor, progress: ProgressFn
+) -> tuple[list[pa.Table], list[dict[str, Any]]]:
+    """Attack chunks from the first on, all or until the evaluation may stop.
+
+    Chunks come from their files, also those that were made just now: as after an interruption.
+
+    Returns:
+        The verdicts and the facts of each chunk that counts.
+    """
+    protocol, tables, facts = job.protocol, [], []
+    step = job.chunks if protocol.half_width is None else max(1, protocol.workers)
+    for start in range(0, job.chunks, step):
+        numbers = range(job.chunks)[start : start + step]
+        missing = job.missing(numbers)
+        finished = numbers[-1] + 1 - len(missing)
+        if missing:
+            executor.attack(job, missing, _share(progress, finished, len(missing), job.chunks))
+        for number in numbers:
+            verdicts, about_chunk = read_chunk(job.directory.chunk_path(number))
+            tables.append(verdicts)
+            facts.append(about_chunk)
+        if protocol.half_width is not None:
+            robust = pa.concat_tables(tables)["broken_by"].is_null().to_numpy()
+            if is_narrow(confidence_interval(robust, len(job.images)), protocol):
+                break
+    return tables, facts
+
+
+def is_narrow(interval: tuple[float, float], protocol: EvalProtocol) -> bool:
+    """Whether an interval is as narrow as the protocol wants it."""
+    low, high = interval
+    return protocol.half_width is not None and high - low <= 2 * protocol.half_width
+
+
+def is_enough(directory: EvaluationDirectory, protocol: EvalProtocol) -> bool:
+    """Whether a finished evaluation has as many images as its protocol asks for now.
+
+    Only one in random order can have too few: an earlier call asked for less precision.
+    """
+    record = directory.record if directory.exists else {}
+    if protocol.order == "file" or record.get("status") != "success":
+        return protocol.order == "file"
+    population, robust = record["protocol"]["population"], record["metrics"]["robust"]
+    most = min(population, protocol.n_max or population)
+    return record["protocol"]["n"] >= most or is_narrow((robust["low"], robust["high"]), protocol)
+
+
 def stored_result(
     directory: EvaluationDirectory, protocol: EvalProtocol
 ) -> EvaluationResult | None:
-    """A finished evaluation's result; None where it is not finished or its verdicts are damaged.
+    """A finished evaluation's result; None where it is not finished.
 
-    Its chunks need not be there: an evaluation from another results folder has none.
+    Its chunks need not be there: an evaluation from another results folder has none. What is
+    damaged is made again from the chunks that are there; a damaged record is removed.
     """
-    record = directory.record if directory.exists else {}
+    try:
+        record = directory.record if directory.exists else {}
+    except DamagedFile:
+        directory.record_path.unlink()
+        record = {}
     if record.get("status") != "success":
         return None
     try:
         verdicts = directory.verdicts().to_pandas()
-    except UserError:
-        # They are made again from the chunks that are there.
+    except DamagedFile:
         return None
-    return EvaluationResult(directory.evaluation_id, protocol, record["metrics"], verdicts)
+    return EvaluationResult(
+        directory.evaluation_id, protocol, record["metrics"], verdicts, record.get("finished_at")
+    )
 
 
 def plan_of(job: Job) -> Plan:
@@ -187,25 +280,31 @@ def plan_of(job: Job) -> Plan:
     return plan
 
 
-def about(job: Job) -> dict[str, Any]:
+def about(job: Job, n: int | None = None) -> dict[str, Any]:
     """What an evaluation's record says from the start.
 
     Its ``protocol`` is what a number of this evaluation must be quoted with.
+
+    Args:
+        job: the evaluation.
+        n: how many of its images were attacked; by default all.
     """
     protocol, images = job.protocol, job.images
-    rows = images.rows[: protocol.limit]
+    rows = images.rows[job.positions][:n]
+    random = protocol.order == "random"
     return {
         "acceleration": asdict(job.plan),
         "planned_on": job.device.type,
         "protocol": {
             **protocol.identity_payload(),
             "n": len(rows),
+            **({"population": len(images)} if random else {}),
             "attack_version": attack_version(protocol, job.num_classes),
             "standard": is_standard(protocol, job.num_classes),
             "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
             "data_sha256": images.sha256,
             "model_sha256": job.model_sha256,
-            "partial": protocol.limit is not None or not images.complete,
+            "partial": random or protocol.limit is not None or not images.complete,
         },
         "provenance": provenance.collect(job.device),
         "arithmetic": arithmetic(),
@@ -213,18 +312,23 @@ def about(job: Job) -> dict[str, Any]:
 
 
 def accuracies(
-    verdicts: pa.Table, protocol: EvalProtocol, num_classes: int
+    verdicts: pa.Table, protocol: EvalProtocol, num_classes: int, population: int
 ) -> dict[str, dict[str, float]]:
-    """Accuracy with its 95% Wilson interval: clean, after each stage, and after all of them.
+    """Accuracy with its 95% interval: clean, after each stage, and after all of them.
 
-    The last is also ``robust``, and ``aa`` where the attacks are the standard ones.
+    The interval is Wilson's; of images in random order, one of the accuracy on all ``population``
+    images of the test set that is valid at any stopping time. The last accuracy is also
+    ``robust``, and ``aa`` where the attacks are the standard ones.
     """
-    broken_by = verdicts["broken_by"].to_pylist()
-    n, alive = len(broken_by), len(broken_by)
+    broken_by = verdicts["broken_by"].to_pandas().fillna("").to_numpy(dtype=str)
+    alive = np.ones(len(broken_by), dtype=bool)
     metrics = {}
     for stage in ("clean", *protocol.attacks):
-        alive -= broken_by.count(stage)
-        metrics[stage] = accuracy(alive, n)
+        alive &= broken_by != stage
+        metrics[stage] = accuracy(int(alive.sum()), len(alive))
+        if protocol.order == "random":
+            low, high = confidence_interval(alive, population)
+            metrics[stage] |= {"low": low, "high": high}
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 
@@ -277,3 +381,8 @@ def _part(progress: ProgressFn, number: int, radii: Sequence[float]) -> Progress
     if len(radii) == 1:
         return part
     return lambda share, note: part(share, note and f"eps {eps_text(radii[number])}, {note}")
+
+
+def _share(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
+    """Report the share of the missing chunks as a share of all, of which so many are finished."""
+    return lambda share, note: progress((finished + share * missing) / chunks, note)

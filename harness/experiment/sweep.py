@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, JsonValue, field_validator
 
 from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
+from harness.config.files import read_settings
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
@@ -30,6 +30,8 @@ from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
+# More runs of one setting than anybody trains: a larger count is a slip.
+MOST_SEEDS = 1000
 
 
 class RunSpec(Strict):
@@ -62,7 +64,11 @@ class SweepSpec(Strict):
     @field_validator("seeds", mode="before")
     @classmethod
     def _counted(cls, value: Any) -> Any:
-        return tuple(range(value)) if isinstance(value, int) else value
+        if not isinstance(value, int):
+            return value
+        if isinstance(value, bool) or not 1 <= value <= MOST_SEEDS:
+            raise ValueError(f"give a number of seeds in 1..{MOST_SEEDS}, or a list of seeds")
+        return tuple(range(value))
 
 
 Spec = TypeVar("Spec", bound=SweepSpec)
@@ -118,18 +124,9 @@ def read_spec(path: Path, kind: type[Spec]) -> Spec:
     """The sweep of the given kind that a YAML file describes.
 
     Raises:
-        UserError: the file cannot be read, is not a YAML mapping, or has an unknown name.
+        UserError: see ``read_settings``; or a name is unknown.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the sweep {path} ({error}): check the path") from error
-    except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"the sweep {path} is not valid YAML: {message}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"the sweep {path} is not a mapping: write settings like `methods: [..]`")
-    spec: Spec = validated(kind, values)
+    spec: Spec = validated(kind, read_settings(path, "the sweep"))
     return spec
 
 
@@ -159,8 +156,8 @@ def _recipe_runs(pattern: str) -> list[RunSpec]:
         return [RunSpec(recipe=pattern)]
     found = sorted(
         (recipe, method)
-        for method in METHODS.names()
-        for recipe in METHODS.get(method).recipes
+        for method, entry in METHODS.load_all()[0].items()
+        for recipe in entry.recipes
         if fnmatchcase(recipe, pattern)
     )
     if not found:
@@ -270,7 +267,8 @@ def plan(all_rows: Sequence[Row]) -> list[Item]:
 def _item(group: Sequence[Row]) -> Item:
     config = group[0].config
     directory = RunDirectory(config.results, config.run_id)
-    record = directory.record if directory.exists else {}
+    damage = directory.damage if directory.exists else None
+    record = directory.record if directory.exists and not damage else {}
     trained = directory.model_path.exists()
     found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
     evaluated = all(each is not None and each.record["status"] == "success" for each in found)
@@ -281,10 +279,10 @@ def _item(group: Sequence[Row]) -> Item:
         config=config,
         names=tuple(dict.fromkeys(row.name for row in group)),
         left_out=tuple(dict.fromkeys(path for row in group for path in row.left_out)),
-        state="done" if trained and evaluated else unfinished,
+        state="done" if trained and evaluated and not damage else unfinished,
         epochs=epochs,
         chunks=chunks,
-        error=record.get("error") if record.get("status") == "error" else None,
+        error=record.get("error") if record.get("status") == "error" else damage,
     )
 
 
@@ -316,7 +314,8 @@ def find_evaluation(
     def progress(evaluation: EvaluationDirectory) -> tuple[bool, int]:
         return evaluation.record["status"] == "success", len(evaluation.finished_chunks())
 
-    return max(filter(fits, directory.evaluations()), key=progress, default=None)
+    readable = [each for each in directory.evaluations() if each.damage is None]
+    return max(filter(fits, readable), key=progress, default=None)
 
 
 def run_missing(
@@ -349,11 +348,11 @@ def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
     named = f"{type(error).__name__}: {error}"
     message = str(error) if isinstance(error, UserError) else named
     reporter.line(f"failed: {config.run_id}: {message}")
-    record_failure(config, named)
+    record_failure(config, named, reporter)
     return Failure(config.run_id, message)
 
 
-def record_failure(config: RunConfig, error: str) -> None:
+def record_failure(config: RunConfig, error: str, reporter: Reporter) -> None:
     """Write a record of the failure for a run that failed before it had a record."""
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
@@ -366,4 +365,4 @@ def record_failure(config: RunConfig, error: str) -> None:
         status="error",
         error=error,
     )
-    indexed(directory)
+    indexed(directory, reporter)

@@ -58,6 +58,9 @@ def test_a_broken_file_is_named_when_it_is_used(plugins, tmp_path, content, erro
     with pytest.raises(UserError, match=message):
         plugins.get("broken")
     assert plugins.get("first-one") == 1
+    loaded, broken = plugins.load_all()
+    assert loaded == {"first-one": 1}
+    assert re.match(message, broken["broken"])
 
 
 def test_an_error_that_a_file_raises_itself_is_kept(plugins, tmp_path):

@@ -223,5 +223,5 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(equal_step: Step, m
 
 def test_networks_that_hide_their_features_are_refused(step: Step) -> None:
     task = step.make_task("attention")
-    with pytest.raises(TypeError, match="has no features"):
+    with pytest.raises(UserError, match="has no features"):
         task.loss(nn.Flatten(), step.batch)
