@@ -14,7 +14,7 @@ from divergence_bench.cli import options as opt
 from divergence_bench.cli.compare import Block, markdown, paired_blocks, print_blocks
 from divergence_bench.cli.tables import print_json
 from harness.errors import UserError
-from harness.experiment.decide import Decision
+from harness.evaluation.analysis.decide import Decision
 from harness.store.files import without_nan, write_bytes_atomic
 from harness.store.rundir import stored_run
 

@@ -22,7 +22,7 @@ from harness.evaluation.analysis import curves
 from harness.evaluation.attack import images
 from harness.evaluation.attack.ray_executor import ray_executor
 from harness.experiment import loaded, resolve, runner
-from harness.experiment.record import INDEX_WAIT_S
+from harness.experiment.record import INDEX_WAIT_S, images_root
 from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, stored_run
@@ -78,11 +78,12 @@ def evaluate(
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
-        default = {"eps": dataset_info(dataset).default_eps}
+        default = {"eps": dataset_info(dataset, data_root).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
     if precision is not None or n_max is not None:
-        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        place = images_root(directory, data_root) if directory else data_root
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset), place)
         default = default | resolve.random_order(info)
         overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
@@ -167,10 +168,13 @@ def _indexed_in(run: RunDirectory) -> Iterator[Path]:
         lacking = database.lacks(run.run_id)
     except UserError:
         lacking = True
-    with TemporaryDirectory() as temporary:
-        if lacking:
-            Database(Path(temporary)).store(run)
-        yield Path(temporary) if lacking else run.results
+    if not lacking:
+        yield run.results
+        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder)
+        Database(temporary).store(run)
+        yield temporary
 
 
 def print_curve(

@@ -27,7 +27,7 @@ Results = Annotated[Path, Option(help="Folder of run directories and database.")
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 DataRoot = Annotated[Path | None, Option(help="Folder of the images.", envvar="HARNESS_DATA")]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
-Dataset = Annotated[str | None, Option(help="A dataset; default: digits.")]
+Dataset = Annotated[str | None, Option(help="A dataset or folder:PATH; default: digits.")]
 Set = Annotated[list[str] | None, Option("--set", help="Any setting, as a.b=c. Repeatable.")]
 Norm = Annotated[str | None, Option(help="Linf or L2.")]
 Eps = Annotated[

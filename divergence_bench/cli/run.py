@@ -50,6 +50,9 @@ def run(
     generated: Annotated[
         Path | None, Option(help="npz archive of generated images to train on.")
     ] = None,
+    track: Annotated[
+        str | None, Option(help="Show epochs by tensorboard, wandb or both too.")
+    ] = None,
     device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
     on_cluster: opt.OnCluster = None,
@@ -76,6 +79,7 @@ def run(
         "data.train_limit": train_limit,
         "data.root": data_root,
         "data.generated": generated,
+        "track": track,
         "device": device,
         "results": results,
         **{f"evaluation.{name}": value for name, value in protocol.items()},

@@ -262,8 +262,8 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 
     def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
         evaluation = run.evaluation(name)
-        stored_protocol = {**identity, "attack_version": version(config), **protocol}
-        evaluation.update(status=status, protocol=stored_protocol)
+        stored_protocol = {**identity, "n": 12, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=stored_protocol, metrics={})
         evaluation.chunks_path.mkdir()
         for number in range(chunks):
             evaluation.chunk_path(number).touch()

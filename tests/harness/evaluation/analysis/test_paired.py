@@ -207,7 +207,8 @@ def stored(results: Path, evaluated: Evaluated, seed: int, **protocol: Any) -> s
         clean_pred=0, target=None, adv_pred=0, distance=0.0, margin=0.0
     )
     table = pa.Table.from_pandas(rows, schema=VERDICT_SCHEMA, preserve_index=False)
-    evaluation.update(status="success", protocol=protocol, finished_at=f"2026-01-0{seed + 1}")
+    ended = f"2026-01-0{seed + 1}"
+    evaluation.update(status="success", protocol=protocol, metrics={}, finished_at=ended)
     write_verdicts(table, evaluation.verdicts_path)
     return run_id
 
@@ -250,6 +251,17 @@ def test_several_runs_are_seeds_or_rivals_of_the_first(results):
     rivals = json.loads(output(results, "trades-0", "mart-0", "kl-0", "--json"))["comparisons"]
     assert [each["b"] for each in rivals] == ["MART (mart-0)", "KL (kl-0)"]
     assert "not corrected for 2 comparisons" in output(results, "trades-0", "mart-0", "kl-0")
+
+
+def test_a_damaged_run_is_named_beside_the_others(results):
+    stored(results, made(A_BROKEN, method="trades"), 7)
+    record = results / "runs" / "trades-7" / "run.json"
+    record.write_text(record.read_text().replace('"dataset"', '"data set"'))
+    methods = ["--method-a", "trades", "--method-b", "mart", "--json"]
+    found = json.loads(output(results, *methods))
+    assert [group["metrics"]["robust"]["n"] for group in found["groups"]] == [2, 2]
+    (note,) = [note for note in found["notes"] if note.startswith("left out: ")]
+    assert f"dataset in {record} is missing" in note
 
 
 def test_runs_without_a_shared_protocol_are_refused(results):
