@@ -178,7 +178,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        value = content.get(name)
+        value: Any = content.get(name)
         fits = name in content and isinstance(value, kind)
         if not fits or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
