@@ -355,7 +355,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """
     if _USES_VIEWS.search(sql):
         for view in VIEWS:
-            connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def _quoted(text: str) -> str:
