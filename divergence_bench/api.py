@@ -123,7 +123,7 @@ def evaluate(
     given |= settings
     sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    own = {"arch": arch, "weights": weights, "weights_key": weights_key}
+    own: dict[str, Any] = {"arch": arch, "weights": weights, "weights_key": weights_key}
     _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:
@@ -137,7 +137,8 @@ def evaluate(
         if sequential:
             default |= resolve.random_order(dataset_info(name_of_data, images_root(run, images)))
         protocol = resolve.evaluation(default, given, ())
-        return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
+        with own_random_state(choose_device(device)):
+            return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:

@@ -11,7 +11,17 @@ from browsing import WIDTHS, Visitor, serving
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+PAGES = [
+    "start",
+    "leaderboards",
+    "tradeoffs",
+    "runs",
+    "run",
+    "compare",
+    "methods",
+    "losses",
+    "tsne",
+]
 
 
 @pytest.fixture(scope="module")

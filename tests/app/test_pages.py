@@ -10,7 +10,17 @@ from harness.experiment.resolve import evaluation
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
-PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+PAGES = [
+    "start",
+    "leaderboards",
+    "tradeoffs",
+    "runs",
+    "run",
+    "compare",
+    "methods",
+    "losses",
+    "tsne",
+]
 LARGE_STORE_RUN = "m0-000000000000"
 
 
