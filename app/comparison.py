@@ -159,5 +159,5 @@ def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
         a=lambda frame: frame[f"{prediction}_a"],
         b=lambda frame: frame[f"{prediction}_b"],
     )
-    differing = pairs[correct_a[name] != correct_b[name]]
+    differing: pd.DataFrame = pairs[correct_a[name] != correct_b[name]]
     return differing[["index", "label", "correct", "a", "b"]].reset_index(drop=True)
