@@ -222,9 +222,13 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def protocols(points: pd.DataFrame) -> list[str]:
-    """The protocols of some points, first the one with most points that have two numbers."""
+    """The protocols of some points, first the one with most points that have two numbers.
+
+    Published entries do not count: the page is about the paper's methods.
+    """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
-    counts = points["protocol"][numbers > 1].value_counts()
+    counted = (numbers > 1) & (points["source"] != SOURCES[ROBUSTBENCH])
+    counts = points["protocol"][counted].value_counts()
     return list(dict.fromkeys([*counts.index, *points["protocol"]]))
 
 
@@ -253,6 +257,19 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     }
 
 
+def near(points: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each point is not far below the paper's and ours, as undefended entries are.
+
+    Args:
+        points: with ``x`` and ``y``, high being good.
+    """
+    published = points["source"] == SOURCES[ROBUSTBENCH]
+    others = points[~published] if not published.all() else points
+    kept = ~published
+    low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
+    return kept | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
+
+
 def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
     """Whether each point has room for its name beside it; the most telling are placed first.
 
@@ -264,7 +281,7 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     width, height = size
     x, y = (_scaled(points[name]) for name in ("x", "y"))
     order = sorted(
-        points.index,
+        (i for i in points.index if points.loc[i, "family"] != BOARD or i in front),
         key=lambda i: (points.loc[i, "family"] != IKL, i not in front, -y[i]),
     )
     boxes: list[tuple[float, float, float, float]] = []
