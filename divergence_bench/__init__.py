@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from divergence_bench import losses
     from divergence_bench.api import (
         attack,
-        datasets,
         decide,
         evaluate,
         load_model,
+        train,
+    )
+    from divergence_bench.catalogue import (
+        datasets,
         methods,
         models,
         register_dataset,
         register_model,
-        train,
     )
     from divergence_bench.hub import export
     from divergence_bench.result import Accuracy, Result, compare, results, verdicts
@@ -51,7 +53,14 @@ __all__ = [
 ]
 
 
-_RESULTS = {"Accuracy", "Result", "compare", "results", "verdicts"}
+# The module of each public name that is not of ``api``.
+_PLACES = {
+    **dict.fromkeys(("Accuracy", "Result", "compare", "results", "verdicts"), "result"),
+    **dict.fromkeys(
+        ("datasets", "methods", "models", "register_dataset", "register_model"), "catalogue"
+    ),
+    "export": "hub",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -59,8 +68,8 @@ def __getattr__(name: str) -> Any:
     if name == "losses":
         return importlib.import_module("divergence_bench.losses")
     if name in __all__:
-        place = "result" if name in _RESULTS else "hub" if name == "export" else "api"
-        return getattr(importlib.import_module(f"divergence_bench.{place}"), name)
+        module = importlib.import_module(f"divergence_bench.{_PLACES.get(name, 'api')}")
+        return getattr(module, name)
     if name == "__version__":
         return importlib.import_module("harness").__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
