@@ -256,20 +256,29 @@ def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
 
 
 def embedding(frame: pd.DataFrame) -> Picture:
-    """A t-SNE map: circles are clean images, crosses adversarial ones, numbers the classes.
+    """A t-SNE map: filled circles are clean images, hollow triangles adversarial ones.
 
-    ``frame`` has the columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
+    Colours and numbers are the classes. ``frame`` has the columns ``x``, ``y``, ``label`` and
+    ``kind`` (clean, adversarial).
     """
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
+    colours = alt.Scale(scheme="tableau20")
     points = (
         alt.Chart(frame)
-        .mark_point(size=34, opacity=0.75, strokeWidth=1.4)
+        .mark_point(size=48, opacity=0.85, strokeWidth=1.6)
         .encode(
             x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False)),
-            color=alt.Color("label:N", legend=None, scale=alt.Scale(scheme="tableau20")),
-            shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="top")).scale(
-                domain=["clean", "adversarial"], range=["circle", "cross"]
+            stroke=alt.Stroke("label:N", legend=None, scale=colours),
+            fill=alt.Fill("label:N", legend=None, scale=colours),
+            fillOpacity=alt.condition(alt.datum.kind == "clean", alt.value(0.75), alt.value(0)),
+            shape=alt.Shape(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(domain=["clean", "adversarial"], range=["circle", "triangle-up"]),
+                legend=alt.Legend(
+                    orient="top", symbolSize=80, symbolStrokeColor=GREY, symbolFillColor=GREY
+                ),
             ),
             tooltip=["label:N", "kind:N"],
         )
@@ -277,7 +286,7 @@ def embedding(frame: pd.DataFrame) -> Picture:
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
     numbers = (
         alt.Chart(centres)
-        .mark_text(fontSize=14, fontWeight="bold")
+        .mark_text(fontSize=15, fontWeight="bold")
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
     return alt.layer(points, numbers).properties(height=430)

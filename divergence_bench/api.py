@@ -121,7 +121,7 @@ def evaluate(
     given |= settings
     sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    own = {"arch": arch, "weights": weights, "weights_key": weights_key}
+    own: dict[str, Any] = {"arch": arch, "weights": weights, "weights_key": weights_key}
     _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:

@@ -56,7 +56,11 @@ FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 def page() -> None:
     """The chosen table, or the runs of one protocol."""
-    chosen = ui.one_named("Table", list(NAMES), key="table", default="2", titles=NAMES)
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    with left:
+        st.title("Leaderboards", anchor=False)
+    with right:
+        chosen = ui.one_named("Table", list(NAMES), key="table", default="2", titles=NAMES)
     _forget_other(chosen)
     if chosen == RUNS:
         _runs_here()
@@ -134,7 +138,7 @@ def _runs_here() -> None:
     table = ui.query_folder(_ranking, row["run_id"], row["evaluation_id"])
     _show(
         table,
-        f"{table.title}. Ranked by {stage_title(table.ranked_by)}: the rank is the range that the "
+        f"{table.title}. Ranked by {stage_title(table.ranked_by)}; the rank is the range that the "
         "95% intervals allow; partial: on part of the data, never ranked.",
     )
 

@@ -11,7 +11,17 @@ from browsing import WIDTHS, Visitor, serving
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+PAGES = [
+    "start",
+    "leaderboards",
+    "tradeoffs",
+    "runs",
+    "run",
+    "compare",
+    "methods",
+    "losses",
+    "tsne",
+]
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +146,12 @@ def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) 
 def test_tsne_draws_two_maps(visit) -> None:
     visitor = visit()
     visitor.open("tsne?n=8&k=5")
+    assert visitor.page.get_by_text("These two runs ship with the app").count() == 1
+    visitor.page.get_by_text("Map two runs of this folder").click()
     visitor.page.get_by_role("button", name="Compute").click()
-    visitor.page.get_by_text("Classes of adversarial images separate").wait_for(timeout=60_000)
+    visitor.page.get_by_text("These two runs ship with the app").wait_for(
+        state="detached", timeout=60_000
+    )
     visitor.settle()
     visitor.shoot("tsne-computed")
 

@@ -167,9 +167,7 @@ def test_distillation_trains_its_teacher_and_a_table_shows_it(
     runs = bench.results(results).set_index("run_id")
     assert set(runs["method"]) == {"kd", "vanilla"}
     assert runs["dataset"].nunique() == 1
-    rows = {id_: row for row in small(results)[0].rows for id_ in row.cells["clean"].ours.run_ids}
-    shown = rows[found.run_id]
-    assert "KD" in shown.labels[0]
-    assert "resnet8 from resnet20" in " ".join(shown.labels)
-    assert shown.cells["clean"].ours.value == pytest.approx(100 * found.clean.value)
-    assert runs.loc[found.run_id, "dataset"] in shown.group
+    (row,) = [row for row in small(results)[0].rows if found.run_id in row.run_ids]
+    assert row.labels == ("KD", "resnet8 from resnet20", "1")
+    assert row.cells["clean"].ours.value == pytest.approx(100 * found.clean.value)
+    assert runs.loc[found.run_id, "dataset"] in row.group
