@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import divergence_bench as bench
+from app import queries
 from harness.data import load_dataset
 from harness.errors import UserError
 from harness.models import build_model
 from harness.registry import METHODS
+from harness.store.database import Database
 from leaderboards.build import small
 from leaderboards.summary import run_summary
 
@@ -71,6 +73,8 @@ def test_a_module_is_stored_like_any_run(tmp_path: Path, call) -> None:
     )
     summary = run_summary(tmp_path, result.run_id, result.evaluation_id)
     assert "mine" in json.dumps(summary.to_json())
+    (shown,) = queries.comparable(Database(tmp_path)).to_dict("records")
+    assert (shown["run_id"], shown["title"]) == (result.run_id, "mine")
     again = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
     assert (again.evaluation_id, again.metrics) == (result.evaluation_id, result.metrics)
     assert result.stored_at is None
