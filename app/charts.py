@@ -33,6 +33,8 @@ def lines(
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
     dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
+    # Of one series, the axis has the name.
+    legend = alt.Undefined if len(series) > 1 else None
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
@@ -41,7 +43,10 @@ def lines(
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
             color=_coloured("series", series),
             strokeDash=alt.StrokeDash(
-                "series:N", title=None, scale=alt.Scale(domain=list(series), range=dashes)
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=list(series), range=dashes),
+                legend=legend,
             ),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
@@ -305,7 +310,9 @@ def _coloured(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1)
+        if len(domain) > 1
+        else None,
     )
 
 

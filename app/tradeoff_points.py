@@ -57,7 +57,7 @@ BOARDS = (
     ("imagenet", "Linf", "4/255"),
 )
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
-COLUMNS += ["source", "where", "page", "group", "seeds", "note"]
+COLUMNS += ["source", "where", "page", "seeds", "note", "doubted"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -148,6 +148,7 @@ def published_points(results: Path | None) -> pd.DataFrame:
                     "source": SOURCES[ROBUSTBENCH],
                     "where": entry.citation,
                     "note": "; ".join(notes),
+                    "doubted": entry.unreliable,
                     "clean": entry.clean,
                     "aa": entry.aa,
                 }
@@ -235,14 +236,16 @@ def protocols(points: pd.DataFrame) -> list[str]:
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
     """The points that no other of the same training data equals or beats, by training data.
 
-    Small-scale runs are on no front: they are never ranked with published numbers.
+    Small-scale runs are on no front, since they are never ranked with published numbers, and
+    neither are numbers that their publisher doubts.
 
     Args:
-        points: with ``x``, ``y`` and ``training_data``.
+        points: with ``x``, ``y``, ``source``, ``doubted`` and ``training_data``.
         x_lower: whether small x is good.
         y_lower: whether small y is good.
     """
-    ranked = points[points["source"] != SOURCES[SMALL]]
+    doubted = points["doubted"].map(lambda value: value is True)
+    ranked = points[(points["source"] != SOURCES[SMALL]) & ~doubted]
     if ranked.empty:
         ranked = points
     return {

@@ -166,7 +166,8 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     )
     st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
     for data, front in found.items():
-        st.markdown(f"**{data.capitalize()}**, on the front: {ui.plain(_named(front, x, y))}.")
+        title = ui.plain(data[0].upper() + data[1:])
+        st.markdown(f"**{title}**, on the front: {ui.plain(_named(front, x, y))}.")
     st.caption(
         "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag over "
         "points to list only those."

@@ -114,6 +114,7 @@ def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
     assert board["y"].tolist() == own.loc[names, "autoattack"].tolist()
     doubted = [name for name in names if own.loc[name, "unreliable"] is True]
     assert set(board.index[board.index.str.endswith("?")]) == {f"{name} ?" for name in doubted}
+    assert not any("?" in each.value for each in at.markdown if "on the front" in each.value)
     hidden = open_page("tradeoffs", empty, ds="cifar100", rb="false")
     assert f"{len(board) + 1} of RobustBench" in words(hidden)
     assert set(hidden.dataframe[0].value["source"]) == {P}
