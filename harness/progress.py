@@ -27,18 +27,18 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         """See the class; bars appear only where standard error is a terminal."""
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str) -> None:
-        """Print one line."""
-        self.console.print(text)
+        """Print one line, which only a terminal wraps."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
         """Show the progress of ``total`` steps, or without it of a fraction in [0, 1]."""
         if self.console.is_terminal or self.console.is_jupyter:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn() if total else TaskProgressColumn(),
                 TimeElapsedColumn(),

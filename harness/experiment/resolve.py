@@ -6,8 +6,8 @@ Layers, each over the one before: the configuration's defaults, the method's rec
 
 from __future__ import annotations
 
-import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from harness.data import DATASETS
 from harness.errors import UserError
 from harness.method import Method
 from harness.models import ARCHITECTURES
-from harness.registry import METHODS, unknown_name
+from harness.registry import METHODS, nearest, unknown_name
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory, find_run
 
@@ -62,6 +62,7 @@ def resolve(
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     DATASETS.get(config.data.name)
+    ARCHITECTURES.get(config.model.arch)
     if "evaluation.eps" not in dict(given):
         check_radius(config.evaluation, norm)
     return _with_teacher(config, method)
@@ -276,6 +277,10 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
         if first["type"] == "extra_forbidden":
             raise UserError(_unknown_field(model, prefix, path)) from error
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "literal_error":
+            choices = re.findall("'(.*?)'", first["ctx"]["expected"])
+            if near := nearest(str(first["input"]), choices):
+                message = f"did you mean {' or '.join(near)}? ({message})"
         raise UserError(
             f"{prefix}{path} = {first['input']!r} is refused: {message[0].lower()}{message[1:]}"
         ) from error
@@ -283,7 +288,7 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
 
 def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
     known = [prefix + name for name in _field_paths(model)]
-    near = difflib.get_close_matches(prefix + path, known, n=2, cutoff=0.5)
+    near = nearest(prefix + path, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
     return f"unknown setting {prefix + path!r}: {hint}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from divergence_bench.cli import show
+from divergence_bench.cli import list as listing
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -75,9 +75,9 @@ def test_a_call_of_exit_is_no_fault(plugins, tmp_path):
 
 
 def test_listing_methods_names_a_broken_file(plugins, monkeypatch):
-    monkeypatch.setattr("divergence_bench.cli.show.METHODS", plugins)
+    monkeypatch.setattr("divergence_bench.cli.list.METHODS", plugins)
     with pytest.raises(UserError, match=r"broken\.py \(RuntimeError: imported\)"):
-        show.method_rows()
+        listing.method_rows()
 
 
 def test_a_second_entry_of_one_name_is_refused(plugins):

@@ -17,6 +17,7 @@ from harness.evaluation.analysis.paired import (
     compare_seeds,
     protocol_key,
 )
+from harness.registry import METHODS, unknown_name
 from harness.store.ingest import seed_group
 from harness.store.rundir import EvaluationDirectory, RunDirectory, find_run, list_runs
 
@@ -172,6 +173,8 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
         and _successes(run)
     ]
     if not runs:
+        if method not in METHODS:
+            raise UserError(unknown_name("method", method, METHODS.names()))
         where = f" on {dataset}" if dataset else ""
         raise UserError(
             f"there is no evaluated run of {method!r}{where} in {results}: run it first"

@@ -1,0 +1,76 @@
+"""Names that the shell completes. None of these imports torch: a shell waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import typer
+
+LISTINGS = ("methods", "recipes", "datasets", "models", "runs")
+TABLES = range(1, 10)
+
+
+def _completer(names: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Completes a name, or the last of several with commas between."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(last)]
+
+    return complete
+
+
+def _methods() -> list[str]:
+    from harness.registry import METHODS
+
+    return METHODS.names()
+
+
+def _datasets() -> list[str]:
+    from harness.data import DATASETS
+
+    return DATASETS.names()
+
+
+def _models() -> list[str]:
+    from harness.models import ARCHITECTURES
+
+    return ARCHITECTURES.names()
+
+
+def _attacks() -> tuple[str, ...]:
+    from harness.config import STANDARD_ATTACKS
+
+    return STANDARD_ATTACKS
+
+
+def _formats() -> tuple[str, ...]:
+    from leaderboards.render.report import FORMATS
+
+    return FORMATS
+
+
+methods = _completer(_methods)
+datasets = _completer(_datasets)
+models = _completer(_models)
+attacks = _completer(_attacks)
+formats = _completer(_formats)
+norms = _completer(lambda: ("Linf", "L2"))
+devices = _completer(lambda: ("auto", "cpu", "cuda"))
+listings = _completer(lambda: LISTINGS)
+tables = _completer(lambda: [str(number) for number in TABLES])
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs in the results folder that was typed before, else in the default one."""
+    from harness.store.rundir import run_folders
+
+    results = Path(ctx.params.get("results") or "results")
+    found = [run.run_id for run in run_folders(results)]
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def runs_and_methods(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs, and of methods."""
+    return runs(ctx, incomplete) + methods(incomplete)
