@@ -1,6 +1,12 @@
 """``python -m harness``."""
 
-from divergence_bench.cli.main import main
-
 if __name__ == "__main__":
+    import signal
+
+    # Until ``main`` handles it, there is nothing to save: Ctrl-C ends the process at once.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    from divergence_bench.cli.main import main
+
     main()

@@ -104,6 +104,16 @@ class Registry(Generic[T]):
                 f"({first_line(error)}): fix or remove that file"
             ) from error
 
+    def load_all(self) -> tuple[dict[str, T], dict[str, str]]:
+        """Every entry by name, and why those are missing that cannot be loaded."""
+        loaded, broken = {}, {}
+        for name in self.names():
+            try:
+                loaded[name] = self.get(name)
+            except UserError as error:
+                broken[name] = str(error)
+        return loaded, broken
+
     @cached_property
     def _targets(self) -> dict[str, str | T]:
         targets = dict(self._registered)

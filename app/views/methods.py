@@ -41,7 +41,9 @@ def page() -> None:
     ui.heading(
         "Methods", "Every loss that can be trained here: its paper's formula and how it runs here."
     )
-    cards = {name: METHODS.get(name) for name in METHODS.names()}
+    cards, broken = METHODS.load_all()
+    for reason in broken.values():
+        st.warning(reason)
     left, right = st.columns([1, 2])
     with left:
         families = ui.some_of("Training", FAMILIES, key="family")

@@ -70,7 +70,7 @@ def corrupt(
     with (
         results_alone(),
         directory.lock(),
-        recorded(directory, {}),
+        recorded(directory, {}, reporter),
         reporter.stage("corrupt") as stage,
     ):
         result = evaluate_corrupted(

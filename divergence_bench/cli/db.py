@@ -17,12 +17,18 @@ from harness.store.rundir import find_run
 if TYPE_CHECKING:
     from harness.store.sharing import Merged
 
+# Exit status where only a part was done.
+INCOMPLETE = 1
+
 db = opt.new_typer(help="The results database, and the runs that it holds.")
 
 
 @db.command()
 def rebuild(results: opt.StoredResults = opt.RESULTS, as_json: opt.Json = False) -> None:
-    """Build the database again from the run directories."""
+    """Build the database again from the run directories.
+
+    Exit status 1 means that something cannot be read and was left out.
+    """
     from harness.store.database import Database
     from leaderboards.printed import REPORTED_CSV
 
@@ -32,6 +38,8 @@ def rebuild(results: opt.StoredResults = opt.RESULTS, as_json: opt.Json = False)
     lines = [f"rebuilt: {counts}", *(f"left out: {reason}" for _, reason in unreadable)]
     rows = {"rows": outcome.counts, "unreadable": unreadable}
     print_result(rows, "\n".join(lines), as_json=as_json)
+    if unreadable:
+        raise typer.Exit(INCOMPLETE)
 
 
 @db.command("merge")
@@ -44,7 +52,8 @@ def merge_(
 ) -> None:
     """Copy the runs of another results folder here.
 
-    Runs in conflict are kept aside and named.
+    Runs in conflict are kept aside and named. Exit status 1 means that there are some, or that
+    something was left out.
     """
     from harness.store import exchange
 
@@ -108,7 +117,11 @@ def delete(
 
 
 def print_merged(merged: Merged, *, as_json: bool) -> None:
-    """Print how many runs were added, and which are in conflict or left out."""
+    """Print how many runs were added, and which are in conflict or left out.
+
+    Raises:
+        typer.Exit: with status 1 where some are.
+    """
     counts: dict[str, Sized] = {
         "added": merged.added,
         "completed": merged.completed,
@@ -123,3 +136,5 @@ def print_merged(merged: Merged, *, as_json: bool) -> None:
         )
     lines += [f"left out: {run_id}: {reason}" for run_id, reason in merged.left_out.items()]
     print_result(asdict(merged), "\n".join(lines), as_json=as_json)
+    if merged.conflicts or merged.left_out:
+        raise typer.Exit(INCOMPLETE)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -171,24 +173,41 @@ def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
     from harness.evaluation.analysis import curves
     from harness.store.database import Database
-    from leaderboards.printed import REPORTED_CSV
     from leaderboards.summary import run_summary
 
     results, evaluation_id = outcome.directory.parents[1], outcome.evaluation.evaluation_id
-    database = Database(results)
-    database.load_reported(REPORTED_CSV)
-    summary = run_summary(results, outcome.run_id, evaluation_id)
-    curve = curves.curve_of(database, outcome.run_id, evaluation_id)
+    directory = RunDirectory(results, outcome.run_id)
+    with _indexed_in(directory) as folder:
+        summary = run_summary(folder, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
     if as_json:
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
         return
     console = new_console()
     summary.render(console)
-    directory = RunDirectory(results, outcome.run_id)
     print_curve(curve, directory.evaluation(evaluation_id).record, console)
     print(f"stored in {outcome.directory}")
     folder = "" if results == opt.RESULTS else f" --results {shlex.quote(str(results))}"
     print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+
+
+@contextmanager
+def _indexed_in(run: RunDirectory) -> Iterator[Path]:
+    """A folder whose database has the run: its own, or one without other runs if that is held."""
+    from harness.experiment.record import INDEX_WAIT_S
+    from harness.store.database import Database
+    from leaderboards.printed import REPORTED_CSV
+
+    database = Database(run.results, INDEX_WAIT_S)
+    try:
+        database.load_reported(REPORTED_CSV)
+        lacking = database.lacks(run.run_id)
+    except UserError:
+        lacking = True
+    with TemporaryDirectory() as temporary:
+        if lacking:
+            Database(Path(temporary)).store(run)
+        yield Path(temporary) if lacking else run.results
 
 
 def print_curve(

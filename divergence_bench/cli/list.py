@@ -75,16 +75,19 @@ def list_(
 
 def method_rows() -> list[Row]:
     """Return a row a method."""
-    cards = {name: METHODS.get(name).card for name in METHODS.names()}
-    return [
-        {
+    loaded, broken = METHODS.load_all()
+    rows = {
+        name: {
             "method": name,
-            "family": card.family,
-            "tables": list(card.tables),
-            "summary": card.summary,
+            "family": method.card.family,
+            "tables": list(method.card.tables),
+            "summary": method.card.summary,
         }
-        for name, card in cards.items()
-    ]
+        for name, method in loaded.items()
+    }
+    for name, reason in broken.items():
+        rows[name] = {"method": name, "family": None, "tables": [], "summary": None, "note": reason}
+    return [rows[name] for name in sorted(rows)]
 
 
 def recipe_rows(table: int | None, method: str | None) -> list[Row]:
@@ -92,9 +95,10 @@ def recipe_rows(table: int | None, method: str | None) -> list[Row]:
     from harness.experiment.resolve import resolve
 
     rows = []
-    for name in [method] if method else METHODS.names():
-        notes = METHODS.get(name).recipe_notes
-        for recipe in METHODS.get(name).recipes:
+    methods = {method: METHODS.get(method)} if method else METHODS.load_all()[0]
+    for name, entry in methods.items():
+        notes = entry.recipe_notes
+        for recipe in entry.recipes:
             if table is None or recipe.startswith(f"table{table}/"):
                 config = resolve(name, recipe=recipe)
                 rows.append(
@@ -146,10 +150,9 @@ def run_rows(results: Path, method: str | None) -> list[Row]:
     for run in list_runs(results):
         try:
             row = run_row(run)
-        except (UserError, KeyError) as error:
-            note = str(error) if isinstance(error, UserError) else f"its record has no {error}"
+        except UserError as error:
             row = dict.fromkeys(RUN_COLUMNS) | {"run": run.run_id, "status": "damaged"}
-            rows.append(row | {"note": note})
+            rows.append(row | {"note": str(error)})
         else:
             if method in (None, row.pop("method")):
                 rows.append(row)
@@ -168,13 +171,13 @@ def run_row(run: RunDirectory) -> Row:
     return {
         "run": run.run_id,
         "status": record["status"],
-        "dataset": record["dataset"],
+        "dataset": record.get("dataset"),
         "model": record.get("arch"),
         "recipe": record.get("recipe"),
         "seed": record.get("seed"),
-        "clean": metrics["clean"]["value"] if metrics else None,
-        "robust": metrics["robust"]["value"] if metrics else None,
+        "clean": metrics.get("clean", {}).get("value"),
+        "robust": metrics.get("robust", {}).get("value"),
         "partial": bool(record.get("partial")),
-        "started": record["started_at"],
+        "started": record.get("started_at"),
         "method": record.get("method"),
     }

@@ -1,7 +1,7 @@
 """The command line: its verbs by name, and its exit status.
 
-Exit status: 0 done, 1 a regression or a failed run of a sweep, 2 an error of the user, 130 or 143
-interrupted.
+Exit status: 0 done; 1 a regression, or something left out: a failed run of a sweep, a damaged run
+of `db`; 2 an error of the user; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 from typer import Option
 
 from divergence_bench.cli.options import SuggestingGroup, new_typer
+from divergence_bench.cli.surroundings import explained_paths, open_streams, refuse_empty_values
 from harness import __version__
 from harness.distributed.signals import stopping
 from harness.errors import UserError
@@ -60,7 +61,13 @@ class LazyGroup(SuggestingGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the called verb's name, its command and the arguments after it."""
         name, _, rest = super().resolve_command(ctx, args)
+        refuse_empty_values(rest)
         return name, command(name) if name else None, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the verb."""
+        with explained_paths():
+            return super().invoke(ctx)
 
 
 app = new_typer(cls=LazyGroup, add_completion=True)
@@ -97,6 +104,7 @@ def require_single_process(
 def main() -> None:
     """Run the command line; an error of the user is one line on standard error and status 2."""
     rank = _torchrun("RANK", 0)
+    open_streams()
     with stopping() as stop:
         try:
             raise SystemExit(app(prog_name=program(), standalone_mode=False))

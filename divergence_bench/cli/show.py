@@ -127,6 +127,7 @@ def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> Non
         UserError: the run has no such finished evaluation.
     """
     record, own = run.record, run.own_evaluation()
+    provenance = record.get("provenance") or {}
     if evaluation is not None:
         from harness.evaluation.analysis.stored import finished
 
@@ -135,22 +136,22 @@ def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> Non
         )[0]
     else:
         headed = own
-    evaluations = [each.record for each in run.evaluations()]
+    evaluations = [each.record for each in run.evaluations() if each.damage is None]
     if as_json:
         shown = headed and headed.evaluation_id
         print_json({**record, "evaluation": shown, "evaluations": evaluations})
         return
     facts = {
         "status": record["status"] + (f": {record['error']}" if record.get("error") else ""),
-        "method": record.get("method_title") or record["source"]["source"],
-        "dataset": record["dataset"],
+        "method": record.get("method_title") or (record.get("source") or {}).get("source"),
+        "dataset": record.get("dataset"),
         "model": record.get("arch"),
         "teacher": _teacher_text(record),
         "recipe": _recipe_text(record),
         "seed": record.get("seed"),
-        "device": record["provenance"].get("device"),
-        "commit": _commit_text(record["provenance"]),
-        "started": record["started_at"],
+        "device": provenance.get("device"),
+        "commit": _commit_text(provenance),
+        "started": record.get("started_at"),
         "stored in": str(run.path),
     }
     console = new_console()
@@ -175,7 +176,7 @@ def print_evaluations(
     database = Database(run.results)
     flags = curves.flags_of(database, [run.run_id])
     for evaluation in sorted(
-        (each for each in run.evaluations() if each.record["status"] == "success"),
+        run.finished_evaluations(),
         key=lambda each: (
             headed is None or each.evaluation_id != headed.evaluation_id,
             str(each.record["finished_at"]),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +93,17 @@ def query(results: Path, statement: str) -> QueryResult:
         # DuckDB's reason, without its drawing of the statement.
         reason = str(error).partition("\nLINE ")[0]
         raise UserError(f"the database refuses the query: {' '.join(reason.split())}") from error
-    return QueryResult(tuple(columns), tuple(tuple(map(_without_nan, row)) for row in rows))
+    return QueryResult(distinct(columns), tuple(tuple(map(_without_nan, row)) for row in rows))
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Column names without repetition: ``a``, ``a`` become ``a``, ``a_1``, as in DuckDB."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(1))
+        taken = {*names, *found}
+        found.append(name if name not in found else next(n for n in numbered if n not in taken))
+    return tuple(found)
 
 
 def schema() -> QueryResult:
@@ -112,8 +124,8 @@ def print_text(result: QueryResult, console: Console, *, wrap: bool = False) -> 
         console.print(table)
     else:
         _print_vertically(result, console)
-    count = len(result.rows)
-    console.print(f"{count} row{'' if count == 1 else 's'}", style="dim", highlight=False)
+    number = len(result.rows)
+    console.print(f"{number} row{'' if number == 1 else 's'}", style="dim", highlight=False)
 
 
 def _table(result: QueryResult) -> Table:

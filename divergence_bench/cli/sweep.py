@@ -24,6 +24,7 @@ from harness.config import fingerprint
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.progress import Reporter, duration
+from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def sweep(
     }
     spec, shown = sweep_of(file, {name: v for name, v in given.items() if v is not None})
     where = Cluster.parse(on_cluster, per_task)
+    if any("*" in name for name in spec.recipes):
+        name_broken_methods()
     rows = sweeps.rows(spec, {"data.root": data_root, "device": device, "results": results})
     items = estimate.with_estimates(sweeps.plan(rows), estimate.stored_timings(results))
     if dry_run and as_json:
@@ -106,9 +109,28 @@ def sweep(
             failures = sweeps.run_missing(items, reporter, passed)
         else:
             failures = cluster.run_missing_on(where, items, reporter, passed)
+    load_printed(results, reporter)
     _print_finished(sweeps.plan(rows), failures, shown, results, as_json=as_json)
     if failures:
         raise typer.Exit(FAILED)
+
+
+def load_printed(results: Path, reporter: Reporter) -> None:
+    """Load the printed numbers; where the database is held, say that it lacks them."""
+    from harness.experiment.record import INDEX_WAIT_S
+    from harness.store.database import Database
+    from leaderboards.printed import REPORTED_CSV
+
+    try:
+        Database(results, INDEX_WAIT_S).load_reported(REPORTED_CSV)
+    except UserError as error:
+        reporter.line(f"note: the database lacks the paper's numbers: {error}")
+
+
+def name_broken_methods() -> None:
+    """Print which methods cannot be loaded, so that their recipes are missing."""
+    for reason in METHODS.load_all()[1].values():
+        print(f"note: left out: {reason}", file=sys.stderr)
 
 
 def _print_finished(
@@ -120,11 +142,8 @@ def _print_finished(
     as_json: bool,
 ) -> None:
     """Print the outcome, after the paper's table where the sweep is of one."""
-    from harness.store.database import Database
-    from leaderboards.printed import REPORTED_CSV
     from leaderboards.render.report import print_report
 
-    Database(results).load_reported(REPORTED_CSV)
     if as_json:
         print_json(outcome_json(items, failures))
         return
@@ -264,12 +283,17 @@ def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: C
 
 
 def summaries(items: Sequence[Item]) -> list[RunSummary]:
-    """The table of one finished run of each protocol, which holds the sweep's others."""
+    """The table of one finished run of each protocol, which holds the sweep's others.
+
+    Runs that a held database does not have yet are left out; each was reported when it ended.
+    """
+    from harness.store.database import Database
     from leaderboards.summary import run_summary
 
     first: dict[tuple[str, str], Item] = {}
     for item in items:
-        if item.state == "done":
+        lacking = Database(item.config.results).lacks(item.config.run_id)
+        if item.state == "done" and not lacking:
             first.setdefault(protocol(item), item)
     return [run_summary(item.config.results, item.config.run_id) for item in first.values()]
 

@@ -143,8 +143,10 @@ def interval(value: float, low: float, high: float, *, sign: bool = False) -> st
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value; paths and times become text."""
-    print(json.dumps(value, indent=2, default=str))
+    """Print one JSON value; paths and times become text, NaN and infinities null."""
+    from harness.store.files import without_nan
+
+    print(json.dumps(without_nan(value), indent=2, default=str, allow_nan=False))
 
 
 def print_result(value: Any, text: str, *, as_json: bool) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 REPEAT_WINDOW_S = 2.0
+AGAIN_AFTER_S = 0.05
 
 
 @dataclass
@@ -40,6 +44,20 @@ class Stop:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    def unraisable(self, lost: Any) -> None:
+        """Send the signal again if its KeyboardInterrupt was raised where Python drops exceptions.
+
+        Such places are ``__del__``, weak references' callbacks and those of compiled code. Without
+        this, a signal that arrives there would be lost.
+        """
+        if self.number is None or not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+            return
+        number, self.number = self.number, None
+        again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
@@ -47,8 +65,10 @@ def stopping() -> Iterator[Stop]:
     stop = Stop()
     handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
+    hook, sys.unraisablehook = sys.unraisablehook, stop.unraisable
     try:
         yield stop
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,7 +17,6 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
 from harness.data.base import ImageSource, check_limit
-from harness.errors import UserError
 from harness.evaluation.analysis.flags import Flag, counted
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
@@ -28,8 +27,9 @@ from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import probe_model, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
+from harness.store.files import DamagedFile
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
-from harness.store.verdicts import verdicts_digest, write_verdicts
+from harness.store.verdicts import survivors, verdicts_digest, write_verdicts
 
 PLANNING_IMAGES = 32
 
@@ -148,17 +148,21 @@ def finish(
 def stored_result(
     directory: EvaluationDirectory, protocol: EvalProtocol
 ) -> EvaluationResult | None:
-    """A finished evaluation's result; None where it is not finished or its verdicts are damaged.
+    """A finished evaluation's result; None where it is not finished.
 
-    Its chunks need not be there: an evaluation from another results folder has none.
+    Its chunks need not be there: an evaluation from another results folder has none. What is
+    damaged is made again from the chunks that are there; a damaged record is removed.
     """
-    record = directory.record if directory.exists else {}
+    try:
+        record = directory.record if directory.exists else {}
+    except DamagedFile:
+        directory.record_path.unlink()
+        record = {}
     if record.get("status") != "success":
         return None
     try:
         verdicts = directory.verdicts().to_pandas()
-    except UserError:
-        # They are made again from the chunks that are there.
+    except DamagedFile:
         return None
     return EvaluationResult(directory.evaluation_id, protocol, record["metrics"], verdicts)
 
@@ -219,12 +223,8 @@ def accuracies(
 
     The last is also ``robust``, and ``aa`` where the attacks are the standard ones.
     """
-    broken_by = verdicts["broken_by"].to_pylist()
-    n, alive = len(broken_by), len(broken_by)
-    metrics = {}
-    for stage in ("clean", *protocol.attacks):
-        alive -= broken_by.count(stage)
-        metrics[stage] = accuracy(alive, n)
+    counts, n = survivors(verdicts, protocol.attacks), len(verdicts)
+    metrics = {stage: accuracy(alive, n) for stage, alive in counts.items()}
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 

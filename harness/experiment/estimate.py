@@ -13,6 +13,8 @@ import pandas as pd
 
 from harness.config import RunConfig
 from harness.data import dataset_info
+from harness.errors import UserError
+from harness.experiment.record import INDEX_WAIT_S
 from harness.experiment.sweep import Item
 from harness.provenance import device_name
 from harness.store.database import Database
@@ -50,14 +52,14 @@ class Timings:
 
 
 def stored_timings(results: Path) -> Timings:
-    """All measurements in a results folder; none if it has no database."""
-    database = Database(results)
-    if not database.path.exists():
+    """All measurements in a results folder; none if its database is missing or cannot be read."""
+    database = Database(results, INDEX_WAIT_S)
+    try:
+        tables = [database.query(sql) for sql in (TRAINING, EVALUATION)]
+    except UserError:
         return Timings((), ())
-    return Timings(
-        [_timing(row) for row in database.query(TRAINING).itertuples(index=False)],
-        [_timing(row) for row in database.query(EVALUATION).itertuples(index=False)],
-    )
+    epochs, images = ([_timing(row) for row in table.itertuples(index=False)] for table in tables)
+    return Timings(epochs, images)
 
 
 def _timing(row: Any) -> Timing:

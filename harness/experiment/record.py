@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,20 @@ from harness.config import RunConfig
 from harness.data import dataset_info
 from harness.data.base import Dataset
 from harness.distributed.group import ProcessGroup
+from harness.errors import UserError
 from harness.experiment.resolve import recipe_changes
 from harness.method import Method
+from harness.progress import Reporter
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, utc_now
+
+# How long a run waits for the database, which it can do without.
+INDEX_WAIT_S = 5.0
 
 
 @contextmanager
 def recorded(
-    directory: RunDirectory, described: dict[str, Any], *, index: bool = True
+    directory: RunDirectory, described: dict[str, Any], reporter: Reporter, *, index: bool = True
 ) -> Iterator[None]:
     """The run's status follows what happens inside, in its directory and in the database.
 
@@ -32,15 +38,18 @@ def recorded(
     Args:
         directory: the run's.
         described: what its record says from the start.
+        reporter: where a database that cannot be written is reported, at the end.
         index: whether the database follows; False where another process brings it up to date.
     """
+    began_at = time.monotonic()
     finished = directory.exists and directory.record["status"] == "success"
     began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
     directory.update(**described, **({} if finished else began))
 
     def end(status: str, **why: str) -> None:
         if not finished:
-            directory.end(status, **why)
+            before = directory.record.get("wall_s") or 0.0
+            directory.end(status, wall_s=before + time.monotonic() - began_at, **why)
 
     if index:
         indexed(directory)
@@ -57,12 +66,26 @@ def recorded(
         end("success")
     finally:
         if index:
-            indexed(directory)
+            indexed(directory, reporter)
 
 
-def indexed(directory: RunDirectory) -> None:
-    """Bring the database to what the run's directory holds."""
-    Database(directory.results).record(directory)
+def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
+    """Bring the database to what the run's directory holds, or report that it cannot be done now.
+
+    The directory is the record, and the database follows it: one that another program holds, or
+    that is damaged, stops no work.
+    """
+    try:
+        damaged = Database(directory.results, INDEX_WAIT_S).record(directory)
+    except UserError as error:
+        if reporter:
+            reporter.line(
+                f"note: {directory.run_id} is stored in {directory.path}, but not in the database "
+                f"yet, which the next command or `db rebuild` brings up to date: {error}"
+            )
+        return
+    for reason in damaged.values() if reporter else ():
+        reporter.line(f"note: left out of the database: {reason}")
 
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:

@@ -178,12 +178,14 @@ def method_of(recipe: str | None) -> str:
     """
     if recipe is None:
         raise UserError("there is no method to train: give --method, or a --recipe of one method")
+    methods, broken = METHODS.load_all()
     owners: dict[str, list[str]] = {}
-    for name in METHODS.names():
-        for owned in METHODS.get(name).recipes:
+    for name, method in methods.items():
+        for owned in method.recipes:
             owners.setdefault(owned, []).append(name)
     if recipe not in owners:
-        raise UserError(unknown_name("recipe", recipe, sorted(owners)))
+        unread = "".join(f" Left out: {reason}." for reason in broken.values())
+        raise UserError(unknown_name("recipe", recipe, sorted(owners)) + unread)
     if len(owners[recipe]) > 1:
         raise UserError(
             f"{len(owners[recipe])} methods have a recipe {recipe!r}, {', '.join(owners[recipe])}: "

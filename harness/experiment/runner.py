@@ -99,7 +99,7 @@ def run(
             check_images(directory, data.train)
             described |= training_header(config, method, data, device, processes)
             described |= teacher.described if teacher else {}
-        with recorded(directory, described, index=index):
+        with recorded(directory, described, reporter, index=index):
             model = trained_model(config, method, inputs, directory, reporter, device)
             return evaluate_into(
                 directory, model, data.test, config.evaluation, reporter, device, executor
@@ -169,7 +169,7 @@ def evaluate_run(
         root = Path(stored)
     data = load_dataset(record["dataset"], root)
     check_limit("evaluation.limit", evaluation.limit, data.test)
-    with directory.lock(), recorded(directory, {}):
+    with directory.lock(), recorded(directory, {}, reporter):
         model = load_model_file(path)
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
@@ -252,7 +252,7 @@ def evaluate_model(
         "partial": not data.test.complete,
         "provenance": provenance.collect(where),
     }
-    with directory.lock(), recorded(directory, described):
+    with directory.lock(), recorded(directory, described, reporter):
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
@@ -387,8 +387,7 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
 
 def check_weights(directory: RunDirectory) -> None:
     """Raise a UserError if a run has evaluations, but no longer the weights they are of."""
-    evaluated = any(each.record["status"] == "success" for each in directory.evaluations())
-    if evaluated and not directory.model_path.exists():
+    if directory.finished_evaluations() and not directory.model_path.exists():
         raise UserError(
             f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
             "missing: `db merge` the results folder that has it, or train it again in another one"

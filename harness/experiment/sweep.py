@@ -159,8 +159,8 @@ def _recipe_runs(pattern: str) -> list[RunSpec]:
         return [RunSpec(recipe=pattern)]
     found = sorted(
         (recipe, method)
-        for method in METHODS.names()
-        for recipe in METHODS.get(method).recipes
+        for method, entry in METHODS.load_all()[0].items()
+        for recipe in entry.recipes
         if fnmatchcase(recipe, pattern)
     )
     if not found:
@@ -270,7 +270,8 @@ def plan(all_rows: Sequence[Row]) -> list[Item]:
 def _item(group: Sequence[Row]) -> Item:
     config = group[0].config
     directory = RunDirectory(config.results, config.run_id)
-    record = directory.record if directory.exists else {}
+    damage = directory.damage if directory.exists else None
+    record = directory.record if directory.exists and not damage else {}
     trained = directory.model_path.exists()
     found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
     evaluated = all(each is not None and each.record["status"] == "success" for each in found)
@@ -281,10 +282,10 @@ def _item(group: Sequence[Row]) -> Item:
         config=config,
         names=tuple(dict.fromkeys(row.name for row in group)),
         left_out=tuple(dict.fromkeys(path for row in group for path in row.left_out)),
-        state="done" if trained and evaluated else unfinished,
+        state="done" if trained and evaluated and not damage else unfinished,
         epochs=epochs,
         chunks=chunks,
-        error=record.get("error") if record.get("status") == "error" else None,
+        error=record.get("error") if record.get("status") == "error" else damage,
     )
 
 
@@ -316,7 +317,8 @@ def find_evaluation(
     def progress(evaluation: EvaluationDirectory) -> tuple[bool, int]:
         return evaluation.record["status"] == "success", len(evaluation.finished_chunks())
 
-    return max(filter(fits, directory.evaluations()), key=progress, default=None)
+    readable = [each for each in directory.evaluations() if each.damage is None]
+    return max(filter(fits, readable), key=progress, default=None)
 
 
 def run_missing(
@@ -349,11 +351,11 @@ def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
     named = f"{type(error).__name__}: {error}"
     message = str(error) if isinstance(error, UserError) else named
     reporter.line(f"failed: {config.run_id}: {message}")
-    record_failure(config, named)
+    record_failure(config, named, reporter)
     return Failure(config.run_id, message)
 
 
-def record_failure(config: RunConfig, error: str) -> None:
+def record_failure(config: RunConfig, error: str, reporter: Reporter) -> None:
     """Write a record of the failure for a run that failed before it had a record."""
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
@@ -366,4 +368,4 @@ def record_failure(config: RunConfig, error: str) -> None:
         status="error",
         error=error,
     )
-    indexed(directory)
+    indexed(directory, reporter)

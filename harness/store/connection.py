@@ -101,11 +101,14 @@ def is_broken(error: duckdb.Error) -> bool:
 
 @contextmanager
 def _explained(path: Path, action: str, remedy: str) -> Iterator[None]:
-    """Turn a full disk or a damaged file into a UserError that names the database."""
+    """Turn a full disk or a damaged file into a UserError that names the database.
+
+    What is written is this program's own SQL, so any error shows that the file has other tables.
+    """
     try:
         yield
     except (duckdb.Error, OSError) as error:
-        if isinstance(error, duckdb.Error) and not is_broken(error):
+        if isinstance(error, duckdb.Error) and action == "read" and not is_broken(error):
             raise
         raise UserError(
             f"cannot {action} the results database {path} ({str(error).splitlines()[0]}): {remedy}"
@@ -170,7 +173,7 @@ def _interruptible() -> Iterator[None]:
 def _open(path: Path, wait_s: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + wait_s
     while True:
-        if read_only:
+        if read_only and Path(f"{path}.gate").exists():
             with _gate(path, wait_s):
                 pass
         try:

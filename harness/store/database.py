@@ -24,14 +24,22 @@ from harness.store.connection import (
     write_connection,
     writing,
 )
-from harness.store.files import file_sha256, make_folder, sync_folder, write_bytes_atomic
-from harness.store.ingest import KnownHashes, Snapshot, snapshot
-from harness.store.rundir import RunDirectory, run_folders
+from harness.store.files import (
+    append_text,
+    file_sha256,
+    make_folder,
+    sync_folder,
+    write_bytes_atomic,
+)
+from harness.store.ingest import Known, Snapshot, snapshot
+from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 from harness.store.schema import META, REPORTED, TABLES, arrow_schema, create_views
 
 DATABASE_NAME = "harness.duckdb"
 # Subfolder of the results folder with files of numbers that others published.
 PUBLISHED = "published"
+# Subfolder with an empty file for each change of a run that is not in the database yet.
+UNINDEXED = ".unindexed"
 WAIT_S = 60.0
 
 
@@ -41,7 +49,8 @@ class Rebuilt:
 
     Attributes:
         counts: table name to its number of rows.
-        unreadable: folders that are not in the database because they cannot be read, and why.
+        unreadable: folders of runs and of evaluations that are not in the database because they
+            cannot be read, and why.
     """
 
     counts: dict[str, int]
@@ -69,7 +78,7 @@ class Database:
         Raises:
             UserError: there is no database, it is busy for too long, or the query fails.
         """
-        with read_connection(self.path, self._wait_s) as connection:
+        with self._reader() as connection:
             create_views(connection, sql)
             try:
                 return interruptibly(
@@ -89,7 +98,7 @@ class Database:
             UserError: there is no database, or it is busy for too long.
             duckdb.Error: the query fails.
         """
-        with read_connection(self.path, self._wait_s) as connection:
+        with self._reader() as connection:
             create_views(connection, sql)
             interruptibly(connection, lambda: connection.execute(sql, params))
             columns = [column[0] for column in connection.description]
@@ -101,16 +110,69 @@ class Database:
                 interruptibly(connection, lambda: connection.execute(text, params))
             return columns, interruptibly(connection, connection.fetchall)
 
-    def record(self, run: RunDirectory) -> None:
+    def record(self, run: RunDirectory) -> dict[Path, str]:
         """Update the rows of one run from its directory, in one transaction.
 
-        Verdict files that have not changed are not read again.
+        What cannot be stored now, because the database is held, damaged or on a full disk, is
+        stored by the next call for any run or by the next query. Verdict files that have not
+        changed are not read again. A damaged evaluation keeps the rows that it had.
+
+        Returns:
+            The folders of evaluations that cannot be read, and why.
 
         Raises:
-            UserError: a file of the directory is damaged, or the database is busy for too long.
+            UserError: a file of the directory is damaged, or the database cannot be written.
+        """
+        mark = self.results / UNINDEXED / f"{run.run_id}.{secrets.token_hex(4)}"
+        append_text("", mark)
+        try:
+            # Without an outcome another process has just stored it.
+            outcome = self._index(self._wait_s).get(run.run_id, {})
+        except UserError:
+            if mark.exists():
+                raise
+            return {}
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
+
+    def store(self, run: RunDirectory) -> None:
+        """Store the rows of a run of any results folder in this database.
+
+        Raises:
+            UserError: a file of the directory is damaged, or the database cannot be written.
         """
         with self._writer() as connection:
-            _store(connection, snapshot(run, _known_hashes(connection, run.run_id)))
+            _store(connection, snapshot(run))
+
+    def lacks(self, run_id: str) -> bool:
+        """Whether a change of the run's directory is not in the database yet."""
+        return any((self.results / UNINDEXED).glob(f"{run_id}.*"))
+
+    def _index(self, wait_s: float) -> dict[str, dict[Path, str] | UserError]:
+        """Store every run that has a mark; each run's damaged evaluations, or its error."""
+        found: dict[str, dict[Path, str] | UserError] = {}
+        with self._writer(wait_s) as connection:
+            # Marks that come after this are for changes that the snapshots may not have.
+            marks = sorted((self.results / UNINDEXED).glob("[!.]*"))
+            for run_id in dict.fromkeys(mark.name.rpartition(".")[0] for mark in marks):
+                run = RunDirectory(self.results, run_id)
+                try:
+                    rows = snapshot(run, _known(connection, run_id))
+                except UserError as error:
+                    found[run_id] = error
+                    continue
+                _store(connection, rows)
+                found[run_id] = rows.damaged
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        return found
+
+    def _catch_up(self) -> None:
+        """Store the runs that have a mark, if no other program is at the database."""
+        if any((self.results / UNINDEXED).glob("[!.]*")):
+            with suppress(UserError):
+                self._index(wait_s=0)
 
     def forget(self, run_id: str) -> None:
         """Delete the rows of a run in one transaction.
@@ -166,7 +228,7 @@ class Database:
         Raises:
             UserError: there is no database, it is busy for too long, or it is damaged.
         """
-        with read_connection(self.path, self._wait_s) as connection:
+        with self._reader() as connection:
             connection.begin()
             return {
                 name: interruptibly(connection, partial(_whole, connection, name)) for name in names
@@ -180,28 +242,43 @@ class Database:
                 the results folder are always loaded.
 
         Raises:
-            UserError: the folder cannot be written, or another writer does not finish in time.
+            UserError: there is no folder of runs, it cannot be written, or another writer does not
+                finish in time.
         """
+        if not (self.results / RUNS_FOLDER).is_dir():
+            raise UserError(
+                f"{self.results} holds no folder {RUNS_FOLDER!r}: name a results folder"
+            )
         unreadable: list[tuple[Path, str]] = []
+        marks = list((self.results / UNINDEXED).glob("[!.]*"))
         with writing(self.path, self._wait_s), self._replacement() as temporary:
             with write_connection(temporary, self._wait_s) as connection:
                 for run in run_folders(self.results):
                     try:
-                        _store(connection, snapshot(run))
+                        rows = snapshot(run)
                     except UserError as error:
                         unreadable.append((run.path, str(error)))
+                    else:
+                        _store(connection, rows)
+                        unreadable += rows.damaged.items()
                 published = sorted((self.results / PUBLISHED).glob("*.csv"))
                 for csv in ([reported] if reported is not None else []) + published:
                     _store_reported(connection, _read_reported(csv), file_sha256(csv))
                 counts = {name: _count(connection, name) for name in TABLES if name != META.name}
+        for mark in marks:
+            mark.unlink(missing_ok=True)
         return Rebuilt(counts, unreadable)
 
     @contextmanager
-    def _writer(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with (
-            writing(self.path, self._wait_s),
-            write_connection(self.path, self._wait_s) as connection,
-        ):
+    def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        self._catch_up()
+        with read_connection(self.path, self._wait_s) as connection:
+            yield connection
+
+    @contextmanager
+    def _writer(self, wait_s: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        wait_s = self._wait_s if wait_s is None else wait_s
+        with writing(self.path, wait_s), write_connection(self.path, wait_s) as connection:
             yield connection
 
     @contextmanager
@@ -213,7 +290,13 @@ class Database:
         try:
             yield temporary
             self._drop_log()
-            os.replace(temporary, self.path)
+            try:
+                os.replace(temporary, self.path)
+            except OSError as error:
+                raise UserError(
+                    f"cannot replace {self.path} ({error.strerror}): move it away and repeat the "
+                    "command"
+                ) from error
             sync_folder(self.results)
         finally:
             for ending in ("", ".wal", ".gate"):
@@ -232,38 +315,31 @@ class Database:
             log.unlink(missing_ok=True)
 
 
-def _known_hashes(connection: duckdb.DuckDBPyConnection, run_id: str) -> KnownHashes:
+def _known(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
     sql = "SELECT path, bytes, modified_ns, sha256 FROM artifacts WHERE run_id = ?"
     rows = connection.execute(sql, [run_id]).fetchall()
-    return {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
+    hashes = {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
+    sql = "SELECT evaluation_id, verdicts_sha256, record FROM evaluations WHERE run_id = ?"
+    stored = connection.execute(sql, [run_id]).fetchall()
+    return Known(hashes, {name: (sha256, record) for name, sha256, record in stored})
 
 
 def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
-    """Replace the rows of a run in one transaction."""
-    stored = connection.execute(
-        "SELECT evaluation_id, verdicts_sha256 FROM evaluations WHERE run_id = ?", [rows.run_id]
-    ).fetchall()
-    unchanged = {
-        evaluation_id
-        for evaluation_id, sha256 in stored
-        if evaluation_id in rows.verdict_files and rows.verdict_files[evaluation_id][1] == sha256
-    }
-    verdicts = {
-        evaluation_id: rows.verdicts(evaluation_id)
-        for evaluation_id in rows.verdict_files
-        if evaluation_id not in unchanged
-    }
+    """Replace the rows of a run in one transaction, but for those of damaged evaluations."""
+    damaged = [folder.name for folder in rows.damaged]
+    kept = {"evaluations": damaged, "metrics": damaged, "verdicts": [*damaged, *rows.unchanged]}
     with _transaction(connection):
-        for evaluation_id, _ in stored:
-            if evaluation_id not in unchanged:
-                connection.execute(
-                    "DELETE FROM verdicts WHERE run_id = ? AND evaluation_id = ?",
-                    [rows.run_id, evaluation_id],
-                )
-        for name, table in rows.rows.items():
+        for name in ("runs", "epochs", "artifacts"):
             connection.execute(f"DELETE FROM {name} WHERE run_id = ?", [rows.run_id])
+        for name, evaluations in kept.items():
+            connection.execute(
+                f"DELETE FROM {name} WHERE run_id = ? AND NOT "
+                "list_contains(CAST(? AS VARCHAR[]), coalesce(evaluation_id, ''))",
+                [rows.run_id, evaluations],
+            )
+        for name, table in rows.rows.items():
             _insert(connection, name, table)
-        for evaluation_id, table in verdicts.items():
+        for evaluation_id, table in rows.verdicts.items():
             keys = {"run_id": rows.run_id, "evaluation_id": evaluation_id}
             for position, (name, value) in enumerate(keys.items()):
                 column = pa.array([value] * len(table), pa.string())

@@ -20,6 +20,7 @@ from harness.store.files import (
     make_folder,
     read_json,
     replacing,
+    unreadable,
     write_json_atomic,
     write_jsonl_atomic,
 )
@@ -64,12 +65,16 @@ def import_(results: Path, folder: Path) -> Merged:
         UserError: the folder holds no export, or one of its files has changed since.
     """
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    try:
+        hashes = {name: manifest["tables"][name]["sha256"] for name in TABLES}
+    except (TypeError, KeyError):
+        hashes = {}
+    if not hashes or manifest.get("format") != FORMAT:
         raise UserError(f"{folder / MANIFEST} describes no exported results: choose another folder")
     tables = {}
-    for name in TABLES:
+    for name, sha256 in hashes.items():
         path = folder / f"{name}.parquet"
-        if file_sha256(path) != manifest["tables"][name]["sha256"]:
+        if file_sha256(path) != sha256:
             raise UserError(f"{path} is not the file that was exported: export or copy it again")
         tables[name] = pq.read_table(path)
     return _merge_tables(results, tables)
@@ -85,7 +90,17 @@ def merge_other(results: Path, other: Path) -> Merged:
         return merge(results, other)
     if other.name == DATABASE_NAME and (other.parent / RUNS_FOLDER).is_dir():
         return merge(results, other.parent)
+    if not _is_database(other):
+        raise UserError(f"{other} is neither a results folder nor a results database: name one")
     return _merge_tables(results, Database(other.parent, name=other.name).tables(TABLES))
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(12)[8:] == b"DUCK"
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _merge_tables(results: Path, tables: Tables) -> Merged:

@@ -22,6 +22,10 @@ from harness.errors import UserError
 TEMPORARY_SUFFIX = ".tmp"
 
 
+class DamagedFile(UserError):
+    """A file of results whose content is not what this program writes."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A writable file that replaces ``path`` when the block ends without an exception.
@@ -83,12 +87,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: it is missing or not JSON.
+        DamagedFile: it is not JSON.
+        UserError: it cannot be read.
     """
     try:
         return json.loads(_read(path))
-    except ValueError as error:
-        raise UserError(
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(
             f"{path} is not valid JSON ({error}): restore it, or move its folder away"
         ) from error
 
@@ -122,7 +127,8 @@ def read_jsonl(path: Path) -> list[Any]:
     A last line without a newline was not completely written, and is dropped.
 
     Raises:
-        UserError: another line is not JSON.
+        DamagedFile: another line is not JSON.
+        UserError: the file cannot be read.
     """
     if not path.exists():
         return []
@@ -133,8 +139,8 @@ def read_jsonl(path: Path) -> list[Any]:
     for number, line in enumerate(whole.split(b"\n"), 1):
         try:
             records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(
+        except (ValueError, RecursionError) as error:
+            raise DamagedFile(
                 f"line {number} of {path} is not valid JSON ({error}): fix or remove that line"
             ) from error
     return records
@@ -155,7 +161,7 @@ def file_sha256(path: Path) -> str:
         with open(path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -243,10 +249,11 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The error of a file that cannot be read."""
     return UserError(
         f"cannot read {path} ({error.strerror or error}): check the path and its permissions"
     )

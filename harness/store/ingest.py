@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,23 @@ from harness.store.schema import (
     Table,
     arrow_schema,
 )
-from harness.store.verdicts import read_verdicts
 
 ARTIFACT_ENDINGS = {".pt", ".parquet", ".npz", ".npy"}
 
-# (path, bytes, modified_ns) of a file to its SHA-256
 KnownHashes = Mapping[tuple[str, int, int], str]
-VerdictFile = tuple[Path, str, str | None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the database has of a run, so that unchanged files are not read again.
+
+    Attributes:
+        hashes: (path, bytes, modified_ns) of a file to its SHA-256.
+        verdicts: evaluation to the SHA-256 of its verdict file and its record, as text.
+    """
+
+    hashes: KnownHashes = field(default_factory=dict)
+    verdicts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,65 +52,58 @@ class Snapshot:
     Attributes:
         run_id: the run.
         rows: table name to its rows, without ``verdicts``.
-        verdict_files: finished evaluation to its verdict file, that file's SHA-256, and the digest
-            of its verdicts, None if its record has none.
+        verdicts: evaluation to its verdicts, where they are finished, and not known already.
+        unchanged: the evaluations whose verdicts are known already.
+        damaged: folders of evaluations that are not among the rows, and why.
     """
 
     run_id: str
     rows: dict[str, pa.Table]
-    verdict_files: dict[str, VerdictFile]
-
-    def verdicts(self, evaluation_id: str) -> pa.Table:
-        """Read the verdicts of a finished evaluation, and verify their digest if it is known.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        path, _, digest = self.verdict_files[evaluation_id]
-        return read_verdicts(path, digest)
+    verdicts: dict[str, pa.Table]
+    unchanged: frozenset[str]
+    damaged: dict[Path, str]
 
 
-def snapshot(run: RunDirectory, known: KnownHashes | None = None) -> Snapshot:
-    """Read a run directory.
-
-    Args:
-        run: the directory.
-        known: hashes of files, so that unchanged files are not read again.
+def snapshot(run: RunDirectory, known: Known | None = None) -> Snapshot:
+    """Read a run directory. A damaged evaluation is left out; the others are not.
 
     Raises:
-        UserError: one of its files is missing or damaged; the message names it.
+        UserError: another of its files is missing or damaged; the message names it.
     """
-    record = run.record
-    evaluations = {evaluation: evaluation.record for evaluation in run.evaluations()}
-    artifacts = _artifacts(run, known or {})
+    known = known or Known()
+    record, artifacts = run.record, _artifacts(run, known.hashes)
     hashes = {row["path"]: row["sha256"] for row in artifacts}
-    verdict_files = {}
-    for evaluation, facts in evaluations.items():
-        if facts.get("status") == "success":
-            path = evaluation.verdicts_path
-            relative = str(path.relative_to(run.results))
-            if relative not in hashes:
-                raise UserError(
-                    f"{evaluation.record_path} says success, but {path} is missing: restore it, or "
-                    "delete the evaluation's folder and evaluate again"
-                )
-            digest = facts.get("verdicts_digest")
-            verdict_files[evaluation.evaluation_id] = (path, hashes[relative], digest)
     metrics = _metric_rows(run.record_path, record, run.run_id, None)
-    for evaluation, facts in evaluations.items():
-        metrics += _metric_rows(evaluation.record_path, facts, run.run_id, evaluation.evaluation_id)
+    evaluation_rows: list[dict[str, Any]] = []
+    verdicts: dict[str, pa.Table] = {}
+    unchanged, damaged = set(), {}
+    for evaluation in run.evaluations():
+        name = evaluation.evaluation_id
+        sha256 = hashes.get(str(evaluation.verdicts_path.relative_to(run.results)))
+        try:
+            facts = evaluation.record
+            row = _evaluation_row(facts, sha256)
+            if row["verdicts_sha256"] and known.verdicts.get(name) == (sha256, row["record"]):
+                unchanged.add(name)
+            elif facts["status"] == "success":
+                verdicts[name] = evaluation.verdicts()
+            own = _metric_rows(evaluation.record_path, facts, run.run_id, name)
+            for table, values in ((EVALUATIONS, [row]), (METRICS, own)):
+                _typed(table, values, evaluation.record_path)
+        except UserError as error:
+            damaged[evaluation.path] = str(error)
+            verdicts.pop(name, None)
+        else:
+            evaluation_rows.append(row)
+            metrics += own
     rows = {
         "runs": _typed(RUNS, [_run_row(record)], run.record_path),
-        "evaluations": _typed(
-            EVALUATIONS,
-            [_evaluation_row(facts, verdict_files) for facts in evaluations.values()],
-            run.evaluations_path,
-        ),
+        "evaluations": _typed(EVALUATIONS, evaluation_rows, run.evaluations_path),
         "metrics": _typed(METRICS, metrics, run.path),
         "epochs": _typed(EPOCHS, _epoch_rows(run), run.epochs_path),
         "artifacts": _typed(ARTIFACTS, artifacts, run.path),
     }
-    return Snapshot(run.run_id, rows, verdict_files)
+    return Snapshot(run.run_id, rows, verdicts, frozenset(unchanged), damaged)
 
 
 def _run_row(record: dict[str, Any]) -> dict[str, Any]:
@@ -131,15 +134,14 @@ def seed_group(config: Any) -> str:
     return fingerprint(payload)
 
 
-def _evaluation_row(facts: dict[str, Any], verdict_files: dict[str, VerdictFile]) -> dict[str, Any]:
+def _evaluation_row(facts: dict[str, Any], verdicts_sha256: str | None) -> dict[str, Any]:
     protocol = facts.get("protocol") or {}
-    _, verdicts_sha256, _ = verdict_files.get(facts["evaluation_id"], (None, None, None))
     return {
         **protocol,
         **facts,
         "attacks": ",".join(protocol.get("attacks") or ()),
         "image_limit": protocol.get("limit"),
-        "verdicts_sha256": verdicts_sha256,
+        "verdicts_sha256": verdicts_sha256 if facts["status"] == "success" else None,
         "record": json.dumps(facts),
     }
 

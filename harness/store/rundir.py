@@ -15,6 +15,7 @@ from harness.config import EvalConfig
 from harness.errors import UserError
 from harness.registry import nearest
 from harness.store.files import (
+    DamagedFile,
     append_jsonl,
     append_text,
     file_lock,
@@ -25,7 +26,16 @@ from harness.store.files import (
     write_json_atomic,
     write_jsonl_atomic,
 )
+from harness.store.records import (
+    Facts,
+    FinishedEvaluation,
+    FinishedRun,
+    Started,
+    StartedRun,
+    check_facts,
+)
 from harness.store.verdicts import read_verdicts
+from harness.text import all_printable
 
 RECORD_VERSION = 1
 RUNS_FOLDER = "runs"
@@ -34,6 +44,9 @@ WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 
 class _Record:
     """A folder described by one JSON file, which each update replaces atomically."""
+
+    started: type[Facts] = Started
+    finished: type[Facts] = Started
 
     def __init__(self, path: Path, record_path: Path, identity: dict[str, str]) -> None:
         self.path = path
@@ -47,14 +60,17 @@ class _Record:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The JSON file's content.
+        """The JSON file's content; characters that would steer a terminal are escaped.
 
         Raises:
-            UserError: it is missing, invalid, of a later release, or of another folder.
+            DamagedFile: it is no such record, or a fact is missing or of a wrong type.
+            UserError: it cannot be read, is of a later release, or of another folder.
         """
-        record = read_json(self.record_path)
+        record: Any = all_printable(read_json(self.record_path))
         if not isinstance(record, dict):
-            raise UserError(f"{self.record_path} holds no JSON object: restore it or move it away")
+            raise DamagedFile(
+                f"{self.record_path} holds no JSON object: restore it, or move its folder away"
+            )
         if record.get("schema_version") != RECORD_VERSION:
             raise UserError(
                 f"{self.record_path} has schema_version {record.get('schema_version')!r}, but this "
@@ -66,7 +82,18 @@ class _Record:
                     f"{self.record_path} has {name} {record.get(name)!r} but is in the folder of "
                     f"{value!r}: rename the folder back"
                 )
+        facts = self.finished if record.get("status") == "success" else self.started
+        check_facts(record, facts, self.record_path)
         return record
+
+    @property
+    def damage(self) -> str | None:
+        """Why the record cannot be used; None where it can."""
+        try:
+            _ = self.record
+        except UserError as error:
+            return str(error)
+        return None
 
     def update(self, **fields: Any) -> None:
         """Set fields of the record, which is created with status ``started`` if it is missing."""
@@ -83,6 +110,8 @@ class _Record:
 
 class EvaluationDirectory(_Record):
     """One evaluation of a run: its record, its finished chunks and all verdicts."""
+
+    finished = FinishedEvaluation
 
     def __init__(self, run: RunDirectory, evaluation_id: str) -> None:
         """Refer to an evaluation; nothing is written."""
@@ -103,12 +132,14 @@ class EvaluationDirectory(_Record):
         return sorted(int(path.stem) for path in self.chunks_path.glob("[0-9]*.parquet"))
 
     def verdicts(self) -> pa.Table:
-        """The verdicts of the finished evaluation, verified by the digest in its record.
+        """The verdicts of the finished evaluation, checked against its record.
+
+        All that reads verdicts reads them here or in the database, which got them from here.
 
         Raises:
-            UserError: they are missing or damaged.
+            UserError: they or the record are missing or damaged.
         """
-        return read_verdicts(self.verdicts_path, self.record.get("verdicts_digest"))
+        return read_verdicts(self.verdicts_path, self.record)
 
 
 class RunDirectory(_Record):
@@ -118,6 +149,9 @@ class RunDirectory(_Record):
         results: the results folder; runs are in its folder ``runs``.
         run_id: the run's name.
     """
+
+    started = StartedRun
+    finished = FinishedRun
 
     def __init__(self, results: Path, run_id: str) -> None:
         """Refer to a run; nothing is written."""
@@ -191,13 +225,18 @@ class RunDirectory(_Record):
         records = sorted(self.evaluations_path.glob("*/evaluation.json"))
         return [EvaluationDirectory(self, record.parent.name) for record in records]
 
+    def finished_evaluations(self) -> list[EvaluationDirectory]:
+        """The evaluations whose record says success, by name; damaged records are left out."""
+        readable = [each for each in self.evaluations() if each.damage is None]
+        return [each for each in readable if each.record["status"] == "success"]
+
     def own_evaluation(self) -> EvaluationDirectory | None:
         """The finished evaluation that belongs to the run, at its largest radius; None without.
 
         It is the newest one by the protocol of the run's configuration; of a model that was
         loaded, or whose configuration is of another release, the first one.
         """
-        finished = [each for each in self.evaluations() if each.record["status"] == "success"]
+        finished = self.finished_evaluations()
         finished.sort(key=lambda each: (str(each.record["finished_at"]), each.evaluation_id))
         try:
             own = EvalConfig.model_validate((self.record.get("config") or {})["evaluation"])

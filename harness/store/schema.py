@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -292,9 +292,14 @@ def version_of(connection: duckdb.DuckDBPyConnection) -> int:
     try:
         # All rows: one that is left unread blocks the connection.
         rows = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchall()
+        version = int(rows[0][0]) if rows else 0
     except duckdb.CatalogException:
         return 0
-    version = int(rows[0][0]) if rows else 0
+    except (duckdb.BinderException, ValueError) as error:
+        raise UserError(
+            f"the results database has no schema version ({first_line(error)}): rebuild it from "
+            "the run directories"
+        ) from error
     if version > newest_version():
         raise UserError(
             f"the results database has schema {version}, but this release knows schemas up to "

@@ -41,7 +41,7 @@ class Merged:
         completed: runs that were here, but with less.
         same: runs that were here with all that the other side has.
         conflicts: runs that contradict the one here, and the results folder that now holds them.
-        left_out: runs that could not be merged, and why.
+        left_out: runs, and evaluations as ``RUN@EVALUATION``, that could not be merged, and why.
     """
 
     added: list[str] = field(default_factory=list)
@@ -59,6 +59,7 @@ class Copy:
         run: its directory.
         weights: hashes of its weights in the records of the run and its evaluations.
         finished: the discrete verdict columns of each finished evaluation.
+        damaged: folders of evaluations that cannot be read, and why.
         progress: whether it has finished, whether it has weights, and its number of epochs; a
             larger tuple is further.
     """
@@ -66,6 +67,7 @@ class Copy:
     run: RunDirectory
     weights: frozenset[str]
     finished: dict[str, pa.Table]
+    damaged: dict[Path, str]
     progress: tuple[bool, bool, int]
 
     def contradicts(self, other: Copy) -> bool:
@@ -88,15 +90,16 @@ def read_copy(run: RunDirectory) -> Copy:
     """Read a run's directory and verify its verdicts.
 
     Raises:
-        UserError: a file of it is missing or damaged.
+        UserError: a file of it is missing or damaged, and is not one of an evaluation.
     """
     rows, record = snapshot(run), run.record
-    protocols = [evaluation.record.get("protocol") or {} for evaluation in run.evaluations()]
+    whole = [each for each in run.evaluations() if each.path not in rows.damaged]
+    protocols = [evaluation.record.get("protocol") or {} for evaluation in whole]
     hashes = {str(f["model_sha256"]) for f in (record, *protocols) if f.get("model_sha256")}
-    finished = {name: rows.verdicts(name).select(DISCRETE) for name in rows.verdict_files}
+    finished = {name: verdicts.select(DISCRETE) for name, verdicts in rows.verdicts.items()}
     trained = run.model_path.exists() or bool(hashes)
     progress = (record.get("status") == "success", trained, len(run.epochs()))
-    return Copy(run, frozenset(hashes), finished, progress)
+    return Copy(run, frozenset(hashes), finished, rows.damaged, progress)
 
 
 def merge(results: Path, other: Path) -> Merged:
@@ -124,10 +127,12 @@ def merge(results: Path, other: Path) -> Merged:
 
 def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
     copy = read_copy(theirs)
+    for folder, reason in copy.damaged.items():
+        merged.left_out[f"{theirs.run_id}@{folder.name}"] = reason
     ours = RunDirectory.create(results, theirs.run_id)
     with ours.lock():
         if not ours.exists:
-            _copy_files(theirs, ours, _files(theirs))
+            _copy_files(theirs, ours, _files(copy))
             merged.added.append(ours.run_id)
             return
         mine = read_copy(ours)
@@ -139,7 +144,7 @@ def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
     aside = results / CONFLICTS / f"{theirs.run_id}-{copy.digest()}"
     kept = RunDirectory.create(aside, theirs.run_id)
     with kept.lock():
-        missing = [path for path in _files(theirs) if not (kept.path / path).exists()]
+        missing = [path for path in _files(copy) if not (kept.path / path).exists()]
         _copy_files(theirs, kept, missing)
     Database(aside).record(kept)
     merged.conflicts[theirs.run_id] = aside
@@ -166,12 +171,14 @@ def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
         lost_weights = path.name == "model.pt" and not (mine.run.path / path).exists()
         return theirs.progress > mine.progress or (both_trained and lost_weights)
 
-    return [path for path in _files(theirs.run) if is_needed(path)]
+    return [path for path in _files(theirs) if is_needed(path)]
 
 
-def _files(run: RunDirectory) -> list[Path]:
-    """A run's files relative to its folder, those of ``LAST`` at the end."""
-    paths = [path.relative_to(run.path) for path in run.path.rglob("[!.]*") if path.is_file()]
+def _files(copy: Copy) -> list[Path]:
+    """Files of a run that are not damaged, relative to its folder, those of ``LAST`` at the end."""
+    root, damaged = copy.run.path, copy.damaged.keys()
+    found = [path for path in root.rglob("[!.]*") if path.is_file()]
+    paths = [path.relative_to(root) for path in found if damaged.isdisjoint(path.parents)]
     paths = [path for path in paths if path.name != LOCK and path.suffix != TEMPORARY_SUFFIX]
     return sorted(paths, key=lambda path: ((path.name in LAST) and LAST.index(path.name) + 1, path))
 

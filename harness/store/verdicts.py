@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import UserError
-from harness.store.files import replacing
+from harness.store.files import DamagedFile, replacing
 from harness.store.schema import EVALUATION_KEY, RUN_KEY, VERDICTS, arrow_schema
 
+CLEAN = "clean"
 _KEYS = (RUN_KEY.name, EVALUATION_KEY.name)
 VERDICT_SCHEMA = pa.schema([field for field in arrow_schema(VERDICTS) if field.name not in _KEYS])
 
@@ -31,25 +33,59 @@ def verdicts_digest(verdicts: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def read_verdicts(path: Path, digest: str | None = None) -> pa.Table:
-    """Read a verdict file and check it.
+def survivors(verdicts: pa.Table, attacks: Sequence[str]) -> dict[str, int]:
+    """How many images are still classified correctly on clean images and after each attack."""
+    broken_by = verdicts["broken_by"].to_pylist()
+    alive, counts = len(broken_by), {}
+    for stage in (CLEAN, *attacks):
+        alive -= broken_by.count(stage)
+        counts[stage] = alive
+    return counts
 
-    Args:
-        path: the file.
-        digest: what ``verdicts_digest`` must give; None where the record has none.
+
+def read_table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """The verdicts in a file of verdicts or of a chunk, and the file's own metadata.
 
     Raises:
-        UserError: it is missing or damaged, is not a verdict file, or has another digest.
+        OSError, pa.ArrowException, KeyError: it is missing, damaged, or no file of verdicts.
+    """
+    table = pq.read_table(path, page_checksum_verification=True)
+    verdicts = table.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
+    # Invalid text is found by a full validation only.
+    verdicts.validate(full=True)
+    return verdicts, table.schema.metadata or {}
+
+
+def read_verdicts(path: Path, record: Mapping[str, Any]) -> pa.Table:
+    """Read the verdicts of a finished evaluation, and check them against its record.
+
+    Their digest must be the one that was recorded, where there is one, and the accuracies that
+    follow from them must be the recorded ones: neither file can be altered alone.
+
+    Raises:
+        DamagedFile: the file is missing, is no verdict file, or contradicts the record.
     """
     again = "delete the file and repeat the evaluation, which continues from its chunks"
     try:
-        verdicts = pq.read_table(path).select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
-        # Invalid text is found by a full validation only.
-        verdicts.validate(full=True)
+        verdicts, _ = read_table(path)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"the verdicts {path} cannot be read ({error}): {again}") from error
+        raise DamagedFile(f"the verdicts {path} cannot be read ({error}): {again}") from error
+    digest = record.get("verdicts_digest")
     if digest is not None and verdicts_digest(verdicts) != digest:
-        raise UserError(
-            f"the verdicts {path} are not those that were written (digest {digest[:12]}): {again}"
+        raise DamagedFile(
+            f"the verdicts {path} are not those that were written (digest {str(digest)[:12]}): "
+            f"{again}"
         )
+    n = record["protocol"]["n"]
+    if len(verdicts) != n:
+        raise DamagedFile(f"the verdicts {path} are of {len(verdicts)} images, not of {n}: {again}")
+    counts = survivors(verdicts, record["protocol"]["attacks"])
+    counts["robust"] = verdicts["broken_by"].null_count
+    for name, count in counts.items():
+        recorded = record["metrics"].get(name, {}).get("value", count / n)
+        if count != round(recorded * n):
+            raise DamagedFile(
+                f"the verdicts {path} say {count} of {n} for {name}, but the evaluation's record "
+                f"says {recorded:.4f}: restore both files, or {again}"
+            )
     return verdicts

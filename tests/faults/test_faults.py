@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from harness.errors import UserError
@@ -137,6 +138,8 @@ def test_a_full_disk_is_a_user_error_and_leaves_nothing_half_done(server, undist
         refused, size = refused + 1, size + needed // 1024 // 8
         subprocess.run(["mount", "-o", f"remount,size={size}k", str(small_disk)], check=True)
     assert refused >= 4
+    # The disk may have been full again when the database was written, which stops no run.
+    subprocess.run(["mount", "-o", "remount,size=1g", str(small_disk)], check=True)
     assert_same_result(small_disk, undisturbed)
 
 
@@ -210,19 +213,20 @@ def two_runs(undisturbed: Undisturbed, results: Path) -> RunDirectory:
     return RunDirectory(results, undisturbed.run.run_id)
 
 
-@pytest.mark.parametrize("name", ["run.json", "verdicts.parquet"])
-def test_a_damaged_run_is_named_and_the_rest_is_usable(name, server, undisturbed, tmp_path):
+@pytest.mark.parametrize(("name", "runs"), [("run.json", 1), ("verdicts.parquet", 2)])
+def test_a_damaged_file_is_named_and_the_rest_is_usable(name, runs, server, undisturbed, tmp_path):
     results = tmp_path / "results"
     run = two_runs(undisturbed, results)
     (path,) = run.path.rglob(name)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + b"\n")
     rebuilt = server.run(["db", "rebuild", "--results", str(results), "--json"])
+    assert rebuilt["code"] == 1
     answer = json.loads(rebuilt["output"])
     ((folder, reason),) = answer["unreadable"]
-    assert folder == str(run.path)
+    assert folder == str(path.parent)
     assert name in reason
-    assert answer["rows"]["runs"] == 1
+    assert answer["rows"]["runs"] == runs
     listed = server.run(["list", "runs", "--results", str(results), "--json"])
     assert {row["run"] for row in json.loads(listed["output"])} == {
         run.run_id,
@@ -230,6 +234,54 @@ def test_a_damaged_run_is_named_and_the_rest_is_usable(name, server, undisturbed
     }
     path.write_bytes(content)
     assert Database(results).rebuild().unreadable == []
+
+
+@pytest.mark.parametrize("names", [["verdicts.parquet"], ["evaluation.json"], ["00001.parquet"]])
+def test_what_is_damaged_of_an_evaluation_is_made_again(names, server, undisturbed, tmp_path):
+    results = tmp_path / "results"
+    run = two_runs(undisturbed, results)
+    chunks = {path: path.stat().st_mtime_ns for path in run.path.rglob("0*.parquet")}
+    for name in {"verdicts.parquet", *names}:
+        (path,) = run.path.rglob(name)
+        path.write_bytes(path.read_bytes()[:-60])
+    ended = server.succeed([*RUN, "--results", str(results)])
+    assert "note:" not in ended["output"]
+    again = {path.name for path, before in chunks.items() if path.stat().st_mtime_ns != before}
+    assert again == {name for name in names if name.startswith("0")}
+    shutil.rmtree(results / "runs" / "other-000000000000")
+    Database(results).rebuild()
+    assert_same_result(results, undisturbed)
+
+
+HASTY = """
+import divergence_bench.cli.evaluate as evaluate, harness.experiment.record as record
+evaluate.INDEX_WAIT_S = record.INDEX_WAIT_S = 0.05
+"""
+
+
+def test_a_program_that_holds_the_database_stops_no_run(server, undisturbed, tmp_path):
+    other = RunDirectory.create(tmp_path, "other-000000000000")
+    other.update(dataset="digits")
+    Database(tmp_path).record(other)
+    command = [*RUN, "--results", str(tmp_path)]
+    with duckdb.connect(str(Database(tmp_path).path), read_only=True):
+        ended = server.succeed([*command, "--json"], prepare=HASTY)
+        (row,) = json.loads(ended["output"])["rows"]
+        assert row["run_ids"] == [undisturbed.run.run_id]
+        ended = server.succeed(command, prepare=HASTY)
+        (note,) = [line for line in ended["output"].splitlines() if line.startswith("note: ")]
+        assert f"{undisturbed.run.run_id} is stored in" in note
+        held = f"(PID {os.getpid()}) has held the results database"
+        assert held in " ".join(ended["output"].split())
+    shown = server.succeed(["show", undisturbed.run.run_id, "--results", str(tmp_path), "--json"])
+    assert json.loads(shown["output"])["status"] == "success"
+    server.succeed(["report", "--table", "2", "--results", str(tmp_path)])
+    shutil.rmtree(other.path)
+    assert {"other-000000000000", undisturbed.run.run_id} == set(
+        Database(tmp_path).query("SELECT run_id FROM runs")["run_id"]
+    )
+    Database(tmp_path).rebuild()
+    assert_same_result(tmp_path, undisturbed)
 
 
 def test_a_flipped_bit_in_the_verdicts_is_detected(undisturbed, tmp_path):

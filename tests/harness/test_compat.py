@@ -1,6 +1,8 @@
 """Work-arounds for broken releases: they work, and vanish where nothing is broken."""
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +93,12 @@ class TestRobustBench:
         loaders = sys.modules["robustbench.loaders"]
         found = loaders.pkg_resources.resource_filename(loaders.__name__, "loaders.py")
         assert Path(found).samefile(loaders.__file__)
+
+
+def test_timm_finds_what_a_download_needs():
+    constraints = Path(compat.__file__).parents[1] / "constraints.txt"
+    (pinned,) = re.findall(r"^huggingface_hub==(\S+)$", constraints.read_text(), re.MULTILINE)
+    if importlib.metadata.version("huggingface_hub") != pinned:
+        pytest.skip(f"the environment is not that of the constraints: huggingface_hub {pinned}")
+    compat.import_timm()
+    assert importlib.import_module("timm.models._hub").has_hf_hub()

@@ -79,7 +79,8 @@ def finished(
 def _fitting(
     run: RunDirectory, evaluation: str, norm: str | None, eps: str | None
 ) -> list[EvaluationDirectory]:
-    known = sorted(_successes(run), key=lambda e: str(e.record["finished_at"]), reverse=True)
+    done = run.finished_evaluations()
+    known = sorted(done, key=lambda e: str(e.record["finished_at"]), reverse=True)
     fitting = [
         each
         for each in known
@@ -170,7 +171,7 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
         if (record := run.record).get("method") == method
         and record["status"] == "success"
         and dataset in (None, record["dataset"])
-        and _successes(run)
+        and run.finished_evaluations()
     ]
     if not runs:
         if method not in METHODS:
@@ -189,10 +190,6 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
             "--dataset, or name the runs"
         )
     return runs
-
-
-def _successes(run: RunDirectory) -> list[EvaluationDirectory]:
-    return [each for each in run.evaluations() if each.record["status"] == "success"]
 
 
 def _group(record: Mapping[str, Any]) -> str:

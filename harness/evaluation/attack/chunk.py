@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.evaluation.attack.judge import NO_PREDICTION, margin, predict
 from harness.evaluation.attack.targeted import NO_TARGET
 from harness.store.files import replacing
-from harness.store.verdicts import VERDICT_SCHEMA
+from harness.store.verdicts import VERDICT_SCHEMA, read_table, verdicts_digest
 
 FACTS_KEY = b"chunk"
 
@@ -199,6 +199,7 @@ def write_chunk(
     if adversarial is not None:
         with replacing(adversarial_path(path)) as handle:
             np.save(handle, adversarial)
+    facts = facts | {"digest": verdicts_digest(verdicts)}
     table = verdicts.replace_schema_metadata({FACTS_KEY: json.dumps(facts)})
     with replacing(path) as handle:
         pq.write_table(table, handle, write_page_checksum=True)
@@ -206,9 +207,12 @@ def write_chunk(
 
 def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """A chunk's verdicts and facts; raises if the file is damaged or is something else."""
-    table = pq.read_table(path, page_checksum_verification=True)
-    facts = json.loads((table.schema.metadata or {})[FACTS_KEY])
-    return table.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA), facts
+    verdicts, metadata = read_table(path)
+    facts = json.loads(metadata[FACTS_KEY])
+    # Chunks of earlier releases have no digest.
+    if facts.pop("digest", None) not in (None, verdicts_digest(verdicts)):
+        raise ValueError(f"the verdicts in {path} are not those that were written")
+    return verdicts, facts
 
 
 def is_finished(path: Path, chunk: Chunk, evaluation_id: str, save_adversarial: str) -> bool:

@@ -62,7 +62,7 @@ def find_evaluation(run: RunDirectory, name: str | None) -> EvaluationDirectory:
     Raises:
         UserError: none or several fit.
     """
-    done = [each for each in run.evaluations() if each.record.get("status") == "success"]
+    done = run.finished_evaluations()
     fitting = [each for each in done if each.evaluation_id.startswith(name or "")]
     if len(fitting) == 1:
         return fitting[0]

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from divergence_bench.cli.tables import print_rows
+from harness.registry import METHODS
 
 RUN = "digits-resnet8-dkl-s0-0123456789"
 NOTE = "a note that is longer than the width of the terminal, with a word at its end: " + "w" * 60
@@ -98,3 +99,14 @@ def test_datasets_are_listed_with_sizes_and_radius(call) -> None:
     }  # fmt: skip
     lines = [line.split() for line in call("list", "datasets").out.splitlines()]
     assert ["cifar10", "10", "3x32x32", "50000", "10000", "8/255"] in lines
+
+
+def test_a_method_that_cannot_be_loaded_is_named_beside_the_others(call) -> None:
+    with METHODS.temporarily("broken", "no_such_module:METHOD"):
+        rows = {row["method"]: row for row in json.loads(call("list", "methods", "--json").out)}
+        printed = call("list", "methods").out
+        recipes = call("list", "recipes", "--table", "6")
+    assert "no_such_module" in rows["broken"]["note"]
+    assert rows["ikl"]["family"] == "adversarial"
+    assert "note on broken: method 'broken' cannot be loaded" in printed
+    assert "table6/ikl-a24-b3" in recipes.out

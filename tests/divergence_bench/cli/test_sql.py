@@ -65,6 +65,24 @@ def test_sql_answers_as_table_json_and_csv(call, results: str) -> None:
     assert "3 rows" in shown
 
 
+def test_json_has_every_column_and_no_number_that_json_lacks(call, results: str) -> None:
+    query = (
+        "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a, 'inf'::DOUBLE AS b, ['-inf'::DOUBLE, 1] AS c, "
+        "{'x': 'nan'::DOUBLE} AS d"
+    )
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    printed = call("sql", query, "--json", "--results", results).out
+    (row,) = json.loads(printed, parse_constant=refuse)
+    assert row == {
+        "a": 1, "a_2": 2, "a_1": 3, "a_3": 4, "b": None, "c": [None, 1.0], "d": {"x": None}
+    }  # fmt: skip
+    header, values = csv.reader(io.StringIO(call("sql", query, "--csv", "--results", results).out))
+    assert dict(zip(header, values, strict=True))["b"] == "inf"
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -3,17 +3,21 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.store import ingest as ingest_module
+from harness.store import rundir as rundir_module
 from harness.store.database import Database
 from harness.store.ingest import seed_group
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.verdicts import write_verdicts
 from tests.harness.store.conftest import assert_same, contents
 
 MakeRun = Callable[..., RunDirectory]
@@ -108,13 +112,13 @@ def test_verdicts_are_read_again_only_if_their_file_changed(
 ):
     run = make_run()
     read: list[str] = []
-    real = ingest_module.read_verdicts
+    real = rundir_module.read_verdicts
 
-    def counting(path: Path, digest: str | None) -> object:
+    def counting(path: Path, record: dict[str, Any]) -> object:
         read.append(path.parent.name)
-        return real(path, digest)
+        return real(path, record)
 
-    monkeypatch.setattr(ingest_module, "read_verdicts", counting)
+    monkeypatch.setattr(rundir_module, "read_verdicts", counting)
     database.record(run)
     database.record(run)
     assert read == ["e1"]
@@ -175,17 +179,23 @@ def test_rebuilding_gives_what_recording_gave(database, make_run, tmp_path):
 
 DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
     "run.json is not valid JSON": lambda run: run.record_path.write_text("{"),
-    "run.json": lambda run: run.record_path.unlink(),
-    "evaluation.json is not valid": lambda run: run.evaluation("e1").record_path.write_text("x"),
+    "cannot read .*run.json": lambda run: run.record_path.unlink(),
+    "run.json is not valid JSON .*recursion": lambda run: run.record_path.write_text("[" * 10**5),
+    "holds no JSON object": lambda run: run.record_path.write_text("[]"),
     "line 1 of": lambda run: run.epochs_path.write_text("{\n{}\n"),
     "a duplicate epoch": lambda run: run.append_epoch({"epoch": 1}),
-    "verdicts.parquet cannot be": lambda run: run.evaluation("e1").verdicts_path.write_text("x"),
-    "verdicts.parquet is missing": lambda run: run.evaluation("e1").verdicts_path.unlink(),
-    "a value in .* has a wrong type": lambda run: run.update(seed="three"),
-    "wrong type": lambda run: run.update(started_at="yesterday"),
+    "seed in .* is missing or not valid": lambda run: run.update(seed="three"),
+    "a value in .* has a wrong type": lambda run: run.update(started_at="yesterday"),
     "wrong type .*(too large|too big)": lambda run: run.update(seed=10**20),
     "metrics in": lambda run: run.update(metrics=[1]),
+    "dataset in .* is missing": lambda run: drop(run.record_path, "dataset"),
 }
+
+
+def drop(path: Path, field: str) -> None:
+    record = json.loads(path.read_text())
+    del record[field]
+    path.write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize("reason", DAMAGE)
@@ -198,17 +208,123 @@ def test_a_damaged_run_is_named_and_the_others_survive(database, make_run, reaso
     for table in ("runs", "verdicts", "epochs", "metrics", "artifacts", "evaluations"):
         found = database.query(f"SELECT DISTINCT run_id FROM {table} ORDER BY run_id")
         assert found["run_id"].tolist() == ["a", "c"], table
+    with pytest.raises(UserError, match=reason):
+        database.record(runs["b"])
+    assert not database.lacks("b")
 
 
-def test_a_damaged_run_cannot_spoil_the_rows_it_had(database, make_run):
+def altered(evaluation: EvaluationDirectory, column: str, values: list[Any]) -> None:
+    """Write the verdicts again with another column."""
+    verdicts = pq.read_table(evaluation.verdicts_path)
+    place = verdicts.schema.get_field_index(column)
+    write_verdicts(
+        verdicts.set_column(place, column, pa.array(values, verdicts.schema.field(column).type)),
+        evaluation.verdicts_path,
+    )
+
+
+EVALUATION_DAMAGE: dict[str, Callable[[EvaluationDirectory], object]] = {
+    "evaluation.json is not valid JSON": lambda each: each.record_path.write_text("x"),
+    "protocol in .* is missing": lambda each: drop(each.record_path, "protocol"),
+    "metrics in .* is missing": lambda each: drop(each.record_path, "metrics"),
+    "metrics.clean.value in": lambda each: each.update(metrics={"clean": {"value": "much"}}),
+    "verdicts.parquet cannot be": lambda each: each.verdicts_path.write_text("x"),
+    r"cannot be read \(.*verdicts.parquet\)": lambda each: each.verdicts_path.unlink(),
+    "digest 000000": lambda each: each.update(verdicts_digest="0" * 64),
+    "say 20 of 20 for clean": lambda each: altered(each, "broken_by", [None] * 20),
+    "say 18 of 20 for clean, .* says 0.9500": lambda each: each.update(
+        metrics={"clean": {"value": 0.95}}
+    ),
+    "are of 20 images, not of 30": lambda each: each.update(
+        protocol=each.record["protocol"] | {"n": 30}
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", EVALUATION_DAMAGE)
+def test_a_damaged_evaluation_is_named_and_the_run_and_its_others_survive(
+    database, make_run, add_evaluation, reason
+):
+    run = make_run("a")
+    add_evaluation(run, "e2")
+    database.record(run)
+    before = contents(database, "evaluations", "verdicts")
+    run.append_epoch({"epoch": 4, "loss": 0.1})
+    damaged = run.evaluation("e1")
+    EVALUATION_DAMAGE[reason](damaged)
+    # The rows that it had when it was whole are kept.
+    ((folder, why),) = database.record(run).items()
+    assert folder == damaged.path
+    assert re.search(reason, why)
+    assert_same(before, contents(database, "evaluations", "verdicts"))
+    assert database.query("SELECT max(epoch) AS n FROM epochs")["n"].item() == 4
+    rebuilt = database.rebuild()
+    assert rebuilt.unreadable == [(folder, why)]
+    for table in ("verdicts", "evaluations"):
+        found = database.query(f"SELECT DISTINCT evaluation_id FROM {table}")
+        assert found["evaluation_id"].tolist() == ["e2"], table
+    assert rebuilt.counts["runs"] == 1
+
+
+def test_what_cannot_be_stored_now_is_stored_by_the_next_query(database, make_run):
+    database.record(make_run("a"))
+    holder = duckdb.connect(str(database.path), read_only=True)
+    patient, hasty = database, Database(database.results, wait_s=0.05)
+    for run_id in ("b", "c"):
+        with pytest.raises(UserError, match="has held the results database"):
+            hasty.record(make_run(run_id))
+        assert database.lacks(run_id)
+    holder.close()
+    assert patient.query("SELECT run_id FROM runs ORDER BY 1")["run_id"].tolist() == ["a", "b", "c"]
+    assert not any(map(database.lacks, "abc"))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE meta",
+        "DELETE FROM meta",
+        "UPDATE meta SET value = 'two' WHERE name = 'schema_version'",
+        "ALTER TABLE meta RENAME value TO worth",
+        "DROP TABLE runs",
+    ],
+)
+def test_a_database_of_other_tables_is_refused_in_a_sentence_and_rebuilt(database, make_run, sql):
     run = make_run()
     database.record(run)
-    before = contents(database)
-    run.append_epoch({"epoch": 4, "loss": 0.1})
-    run.evaluation("e1").verdicts_path.write_text("x")
-    with pytest.raises(UserError, match="cannot be read"):
+    with duckdb.connect(str(database.path)) as connection:
+        connection.execute(sql)
+    with pytest.raises(UserError, match="rebuild it from the run directories"):
         database.record(run)
-    assert_same(before, contents(database))
+    with pytest.raises(UserError, match=r"the results database|the database refuses"):
+        database.query("SELECT count(*) FROM runs")
+    database.rebuild()
+    assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 1
+
+
+def test_a_folder_in_the_databases_place_is_a_users_mistake(database, make_run):
+    run = make_run()
+    database.path.mkdir()
+    for call in (lambda: database.record(run), database.rebuild, lambda: database.query("FROM x")):
+        with pytest.raises(UserError, match=re.escape(str(database.path))):
+            call()
+
+
+def test_a_mistyped_folder_is_not_rebuilt(tmp_path):
+    missing = tmp_path / "reslts"
+    with pytest.raises(UserError, match=r"reslts holds no folder 'runs'"):
+        Database(missing).rebuild()
+    assert not missing.exists()
+
+
+def test_characters_that_steer_a_terminal_are_escaped_wherever_they_are_read(database, make_run):
+    title = "a\x1b[31mred\x07\u202etxt\ud800"
+    shown = r"a\x1b[31mred\x07\u202etxt\ud800"
+    run = make_run(method_title=title, source={title: [title]})
+    assert run.record["method_title"] == shown
+    assert run.record["source"] == {shown: [shown]}
+    database.record(run)
+    assert database.query("SELECT method_title FROM runs")["method_title"].tolist() == [shown]
 
 
 def test_a_folder_without_runs_is_rebuilt_to_an_empty_database(tmp_path):

@@ -8,6 +8,7 @@ from harness.errors import UserError
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.verdicts import VERDICT_SCHEMA, read_verdicts, write_verdicts
 
+RECORD = {"protocol": {"n": 10, "attacks": ["apgd-ce", "apgd-t"]}, "metrics": {}}
 MakeVerdicts = Callable[..., pa.Table]
 
 
@@ -39,8 +40,8 @@ def test_columns_are_put_in_order_and_narrowed(tmp_path, verdict_table):
     label = whole.schema.get_field_index("label")
     wide = whole.set_column(label, "label", whole["label"].cast(pa.int64()))
     write_verdicts(wide.select(list(reversed(whole.schema.names))), path)
-    assert read_verdicts(path).schema.equals(VERDICT_SCHEMA)
-    assert read_verdicts(path).equals(whole)
+    assert read_verdicts(path, RECORD).schema.equals(VERDICT_SCHEMA)
+    assert read_verdicts(path, RECORD).equals(whole)
 
 
 def test_a_missing_column_is_the_writers_mistake(tmp_path, verdict_table):
@@ -54,6 +55,6 @@ def test_a_damaged_verdict_file_is_named(tmp_path, verdict_table):
     write_verdicts(verdict_table(10), path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"v\.parquet cannot be read"):
-        read_verdicts(path)
+        read_verdicts(path, RECORD)
     with pytest.raises(UserError, match=r"none\.parquet cannot be read"):
-        read_verdicts(tmp_path / "none.parquet")
+        read_verdicts(tmp_path / "none.parquet", RECORD)

@@ -14,8 +14,10 @@ def test_update_keeps_what_it_does_not_name(tmp_path):
     run = RunDirectory.create(tmp_path, "m-1")
     assert not run.exists
     run.update(seed=1)
-    run.update(status="success")
-    assert run.record == {"schema_version": 1, "run_id": "m-1", "status": "success", "seed": 1}
+    run.update(status="success", dataset="digits")
+    assert run.record == {
+        "schema_version": 1, "run_id": "m-1", "status": "success", "seed": 1, "dataset": "digits"
+    }  # fmt: skip
     assert find_run(tmp_path, "m-1").record == run.record
 
 

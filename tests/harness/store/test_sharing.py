@@ -1,6 +1,7 @@
 """Two results folders become one: nothing lost, nothing doubled, contradictions named."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -132,17 +133,18 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(change, lab):
     assert Database(ours).rebuild().counts["runs"] == 2
 
 
-def test_a_damaged_run_is_left_out_and_named(lab):
+def test_a_damaged_evaluation_is_left_out_and_named(lab):
     ours, theirs = lab("ours", "a"), lab("theirs", "b", "c", "d")
     path = RunDirectory(theirs, "b").evaluation("e1").verdicts_path
     run = RunDirectory(theirs, "d").evaluation("e1")
     write_verdicts(run.verdicts().slice(0, 19), run.verdicts_path)
     path.write_bytes(path.read_bytes()[:-30])
     merged = merge(ours, theirs)
-    assert summary(merged) == (["c"], [], [], [], ["b", "d"])
-    assert str(path) in merged.left_out["b"]
-    assert "not those that were written" in merged.left_out["d"]
+    assert summary(merged) == (["b", "c", "d"], [], [], [], ["b@e1", "d@e1"])
+    assert str(path) in merged.left_out["b@e1"]
+    assert "not those that were written" in merged.left_out["d@e1"]
     assert Database(ours).rebuild().unreadable == []
+    assert Database(ours).query("SELECT run_id FROM evaluations ORDER BY 1").size == 2
 
 
 def test_a_run_that_is_being_worked_on_is_left_out(lab):
@@ -218,12 +220,12 @@ def test_the_verbs_print_what_they_did(lab, tmp_path):
     ours, theirs, third = lab("ours", "a"), lab("theirs", "a", "b"), lab("third")
     other_weights(RunDirectory(theirs, "a"))
 
-    def verb(*words: object) -> str:
+    def verb(*words: object, status: int = 0) -> str:
         ended = CliRunner().invoke(db, [*map(str, words)], catch_exceptions=False)
-        assert ended.exit_code == 0, ended.output
+        assert ended.exit_code == status, ended.output
         return ended.output
 
-    first, second = verb("merge", theirs, "--results", ours).splitlines()
+    first, second = verb("merge", theirs, "--results", ours, status=1).splitlines()
     assert first == "runs: 1 added, 0 completed, 0 the same, 1 in conflict, 0 left out"
     assert second.startswith("in conflict: a is here with other weights or verdicts; theirs is in ")
     exported = verb("export", "--parquet", tmp_path / "p", "--results", ours)
@@ -231,3 +233,20 @@ def test_the_verbs_print_what_they_did(lab, tmp_path):
     answer = json.loads(verb("import", tmp_path / "p", "--results", third, "--json"))
     assert answer["added"] == ["a", "b"]
     assert answer["conflicts"] == answer["left_out"] == {}
+    RunDirectory(third, "b").evaluation("e1").verdicts_path.write_text("damaged")
+    assert "left out: " in verb("rebuild", "--results", third, status=1)
+    assert "left out: b@e1: " in verb("merge", third, "--results", ours, status=1)
+    healed = verb("merge", ours, "--results", third)
+    assert healed.startswith("runs: 0 added, 2 completed, 0 the same, 0 in conflict, 0 left out")
+    verb("rebuild", "--results", third)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(lab, tmp_path):
+    other = tmp_path / "elsewhere" / "passwd"
+    other.parent.mkdir()
+    other.write_text("root:x:0:0:root:/root:/bin/bash\n")
+    ours = lab("ours", "a")
+    for path in (other, tmp_path / "none", Path("/dev/null")):
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            exchange.merge_other(ours, path)
+    assert list(other.parent.iterdir()) == [other]

@@ -1,0 +1,83 @@
+"""What the JSON files of runs and evaluations must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.store.files import DamagedFile
+
+
+class Facts(BaseModel):
+    """What readers of a record rely on; it may have more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Started(Facts):
+    """Of a run or an evaluation, whatever its status."""
+
+    status: str
+    started_at: str | None = None
+    error: str | None = None
+    protocol: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+
+
+class StartedRun(Started):
+    """Of a run, whatever its status."""
+
+    dataset: str | None = None
+    method: str | None = None
+    arch: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] | None = None
+    source: dict[str, Any] | None = None
+
+
+class FinishedRun(StartedRun):
+    """Of a run with status success."""
+
+    dataset: str
+
+
+class Protocol(Facts):
+    """How an evaluation was made."""
+
+    norm: str
+    eps: float
+    attacks: list[str]
+    n: int = Field(gt=0)
+
+
+class Metric(Facts):
+    """An accuracy."""
+
+    value: float = Field(ge=0, le=1)
+
+
+class FinishedEvaluation(Started):
+    """Of an evaluation with status success."""
+
+    protocol: Protocol  # type: ignore[assignment]
+    metrics: dict[str, Metric]
+
+
+def check_facts(record: dict[str, Any], facts: type[Facts], path: Path) -> None:
+    """Check a record, which was read from ``path``.
+
+    Raises:
+        DamagedFile: a fact is missing or of a wrong type; the message names it.
+    """
+    try:
+        facts.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DamagedFile(
+            f"{where} in {path} is missing or not valid ({first['msg']}): restore the file, or "
+            "move its folder away"
+        ) from error
