@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-browser test-kill test-faults check lint types clean
+.PHONY: setup demo test test-slow test-browser test-kill test-faults fuzz check lint types clean
 
 setup: $(VENV)/installed
 
@@ -30,6 +30,10 @@ test-kill: setup
 
 test-faults: setup
 	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k undisturbed
+
+# Random damage to files, settings, command lines and addresses; FUZZ=10 tries ten times as much.
+fuzz: setup
+	$(BIN)/python -m pytest tests/fuzz -m fuzz --timeout 3600
 
 check: setup
 	$(BIN)/python -m harness check

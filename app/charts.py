@@ -6,7 +6,7 @@ is visible on dark and light backgrounds; every colour is repeated by a shape, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -19,15 +19,19 @@ BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+# Narrower plots are those of phones.
+WIDE_PIXELS = 500
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
-def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Picture:
+def lines(
+    frame: pd.DataFrame, *, y_title: str, series: Sequence[str], height: int = 260
+) -> Picture:
     """Curves over epochs, each of ``series`` in its own colour and dash.
 
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
-    dashes = alt.Scale(domain=list(series), range=(DASHES * 2)[: len(series)])
+    dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
@@ -35,10 +39,12 @@ def lines(frame: pd.DataFrame, *, y_title: str, series: Sequence[str]) -> Pictur
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
             color=_coloured("series", series),
-            strokeDash=alt.StrokeDash("series:N", title=None, scale=dashes),
+            strokeDash=alt.StrokeDash(
+                "series:N", title=None, scale=alt.Scale(domain=list(series), range=dashes)
+            ),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
-        .properties(height=260)
+        .properties(height=height)
     )
 
 
@@ -61,7 +67,7 @@ def waterfall(stages: pd.DataFrame) -> Picture:
         ],
     )
     spans = base.mark_rule(color=ORANGE, strokeWidth=3).encode(y="low:Q", y2="high:Q")
-    words = base.mark_text(dy=-12, fontSize=13, color=GREY, fontWeight="bold").encode(
+    words = base.mark_text(dy=-12, fontSize=13, fontWeight="bold").encode(
         y="high:Q", text=alt.Text("left:Q", format=".1f")
     )
     return alt.layer(bars, spans, words).properties(height=280)
@@ -89,38 +95,31 @@ def per_class(frame: pd.DataFrame) -> Picture:
 
 def tradeoff(
     points: pd.DataFrame,
-    front: pd.DataFrame,
+    fronts: Mapping[str, pd.DataFrame],
     *,
     x_title: str,
     y_title: str,
     lower_is_better: bool,
     formats: tuple[str, str] = (".2f", ".2f"),
 ) -> Picture:
-    """A scatter of two numbers with intervals and the Pareto front as steps.
+    """A scatter of two numbers with intervals, names and Pareto fronts as steps.
 
-    ``points`` has the columns ``name``, ``arch``, ``source``, ``x``, ``y``, ``y_low`` and
-    ``y_high``; ``front`` is sorted by ``x``. Where small x is good, the steps are reversed.
+    ``points`` has the columns ``name``, ``label`` (empty where it has no room), ``short_label``
+    (the same on a phone), ``arch``,
+    ``family`` (colour), ``source`` (shape), ``training_data``, ``note``, ``x``, ``y``, ``y_low``
+    and ``y_high``. ``fronts`` are by training data, each sorted by ``x``; where small x is good,
+    their steps are reversed.
     """
-    sources = sorted(points["source"].unique())
+    families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
-    steps = (
-        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front))))
-        .mark_line(
-            color=GREY,
-            strokeDash=[5, 3],
-            interpolate="step-after" if lower_is_better else "step-before",
-        )
-        # Without an order, points of the same x would be joined in any order.
-        .encode(x=x, y=y, order=alt.Order("step:Q"))
-    )
-    base = alt.Chart(points).encode(x=x, color=_coloured("source", sources))
-    spans = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+    base = alt.Chart(points).encode(x=x, color=_coloured("family", families))
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(
         y=alt.Y("y_low:Q", title=y_title), y2="y_high:Q"
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        base.mark_point(size=75, filled=True)
+        base.mark_point(size=80, filled=True)
         .encode(
             y=y,
             shape=_shaped("source", sources),
@@ -128,14 +127,66 @@ def tradeoff(
             tooltip=[
                 alt.Tooltip("name:N", title="Method"),
                 alt.Tooltip("arch:N", title="Architecture"),
+                alt.Tooltip("training_data:N", title="Training data"),
                 alt.Tooltip("source:N", title="Source"),
                 alt.Tooltip("x:Q", title=x_title, format=formats[0]),
                 alt.Tooltip("y:Q", title=y_title, format=formats[1]),
+                alt.Tooltip("note:N", title="Measured on"),
             ],
         )
         .add_params(brush)
     )
-    return alt.layer(steps, spans, marks).properties(height=430)
+    plain = alt.Chart(points).encode(x=x, y=y)
+    names = [
+        plain.mark_text(align="left", dx=8, fontSize=11, opacity=alt.ExprRef(expr)).encode(
+            text=field
+        )
+        for field, expr in (
+            ("label:N", f"width >= {WIDE_PIXELS} ? 1 : 0"),
+            ("short_label:N", f"width >= {WIDE_PIXELS} ? 0 : 1"),
+        )
+    ]
+    steps = _steps(fronts, x, y, "step-after" if lower_is_better else "step-before")
+    return alt.layer(*steps, spans, marks, *names).properties(height=460)
+
+
+def _steps(
+    fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, interpolate: str
+) -> list[Picture]:
+    """A dashed line for each front, each in dashes of its own."""
+    dashes = [[6, 3], [2, 2], [10, 3, 2, 3]]
+    return [
+        alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
+        .mark_line(color=GREY, strokeDash=dashes[place % 3], interpolate=interpolate)
+        # Without an order, points of the same x would be joined in any order.
+        .encode(x=x, y=y, order=alt.Order("step:Q"), tooltip=alt.Tooltip("front:N", title="Front"))
+        for place, (data, front) in enumerate(fronts.items())
+    ]
+
+
+def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
+    """Differences with their intervals, one a row, and a line at zero.
+
+    ``frame`` has the columns ``title`` (in order), ``difference``, ``low``, ``high`` and ``text``.
+    A difference whose interval contains zero is hollow.
+    """
+    order = frame["title"].tolist()
+    shown = frame.assign(clear=(frame["low"] > 0) | (frame["high"] < 0))
+    base = alt.Chart(shown).encode(
+        y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=220)),
+        tooltip=[alt.Tooltip("title:N", title="Accuracy"), alt.Tooltip("text:N", title="A - B")],
+    )
+    ends = [float(min(frame["low"].min(), -0.5)), float(max(frame["high"].max(), 0.5))]
+    scale = alt.Scale(domain=ends, nice=True)
+    zero = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
+    spans = base.mark_rule(strokeWidth=3, color=BLUE).encode(
+        x=alt.X("low:Q", title=x_title, scale=scale), x2="high:Q"
+    )
+    marks = base.mark_point(size=90, color=BLUE, opacity=1, strokeWidth=2).encode(
+        x="difference:Q", fill=alt.condition("datum.clear", alt.value(BLUE), alt.value("white"))
+    )
+    height = alt.Step(30)
+    return alt.layer(zero.encode(x="x:Q"), spans, marks).properties(height=height)
 
 
 def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
@@ -186,22 +237,27 @@ def embedding(frame: pd.DataFrame) -> Picture:
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
     numbers = (
         alt.Chart(centres)
-        .mark_text(fontSize=14, fontWeight="bold", color=GREY, stroke="white", strokeWidth=0.3)
+        .mark_text(fontSize=14, fontWeight="bold")
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
     return alt.layer(points, numbers).properties(height=430)
 
 
 def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
+    colours = (PALETTE * (1 + len(domain) // len(PALETTE)))[: len(domain)]
     return alt.Color(
         f"{field}:N",
         title=None,
-        scale=alt.Scale(domain=list(domain), range=PALETTE[: len(domain)]),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300),
+        scale=alt.Scale(domain=list(domain), range=colours),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1),
     )
 
 
 def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
     return alt.Shape(
-        f"{field}:N", title=None, scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)])
+        f"{field}:N",
+        title=None,
+        scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
+        # Beside the colours there is no room on a phone.
+        legend=alt.Legend(orient="bottom", columns=1, labelLimit=300, symbolOpacity=1),
     )

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import streamlit as st
 
-from app import queries
+from app import address, queries
 from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 # A page that waits longer looks hung; after that an error names the program with the lock.
 WAIT_S = 8.0
-MAX_SHOWN_VALUE = 60
+# The footer says what nobody waits for.
+FOOTER_WAIT_S = 0.2
+TROUBLE = "trouble with the results database"
+MAX_PINNED_PIXELS = 170
 SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
@@ -33,29 +36,53 @@ def results_folder() -> Path:
     return Path(os.environ.get(RESULTS_VARIABLE, "results"))
 
 
+def begin() -> None:
+    """Forget what an earlier run of the page or of its fragment found out about the database."""
+    st.session_state.pop(TROUBLE, None)
+
+
 def has_database() -> bool:
-    """Whether the folder has a results database."""
-    return (results_folder() / DATABASE_NAME).exists()
+    """Whether the folder has a results database that can be read.
+
+    One that is locked, damaged or of a later release costs the page one wait and one sentence,
+    here; the page then shows what needs no database.
+    """
+    if not (results_folder() / DATABASE_NAME).exists():
+        return False
+    if TROUBLE not in st.session_state:
+        st.session_state[TROUBLE] = False
+        try:
+            query(queries.overview)
+        except UserError as error:
+            st.session_state[TROUBLE] = True
+            st.error(plain(str(error)))
+    return not st.session_state[TROUBLE]
 
 
 def query(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """``function(database, *arguments, **options)``, cached until the database changes."""
     results = str(results_folder())
-    answer: T = _cached(function.__qualname__, _stamp(), results, arguments, options, function)
+    answer: T = _cached(
+        function.__qualname__, _stamp(), results, arguments, options, function, WAIT_S
+    )
     return answer
 
 
 def query_folder(function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments, results folder)``, cached until the database changes."""
+    """``function(*arguments, results folder)``, cached until the database changes.
 
-    def with_folder(database: Database, *arguments: Any) -> T:
-        # A locked database is found here, where the wait is short.
-        if database.path.exists():
-            database.query("SELECT 1")
-        return function(*arguments, results_folder())
+    The folder is None where its database cannot be read.
+    """
+    results = results_folder()
+    if (results / DATABASE_NAME).exists() and not has_database():
+        return function(*arguments, None)
 
-    results = str(results_folder())
-    answer: T = _cached(function.__qualname__, _stamp(), results, arguments, {}, with_folder)
+    def with_folder(_: Database, *arguments: Any) -> T:
+        return function(*arguments, results)
+
+    answer: T = _cached(
+        function.__qualname__, _stamp(), str(results), arguments, {}, with_folder, WAIT_S
+    )
     return answer
 
 
@@ -67,8 +94,9 @@ def _cached(
     arguments: tuple[Any, ...],
     options: dict[str, Any],
     _function: Callable[..., Any],
+    _wait_s: float,
 ) -> Any:
-    return _function(Database(Path(results), WAIT_S), *arguments, **options)
+    return _function(Database(Path(results), _wait_s), *arguments, **options)
 
 
 def _stamp() -> tuple[int, ...]:
@@ -78,7 +106,7 @@ def _stamp() -> tuple[int, ...]:
         try:
             found = Path(f"{results_folder() / DATABASE_NAME}{ending}").stat()
             facts += [found.st_ino, found.st_mtime_ns, found.st_size]
-        except FileNotFoundError:
+        except OSError:
             facts.append(0)
     return tuple(facts)
 
@@ -105,24 +133,39 @@ def heading(title: str, caption: str) -> None:
 
 def footer() -> None:
     """The number of runs, the age of the data and its folder, at the end of every page."""
-    with errors_as_messages():
-        if not has_database():
-            st.caption(f"No results database in {plain(results_folder())}")
-            return
-        facts = query(queries.overview)
-        runs = f"{facts['runs']:,} run{'' if facts['runs'] == 1 else 's'}"
-        newest = f", newest from {when(facts['newest'])}" if facts["newest"] is not None else ""
-        commit = f", code at commit {facts['commit'][:9]}" if facts["commit"] else ""
-        st.caption(f"{runs}{newest}{commit} · {plain(results_folder())}")
+    folder = plain(results_folder())
+    if not (results_folder() / DATABASE_NAME).exists():
+        st.caption(f"No results database in {folder}")
+        return
+    if st.session_state.get(TROUBLE):
+        st.caption(folder)
+        return
+    name = queries.overview.__qualname__
+    try:
+        facts = _cached(
+            name, _stamp(), str(results_folder()), (), {}, queries.overview, FOOTER_WAIT_S
+        )
+    except UserError:
+        st.caption(f"The results database cannot be read now · {folder}")
+        return
+    runs = f"{facts['runs']:,} run{'' if facts['runs'] == 1 else 's'}"
+    newest = f", newest from {when(facts['newest'])}" if facts["newest"] is not None else ""
+    commit = f", code at commit {facts['commit'][:9]}" if facts["commit"] else ""
+    st.caption(f"{runs}{newest}{commit} · {folder}")
 
 
 def nothing_yet(message: str = "There are no results in this folder yet.") -> None:
-    """A message for a page without results, with the command that makes a run not yet there."""
+    """A message for a page without results, with the command that makes a run not yet there.
+
+    Where the database cannot be read, that was said already.
+    """
+    if st.session_state.get(TROUBLE):
+        return
     here = query(queries.methods) if has_database() else []
     method = next((name for name in SUGGESTED_METHODS if name not in here), SUGGESTED_METHODS[0])
     which = "another run" if here else "a first run"
     st.info(f"{message} This command makes {which}, in three or four minutes on a laptop:")
-    st.code(with_results(f"python -m harness run --method {method}"), language="bash")
+    st.code(with_results(f"python -m harness run --method {method}"), language=None)
 
 
 def with_results(command: str) -> str:
@@ -149,11 +192,32 @@ def show_table(frame: Any, columns: Mapping[str, Any], alt: str, **options: Any)
         frame,
         hide_index=True,
         placeholder="",
-        column_config=dict(columns),
+        column_config={name: _narrow(frame, name, column) for name, column in columns.items()},
         column_order=list(columns),
         alt=alt,
         **options,
     )
+
+
+def show_chart(chart: Any, alt: str, **options: Any) -> Any:
+    """Show an Altair chart with texts that are dark enough to read on this page's background.
+
+    ``alt`` describes the chart to screen readers; ``options`` are those of
+    ``streamlit.altair_chart``.
+    """
+    ink = "#c3ccd5" if st.context.theme.type == "dark" else "#47525e"
+    names = {"labelColor": ink, "titleColor": ink}
+    shown = chart.configure_axis(**names).configure_legend(**names).configure_header(**names)
+    shown = shown.configure_text(color=ink)
+    return st.altair_chart(shown, alt=alt, **options)
+
+
+def _narrow(frame: Any, name: str, column: Any) -> Any:
+    """A pinned column no wider than leaves room for numbers beside it on a phone."""
+    if not isinstance(frame, pd.DataFrame) or not column.get("pinned") or column.get("width"):
+        return column
+    longest = frame[name].astype(str).str.len().max() if len(frame) else 0
+    return column | {"width": int(min(MAX_PINNED_PIXELS, 24 + 7 * max(longest, 8)))}
 
 
 def one_of(
@@ -227,12 +291,14 @@ def search(label: str, *, key: str, help: str | None = None) -> str:
 
 def whole_number(label: str, low: int, high: int, value: int, *, key: str, help: str = "") -> int:
     """An integer in [low, high]."""
-    given = st.query_params.get(key)
-    if given is not None and not (given.lstrip("-").isdigit() and low <= int(given) <= high):
-        _warn_url(label, given, str(value))
-    return int(
-        st.number_input(label, low, high, value, 1, key=key, help=help or None, bind="query-params")
-    )
+    bind = _bind_number(label, low, high, value, key)
+    return int(st.number_input(label, low, high, value, 1, key=key, help=help or None, bind=bind))
+
+
+def slider(label: str, low: float, high: float, value: float, step: float, *, key: str) -> float:
+    """A number in [low, high]."""
+    bind = _bind_number(label, low, high, value, key)
+    return float(st.slider(label, low, high, value, step, key=key, bind=bind))
 
 
 def switch(label: str, *, key: str, value: bool = False, help: str | None = None) -> bool:
@@ -242,18 +308,30 @@ def switch(label: str, *, key: str, value: bool = False, help: str | None = None
 
 
 def _check_url(label: str, key: str, options: Sequence[str], default: str) -> None:
-    for given in st.query_params.get_all(key):
-        if given not in options:
-            _warn_url(label, given, default)
-            return
+    _warn(label, address.wrong_choice(st.query_params.get_all(key), options), default)
 
 
-def _warn_url(label: str, given: str, default: str) -> None:
-    shown = given[:MAX_SHOWN_VALUE] + ("..." if len(given) > MAX_SHOWN_VALUE else "")
-    st.warning(
-        f"The address asks for {plain(label.lower())} “{plain(shown)}”, which does not exist: "
-        f"showing {plain(default)}."
-    )
+def _bind_number(
+    label: str, low: float, high: float, default: float, key: str
+) -> Literal["query-params"] | None:
+    """How to bind a widget of numbers: not at all for now if the address has none that fits.
+
+    Streamlit fails on some of these, such as a number too large for a float.
+    """
+    wrong = address.wrong_number(st.query_params.get_all(key), low, high)
+    if wrong is None:
+        return "query-params"
+    _warn(label, wrong, f"{default:g}")
+    del st.query_params[key]
+    return None
+
+
+def _warn(label: str, wrong: str | None, default: str) -> None:
+    if wrong is not None:
+        st.warning(
+            f"The address asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
+            f"does not exist: showing {plain(default)}."
+        )
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -264,3 +342,10 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def when(moment: Any) -> str:
     """A UTC time to the minute; empty where there is none."""
     return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"
+
+
+def class_name(names: Sequence[str], label: Any) -> str:
+    """A class by its name, or by its number where it has none; empty where there is no class."""
+    if pd.isna(label):
+        return ""
+    return names[int(label)] if int(label) < len(names) else str(int(label))

@@ -18,7 +18,7 @@ from app.gallery import test_images
 from harness.config import InnerAttackConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
-from harness.models.loading import load_model_file
+from harness.models.loading import load_run_model
 from harness.seeding import seeded_generator
 from harness.store.rundir import RunDirectory
 from harness.training.inner_attack import pgd
@@ -91,7 +91,7 @@ def embedded(
         UserError: the model or the images are missing, or the model does not return features.
     """
     run = RunDirectory(Path(results), run_id)
-    model = load_model_file(run.model_path)
+    model = load_run_model(run)
     test = test_images(run.record["dataset"], root)
     rows = _drawn(test, random_classes(test.info.num_classes, classes, seed), per_class, seed)
     x, y = test.images_float(rows), test.labels[rows]

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, queries
+from app import charts, commands, queries
 from app import components as ui
-from app.gallery import SIDE, adversarial_images, class_names
+from app.gallery import SIDE, ImagesNotKept, adversarial_images, class_names
 from app.labels import stage_title
 from harness.errors import UserError
 from leaderboards.protocols import attacks_of
@@ -64,7 +64,7 @@ def attack_stages(evaluation: dict[str, Any] | None) -> None:
         )
         alive = left
     frame = pd.DataFrame(stages)
-    st.altair_chart(
+    ui.show_chart(
         charts.waterfall(frame), alt=f"Accuracy left after each of {len(frame)} attack stages"
     )
     if len(frame) > 1:
@@ -85,7 +85,7 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     names = class_names(run["dataset"])
     wide = pd.DataFrame(
         {
-            "name": [_class_name(names, label) for label in rows["label"]],
+            "name": [ui.class_name(names, label) for label in rows["label"]],
             "clean": 100 * rows["clean"] / rows["n"],
             "under attack": 100 * rows["robust"] / rows["n"],
             "n": rows["n"],
@@ -93,7 +93,7 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     )
     kinds = ["clean", "under attack"] if evaluation["attacks"] else ["clean"]
     long = wide.melt(["name", "n"], kinds, var_name="kind", value_name="value")
-    st.altair_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
+    ui.show_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
     ordered = wide.sort_values(kinds[-1], kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
     st.caption(
@@ -134,15 +134,15 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
             tuple(int(index) for index in rows["index"]),
             (run["config"].get("data") or {}).get("root"),
         )
+    except ImagesNotKept:
+        _keep(run, evaluation)
     except UserError as error:
         st.info(ui.plain(str(error)))
-        command = f"python -m harness evaluate {run['run_id']} --save-adversarial uint8"
-        st.code(ui.with_results(command), language="bash", wrap_lines=True)
     else:
         _gallery(rows, pictures, names)
     predictions = rows.assign(
         **{
-            column: [_class_name(names, label) for label in rows[column]]
+            column: [ui.class_name(names, label) for label in rows[column]]
             for column in ("label", "clean_pred", "adv_pred")
         }
     )
@@ -161,20 +161,29 @@ def _verdicts(
     return rows
 
 
+def _keep(run: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """How the images that were not saved can be had."""
+    command = commands.keep_images(run, evaluation, ui.results_folder())
+    if command is None:
+        st.info(
+            "The adversarial images of this evaluation are not here, and neither are the weights "
+            "that would make them again: `db merge` the results folder that has them."
+        )
+        return
+    st.info(
+        "The adversarial images of this evaluation were not saved. This command makes them again:"
+    )
+    st.code(ui.with_results(command), language=None, wrap_lines=True)
+
+
 def _gallery(rows: pd.DataFrame, pictures: Sequence[Any], names: tuple[str, ...]) -> None:
     st.caption("Left: clean. Middle: adversarial. Right: difference, grey where there is none.")
     with st.container(horizontal=True, gap="medium"):
         for row, picture in zip(ui.records(rows), pictures, strict=True):
-            label, predicted = (_class_name(names, row[name]) for name in ("label", "adv_pred"))
+            label, predicted = (ui.class_name(names, row[name]) for name in ("label", "adv_pred"))
             st.image(
                 picture,
                 caption=f"#{row['index']}: {label}, predicted {predicted}",
                 width=3 * SIDE,
                 alt=f"Test image {row['index']} clean, adversarial and their difference",
             )
-
-
-def _class_name(names: tuple[str, ...], label: Any) -> str:
-    if pd.isna(label):
-        return ""
-    return names[int(label)] if int(label) < len(names) else str(int(label))

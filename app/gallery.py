@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,14 @@ FOLDERS = {
     "cifar100": "cifar-100-python",
     "fashion-mnist": "FashionMNIST",
     "imagenet": "val",
+    "imagenet-robustbench": "val",
 }
 
 Picture = NDArray[np.uint8]
+
+
+class ImagesNotKept(UserError):
+    """The adversarial images of an evaluation were not saved."""
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
@@ -58,13 +65,56 @@ def adversarial_images(
     return pictures
 
 
+@st.cache_data(show_spinner=False, max_entries=32)
+def disagreement_images(
+    results: str,
+    evaluations: tuple[tuple[str, str], tuple[str, str]],
+    rows: tuple[int, ...],
+    root: str | None,
+    *,
+    clean_only: bool,
+) -> tuple[list[Picture], bool]:
+    """Clean images, one picture a row of the test set; with what each model was shown, if kept.
+
+    Args:
+        results: the results folder.
+        evaluations: run and evaluation of both models.
+        rows: of the test set.
+        root: the data folder, None for the default one.
+        clean_only: leave out what the attacks made of the images.
+
+    Returns:
+        The pictures, and whether both models' adversarial images are in them.
+
+    Raises:
+        UserError: the clean images are not on this machine.
+    """
+    directories = [RunDirectory(Path(results), run_id) for run_id, _ in evaluations]
+    test = test_images(directories[0].record["dataset"], root)
+    positions = {int(row): place for place, row in enumerate(test.rows)}
+    places = [positions[row] for row in rows]
+    clean = {
+        row: test.images_float(slice(place, place + 1))[0].numpy()
+        for row, place in zip(rows, places, strict=True)
+    }
+    shown = [clean]
+    if not clean_only:
+        # Where they were not kept, or are on another machine, the clean image says most.
+        with suppress(UserError):
+            shown += [
+                saved_images(directory.evaluation(name), rows)
+                for directory, (_, name) in zip(directories, evaluations, strict=True)
+            ]
+    return [_beside([images[row] for images in shown]) for row in rows], len(shown) > 1
+
+
 def saved_images(
     evaluation: EvaluationDirectory, rows: tuple[int, ...]
 ) -> dict[int, NDArray[np.float32]]:
     """The adversarial images [K, H, W] in [0, 1] of some rows of the test set.
 
     Raises:
-        UserError: they were not saved.
+        ImagesNotKept: they were not saved.
     """
     size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
     verdicts = evaluation.verdicts()["index"].to_pylist()
@@ -73,7 +123,7 @@ def saved_images(
     for row in rows:
         path = adversarial_path(evaluation.chunk_path(places[row] // size))
         if not path.exists():
-            raise UserError(
+            raise ImagesNotKept(
                 "the adversarial images of this evaluation were not saved: evaluate again with "
                 "--save-adversarial"
             )
@@ -89,7 +139,9 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
     Raises:
         UserError: they are not.
     """
-    folder = Path(root or os.environ.get(ROOT_VARIABLE) or "data")
+    # A run that was imported names a folder of another machine.
+    own = Path(root) if root and Path(root).is_dir() else None
+    folder = own or Path(os.environ.get(ROOT_VARIABLE) or "data")
     here = (
         dataset in EMBEDDED
         or any(find_shards(place) for place in (folder / dataset, folder))
@@ -109,9 +161,14 @@ def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Pi
     change = adversarial - clean
     largest = float(np.abs(change).max())
     shown = 0.5 + (change / (2 * largest) if largest else change)
-    parts = [_enlarged(image) for image in (clean, adversarial, shown)]
-    gap = np.full((parts[0].shape[0], GAP, 3), 128, np.uint8)
-    return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
+    return _beside([clean, adversarial, shown])
+
+
+def _beside(images: Sequence[NDArray[np.float32]]) -> Picture:
+    """Enlarged images [K, H, W] in a row, with gaps."""
+    first, *others = (_enlarged(image) for image in images)
+    gap = np.full((first.shape[0], GAP, 3), 128, np.uint8)
+    return np.concatenate([first, *[part for other in others for part in (gap, other)]], axis=1)
 
 
 def _enlarged(image: NDArray[np.float32]) -> Picture:

@@ -18,8 +18,10 @@ def serve(results: Path, *, port: int, host: str) -> None:
     the current folder is.
 
     Raises:
-        UserError: Streamlit is not installed.
+        UserError: the results are a file, or Streamlit is not installed.
     """
+    if results.is_file():
+        raise UserError(f"{results} is a file: give --results the folder that holds the runs")
     try:
         from streamlit.web import cli
     except ImportError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.components import errors_as_messages, footer
+from app.components import begin, errors_as_messages, footer
 
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
@@ -25,6 +25,7 @@ PAGES = [
 # Streamlit leaves about six empty lines above a page.
 STYLE = "<style>.stMainBlockContainer {padding-top: 4.5rem; padding-bottom: 2rem}</style>"
 
+begin()
 page = st.navigation(PAGES, position="top")
 st.html(STYLE)
 with errors_as_messages():

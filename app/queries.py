@@ -64,8 +64,9 @@ WITH {MAIN}, chosen AS (
       AND contains(lower(concat_ws(' ', r.run_id, {TITLE}, r.dataset, r.arch, r.recipe, r.teacher)),
                    $words)
 ), scored AS (
-    SELECT n.run_id, n.evaluation_id, n.like_key, n.norm, n.eps, n.attacks, n.attack_version,
-           n.precision, n.n, n.data_sha256, n.index_sha256, n.partial, n.scale,
+    SELECT n.run_id, n.evaluation_id, n.like_key, n.seed_group, n.generated_name, n.norm,
+           n.eps, n.attacks, n.attack_version, n.precision, n.n, n.data_sha256, n.index_sha256,
+           n.partial, n.scale,
            max(m.value) FILTER (m.name = 'clean') AS clean,
            max(m.low) FILTER (m.name = 'clean') AS clean_low,
            max(m.high) FILTER (m.name = 'clean') AS clean_high,
@@ -145,6 +146,15 @@ FROM main n JOIN runs r USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, n.run_id LIMIT 2000
 """
 
+# Each run's newest evaluation by each protocol, runs and evaluations newest first.
+MEASURED = """
+SELECT l.run_id, l.title, l.dataset, l.arch, l.seed, l.seed_group, l.evaluation_id, l.like_key,
+       l.data_sha256, l.attacks, l.norm, l.eps, l.n, l.attack_version, l.precision, l.partial
+FROM like_runs l JOIN runs r USING (run_id)
+ORDER BY r.started_at DESC NULLS LAST, l.run_id, l.finished_at DESC NULLS LAST, l.evaluation_id
+LIMIT 4000
+"""
+
 VERDICTS = """
 SELECT index, label, clean_pred, broken_by, adv_pred FROM verdicts
 WHERE run_id = ? AND evaluation_id = ? ORDER BY index
@@ -185,7 +195,7 @@ def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
     done, validation = list(runs["epochs_done"]), list(runs["validation"])
     for place in range(len(runs)):
         if runs["status"].iloc[place] == "started":
-            epochs = _stored_epochs(results, str(runs["run_id"].iloc[place]))
+            epochs = running_epochs(results, str(runs["run_id"].iloc[place]))
             done[place] = len(epochs)
             last = epochs[-VALIDATION_EPOCHS:]
             values = [each.get("pgd_val", each.get("clean_val")) for each in last]
@@ -252,12 +262,6 @@ def epochs(database: Database, run_id: str) -> pd.DataFrame:
     return database.query(EPOCHS, [run_id])
 
 
-def running_epochs(results: Path, run_id: str) -> pd.DataFrame:
-    """A running run's finished epochs, in the columns of ``epochs``, from its directory."""
-    found = _stored_epochs(results, run_id)
-    return pd.DataFrame.from_records(found) if found else pd.DataFrame({"epoch": []})
-
-
 def per_class(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
     """By label: all images, those right when clean and those never broken."""
     return database.query(PER_CLASS, [run_id, evaluation_id])
@@ -281,6 +285,11 @@ def comparable(database: Database) -> pd.DataFrame:
     return database.query(COMPARABLE)
 
 
+def measured(database: Database) -> pd.DataFrame:
+    """The newest 4,000 evaluations, one a run and protocol, with what may be compared with what."""
+    return database.query(MEASURED)
+
+
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
     """One evaluation of a run with its verdicts, ready to be compared.
 
@@ -295,7 +304,8 @@ def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
     return Evaluated(run(database, run_id), evaluation_id, json.loads(protocol), verdicts)
 
 
-def _stored_epochs(results: Path, run_id: str) -> list[dict[str, float]]:
+def running_epochs(results: Path, run_id: str) -> list[dict[str, Any]]:
+    """The records of a running run's finished epochs, from its directory."""
     try:
         return [record for record in RunDirectory(results, run_id).epochs() if record]
     except UserError:

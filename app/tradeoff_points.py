@@ -1,19 +1,21 @@
-"""Points for the trade-off charts, from the paper's printed rows and from runs."""
+"""Points for the trade-off charts: printed rows, published entries and runs."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from app.labels import protocol_names, protocol_text
+from app.labels import attack_texts
 from harness.config import STANDARD_ATTACKS
 from leaderboards.paper import TABLES
 from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
 from leaderboards.protocols import PAPER_EPS
+from leaderboards.render.plots import pareto_front
 from leaderboards.spec import arch_text, dataset_name
-from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, SMALL, Number
+from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, SMALL, Number
 
 
 class Axis(NamedTuple):
@@ -31,14 +33,36 @@ AXES = {
     "Seconds per step": Axis("sec_per_iter", True, 3),
     "Training (hours)": Axis("hours", True),
 }
-SOURCES = {badge: f"{badge}: {MEANINGS[badge]}" for badge in (PRINTED, REPRODUCED, SMALL)}
-COLUMNS = ["name", "arch", "dataset", "augmentation", "protocol", "source", "where", "page"]
+SOURCES = {b: f"{b}: {MEANINGS[b]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)}
+# The training data that a model saw beyond the training set; each has a front of its own.
+ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
+# What a method's name says of its loss. Longer names first: IKL is named by KL too.
+FAMILIES = {
+    "IKL, GKL": ("IKL", "GKL"),
+    "KL, DKL": ("DKL", "KL "),
+    "TRADES": ("TRADES",),
+    "IKL authors' entries": ("Cui2023Decoupled",),
+}
+OTHER, BOARD = "other methods", "RobustBench's entries"
+COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
+COLUMNS += ["source", "where", "page", "group", "seeds", "note"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
 
+def family_of(name: str) -> str:
+    """The kind of loss that a method's name tells."""
+    for family, signs in FAMILIES.items():
+        if any(sign in f"{name} " for sign in signs):
+            return family
+    return OTHER
+
+
 def printed_points() -> pd.DataFrame:
-    """Every printed row that has at least one number of ``AXES``; accuracies in percent."""
+    """Every printed row that has at least one number of ``AXES``; accuracies in percent.
+
+    A row that two tables print with the same numbers is one point.
+    """
     rows: dict[tuple[str, ...], dict[str, Number]] = defaultdict(dict)
     names = ("table", "task", "dataset", "method", "teacher", "student_or_arch", "augmentation")
     for line in printed_lines():
@@ -47,20 +71,29 @@ def printed_points() -> pd.DataFrame:
             # Other remarks, such as the machine of a time, do not distinguish rows.
             settings = [part for part in line["setting"].split(";") if "=" in part]
             rows[*(line[name] for name in names), *settings][field] = printed_number(line)
-    points = [
-        {
+    points: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for (table, task, dataset, method, teacher, arch, augmentation, *_), numbers in rows.items():
+        values = {k: v for field, n in numbers.items() for k, v in _values(field, n)}
+        point = {
             "name": method,
             "arch": arch_text(arch, teacher or None),
             "dataset": dataset_name(dataset),
             "augmentation": augmentation,
-            "protocol": _printed_protocol(int(table), task),
+            "training_data": GENERATED if "generated" in augmentation.lower() else ALONE,
+            "family": family_of(method),
+            "protocol": _printed_protocol(task),
             "source": SOURCES[PRINTED],
             "where": f"Table {table}",
+            "note": f"n = {TABLES[int(table)].images:,}",
         }
-        | {name: value for field, n in numbers.items() for name, value in _values(field, n)}
-        for (table, task, dataset, method, teacher, arch, augmentation, *_), numbers in rows.items()
-    ]
-    return pd.DataFrame(points).reindex(columns=COLUMNS + NUMBERS)
+        key = (point["dataset"], point["arch"], augmentation, *sorted(values.items()))
+        if key in points and len(values) > 1:
+            # The name of the row that a reader looks for is the method's, not an ablation's.
+            tables = f"{points[key]['where'].replace('Table ', 'Tables ')}, {table}"
+            points[key] = point | values | {"where": tables}
+        else:
+            points[key if len(values) > 1 else (*key, len(points))] = point | values
+    return _frame(list(points.values()))
 
 
 def _values(field: str, number: Number) -> list[tuple[str, float]]:
@@ -68,41 +101,82 @@ def _values(field: str, number: Number) -> list[tuple[str, float]]:
     return [(field, number.value), *ends]
 
 
-def _printed_protocol(table: int, task: str) -> str:
-    facts: dict[str, Any] = {"attacks": "", "n": TABLES[table].images}
-    if task != "kd":
-        facts |= {"attacks": ",".join(STANDARD_ATTACKS), "norm": "Linf", "eps": PAPER_EPS}
-    return protocol_text(facts)
+def _printed_protocol(task: str) -> str:
+    if task == "kd":
+        return _protocol({"attacks": ""})
+    facts = {"attacks": ",".join(STANDARD_ATTACKS), "norm": "Linf", "eps": PAPER_EPS}
+    return _protocol(facts)
+
+
+def _protocol(facts: Mapping[str, Any]) -> str:
+    """What is measured; how many images it is measured on is said of each point."""
+    return ", ".join(attack_texts(facts))
 
 
 def run_points(runs: pd.DataFrame) -> pd.DataFrame:
-    """The evaluated runs of ``queries.runs`` as points, without partial ones."""
-    runs = runs[~runs["partial"].astype(bool) & runs["clean"].notna()]
-    points = pd.DataFrame(
-        {
-            "name": runs["title"],
-            "arch": [
-                arch_text(arch, None if pd.isna(teacher) else teacher)
-                for arch, teacher in zip(runs["arch"].fillna(""), runs["teacher"], strict=True)
-            ],
-            "dataset": runs["dataset"],
-            "augmentation": "",
-            "protocol": protocol_names(runs),
-            "source": runs["scale"].map({"paper": SOURCES[REPRODUCED], "small": SOURCES[SMALL]}),
-            "where": runs["run_id"],
-            "page": "run?run=" + runs["run_id"],
-            "aa": 100 * runs["aa"],
-            "robust": (100 * runs["robust"]).where(runs["attacks"] != ""),
-            "clean": 100 * runs["clean"],
-            "sec_per_iter": runs["sec_per_iter"],
-            "hours": runs["train_seconds"] / 3600,
-        }
+    """The evaluated runs of ``queries.runs`` as points; the seeds of one configuration are one.
+
+    Accuracies are then means over seeds, and their ends a standard deviation away; of one seed,
+    ends are those of its 95% interval.
+    """
+    runs = runs[runs["clean"].notna()]
+    if runs.empty:
+        return _frame([])
+    return _frame(
+        [
+            _run_point(own)
+            for _, own in runs.groupby(["seed_group", "like_key"], sort=False, dropna=False)
+        ]
     )
-    for end in ("low", "high"):
-        points[f"clean_{end}"] = 100 * runs[f"clean_{end}"]
-        # AutoAttack accuracy is what the last of its attacks leaves.
-        points[f"aa_{end}"] = points[f"robust_{end}"] = 100 * runs[f"robust_{end}"]
-    return points.reindex(columns=COLUMNS + NUMBERS)
+
+
+def _run_point(own: pd.DataFrame) -> dict[str, Any]:
+    run = {str(name): value for name, value in own.iloc[0].items()}
+    small = run["scale"] != "paper" or bool(run["partial"])
+    generated = isinstance(run["generated_name"], str)
+    point = {
+        "name": run["title"],
+        "arch": arch_text(_text(run["arch"]), _text(run["teacher"]) or None),
+        "dataset": run["dataset"],
+        "augmentation": run["generated_name"] if generated else "",
+        "training_data": GENERATED if generated else ALONE,
+        "family": family_of(str(run["title"])),
+        "protocol": _protocol(run),
+        "source": SOURCES[SMALL if small else REPRODUCED],
+        "where": run["run_id"] + (f" and {len(own) - 1} more" if len(own) > 1 else ""),
+        "page": f"run?run={run['run_id']}",
+        "seeds": len(own),
+        "note": f"n = {int(run['n']):,}"
+        + (f", mean of {len(own)} seeds ± deviation" if len(own) > 1 else ""),
+    }
+    point |= _over_seeds("clean", 100 * own[["clean", "clean_low", "clean_high"]])
+    if run["attacks"]:
+        robust = 100 * own[["robust", "robust_low", "robust_high"]]
+        point |= _over_seeds("robust", robust)
+        if own["aa"].notna().all():
+            # AutoAttack accuracy is what the last of its attacks leaves.
+            point |= _over_seeds("aa", robust)
+    point["sec_per_iter"] = own["sec_per_iter"].mean()
+    point["hours"] = own["train_seconds"].mean() / 3600
+    return point
+
+
+def _over_seeds(field: str, values: pd.DataFrame) -> dict[str, float]:
+    value, low, high = (values[column] for column in values.columns)
+    if len(values) == 1:
+        ends = low.iloc[0], high.iloc[0]
+    else:
+        ends = value.mean() - value.std(ddof=1), value.mean() + value.std(ddof=1)
+    return {field: value.mean(), f"{field}_low": ends[0], f"{field}_high": ends[1]}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(points).reindex(columns=COLUMNS + NUMBERS)
+    return frame.astype(dict.fromkeys(NUMBERS, float))
 
 
 def protocols(points: pd.DataFrame) -> list[str]:
@@ -110,6 +184,65 @@ def protocols(points: pd.DataFrame) -> list[str]:
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
     counts = points["protocol"][numbers > 1].value_counts()
     return list(dict.fromkeys([*counts.index, *points["protocol"]]))
+
+
+def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
+    """The points that no other of the same training data equals or beats, by training data.
+
+    Small-scale runs are on no front: they are never ranked with published numbers.
+
+    Args:
+        points: with ``x``, ``y`` and ``training_data``.
+        x_lower: whether small x is good.
+        y_lower: whether small y is good.
+    """
+    ranked = points[points["source"] != SOURCES[SMALL]]
+    if ranked.empty:
+        ranked = points
+    return {
+        str(data): own.loc[
+            pareto_front(
+                list(zip(own["x"], own["y"], own.index, strict=True)),
+                x_lower=x_lower,
+                y_lower=y_lower,
+            )
+        ]
+        for data, own in ranked.groupby("training_data", sort=False)
+    }
+
+
+def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
+    """Whether each point has room for its name beside it; the most telling are placed first.
+
+    Args:
+        points: with ``x``, ``y``, ``short`` (the name shown) and ``family``.
+        front: index of the points on a front.
+        size: of the plot in pixels.
+    """
+    width, height = size
+    x, y = (_scaled(points[name]) for name in ("x", "y"))
+    order = sorted(
+        points.index,
+        key=lambda i: (points.loc[i, "family"] not in list(FAMILIES)[::3], i not in front, -y[i]),
+    )
+    boxes: list[tuple[float, float, float, float]] = []
+    shown = pd.Series(False, points.index)
+    for index in order:
+        left, top = x[index] * width + 8, (1 - y[index]) * height
+        box = (left, top - 9, left + 6.5 * len(str(points.loc[index, "short"])), top + 9)
+        if box[2] < width + 60 and not any(_overlap(box, other) for other in boxes):
+            boxes.append(box)
+            shown[index] = True
+    return shown
+
+
+def _scaled(values: pd.Series[Any]) -> pd.Series[Any]:
+    reach = values.max() - values.min()
+    return (values - values.min()) / (reach or 1.0)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def steps(front: pd.DataFrame, points: pd.DataFrame, *, x_lower: bool) -> pd.DataFrame:

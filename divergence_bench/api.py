@@ -17,12 +17,21 @@ from harness.data.base import DatasetSource
 from harness.errors import UserError
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.protocol import check_diameter
 from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
+from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
 from harness.models import ARCHITECTURES, Architecture
-from harness.models.loading import load_external, load_model_file
+from harness.models.external.probe import (
+    FunctionModel,
+    check_model,
+    class_name,
+    device_of,
+    probe_images,
+)
+from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
@@ -68,6 +77,7 @@ def evaluate(
     normalize: str | Statistics | None = None,
     arch: str | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     root: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
@@ -97,6 +107,7 @@ def evaluate(
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         arch: of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
+        weights_key: which weights of a file are meant, if it holds several.
         root: folder of the datasets.
         quiet: show no progress.
         **settings: further fields of the protocol, such as ``seed`` or ``chunk_size``.
@@ -109,7 +120,15 @@ def evaluate(
     given = {"attacks": stages, "norm": norm, "eps": eps, "limit": n, "workers": workers}
     given |= settings
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    _refuse_unused(model, run, normalize=normalize, name=name, arch=arch, weights=weights)
+    _refuse_unused(
+        model,
+        run,
+        normalize=normalize,
+        name=name,
+        arch=arch,
+        weights=weights,
+        weights_key=weights_key,
+    )
     images = None if root is None else Path(root)
     if run is not None:
         if data != run.record["dataset"]:
@@ -129,29 +148,34 @@ def evaluate(
         "name": name,
     }
     if module is None:
-        outcome = runner.evaluate_external(
+        outcome = loaded_models.evaluate_external(
             str(model),
             loaded,
             protocol,
             arch=arch,
             weights=None if weights is None else Path(weights),
+            weights_key=weights_key,
             normalize=normalize,
             **where,
         )
         return result_of(outcome)
-    before = inputs.device_of(module)
+    before = device_of(module)
+    if isinstance(module, FunctionModel):
+        module.adopt_members(probe_images(loaded.info).to(before))
+    described = class_name(module)
+    notes = check_model(module, loaded.info, described)
     network, statistics = normalized(module, normalize, loaded.info)
     network.to(before)
-    facts = inputs.identified(network, module, loaded.info, name)
-    facts["normalize"] = statistics
-    identity = {key: facts[key] for key in ("sha256", "arch", "code_sha256", "answers")}
-    identity |= {"dataset": loaded.info.name}
+    facts = {
+        "source": name or described,
+        "model_name": name or described,
+        "arch": described,
+        "normalize": statistics,
+        "notes": notes,
+    }
     try:
-        return result_of(
-            runner.evaluate_model(
-                network, loaded, protocol, facts=facts, identity=identity, **where
-            )
-        )
+        outcome = loaded_models.evaluate_model(network, loaded, protocol, facts=facts, **where)
+        return result_of(outcome)
     finally:
         module.to(before)
 
@@ -208,6 +232,8 @@ def load_model(
     dataset: str | None = None,
     arch: str | None = None,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
+    normalize: str | Statistics | None = None,
     norm: str = "Linf",
 ) -> nn.Module:
     """A trained model of images in [0, 1], in eval mode on the CPU.
@@ -219,6 +245,8 @@ def load_model(
         dataset: the dataset that the model classifies; needed unless ``model`` is a run.
         arch: of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
+        weights_key: which weights of a file are meant, if it holds several.
+        normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         norm: RobustBench's threat model.
 
     Raises:
@@ -226,12 +254,20 @@ def load_model(
     """
     run = stored_run(Path(results), model)
     if run is not None:
-        return load_model_file(run.model_path)
+        return load_run_model(run)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
     path = None if weights is None else Path(weights)
     info = dataset_info(dataset)
-    return load_external(str(model), dataset_info=info, arch=arch, weights=path, threat=norm)[0]
+    return load_external(
+        str(model),
+        dataset_info=info,
+        arch=arch,
+        weights=path,
+        weights_key=weights_key,
+        normalize=normalize,
+        threat=norm,
+    )[0]
 
 
 def attack(
@@ -271,6 +307,7 @@ def attack(
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
     protocol: EvalProtocol = resolve.validated(EvalProtocol, settings)
+    check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where)
     with untouched(module.to(where)), own_random_state(where):
         with torch.no_grad():
@@ -333,7 +370,7 @@ def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None
     if run is not None:
         unused, what = given, f"{run.run_id} is a stored run"
     elif not isinstance(model, str | Path):
-        unused = {name: given[name] for name in ("arch", "weights")}
+        unused = {name: given[name] for name in ("arch", "weights", "weights_key")}
         what = "the model is given as it is"
     else:
         return

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,7 @@ from torch import Tensor, nn
 from harness.data import load_dataset
 from harness.data.base import Dataset, DatasetInfo, ImageSet
 from harness.errors import UserError
-from harness.models.checkpoint import state_dict_sha256
-from harness.models.loading import check_output
-
-PROBE_IMAGES = 4
+from harness.models.external.probe import FunctionModel, device_of, evaluating
 
 
 def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Dataset:
@@ -94,103 +87,8 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
 
 
 def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
-    """The model as a module; a plain function becomes one without weights."""
-    return model if isinstance(model, nn.Module) else _Function(model)
-
-
-class _Function(nn.Module):
-    """A function from images to logits."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def identified(
-    model: nn.Module, inner: nn.Module, info: DatasetInfo, name: str | None
-) -> dict[str, Any]:
-    """What identifies a model: its weights, its code, and its logits for fixed images.
-
-    Weights do not say what a network does with them, and code does not say what it reads.
-
-    Args:
-        model: what is evaluated.
-        inner: the same without a normalisation in front.
-        info: the dataset's description.
-        name: what tables call it.
-
-    Raises:
-        UserError: the model does not answer images of the dataset with logits [B, C].
-    """
-    kind = inner.function if isinstance(inner, _Function) else type(inner)
-    described = getattr(kind, "__qualname__", type(kind).__name__)
-    with evaluating(model):
-        check_output(model, info, described)
-        answers = _answers(model, info)
-    return {
-        "source": name or described,
-        "model_name": name or described,
-        "arch": described,
-        "sha256": state_dict_sha256(model),
-        "code_sha256": _code_sha256(inner),
-        "answers": answers,
-    }
-
-
-def _code_sha256(model: nn.Module) -> str:
-    """A hash of the sources of the model's classes, or of its function; torch's are left out."""
-    kinds = {type(module) for module in model.modules()} - {_Function}
-    code: list[Any] = [kind for kind in kinds if not kind.__module__.startswith("torch.")]
-    code += [model.function] if isinstance(model, _Function) else []
-    digest = hashlib.sha256()
-    for text in sorted(map(_source, code)):
-        digest.update(text.encode())
-    return digest.hexdigest()
-
-
-def _source(kind: Any) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # made without a file, such as by exec
-        return str(getattr(kind, "__qualname__", type(kind).__name__))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _answers(model: nn.Module, info: DatasetInfo) -> str:
-    """A hash of the logits of fixed random images, rounded to a thousandth of the largest.
-
-    They are computed in float64 where the model can be: rounding then agrees on all machines.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (PROBE_IMAGES, info.channels, info.image_size, info.image_size)
-    images = torch.rand(shape, generator=generator).to(device_of(model))
-    with torch.no_grad():
-        try:
-            logits = copy.deepcopy(model).double()(images.double())
-        except Exception:  # what cannot be copied or computes in float32 alone
-            logits = model(images)
-    scaled = logits.double() / logits.abs().max().double().clamp_min(1e-30)
-    rounded = scaled.mul(1000).round().cpu().numpy().astype("<i4")
-    return hashlib.sha256(rounded.tobytes()).hexdigest()[:12]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU if it has none."""
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    """The model as a module; a plain function becomes one with the networks that it calls."""
+    return model if isinstance(model, nn.Module) else FunctionModel(model)
 
 
 def _classes(model: nn.Module, channels: int, size: int) -> int:

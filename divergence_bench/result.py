@@ -62,6 +62,7 @@ class Result:
         metrics: accuracy on clean images (``clean``), after each stage, and after all (``robust``).
         protocol: all that the numbers must be quoted with.
         flags: reasons to doubt the numbers, one sentence each.
+        stored_at: when an earlier call finished it (UTC); None if this call computed it.
     """
 
     run_id: str
@@ -70,6 +71,7 @@ class Result:
     metrics: Mapping[str, Accuracy]
     protocol: Mapping[str, Any]
     flags: tuple[str, ...]
+    stored_at: str | None = None
 
     @property
     def clean(self) -> Accuracy:
@@ -87,8 +89,9 @@ class Result:
         return verdicts(self.run_id, self.evaluation_id, results=self.path.parents[1])
 
     def __str__(self) -> str:
-        """Clean and robust accuracy in one line."""
-        return f"{self.run_id}: clean {self.clean}, robust {self.robust}"
+        """Clean and robust accuracy in one line, and since when they are stored."""
+        stored = f", stored {self.stored_at}" if self.stored_at else ""
+        return f"{self.run_id}: clean {self.clean}, robust {self.robust}{stored}"
 
 
 def result_of(outcome: Outcome) -> Result:
@@ -106,6 +109,7 @@ def result_of(outcome: Outcome) -> Result:
         },
         record["protocol"],
         tuple(f"{flag['name']}: {flag['detail']}" for flag in record.get("flags") or ()),
+        evaluation.stored_at,
     )
 
 

@@ -89,6 +89,7 @@ class TaskContext:
         student: the network in training, for its shapes and layers; ``Task.loss`` gets its
             forward. A task must not register it as a submodule either.
         train_labels: labels [N] of the training set, in the order of ``Batch.index``.
+        cycle_ends: the last epoch of each cycle of the learning rate.
     """
 
     num_classes: int
@@ -100,6 +101,7 @@ class TaskContext:
     image_size: int = 32
     student: nn.Module | None = None
     train_labels: Tensor | None = None
+    cycle_ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from rich.progress import (
 
 PLAIN_LINE_EVERY_S = 20.0
 
+Watch = Callable[[float, str], None]
+
 
 class Reporter:
     """Prints progress to standard error; ``quiet`` (for ``--json``) prints nothing."""
@@ -34,8 +36,13 @@ class Reporter:
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        """Show the progress of ``total`` steps, or without it of a fraction in [0, 1]."""
+    def stage(
+        self, title: str, total: int | None = None, watch: Watch | None = None
+    ) -> Iterator[Stage]:
+        """Show the progress of ``total`` steps, or without it of a fraction in [0, 1].
+
+        ``watch`` is called at each update with the share that is done and what is being done.
+        """
         if self.console.is_terminal or self.console.is_jupyter:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -46,20 +53,25 @@ class Reporter:
                 TimeRemainingColumn(),
             )
             with Progress(*columns, console=self.console, transient=True) as bar:
-                yield Stage(self, title, total, bar)
+                yield Stage(self, title, total, bar, watch)
         else:
-            yield Stage(self, title, total, None)
+            yield Stage(self, title, total, None, watch)
 
 
 class Stage:
     """Progress of one piece of work."""
 
     def __init__(
-        self, reporter: Reporter, title: str, total: int | None, bar: Progress | None
+        self,
+        reporter: Reporter,
+        title: str,
+        total: int | None,
+        bar: Progress | None,
+        watch: Watch | None = None,
     ) -> None:
         """Made by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
-        self._full = total or 1
+        self._full, self._watch = total or 1, watch
         self._task: TaskID | None = bar.add_task(title, total=self._full) if bar else None
         self._began = self._last_line = time.monotonic()
         # The first fraction was done by an earlier process; steps are counted from 0.
@@ -72,6 +84,8 @@ class Stage:
 
     def update(self, done: float, note: str = "") -> None:
         """Show how many steps are done, or which fraction in [0, 1]."""
+        if self._watch is not None:
+            self._watch(done / self._full, note)
         title = f"{self._title} {note}" if note else self._title
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,29 +62,6 @@ def _program() -> str:
     """The program's name without its folder."""
     path = Path(sys.argv[0])
     return path.parent.name if path.name == "__main__.py" else path.name
-
-
-def source_sha256(*modules: str) -> str:
-    """The SHA-256 of the files of imported modules and of the modules of their package they use.
-
-    It identifies code more exactly than a version does. Other packages are not included.
-    """
-    found: dict[str, bytes] = {}
-    todo = list(modules)
-    while todo:
-        name = todo.pop()
-        module = sys.modules.get(name)
-        path = getattr(module, "__file__", None)
-        if name in found or path is None:
-            continue
-        found[name] = Path(path).read_bytes()
-        used = {getattr(value, "__module__", None) for value in vars(module).values()}
-        used |= {value.__name__ for value in vars(module).values() if isinstance(value, ModuleType)}
-        todo += [str(other) for other in used if str(other).split(".")[0] == name.split(".")[0]]
-    digest = hashlib.sha256()
-    for name, content in sorted(found.items()):
-        digest.update(f"{name}|{len(content)}|".encode() + content)
-    return digest.hexdigest()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -10,8 +10,10 @@ import csv
 import html
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,18 @@ FIELDS = (
 # What their files have where a number is not known.
 UNKNOWN = (None, "null", "")
 EVALUATIONS = "SELECT * FROM finished_evaluations WHERE run_id = $run_id"
-# Their boards by dataset and norm, with the images that an entry must be measured on.
+# Their boards by our dataset and norm, with the images that an entry must be measured on.
 BOARDS = {
     ("cifar10", "Linf"): ("8/255", 10_000),
     ("cifar10", "L2"): ("0.5", 10_000),
     ("cifar100", "Linf"): ("8/255", 10_000),
-    ("imagenet", "Linf"): ("4/255", 5_000),
+    ("imagenet-robustbench", "Linf"): ("4/255", 5_000),
 }
+# Their names of our datasets, where they differ.
+THEIR_NAMES = {"imagenet-robustbench": "imagenet"}
+# Their folders: datasets, and in each threat models.
+DATASETS = ("cifar10", "cifar100", "imagenet")
+THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
 
 
 class Entry(BaseModel):
@@ -102,16 +109,25 @@ def read_entry(path: Path) -> Entry:
         ) from error
 
 
-def import_folder(folder: Path, results: Path) -> int:
+@dataclass(frozen=True)
+class Imported:
+    """What was loaded: how many entries, and remarks on them, a sentence each."""
+
+    entries: int
+    remarks: tuple[str, ...]
+
+
+def import_folder(folder: Path, results: Path) -> Imported:
     """Load every entry below a folder into ``reported``, in place of those loaded before.
 
-    Returns:
-        How many entries there are.
+    An entry's dataset and threat model are those of its folders: five published files name another
+    dataset than their folder.
 
     Raises:
-        UserError: the folder holds no entry, or a file in it is no entry.
+        UserError: the folder holds no entry, a file in it is no entry or not in a folder
+            ``<dataset>/<threat>``, or two files are the same entry.
     """
-    paths = sorted(folder.rglob("*.json"))
+    paths = sorted(Path(os.path.abspath(folder)).rglob("*.json"))
     if not paths:
         raise UserError(
             f"{folder} holds no JSON file: give the folder model_info of a RobustBench checkout"
@@ -119,10 +135,36 @@ def import_folder(folder: Path, results: Path) -> int:
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
+    first_paths: dict[tuple[str, ...], Path] = {}
+    remarks = []
     for path in paths:
-        writer.writerows(_lines(path, read_entry(path)))
+        entry, key = read_entry(path), _key(path)
+        first = first_paths.setdefault(key, path)
+        if first != path:
+            raise UserError(f"{first} and {path} are both the entry {'/'.join(key)}: remove one")
+        remark = _remark(key[0], entry)
+        if remark:
+            remarks.append(f"{'/'.join(key)}: {remark}")
+        writer.writerows(_lines(path, key, entry, remark))
     Database(results).publish("robustbench", text.getvalue())
-    return len(paths)
+    return Imported(len(paths), tuple(remarks))
+
+
+def _key(path: Path) -> tuple[str, str, str]:
+    """Dataset, threat model and name of an entry."""
+    dataset, threat = path.parent.parent.name, path.parent.name
+    if dataset not in DATASETS or threat not in THREATS:
+        raise UserError(
+            f"{path} is not in a folder such as cifar10/Linf: give the folder model_info of a "
+            "RobustBench checkout"
+        )
+    return dataset, threat, path.stem
+
+
+def _remark(dataset: str, entry: Entry) -> str:
+    if entry.dataset == dataset:
+        return ""
+    return f"the file names the dataset {entry.dataset}; its folder is taken"
 
 
 def export_run(
@@ -173,7 +215,7 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "additional_data": False,
         "number_forward_passes": 1,
-        "dataset": run["dataset"],
+        "dataset": THEIR_NAMES.get(run["dataset"], run["dataset"]),
         "architecture": architecture(run["arch"] or ""),
         "eps": eps_text(run["eps"]),
         "clean_acc": f"{100 * run['metrics']['clean'].value:.2f}",
@@ -212,9 +254,11 @@ def _paper(bibtex: str) -> dict[str, str]:
     return found
 
 
-def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
+def _lines(
+    path: Path, key: tuple[str, str, str], entry: Entry, remark: str
+) -> list[dict[str, Any]]:
     """The entry's numbers as lines of ``reported``."""
-    threat = path.parent.name
+    dataset, threat, name = key
     facts = {
         "threat": threat,
         "eps": entry.eps or "",
@@ -224,16 +268,16 @@ def _lines(path: Path, entry: Entry) -> list[dict[str, Any]]:
     }
     shared = {
         "table": 0,
-        "dataset": entry.dataset,
+        "dataset": dataset,
         "task": "at",
-        "method": path.stem,
+        "method": name,
         "citation": f"{entry.name} ({entry.venue})",
         "student_or_arch": entry.architecture,
         "augmentation": "extra data" if entry.additional_data else "",
         "setting": ";".join(f"{name}={value}" for name, value in facts.items()),
         "bold": 0,
         "underlined": 0,
-        "note": plain(entry.footnote or ""),
+        "note": plain(f"{entry.footnote or ''} {remark}"),
         "badge": ROBUSTBENCH,
         "source": entry.link,
     }

@@ -74,6 +74,14 @@ PAIRS = {
     )
 }
 CIFAR_PAIRS = tuple(name for name, pair in PAIRS.items() if pair.dataset == "cifar100")
+# Pairs whose stages have the same channels.
+SAME_CHANNELS = (
+    "resnet56-resnet20",
+    "resnet110-resnet32",
+    "resnet32x4-resnet8x4",
+    "wrn-40-2-wrn-16-2",
+    "vgg13-vgg8",
+)
 DEFAULT_PAIR = {
     "cifar10": "resnet56-resnet20",
     "cifar100": "resnet56-resnet20",
@@ -171,6 +179,11 @@ def small(dataset: str) -> Overrides:
 
 
 Settings = Callable[[Pair], Overrides]
+
+
+def two_stages(pair: Pair) -> Overrides:
+    """30 epochs before the 240 of ``cifar``, as released with RepDistiller."""
+    return {"training": {"epochs": 270, "optimizer": {"milestones": [180, 210, 240]}}}
 
 
 def recipes(

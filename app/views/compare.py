@@ -1,27 +1,34 @@
-"""Compare: two runs image by image, with paired difference, exact test, settings and curves."""
+"""Compare: two runs image by image, with paired difference, exact test, images and settings."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, queries
+from app import charts, comparison, queries
 from app import components as ui
+from app.gallery import SIDE, class_names, disagreement_images
 from app.labels import protocol_text, run_title, stage_title
 from harness.errors import UserError
 from harness.evaluation.analysis.paired import (
+    Comparison,
     Evaluated,
+    cause_notes,
     compare,
+    compare_seeds,
     differences,
     settings,
-    shared_correct,
 )
 from harness.evaluation.analysis.statistics import PairedComparison
 
+MAX_PICTURES = 12
 MAX_LISTED = 200
+# Verdicts of so many further seeds are read.
+MAX_SEEDS = 10
 SETTING_COLUMNS = {
     "setting": ui.text_column("Setting", "Path of the setting.", pinned=True),
     "a": ui.text_column("A", "Value in the first run."),
@@ -29,10 +36,10 @@ SETTING_COLUMNS = {
 }
 IMAGE_COLUMNS = {
     "index": ui.number_column("Image", "Row of the test set."),
-    "label": ui.number_column("Class", "True class."),
+    "label": ui.text_column("Class", "True class."),
     "correct": ui.text_column("Correct", "The model that is correct."),
-    "a": ui.number_column("A predicts", "Class predicted by A."),
-    "b": ui.number_column("B predicts", "Class predicted by B."),
+    "a": ui.text_column("A predicts", "Class predicted by A."),
+    "b": ui.text_column("B predicts", "Class predicted by B."),
 }
 
 
@@ -43,121 +50,118 @@ def page() -> None:
         "Two models on the same test images. Pairing the images can show a difference that two "
         "separate intervals would hide.",
     )
-    known = ui.query(queries.comparable) if ui.has_database() else pd.DataFrame()
-    if len(known) < 2:
-        ui.nothing_yet("A comparison needs two finished runs.")
+    known = ui.records(ui.query(queries.measured)) if ui.has_database() else []
+    rows = comparison.by_run(known)
+    if not rows:
+        ui.nothing_yet("A comparison needs two finished runs of the same protocol.")
         return
-    rows = {row["run_id"]: row for row in ui.records(known)}
-    titles = {run_id: run_title(row) for run_id, row in rows.items()}
+    titles = {run_id: run_title(own[0]) for run_id, own in rows.items()}
     ids = list(rows)
     left, right = st.columns(2)
     with left:
         a = ui.one_named("First run (A)", ids, key="a", default=ids[0], titles=titles)
-    row_a = rows[a]
     with right:
-        default = _partner(known, row_a)
-        b = ui.one_named("Second run (B)", ids, key="b", default=default, titles=titles)
-    row_b = rows[b]
-    if a == b:
-        st.info("Both are the same run: choose two different ones.")
-        return
-    first, second = (
-        ui.query(queries.evaluated, row["run_id"], row["evaluation_id"]) for row in (row_a, row_b)
-    )
-    _settings(first, second)
-    _result(first, second)
-    _curves(row_a, row_b)
-
-
-def _partner(known: pd.DataFrame, row: dict[str, Any]) -> str:
-    """The newest other run that may be compared, else one on the same images, else any other."""
-    others = known[known["run_id"] != row["run_id"]]
-    for name in ("like_key", "data_sha256"):
-        like = others[others[name] == row[name]]
-        if not like.empty:
-            return str(like["run_id"].iloc[0])
-    return str(others["run_id"].iloc[0])
-
-
-def _settings(a: Evaluated, b: Evaluated) -> None:
-    found = differences(settings(a.run), settings(b.run))
-    rows = [
-        {"setting": path, "a": json.dumps(values[0]), "b": json.dumps(values[1])}
-        for path, values in found.items()
-    ]
-    if len(rows) == 1:
-        row = {name: ui.plain(text) for name, text in rows[0].items()}
-        st.caption(
-            f"The runs differ in one setting: {row['setting']} is {row['a']} in A and {row['b']} "
-            "in B."
+        options = comparison.partners(rows, a)
+        help = "Only runs that were evaluated by a protocol of the first one, on its test set."
+        b = ui.one_named(
+            "Second run (B)", options, key="b", default=options[0], titles=titles, help=help
         )
-    elif rows:
-        st.warning(
-            f"The runs differ in {len(rows)} settings, so a difference of results has no single "
-            "cause."
-        )
-    else:
-        st.caption("The runs have the same settings.")
-    with st.expander(f"Settings that differ ({len(rows)})"):
-        frame = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
-        ui.show_table(frame, SETTING_COLUMNS, f"{len(rows)} settings that differ")
+    alone = len({row["run_id"] for row in known}) - len(rows)
+    if alone:
+        st.caption(f"Not offered: {alone} evaluated runs whose protocol no other run shares.")
+    pair = comparison.common(rows, (a, b))
+    if pair is not None:
+        _compared(rows, pair[0], pair[1])
 
 
-def _result(a: Evaluated, b: Evaluated) -> None:
+def _compared(
+    rows: dict[str, list[dict[str, Any]]], row_a: dict[str, Any], row_b: dict[str, Any]
+) -> None:
+    a, b = (_evaluated(row) for row in (row_a, row_b))
     try:
         found = compare(a, b)
     except UserError as error:
         st.warning(ui.plain(str(error)))
         return
-    for note in found.notes:
-        st.caption(ui.plain(note))
-    protocols = [
-        ui.plain(protocol_text({**each.protocol, "attacks": ",".join(each.protocol["attacks"])}))
-        for each in (a, b)
-    ]
-    st.markdown(
-        f"Both evaluated by: **{protocols[0]}**"
-        if protocols[0] == protocols[1]
-        else f"A evaluated by: **{protocols[0]}**. B evaluated by: **{protocols[1]}**."
-    )
     names = {stage_title(name): name for name in found.metrics}
-    title = ui.one_named(
+    last = next(reversed(names))
+    chosen = ui.one_of(
         "Accuracy",
         list(names),
         key="right",
-        default=list(names)[-1],
+        default=last,
+        pills=True,
         help="Clean: correct without an attack. A stage: not broken by it or by an earlier one.",
     )
-    name = names[title]
-    _numbers(found.metrics[name], title)
-    _two_by_two(found.metrics[name])
-    _disagreements(a, b, name)
-
-
-def _numbers(result: PairedComparison, title: str) -> None:
-    columns = st.columns(4)
-    difference = 100 * result.difference
-    columns[0].metric(f"A minus B, {title}", f"{difference:+.2f} points")
-    columns[0].caption(
-        f"95% interval [{100 * result.low:+.2f}, {100 * result.high:+.2f}] (Newcombe)"
+    name = names[chosen]
+    result = found.metrics[name]
+    st.subheader(comparison.result_line(result), anchor=False)
+    st.markdown(
+        f"A is **{ui.plain(row_a['title'])}**, B is **{ui.plain(row_b['title'])}**. "
+        f"{ui.plain(chosen)}, percent of {result.n:,} shared images; "
+        f"{ui.plain(protocol_text(row_a))}."
     )
-    p_value = "< 0.0001" if result.p_value < 1e-4 else f"{result.p_value:.4f}"
-    columns[1].metric("Exact McNemar p", p_value)
-    columns[1].caption("null hypothesis: both are equally accurate")
-    columns[2].metric("Agreement", f"{100 * result.agreement:.1f}%")
-    columns[2].caption("both correct or both wrong")
-    columns[3].metric("Shared images", f"{result.n:,}")
-    if result.low <= 0 <= result.high:
-        st.markdown(
-            f"The interval contains zero: these {result.n:,} images do not show that either model "
-            "is better."
+    seeds = _seeds(rows, row_a, row_b, name)
+    if seeds:
+        st.markdown(f"**Over seeds:** {ui.plain(seeds)} (Welch's t).")
+    _notes(a, b, found)
+    left, right = st.columns([3, 2])
+    with left:
+        frame = comparison.forest(found)
+        ui.show_chart(
+            charts.forest(frame, x_title="A - B, points"),
+            alt=f"Paired differences of {len(frame)} accuracies with 95% intervals",
         )
-    else:
-        better, worse = ("A", "B") if difference > 0 else ("B", "A")
-        st.markdown(
-            f"**{better}** is correct more often than {worse}, by {abs(difference):.2f} points on "
-            "the same images. One pair of runs does not show how much results vary between seeds."
-        )
+        st.caption("Bars are 95% intervals; hollow: the interval contains zero.")
+    with right:
+        _two_by_two(result)
+        st.caption(f"Agreement: {100 * result.agreement:.1f}% of the images.")
+    st.markdown(ui.plain(comparison.meaning(result)))
+    _disagreements(a, b, name)
+    _settings(a, b)
+    _curves(row_a, row_b)
+
+
+def _evaluated(row: dict[str, Any]) -> Evaluated:
+    return ui.query(queries.evaluated, row["run_id"], row["evaluation_id"])
+
+
+def _seeds(
+    rows: dict[str, list[dict[str, Any]]], row_a: dict[str, Any], row_b: dict[str, Any], name: str
+) -> str:
+    """The comparison over all seeds of both; empty where there is one seed of each."""
+    groups = [_group(rows, row) for row in (row_a, row_b)]
+    if row_a["seed_group"] == row_b["seed_group"] or all(len(group) == 1 for group in groups):
+        return ""
+    try:
+        compared = compare_seeds([[_evaluated(each) for each in group] for group in groups])
+    except UserError:
+        # Their images have nothing in common beyond the pair's.
+        return ""
+    return comparison.seeds_line(compared, name)
+
+
+def _group(rows: dict[str, list[dict[str, Any]]], row: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """The run and those that differ from it in the seed alone, evaluated by the same protocol."""
+    others = [
+        each
+        for own in rows.values()
+        for each in own
+        if each["seed_group"] == row["seed_group"]
+        and each["like_key"] == row["like_key"]
+        and each["run_id"] != row["run_id"]
+    ]
+    return [row, *others[: MAX_SEEDS - 1]]
+
+
+def _notes(a: Evaluated, b: Evaluated, found: Comparison) -> None:
+    """A warning for what else differs, so that the difference has no single cause."""
+    causes = cause_notes(a, b)
+    for note in causes:
+        st.warning(ui.plain(note[0].upper() + note[1:]) + ".")
+    for note in found.notes:
+        if note not in causes:
+            st.caption(ui.plain(note[0].upper() + note[1:]) + ".")
 
 
 def _two_by_two(result: PairedComparison) -> None:
@@ -166,26 +170,61 @@ def _two_by_two(result: PairedComparison) -> None:
         index=pd.Index(["A correct", "A wrong"]),
     )
     st.table(frame, alt="Images by whether A and B are correct")
-    st.caption(
-        f"The test uses the {result.only_a + result.only_b} images on which exactly one model is "
-        f"correct: A on {result.only_a}, B on {result.only_b}."
-    )
 
 
 def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
-    (correct_a, correct_b), _ = shared_correct((a, b))
-    pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
-    prediction = "clean_pred" if name == "clean" else "adv_pred"
-    pairs = pairs.sort_values("index").assign(
-        correct=pd.Series(correct_a[name]).map({True: "A", False: "B"}).to_numpy(),
-        a=lambda frame: frame[f"{prediction}_a"],
-        b=lambda frame: frame[f"{prediction}_b"],
+    found = comparison.disagreements(a, b, name)
+    if found.empty:
+        return
+    st.subheader(
+        f"{len(found):,} images on which exactly one is correct, {stage_title(name)}", anchor=False
     )
-    differing = pairs[correct_a[name] != correct_b[name]]
-    with st.expander(f"Images on which exactly one model is correct ({len(differing)})"):
-        shown = differing[list(IMAGE_COLUMNS)].head(MAX_LISTED)
+    names = class_names(a.run["dataset"])
+    for column in ("label", "a", "b"):
+        found[column] = [ui.class_name(names, value) for value in found[column]]
+    _pictures(a, b, found.head(MAX_PICTURES), name)
+    with st.expander(f"As a table (the first {min(len(found), MAX_LISTED)})"):
+        shown = found.head(MAX_LISTED)
         alt = f"The first {len(shown)} images on which exactly one model is correct"
         ui.show_table(shown, IMAGE_COLUMNS, alt)
+
+
+def _pictures(a: Evaluated, b: Evaluated, found: pd.DataFrame, name: str) -> None:
+    try:
+        pictures, attacked = disagreement_images(
+            str(ui.results_folder()),
+            ((a.run["run_id"], a.evaluation_id), (b.run["run_id"], b.evaluation_id)),
+            tuple(int(index) for index in found["index"]),
+            (a.run["config"].get("data") or {}).get("root"),
+            clean_only=name == "clean",
+        )
+    except UserError as error:
+        st.caption(ui.plain(str(error)))
+        return
+    st.caption(
+        "The first of them: the clean image, then what A and what B was shown."
+        if attacked
+        else "The first of them, clean."
+    )
+    with st.container(horizontal=True, gap="medium"):
+        for row, picture in zip(ui.records(found), pictures, strict=True):
+            st.image(
+                picture,
+                caption=f"#{row['index']}: {row['label']}. A: {row['a']}, B: {row['b']}",
+                width=(3 if attacked else 1) * SIDE,
+                alt=f"Test image {row['index']}, on which only {row['correct']} is correct",
+            )
+
+
+def _settings(a: Evaluated, b: Evaluated) -> None:
+    found = differences(settings(a.run), settings(b.run))
+    rows = [
+        {"setting": path, "a": json.dumps(values[0]), "b": json.dumps(values[1])}
+        for path, values in found.items()
+    ]
+    with st.expander(f"Settings that differ ({len(rows)})"):
+        frame = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
+        ui.show_table(frame, SETTING_COLUMNS, f"{len(rows)} settings that differ")
 
 
 def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
@@ -203,7 +242,7 @@ def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
     st.subheader("Validation accuracy during training", anchor=False)
     names = list(dict.fromkeys(frame["series"]))
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)
-    st.altair_chart(chart, alt="Validation accuracy of both runs by epoch")
+    ui.show_chart(chart, alt="Validation accuracy of both runs by epoch")
     ends = frame.sort_values("epoch").groupby("series")["value"].last()
     values = "; ".join(f"{ui.plain(name)} ends at {value:.1f}%" for name, value in ends.items())
     st.caption(f"{values}. These are validation images: the numbers above are the evaluation.")

@@ -100,7 +100,7 @@ def _logits(preset: str, classes: int) -> tuple[list[float], list[float]]:
             st.markdown(f"**{SIDES[key].replace('_', chr(92) + '_')}**")
             vectors.append(
                 [
-                    st.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}", bind="query-params")
+                    ui.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}")
                     for c, (letter, start) in enumerate(zip(LETTERS, starts, strict=False))
                 ]
             )
@@ -161,7 +161,7 @@ def _bars(found: dict[str, Gradients], detach: bool) -> None:
             for letter, value in zip(LETTERS, gradient, strict=False)
         ]
     )
-    st.altair_chart(
+    ui.show_chart(
         charts.bars_by_class(frame, title="Gradient"),
         width="content",
         alt=f"Gradients of {len(shown)} losses to {side}, by class",

@@ -90,14 +90,14 @@ def _card(name: str, method: Method) -> None:
     st.markdown(
         f"{ui.plain(card.paper)}" + (f" [{ui.plain(card.url)}]({card.url})" if card.url else "")
     )
-    st.code(ui.with_results(f"python -m harness run --method {name}"), language="bash")
+    st.code(ui.with_results(f"python -m harness run --method {name}"), language=None)
     _parameters(method)
     for note in card.notes:
         st.markdown(f"- {ui.plain(note)}")
     _recipes(method)
     if card.bibtex:
         with st.expander("BibTeX"):
-            st.code(card.bibtex, language="bibtex")
+            st.code(card.bibtex, language=None)
 
 
 def _parameters(method: Method) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, evaluation_tabs, queries
+from app import address, commands, evaluation_tabs, queries, run_curves
 from app import components as ui
 from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
 from harness.config import flat
@@ -23,7 +22,6 @@ STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
     "error": "red",
     "started": "blue",
 }
-CURVES = {"clean_val": "clean, validation images", "pgd_val": "under PGD, validation images"}
 SETTING_COLUMNS = {
     "setting": ui.text_column("Setting", "As in --set setting=value.", pinned=True),
     "changed": ui.text_column("", "≠: the run differs from its recipe."),
@@ -40,22 +38,31 @@ LOG_LINES = 400
 def page() -> None:
     """The run named by the URL."""
     run_id = st.query_params.get("run", "")
-    if not ui.has_database() or not run_id:
-        ui.heading("Run", "Everything about one run.")
-        if ui.has_database():
-            st.info("The address names no run.")
-            st.page_link("views/runs.py", label="Choose one on the page Runs")
-        else:
+    head = st.container()
+    run = _named(run_id) if run_id and ui.has_database() else None
+    if run is None:
+        with head:
+            ui.heading("Run", "Everything about one run.")
+        if not ui.has_database():
             ui.nothing_yet()
+            return
+        if not run_id:
+            st.info("The address names no run.")
+        st.page_link("views/runs.py", label="Choose one on the page Runs")
         return
-    run = ui.query(queries.run, run_id)
     evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
+    running = run["status"] == "started"
+    if running or RunDirectory(ui.results_folder(), run_id).progress_path.exists():
+        run_curves.watch(run_id, run["status"])
     evaluation = _chosen(evaluations)
     _numbers(run, evaluation)
     tabs = st.tabs(TABS)
     with tabs[0]:
-        _curves(run)
+        if running:
+            run_curves.growing_curves(run)
+        else:
+            run_curves.curves(run)
     with tabs[1]:
         evaluation_tabs.attack_stages(evaluation)
     with tabs[2]:
@@ -68,6 +75,19 @@ def page() -> None:
         _environment(run, evaluation)
     with tabs[6]:
         _log(run)
+
+
+def _named(run_id: str) -> dict[str, Any] | None:
+    """The run of that id; a sentence and None where there is none."""
+    try:
+        return ui.query(queries.run, run_id)
+    except UserError:
+        st.error(
+            f"There is no run {ui.plain(address.quoted(run_id))} in "
+            f"{ui.plain(ui.results_folder())}: choose one below, or rebuild the database from the "
+            "run directories with `db rebuild`."
+        )
+        return None
 
 
 def _head(run: dict[str, Any]) -> None:
@@ -94,24 +114,8 @@ def _head(run: dict[str, Any]) -> None:
     if run["error"]:
         st.error(ui.plain(run["error"]))
     with st.expander("Command to repeat this run"):
-        st.code(ui.with_results(_command(run)), language="bash", wrap_lines=True)
+        st.code(ui.with_results(commands.repeat(run)), language=None, wrap_lines=True)
         st.caption("A finished run is not repeated: the same command shows its result.")
-
-
-def _command(run: dict[str, Any]) -> str:
-    typed = run["config_passed"].get("argv")
-    if typed:
-        return f"python -m harness {shlex.join(map(str, typed))}"
-    if run["kind"] == "loaded":
-        source = shlex.quote(str(run["source"].get("source", run["run_id"])))
-        return f"python -m harness evaluate {source} --dataset {shlex.quote(str(run['dataset']))}"
-    method, recipe = shlex.quote(str(run["method"])), shlex.quote(str(run["recipe"]))
-    changed = "".join(
-        f" --set {shlex.quote(f'{path}={json.dumps(value)}')}"
-        for path, value in run["recipe_changes"].items()
-    )
-    seed = f" --seed {int(run['seed'])}" if run["seed"] else ""
-    return f"python -m harness run --method {method} --recipe {recipe}{changed}{seed}"
 
 
 def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -138,8 +142,6 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         st.info("This run has no finished evaluation.")
         return
     st.markdown(f"**{ui.plain(protocol_text(evaluation))}** · {ui.when(evaluation['finished_at'])}")
-    if evaluation["partial"]:
-        st.badge("partial", color="orange", help="Evaluated on part of the images; not ranked.")
     metrics = evaluation["metrics"]
     shown = ["clean", *[name for name in ("aa", "robust") if name in metrics][:1]]
     columns = st.columns(4)
@@ -165,46 +167,6 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _curves(run: dict[str, Any]) -> None:
-    epochs = ui.query(queries.epochs, run["run_id"])
-    if run["status"] == "started":
-        running = queries.running_epochs(ui.results_folder(), run["run_id"])
-        epochs = running if len(running) > len(epochs) else epochs
-    if epochs.empty:
-        st.info("No epoch is finished, or the model was not trained here.")
-        return
-    accuracy, loss = _long(epochs, CURVES, 100), _long(epochs, {"loss": "training loss"}, 1)
-    left, right = st.columns(2)
-    with left:
-        if accuracy.empty:
-            st.caption("This run measured no validation accuracy.")
-        else:
-            names = list(dict.fromkeys(accuracy["series"]))
-            chart = charts.lines(accuracy, y_title="Accuracy (%)", series=names)
-            st.altair_chart(chart, alt=f"Accuracy over {len(epochs)} epochs")
-            last = accuracy[accuracy["epoch"] == accuracy["epoch"].max()]
-            values = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
-            st.caption(f"After epoch {int(epochs['epoch'].max())}: {values}. Not a test result.")
-    with right:
-        if not loss.empty:
-            chart = charts.lines(loss, y_title="Loss", series=["training loss"])
-            st.altair_chart(chart, alt=f"Training loss over {len(epochs)} epochs")
-            first, final = loss["value"].iloc[0], loss["value"].iloc[-1]
-            epoch = run["selected_epoch"]
-            used = f" The weights of epoch {int(epoch)} were evaluated." if epoch else ""
-            st.caption(f"Training loss from {first:.4g} to {final:.4g}.{used}")
-
-
-def _long(epochs: pd.DataFrame, names: dict[str, str], scale: float) -> pd.DataFrame:
-    parts = [
-        pd.DataFrame({"epoch": epochs["epoch"], "series": title, "value": scale * epochs[name]})
-        for name, title in names.items()
-        if name in epochs
-    ]
-    frame = pd.concat(parts) if parts else pd.DataFrame({"epoch": [], "series": [], "value": []})
-    return frame.dropna(subset="value")
 
 
 def _configuration(run: dict[str, Any]) -> None:

@@ -8,19 +8,27 @@ import pandas as pd
 import streamlit as st
 
 from app import components as ui
-from app import queries
+from app import live, queries
 from app.labels import STATUS_WORDS, attack_texts
+from harness.config import fingerprint
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
+PICKED = "picked runs"
+# A table of more rows scrolls by itself, in a pane that fills a window.
+MAX_ROWS, PANE_PIXELS = 20, 760
+STATES = {word: status for status, word in STATUS_WORDS.items()}
 
 COLUMNS: dict[str, Any] = {
     "title": ui.text_column(
         "Method", "The method's name as papers print it, or a model's source.", pinned=True
     ),
     "state": ui.text_column(
-        "Status", "running, done, failed or stopped; a run that was killed stays 'running'."
+        "State",
+        "running, done, failed or stopped. A run whose process was killed stays 'running' and "
+        "gives no sign; its command continues it.",
     ),
+    "now": ui.text_column("Now", "What a running run does, and an estimate of what is left."),
     "progress": st.column_config.ProgressColumn(
         "Epochs", format="percent", min_value=0, max_value=1, help="Finished share of all epochs."
     ),
@@ -71,7 +79,7 @@ def page() -> None:
             "Search", key="q", help="In run ids, methods, datasets, architectures and recipes."
         )
     with columns[1]:
-        status = ui.some_of("Status", list(STATUS_WORDS), key="status")
+        states = ui.some_of("State", list(STATES), key="state")
     with columns[2]:
         methods = ui.some_of("Method", known["methods"], key="method")
     with columns[3]:
@@ -80,12 +88,14 @@ def page() -> None:
         limit = ui.one_of(
             "Show at most", LIMITS, key="limit", help="Only the newest runs are shown."
         )
+    status = [STATES[state] for state in states]
     table(words=words, status=status, methods=methods, datasets=datasets, limit=int(limit))
 
 
 @st.fragment(run_every=REFRESH_S)
 def table(**filters: Any) -> None:
     """The runs that fit, and links for the selected ones."""
+    ui.begin()
     with ui.errors_as_messages():
         found = ui.query(queries.runs, **filters)
         found = queries.with_running_epochs(found, ui.results_folder())
@@ -95,21 +105,46 @@ def table(**filters: Any) -> None:
         total = int(found["found"].iloc[0])
         counts = found["status"].map(STATUS_WORDS).value_counts()
         states = ", ".join(f"{count} {word}" for word, count in counts.items())
-        st.caption(f"Showing {len(found)} of {total} runs: {states}. Select one or two rows.")
-        chosen = ui.show_table(
-            _shown(found),
-            COLUMNS,
-            f"Table of {len(found)} runs with status, progress and accuracies",
-            on_select="rerun",
-            selection_mode="multi-row",
-            key="chosen",
-        )
-        _links(found.iloc[[row for row in chosen.selection.rows if row < len(found)]])
+        st.caption(f"Showing {len(found)} of {total} runs: {states}.")
+        links = st.container()
+        picked = _pick(found)
+        with links:
+            _links(found, picked)
         _failures(found)
+
+
+def _pick(found: pd.DataFrame) -> list[str]:
+    """Show the table, and return the ids of the runs that the reader has picked.
+
+    Streamlit selects rows by their number, which is another run's as soon as a new one comes on
+    top. So the picked ids are kept here, and a list of other runs is a new table, in which their
+    rows are selected from the start. Runs that a filter hides stay picked.
+    """
+    ids = found["run_id"].tolist()
+    before: list[str] = st.session_state.setdefault(PICKED, [])
+    shown = _shown(found)
+    columns = {
+        name: column for name, column in COLUMNS.items() if name != "now" or any(shown["now"])
+    }
+    chosen = ui.show_table(
+        shown,
+        columns,
+        f"Table of {len(found)} runs with state, progress and accuracies",
+        on_select="rerun",
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": [ids.index(i) for i in before if i in ids]}},
+        height="content" if len(found) <= MAX_ROWS else PANE_PIXELS,
+        key=f"runs-{fingerprint(ids)}",
+    )
+    hidden = [run_id for run_id in before if run_id not in ids]
+    picked = hidden + [ids[row] for row in chosen.selection.rows if row < len(ids)]
+    st.session_state[PICKED] = picked
+    return picked
 
 
 def _shown(found: pd.DataFrame) -> pd.DataFrame:
     return found.assign(
+        now=[_now(row) for row in ui.records(found)],
         state=found["status"].map(STATUS_WORDS).fillna(found["status"]),
         progress=(found["epochs_done"] / found["epochs_planned"]).clip(0, 1),
         clean=100 * found["clean"],
@@ -131,16 +166,27 @@ def _marks(row: dict[str, Any]) -> str:
     return ", ".join(name for name, true in marks.items() if true)
 
 
-def _links(chosen: pd.DataFrame) -> None:
-    ids, keys = chosen["run_id"].tolist(), chosen["like_key"].tolist()
+def _now(row: dict[str, Any]) -> str:
+    if row["status"] != "started":
+        return ""
+    done, planned = (
+        0 if pd.isna(row[n]) else int(row[n]) for n in ("epochs_done", "epochs_planned")
+    )
+    return live.sentence(live.live(ui.results_folder(), row["run_id"]), done, planned or None)
+
+
+def _links(found: pd.DataFrame, ids: list[str]) -> None:
+    keys = found[found["run_id"].isin(ids)]["like_key"].tolist()
     with st.container(horizontal=True):
+        if not ids:
+            st.markdown("Select one or two rows to open or compare them.")
         for run_id in ids[:2]:
             label = f"Open {ui.plain(run_id)}"
             st.page_link("views/run.py", label=label, query_params={"run": run_id})
         if len(ids) == 2:
             both = {"a": ids[0], "b": ids[1]}
             st.page_link("views/compare.py", label="Compare the two", query_params=both)
-    if len(ids) == 2 and keys[0] != keys[1]:
+    if len(keys) == 2 and keys[0] != keys[1]:
         st.caption(
             "These two differ in test images, protocol or scale: they are not ranked together."
         )

@@ -1,4 +1,4 @@
-"""Trade-offs: robustness against clean accuracy or cost, printed and measured here."""
+"""Trade-offs: robustness against clean accuracy or cost, printed, published and measured here."""
 
 from __future__ import annotations
 
@@ -9,54 +9,85 @@ import streamlit as st
 
 from app import charts, queries
 from app import components as ui
-from app.tradeoff_points import AXES, SOURCES, printed_points, protocols, run_points, steps
-from leaderboards.render.plots import pareto_front
+from app.tradeoff_points import (
+    AXES,
+    SOURCES,
+    Axis,
+    fronts,
+    labelled,
+    printed_points,
+    protocols,
+    run_points,
+    steps,
+)
+from leaderboards.table import SMALL
 
 MAX_RUNS = 5000
-MAX_NAMED = 8
+MAX_NAMED = 5
+# The inside of the plot in a window and on a phone.
+WIDE, NARROW = (950, 300), (250, 300)
 
 
 def page() -> None:
-    """Two axes, a scatter plot with its Pareto front, and the points as a table."""
+    """Two axes, a scatter plot with a front for each kind of training data, and a table."""
     ui.heading(
         "Trade-offs",
-        "One number against another, for every printed row of the paper and every run here that "
-        "has both, by one protocol. The dashed line is the Pareto front: no other point is as "
-        "good in both numbers.",
+        "One number against another by one attack: the paper's rows and the runs here. Colour is "
+        "the method's family, shape the source. Dashed lines are Pareto fronts, one for each kind "
+        "of training data: no other point of that kind is as good in both numbers.",
     )
-    points = printed_points()
-    if ui.has_database():
-        runs = ui.query(queries.runs, status=("success",), limit=MAX_RUNS)
-        points = pd.concat([points, run_points(runs)], ignore_index=True)
+    points, unmeasured = _points()
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
-    columns = st.columns([1, 3])
+    columns = st.columns([3, 4, 4, 4])
     with columns[0]:
         help = "Only points of the same dataset are shown together."
         dataset = ui.one_of("Dataset", datasets, key="ds", help=help)
     points = points[points["dataset"] == dataset]
     known = protocols(points)
     with columns[1]:
-        help = "How the points were measured. Only points of the same protocol are compared."
-        protocol = ui.one_named("Protocol", known, key="protocol", default=known[0], help=help)
+        help = "How the points were attacked. Only points of the same attack are shown together."
+        protocol = ui.one_named("Attack", known, key="protocol", default=known[0], help=help)
+    left_out = {f"{unmeasured} runs without a finished evaluation": unmeasured}
+    others = int((points["protocol"] != protocol).sum())
+    left_out[f"{others} of other attacks"] = others
     points = points[points["protocol"] == protocol]
     axes = [name for name in AXES if points[AXES[name].field].notna().any()]
     if len(axes) < 2:
-        st.info(f"No point of {ui.plain(dataset)} by this protocol has two numbers.")
+        st.info(f"No point of {ui.plain(dataset)} by this attack has two numbers.")
         return
     x_default, y_default = _defaults(points, axes)
-    columns = st.columns([1, 1, 2])
-    with columns[0]:
-        y_name = ui.one_named("y axis", axes, key="y", default=y_default)
-    with columns[1]:
-        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
     with columns[2]:
-        help = "Where numbers are from."
-        sources = ui.some_of("Source", list(SOURCES.values()), key="src", help=help)
-    if sources:
-        points = points[points["source"].isin(sources)]
-    _plot(points, x_name, y_name)
+        y_name = ui.one_named("y axis", axes, key="y", default=y_default)
+    with columns[3]:
+        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
+    points = _with_small(points, left_out)
+    _plot(points, x_name, y_name, left_out)
     if not ui.has_database():
         ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
+
+
+def _points() -> tuple[pd.DataFrame, int]:
+    """All points, and how many runs have no finished evaluation."""
+    points, unmeasured = printed_points(), 0
+    if ui.has_database():
+        runs = ui.query(queries.runs, limit=MAX_RUNS)
+        unmeasured = int(runs["clean"].isna().sum())
+        if len(runs) and (more := int(runs["found"].iloc[0]) - len(runs)) > 0:
+            st.caption(f"Of the runs here the newest {len(runs):,} are read; {more:,} are not.")
+        points = pd.concat([points, run_points(runs)], ignore_index=True)
+    return points, unmeasured
+
+
+def _with_small(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """The points with small-scale runs if the reader asks for them, or if there is nothing else."""
+    small = points["source"] == SOURCES[SMALL]
+    if small.all() or not small.any():
+        return points
+    help = "Fewer images, smaller networks, fewer epochs: never ranked with published numbers."
+    if ui.switch(f"Small-scale runs ({int(small.sum())})", key="small", help=help):
+        return points
+    left_out[f"{int(small.sum())} small-scale"] = int(small.sum())
+    return points[~small]
 
 
 def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
@@ -71,47 +102,60 @@ def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
     return (clean, y) if y != clean and both(clean, y) else (x, y)
 
 
-def _plot(points: pd.DataFrame, x_name: str, y_name: str) -> None:
+def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, int]) -> None:
     x, y = AXES[x_name], AXES[y_name]
     shown = points.assign(x=points[x.field], y=points[y.field]).dropna(subset=["x", "y"])
+    shown["short"] = shown["name"].str.split(" (", regex=False).str[0]
+    missing = len(points) - len(shown)
+    left_out[f"{missing} without one of the two numbers"] = missing
     for end in ("low", "high"):
         shown[f"y_{end}"] = shown.get(f"{y.field}_{end}", shown["y"]).fillna(shown["y"])
     if shown.empty:
-        st.info("No point has both numbers from these sources.")
+        st.info("No point has both numbers.")
         return
-    front = shown.loc[
-        pareto_front(
-            list(zip(shown["x"], shown["y"], shown.index, strict=True)),
-            x_lower=x.lower_is_better,
-            y_lower=y.lower_is_better,
-        )
-    ]
-    line = front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
+    found = fronts(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
+    lines = {
+        data: front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
+        for data, front in found.items()
+    }
+    on_front = pd.Index([index for front in found.values() for index in front.index])
+    for column, size in (("label", WIDE), ("short_label", NARROW)):
+        shown[column] = shown["short"].where(labelled(shown, on_front, size), "")
     chart = charts.tradeoff(
         shown,
-        line,
+        lines,
         x_title=x_name,
         y_title=y_name,
         lower_is_better=x.lower_is_better,
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
-    selected = st.altair_chart(
+    selected = ui.show_chart(
         chart,
+        alt=f"Scatter of {len(shown)} points, {y_name} against {x_name}",
         key="scatter",
         on_select="rerun",
         selection_mode="brush",
-        alt=f"Scatter of {len(shown)} points, {y_name} against {x_name}",
     )
-    best = front.head(MAX_NAMED)
-    names = ", ".join(
-        f"{name} ({arch})" for name, arch in zip(best["name"], best["arch"], strict=True)
-    )
-    more = f" and {len(front) - MAX_NAMED} more" if len(front) > MAX_NAMED else ""
+    st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
+    for data, front in found.items():
+        st.markdown(f"**{data.capitalize()}**, on the front: {ui.plain(_named(front, x, y))}.")
     st.caption(
-        f"{len(shown)} points. On the Pareto front: {ui.plain(names)}{more}. Bars are 95% "
-        "intervals of one model. Drag over points to list only those."
+        "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag over "
+        "points to list only those."
     )
     _list(_within(shown, selected), x_name, y_name)
+
+
+def _said(left_out: dict[str, int]) -> str:
+    return ", ".join(text for text, count in left_out.items() if count) or "nothing"
+
+
+def _named(front: pd.DataFrame, x: Axis, y: Axis) -> str:
+    names = ", ".join(
+        f"{row['name']} ({row['arch']}) {row['x']:.{x.decimals}f} / {row['y']:.{y.decimals}f}"
+        for row in ui.records(front.head(MAX_NAMED))
+    )
+    return names + (f" and {len(front) - MAX_NAMED} more" if len(front) > MAX_NAMED else "")
 
 
 def _within(shown: pd.DataFrame, selected: Any) -> pd.DataFrame:
@@ -125,16 +169,21 @@ def _within(shown: pd.DataFrame, selected: Any) -> pd.DataFrame:
 
 def _list(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
     columns = {
-        "name": ui.text_column("Method", "As printed.", pinned=True),
-        "arch": ui.text_column("Architecture", "With its teacher, if any."),
+        "name": ui.text_column("Method", "As its source names it.", pinned=True),
         "x": ui.number_column(x_name, "The x axis.", f"%.{AXES[x_name].decimals}f"),
         "y": ui.number_column(y_name, "The y axis.", f"%.{AXES[y_name].decimals}f"),
-        "augmentation": ui.text_column("Augmentation", "As printed."),
+        "arch": ui.text_column("Architecture", "With its teacher, if any."),
+        "training_data": ui.text_column("Training data", "Beyond the training set."),
+        "augmentation": ui.text_column("As printed", "The training data as printed or recorded."),
         "source": ui.text_column("Source", "Where the numbers are from."),
+        "note": ui.text_column("Measured on", "Test images, and seeds."),
         "where": ui.text_column("Where", "Table of the paper, or the run."),
         "page": st.column_config.LinkColumn("Run", display_text="open", help="The run's page."),
     }
-    table = shown.sort_values("y", ascending=False)[list(columns)]
+    columns = {
+        name: column for name, column in columns.items() if name != "page" or shown[name].any()
+    }
+    table = shown.sort_values("y", ascending=AXES[y_name].lower_is_better)[list(columns)]
     ui.show_table(table, columns, f"The {len(table)} points as a table")
 
 

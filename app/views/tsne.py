@@ -76,7 +76,7 @@ def page() -> None:
     with columns[4]:
         seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
     choice = (a, b, classes, per_class, seed)
-    if st.button("Compute", type="primary") or st.session_state.get("tsne_computed") == choice:
+    if st.button("Compute") or st.session_state.get("tsne_computed") == choice:
         st.session_state["tsne_computed"] = choice
         _maps(rows[a], rows[b], classes, per_class, seed)
     else:
@@ -121,7 +121,7 @@ def _map(row: dict[str, Any], result: Embedding) -> None:
     st.subheader(ui.plain(row["title"]), anchor=False)
     st.caption(ui.plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
     half = len(result.points) // 2
-    st.altair_chart(
+    ui.show_chart(
         charts.embedding(result.points),
         alt=f"t-SNE map of {half} clean and {half} adversarial images",
     )

@@ -58,11 +58,11 @@ def corrupt(
     from harness.data.cifar import open_corrupted
     from harness.evaluation.corrupted import evaluate_corrupted
     from harness.experiment.record import recorded
-    from harness.models.loading import load_model_file
+    from harness.models.loading import load_run_model
     from harness.training.build import choose_device
 
     directory = find_run(results, run)
-    path, selected = directory.trained_model, parse_severities(severities)
+    model, selected = load_run_model(directory), parse_severities(severities)
     where = choose_device(device)
     names = parse_corruptions(corruptions)
     images = open_corrupted(directory.record["dataset"], data_root, names)
@@ -74,7 +74,7 @@ def corrupt(
         reporter.stage("corrupt") as stage,
     ):
         result = evaluate_corrupted(
-            load_model_file(path),
+            model,
             images,
             directory,
             severities=selected,

@@ -62,6 +62,10 @@ def evaluate(
         Path | None,
         opt.value("FILE", "Local weights of a zoo model.", MODEL),
     ] = None,
+    weights_key: Annotated[
+        str | None,
+        opt.value("KEY", "Which weights of a file are meant, such as state_dict_ema.", MODEL),
+    ] = None,
     normalize: Annotated[
         str | None,
         opt.value(
@@ -89,7 +93,7 @@ def evaluate(
     """Evaluate a stored run, or with --dataset a model from elsewhere."""
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
-    from harness.experiment import resolve, runner
+    from harness.experiment import loaded, resolve, runner
 
     overrides = protocol_settings(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
@@ -101,6 +105,7 @@ def evaluate(
     directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
+        own["--weights-key"] = weights_key
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
@@ -116,12 +121,13 @@ def evaluate(
                 directory, protocol, data_root, device, reporter, executor
             )
         else:
-            outcome = runner.evaluate_external(
+            outcome = loaded.evaluate_external(
                 source,
                 load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,
                 arch=arch,
                 weights=weights,
+                weights_key=weights_key,
                 normalize=normalize,
                 name=name,
                 results=results,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -83,8 +84,9 @@ def import_robustbench(
     """Load RobustBench's published entries, in place of those loaded before."""
     from leaderboards import robustbench
 
-    count = robustbench.import_folder(folder, results)
-    print_result({"entries": count}, f"{count} entries loaded", as_json=as_json)
+    found = robustbench.import_folder(folder, results)
+    text = "\n".join([f"{found.entries} entries loaded", *found.remarks])
+    print_result(asdict(found), text, as_json=as_json)
 
 
 @export.command("robustbench")

@@ -45,7 +45,7 @@ def run(
         str | None,
         opt.value(
             "SOURCE",
-            "auto (trained first), a run, a file or torchvision:NAME.",
+            "auto (trained first), a run, a file, or what `evaluate` loads.",
             opt.TRAINING,
             complete=completion.runs,
         ),

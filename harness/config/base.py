@@ -22,9 +22,12 @@ def cost(default: Any = ..., **constraints: Any) -> Any:
 
 
 class Strict(BaseModel):
-    """Base class of input from users or files: frozen, and an unknown field is an error."""
+    """Base class of input from users or files.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    It is frozen; an unknown field is an error, and so is a number that is not finite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
@@ -67,9 +70,14 @@ def parse_fraction(value: Any) -> Any:
 
 
 def eps_text(eps: float) -> str:
-    """A radius as papers write it: ``8/255``, or a decimal where it is no such fraction."""
+    """A radius as papers write it: a short decimal, ``8/255``, or four digits of what is neither.
+
+    ``0.5``, ``1e-09`` and ``1`` stay what they are, though ``1`` is also 255/255.
+    """
+    decimal = f"{eps:.4g}"
     steps = eps * 255
-    return f"{steps:.0f}/255" if steps and abs(steps - round(steps)) < 1e-6 else f"{eps:.4g}"
+    is_fraction = 0.5 < steps < 2**16 and abs(steps - round(steps)) < 1e-6
+    return f"{steps:.0f}/255" if is_fraction and float(decimal) != eps else decimal
 
 
 Radius = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from harness.config.base import Radius, Section, cost, fingerprint, identity
 from harness.config.evaluation import EvalConfig
@@ -65,7 +65,7 @@ class InnerAttackConfig(Section):
     ramp: Literal["none", "linear"] = identity("none")
     step_rule: Literal["fixed", "five-halves", "two-full", "staged"] = identity("fixed")
     steps: int = identity(10, ge=1)
-    step_size: Radius = identity(2 / 255)
+    step_size: Radius = identity(2 / 255, le=1)
     start: Literal["gaussian", "uniform", "clean"] = identity("gaussian")
     model_mode: Literal["eval", "train", "train-frozen"] = identity("eval")
 
@@ -86,6 +86,7 @@ class OptimizerConfig(Section):
     along a cosine from lr/25 to lr over the fraction ``pct_start`` of the epochs and falls along
     another to lr/250000; with ``cycle_momentum`` the momentum falls from 0.95 to 0.85 meanwhile and
     rises again.
+    ``cycles`` runs ``cosine`` so many times, each in an equal part of the epochs.
     ``warmup_epochs`` scales the rate of the first epochs by e/(warmup+1); ``first_epoch_factor``
     scales that of epoch 1.
     ``decay`` selects the parameters for ``weight_decay``: ``all``, ``not-norm`` all but those of
@@ -100,12 +101,29 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "cosine-inclusive", "steps", "constant", "onecycle"] = identity(
         "cosine"
     )
+    cycles: int = identity(1, ge=1)
     pct_start: float = identity(0.025, ge=0, le=1)
     cycle_momentum: bool = identity(False)
     milestones: tuple[int, ...] = identity(())
     gamma: float = identity(0.1, gt=0)
     warmup_epochs: int = identity(0, ge=0)
     first_epoch_factor: float = identity(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _cosine_cycles(self) -> Self:
+        if self.cycles > 1 and self.schedule != "cosine":
+            raise ValueError(f"cycles need schedule cosine, not {self.schedule}")
+        return self
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields, without ``cycles`` if there is one.
+
+        So trainings keep the ids that they had before cycles existed.
+        """
+        payload = super().identity_payload()
+        if self.cycles == 1:
+            del payload["cycles"]
+        return payload
 
 
 class AveragingConfig(Section):
@@ -175,7 +193,8 @@ class TeacherConfig(Section):
     """The trained teacher network.
 
     ``arch`` is a registered network. ``source`` is where its weights are: a run by its name or a
-    prefix of it, a checkpoint file, ``torchvision:NAME``, or ``auto``: the run of ``method``,
+    prefix of it, a checkpoint file, ``torchvision:NAME``, ``timm:NAME``, ``robustbench:NAME``,
+    ``package.module:function``, or ``auto``: the run of ``method``,
     ``recipe`` (``auto`` is the one named after the dataset), ``config`` (changes of the recipe) and
     ``seed``, which is trained first if it is missing. The teacher's seed is not the student's: as
     in the literature, all trials share one teacher.
@@ -184,8 +203,13 @@ class TeacherConfig(Section):
     hash of its configuration; for a run or a file the SHA-256 of the weights; for torchvision the
     name of the weights. The other settings of the source are therefore not part of the identity.
 
+    ``normalize`` (``dataset``, ``imagenet``, ``none`` or ``MEANS;STDS``) is for weights from
+    elsewhere that do not say how images were normalised; by default as for the student.
+    ``weights_key`` names the weights in a file with several.
+
     ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
-    only refuse a teacher, so it does not change the result.
+    only refuse a teacher, so it does not change the result. Without it a teacher from
+    a run or from elsewhere must be better than random guessing.
 
     ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
     epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where
@@ -203,6 +227,17 @@ class TeacherConfig(Section):
     minimum: float | None = cost(None, ge=0, le=1)
     logits: Literal["auto", "table", "forward"] = cost("auto")
     logits_dtype: Literal["float32", "float16"] = identity("float32")
+    normalize: str | None = identity(None)
+    weights_key: str | None = identity(None)
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields, without those of files from elsewhere that are not set.
+
+        So runs keep the ids that they had before these fields existed.
+        """
+        payload = super().identity_payload()
+        unset = [name for name in ("normalize", "weights_key") if payload[name] is None]
+        return {name: value for name, value in payload.items() if name not in unset}
 
 
 class RunConfig(Section):

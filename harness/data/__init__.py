@@ -22,6 +22,7 @@ DATASETS: Registry[DatasetSource] = Registry(
         "cifar100": "harness.data.cifar:CIFAR100",
         "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
         "imagenet": "harness.data.imagenet:IMAGENET",
+        "imagenet-robustbench": "harness.data.imagenet:IMAGENET_ROBUSTBENCH",
     },
     entry_points="harness.datasets",
 )
@@ -68,8 +69,10 @@ def load_dataset(
         train = limit_train(train, train_limit)
     infos = {part.info for part in loaded.values()}
     if len(infos) > 1:
+        train_names, test_names = (set(info.class_names) for info in infos)
+        differing = ", ".join(sorted(train_names ^ test_names)[:5])
         raise UserError(
-            f"the training and test folders of {name} have different class folders: make them the "
-            "same, since labels are their positions"
+            f"the training and test folders of {name} have different class folders ({differing}): "
+            "make them the same, since labels are their positions"
         )
     return Dataset(infos.pop(), train, loaded.get("test"))

@@ -1,4 +1,4 @@
-"""Datasets: their descriptions, their splits, and the checks of a split."""
+"""Datasets: their descriptions, their splits, the checks of a split, and decoding of images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import BinaryIO, Literal, Self, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from harness.errors import UserError
 
 OfficialSplit = Literal["train", "test"]
 Split = Literal["train", "val", "test"]
+
+# Without the formats Pillow tries its forty plug-ins, which doubles the decoding time, and some of
+# which call other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# Pillow's types of 8-bit pixels: it converts them to each other, but cuts off wider ones.
+EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class DatasetInfo:
         max_train_size: images of the official training split.
         max_test_size: images of the official test split.
         small_scale: whether accuracies on it are not comparable with those in the literature.
+        part_of: the dataset of which it is a named part, by whose name public zoos know it.
     """
 
     name: str
@@ -48,6 +57,7 @@ class DatasetInfo:
     max_train_size: int
     max_test_size: int
     small_scale: bool = False
+    part_of: str | None = None
 
     def official_size(self, split: OfficialSplit) -> int:
         """Number of images in an official split."""
@@ -64,6 +74,7 @@ class ImageSource(ABC):
         rows: positions of the images in the split as it was read, int64 [N].
         complete: whether no image of the official split is missing or was dropped by a limit.
             Holding out validation images does not make a split incomplete.
+        notes: what a user should know of how it was read, a sentence each.
     """
 
     info: DatasetInfo
@@ -71,6 +82,7 @@ class ImageSource(ABC):
     labels: Tensor
     rows: Tensor
     complete: bool
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of images N."""
@@ -194,6 +206,39 @@ class DatasetSource:
 
     info: DatasetInfo
     load: Callable[[Path | None, OfficialSplit], ImageSource]
+
+
+def decode_image(
+    file: Path | BinaryIO, mode: Literal["RGB", "L"], size: int | None = None
+) -> Image.Image:
+    """An encoded image with 8 bits a channel, in colour or grey.
+
+    Of 16-bit grey PNG the value 65535 is white, as its standard says.
+
+    Args:
+        file: the encoded image.
+        mode: RGB or grey.
+        size: the height and width that it must have; None for any.
+
+    Raises:
+        ValueError: it cannot be read, has another size, or its pixels are wider than 8 bits with no
+            known white.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if size is not None and image.size != (size, size):
+                raise ValueError(f"it is {image.width}x{image.height} pixels, not {size}")
+            if image.format == "PNG" and image.mode.startswith("I"):
+                wide = np.asarray(image).astype(np.float64)
+                return Image.fromarray(np.rint(wide / 257).astype(np.uint8)).convert(mode)
+            if image.mode in EIGHT_BIT_MODES:
+                return image.convert(mode)
+            kind = image.mode
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise errors of a dozen kinds
+        raise ValueError(str(error) or type(error).__name__) from error
+    raise ValueError(f"its pixels are of Pillow's type {kind}: save it with 8 bits a channel")
 
 
 def check_images(images: Tensor, info: DatasetInfo, where: str, *, floats: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from harness.compat import import_torchvision
-from harness.data.base import DatasetInfo, DatasetSource, ImageSource, OfficialSplit, Split
+from harness.data.base import (
+    DatasetInfo,
+    DatasetSource,
+    ImageSource,
+    OfficialSplit,
+    Split,
+    decode_image,
+)
 from harness.data.files import find_root
 from harness.errors import UserError
 
@@ -36,7 +46,11 @@ INFO = DatasetInfo(
     max_test_size=50_000,
 )
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+ROBUSTBENCH = replace(INFO, name="imagenet-robustbench", max_test_size=5000, part_of="imagenet")
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Names that a message lists.
+NAMED = 5
 # Seed of the order of the test images.
 TEST_ORDER_SEED = 0
 
@@ -52,7 +66,7 @@ class FolderSet(ImageSource):
         files: paths [N] relative to ``folder``, as bytes in the file system's encoding.
         labels: int64 [N].
         rows: positions [N] in the sorted list of all files.
-        complete: see ``ImageSource``.
+        complete, notes: see ``ImageSource``.
     """
 
     folder: Path
@@ -62,6 +76,7 @@ class FolderSet(ImageSource):
     labels: Tensor
     rows: Tensor
     complete: bool
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -97,9 +112,8 @@ class FolderSet(ImageSource):
         """
         path = self.folder / os.fsdecode(self.files[position])
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            return decode_image(path, "RGB")
+        except ValueError as error:
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
@@ -123,35 +137,77 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
     Raises:
         UserError: class folders are missing or empty, which would shift the labels.
     """
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = class_folders(folder)
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
-            "since labels are their positions"
+            f"since labels are their positions{_unusual(folder, names)}"
         )
     files: list[str] = []
     labels: list[int] = []
+    others: list[str] = []
     for label, name in enumerate(names):
-        images = sorted(f for f in os.listdir(folder / name) if f.lower().endswith(SUFFIXES))
+        found = _visible(folder / name)
+        images = [file for file in found if file.lower().endswith(SUFFIXES)]
         if not images:
             raise UserError(
                 f"{folder / name} has no images ({', '.join(SUFFIXES)}): add that class's images"
             )
         files += (f"{name}/{image}" for image in images)
         labels += [label] * len(images)
-    found = FolderSet(
-        folder,
-        replace(info, class_names=tuple(names)),
-        split,
-        np.array([os.fsencode(file) for file in files]),
-        torch.tensor(labels),
-        torch.arange(len(files)),
-        complete=len(files) == info.official_size(split),
+        others += (f"{name}/{file}" for file in found if not file.lower().endswith(SUFFIXES))
+    return _in_order(
+        FolderSet(
+            folder,
+            replace(info, class_names=tuple(names)),
+            split,
+            np.array([os.fsencode(file) for file in files]),
+            torch.tensor(labels),
+            torch.arange(len(files)),
+            complete=len(files) == info.official_size(split),
+            notes=(_left_out(folder, others),) if others else (),
+        )
     )
-    if split == "train":
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders in ``folder``, in label order."""
+    return [name for name in _visible(folder) if (folder / name).is_dir()]
+
+
+def _visible(folder: Path) -> list[str]:
+    """The sorted names in a folder without those that programs hide by a dot, such as ``._x``."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def _in_order(found: FolderSet) -> FolderSet:
+    """The test split in its fixed random order."""
+    if found.split == "train":
         return found
     generator = torch.Generator().manual_seed(TEST_ORDER_SEED)
     return found.take(torch.randperm(len(found), generator=generator), complete=found.complete)
+
+
+def _left_out(folder: Path, others: Sequence[str]) -> str:
+    return f"{len(others)} files in {folder} are no images and are left out: {_listed(others)}"
+
+
+def _unusual(folder: Path, names: Sequence[str]) -> str:
+    """Names the folders that are likely too many or missing, as the end of a sentence."""
+    shapes = {name: re.sub(r"\d", "0", name) for name in names}
+    (usual, count), *_ = Counter(shapes.values()).most_common(1) or [("", 0)]
+    odd = [name for name in names if shapes[name] != usual] if 2 * count > len(names) else []
+    other = folder.with_name("val" if folder.name == "train" else "train")
+    beside = set(class_folders(other)) if other.is_dir() else set()
+    missing = sorted(beside - set(names))
+    return (f"; unlike the others: {_listed(odd)}" if odd else "") + (
+        f"; in {other} but not here: {_listed(missing)}" if missing else ""
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def load(root: Path | None, split: OfficialSplit) -> FolderSet:
@@ -169,6 +225,46 @@ def load(root: Path | None, split: OfficialSplit) -> FolderSet:
         f"{INFO.name} is not in {base}: put its class folders in {base / INFO.name / part} "
         "or name another data root"
     )
+
+
+def load_robustbench(root: Path | None, split: OfficialSplit) -> FolderSet:
+    """Load ImageNet with the 5,000 test images that RobustBench measures on.
+
+    Raises:
+        UserError: see ``load``; or RobustBench, which has their list, is not installed, or an image
+            is missing.
+    """
+    whole = load(root, split)
+    found = replace(whole, info=replace(ROBUSTBENCH, class_names=whole.info.class_names))
+    if split == "train":
+        return found
+    position = {os.fsdecode(name): number for number, name in enumerate(whole.files)}
+    listed = robustbench_images()
+    missing = [name for name in listed if name not in position]
+    if missing:
+        raise UserError(
+            f"{whole.folder} lacks {len(missing)} of RobustBench's {len(listed)} images: add "
+            f"{_listed(missing)}"
+        )
+    chosen = sorted(position[name] for name in listed)
+    return found.take(torch.tensor(chosen), complete=len(chosen) == ROBUSTBENCH.max_test_size)
+
+
+def robustbench_images() -> list[str]:
+    """The test images that RobustBench measures on, as ``n01440764/ILSVRC2012_val_00000293.JPEG``.
+
+    Raises:
+        UserError: RobustBench is not installed.
+    """
+    # ``find_spec`` does not import the package, which needs what is set up in ``harness.compat``.
+    package = importlib.util.find_spec("robustbench")
+    if package is None or package.origin is None:
+        raise UserError(
+            "the list of RobustBench's images comes with robustbench, which is not installed: "
+            'pip install "divergence-bench[zoo]"'
+        )
+    listed = Path(package.origin).parent / "helper_files" / "imagenet_test_image_ids.txt"
+    return listed.read_text(encoding="utf-8").split()
 
 
 Prepare = Callable[[Image.Image], Tensor]
@@ -198,3 +294,4 @@ def _transforms() -> ModuleType:
 
 
 IMAGENET = DatasetSource(INFO, load)
+IMAGENET_ROBUSTBENCH = DatasetSource(ROBUSTBENCH, load_robustbench)

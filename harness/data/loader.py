@@ -172,6 +172,8 @@ def _server() -> BaseContext:
     A fork of this process would copy locks that its threads, such as torch's, hold at that moment,
     and the worker could wait for them forever.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # as on Windows
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context

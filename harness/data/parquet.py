@@ -1,7 +1,8 @@
 """Images in Parquet shards, ``{train,test}-00000-of-00005.parquet``.
 
-Each shard has a column ``img`` (a struct whose field ``bytes`` is an encoded image) and an integer
-column ``label``. Schema metadata ``class_names``, if present, must be the dataset's classes.
+As in published sets, each shard has a column ``img`` or ``image`` (a struct whose field ``bytes``
+is an encoded image) and an integer column ``label`` or ``fine_label``. Schema metadata
+``class_names``, if present, must be the dataset's classes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from harness.data.base import DatasetInfo, ImageSet, OfficialSplit
+from harness.data.base import DatasetInfo, ImageSet, OfficialSplit, decode_image
 from harness.errors import UserError
 
 SHARD = re.compile(r"(train|test)-(\d+)-of-(\d+)\.parquet")
-# Without the formats Pillow tries its forty plug-ins, which doubles the decoding time.
-FORMATS = ("WEBP", "PNG", "JPEG")
+IMAGES, LABELS = ("img", "image"), ("label", "fine_label")
 
 
 def find_shards(folder: Path) -> dict[str, list[Path]]:
@@ -62,58 +62,60 @@ def read_shards(shards: Sequence[Path], info: DatasetInfo, split: OfficialSplit)
 
 
 def _read_shard(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    table = _read_table(path, info)
-    encoded = pc.struct_field(table["img"], "bytes").to_pylist()
+    images, labels = _read_columns(path, info)
+    encoded = pc.struct_field(images, "bytes").to_pylist()
     pixels = np.empty((len(encoded), info.channels, info.image_size, info.image_size), np.uint8)
     # One thread: Pillow's own work per 32x32 image outweighs the part that it does unlocked.
     for row, data in enumerate(encoded):
         try:
             pixels[row] = _decode(data, info)
-        except (OSError, ValueError, SyntaxError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{path}: the image at row {row} cannot be used ({error}): download the shard again"
             ) from error
-    return pixels, table["label"].to_numpy().astype(np.int64)
+    return pixels, labels.to_numpy().astype(np.int64)
 
 
-def _read_table(path: Path, info: DatasetInfo) -> pa.Table:
+def _read_columns(path: Path, info: DatasetInfo) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The columns of images and of labels."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: download the shard again") from error
     schema = table.schema
-    names = (schema.metadata or {}).get(b"class_names", b"").decode()
+    names = (schema.metadata or {}).get(b"class_names", b"").decode(errors="replace")
     if names and tuple(names.split(",")) != info.class_names:
         raise UserError(
             f"{path} holds the classes of another dataset than {info.name} "
             f"({names[:40]}...): move it to that dataset's own folder"
         )
+    images = [schema.field(name) for name in IMAGES if schema.names.count(name) == 1]
+    labels = [schema.field(name) for name in LABELS if schema.names.count(name) == 1]
     if not (
-        "img" in schema.names
-        and pa.types.is_struct(schema.field("img").type)
-        and schema.field("img").type.get_field_index("bytes") >= 0
-        and "label" in schema.names
-        and pa.types.is_integer(schema.field("label").type)
-        and table["img"].null_count == table["label"].null_count == 0
+        len(images) == len(labels) == 1
+        and pa.types.is_struct(images[0].type)
+        and images[0].type.get_field_index("bytes") >= 0
+        and pa.types.is_integer(labels[0].type)
+        and table[images[0].name].null_count == table[labels[0].name].null_count == 0
     ):
         raise UserError(
-            f"{path} has columns {', '.join(schema.names)}: it needs img (a struct with the "
-            "image's bytes) and label (integers), neither with nulls"
+            f"{path} has columns {', '.join(schema.names)}: it needs one of {' or '.join(IMAGES)} "
+            f"(a struct with the image's bytes) and one of {' or '.join(LABELS)} (integers), "
+            "neither with nulls"
         )
-    return table
+    return table[images[0].name], table[labels[0].name]
 
 
-def _decode(data: bytes, info: DatasetInfo) -> NDArray[np.uint8]:
+def _decode(data: bytes | None, info: DatasetInfo) -> NDArray[np.uint8]:
     """The pixels [K, H, W] of one encoded image.
 
     Raises:
-        OSError, ValueError, SyntaxError: it is not an image of the dataset's size.
+        ValueError: it is not an image of the dataset's size.
     """
-    mode = "RGB" if info.channels == 3 else "L"
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.size != (info.image_size, info.image_size):
-            raise ValueError(f"it is {image.width}x{image.height} pixels, not {info.image_size}")
-        # Lossless WebP has no grey mode: grey images come as RGB, and "L" gives them back exactly.
-        raw = (image if image.mode == mode else image.convert(mode)).tobytes()
-    pixels = np.frombuffer(raw, np.uint8).reshape(info.image_size, info.image_size, info.channels)
+    if not isinstance(data, bytes):
+        raise ValueError("it has no bytes")
+    # Lossless WebP has no grey mode: grey images come as RGB, and "L" gives them back exactly.
+    mode: Literal["RGB", "L"] = "RGB" if info.channels == 3 else "L"
+    image = decode_image(io.BytesIO(data), mode, info.image_size)
+    pixels = np.asarray(image).reshape(info.image_size, info.image_size, info.channels)
     return pixels.transpose(2, 0, 1)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,11 +67,40 @@ class Cluster:
                 ) from error
         return cls(address, values.get("cpus", 1), values.get("gpus"), values.get("memory"))
 
-    def options(self, device: str) -> dict[str, Any]:
-        """Ray's options of a task that computes on ``device``."""
+    def options(self, ray: Any, device: str) -> dict[str, Any]:
+        """Ray's options of a task that computes on ``device``.
+
+        On a cluster that may grow, a line on standard error says that no node is large enough yet.
+
+        Args:
+            ray: the module, connected.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            UserError: this machine is smaller than a task.
+        """
         gpus = self.gpus if self.gpus is not None else float(device.startswith("cuda"))
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": gpus, "max_retries": RETRIES}
-        return options | ({"memory": int(self.memory_gib * GIB)} if self.memory_gib else {})
+        options |= {"memory": int(self.memory_gib * GIB)} if self.memory_gib else {}
+        needed = {"CPU": self.cpus, "GPU": gpus, "memory": options.get("memory", 0)}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(kind, 0) >= needed[kind] for kind in needed) for node in nodes):
+            return options
+        largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needed}
+        reason = (
+            f"a task needs {_resources(needed)}, but no node of the cluster has them (at most "
+            f"{_resources(largest)})"
+        )
+        if self.address == LOCAL:
+            raise UserError(f"{reason}: lower --task, or choose another --device")
+        print(f"{reason}: tasks wait until one joins", file=sys.stderr)
+        return options
+
+
+def _resources(amounts: dict[str, float]) -> str:
+    """Resources as ``--task`` takes them."""
+    cpus, gpus, memory = amounts["CPU"], amounts["GPU"], amounts["memory"] / GIB
+    return f"cpus={cpus:g},gpus={gpus:g}" + (f",memory={memory:.1f}" if memory else "")
 
 
 @contextmanager

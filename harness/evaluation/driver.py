@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,15 +16,20 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
-from harness.data.base import ImageSource, check_limit
+from harness.data.base import ImageSource
 from harness.evaluation.analysis.flags import Flag, counted
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress, part_of
-from harness.evaluation.attack.protocol import attack_version, evaluation_id, is_standard
+from harness.evaluation.attack.protocol import (
+    attack_version,
+    check_protocol,
+    evaluation_id,
+    is_standard,
+)
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
-from harness.evaluation.probe import probe_model, train_mode
+from harness.evaluation.probe import Probe, normalisation, train_mode
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.files import DamagedFile
@@ -32,6 +37,11 @@ from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import survivors, verdicts_digest, write_verdicts
 
 PLANNING_IMAGES = 32
+NotifyFn = Callable[[str], None]
+
+
+def no_notice(text: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,14 @@ class EvaluationResult:
         protocol: how the model was evaluated.
         metrics: metric name to ``value``, ``n``, ``low`` and ``high``.
         verdicts: one row an image.
+        stored_at: when it was finished, if an earlier call did; None if this call computed it.
     """
 
     evaluation_id: str
     protocol: EvalProtocol
     metrics: dict[str, dict[str, float]]
     verdicts: pd.DataFrame
+    stored_at: str | None = None
 
 
 def evaluate(
@@ -60,6 +72,8 @@ def evaluate(
     device: torch.device,
     executor: ChunkExecutor | None = None,
     progress: ProgressFn = no_progress,
+    notify: NotifyFn = no_notice,
+    foreign: bool = False,
 ) -> tuple[EvaluationResult, ...]:
     """Attack a model at each configured radius and store every verdict in the run's directory.
 
@@ -74,6 +88,9 @@ def evaluate(
         device: where to compute.
         executor: where chunks are attacked; by default ``config.workers`` processes.
         progress: called with the share of the work that is done, in [0, 1], and what is being done.
+        notify: called with what a user should know: doubts before the attacks, and that a result
+            was stored before.
+        foreign: whether the model is from elsewhere, so that its normalisation is in doubt.
 
     Returns:
         One result for each radius, in the order of ``config.eps``.
@@ -82,7 +99,7 @@ def evaluate(
         UserError: the limit exceeds the number of images, the model is not float32, its forward
             pass changes it, or it cannot be compiled or sent to another process as configured.
     """
-    check_limit("evaluation.limit", config.limit, images)
+    check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     flags = train_mode(model)
     protocols, results = config.protocols(), []
@@ -102,22 +119,40 @@ def evaluate(
                     job = replace(job, plan=plan_of(job))
                 part = _part(progress, number, config.eps)
                 with _recorded(directory, about(job), finished=result is not None):
-                    result = finish(job, executor, flags, part)
+                    result = finish(job, executor, flags, part, notify, foreign=foreign)
+            else:
+                notify(
+                    f"evaluation {identity} was stored on {result.stored_at} and is shown as it is"
+                )
             results.append(result)
     return tuple(results)
 
 
 def finish(
-    job: Job, executor: ChunkExecutor, flags: Sequence[Flag], progress: ProgressFn
+    job: Job,
+    executor: ChunkExecutor,
+    flags: Sequence[Flag],
+    progress: ProgressFn,
+    notify: NotifyFn = no_notice,
+    *,
+    foreign: bool = False,
 ) -> EvaluationResult:
-    """Attack the chunks that are missing, then store all verdicts and what follows from them.
+    """Probe the model, attack the chunks that are missing, then store all verdicts and flags.
 
     Args:
         job: the evaluation.
         executor: where chunks are attacked.
         flags: what the model raised before it was in eval mode.
         progress: called with the share of this evaluation that is done.
+        notify: called with each flag that is raised before the attacks.
+        foreign: whether the model is from elsewhere.
     """
+    probe = Probe(job)
+    early = probe.before_attacks()
+    if foreign and (doubt := normalisation(job)):
+        early.append(doubt)
+    for flag in early:
+        notify(f"note: {flag.name}: {flag.detail}")
     if missing := job.missing():
         executor.attack(job, missing, progress)
     progress(1.0, "")
@@ -126,7 +161,12 @@ def finish(
     tables, facts = zip(*map(read_chunk, paths), strict=True)
     verdicts, stages = pa.concat_tables(tables), stage_totals(facts)
     clean_not_finite = sum(chunk["clean_not_finite"] for chunk in facts)
-    flags = [*flags, *probe_model(job), *counted(stages, len(verdicts), clean_not_finite)]
+    flags = [
+        *flags,
+        *early,
+        *probe.after_attacks(),
+        *counted(stages, len(verdicts), clean_not_finite),
+    ]
     ensure_unchanged(job.model, job.model_sha256)
     write_verdicts(verdicts, job.directory.verdicts_path)
     metrics = accuracies(verdicts, job.protocol, job.num_classes)
@@ -164,7 +204,9 @@ def stored_result(
         verdicts = directory.verdicts().to_pandas()
     except DamagedFile:
         return None
-    return EvaluationResult(directory.evaluation_id, protocol, record["metrics"], verdicts)
+    return EvaluationResult(
+        directory.evaluation_id, protocol, record["metrics"], verdicts, record.get("finished_at")
+    )
 
 
 def plan_of(job: Job) -> Plan:

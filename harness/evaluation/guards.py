@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.models.checkpoint import state_dict_sha256
+from harness.models.external.probe import check_float32
 
 
 @contextmanager
@@ -21,19 +22,15 @@ def untouched(model: nn.Module) -> Iterator[str]:
         The hash of its parameters and buffers.
 
     Raises:
-        UserError: a parameter is not float32, or the block changed a parameter or a buffer.
+        UserError: a parameter or a buffer is not float32, or the block changed one.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise UserError(
-                f"parameter {name} is {parameter.dtype}; evaluation is in float32: call .float() "
-                "on the model first"
-            )
+    check_float32(model, "the model")
     before = state_dict_sha256(model)
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    model.requires_grad_(False)
+    for parameter in trainable:  # one by one, since TorchScript refuses it for all at once
+        parameter.requires_grad_(False)
     try:
         yield before
     finally:

@@ -47,7 +47,7 @@ def run_missing_on(
         for item in missing:
             config = _absolute(item.config)
             device = "cuda" if config.device == "auto" and _has_gpus(ray) else config.device
-            task = ray.remote(_run).options(**cluster.options(device))
+            task = ray.remote(_run).options(**cluster.options(ray, device))
             waiting[task.remote(config, passed, cluster.cpus)] = item
         try:
             for done, (item, result) in enumerate(finished_tasks(ray, waiting), 1):

@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.experiment.resolve import recipe_changes
 from harness.method import Method
 from harness.progress import Reporter
+from harness.source_hash import source_sha256
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, utc_now
 
@@ -65,6 +66,7 @@ def recorded(
     else:
         end("success")
     finally:
+        directory.progress_path.unlink(missing_ok=True)
         if index:
             indexed(directory, reporter)
 
@@ -123,7 +125,7 @@ def training_header(
 
 def method_sha256(method: Method) -> str:
     """A hash of the method's code: its task's and parameters' files, and what they import of it."""
-    return provenance.source_sha256(method.task.__module__, method.params.__module__)
+    return source_sha256(method.task.__module__, method.params.__module__)
 
 
 def other_code(directory: RunDirectory, method: Method) -> str | None:

@@ -14,11 +14,22 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, RunConfig, TeacherConfig, assign, flat, merge
-from harness.data import DATASETS
+from harness.config import (
+    EvalConfig,
+    RunConfig,
+    TeacherConfig,
+    assign,
+    fingerprint,
+    flat,
+    merge,
+)
+from harness.data import DATASETS, dataset_info
 from harness.errors import UserError
+from harness.evaluation.attack.protocol import check_radii
 from harness.method import Method
 from harness.models import ARCHITECTURES
+from harness.models.external.probe import identify
+from harness.models.loading import is_external, is_function_name, load_external
 from harness.registry import METHODS, nearest, unknown_name
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory, find_run
@@ -56,15 +67,18 @@ def resolve(
         layers = merge(layers, {"data": {"name": dataset}})
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
     given += [parse_assignment(text) for text in assignments]
+    for path, value in given:
+        if path in ("method", "recipe"):
+            raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
     norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
-    DATASETS.get(config.data.name)
     ARCHITECTURES.get(config.model.arch)
     if "evaluation.eps" not in dict(given):
         check_radius(config.evaluation, norm)
+    check_radii(config.evaluation, dataset_info(config.data.name))
     return _with_teacher(config, method)
 
 
@@ -144,16 +158,27 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
         return config
     if not method.card.needs_teacher:
         raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
-    ARCHITECTURES.get(config.teacher.arch)
-    found = config.teacher.model_copy(update={"weights": _weights(config)})
-    return config.model_copy(update={"teacher": found})
+    found = {"weights": _weights(config)}
+    if is_own_network(config.teacher.source):
+        found["arch"] = config.teacher.source
+    else:
+        ARCHITECTURES.get(config.teacher.arch)
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=found)})
+
+
+def is_own_network(source: str) -> bool:
+    """Whether a teacher's source brings its own network and not weights of a registered one."""
+    return is_external(source) and not source.startswith(TORCHVISION)
 
 
 def _weights(config: RunConfig) -> str:
     teacher = _teacher(config)
     if teacher.source == "auto":
         return teacher_run(config).run_id
-    if teacher.source.startswith(TORCHVISION):
+    if is_function_name(teacher.source):
+        info = dataset_info(config.data.name)
+        return fingerprint(identify(load_external(teacher.source, dataset_info=info)[0], info))
+    if is_external(teacher.source):
         return teacher.source
     file = teacher_file(config)
     if teacher.method is not None:

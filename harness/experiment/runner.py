@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import provenance
-from harness.config import EvalConfig, RunConfig, fingerprint
+from harness.config import EvalConfig, RunConfig
 from harness.data import dataset_info, load_dataset
-from harness.data.base import Dataset, ImageSource, check_limit
+from harness.data.base import Dataset, ImageSource, OfficialSplit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
-from harness.evaluation.attack.executors import ChunkExecutor
+from harness.evaluation.attack.executors import ChunkExecutor, most_workers
+from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.experiment.live import LiveProgress
 from harness.experiment.record import header, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
 from harness.models.checkpoint import save_model, state_dict_sha256
-from harness.models.loading import load_external, load_model_file
-from harness.models.normalize import Statistics, normalized
+from harness.models.loading import load_run_model
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -117,8 +117,15 @@ def opened(config: RunConfig) -> Opened:
     """
     method, device = METHODS.get(config.method), choose_device(config.device)
     generated, described = generated_images(config)
-    data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
-    check_limit("evaluation.limit", config.evaluation.limit, data.test)
+    directory = RunDirectory(config.results, config.run_id)
+    splits: tuple[OfficialSplit, ...] = ("train", "test")
+    data = load_dataset(
+        config.data.name,
+        config.data.root,
+        config.data.train_limit,
+        splits=splits[1:] if directory.model_path.exists() else splits,
+    )
+    check_protocol(config.evaluation, data.test)
     return method, device, data, generated, described
 
 
@@ -163,96 +170,14 @@ def evaluate_run(
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
-    record, path, where = directory.record, directory.trained_model, choose_device(device)
+    record, where = directory.record, choose_device(device)
+    model = load_run_model(directory)
     stored = ((record.get("config") or {}).get("data") or {}).get("root")
     if root is None and stored and Path(stored).is_dir():
         root = Path(stored)
-    data = load_dataset(record["dataset"], root)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
+    data = load_dataset(record["dataset"], root, splits=("test",))
+    check_protocol(evaluation, data.test)
     with directory.lock(), recorded(directory, {}, reporter):
-        model = load_model_file(path)
-        return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
-
-
-def evaluate_external(
-    source: str,
-    data: Dataset,
-    evaluation: EvalConfig,
-    *,
-    arch: str | None = None,
-    weights: Path | None = None,
-    normalize: str | Statistics | None = None,
-    **where: Any,
-) -> Outcome:
-    """Evaluate a model from elsewhere; see ``load_external`` and ``evaluate_model``.
-
-    Args:
-        source: names the model.
-        data: with the test split.
-        evaluation: the protocol.
-        arch: of a checkpoint file that does not name its own.
-        weights: local weights of a zoo model.
-        normalize: normalisation in front of the model; see ``normalized``.
-        **where: the keyword arguments of ``evaluate_model``.
-    """
-    check_limit("evaluation.limit", evaluation.limit, data.test)
-    model, facts = load_external(
-        source, dataset_info=data.info, arch=arch, weights=weights, threat=evaluation.norm
-    )
-    identity = {"sha256": facts["sha256"], "arch": facts.get("arch"), "dataset": data.info.name}
-    if facts.get("code_sha256"):
-        # Weights do not say what a function's network does with them.
-        identity |= {"function": source, "code": facts["code_sha256"]}
-    if normalize is not None:
-        model, statistics = normalized(model, normalize, data.info)
-        facts["normalize"], identity["normalize"] = statistics, statistics
-    return evaluate_model(model, data, evaluation, facts=facts, identity=identity, **where)
-
-
-def evaluate_model(
-    model: nn.Module,
-    data: Dataset,
-    evaluation: EvalConfig,
-    *,
-    facts: dict[str, Any],
-    identity: dict[str, Any],
-    results: Path,
-    reporter: Reporter,
-    name: str | None = None,
-    device: str = "auto",
-    executor: ChunkExecutor | None = None,
-) -> Outcome:
-    """Evaluate a model; it is stored as a run of kind ``loaded``.
-
-    Args:
-        model: maps images [B, K, H, W] in [0, 1] to logits [B, C].
-        data: with the test split.
-        evaluation: the protocol.
-        facts: what is known of the model, for its record.
-        identity: what distinguishes it from other models, for its run id.
-        results: the results folder.
-        reporter: where progress is shown.
-        name: what tables call the model.
-        device: where to compute.
-        executor: where chunks are attacked; by default ``evaluation.workers`` processes.
-
-    Raises:
-        UserError: the model or the images cannot be evaluated.
-    """
-    where = choose_device(device)
-    check_limit("evaluation.limit", evaluation.limit, data.test)
-    directory = RunDirectory.create(results, f"loaded-{fingerprint(identity)}")
-    described = {
-        "kind": "loaded",
-        **({"method_title": name} if name else {}),
-        "dataset": data.info.name,
-        "arch": facts.get("arch"),
-        "source": facts,
-        "scale": "small" if data.info.small_scale else "paper",
-        "partial": not data.test.complete,
-        "provenance": provenance.collect(where),
-    }
-    with directory.lock(), recorded(directory, described, reporter):
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
@@ -287,7 +212,7 @@ def trained_model(
             method=config.method,
             epoch=selected.epoch,
         )
-    model = load_model_file(directory.model_path)
+    model = load_run_model(directory)
     if "model_sha256" not in directory.record:
         directory.update(model_sha256=state_dict_sha256(model))
     return model
@@ -302,10 +227,14 @@ def train(
     device: torch.device,
 ) -> Selected:
     """Train the configured network by the method's task."""
+    for note in inputs.data.train.notes:
+        reporter.line(note)
     trainer = build_trainer(config, inputs, directory, reporter, device)
     epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
     title = f"train {method.card.title}"
-    with unchanged(inputs.teacher, trainer.task), reporter.stage(title, epochs * steps) as stage:
+    watch = LiveProgress(directory, "training") if inputs.processes.first else None
+    stage_of = reporter.stage(title, epochs * steps, watch)
+    with unchanged(inputs.teacher, trainer.task), stage_of as stage:
         stage.start_at(trainer.finished_epochs * steps)
         return trainer.fit(TrainingProgress(reporter, stage, epochs))
 
@@ -354,9 +283,15 @@ def evaluate_into(
     reporter: Reporter,
     device: torch.device,
     executor: ChunkExecutor | None,
+    *,
+    foreign: bool = False,
 ) -> Outcome:
-    """Evaluate into the run's directory, with progress."""
-    with reporter.stage("evaluate") as stage:
+    """Evaluate into the run's directory, with progress; see ``driver.evaluate``."""
+    for note in images.notes:
+        reporter.line(note)
+    if executor is None and config.workers > most_workers():
+        reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
+    with reporter.stage("evaluate", watch=LiveProgress(directory, "evaluation")) as stage:
         found = evaluate(
             model,
             images,
@@ -365,6 +300,8 @@ def evaluate_into(
             device=device,
             executor=executor,
             progress=stage.update,
+            notify=reporter.line,
+            foreign=foreign,
         )
     return Outcome(directory.run_id, directory.path, found)
 

@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, JsonValue, field_validator
 
 from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
+from harness.config.files import read_settings
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
@@ -30,6 +30,8 @@ from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
+# More runs of one setting than anybody trains: a larger count is a slip.
+MOST_SEEDS = 1000
 
 
 class RunSpec(Strict):
@@ -62,7 +64,11 @@ class SweepSpec(Strict):
     @field_validator("seeds", mode="before")
     @classmethod
     def _counted(cls, value: Any) -> Any:
-        return tuple(range(value)) if isinstance(value, int) else value
+        if not isinstance(value, int):
+            return value
+        if isinstance(value, bool) or not 1 <= value <= MOST_SEEDS:
+            raise ValueError(f"give a number of seeds in 1..{MOST_SEEDS}, or a list of seeds")
+        return tuple(range(value))
 
 
 Spec = TypeVar("Spec", bound=SweepSpec)
@@ -118,18 +124,9 @@ def read_spec(path: Path, kind: type[Spec]) -> Spec:
     """The sweep of the given kind that a YAML file describes.
 
     Raises:
-        UserError: the file cannot be read, is not a YAML mapping, or has an unknown name.
+        UserError: see ``read_settings``; or a name is unknown.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the sweep {path} ({error}): check the path") from error
-    except yaml.YAMLError as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"the sweep {path} is not valid YAML: {message}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"the sweep {path} is not a mapping: write settings like `methods: [..]`")
-    spec: Spec = validated(kind, values)
+    spec: Spec = validated(kind, read_settings(path, "the sweep"))
     return spec
 
 

@@ -17,21 +17,18 @@ from harness.data.base import Dataset, DatasetInfo, ImageSource
 from harness.data.loader import Loader
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
+from harness.evaluation.analysis.flags import surely_more
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.speed.batching import GRAIN
 from harness.experiment.logit_table import LogitTable, free_bytes, gigabytes, table_bytes
-from harness.experiment.resolve import TORCHVISION, check_source, teacher_file, teacher_run
+from harness.experiment.resolve import check_source, is_own_network, teacher_file, teacher_run
 from harness.method import Batch, Task
 from harness.models import build_model
-from harness.models.checkpoint import (
-    find_state,
-    load_weights,
-    read_checkpoint,
-    state_dict_sha256,
-    tensors_sha256,
-)
-from harness.models.loading import from_own, is_own, load_external
+from harness.models.checkpoint import read_checkpoint, state_dict_sha256, tensors_sha256
+from harness.models.external.unwrap import load_weights
+from harness.models.loading import from_own, is_external, is_own, load_external
+from harness.models.normalize import statistics_of
 from harness.models.zoos import Loaded
 from harness.progress import Reporter
 from harness.store.files import file_sha256
@@ -112,7 +109,7 @@ def prepare_teacher(
         "accuracy": accuracy(*clean_accuracy(model, data.test, device)),
         "test_sha256": data.test.sha256,
     }
-    _check_accuracy(config.teacher, facts, reporter)
+    _check_accuracy(config.teacher, facts, data.info.num_classes, reporter)
     model = model.to(training_dtype(config))
     return Teacher(model, sha256, state_dict_sha256(model), facts)
 
@@ -130,7 +127,9 @@ def _train_if_missing(config: RunConfig, reporter: Reporter, train: RunTeacher) 
         train(needed, reporter)
 
 
-def _check_accuracy(teacher: TeacherConfig, facts: dict[str, Any], reporter: Reporter) -> None:
+def _check_accuracy(
+    teacher: TeacherConfig, facts: dict[str, Any], num_classes: int, reporter: Reporter
+) -> None:
     found = facts["accuracy"]
     measured = (
         f"the teacher {teacher.arch} ({teacher.weights}) has accuracy {100 * found['value']:.2f}% "
@@ -140,6 +139,13 @@ def _check_accuracy(teacher: TeacherConfig, facts: dict[str, Any], reporter: Rep
         raise UserError(
             f"{measured}, but at least {100 * teacher.minimum:.2f}% is required: train it longer "
             "(teacher.config), give another by --teacher, or set teacher.minimum"
+        )
+    right = round(found["value"] * found["n"])
+    chosen = teacher.source != "auto" and teacher.minimum is None
+    if chosen and not surely_more(right, found["n"], 1 / num_classes):
+        raise UserError(
+            f"{measured}, no more than by guessing: give another by --teacher, say how images are "
+            "normalised by teacher.normalize, or accept it by teacher.minimum=0"
         )
     reporter.line(measured)
 
@@ -157,16 +163,19 @@ def untrained_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Tea
 def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
     """The teacher's network with its weights, on the CPU, and the weights' SHA-256.
 
-    The network is always the registered one, which gives its features. A bare state dict does not
-    say how images were normalised: they are normalised as for the student.
+    The network is the registered one, which gives its features, unless the source brings its own.
+    A bare state dict does not say how images were normalised: they are normalised as
+    ``teacher.normalize`` says, or as for the student.
 
     Raises:
         UserError: the weights cannot be loaded, or belong to another network.
     """
     assert config.teacher is not None
     arch, source = config.teacher.arch, config.teacher.source
-    if source.startswith(TORCHVISION):
-        found, facts = load_external(source, dataset_info=info)
+    if is_external(source):
+        found, facts = load_external(source, dataset_info=info, normalize=config.teacher.normalize)
+        if is_own_network(source):
+            return found, facts["sha256"]
         network = build_model(arch, info.num_classes, info.channels, info.image_size)
         load_weights(network, getattr(found, "model", found).state_dict(), source)
         normalize = facts["normalize"]
@@ -183,11 +192,14 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
     arch = config.teacher.arch
     content = read_checkpoint(path)
     if is_own(content):
-        check_source(str(path), content["dataset"], content["arch"], config)
+        check_source(str(path), content.get("dataset"), content.get("arch"), config)
         return from_own(content, path)
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
-    statistics = load_weights(network, find_state(content, str(path)), str(path))
-    if statistics is None and config.model.normalize:
+    taken = load_weights(network, content, str(path), config.teacher.weights_key)
+    statistics = taken.statistics
+    if config.teacher.normalize is not None:
+        statistics = statistics_of(config.teacher.normalize, info)
+    elif statistics is None and config.model.normalize:
         statistics = (info.mean, info.std)
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
 

@@ -22,6 +22,7 @@ from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from harness.training.build import new_model, new_task, training_loader
 from harness.training.loop import Trainer
+from harness.training.schedules import cycle_ends
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def build_trainer(
         image_size=data.info.image_size,
         student=model,
         train_labels=labels,
+        cycle_ends=tuple(cycle_ends(config.training.epochs, config.training.optimizer.cycles)),
     )
     task = new_task(config, METHODS.get(config.method), context)
     loader = training_loader(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
+import datetime
 import hashlib
+import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +24,18 @@ from harness.errors import UserError
 from harness.store.files import write_torch_atomic
 
 MODEL_FORMAT = "divergence-bench model"
-State = dict[str, Tensor]
-Statistics = tuple[Sequence[float], Sequence[float]]
-WRAPPERS = ("module.", "model.", "_orig_mod.")
+# How files of other kinds begin, what they are, and what to do.
+OTHER_FORMATS = {
+    b"<": (
+        "is a web page, not a checkpoint (a download that needs confirmation saves one): delete it "
+        "and download the file with a browser"
+    ),
+    b"version https://git-lfs": (
+        "is a pointer of Git LFS, not the file that it stands for: fetch it with `git lfs pull`"
+    ),
+    b"\x89HDF": "is an HDF5 file, as Keras writes it: convert its weights to a PyTorch state dict",
+    b"\x1f\x8b": "is compressed by gzip: unpack it first",
+}
 
 
 def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
@@ -29,21 +45,21 @@ def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file on the CPU by ``torch.load(weights_only=True)``.
+    """Read a file on the CPU by ``torch.load(weights_only=True)``, or a safetensors file.
 
     Raises:
-        UserError: the file is missing, a web page, damaged, or holds objects other than tensors and
-            plain containers; these could run code and are not loaded.
+        UserError: the file is missing, of another kind, damaged, or holds objects other than
+            tensors and plain data; these could run code and are not loaded.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint file at {path}: check the path")
-    if looks_like_html(path):
-        raise UserError(
-            f"{path} is a web page, not a checkpoint (a download that needs confirmation saves "
-            "one): delete it and download the file with a browser"
-        )
+    if found := other_format(path):
+        raise UserError(f"{path} {found}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return importlib.import_module("safetensors.torch").load_file(path)
+        with torch.serialization.safe_globals(plain_data()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, if the bytes are damaged
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:
@@ -57,11 +73,54 @@ def read_checkpoint(path: Path) -> Any:
         ) from error
 
 
-def looks_like_html(path: Path) -> bool:
-    """Whether the file's first non-blank character is ``<``."""
+def other_format(path: Path) -> str | None:
+    """What a file is that is no checkpoint of weights, and what to do; None if it may be one."""
     with path.open("rb") as file:
-        start = file.read(512)
-    return start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+        start = file.read(512).removeprefix(b"\xef\xbb\xbf")
+    for magic, text in OTHER_FORMATS.items():
+        if (start.lstrip() if magic == b"<" else start).startswith(magic):
+            return text
+    if path.suffix == ".onnx":
+        return "is an ONNX graph, not weights: save the network's state dict in PyTorch instead"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+        if "constants.pkl" in names:
+            return (
+                "is a TorchScript archive, which holds code: write a function that returns "
+                "torch.jit.load(path) and name it as package.module:function"
+            )
+        if any(name.endswith(".npy") for name in names):
+            return "is a NumPy archive: save its arrays as a state dict with torch.save"
+    return None
+
+
+def plain_data() -> list[Any]:
+    """Types that files hold beside weights and that run no code: numbers, settings, paths.
+
+    Each has the name by which a file refers to it, where that is not its own.
+    """
+    core = importlib.import_module(
+        "numpy._core.multiarray" if hasattr(numpy, "_core") else "numpy.core.multiarray"
+    )
+    named = [
+        (getattr(core, function), f"numpy.{folder}.multiarray.{function}")
+        for function in ("scalar", "_reconstruct")
+        for folder in ("core", "_core")
+    ]
+    builtin = [(kind, f"builtins.{kind.__name__}") for kind in (dict, float, int, list, set, str)]
+    # Paths of either system, as paths that touch no disk.
+    paths = [(PurePosixPath, "pathlib.PosixPath"), (PureWindowsPath, "pathlib.WindowsPath")]
+    dtypes = {type(numpy.dtype(code)) for code in "?bhilqBHILQefdFDSUMO"}
+    types = [numpy.ndarray, numpy.dtype, argparse.Namespace, SimpleNamespace]
+    types += [datetime.datetime, datetime.timedelta]
+    named.append((_plain_dict, "collections.defaultdict"))
+    return [*types, *dtypes, *named, *builtin, *paths, codecs.encode]
+
+
+def _plain_dict(*factory: Any) -> dict[Any, Any]:
+    """In place of a ``defaultdict``, which torch does not fill."""
+    return {}
 
 
 @contextmanager
@@ -75,98 +134,6 @@ def weights_only() -> Iterator[None]:
     finally:
         os.environ.pop(names[0])
         os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-def read_state(path: Path) -> State:
-    """The state dict in a checkpoint file; see ``read_checkpoint`` and ``find_state``."""
-    return find_state(read_checkpoint(path), str(path))
-
-
-def find_state(content: Any, source: str) -> State:
-    """The state dict in a checkpoint: its content, or its entry ``state_dict`` or ``model``.
-
-    Raises:
-        UserError: there is none.
-    """
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = isinstance(content, Mapping) and {
-        str(name): value for name, value in content.items() if isinstance(value, Tensor)
-    }
-    if not tensors:
-        raise UserError(
-            f"{source} holds no state dict, neither by itself nor under 'state_dict' or 'model': "
-            "save one with torch.save(model.state_dict(), path)"
-        )
-    return tensors
-
-
-def adapt_names(state: State, network: nn.Module) -> State:
-    """Rename the state's entries to the network's own names.
-
-    Prefixes of wrappers (data parallelism, compilation, normalisation) are removed, and a
-    ``FeatureNetwork`` knows the names of published releases. Names that the network has are kept.
-    """
-    expected = network.state_dict().keys()
-    published = getattr(network, "published_names", {})
-
-    def adapt(name: str) -> str:
-        while name not in expected and name.startswith(WRAPPERS):
-            name = name.partition(".")[2]
-        for pattern, replacement in published.items():
-            if name not in expected:
-                name = re.sub(pattern, replacement, name)
-        return name
-
-    return {adapt(name): tensor for name, tensor in state.items()}
-
-
-def load_weights(network: nn.Module, state: State, source: str) -> Statistics | None:
-    """Load a state dict, which must match the network exactly once its names are adapted.
-
-    Only counters of BatchNorm batches may be missing, as in files of early PyTorch.
-
-    Args:
-        network: the network that gets the weights.
-        state: parameter and buffer names to tensors.
-        source: the state's origin, for messages.
-
-    Returns:
-        Mean and standard deviation per channel if the state holds them in addition, as that of a
-        ``Normalized`` network does.
-
-    Raises:
-        UserError: names or shapes differ; the message lists the first few.
-    """
-    state = adapt_names(state, network)
-    expected = network.state_dict()
-    statistics = None
-    if {"mean", "std"} <= state.keys() - expected.keys():
-        statistics = (state.pop("mean").flatten().tolist(), state.pop("std").flatten().tolist())
-    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
-    reshaped = [
-        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "differently shaped": reshaped}
-    differences = "; ".join(f"{kind} {some(names)}" for kind, names in kinds.items() if names)
-    if differences:
-        raise UserError(
-            f"the weights in {source} belong to another network ({differences}): choose the "
-            "architecture that they were saved from"
-        )
-    network.load_state_dict(state, strict=False)
-    return statistics
-
-
-def some(names: list[str]) -> str:
-    """The first three names and the number of the others."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def state_dict_sha256(module: nn.Module) -> str:

@@ -45,10 +45,12 @@ class FeatureNetwork(nn.Module):
         feature_channels: channels of the stem's and each stage's feature map.
         published_names: patterns and replacements for ``re.sub``, applied in order, that turn the
             parameter names of widely used releases of the same network into the names here.
+        unused_names: patterns of names in such releases that the network does not use.
     """
 
     image_sizes: ClassVar[tuple[int, int]] = (8, 64)
     published_names: ClassVar[Mapping[str, str]] = {}
+    unused_names: ClassVar[tuple[str, ...]] = ()
     feature_channels: tuple[int, ...]
 
     def __init__(self, image_size: int) -> None:
@@ -87,11 +89,14 @@ def features_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Features:
     """The features of images [B, K, H, W] by a model that has ``features``.
 
     Raises:
-        TypeError: the model has logits only.
+        UserError: the model has logits only.
     """
     show: Callable[[Tensor], Features] | None = getattr(model, "features", None)
     if show is None:
-        raise TypeError(f"a {type(model).__name__} has no features")
+        raise UserError(
+            f"the network {type(model).__name__} has no features: choose a registered one, or a "
+            "method that uses logits alone"
+        )
     return show(x)
 
 

@@ -8,29 +8,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.errors import UserError, first_line
 from harness.models import build_model
 from harness.models.checkpoint import (
     MODEL_FORMAT,
-    adapt_names,
-    find_state,
-    load_weights,
     read_checkpoint,
-    read_state,
     state_dict_sha256,
     weights_only,
 )
+from harness.models.external.probe import check_classes, check_model
+from harness.models.external.unwrap import load_weights, nearest_weights
+from harness.models.normalize import Statistics, statistics_of
 from harness.models.zoos import ZOOS, Loaded
-from harness.provenance import source_sha256
 from harness.store.files import file_sha256
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
+    from harness.store.rundir import RunDirectory
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# What a run writes beside the weights.
+OWN_FIELDS: dict[str, Any] = {
+    "arch": str,
+    "num_classes": int,
+    "in_channels": int,
+    "image_size": int,
+    "normalize": dict | None,
+    "state_dict": Mapping,
+}
 
 
 def load_external(
@@ -39,12 +46,14 @@ def load_external(
     dataset_info: DatasetInfo,
     arch: str | None = None,
     weights: Path | None = None,
+    weights_key: str | None = None,
+    normalize: str | Statistics | None = None,
     threat: str = "Linf",
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Load a trained model of images in [0, 1], in eval mode, and facts about it.
 
     Weights are read without running code that a file may contain. Images are normalised as the
-    source says; a bare state dict says nothing. A ``spec`` is one of
+    source says, unless ``normalize`` is given; a bare state dict says nothing. A ``spec`` is one of
 
     * ``path/to/file.pt``: a model saved by a run, or a state dict of the architecture ``arch``;
     * ``robustbench:NAME``: an entry of RobustBench's model zoo for the dataset and ``threat``;
@@ -57,18 +66,20 @@ def load_external(
         dataset_info: the dataset that the model classifies.
         arch: a name in ``ARCHITECTURES``, for a state dict.
         weights: a file of weights for the other sources, instead of a download.
+        weights_key: which weights of a file are meant, if it holds several.
+        normalize: ``dataset``, ``imagenet``, ``none``, (mean, std) or text such as ``0.5;0.2``.
         threat: RobustBench's threat model: Linf, L2 or corruptions.
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
-        ``sha256`` of the file of weights, or of the state dict if there is no single file, and for
-        a function ``code_sha256``, the hash of its module by ``source_sha256``.
+        ``sha256`` of the file of weights, or of the state dict if there is no single file, and
+        ``notes``: what a reader should know, one sentence each.
 
     Raises:
         UserError: the model cannot be loaded, or does not match the dataset.
     """
     scheme, _, name = spec.partition(":")
-    is_function = FUNCTION.fullmatch(spec) and not Path(spec).exists()
+    is_function = is_function_name(spec)
     is_file = scheme not in ZOOS and not is_function
     if arch and not is_file:
         raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
@@ -76,23 +87,49 @@ def load_external(
         raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
     with weights_only():
         if scheme in ZOOS:
-            loaded = ZOOS[scheme](name, dataset_info, threat, weights)
+            loaded = ZOOS[scheme](name, dataset_info, threat, weights, weights_key)
         elif is_file:
-            loaded = from_checkpoint(Path(spec), dataset_info, arch)
+            loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key)
         else:
-            loaded = from_function(spec, weights)
+            loaded = from_function(spec, weights, weights_key)
+    loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
-    check_output(model, dataset_info, spec)
-    facts: dict[str, Any] = {
+    notes = [*loaded.notes, *check_model(model, dataset_info, spec)]
+    return model, {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
         "arch": loaded.arch,
         "model_name": loaded.name,
         "normalize": statistics and {"mean": list(statistics[0]), "std": list(statistics[1])},
+        "notes": notes,
     }
-    if is_function:
-        facts["code_sha256"] = source_sha256(scheme)
-    return model, facts
+
+
+def is_function_name(spec: str) -> bool:
+    """Whether a source is of the form ``package.module:function`` and names no file or zoo."""
+    named = FUNCTION.fullmatch(spec) is not None and not Path(spec).exists()
+    return named and spec.partition(":")[0] not in ZOOS
+
+
+def is_external(spec: str) -> bool:
+    """Whether a source is a network of a zoo or a function, and not a run or a file."""
+    return spec.partition(":")[0] in ZOOS or is_function_name(spec)
+
+
+def load_run_model(run: RunDirectory) -> nn.Module:
+    """Load the model of a run, in eval mode, and check that it is the one that was trained.
+
+    Raises:
+        UserError: its training is not finished, or its file is damaged or was replaced.
+    """
+    model = load_model_file(run.trained_model)
+    trained = run.record.get("model_sha256") if run.exists else None
+    if trained not in (None, state_dict_sha256(model)):
+        raise UserError(
+            f"{run.model_path} holds other weights than those that {run.run_id} trained: restore "
+            "the file, or evaluate this one from another folder as an external model"
+        )
+    return model
 
 
 def load_model_file(path: Path) -> nn.Module:
@@ -121,45 +158,61 @@ def is_own(content: Any) -> bool:
 
 
 def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
-    """Build the network from a checkpoint saved by a run."""
+    """Build the network from a checkpoint saved by a run.
+
+    Raises:
+        UserError: a field is missing or was changed to something else.
+    """
+    for name, kind in OWN_FIELDS.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(
+                f"{path} has {name} {content.get(name)!r}, which no run writes: restore the file "
+                "from a copy"
+            )
     arch = content["arch"]
     network = build_model(
         arch, content["num_classes"], content["in_channels"], content["image_size"]
     )
-    statistics = load_weights(network, find_state(content, str(path)), str(path))
-    if content["normalize"]:
-        statistics = (content["normalize"]["mean"], content["normalize"]["std"])
+    taken = load_weights(network, content["state_dict"], str(path))
+    statistics = taken.statistics
+    if normalize := content["normalize"]:
+        statistics = (normalize["mean"], normalize["std"])
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
 
 
-def from_checkpoint(path: Path, info: DatasetInfo, arch: str | None) -> Loaded:
+def from_checkpoint(
+    path: Path, info: DatasetInfo, arch: str | None, key: str | None = None
+) -> Loaded:
     """Build the network from a checkpoint file."""
     content = read_checkpoint(path)
     if is_own(content):
-        if arch not in (None, content["arch"]):
+        if arch not in (None, content.get("arch")):
             raise UserError(f"{path} holds a {content['arch']}, not a {arch}: leave out --arch")
+        loaded = from_own(content, path)
         check_classes(content["num_classes"], info, str(path))
-        return from_own(content, path)
-    state = find_state(content, str(path))
+        return loaded
     if arch is None:
         raise UserError(
             f"{path} holds a state dict, which does not name its architecture: give --arch "
             "(`list models` shows the names)"
         )
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
-    classifier = adapt_names(state, network).get("fc.weight")
-    if classifier is not None:
+    classifier = nearest_weights(network, content).get("fc.weight")
+    if classifier is not None and classifier.ndim == 2:
         check_classes(len(classifier), info, str(path))
-    statistics = load_weights(network, state, str(path))
-    return Loaded(network, arch, path.name, statistics, file_sha256(path))
+    taken = load_weights(network, content, str(path), key)
+    notes = taken.notes
+    if taken.statistics is None:
+        notes += (f"{path} does not say how its images were normalised",)
+    return Loaded(network, arch, path.name, taken.statistics, file_sha256(path), notes)
 
 
-def from_function(spec: str, weights: Path | None) -> Loaded:
+def from_function(spec: str, weights: Path | None, key: str | None = None) -> Loaded:
     """Call a Python function ``package.module:function`` that returns a network."""
     module_name, _, function = spec.partition(":")
     try:
         make = getattr(importlib.import_module(module_name), function)
-    except Exception as error:  # the module can raise anything
+    except (Exception, SystemExit) as error:  # the module can raise anything
         absent = isinstance(error, ImportError | AttributeError)
         remedy = "check the name and PYTHONPATH" if absent else "fix the module"
         raise UserError(f"{spec} cannot be imported ({first_line(error)}): {remedy}") from error
@@ -170,7 +223,7 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
         )
     try:
         network = make()
-    except Exception as error:  # the function can raise anything
+    except (Exception, SystemExit) as error:  # the function can raise anything
         raise UserError(
             f"{spec} raised {first_line(error)} when it was called without arguments: it must take "
             "no argument and return an nn.Module"
@@ -179,53 +232,7 @@ def from_function(spec: str, weights: Path | None) -> Loaded:
         raise UserError(f"{spec} returned a {type(network).__name__}: it must return an nn.Module")
     if weights is None:
         return Loaded(network, type(network).__name__, spec)
-    statistics = load_weights(network, read_state(weights), str(weights))
-    return Loaded(network, type(network).__name__, spec, statistics, file_sha256(weights))
-
-
-def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
-    """Raise ``UserError`` unless a model has as many classes as the dataset."""
-    if num_classes != info.num_classes:
-        raise UserError(
-            f"{source} has {num_classes} classes, but {info.name} has {info.num_classes}: choose "
-            "the dataset that it was trained on"
-        )
-
-
-def check_output(model: nn.Module, info: DatasetInfo, source: str) -> None:
-    """Raise ``UserError`` unless a model maps images of the dataset to logits [B, C]."""
-    for count in (3, 1):  # attacks can end with one image, whose batch `squeeze` would drop
-        output = output_for(model, count, info, source)
-        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
-            kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UserError(
-                f"{source} does not return logits [B, C] (for {count} "
-                f"image{'s' if count > 1 else ''} it returns {kind}): wrap it so that it does"
-            )
-        check_classes(output.shape[1], info, source)
-
-
-def output_for(model: nn.Module, count: int, info: DatasetInfo, source: str) -> Any:
-    """A model's output for ``count`` gray images of the dataset's shape."""
-    size = info.image_size
-    device = next((parameter.device for parameter in model.parameters()), None)
-    try:
-        with torch.no_grad():
-            return model(torch.full((count, info.channels, size, size), 0.5, device=device))
-    except Exception as error:  # the network can raise anything
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        other = next((dtype for dtype in floats if dtype != torch.float32), None)
-        if other is not None:
-            raise UserError(
-                f"{source} has {str(other).removeprefix('torch.')} parameters and cannot take "
-                "images in float32: call .float() on the network first"
-            ) from error
-        if count == 1:
-            raise UserError(
-                f"{source} cannot take a single image ({first_line(error)}): "
-                "wrap it so that it does"
-            ) from error
-        raise UserError(
-            f"{source} cannot take {info.name} images of {info.channels}x{size}x{size} "
-            f"({first_line(error)}): choose the dataset that it was trained on"
-        ) from error
+    taken = load_weights(network, read_checkpoint(weights), str(weights), key)
+    return Loaded(
+        network, type(network).__name__, spec, taken.statistics, file_sha256(weights), taken.notes
+    )

@@ -59,17 +59,17 @@ class Normalized(nn.Module):
     @property
     def _network(self) -> FeatureNetwork:
         if not isinstance(self.model, FeatureNetwork):
-            raise TypeError(f"a {type(self.model).__name__} has no features")
+            raise UserError(
+                f"the network {type(self.model).__name__} has no features: choose a registered "
+                "one, or a method that uses logits alone"
+            )
         return self.model
 
 
-def normalized(
-    model: nn.Module, normalize: str | Statistics | None, info: DatasetInfo
-) -> tuple[nn.Module, dict[str, list[float]] | None]:
-    """The model behind a normalisation of its images, and the mean and std that it uses.
+def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Statistics | None:
+    """The mean and std that ``normalize`` means for a dataset; None for no normalisation.
 
     Args:
-        model: takes normalised images.
         normalize: ``dataset``, ``imagenet``, (mean, std) or text such as ``0.5;0.2``, one value a
             channel; ``none`` or None for none.
         info: the dataset's description.
@@ -78,7 +78,7 @@ def normalized(
         UserError: it is something else, or the dataset has no statistics.
     """
     if normalize is None or normalize == "none":
-        return model, None
+        return None
     if normalize == "dataset":
         if not any(info.mean):
             raise UserError(f"no mean and std of {info.name} are known: give normalize=(mean, std)")
@@ -93,7 +93,21 @@ def normalized(
             f"normalize has {len(mean)} means and {len(std)} stds, but images of {info.name} have "
             f"{info.channels} channels: give one of each a channel"
         )
-    return Normalized(model, mean, std), {"mean": mean, "std": std}
+    return mean, std
+
+
+def normalized(
+    model: nn.Module, normalize: str | Statistics | None, info: DatasetInfo
+) -> tuple[nn.Module, dict[str, Sequence[float]] | None]:
+    """The model behind a normalisation of its images, and its mean and std; see ``statistics_of``.
+
+    Raises:
+        UserError: there are no such statistics.
+    """
+    statistics = statistics_of(normalize, info)
+    if statistics is None:
+        return model, None
+    return Normalized(model, *statistics), {"mean": statistics[0], "std": statistics[1]}
 
 
 def _parsed(normalize: str | Statistics) -> Statistics:

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +18,9 @@ from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
 from harness.errors import UserError, first_line
-from harness.models.checkpoint import Statistics, load_weights, read_checkpoint, read_state
-from harness.models.normalize import Normalized
+from harness.models.checkpoint import read_checkpoint
+from harness.models.external.unwrap import load_weights
+from harness.models.normalize import Normalized, Statistics
 from harness.registry import unknown_name
 from harness.store.files import file_sha256
 
@@ -39,6 +40,7 @@ class Loaded:
         name: its name in the source.
         statistics: mean and standard deviation per channel, None for images in [0, 1].
         sha256: of the file of its weights, None if there is no single one.
+        notes: what a reader should know, one sentence each.
     """
 
     network: nn.Module
@@ -46,13 +48,22 @@ class Loaded:
     name: str
     statistics: Statistics | None = None
     sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def normalized_by(
+        self, statistics: Statistics | None, normalize: str | Statistics | None
+    ) -> Loaded:
+        """The same with other statistics, unless ``normalize`` is None, which leaves them."""
+        return self if normalize is None else replace(self, statistics=statistics)
 
     def model(self) -> nn.Module:
         """The network behind the normalisation of its images."""
         return Normalized(self.network, *self.statistics) if self.statistics else self.network
 
 
-def from_timm(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+def from_timm(
+    name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
+) -> Loaded:
     """A timm network with its pretrained weights or those of a file."""
     timm = installed("timm", import_timm)
     if not timm.is_model(name):
@@ -62,10 +73,12 @@ def from_timm(name: str, info: DatasetInfo, threat: str, weights: Path | None) -
     else:
         network = fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
     config = network.pretrained_cfg
-    return with_weights(network, name, (config["mean"], config["std"]), weights)
+    return with_weights(network, name, (config["mean"], config["std"]), weights, info, key)
 
 
-def from_torchvision(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+def from_torchvision(
+    name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
+) -> Loaded:
     """A torchvision classifier with its weights IMAGENET1K_V1 or those of a file."""
     models = installed("torchvision", import_torchvision).models
     if name not in models.list_models(module=models):
@@ -81,20 +94,35 @@ def from_torchvision(name: str, info: DatasetInfo, threat: str, weights: Path | 
     else:
         network = fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
     transforms = (chosen or next(iter(published))).transforms()
-    return with_weights(network, name, (transforms.mean, transforms.std), weights)
+    return with_weights(network, name, (transforms.mean, transforms.std), weights, info, key)
 
 
 def with_weights(
-    network: nn.Module, name: str, statistics: Statistics, weights: Path | None
+    network: nn.Module,
+    name: str,
+    statistics: Statistics,
+    weights: Path | None,
+    info: DatasetInfo,
+    key: str | None = None,
 ) -> Loaded:
-    """The network with the weights of a file, if one is given."""
+    """The network with the weights of a file, if one is given.
+
+    Statistics of the pretrained weights say nothing of a network for other channels: that is
+    normalised by those of its dataset.
+    """
     if weights is None:
         return Loaded(network, name, name, statistics)
-    found = load_weights(network, read_state(weights), str(weights))
-    return Loaded(network, name, name, found or statistics, file_sha256(weights))
+    taken = load_weights(network, read_checkpoint(weights), str(weights), key)
+    notes = taken.notes
+    if taken.statistics is None and len(statistics[0]) != info.channels:
+        statistics = (info.mean, info.std)
+        notes += (f"images are normalised by the mean and std of {info.name}",)
+    return Loaded(network, name, name, taken.statistics or statistics, file_sha256(weights), notes)
 
 
-def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | None) -> Loaded:
+def from_robustbench(
+    name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
+) -> Loaded:
     """An entry of RobustBench's zoo; if needed, it normalises images itself.
 
     ``THREAT/NAME`` is an entry for another threat model than that of the evaluation. Without
@@ -102,21 +130,21 @@ def from_robustbench(name: str, info: DatasetInfo, threat: str, weights: Path | 
     """
     installed("robustbench", import_robustbench)
     given, slash, name = name.rpartition("/")
-    threat = given if slash else threat
-    entry = robustbench_entry(name, info.name, threat)
+    threat, dataset = given if slash else threat, info.part_of or info.name
+    entry = robustbench_entry(name, dataset, threat)
     file_id = entry["gdrive_id"]
     cache = Path(torch.hub.get_dir()) / "robustbench"
     if isinstance(file_id, str) and file_id:
-        path = weights or cache / info.name / threat / f"{name}.pt"
+        path = weights or cache / dataset / threat / f"{name}.pt"
         if not weights and not path.exists():
             download(file_id, path)
-        network = robustbench_network(name, info.name, threat, path)
+        network = robustbench_network(name, dataset, threat, path)
         return Loaded(network, type(network).__name__, name, sha256=file_sha256(path))
     if weights:
         raise UserError(
             f"robustbench:{name} is not loaded from one file: leave out the weights {weights}"
         )
-    network = fetched(f"robustbench:{name}", lambda: load(name, info.name, threat, cache))
+    network = fetched(f"robustbench:{name}", lambda: load(name, dataset, threat, cache))
     return Loaded(network, type(network).__name__, name)
 
 
@@ -232,7 +260,7 @@ def fetched(source: str, fetch: Callable[[], T]) -> T:
         ) from error
 
 
-ZOOS: dict[str, Callable[[str, DatasetInfo, str, Path | None], Loaded]] = {
+ZOOS: dict[str, Callable[[str, DatasetInfo, str, Path | None, str | None], Loaded]] = {
     "robustbench": from_robustbench,
     "timm": from_timm,
     "torchvision": from_torchvision,

@@ -242,10 +242,10 @@ class Database:
                 the results folder are always loaded.
 
         Raises:
-            UserError: there is no folder of runs, it cannot be written, or another writer does not
-                finish in time.
+            UserError: there is nothing to build from, the folder cannot be written, or another
+                writer does not finish in time.
         """
-        if not (self.results / RUNS_FOLDER).is_dir():
+        if not any((self.results / name).is_dir() for name in (RUNS_FOLDER, PUBLISHED)):
             raise UserError(
                 f"{self.results} holds no folder {RUNS_FOLDER!r}: name a results folder"
             )

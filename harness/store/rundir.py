@@ -161,6 +161,8 @@ class RunDirectory(_Record):
         self.run_id = run_id
         self.epochs_path = path / "epochs.jsonl"
         self.log_path = path / "log.txt"
+        # While a process works on the run: what it is doing, written by the engine only.
+        self.progress_path = path / "progress.json"
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.model_path = path / "model.pt"
         self.evaluations_path = path / "evaluations"

@@ -232,7 +232,8 @@ class View:
 FINISHED_EVALUATIONS = View(
     "finished_evaluations",
     "one finished evaluation and its run; equal like_key: may be compared and ranked together; "
-    "partial: trained or evaluated on a part of the data, so of small scale and without a rank",
+    "partial: trained or evaluated on a part of the data, or of images that see each other (flag "
+    "batch-dependent), so of small scale and without a rank",
     """
 WITH evaluated AS (
     SELECT r.run_id, coalesce(r.seed_group, r.run_id) AS seed_group, r.kind, r.status, r.method,
@@ -240,7 +241,9 @@ WITH evaluated AS (
            r.task, r.dataset, r.arch, r.teacher, r.recipe, r.recipe_changes, r.train_limit, r.seed,
            r.selection, r.config->'params' AS params,
            r.config->'data'->>'generated_name' AS generated_name,
-           coalesce(r.partial, false) OR coalesce(e.partial, false) AS is_partial,
+           coalesce(r.partial, false) OR coalesce(e.partial, false)
+               OR coalesce(CAST(e.flags AS VARCHAR) LIKE '%"batch-dependent"%', false)
+               AS is_partial,
            CASE WHEN r.scale = 'paper' AND NOT is_partial THEN 'paper' ELSE 'small' END AS scale_,
            e.evaluation_id, e.norm, e.eps, coalesce(e.attacks, '') AS attacks_, e.attack_version,
            e.n, e.index_sha256, e.data_sha256, e.precision, e.flags, e.finished_at

@@ -59,8 +59,9 @@ def read_table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
 def read_verdicts(path: Path, record: Mapping[str, Any]) -> pa.Table:
     """Read the verdicts of a finished evaluation, and check them against its record.
 
-    Their digest must be the one that was recorded, where there is one, and the accuracies that
-    follow from them must be the recorded ones: neither file can be altered alone.
+    Their digest must be the one that was recorded, and the accuracies that follow from them must
+    be the recorded ones: neither file can be altered alone. Evaluations of the first release, which
+    have no digest, are taken as they are.
 
     Raises:
         DamagedFile: the file is missing, is no verdict file, or contradicts the record.
@@ -71,7 +72,9 @@ def read_verdicts(path: Path, record: Mapping[str, Any]) -> pa.Table:
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DamagedFile(f"the verdicts {path} cannot be read ({error}): {again}") from error
     digest = record.get("verdicts_digest")
-    if digest is not None and verdicts_digest(verdicts) != digest:
+    if digest is None:
+        return verdicts
+    if verdicts_digest(verdicts) != digest:
         raise DamagedFile(
             f"the verdicts {path} are not those that were written (digest {str(digest)[:12]}): "
             f"{again}"

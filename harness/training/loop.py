@@ -123,7 +123,7 @@ class Trainer:
         Raises:
             UserError: the task cannot be trained with these batches or settings.
         """
-        validate_training(self.config, self.task, self.loader, reporter.line)
+        validate_training(self.config, self.model, self.task, self.loader, reporter.line)
         for epoch in range(self.finished_epochs + 1, self.training.epochs + 1):
             record = self._train_epoch(epoch, reporter)
             self.processes.broadcast(partial(self._end_epoch, record, reporter))

@@ -40,7 +40,8 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
         case "constant":
             factor = 1.0
         case "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+            before, last = _cycle(epoch, cycle_ends(epochs, config.cycles))
+            factor = 0.5 * (1 + math.cos(math.pi * (epoch - 1 - before) / (last - before)))
         case "cosine-inclusive":
             factor = 0.5 * (1 + math.cos(math.pi * epoch / (epochs + 1)))
         case "steps":
@@ -50,6 +51,17 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     warmup = min(1.0, epoch / (config.warmup_epochs + 1))
     first = config.first_epoch_factor if epoch == 1 else 1.0
     return config.lr * factor * warmup * first
+
+
+def cycle_ends(epochs: int, cycles: int) -> list[int]:
+    """The last epoch of each of ``cycles`` equal parts of the training, as far as there are any."""
+    return sorted({end for part in range(1, cycles + 1) if (end := round(epochs * part / cycles))})
+
+
+def _cycle(epoch: int, ends: list[int]) -> tuple[int, int]:
+    """The last epoch before the cycle that has ``epoch``, and the last one of it."""
+    last = next(end for end in ends if epoch <= end)
+    return max((end for end in ends if end < epoch), default=0), last
 
 
 def momentum(config: OptimizerConfig, epoch: int, epochs: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.errors import UserError
 from harness.method import Task
+from harness.models.features import FeatureNetwork
 from harness.training.averaging import first_epoch
 
 # Reading a loss back stalls a GPU, so it is read only every so many steps; the first bad step is
@@ -19,9 +21,9 @@ CHECK_EVERY = 50
 
 
 def validate_training(
-    config: RunConfig, task: Task, loader: Loader, notify: Callable[[str], None]
+    config: RunConfig, model: nn.Module, task: Task, loader: Loader, notify: Callable[[str], None]
 ) -> None:
-    """Check the task's requirements on its batches, and the settings against each other.
+    """Check the networks' and the task's requirements on their batches, and the settings.
 
     ``notify`` gets a line on a setting that has no effect, as where a recipe was shortened.
 
@@ -34,6 +36,7 @@ def validate_training(
             f"{config.method} needs {task.least_batch} images in each batch, but the last one of "
             f"an epoch has {images}: set training.drop_last=true or another training.batch_size"
         )
+    _check_smallest_part(config, model, task, images)
     if task.remembers_images and config.data.generated_fraction:
         raise UserError(
             f"{config.method} keeps state for each training image, which generated images cannot "
@@ -51,6 +54,36 @@ def validate_training(
             f"training.weight_perturbation begins with epoch {perturbation.start_epoch} of "
             f"{training.epochs}: no weight is perturbed"
         )
+
+
+def _check_smallest_part(config: RunConfig, model: nn.Module, task: Task, images: int) -> None:
+    """Check that BatchNorm has several numbers a channel, also in the smallest part of a batch.
+
+    Only the trained network's batches are in parts; a task's own networks get whole ones.
+    """
+    replicas = config.training.batchnorm_replicas
+    parts = torch.arange(images).chunk(replicas)
+    own = [network for network in task.children() if isinstance(network, FeatureNetwork)]
+    for network, count in ((model, len(parts[-1])), *((network, images) for network in own)):
+        if count == 1 and not _trains_on_one_image(network, task):
+            split = f", {images} in {len(parts)} parts," if replicas > 1 else ""
+            raise UserError(
+                f"the last batch of an epoch{split} leaves one image to a BatchNorm of "
+                f"{type(network).__name__}, which needs several numbers a channel: set "
+                "training.drop_last=true or another training.batch_size"
+            )
+
+
+def _trains_on_one_image(network: nn.Module, task: Task) -> bool:
+    weight = next(network.parameters())
+    size = task.context.image_size
+    image = weight.new_zeros(1, task.context.in_channels, size, size)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(network).train()(image)
+    except ValueError:  # torch's BatchNorm
+        return False
+    return True
 
 
 class NonFiniteGuard:

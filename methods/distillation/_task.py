@@ -33,6 +33,22 @@ class WarmedParams(DistillationParams):
         return min(epoch / self.warmup_epochs, 1.0)
 
 
+class TwoStageParams(DistillationParams):
+    """Training begins with a stage of its own: ``first_stage`` is its share of all epochs."""
+
+    first_stage: float = Field(1 / 9, gt=0, lt=1)
+
+    def in_first_stage(self, epoch: int, epochs: int) -> bool:
+        """Whether ``epoch`` of ``epochs`` is in the first stage; each stage has at least one.
+
+        Raises:
+            UserError: there are not enough epochs for two stages.
+        """
+        if epochs < 2:
+            raise UserError("this method trains in two stages: set training.epochs to 2 or more")
+        return epoch <= min(max(1, round(self.first_stage * epochs)), epochs - 1)
+
+
 class FeatureTask(Task):
     """A task that compares features; the teacher gets the images that the student gets."""
 
@@ -58,6 +74,19 @@ class FeatureTask(Task):
     def student(self) -> Network:
         """The model in training, for its shapes."""
         return _with_features(self.context.student, "student")
+
+    def require_same_channels(self) -> None:
+        """Check that the two models' features have the same channels, the stem included.
+
+        Raises:
+            UserError: they do not.
+        """
+        student, teacher = self.student.feature_channels, self.teacher.feature_channels
+        if student != teacher:
+            raise UserError(
+                "this method needs the same channels in both models, but the student's features "
+                f"have {student} and the teacher's {teacher}: choose another pair or method"
+            )
 
     def shapes(self, model: Network) -> Features:
         """Its features of one image of the dataset, as tensors without values."""

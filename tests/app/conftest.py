@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from harness.evaluation.analysis.statistics import accuracy
 from harness.models import build_model
 from harness.models.checkpoint import save_model
 from harness.store.database import Database
+from harness.store.exchange import import_
 from harness.store.rundir import RunDirectory
 from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 N = 40
-BULK_STORE = Path(__file__).parents[2] / "benchmarks" / "bulk_store.py"
+ROOT = Path(__file__).parents[2]
+BULK_STORE = ROOT / "benchmarks" / "bulk_store.py"
+REFERENCE = ROOT / "results" / "reference"
 Open = Callable[..., AppTest]
 
 
@@ -181,6 +184,23 @@ def measured_again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     store_evaluation(run, 1, name="f" * 12, minute=30, eps=0.02)
     Database(results).record(run)
     return results, run_id
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the reference runs that ship with the repository; only for reading."""
+    results = tmp_path_factory.mktemp("reference")
+    for folder in sorted(REFERENCE.glob("*/manifest.json")):
+        import_(results, folder.parent)
+    return results
+
+
+@pytest.fixture(scope="session", name="chromium")
+def _chromium() -> Iterator[Any]:
+    from browsing import chromium
+
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(name="store_run", scope="session")

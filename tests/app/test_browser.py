@@ -1,142 +1,23 @@
-"""The app in a real browser, which must report no error of any kind.
-
-Screenshots of every page go to ``test-artifacts/screenshots``, which git ignores.
-"""
+"""The app in a real browser, which must report no error of any kind."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api")
+from browsing import WIDTHS, Visitor, serving
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "test-artifacts" / "screenshots"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
-WIDTHS = {"wide": (1280, 900), "phone": (390, 844)}
-# Streamlit's client finds the server's root by trying each folder of a page's address.
-ROOT_SEARCH = re.compile(
-    r"404 \(Not Found\) \(http://localhost:\d+/\w+/_stcore/(health|host-config)\)"
-)
-DONE = "[data-testid='stApp'][data-test-script-state='notRunning']"
-# Streamlit draws grey boxes where a part of a page is still being loaded.
-DRAWN = "() => document.querySelectorAll('[data-testid=stSkeleton]').length === 0"
 
 
 @pytest.fixture(scope="module")
 def server(small_store: tuple[Path, dict[str, str]]) -> Iterator[str]:
-    """The app's address, started by its own command in another folder than the project's."""
-    results, _ = small_store
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "harness", "app", "--results", str(results)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, "--port", str(port)],
-        cwd=results,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    address = f"http://localhost:{port}"
-    try:
-        wait_for(f"{address}/_stcore/health", process)
+    with serving(small_store[0]) as address:
         yield address
-    finally:
-        process.terminate()
-        output, _ = process.communicate(timeout=20)
-    assert "Traceback" not in output, output
-
-
-def wait_for(address: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            urllib.request.urlopen(address, timeout=2).read()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"{address} does not answer")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[playwright.Browser]:
-    if CHROMIUM is None:
-        pytest.fail("chromium is missing: install Debian's package, or set CHROMIUM to a browser")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Visitor:
-    """One tab; its console, requests and pages must stay free of errors."""
-
-    def __init__(self, browser: playwright.Browser, server: str, width: str, theme: str) -> None:
-        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
-        self.context = browser.new_context(
-            viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce"
-        )
-        self.page = self.context.new_page()
-        self.server = server
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(f"page error: {error}"))
-        self.page.on("console", self._on_console)
-        self.page.on("requestfailed", self._on_failed_request)
-
-    def _on_console(self, message: playwright.ConsoleMessage) -> None:
-        text = f"{message.text} ({message.location.get('url')})"
-        if message.type == "error" and not ROOT_SEARCH.search(text):
-            self.errors.append(f"console: {text}")
-
-    def _on_failed_request(self, request: playwright.Request) -> None:
-        # A navigation aborts the requests of the page before it.
-        if "ERR_ABORTED" not in (request.failure or ""):
-            self.errors.append(f"request: {request.url} {request.failure}")
-
-    def open(self, path: str) -> None:
-        # The default page is served at the root.
-        self.page.goto(f"{self.server}/{path.removeprefix('leaderboards')}")
-        self.page.wait_for_selector("h1", timeout=30_000)
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait until the script is done and what it sent is drawn."""
-        self.page.wait_for_selector(DONE, timeout=30_000)
-        self.page.wait_for_timeout(200)
-        self.page.wait_for_selector(DONE, timeout=30_000)
-        self.page.wait_for_function(DRAWN, timeout=30_000)
-        assert self.page.locator("[data-testid='stException']").count() == 0
-        assert self.page.locator("[data-testid='stAlertContentError']").count() == 0
-        assert self.errors == []
-
-    def shoot(self, name: str) -> None:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=False)
-
-    def table(self, number: int = 0) -> playwright.Locator:
-        return self.page.locator("[data-testid='stDataFrame']").nth(number)
 
 
 @pytest.fixture
@@ -196,23 +77,14 @@ def test_a_filter_goes_into_the_url_and_the_download_holds_its_rows(visit, tmp_p
     assert rows.apply(lambda row: "ikl" in " ".join(map(str, row)).lower(), axis=1).all()
 
 
-def cells(visitor: Visitor, column: int) -> list[str]:
-    """A column's cells in the first table, from the elements for screen readers."""
-    found = visitor.table().locator(f"[role=gridcell][aria-colindex='{column}']")
-    # They are written after the canvas is drawn.
-    found.first.wait_for(state="attached")
-    visitor.page.wait_for_timeout(500)
-    return [cell.inner_text() for cell in found.all()]
-
-
 def test_a_click_on_a_column_title_sorts_numbers_as_numbers(visit) -> None:
     visitor = visit()
     visitor.open("leaderboards?table=4")
-    before = cells(visitor, 2)
+    before = visitor.cells(2)
     box = visitor.table().bounding_box()
     visitor.page.mouse.click(box["x"] + 330, box["y"] + 16)
     visitor.settle()
-    after = cells(visitor, 2)
+    after = visitor.cells(2)
     assert after != before
     assert after == sorted(after, key=float)
     assert sorted(after) == sorted(before)
@@ -240,14 +112,15 @@ def test_a_choice_of_runs_is_named_and_stays_in_the_url(visit, small_store) -> N
 def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) -> None:
     _, ids = small_store
     visitor = visit()
-    visitor.open("runs?status=success")
-    pick_rows(visitor, 2)
+    visitor.open("runs?state=done")
+    visitor.pick_row(0)
+    visitor.pick_row(1)
     visitor.page.get_by_role("link", name="Compare the two").click()
-    visitor.page.get_by_text("Exact McNemar p").wait_for()
+    visitor.page.get_by_text("exact McNemar test").wait_for()
     visitor.settle()
     assert "a=" in visitor.page.url
-    visitor.open("runs?status=success&q=TRADES")
-    pick_rows(visitor, 1)
+    visitor.open("runs?state=done&q=TRADES")
+    visitor.pick_row(0)
     visitor.page.get_by_role("link", name=f"Open {ids['b']}").click()
     visitor.page.get_by_role("heading", name="TRADES").wait_for()
     visitor.settle()
@@ -258,16 +131,6 @@ def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) 
     visitor.settle()
     assert visitor.page.locator("[data-testid='stImage'] img").count() > 0
     visitor.shoot("run-samples")
-
-
-def pick_rows(visitor: Visitor, count: int) -> None:
-    """Tick the first rows of the page's table, which is drawn on a canvas."""
-    frame = visitor.table()
-    frame.scroll_into_view_if_needed()
-    for row in range(count):
-        box = frame.bounding_box()
-        visitor.page.mouse.click(box["x"] + 16, box["y"] + 36 * (row + 1) + 16)
-        visitor.settle()
 
 
 def test_tsne_draws_two_maps(visit) -> None:

@@ -25,14 +25,15 @@ def test_no_chart_distinguishes_series_by_colour_alone() -> None:
         {"name": ["x", "x"], "kind": ["clean", "under attack"], "value": [90.0, 40.0]}
     )
     points = pd.DataFrame(
-        {"name": ["m"], "arch": ["r"], "source": ["P"], "x": [1.0], "y": [2.0], "y_low": [1.5],
-         "y_high": [2.5]}
+        {"name": ["m"], "label": ["m"], "short_label": [""], "arch": ["r"], "source": ["P"],
+         "family": ["f"], "training_data": ["t"], "note": [""], "x": [1.0], "y": [2.0],
+         "y_low": [1.5], "y_high": [2.5]}
     )  # fmt: skip
     for chart, second in (
         (charts.lines(frame, y_title="v", series=["a", "b"]), "strokeDash"),
         (charts.per_class(by_class), "shape"),
         (
-            charts.tradeoff(points, points, x_title="x", y_title="y", lower_is_better=False),
+            charts.tradeoff(points, {"t": points}, x_title="x", y_title="y", lower_is_better=False),
             "shape",
         ),
     ):

@@ -37,3 +37,13 @@ def test_another_address_can_be_given(started, tmp_path: Path, monkeypatch) -> N
     assert CliRunner().invoke(command_line, ["app", *options]).exit_code == 0
     assert "--server.address=0.0.0.0" in started[0]
     assert "--server.port=9000" in started[0]
+
+
+def test_results_that_are_a_file_are_refused(started, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", "")
+    file = tmp_path / "harness.duckdb"
+    file.touch()
+    outcome = CliRunner().invoke(command_line, ["app", "--results", str(file)])
+    assert outcome.exit_code
+    assert "is a file: give --results the folder" in str(outcome.exception)
+    assert not started

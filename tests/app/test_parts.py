@@ -9,17 +9,9 @@ from app.components import plain
 from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
 from app.labels import protocol_names
-from app.tradeoff_points import printed_points
 from harness.errors import UserError
 from harness.models import build_model
 from harness.store.rundir import RunDirectory
-
-
-def test_printed_points_are_the_printed_numbers() -> None:
-    points = printed_points()
-    row = points[(points["name"] == "IKL-AT") & (points["where"] == "Table 2")]
-    assert (row["clean"] == 66.51).any()
-    assert row.loc[row["clean"] == 66.51, "aa"].tolist() == [31.45]
 
 
 def test_separated_classes_score_high_and_mixed_ones_low() -> None:

@@ -3,7 +3,15 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from harness.config import STANDARD_ATTACKS, EvalConfig, RunConfig, Section, assign, merge
+from harness.config import (
+    STANDARD_ATTACKS,
+    EvalConfig,
+    RunConfig,
+    Section,
+    assign,
+    eps_text,
+    merge,
+)
 
 
 def sections(model: type[BaseModel] = RunConfig) -> list[type[BaseModel]]:
@@ -101,6 +109,38 @@ def test_at_radius_0_there_is_no_attack_and_one_protocol():
 def test_only_another_budget_than_the_standard_one_is_part_of_the_protocol():
     assert "budget" not in EvalConfig().identity_payload()
     assert EvalConfig(budget={"n_iter": 5}).identity_payload()["budget"]["n_iter"] == 5
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.001961"),
+        (128 / 255, "128/255"),
+        (0.03137255087494850, "8/255"),  # from float32
+        (0.031, "0.031"),
+        (0.2, "0.2"),
+        (1.0, "1"),
+        (3.0, "3"),
+        (1e-9, "1e-09"),
+        (2e-7 / 3, "6.667e-08"),
+        (1e308, "1e+308"),
+        (0.0, "0"),
+    ],
+)
+def test_a_radius_is_written_as_papers_do(eps, text):
+    assert eps_text(eps) == text
+    assert EvalConfig(norm="L2", eps=text).eps == (pytest.approx(eps, rel=1e-3),)
+
+
+def test_every_float_is_finite():
+    """A recipe, an option or a file may hold ``inf`` or ``1e400``; both are floats for Python."""
+    for section in sections():
+        for name, info in section.model_fields.items():
+            if float in (info.annotation, *getattr(info.annotation, "__args__", ())):
+                for value in (float("inf"), float("nan"), "1e400"):
+                    with pytest.raises(ValidationError, match=rf"\n{name}\n.*(finite|no radius)"):
+                        section.model_validate({name: value})
 
 
 def test_only_a_linf_radius_ends_at_1():

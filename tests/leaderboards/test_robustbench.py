@@ -13,7 +13,13 @@ from harness.store.database import Database
 from leaderboards.printed import REPORTED_CSV
 from leaderboards.render.plots import plots_of
 from leaderboards.render.report import text_of
-from leaderboards.robustbench import architecture, export_run, import_folder, read_entry
+from leaderboards.robustbench import (
+    Imported,
+    architecture,
+    export_run,
+    import_folder,
+    read_entry,
+)
 
 AddRun = Callable[..., str]
 
@@ -97,7 +103,7 @@ def test_an_entry_round_trips(tmp_path: Path, entry: dict[str, Any]) -> None:
 
 
 def test_entries_are_beside_the_tables_of_their_threat_model(folder: Path, tmp_path: Path) -> None:
-    assert import_folder(folder, tmp_path) == 5
+    assert import_folder(folder, tmp_path) == Imported(5, ())
     published = [row for row in leaderboards.table(2, tmp_path).rows if row.kind == "published"]
     (row,) = published
     assert row.labels[:2] == ("Wang2023Better", "WideResNet-70-16")
@@ -189,6 +195,52 @@ def test_another_file_is_refused_and_nothing_loaded(
     assert not Database(tmp_path).path.exists()
 
 
+def test_an_entry_belongs_to_its_folder_whatever_its_file_says(tmp_path: Path) -> None:
+    """Five published files below ``cifar100`` name the dataset ``cifar10``."""
+    ten = ATTACKED | {"dataset": "cifar10"}
+    folder = folder_of(
+        tmp_path / "model_info",
+        cifar10__Linf__Pretrained=ten | {"clean_acc": "87.11", "autoattack_acc": "54.92"},
+        cifar100__Linf__Pretrained=ten | {"clean_acc": "59.23", "autoattack_acc": "28.42"},
+    )
+    found = import_folder(folder, tmp_path)
+    remark = "the file names the dataset cifar10; its folder is taken"
+    assert found == Imported(2, (f"cifar100/Linf/Pretrained: {remark}",))
+    for table, expected, noted in ((4, [87.11, 54.92], False), (2, [59.23, 28.42], True)):
+        (row,) = (r for r in leaderboards.table(table, tmp_path).rows if r.kind == "published")
+        printed = [row.cells[metric].printed for metric in ("clean", "aa")]
+        assert [number.value for number in printed if number] == expected
+        assert all((remark in (number.note or "")) == noted for number in printed if number)
+
+
+def test_two_files_of_one_entry_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkouts"
+    for checkout in ("new", "old"):
+        folder_of(folder / checkout / "model_info", cifar100__Linf__Same=ATTACKED)
+    with pytest.raises(UserError, match=r"new/.*old/.* are both the entry cifar100/Linf/Same"):
+        import_folder(folder, tmp_path)
+    assert not Database(tmp_path).path.exists()
+
+
+@pytest.mark.parametrize("place", ["Loose", "cifar100__Loose", "mnist__Linf__Loose"])
+def test_an_entry_outside_the_known_folders_is_refused(tmp_path: Path, place: str) -> None:
+    folder = folder_of(tmp_path / "model_info", **{place: ATTACKED})
+    with pytest.raises(UserError, match=r"Loose\.json is not in a folder such as cifar10/Linf"):
+        import_folder(folder, tmp_path)
+
+
+def test_imagenets_board_is_of_its_own_5000_images(add_run: AddRun, tmp_path: Path) -> None:
+    run = {"n": 5000, "arch": "wrn-50-2", "scale": "paper", "protocol": {"eps": 4 / 255}}
+    run_id = add_run("IKL", (3500, 2000, 1900, 1900, 1900), **run, dataset="imagenet-robustbench")
+    export_run(tmp_path, run_id, tmp_path / "x.json", metadata=PAPER)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert (found["dataset"], found["eps"]) == ("imagenet", "4/255")
+    assert (found["clean_acc"], found["autoattack_acc"]) == ("70.00", "38.00")
+    other = add_run("IKL", (3500, 2000, 1900, 1900, 1900), **run, dataset="imagenet")
+    with pytest.raises(UserError, match=r"imagenet-robustbench Linf 4/255 \(n = 5000\)"):
+        export_run(tmp_path, other, tmp_path / "y.json", metadata=PAPER)
+
+
 def test_a_folder_without_entries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no JSON file"):
         import_folder(tmp_path, tmp_path)
@@ -238,7 +290,7 @@ def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None
     place = tmp_path / "model_info" / "cifar100" / "Linf"
     place.mkdir(parents=True)
     out.rename(place / out.name)
-    assert import_folder(tmp_path / "model_info", tmp_path) == 1
+    assert import_folder(tmp_path / "model_info", tmp_path).entries == 1
     labels = [r.labels for r in leaderboards.table(2, tmp_path).rows if r.kind == "published"]
     assert labels == [("Mine2026", "WideResNet-34-10", "")]
 

@@ -6,10 +6,10 @@ command line and the app compare alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from harness.evaluation.analysis.statistics import (
 )
 
 Facts = Mapping[str, Any]
+T = TypeVar("T")
 
 # Numbers whose protocols differ in one of these measure different quantities.
 PROTOCOL_FIELDS = ("attacks", "norm", "eps", "attack_version", "precision")
@@ -208,6 +209,38 @@ def protocol_key(protocol: Facts) -> tuple[Any, ...]:
     """
     fields = PROTOCOL_FIELDS if protocol["attacks"] else ()
     return protocol["data_sha256"], *(str(protocol[name]) for name in fields)
+
+
+def by_one_protocol(
+    several: Sequence[Sequence[T]], protocol: Callable[[T], Facts]
+) -> list[T] | None:
+    """Of each run one evaluation, all by one protocol; None where they have none in common.
+
+    Of the protocols that all runs have, the first run's newest one is taken, one with attacks
+    before one without; of a run's evaluations by it the one of most images.
+
+    Args:
+        several: of each run its evaluations, newest first.
+        protocol: an evaluation's protocol, with ``n``.
+    """
+
+    def key(evaluation: T) -> tuple[Any, ...]:
+        return protocol_key(protocol(evaluation))
+
+    by_protocol: list[dict[tuple[Any, ...], T]] = []
+    for found in several:
+        smallest_first = sorted(reversed(found), key=lambda each: int(protocol(each)["n"]))
+        by_protocol.append({key(each): each for each in smallest_first})
+    common = [
+        each
+        for each in dict.fromkeys(map(key, several[0]))
+        if all(each in table for table in by_protocol)
+    ]
+    if not common:
+        return None
+    # With attacks, the key has the threat model as well.
+    best = max(common, key=len)
+    return [table[best] for table in by_protocol]
 
 
 def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from harness.evaluation.analysis.paired import (
     Comparison,
     Evaluated,
     SeedsComparison,
+    by_one_protocol,
     compare,
     compare_seeds,
-    protocol_key,
 )
 from harness.registry import METHODS, unknown_name
 from harness.store.ingest import seed_group
@@ -96,24 +96,13 @@ def _fitting(
 
 
 def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
-    """Of each run one evaluation, all by one protocol.
-
-    Of the protocols that all runs have, the first run's newest one is taken, one with attacks
-    before one without; of a run's evaluations by it the one of most images.
+    """Of each run one evaluation, as ``by_one_protocol`` picks them.
 
     Raises:
-        UserError: they have none in common.
+        UserError: they have no protocol in common.
     """
-    by_protocol: list[dict[tuple[Any, ...], EvaluationDirectory]] = []
-    for found in several:
-        smallest_first = sorted(reversed(found), key=lambda each: int(each.record["protocol"]["n"]))
-        by_protocol.append({_key(each): each for each in smallest_first})
-    common = [
-        key
-        for key in dict.fromkeys(map(_key, several[0]))
-        if all(key in table for table in by_protocol)
-    ]
-    if not common:
+    chosen = by_one_protocol(several, lambda evaluation: evaluation.record["protocol"])
+    if chosen is None:
         held = "; ".join(
             f"{found[0].run.run_id}: {', '.join(map(threat, found))}" for found in several
         )
@@ -121,13 +110,7 @@ def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
             f"the runs share no protocol ({held}): evaluate them by one, on one test set, with "
             "`evaluate RUN`"
         )
-    # With attacks, the key has the threat model as well.
-    key = max(common, key=len)
-    return [evaluated(table[key]) for table in by_protocol]
-
-
-def _key(evaluation: EvaluationDirectory) -> tuple[Any, ...]:
-    return protocol_key(evaluation.record["protocol"])
+    return [evaluated(each) for each in chosen]
 
 
 def evaluated(evaluation: EvaluationDirectory) -> Evaluated:

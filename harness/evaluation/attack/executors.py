@@ -59,13 +59,18 @@ class ChunkExecutor(Protocol):
 
 
 def local_executor(workers: int, chunks: int) -> ChunkExecutor:
-    """What attacks on this machine: this process, or a pool of at most one worker a chunk.
+    """What attacks on this machine: this process, or a pool.
 
-    The number of workers does not depend on how many chunks are missing: each one's threads follow
-    from it.
+    It has at most one worker a chunk and one a core. The number of workers does not depend on how
+    many chunks are missing: each one's threads follow from it.
     """
-    workers = min(workers, chunks)
+    workers = min(workers, chunks, most_workers())
     return InProcess() if workers <= 1 else ProcessPool(workers)
+
+
+def most_workers() -> int:
+    """The number of this machine's cores: more workers than that take memory and save no time."""
+    return os.cpu_count() or 1
 
 
 @dataclass

@@ -20,8 +20,9 @@ STORED = 2.0**-25
 def predict(logits: Tensor) -> Tensor:
     """Predicted classes [B] of logits [B, C].
 
-    Of several largest logits the one of the lowest class counts. Logits that are not all finite
-    predict ``NO_PREDICTION``, which no label equals.
+    Of several largest logits the one of the lowest class counts. Logits with NaN or +inf, or that
+    are all -inf, predict ``NO_PREDICTION``, which no label equals; -inf beside others is the logit
+    of a class that a model rules out.
     """
     classes = torch.arange(logits.shape[1], device=logits.device)
     largest = logits == logits.amax(dim=1, keepdim=True)
@@ -30,16 +31,16 @@ def predict(logits: Tensor) -> Tensor:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Whether all logits of each row are finite: bool [B] of logits [B, C]."""
-    return torch.isfinite(logits).all(dim=1)
+    """Whether each row of logits [B, C] has a largest one that is finite: bool [B]."""
+    return torch.isfinite(logits.amax(dim=1))
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The true class's logit minus the largest other [B]; NaN where logits are not finite."""
+    """The true class's logit minus the largest other [B]; NaN where that is not finite."""
     column = labels[:, None]
     other = logits.scatter(1, column, -torch.inf).amax(dim=1)
     difference = logits.gather(1, column).squeeze(1) - other
-    return difference.masked_fill(~finite(logits), torch.nan)
+    return difference.masked_fill(~torch.isfinite(difference), torch.nan)
 
 
 def perturbation_norm(perturbed: Tensor, clean: Tensor, norm: Norm) -> Tensor:

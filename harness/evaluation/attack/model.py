@@ -34,6 +34,8 @@ class AttackModel:
         backward_images: images that went backward.
         repeated_images: images that went forward again for lack of memory to keep their graph.
         not_finite: rows of logits so far that were not finite, on the device.
+
+    The network gets a copy of the images, into which it may write.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -88,7 +90,7 @@ class AttackModel:
     def _logits(self, images: Tensor, piece: tuple[int, int]) -> Tensor:
         enabled = self.autocast is not None
         with torch.autocast(images.device.type, dtype=self.autocast, enabled=enabled):
-            logits = self.network(images)[: piece[1] - piece[0]]
+            logits = self.network(images.clone())[: piece[1] - piece[0]]
         # Attacks write into the logits; a copy keeps that out of what a compiled network owns.
         return logits.float().clone()
 

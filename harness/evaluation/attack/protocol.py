@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 
-from harness.config import STANDARD_ATTACKS, AttackBudget, EvalProtocol, fingerprint
+from harness.config import (
+    STANDARD_ATTACKS,
+    AttackBudget,
+    EvalConfig,
+    EvalProtocol,
+    Norm,
+    fingerprint,
+)
+from harness.data.base import DatasetInfo, ImageSource, check_limit
+from harness.errors import UserError
 from harness.evaluation.attack.stages import DLR_CLASSES, TARGETED, target_classes
 from harness.seeding import derive_seed
 
@@ -31,6 +41,31 @@ def attack_version(protocol: EvalProtocol, num_classes: int) -> str:
     if num_classes < DLR_CLASSES and "apgd-t" in attacks:
         parts.append("margin-loss")
     return " ".join(parts)
+
+
+def check_protocol(config: EvalConfig, images: ImageSource) -> None:
+    """Check an evaluation's settings against the images.
+
+    Raises:
+        UserError: the limit exceeds their number, or a radius their diameter.
+    """
+    check_limit("evaluation.limit", config.limit, images)
+    check_radii(config, images.info)
+
+
+def check_radii(config: EvalConfig, info: DatasetInfo) -> None:
+    """Raise ``UserError`` if a radius exceeds the diameter of the dataset's images."""
+    check_diameter(config.norm, config.eps[-1], info.channels * info.image_size**2)
+
+
+def check_diameter(norm: Norm, eps: float, pixels: int) -> None:
+    """Raise ``UserError`` if a radius exceeds the diameter of [0, 1]**pixels in the norm."""
+    diameter = 1.0 if norm == "Linf" else math.sqrt(pixels)
+    if eps > diameter:
+        raise UserError(
+            f"the {norm} radius {eps:g} is larger than any distance between two images, "
+            f"{diameter:.4g}: give a smaller --eps, for images in [0, 1]"
+        )
 
 
 def is_standard(protocol: EvalProtocol, num_classes: int) -> bool:

@@ -53,7 +53,7 @@ class RayExecutor:
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``; which GPU a task has is decided by Ray."""
         device = job.device.type
-        task = self._ray.remote(_attack_chunk).options(**self._cluster.options(device))
+        task = self._ray.remote(_attack_chunk).options(**self._cluster.options(self._ray, device))
         # In a list the reference itself is passed on: each process fetches the job once.
         sent = [self._ray.put(job.pickled())]
         waiting = {task.remote(sent, number, device, self.threads): number for number in missing}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.evaluation.speed.batching import GRAIN
 from harness.evaluation.speed.precision import pinned
 from harness.evaluation.speed.rewriting import fold_batchnorm, pad_linear_layers
@@ -76,6 +76,8 @@ def decide(
         device: where both compute.
         compiled: whether the copy is to be compiled.
     """
+    if reason := _cannot_be_copied(network, images):
+        return Plan(compiled=compiled, notes=(f"not accelerated: {reason}",))
     height, width = images.shape[2:]
     tile = max(SMALLEST_TILE, TILE_PIXELS // (height * width) // SMALLEST_TILE * SMALLEST_TILE)
     folded, notes = foldable(network, images)
@@ -91,14 +93,32 @@ def decide(
 def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
     """A frozen copy of a network in eval mode, made for speed as the plan says.
 
+    By a plan that changes nothing it is the network itself, which perhaps cannot be copied.
+
     Raises:
         RuntimeError: the network is not the one that the plan was made for.
     """
-    copied = rewritten(network, plan)
+    plain = replace(plan, compiled=False, notes=()) == PLAIN
+    copied = network if plain else rewritten(network, plan)
     if not plan.compiled:
         return copied
     compiled: Callable[[Tensor], Tensor] = torch.compile(copied, dynamic=True)
     return compiled
+
+
+def _cannot_be_copied(network: nn.Module, images: Tensor) -> str | None:
+    """Why a network cannot be copied and rewritten; None if it can be.
+
+    Locks, compiled code and tensors with a history, such as those that hooks collect, cannot.
+    """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        return "it is TorchScript, whose graph is fixed"
+    try:
+        outputs(network, images)  # of which hooks may keep something that cannot be copied
+        outputs(rewritten(network, Plan(channels_last=True, tile=SMALLEST_TILE)), images)
+    except Exception as error:  # a network's own code can raise anything
+        return first_line(error)
+    return None
 
 
 def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
@@ -110,7 +130,7 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
     try:
         copied, images = apply(network, plan), images.contiguous(memory_format=plan.layout)
         with torch.no_grad():
-            copied(images)
+            copied(images.clone())
         outputs(copied, images)
     except Exception as error:  # a compiler meets arbitrary code, and may not be installed
         reason = next(iter(str(error).strip().splitlines()), "")
@@ -169,7 +189,7 @@ def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor
     """
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
-        logits = network(leaf)
+        logits = network(leaf.clone())
         weights = torch.linspace(-1, 1, logits.shape[1]).to(logits)
         gradient = image_gradient(logits, leaf, weights.expand_as(logits))
     return logits.detach(), gradient

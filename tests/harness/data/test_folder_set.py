@@ -1,4 +1,6 @@
 import hashlib
+import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -125,6 +127,71 @@ def test_unreadable_image_is_named_in_one_sentence(tree, info, workers):
             list(StreamLoader(found, 4, CPU, workers=workers).epoch(0, 1))
 
 
+def test_an_image_of_too_many_pixels_is_named(tree, info, monkeypatch):
+    """Pillow's error for it is neither an OSError nor a ValueError."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"n01_0.JPEG is not a readable image .*pixels.*replace it"):
+        open_folder(tree, info, "train").images_float()
+
+
+def test_sixteen_bit_grey_png_is_scaled(tree, info):
+    grey = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    grey[0, :2] = 0, 255
+    for number, picture in enumerate((grey, grey.astype(np.uint16) * 257)):
+        Image.fromarray(picture).save(tree / "n01" / f"n01_{number}.png")
+    images = [tree / "n01" / f"n01_{number}.png" for number in range(2)]
+    plain, wide = (np.asarray(base.decode_image(path, "L")) for path in images)
+    assert np.array_equal(plain, grey)
+    assert np.array_equal(wide, grey)
+    found = open_folder(tree, info, "train")
+    positions = [found.files.tolist().index(b"n01/n01_%d.png" % number) for number in range(2)]
+    assert torch.equal(*found.images_float(torch.tensor(positions)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_pixels_without_a_known_white_are_refused(tree, info, kind):
+    picture = Image.fromarray(np.full((20, 20), 3, kind))
+    picture.save(tree / "n02" / "n02_1.tif")
+    with pytest.raises(UserError, match=r"n02_1.tif .*save it with 8 bits a channel"):
+        open_folder(tree, info, "train").images_float()
+
+
+def test_hidden_names_are_no_data(tree, info):
+    before = open_folder(tree, info, "train")
+    (tree / ".ipynb_checkpoints").mkdir()
+    for name in ("._n01_0.JPEG", ".n01_9.png"):
+        (tree / "n01" / name).write_bytes(b"not an image")
+    found = open_folder(tree, info, "train")
+    assert found.info.class_names == ("n01", "n02", "n03")
+    assert found.sha256 == before.sha256
+    assert found.labels.tolist() == before.labels.tolist()
+
+
+def test_files_left_out_are_counted(tree, info):
+    for number in range(4):
+        (tree / "n02" / f"list{number}.csv").touch()
+    (note,) = open_folder(tree, info, "test").notes
+    assert note == (
+        f"7 files in {tree} are no images and are left out: n01/notes.txt, n02/list0.csv, "
+        "n02/list1.csv, n02/list2.csv, n02/list3.csv and 2 more"
+    )
+    for path in [*tree.rglob("*.txt"), *tree.rglob("*.csv")]:
+        path.unlink()
+    assert open_folder(tree, info, "test").notes == ()
+
+
+def test_class_folders_too_many_or_missing_are_named(tree, info):
+    shutil.copytree(tree, tree.parent / "val")
+    (tree / "extras").mkdir()
+    (tree / "n02").rename(tree / "n04")
+    with pytest.raises(UserError, match=r"has 4 class folders: tiny needs all 3.*") as caught:
+        open_folder(tree, info, "train")
+    message = str(caught.value)
+    assert message.endswith(
+        f"; unlike the others: extras; in {tree.parent / 'val'} but not here: n02"
+    )
+
+
 def test_loader_serves_each_image_once(tree, info):
     found = open_folder(tree, info, "train")
     loader = make_loader(found, 4, CPU, Augmentation(4, flip=True))
@@ -211,5 +278,35 @@ def test_splits_must_have_the_same_classes(tree, tmp_path):
     shutil.copytree(tree, tmp_path / "val")
     assert len(load_dataset("imagenet", tmp_path).train) == 9
     (tmp_path / "val" / "n02").rename(tmp_path / "val" / "n04")
-    with pytest.raises(UserError, match="imagenet have different class folders"):
+    match = r"imagenet have different class folders \(n02, n04\)"
+    with pytest.raises(UserError, match=match):
         load_dataset("imagenet", tmp_path)
+
+
+@pytest.mark.usefixtures("small_imagenet")
+def test_robustbenchs_images_are_a_set_of_their_own(tree, tmp_path, monkeypatch, info):
+    tree.rename(tmp_path / "val")
+    part = replace(info, name="imagenet-robustbench", max_test_size=4, part_of="imagenet")
+    monkeypatch.setattr(imagenet, "ROBUSTBENCH", part)
+    listed = ["n03/n03_1.JPEG", "n01/n01_0.JPEG", "n02/n02_2.JPEG", "n01/n01_2.JPEG"]
+    monkeypatch.setattr(imagenet, "robustbench_images", lambda: listed)
+    data = load_dataset("imagenet-robustbench", tmp_path, splits=("test",))
+    found, whole = data.test, load_dataset("imagenet", tmp_path, splits=("test",)).test
+    assert {os.fsdecode(name) for name in found.files} == set(listed)
+    assert [f"n0{label + 1}" for label in found.labels] == [n[:3].decode() for n in found.files]
+    assert found.complete
+    assert data.info.name == "imagenet-robustbench"
+    # In the order of the whole test set, of which it keeps the rows.
+    assert [whole.files[whole.rows.tolist().index(row)] for row in found.rows.tolist()] == list(
+        found.files
+    )
+    listed.append("n02/n02_7.JPEG")
+    with pytest.raises(UserError, match=r"val lacks 1 of RobustBench's 5 images: add n02/n02_7"):
+        load_dataset("imagenet-robustbench", tmp_path, splits=("test",))
+
+
+def test_robustbench_lists_5000_images():
+    pytest.importorskip("gdown", reason="RobustBench is not installed")
+    found = imagenet.robustbench_images()
+    assert len(set(found)) == len(found) == imagenet.ROBUSTBENCH.max_test_size
+    assert all(re.fullmatch(r"n\d{8}/ILSVRC2012_val_\d{8}\.JPEG", name) for name in found)

@@ -39,6 +39,19 @@ def test_grey_images_survive_though_webp_keeps_them_in_colour(
     assert found.complete
 
 
+@pytest.mark.parametrize("image", ["img", "image"])
+@pytest.mark.parametrize("label", ["label", "fine_label"])
+def test_columns_have_the_names_of_published_sets(
+    tmp_path, pixels, write_shard, info, image, label
+):
+    path = write_shard(tmp_path / "train-00000-of-00001.parquet", pixels, [2] * 20)
+    table = pq.read_table(path).rename_columns([image, label])
+    pq.write_table(table.append_column("coarse_label", table[label]), path)
+    found = read_shards([path], info, "train")
+    assert torch.equal(found.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    assert found.labels.tolist() == [2] * 20
+
+
 def test_missing_shards_make_the_split_incomplete(tmp_path, pixels, write_shard, info):
     write_shard(tmp_path / "train-00000-of-00005.parquet", pixels[:4], [0, 1, 2, 0])
     found = read_shards(find_shards(tmp_path)["train"], info, "train")
@@ -72,8 +85,9 @@ def test_truncated_shard_is_named(tmp_path, pixels, write_shard, info, keep):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda encoded: b"", "cannot identify"),
-        (lambda encoded: b"RIFF", "cannot identify"),
+        (lambda encoded: b"", "it is none of JPEG, PNG"),
+        (lambda encoded: b"RIFF", "it is none of JPEG, PNG"),
+        (lambda encoded: None, "it has no bytes"),
         (lambda encoded: b"\x89PNG\r\n\x1a\nab", ""),
         (lambda encoded: encoded[:-60], ""),
     ],
@@ -97,19 +111,21 @@ def test_image_of_another_size_is_named(tmp_path, pixels, write_shard, info):
 @pytest.mark.parametrize(
     "columns",
     [
-        {"image": [{"bytes": b"", "path": ""}], "label": [0]},
+        {"picture": [{"bytes": b"", "path": ""}], "label": [0]},
+        {"img": [{"bytes": b"", "path": ""}], "image": [{"bytes": b"", "path": ""}], "label": [0]},
         {"img": [b""], "label": [0]},
         {"img": [{"path": ""}], "label": [0]},
         {"img": [{"bytes": b"", "path": ""}], "label": [0.5]},
         {"img": [{"bytes": b"", "path": ""}], "label": pa.array([None], pa.int64())},
         {"img": pa.array([None], pa.struct({"bytes": pa.binary()})), "label": [0]},
-        {"img": [{"bytes": b"", "path": ""}], "fine_label": [0]},
+        {"img": [{"bytes": b"", "path": ""}], "coarse_label": [0]},
+        {"img": [{"bytes": b"", "path": ""}], "fine_label": [0], "label": [0]},
     ],
 )
 def test_wrong_columns_are_named(tmp_path, info, columns):
     path = tmp_path / "train-00000-of-00001.parquet"
     pq.write_table(pa.table(columns), path)
-    with pytest.raises(UserError, match=f"has columns {', '.join(columns)}: it needs img"):
+    with pytest.raises(UserError, match=f"has columns {', '.join(columns)}: it needs one of img"):
         read_shards([path], info, "train")
 
 

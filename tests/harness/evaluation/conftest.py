@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.config import EvalConfig
 from harness.data import ImageSet, load_dataset
-from harness.evaluation.driver import EvaluationResult, evaluate
+from harness.evaluation.driver import EvaluationResult, evaluate, no_notice
 from harness.models import build_model
 from harness.models.checkpoint import save_model
 from harness.store.rundir import EvaluationDirectory, RunDirectory
@@ -48,11 +48,19 @@ def train_robust(
 
 
 def evaluated(
-    model: nn.Module, images: ImageSet, run: RunDirectory, config: EvalConfig, **changes: object
+    model: nn.Module,
+    images: ImageSet,
+    run: RunDirectory,
+    config: EvalConfig,
+    *,
+    foreign: bool = False,
+    notify: Callable[[str], None] = no_notice,
+    **changes: object,
 ) -> EvaluationResult:
     """Evaluate at one radius on the CPU, with some settings changed."""
     config = config.model_copy(update=changes)
-    (result,) = evaluate(model, images, config, run, device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    (result,) = evaluate(model, images, config, run, device=cpu, foreign=foreign, notify=notify)
     return result
 
 

@@ -109,6 +109,21 @@ class TestChunks:
             attacked(Dying(deaths, 1000).eval(), digits, tmp_path, executor, chunk_size=60)
         assert len(list(deaths.iterdir())) == 4
 
+    @pytest.mark.parametrize(
+        ("task", "device"), [("cpus=100", "cpu"), ("memory=100000", "cpu"), ("gpus=99", "cuda")]
+    )
+    def test_a_task_larger_than_this_machine_is_refused(self, executor, task, device):
+        """Ray itself would wait for a node that has so much."""
+        cluster = Cluster.parse("local", task)
+        match = rf"a task needs .*{task}.*: lower --task, or choose another --device"
+        with pytest.raises(UserError, match=match):
+            cluster.options(executor._ray, device)
+
+    def test_a_cluster_that_may_grow_says_that_tasks_wait(self, executor, capsys):
+        cluster = Cluster("auto", cpus=100)
+        assert cluster.options(executor._ray, "cpu")["num_cpus"] == 100
+        assert "cpus=100,gpus=0, but no node" in capsys.readouterr().err
+
 
 def planned(results: Path) -> list[Item]:
     tiny = {

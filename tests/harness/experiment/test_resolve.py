@@ -135,3 +135,31 @@ def test_a_number_is_no_larger_than_the_database_can_hold(setting, largest):
     resolve("trades", assignments=[f"{setting}={largest}"])
     with pytest.raises(UserError, match=f"{setting} = .* at most {largest}"):
         resolve("trades", assignments=[f"{setting}={largest + 1}"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["training.optimizer.lr", "params.kd_weight", "training.attack.step_size", "data.rotation"],
+)
+@pytest.mark.parametrize("value", ["Infinity", "1e400", "NaN", "inf"])
+def test_a_number_that_is_not_finite_is_refused(path: str, value: str) -> None:
+    method = "kd" if path.startswith("params") else "pgd-at"
+    with pytest.raises(UserError, match=rf"^{path} = .* is refused: input should be a finite"):
+        resolve(method, assignments=[f"{path}={value}"])
+
+
+@pytest.mark.parametrize("path", ["method", "recipe"])
+def test_a_run_has_the_method_whose_recipe_it_follows(path: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^{path}=trades cannot be a setting: give it by --{path}"
+    ):
+        resolve("pgd-at", assignments=[f"{path}=trades"])
+
+
+@pytest.mark.parametrize("eps", ["1e308", "8.1", "1,9"])
+def test_a_radius_above_the_images_diameter_is_refused(eps: str) -> None:
+    """Digits are 8 x 8, so no two images are further apart than 8."""
+    assert resolve("pgd-at", options={"evaluation.norm": "L2", "evaluation.eps": 8})
+    match = r"the L2 radius \S+ is larger than any distance between two images, 8: give a smaller"
+    with pytest.raises(UserError, match=match):
+        resolve("pgd-at", options={"evaluation.norm": "L2", "evaluation.eps": eps})

@@ -129,6 +129,15 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
         ("recipes: [table77/*]", "no recipe matches 'table77/*'"),
         ("- kl", "not a mapping"),
         ("methods: [kl", "not valid YAML"),
+        ("set: {a: 1}\nmethods: [kl]\nset: {b: 2}", "set is there twice, in lines 1 and 3: leave"),
+        ("methods: [kl]\nset:\n  training.epochs: 2\n  training.epochs: 3", "in lines 3 and 4"),
+        ("runs:\n- {method: kl, name: a, name: b}", "name is there twice, in lines 2 and 2"),
+        ("methods: [kl]\nset: {training.optimizer.lr: .inf}", "should be a finite number"),
+        ("methods: [kl]\nseeds: 100000000", "give a number of seeds in 1..1000, or a list"),
+        ("methods: [kl]\nseeds: 0", "give a number of seeds in 1..1000, or a list"),
+        ("methods: [kl]\nset: {method: ikl}", "method=ikl cannot be a setting"),
+        ("methods: [kl]\nset: {a: 2026-13-45}", "not valid YAML: month must be in 1..12"),
+        ("methods: " + "[" * 2000, "not valid YAML"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(text, message, tmp_path):
@@ -138,6 +147,14 @@ def test_a_mistake_in_a_file_is_named(text, message, tmp_path):
         rows(read_spec(path, SweepSpec))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_be_in_an_encoding_of_windows(encoding, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes("methods: [kl]\r\nset: {training.epochs: 2}\r\n".encode(encoding))
+    (row,) = rows(read_spec(path, SweepSpec))
+    assert row.config.training.epochs == 2
 
 
 def test_a_runs_settings_lie_over_those_of_all(tmp_path):
@@ -245,8 +262,8 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 
     def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
         evaluation = run.evaluation(name)
-        stored_protocol = {**identity, "attack_version": version(config), **protocol}
-        evaluation.update(status=status, protocol=stored_protocol)
+        stored_protocol = {**identity, "n": 12, "attack_version": version(config), **protocol}
+        evaluation.update(status=status, protocol=stored_protocol, metrics={})
         evaluation.chunks_path.mkdir()
         for number in range(chunks):
             evaluation.chunk_path(number).touch()

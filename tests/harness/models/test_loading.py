@@ -57,6 +57,7 @@ def test_model_of_a_run(tmp_path, x):
     torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
     assert not loaded.training
     assert facts == {
+        "notes": [],
         "source": str(path),
         "sha256": file_sha256(path),
         "arch": "resnet8",
@@ -242,9 +243,15 @@ class TestFunctions:
         with pytest.raises(UserError, match=message):
             load(spec)
 
-    @pytest.mark.parametrize("spec", ["my_networks:stops", "my_exit:linear"])
-    def test_a_request_to_exit_is_no_fault(self, spec):
-        with pytest.raises(SystemExit):
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("my_networks:stops", r"stops raised SystemExit: 3 when it was called"),
+            ("my_exit:linear", r"linear cannot be imported \(SystemExit: 3\): fix the module"),
+        ],
+    )
+    def test_a_request_to_exit_does_not_end_the_command(self, spec, message):
+        with pytest.raises(UserError, match=message):
             load(spec)
 
     def test_network_that_computes_in_float64_by_itself(self, x):

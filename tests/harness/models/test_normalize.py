@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.errors import UserError
 from harness.models.normalize import Normalized
 from harness.models.resnet import ResNet
 
@@ -49,5 +50,5 @@ def test_one_channel_images():
 
 def test_a_network_without_features_is_refused():
     model = Normalized(nn.Flatten(), MEAN, STD)
-    with pytest.raises(TypeError, match="Flatten has no features"):
+    with pytest.raises(UserError, match="Flatten has no features"):
         model.features(torch.rand(1, 3, 8, 8))

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, conv2d
 
 from harness.compat import import_robustbench, import_torchvision
 from harness.models import build_model
-from harness.models.checkpoint import adapt_names, load_weights
+from harness.models.external.unwrap import load_weights, nearest_weights
 from harness.models.mobilenet import InvertedResidual, MobileNetV2, SeparableBlock
 from harness.models.resnet import ResNet
 from harness.models.shufflenet import GroupedBlock, ShuffleNetV2, channel_shuffle
@@ -46,7 +46,7 @@ def test_resnet50_for_small_images_is_the_published_function():
         name.replace("downsample", "shortcut").replace("fc.", "linear."): value
         for name, value in reference.state_dict().items()
     }
-    assert adapt_names(published, ours).keys() == ours.state_dict().keys()
+    assert nearest_weights(ours, published).keys() == ours.state_dict().keys()
 
 
 class PlainVGG(nn.Module):

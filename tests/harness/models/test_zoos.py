@@ -19,7 +19,13 @@ from harness.store.files import file_sha256
 pytest.importorskip("gdown", reason="RobustBench is not installed")
 
 CIFAR = SimpleNamespace(
-    name="cifar10", num_classes=10, channels=3, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3
+    name="cifar10",
+    part_of=None,
+    num_classes=10,
+    channels=3,
+    image_size=32,
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
 )
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406))

@@ -12,7 +12,7 @@ from harness.config import RunConfig
 from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.schema import TABLES
-from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
+from harness.store.verdicts import VERDICT_SCHEMA, verdicts_digest, write_verdicts
 
 MakeRun = Callable[..., RunDirectory]
 
@@ -70,9 +70,11 @@ def add_evaluation(run: RunDirectory, name: str = "e1", n: int = 20) -> Evaluati
         },
         flags=["a warning"],
     )
-    write_verdicts(verdict_table(n), evaluation.verdicts_path)
+    verdicts = verdict_table(n)
+    write_verdicts(verdicts, evaluation.verdicts_path)
     evaluation.update(
         status="success",
+        verdicts_digest=verdicts_digest(verdicts),
         metrics={"clean": accuracy(n - 2, n), "aa": accuracy(n - 5, n)},
         started_at="2026-01-02T03:04:05+00:00",
         finished_at="2026-01-02T05:04:05+02:00",

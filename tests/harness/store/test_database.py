@@ -231,7 +231,7 @@ EVALUATION_DAMAGE: dict[str, Callable[[EvaluationDirectory], object]] = {
     "verdicts.parquet cannot be": lambda each: each.verdicts_path.write_text("x"),
     r"cannot be read \(.*verdicts.parquet\)": lambda each: each.verdicts_path.unlink(),
     "digest 000000": lambda each: each.update(verdicts_digest="0" * 64),
-    "say 20 of 20 for clean": lambda each: altered(each, "broken_by", [None] * 20),
+    "are not those that were written": lambda each: altered(each, "broken_by", [None] * 20),
     "say 18 of 20 for clean, .* says 0.9500": lambda each: each.update(
         metrics={"clean": {"value": 0.95}}
     ),

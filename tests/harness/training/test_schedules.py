@@ -5,7 +5,7 @@ import math
 import pytest
 
 from harness.config import InnerAttackConfig, OptimizerConfig
-from harness.training.schedules import inner_schedule, learning_rate, momentum
+from harness.training.schedules import cycle_ends, inner_schedule, learning_rate, momentum
 
 EPS = 8 / 255
 LENGTHS = (1, 3, 29, 57, 113, 200, 201)
@@ -51,3 +51,25 @@ def test_warmup_scales_the_first_epochs():
     config = OptimizerConfig(lr=1.0, schedule="constant", warmup_epochs=4)
     rates = [learning_rate(config, epoch, 9) for epoch in range(1, 7)]
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cycles", "ends"), [(240, 4, [60, 120, 180, 240]), (2, 4, [1, 2])]
+)
+def test_a_cosine_in_cycles_is_one_cosine_after_another(epochs, cycles, ends):
+    """In a training with fewer epochs than cycles, each epoch is a cycle."""
+    assert cycle_ends(epochs, cycles) == ends
+    config = OptimizerConfig(lr=0.2, cycles=cycles)
+    rates = [learning_rate(config, epoch, epochs) for epoch in range(1, epochs + 1)]
+    length = epochs // len(ends)
+    plain = OptimizerConfig(lr=0.2)
+    assert rates == [learning_rate(plain, epoch, length) for epoch in range(1, length + 1)] * len(
+        ends
+    )
+
+
+def test_cycles_are_of_a_cosine_and_one_leaves_the_identity_as_it_was():
+    with pytest.raises(ValueError, match="cycles need schedule cosine, not steps"):
+        OptimizerConfig(schedule="steps", cycles=2)
+    assert "cycles" not in OptimizerConfig().identity_payload()
+    assert OptimizerConfig(cycles=2).identity_payload()["cycles"] == 2

@@ -37,6 +37,38 @@ def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(tmp_p
     assert trained(tmp_path, "kd", **options).epochs()
 
 
+# Their last feature map on digits is 1 x 1, so that one image is one number a channel.
+ONE_PIXEL = ("vgg8", "mobilenet-v2", "shufflenet-v1", "shufflenet-v2", "preact-resnet18")
+
+
+@pytest.mark.parametrize("arch", ONE_PIXEL)
+@pytest.mark.parametrize(("limit", "batch_size", "replicas"), [(17, 16, 1), (21, 16, 4)])
+def test_a_part_of_one_image_is_refused_where_batchnorm_needs_more(
+    tmp_path, arch, limit, batch_size, replicas
+):
+    options = {
+        "model.arch": arch,
+        "data.train_limit": limit,
+        "training.batch_size": batch_size,
+        "training.batchnorm_replicas": replicas,
+        "training.epochs": 1,
+    }
+    match = r"the last batch .* one image to a BatchNorm of \w+, .* set training.drop_last=true"
+    refused(tmp_path, "vanilla", match, **options)
+    assert trained(tmp_path, "vanilla", **options | {"model.arch": "resnet8"}).epochs()
+
+
+def test_a_tasks_own_network_is_checked_too(tmp_path):
+    options = {"data.train_limit": 17, "training.batch_size": 16, "training.epochs": 1}
+    refused(
+        tmp_path,
+        "lbgat",
+        r"one image to a BatchNorm of VGG",
+        **options,
+        **{"params.natural_arch": "vgg8"},
+    )
+
+
 def test_a_memory_of_training_images_refuses_generated_ones(tmp_path, teacher):
     options = {
         **teacher,

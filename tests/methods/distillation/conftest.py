@@ -14,6 +14,7 @@ from harness.models.resnet import ResNet
 from harness.registry import METHODS
 
 NUM_CLASSES, SIZE, TRAIN_SIZE, BATCH_SIZE = 7, 8, 40, 6
+TEACHER_CHANNELS = (6, 8, 12, 20)
 
 
 class LeafStudent(nn.Module):
@@ -66,7 +67,7 @@ class Step:
 def random_teacher() -> ResNet:
     """In eval mode, with BatchNorms that are not the identity."""
     teacher = ResNet(
-        NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=(6, 8, 12, 20)
+        NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=TEACHER_CHANNELS
     ).double()
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -80,8 +81,18 @@ def random_teacher() -> ResNet:
 @pytest.fixture
 def step() -> Step:
     """The same in each test."""
+    return make_step((4, 5, 6, 7))
+
+
+@pytest.fixture
+def equal_step() -> Step:
+    """With a student whose stages have the teacher's channels, as some methods need."""
+    return make_step(TEACHER_CHANNELS)
+
+
+def make_step(channels: tuple[int, ...]) -> Step:
     torch.manual_seed(1)
-    network = ResNet(NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=(4, 5, 6, 7)).double()
+    network = ResNet(NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=channels).double()
     teacher = random_teacher()
     labels = torch.arange(TRAIN_SIZE) % NUM_CLASSES
     index = torch.randperm(TRAIN_SIZE)[:BATCH_SIZE]

@@ -207,7 +207,8 @@ def stored(results: Path, evaluated: Evaluated, seed: int, **protocol: Any) -> s
         clean_pred=0, target=None, adv_pred=0, distance=0.0, margin=0.0
     )
     table = pa.Table.from_pandas(rows, schema=VERDICT_SCHEMA, preserve_index=False)
-    evaluation.update(status="success", protocol=protocol, finished_at=f"2026-01-0{seed + 1}")
+    ended = f"2026-01-0{seed + 1}"
+    evaluation.update(status="success", protocol=protocol, metrics={}, finished_at=ended)
     write_verdicts(table, evaluation.verdicts_path)
     return run_id
 

@@ -107,11 +107,19 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
     assert 1 in seen <= {1, 2}
 
 
-def test_workers_are_at_most_as_many_as_chunks_and_share_the_threads():
+@pytest.mark.parametrize(
+    ("workers", "chunks", "cores", "threads"),
+    [(1, 3, 8, 4), (2, 3, 8, 2), (8, 3, 8, 1), (64, 40, 2, 2), (64, 40, 1, 4)],
+)
+def test_workers_are_at_most_one_a_chunk_and_a_core(monkeypatch, workers, chunks, cores, threads):
+    """They share the threads."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     with num_threads(4):
-        executors = [local_executor(workers, chunks=3) for workers in (1, 2, 8)]
-    assert [type(executor) for executor in executors] == [InProcess, ProcessPool, ProcessPool]
-    assert [executor.threads for executor in executors] == [4, 2, 1]
+        executor = local_executor(workers, chunks)
+    expected = min(workers, chunks, cores)
+    assert isinstance(executor, InProcess if expected == 1 else ProcessPool)
+    assert getattr(executor, "workers", 1) == expected
+    assert executor.threads == threads
 
 
 def test_an_error_of_a_worker_ends_the_evaluation(digits, new_run):

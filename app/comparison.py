@@ -1,0 +1,169 @@
+"""The words and frames of a comparison of two models, from the numbers of ``analysis.paired``."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from app.labels import stage_title
+from harness.evaluation.analysis.paired import (
+    Comparison,
+    Evaluated,
+    SeedsComparison,
+    by_one_protocol,
+    protocol_key,
+    shared_correct,
+)
+from harness.evaluation.analysis.statistics import PairedComparison
+
+Row = dict[str, Any]
+
+
+def by_run(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The evaluations of each run, in order, without the runs that no other can be compared with.
+
+    Args:
+        rows: as ``queries.measured`` has them, newest first.
+    """
+    runs = defaultdict(set)
+    for row in rows:
+        runs[_key(row)].add(row["run_id"])
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if len(runs[_key(row)]) > 1:
+            found.setdefault(row["run_id"], []).append(row)
+    return found
+
+
+def partners(rows: Mapping[str, Sequence[Row]], run_id: str) -> list[str]:
+    """The other runs that share a protocol with a run, those first that are ranked with it.
+
+    Of these, further seeds of the same configuration come last.
+    """
+    own = rows[run_id]
+    keys, ranked = {_key(row) for row in own}, {row["like_key"] for row in own}
+    found = [
+        other
+        for other, theirs in rows.items()
+        if other != run_id and any(_key(row) in keys for row in theirs)
+    ]
+
+    def order(other: str) -> tuple[bool, bool]:
+        return (
+            ranked.isdisjoint(row["like_key"] for row in rows[other]),
+            rows[other][0]["seed_group"] == own[0]["seed_group"],
+        )
+
+    return sorted(found, key=order)
+
+
+def common(rows: Mapping[str, Sequence[Row]], run_ids: Iterable[str]) -> list[Row] | None:
+    """Of each run the evaluation that `compare` would take; None if they share no protocol."""
+    return by_one_protocol([rows[run_id] for run_id in run_ids], lambda row: row)
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["dataset"], *protocol_key(row)
+
+
+def p_text(p: float) -> str:
+    """A p-value: ``p = 8e-5``, ``p = 0.013``."""
+    if p >= 1e-3:
+        return f"p = {p:.2g}"
+    mantissa, _, exponent = f"{p:.0e}".partition("e")
+    return f"p = {mantissa}e{int(exponent)}"
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """A difference of accuracies in points, with its interval where there is one."""
+    text = f"{100 * difference:+.2f}"
+    return text if math.isnan(low) else f"{text} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def result_line(result: PairedComparison) -> str:
+    """``A 22.80, B 17.00, A - B +5.80 [+2.97, +8.69], p = 8e-5``."""
+    a, b = ((result.both + only) / result.n for only in (result.only_a, result.only_b))
+    gap = points(result.difference, result.low, result.high)
+    return f"A {100 * a:.2f}, B {100 * b:.2f}, A - B {gap}, {p_text(result.p_value)}"
+
+
+def meaning(result: PairedComparison) -> str:
+    """What the interval and the p-value say, and what they do not."""
+    split = max(result.only_a, result.only_b)
+    tested = result.only_a + result.only_b
+    if not tested:
+        return f"Both are correct on the same of the {result.n:,} images: nothing is left to test."
+    contains_zero = result.low <= 0 <= result.high
+    verdict = (
+        "The interval contains zero: these images do not show which of the two is better."
+        if contains_zero
+        else f"On these images {'A' if result.difference > 0 else 'B'} is correct more often."
+    )
+    p = p_text(result.p_value).removeprefix("p = ")
+    return (
+        f"{verdict} Exactly one of them is correct on {tested:,} of {result.n:,} images: A on "
+        f"{result.only_a:,}, B on {result.only_b:,}. If each of the {tested:,} were as likely to "
+        f"go to either, a split of {split:,} to {tested - split:,} or beyond, to either side, "
+        f"would come up with a probability of {p} (exact McNemar test). It is not the probability "
+        "that they are equally good. The interval (95%, Newcombe) is of these two trained models; "
+        "how much another seed would change it, it cannot say."
+    )
+
+
+def forest(comparison: Comparison) -> pd.DataFrame:
+    """A row a metric: ``title``, ``difference``, ``low``, ``high`` (points) and ``text``."""
+    metrics = dict(comparison.metrics)
+    last = next(reversed(metrics))
+    if last in ("aa", "robust") and len(metrics) > 1:
+        # It equals the accuracy after the last stage, which would be drawn twice.
+        metrics = {name: each for name, each in metrics.items() if name != last}
+    rows = [
+        {
+            "title": stage_title(name) if name == "clean" else f"after {stage_title(name)}",
+            "difference": 100 * each.difference,
+            "low": 100 * each.low,
+            "high": 100 * each.high,
+            "text": f"{points(each.difference, each.low, each.high)}, {p_text(each.p_value)}",
+        }
+        for name, each in metrics.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def seeds_line(compared: SeedsComparison, name: str) -> str:
+    """The same numbers over seeds: means, their difference, its interval and p-value."""
+    a, b = (group.metrics[name] for group in compared.groups)
+    means = ", ".join(
+        f"{letter} {100 * each.mean:.2f}"
+        + (f" ± {100 * each.std:.2f}" if each.n > 1 else "")
+        + f" ({each.n} seed{'s' * (each.n > 1)})"
+        for letter, each in (("A", a), ("B", b))
+    )
+    (differences,) = compared.differences
+    if name not in differences:
+        return f"{means}, A - B {100 * (a.mean - b.mean):+.2f}"
+    found = differences[name]
+    p = "" if math.isnan(found.p_value) else f", {p_text(found.p_value)}"
+    return f"{means}, A - B {points(found.difference, found.low, found.high)}{p}"
+
+
+def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
+    """The images on which exactly one is correct: ``index``, ``label``, ``correct``, ``a``, ``b``.
+
+    ``a`` and ``b`` are the classes that each predicts, of the attacked image unless ``name`` is
+    ``clean``.
+    """
+    (correct_a, correct_b), _ = shared_correct((a, b))
+    pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
+    prediction = "clean_pred" if name == "clean" else "adv_pred"
+    pairs = pairs.sort_values("index").assign(
+        correct=pd.Series(correct_a[name]).map({True: "A", False: "B"}).to_numpy(),
+        a=lambda frame: frame[f"{prediction}_a"],
+        b=lambda frame: frame[f"{prediction}_b"],
+    )
+    columns = ["index", "label", "correct", "a", "b"]
+    return pairs.loc[correct_a[name] != correct_b[name], columns].reset_index(drop=True)

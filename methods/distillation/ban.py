@@ -1,0 +1,93 @@
+"""BAN: generations of one network, each taught by the one before (Furlanello et al., 2018)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pydantic import Field
+
+from harness.config import merge
+from harness.method import Method, MethodCard, Recipe
+from methods import _pairs
+from methods._papers import cite
+from methods._recipes import SMALL, Overrides
+from methods.distillation.kd import KdParams, KdTask
+
+GENERATIONS = 2
+
+
+class BanParams(KdParams):
+    """Labels and the generation before have the same weight, without a temperature."""
+
+    label_weight: float = Field(1.0, ge=0)
+    kd_weight: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, gt=0)
+
+
+def generation(natural: Overrides, number: int) -> Overrides:
+    """The run of a generation, of which number 0 learns from labels alone.
+
+    Args:
+        natural: the natural training of the network.
+        number: >= 0.
+    """
+    if number == 0:
+        # It may be merged over a recipe with a teacher.
+        return {**natural, "teacher": None}
+    teacher = {
+        "arch": natural["model"]["arch"],
+        "method": "ban" if number > 1 else "vanilla",
+        "recipe": "auto",
+        "config": generation(natural, number - 1),
+        "minimum": None,
+    }
+    return {**natural, "teacher": teacher}
+
+
+def _pair(student: str, dataset: str) -> Overrides:
+    natural = _pairs.natural(dataset, student)
+    return merge(generation(natural, GENERATIONS), _pairs.BOTH_RULES)
+
+
+def _small(dataset: str) -> Overrides:
+    student = _pairs.small(dataset)
+    return generation({**student, "teacher": None}, GENERATIONS)
+
+
+def _recipes() -> dict[str, Recipe]:
+    found: dict[str, Recipe] = {name: partial(_small, name) for name in sorted(SMALL)}
+    for dataset in ("cifar10", "cifar100"):
+        student = _pairs.PAIRS[_pairs.DEFAULT_PAIR[dataset]].student
+        found[dataset] = partial(_pair, student, dataset)
+    pairs = [_pairs.PAIRS[name] for name in _pairs.CIFAR_PAIRS]
+    return found | {pair.recipe: partial(_pair, pair.student, pair.dataset) for pair in pairs}
+
+
+METHOD = Method(
+    card=MethodCard(
+        title="BAN",
+        family="distillation",
+        summary="A network learns from labels and from a trained network of its own architecture, "
+        "generation after generation.",
+        formula=(
+            r"\mathtt{label\_weight}\, \mathrm{CE}(s_k, y) + \mathtt{kd\_weight}\, T^2 "
+            r"D_{\mathrm{KL}}(\mathrm{Softmax}(s_{k-1} / T) \,\|\, \mathrm{Softmax}(s_k / T)), "
+            r"\quad T = \mathtt{temperature}"
+        ),
+        **cite("furlanello2018born"),
+        notes=(
+            "Recipes end with the second generation after the first network, which learns from "
+            "labels alone; a pair's recipe has its student in all of them. Each generation is a "
+            "run of its own, trained if it is missing and shared. More generations nest in "
+            "teacher.config.",
+            "All generations have one seed for their start and their batches unless teacher.seed "
+            "differs; the first has seed 0, like every teacher.",
+            "The paper's other objectives, which weight or permute the teacher's predictions, and "
+            "its ensembles of generations are left out.",
+        ),
+        needs_teacher=True,
+    ),
+    params=BanParams,
+    task=KdTask,
+    recipes=_recipes(),
+)

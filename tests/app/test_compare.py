@@ -1,0 +1,113 @@
+"""The comparison of two models: its numbers, its words, and which runs it offers."""
+
+import pytest
+from scipy.stats import binomtest
+
+from app import comparison
+from divergence_bench.cli.compare import compare as command
+from harness.evaluation.analysis.statistics import compare_paired
+from harness.store.database import Database
+
+IKL, KL, TRADES = "ikl-7ad16276ecfe", "kl-88897efe8687", "trades-75bbd56ef462"
+
+
+def words(at) -> str:
+    shown = [*at.title, *at.subheader, *at.markdown, *at.caption, *at.info, *at.warning]
+    return "\n".join(str(each.value) for each in shown).replace("\\", "")
+
+
+def seeds_of(results, method: str) -> list[str]:
+    runs = Database(results).query(
+        "SELECT run_id FROM runs WHERE method = ? ORDER BY seed", [method]
+    )
+    return runs["run_id"].tolist()
+
+
+def test_the_line_is_the_one_of_the_reference_runs(open_page, reference) -> None:
+    at = open_page("compare", reference, a=IKL, b=KL)
+    # As results/reference/README.md has them.
+    assert at.subheader[0].value == "A 22.80, B 17.00, A - B +5.80 [+2.97, +8.69], p = 8e-5"
+
+
+def test_the_line_and_its_meaning_are_those_of_the_stored_verdicts(open_page, small_store) -> None:
+    results, ids = small_store
+    at = open_page("compare", results, a=ids["a"], b=ids["b"])
+    pairs = Database(results).query(
+        """SELECT a.broken_by IS NULL AS a, b.broken_by IS NULL AS b
+        FROM verdicts a JOIN verdicts b USING (index) WHERE a.run_id = ? AND b.run_id = ?""",
+        [ids["a"], ids["b"]],
+    )
+    only_a, only_b = int((pairs["a"] & ~pairs["b"]).sum()), int((~pairs["a"] & pairs["b"]).sum())
+    line = at.subheader[0].value
+    gap = 100 * (only_a - only_b) / 40
+    assert line.startswith(f"A {100 * pairs['a'].mean():.2f}, B {100 * pairs['b'].mean():.2f}, ")
+    assert f"A - B {gap:+.2f} [" in line
+    assert line.endswith(f"p = {binomtest(only_a, only_a + only_b).pvalue:.2g}")
+    assert f"A on {only_a}, B on {only_b}" in words(at)
+    assert "not the probability that they are equally good" in words(at)
+    assert at.table[0].value.to_numpy().sum() == 40
+
+
+def test_seeds_are_compared_as_by_the_command_line(open_page, reference, capsys) -> None:
+    (a, *_), (b, *_) = (seeds_of(reference, name) for name in ("ikl-kd", "kd"))
+    text = words(open_page("compare", reference, a=a, b=b))
+    # As results/reference/README.md has them.
+    assert "A 26.57 ± 0.06 (3 seeds), B 22.65 ± 0.42 (3 seeds), A - B +3.92 [+2.91, +4.93]" in text
+    command([*seeds_of(reference, "ikl-kd"), *seeds_of(reference, "kd")], results=reference)
+    assert "+3.92 [+2.91, +4.93]" in capsys.readouterr().out
+
+
+def test_only_runs_of_the_same_protocol_are_offered(open_page, reference) -> None:
+    at = open_page("compare", reference, a=IKL, b=KL)
+    offered = at.selectbox(key="b-choice").options
+    assert len(offered) == 5
+    assert all("cifar10," in title for title in offered)
+    assert any(TRADES in title for title in offered)
+
+
+def test_runs_of_different_protocols_are_not_offered(open_page, store_run, tmp_path) -> None:
+    runs = [store_run(tmp_path, "ikl", "IKL-AT", seed=n, eps=e) for n, e in enumerate((0.1, 0.3))]
+    at = open_page("compare", tmp_path, a=runs[0], b=runs[1])
+    assert "two finished runs of the same protocol" in words(at)
+    runs += [store_run(tmp_path, "trades", "TRADES", seed=3, eps=0.3)]
+    at = open_page("compare", tmp_path, a=runs[1])
+    assert at.selectbox(key="b-choice").value == runs[2]
+    assert "1 evaluated runs whose protocol no other run shares" in words(at)
+
+
+def test_only_what_differs_beyond_the_method_is_warned_of(open_page, reference) -> None:
+    at = open_page("compare", reference, a=IKL, b=KL)
+    warnings = [box.value.replace("\\", "") for box in at.warning]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("They differ in more than the method: ")
+    assert "params." not in warnings[0]
+
+
+def test_the_forest_has_every_stage_once(small_store, open_page) -> None:
+    results, ids = small_store
+    at = open_page("compare", results, a=ids["a"], b=ids["b"])
+    assert "as a table" in " ".join(each.label for each in at.expander).lower()
+    verdicts = [[True, True, False, False], [True, False, False, True]]
+    paired = compare_paired(*verdicts)
+    compared = comparison.Comparison(
+        "a", "b", ("x", "y"), (), {}, 4, {"clean": paired, "square": paired, "aa": paired}
+    )
+    frame = comparison.forest(compared)
+    assert frame["title"].tolist() == ["Clean", "after Square"]
+    assert frame["difference"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(8.2e-5, "p = 8e-5"), (1.0, "p = 1"), (0.0134, "p = 0.013"), (4.1e-38, "p = 4e-38")],
+)
+def test_a_p_value_is_short(p, text) -> None:
+    assert comparison.p_text(p) == text
+
+
+def test_runs_are_named_by_method_dataset_architecture_and_seed(open_page, small_store) -> None:
+    results, ids = small_store
+    at = open_page("compare", results, a=ids["a"], b=ids["b"])
+    assert at.selectbox(key="a-choice").value == ids["a"]
+    assert f"IKL-AT, digits, resnet8, seed 1, {ids['a']}" in at.selectbox(key="a-choice").options
+    assert "Linf 0.15, AutoAttack, n = 40." in words(at)

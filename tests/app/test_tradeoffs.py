@@ -1,0 +1,130 @@
+"""Trade-offs: which points there are, which share a chart, and what is left out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from app.tradeoff_points import (
+    ALONE,
+    GENERATED,
+    SOURCES,
+    family_of,
+    fronts,
+    labelled,
+    printed_points,
+    run_points,
+)
+from leaderboards.printed import load_reported
+
+P, S = (SOURCES[badge] for badge in "PS")
+
+
+def words(at) -> str:
+    return "\n".join(str(each.value) for each in (*at.caption, *at.markdown)).replace("\\", "")
+
+
+def test_printed_points_are_the_printed_numbers() -> None:
+    points = printed_points()
+    row = points[(points["name"] == "IKL-AT") & (points["clean"] == 66.51)]
+    assert row["aa"].tolist() == [31.45]
+    # Table 1 prints the same model.
+    assert row["where"].tolist() == ["Tables 1, 2"]
+
+
+def test_printed_times_are_shown_with_printed_accuracies(open_page, empty) -> None:
+    axes = {"x": "Seconds per step", "y": "Clean accuracy (%)"}
+    frame = open_page("tradeoffs", empty, ds="imagenet", **axes).dataframe[0].value
+    printed = load_reported()
+    printed = printed[printed["table"] == 3].set_index(["method", "student_or_arch"])
+    times = printed[printed["metric"] == "sec_per_iter"]["value"]
+    accuracies = printed[printed["metric"] == "top1"]["value"]
+    assert set(zip(frame["x"], frame["y"], strict=True)) == {
+        (times[key], accuracies[key]) for key in times.index
+    }
+    assert len(frame) == 4
+
+
+def test_points_of_different_attacks_share_no_chart(open_page, store_run, tmp_path) -> None:
+    for seed, (eps, weight) in enumerate(((0.15, 1.0), (0.15, 2.0), (0.02, 1.0))):
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed, eps=eps, weight=weight)
+    own, other = (f"Linf {eps}, AutoAttack" for eps in (0.15, 0.02))
+    at = open_page("tradeoffs", tmp_path, ds="digits")
+    assert len(at.dataframe[0].value) == 2
+    assert at.selectbox(key="protocol").value == own
+    assert "2 points. Left out: 1 of other attacks." in words(at)
+    at = open_page("tradeoffs", tmp_path, ds="digits", protocol=other)
+    assert len(at.dataframe[0].value) == 1
+
+
+def test_seeds_of_one_configuration_are_one_point(open_page, store_run, tmp_path) -> None:
+    for seed in range(3):
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed)
+    store_run(tmp_path, "ikl", "IKL-AT", seed=3, status="error")
+    at = open_page("tradeoffs", tmp_path, ds="digits")
+    (row,) = at.dataframe[0].value.to_dict("records")
+    assert row["note"] == "n = 40, mean of 3 seeds ± deviation"
+    assert "Left out: 1 runs without a finished evaluation" in words(at)
+
+
+def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
+    values = [0.5, 0.6, 0.7]
+    runs = pd.DataFrame(
+        {
+            "run_id": list("abc"), "title": "IKL-AT", "arch": "resnet8", "teacher": None,
+            "dataset": "digits", "scale": "small", "partial": False, "seed_group": "g",
+            "like_key": "k", "generated_name": None, "attacks": "apgd-ce", "norm": "Linf",
+            "eps": 0.1, "precision": "float32", "attack_version": "x y", "n": 10,
+            "clean": 0.9, "clean_low": 0.8, "clean_high": 0.95, "robust": values,
+            "robust_low": 0.1, "robust_high": 0.9, "aa": np.nan, "sec_per_iter": [1.0, 2.0, 3.0],
+            "train_seconds": 3600.0,
+        }
+    )  # fmt: skip
+    (point,) = run_points(runs).to_dict("records")
+    assert point["robust"] == pytest.approx(60)
+    assert point["robust_high"] - point["robust"] == pytest.approx(10)
+    assert np.isnan(point["aa"])
+    assert (point["sec_per_iter"], point["seeds"], point["family"]) == (2, 3, "IKL, GKL")
+
+
+def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:
+    at = open_page("tradeoffs", reference, ds="cifar10")
+    assert set(at.dataframe[0].value["source"]) == {P}
+    assert "3 small-scale" in words(at)
+    at = open_page("tradeoffs", reference, ds="cifar10", small="true")
+    frame = at.dataframe[0].value
+    assert (frame["source"] == S).sum() == 3
+    assert "small-scale" not in words(at).split("Left out")[1]
+    front = next(each.value for each in at.markdown if "on the front" in each.value)
+    assert "resnet8" not in front
+
+
+def test_each_kind_of_training_data_has_its_own_front() -> None:
+    points = printed_points()
+    shown = points[(points["dataset"] == "cifar100") & points["aa"].notna()]
+    found = fronts(shown.assign(x=shown["clean"], y=shown["aa"]), x_lower=False, y_lower=False)
+    assert set(found) == {ALONE, GENERATED}
+    assert found[GENERATED]["aa"].tolist() == [39.18]
+    assert found[ALONE]["aa"].tolist() == [31.67, 31.45, 29.1]
+
+
+def test_names_do_not_overlap() -> None:
+    points = pd.DataFrame(
+        {"x": [0.0, 0.01, 1.0], "y": [0.0, 0.0, 1.0], "short": ["aaaa", "bbbb", "c"]}
+    ).assign(family=["other", "IKL, GKL", "other"])
+    shown = labelled(points, pd.Index([]), (400, 300))
+    assert shown.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("IKL-AT", "IKL, GKL"),
+        ("KL baseline (improved TRADES)", "KL, DKL"),
+        ("KL (TRADES + AWP + growing epsilon)", "KL, DKL"),
+        ("DKL + BA", "KL, DKL"),
+        ("TRADES", "TRADES"),
+        ("AWP", "other methods"),
+    ],
+)
+def test_a_family_is_told_by_the_name(name, family) -> None:
+    assert family_of(name) == family

@@ -1,0 +1,88 @@
+"""Logit standardisation against SciPy, and its base methods against transcriptions."""
+
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import zscore
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from harness.errors import UserError
+from harness.registry import METHODS
+from methods.distillation.logit_std import standardised
+from tests.methods.conftest import assert_same_loss
+from tests.methods.distillation.conftest import Step
+
+
+def z(logits: Tensor) -> Tensor:
+    rows = []
+    for row in logits:
+        mean = row.sum() / len(row)
+        deviation = ((row - mean) ** 2).sum() / (len(row) - 1)
+        rows.append((row - mean) / (deviation.sqrt() + 1e-7))
+    return torch.stack(rows)
+
+
+def kl(t: Tensor, s: Tensor) -> Tensor:
+    p, q = t.softmax(1), s.softmax(1)
+    return (p * (p / q).log()).sum(1).mean()
+
+
+def test_standardised_is_scipys() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(4, 9, dtype=torch.float64)
+    expected = torch.as_tensor(zscore(logits.numpy(), axis=1, ddof=1))
+    torch.testing.assert_close(standardised(logits), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_kd_as_released(step: Step) -> None:
+    s, t, y = step.student.outputs.logits, step.batch.teacher_logits, step.batch.y
+    expected = 0.1 * cross_entropy(s, y) + 9 * 4 * kl(z(t) / 2, z(s) / 2)
+    assert_same_loss(step.loss(step.make_task("logit-std")), expected, *step.student.leaves())
+
+
+@pytest.mark.parametrize("base", ["kd", "dkd", "ikl-kd", "gkl-kd", "dist"])
+def test_any_logit_method_takes_it(step: Step, base: str) -> None:
+    """The base's loss without labels, of logits that a test standardises, and the labels' own."""
+    s, y = step.student.outputs.logits, step.batch.y
+    found = step.loss(step.make_task("logit-std", base=base, base_params={"label_weight": 0.3}))
+    plain = step.make_task(base, label_weight=0.0)
+    step.batch.teacher_output = z(step.batch.teacher_logits)
+    other = plain.loss(lambda x: z(s), step.batch).loss
+    assert_same_loss(found, 0.3 * cross_entropy(s, y) + other, *step.student.leaves())
+
+
+def test_state_of_the_base_is_the_tasks(step: Step) -> None:
+    """Class means of standardised logits are gathered, kept in checkpoints and used."""
+    params = {"base": "ikl-kd", "base_params": {"global_information": True}}
+    task, resumed = (step.make_task("logit-std", **params) for _ in range(2))
+    before = step.loss(task)
+    task.observe(step.batch, task.loss(step.student, step.batch))
+    task.end_epoch(1)
+    assert not torch.equal(step.loss(task), before)
+    resumed.load_state_dict(task.state_dict())
+    assert torch.equal(step.loss(resumed), step.loss(task))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"base": "crd"}, "does not distil the logits of one view"),
+        ({"base": "vanilla", "base_params": {}}, "does not distil the logits of one view"),
+        ({"base": "logit-std", "base_params": {}}, "does not distil the logits of one view"),
+        ({"base": "kdd"}, "unknown method 'kdd'"),
+        ({"base": "kd", "base_params": {"tau": 2}}, "params.base_params.tau"),
+    ],
+)
+def test_other_bases_are_refused(step: Step, params: dict[str, Any], message: str) -> None:
+    if params["base"] == "crd":
+        params = {**params, "base_params": {"negatives": 9}}
+    with pytest.raises(UserError, match=message):
+        step.make_task("logit-std", **params)
+
+
+def test_recipes_have_the_logged_settings() -> None:
+    recipes = METHODS.get("logit-std").recipes
+    found = recipes["table5/vgg13-vgg8"]()["params"]["base_params"]
+    assert found == {"label_weight": 0.1, "kd_weight": 9.0, "temperature": 3.0}

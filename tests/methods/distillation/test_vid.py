@@ -1,0 +1,51 @@
+"""VID against a plain transcription of the Gaussian's log-likelihood."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tests.methods.conftest import assert_same_loss
+from tests.methods.distillation.conftest import Step
+
+
+def predicted(maps: Tensor, mean: nn.Sequential) -> Tensor:
+    """Three linear maps of the channels at each place, ReLU between them."""
+    for number in (0, 2, 4):
+        maps = torch.einsum("ok,bkhw->bohw", mean[number].weight[:, :, 0, 0], maps)
+        if number < 4:
+            maps = maps.clamp_min(0)
+    return maps
+
+
+def test_loss_is_the_plain_one(step: Step) -> None:
+    """The likelihood is torch's of a normal variable, up to the constant."""
+    task = step.make_task("vid", label_weight=0.5, prediction_weight=3.0)
+    for predictor in task.predictors:
+        nn.init.normal_(predictor.raw_variance)
+    student, teacher = step.student.outputs, step.teacher_features
+    total = torch.zeros((), dtype=torch.float64)
+    stages = zip(student.stages[1:], teacher.stages[1:], task.predictors, strict=True)
+    for s, t, predictor in stages:
+        variance = (1 + predictor.raw_variance.exp()).log() + 1e-5
+        normal = torch.distributions.Normal(
+            predicted(s, predictor.mean), variance.sqrt()[:, None, None]
+        )
+        constant = 0.5 * torch.tensor(2 * torch.pi, dtype=torch.float64).log()
+        total = total - (normal.log_prob(t) + constant).mean()
+    expected = 0.5 * cross_entropy(student.logits, step.batch.y) + 3.0 * total
+    assert_same_loss(step.loss(task), expected, *step.student.leaves(), task)
+
+
+def test_released_settings(step: Step) -> None:
+    task = step.make_task("vid")
+    assert (task.params.prediction_weight, task.params.initial_variance) == (1, 5)
+    for predictor in task.predictors:
+        variance = (1 + predictor.raw_variance.exp()).log() + 1e-5
+        assert variance.tolist() == pytest.approx([5.0] * len(variance))
+
+
+def test_variances_are_trained(step: Step) -> None:
+    task = step.make_task("vid")
+    step.loss(task).backward()
+    assert all(bool(each.raw_variance.grad.any()) for each in task.predictors)
