@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from divergence_bench.api import (
         attack,
         datasets,
+        decide,
         evaluate,
         load_model,
         methods,
@@ -34,6 +35,7 @@ __all__ = [
     "attack",
     "compare",
     "datasets",
+    "decide",
     "evaluate",
     "load_model",
     "losses",

@@ -15,6 +15,7 @@ from harness.config import STANDARD_ATTACKS, EvalProtocol
 from harness.data import DATASETS, dataset_info
 from harness.data.base import DatasetSource
 from harness.errors import UserError
+from harness.evaluation.analysis.sequential import DecisionRule
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.protocol import check_diameter
@@ -23,6 +24,7 @@ from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
+from harness.experiment.decide import Decision, until_decided
 from harness.models import ARCHITECTURES, Architecture
 from harness.models.external.probe import (
     FunctionModel,
@@ -35,7 +37,7 @@ from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics, normalized
 from harness.progress import Reporter
 from harness.registry import METHODS
-from harness.store.rundir import RunDirectory, stored_run
+from harness.store.rundir import EvaluationDirectory, RunDirectory, stored_run
 from harness.training.build import choose_device
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def evaluate(
     norm: str = "Linf",
     eps: float | str | Sequence[float | str] | None = None,
     n: int | None = None,
+    precision: float | None = None,
     name: str | None = None,
     results: str | Path = "results",
     device: str = "auto",
@@ -100,6 +103,9 @@ def evaluate(
             evaluated, and the result is that of the largest. Default: the dataset's customary
             Linf radius.
         n: evaluate the first ``n`` test images; such a result is marked partial.
+        precision: draw images at random, and stop once robust accuracy on all of them is known
+            to within this, such as 0.01, by an interval that is valid at any stopping time. The
+            result is marked sequential and partial; ``n`` then bounds the images drawn.
         name: what tables call the model; default: its class.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -117,8 +123,10 @@ def evaluate(
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
     stages = PRESETS.get(attacks, attacks) if isinstance(attacks, str) else tuple(attacks)
-    given = {"attacks": stages, "norm": norm, "eps": eps, "limit": n, "workers": workers}
+    given = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
+    given |= {"limit": n} if precision is None else {"half_width": precision, "n_max": n}
     given |= settings
+    sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
     _refuse_unused(
         model,
@@ -134,13 +142,18 @@ def evaluate(
         if data != run.record["dataset"]:
             raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
         own = (run.record.get("config") or {}).get("evaluation", {})
-        protocol = resolve.evaluation({"eps": own.get("eps", 8 / 255)}, given, ())
+        default = {"eps": own.get("eps", 8 / 255)}
+        if sequential:
+            default |= resolve.random_order(dataset_info(run.record["dataset"]))
+        protocol = resolve.evaluation(default, given, ())
         return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
         raise UserError("no customary radius of these images is known: give eps, such as 8 / 255")
-    protocol = resolve.evaluation({"eps": loaded.info.default_eps}, given, ())
+    default = {"eps": loaded.info.default_eps}
+    default |= resolve.random_order(loaded.info) if sequential else {}
+    protocol = resolve.evaluation(default, given, ())
     where: dict[str, Any] = {
         "results": folder,
         "reporter": reporter,
@@ -178,6 +191,65 @@ def evaluate(
         return result_of(outcome)
     finally:
         module.to(before)
+
+
+def decide(
+    a: Model,
+    b: Model,
+    data: Any,
+    *,
+    margin: float = 0.01,
+    alpha: float = 0.05,
+    n: int | None = None,
+    results: str | Path = "results",
+    workers: int = 1,
+    quiet: bool = False,
+    **settings: Any,
+) -> Decision:
+    """Find out which of two models is more robust, on as few images as that needs.
+
+    Both are attacked on the same images, drawn at random. After each chunk the difference of their
+    robust accuracies on the whole test set is known by an interval that is valid at any stopping
+    time. The evaluations are stored, and the same call again continues or returns them.
+
+    Args:
+        a: the first model, as for ``evaluate``.
+        b: the second.
+        data: the test images, as for ``evaluate``.
+        margin: the models are equal if their accuracies differ by no more than this.
+        alpha: probability of calling one better where there is no difference, or equal where they
+            differ by more than the margin.
+        n: stop undecided after so many images.
+        results: the results folder.
+        workers: processes that share the work.
+        quiet: show no progress.
+        **settings: further arguments of ``evaluate``, for both models.
+
+    Raises:
+        UserError: a model, the data or a setting cannot be used; the message says why.
+    """
+    folder, reporter = Path(results), Reporter(quiet=quiet)
+    shared: dict[str, Any] = {
+        "results": folder,
+        "workers": workers,
+        "quiet": quiet,
+        "order": "random",
+    }
+
+    def grow(model: Model) -> Callable[[int], EvaluationDirectory]:
+        def evaluate_on(images: int) -> EvaluationDirectory:
+            found = evaluate(model, data, **settings, **shared, n_max=images)
+            return RunDirectory(folder, found.run_id).evaluation(found.evaluation_id)
+
+        return evaluate_on
+
+    return until_decided(
+        grow(a),
+        grow(b),
+        DecisionRule(alpha, margin, n),
+        chunks=workers,
+        show=lambda look: reporter.line(str(look)),
+    )
 
 
 def train(

@@ -141,7 +141,8 @@ def paired_blocks(comparison: Comparison) -> list[Block]:
         *(f"note: {note}" for note in comparison.notes),
         protocol_text(comparison.protocol, comparison.shared),
     )
-    titles = ("after", "A %", "B %", "A - B points [95%]", "McNemar p", "agree %")
+    test = "p at any n" if comparison.sequential else "McNemar p"
+    titles = ("after", "A %", "B %", "A - B points [95%]", test, "agree %")
     rows = tuple(_paired_row(name, each) for name, each in comparison.metrics.items())
     counts = (
         ("A right", str(paired.both), str(paired.only_a)),

@@ -79,6 +79,8 @@ def evaluate(
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
+    precision: opt.Precision = None,
+    n_max: opt.NMax = None,
     workers: opt.Workers = None,
     save_adversarial: opt.SaveAdversarial = None,
     data_root: opt.DataRoot = None,
@@ -112,6 +114,10 @@ def evaluate(
         default = {"eps": dataset_info(dataset).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+    if precision is not None or n_max is not None:
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        default = default | resolve.random_order(info)
+        overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=quiet or as_json)
 
@@ -162,8 +168,8 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], **options: str | int | None
-) -> dict[str, str | int | None]:
+    assignments: Sequence[str], **options: str | int | float | None
+) -> dict[str, str | int | float | None]:
     """Return the options that are fields of ``EvalConfig``.
 
     Raises:
@@ -193,8 +199,8 @@ def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
     summary.render(console)
     print_curve(curve, directory.evaluation(evaluation_id).record, console)
     print(f"stored in {outcome.directory}")
-    folder = "" if results == opt.RESULTS else f" --results {shlex.quote(str(results))}"
-    print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+    place = "" if results == opt.RESULTS else f" --results {shlex.quote(str(results))}"
+    print(f"see it again: python -m harness show {outcome.run_id}{place}")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def list_(
 def method_rows() -> list[Row]:
     """Return a row a method."""
     loaded, broken = METHODS.load_all()
-    rows = {
+    rows: dict[str, Row] = {
         name: {
             "method": name,
             "family": method.card.family,

@@ -33,6 +33,7 @@ VERBS = {
     "list": ("list:list_", "List methods, recipes, datasets, models or runs."),
     "show": ("show:show", "Show one run with its table, or a method's card."),
     "compare": ("compare:compare", "Compare runs image by image, or methods over seeds."),
+    "decide": ("decide:decide", "Find out which of two runs is more robust on few images."),
     "report": ("report:report", "Show a table of the paper with our numbers beside it."),
     "leaderboards": ("report:leaderboards", "Import and export entries of public leaderboards."),
     "app": ("show:browse", "Show leaderboards and runs in the browser."),

@@ -55,6 +55,18 @@ def flag(name: str, help: str, panel: str | None = None) -> Any:
     return Option(name, metavar="", help=help, rich_help_panel=panel)
 
 
+def share(text: str) -> float:
+    """Read a percentage such as ``1%``, or a fraction such as ``0.01``."""
+    number, percent, rest = text.partition("%")
+    try:
+        fraction = float(number) / (100 if percent else 1)
+    except ValueError:
+        fraction = -1.0
+    if rest.strip() or not 0 <= fraction < 1:
+        raise typer.BadParameter(f"{text!r} is no percentage such as 1% or 0.01")
+    return fraction
+
+
 def existing(context: typer.Context, results: Path) -> Path:
     """Refuse a results folder that is given but not there: a command that reads finds nothing.
 
@@ -133,6 +145,16 @@ EvalLimit = Annotated[
     int | None,
     value("N", "Evaluate the first N test images; marks the result partial.", ATTACK),
 ]
+Precision = Annotated[
+    float | None,
+    value(
+        "PERCENT",
+        "Draw images at random and stop once robust accuracy is known to within this.",
+        ATTACK,
+        parser=share,
+    ),
+]
+NMax = Annotated[int | None, value("N", "Draw images at random, at most so many.", ATTACK)]
 SaveAdversarial = Annotated[
     str | None,
     value("KIND", "Keep the adversarial images: float32 or uint8.", ATTACK),

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from typer.core import TyperGroup
+
 from divergence_bench.cli.main import VERBS, command
 from divergence_bench.cli.tables import markdown_text
 
@@ -20,11 +22,11 @@ def commands() -> Iterator[tuple[str, Any]]:
     """Every verb, those of groups too, with its Click command: ``db merge`` for one."""
 
     def within(name: str, found: Any) -> Iterator[tuple[str, Any]]:
-        inner = getattr(found, "commands", None)
-        if inner is None:
+        if not isinstance(found, TyperGroup):
             yield name, found
-        for each in inner or ():
-            yield from within(f"{name} {each}", inner[each])
+            return
+        for each, inner in found.commands.items():
+            yield from within(f"{name} {each}", inner)
 
     for verb in VERBS:
         yield from within(verb, command(verb))
@@ -54,7 +56,7 @@ def _flag(option: Any) -> str:
 def _meaning(option: Any) -> str:
     default = option.default
     known = default not in (None, False) and not callable(default)
-    return option.help + (f" Default: {default}." if known else "")
+    return f"{option.help} Default: {default}." if known else str(option.help)
 
 
 def main(path: Path) -> None:

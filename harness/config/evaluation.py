@@ -37,6 +37,12 @@ class EvalSettings(Section):
         attacks: stages in order; each attacks only what survived the ones before it.
         budget: how long they search; another than the standard one labels the result.
         limit: evaluate the first so many test images; such a result is marked partial.
+        order: ``random`` draws images in an order that follows from the seed, so that an evaluation
+            may stop early. Such a result is sequential: it can be extended, and never ranks with
+            one on all images in the order of the file.
+        half_width: with random order, stop once the interval of robust accuracy, valid at any
+            stopping time, reaches no further than this to either side of its middle.
+        n_max: with random order, stop after so many images (rounded up to whole chunks).
         chunk_size: images per unit of work; part of the protocol, as each chunk has its own seed.
         seed: from it and the chunk's number each chunk's seed is derived.
         accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
@@ -51,6 +57,9 @@ class EvalSettings(Section):
     attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
     budget: AttackBudget = identity(AttackBudget())
     limit: int | None = identity(None, ge=1)
+    order: Literal["file", "random"] = identity("file")
+    half_width: float | None = cost(None, gt=0, lt=0.5)
+    n_max: int | None = cost(None, ge=1)
     chunk_size: int = identity(250, ge=1)
     seed: int = identity(0, ge=0)
     accelerate: bool = identity(True)
@@ -70,18 +79,25 @@ class EvalSettings(Section):
     def _consistent(self) -> Self:
         if len(set(self.attacks)) != len(self.attacks):
             raise ValueError(f"an attack is named twice in {', '.join(self.attacks)}")
+        if self.order == "file" and (self.half_width or self.n_max):
+            raise ValueError("half_width and n_max need order=random: set evaluation.order=random")
+        if self.order == "random" and self.limit:
+            raise ValueError("limit takes the first images, and order=random draws them: use n_max")
         if self.compile and not self.accelerate:
             raise ValueError("compile needs accelerate: it is the accelerated copy that compiles")
         return self
 
     def identity_payload(self) -> dict[str, Any]:
-        """The fields that change the answer; the standard budget is left out.
+        """The fields that change the answer; the standard budget and order are left out.
 
-        Standard evaluations keep the names they had before the budget was a setting.
+        Standard evaluations keep the names they had before these were settings. ``half_width`` and
+        ``n_max`` are no part: they decide how many images are drawn, and change no verdict.
         """
         payload = super().identity_payload()
         if self.budget == AttackBudget():
             del payload["budget"]
+        if self.order == "file":
+            del payload["order"]
         return payload
 
 

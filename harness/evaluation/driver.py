@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -18,6 +19,7 @@ from harness import provenance
 from harness.config import EvalConfig, EvalProtocol, eps_text
 from harness.data.base import ImageSource
 from harness.evaluation.analysis.flags import Flag, counted
+from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
@@ -34,7 +36,7 @@ from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.files import DamagedFile
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
-from harness.store.verdicts import survivors, verdicts_digest, write_verdicts
+from harness.store.verdicts import verdicts_digest, write_verdicts
 
 PLANNING_IMAGES = 32
 NotifyFn = Callable[[str], None]
@@ -113,7 +115,8 @@ def evaluate(
             )
             directory = run.evaluation(identity)
             result = stored_result(directory, protocol)
-            if result is None or protocol.save_adversarial != "no":
+            enough = is_enough(directory, protocol)
+            if result is None or not enough or protocol.save_adversarial != "no":
                 job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
@@ -153,12 +156,8 @@ def finish(
         early.append(doubt)
     for flag in early:
         notify(f"note: {flag.name}: {flag.detail}")
-    if missing := job.missing():
-        executor.attack(job, missing, progress)
+    tables, facts = attack_chunks(job, executor, progress)
     progress(1.0, "")
-    # Chunks come from their files, also those that were made just now: as after an interruption.
-    paths = [job.directory.chunk_path(number) for number in range(job.chunks)]
-    tables, facts = zip(*map(read_chunk, paths), strict=True)
     verdicts, stages = pa.concat_tables(tables), stage_totals(facts)
     clean_not_finite = sum(chunk["clean_not_finite"] for chunk in facts)
     flags = [
@@ -169,10 +168,10 @@ def finish(
     ]
     ensure_unchanged(job.model, job.model_sha256)
     write_verdicts(verdicts, job.directory.verdicts_path)
-    metrics = accuracies(verdicts, job.protocol, job.num_classes)
+    metrics = accuracies(verdicts, job.protocol, job.num_classes, len(job.images))
     job.directory.end(
         "success",
-        **about(job),
+        **about(job, len(verdicts)),
         metrics=metrics,
         verdicts_digest=verdicts_digest(verdicts),
         wall_s=sum(chunk["seconds"] for chunk in facts),
@@ -183,6 +182,54 @@ def finish(
     return EvaluationResult(
         job.directory.evaluation_id, job.protocol, metrics, verdicts.to_pandas()
     )
+
+
+def attack_chunks(
+    job: Job, executor: ChunkExecutor, progress: ProgressFn
+) -> tuple[list[pa.Table], list[dict[str, Any]]]:
+    """Attack chunks from the first on, all or until the evaluation may stop.
+
+    Chunks come from their files, also those that were made just now: as after an interruption.
+
+    Returns:
+        The verdicts and the facts of each chunk that counts.
+    """
+    protocol, tables, facts = job.protocol, [], []
+    step = job.chunks if protocol.half_width is None else max(1, protocol.workers)
+    for start in range(0, job.chunks, step):
+        numbers = range(job.chunks)[start : start + step]
+        missing = job.missing(numbers)
+        finished = numbers[-1] + 1 - len(missing)
+        if missing:
+            executor.attack(job, missing, _share(progress, finished, len(missing), job.chunks))
+        for number in numbers:
+            verdicts, about_chunk = read_chunk(job.directory.chunk_path(number))
+            tables.append(verdicts)
+            facts.append(about_chunk)
+        if protocol.half_width is not None:
+            robust = pa.concat_tables(tables)["broken_by"].is_null().to_numpy()
+            if is_narrow(confidence_interval(robust, len(job.images)), protocol):
+                break
+    return tables, facts
+
+
+def is_narrow(interval: tuple[float, float], protocol: EvalProtocol) -> bool:
+    """Whether an interval is as narrow as the protocol wants it."""
+    low, high = interval
+    return protocol.half_width is not None and high - low <= 2 * protocol.half_width
+
+
+def is_enough(directory: EvaluationDirectory, protocol: EvalProtocol) -> bool:
+    """Whether a finished evaluation has as many images as its protocol asks for now.
+
+    Only one in random order can have too few: an earlier call asked for less precision.
+    """
+    record = directory.record if directory.exists else {}
+    if protocol.order == "file" or record.get("status") != "success":
+        return protocol.order == "file"
+    population, robust = record["protocol"]["population"], record["metrics"]["robust"]
+    most = min(population, protocol.n_max or population)
+    return record["protocol"]["n"] >= most or is_narrow((robust["low"], robust["high"]), protocol)
 
 
 def stored_result(
@@ -233,25 +280,31 @@ def plan_of(job: Job) -> Plan:
     return plan
 
 
-def about(job: Job) -> dict[str, Any]:
+def about(job: Job, n: int | None = None) -> dict[str, Any]:
     """What an evaluation's record says from the start.
 
     Its ``protocol`` is what a number of this evaluation must be quoted with.
+
+    Args:
+        job: the evaluation.
+        n: how many of its images were attacked; by default all.
     """
     protocol, images = job.protocol, job.images
-    rows = images.rows[: protocol.limit]
+    rows = images.rows[job.positions][:n]
+    random = protocol.order == "random"
     return {
         "acceleration": asdict(job.plan),
         "planned_on": job.device.type,
         "protocol": {
             **protocol.identity_payload(),
             "n": len(rows),
+            **({"population": len(images)} if random else {}),
             "attack_version": attack_version(protocol, job.num_classes),
             "standard": is_standard(protocol, job.num_classes),
             "index_sha256": hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest(),
             "data_sha256": images.sha256,
             "model_sha256": job.model_sha256,
-            "partial": protocol.limit is not None or not images.complete,
+            "partial": random or protocol.limit is not None or not images.complete,
         },
         "provenance": provenance.collect(job.device),
         "arithmetic": arithmetic(),
@@ -259,14 +312,23 @@ def about(job: Job) -> dict[str, Any]:
 
 
 def accuracies(
-    verdicts: pa.Table, protocol: EvalProtocol, num_classes: int
+    verdicts: pa.Table, protocol: EvalProtocol, num_classes: int, population: int
 ) -> dict[str, dict[str, float]]:
-    """Accuracy with its 95% Wilson interval: clean, after each stage, and after all of them.
+    """Accuracy with its 95% interval: clean, after each stage, and after all of them.
 
-    The last is also ``robust``, and ``aa`` where the attacks are the standard ones.
+    The interval is Wilson's; of images in random order, one of the accuracy on all ``population``
+    images of the test set that is valid at any stopping time. The last accuracy is also
+    ``robust``, and ``aa`` where the attacks are the standard ones.
     """
-    counts, n = survivors(verdicts, protocol.attacks), len(verdicts)
-    metrics = {stage: accuracy(alive, n) for stage, alive in counts.items()}
+    broken_by = verdicts["broken_by"].to_pandas().fillna("").to_numpy(dtype=str)
+    alive = np.ones(len(broken_by), dtype=bool)
+    metrics = {}
+    for stage in ("clean", *protocol.attacks):
+        alive &= broken_by != stage
+        metrics[stage] = accuracy(int(alive.sum()), len(alive))
+        if protocol.order == "random":
+            low, high = confidence_interval(alive, population)
+            metrics[stage] |= {"low": low, "high": high}
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})
 
@@ -319,3 +381,8 @@ def _part(progress: ProgressFn, number: int, radii: Sequence[float]) -> Progress
     if len(radii) == 1:
         return part
     return lambda share, note: part(share, note and f"eps {eps_text(radii[number])}, {note}")
+
+
+def _share(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
+    """Report the share of the missing chunks as a share of all, of which so many are finished."""
+    return lambda share, note: progress((finished + share * missing) / chunks, note)

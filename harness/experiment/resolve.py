@@ -24,6 +24,7 @@ from harness.config import (
     merge,
 )
 from harness.data import DATASETS, dataset_info
+from harness.data.base import DatasetInfo
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import check_radii
 from harness.method import Method
@@ -217,6 +218,19 @@ def method_of(recipe: str | None) -> str:
             "give --method"
         )
     return owners[recipe][0]
+
+
+def random_order(info: DatasetInfo) -> dict[str, Any]:
+    """Settings of an evaluation that may stop early.
+
+    Its chunks are small enough that it can stop after a twentieth of the test set.
+    """
+    smallest, default = 10, EvalConfig().chunk_size
+    return {
+        "order": "random",
+        "chunk_size": min(default, max(smallest, info.max_test_size // 20)),
+        "limit": None,
+    }
 
 
 def evaluation(

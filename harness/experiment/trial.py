@@ -57,7 +57,7 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
         trainer = build_trainer(trial, inputs, run, Reporter(quiet=True), device)
         if config.teacher is not None:
             table_possible(config.teacher, trainer.task, trainer.loader)
-        validate_training(trial, trainer.task, trainer.loader, lambda _: None)
+        validate_training(trial, trainer.model, trainer.task, trainer.loader, lambda _: None)
 
 
 def trial_teacher(

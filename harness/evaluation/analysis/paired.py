@@ -7,7 +7,7 @@ command line and the app compare alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from harness.config import RunConfig, flat
 from harness.errors import UserError
+from harness.evaluation.analysis.sequential import difference_interval, equality_p_value
 from harness.evaluation.analysis.statistics import (
     MeanDifference,
     PairedComparison,
@@ -75,6 +76,8 @@ class Comparison:
         shared: images that both were evaluated on; only these are compared.
         metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` where the
             attacks are not standard AutoAttack.
+        sequential: whether images were drawn at random until an evaluation stopped; intervals and
+            p-values are then valid at any stopping time.
     """
 
     a: str
@@ -84,6 +87,7 @@ class Comparison:
     protocol: dict[str, Any]
     shared: int
     metrics: dict[str, PairedComparison]
+    sequential: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
         UserError: the protocols or the test images differ, or no image is shared.
     """
     (correct_a, correct_b), shared = shared_correct((a, b))
+    population = a.protocol.get("population")
     return Comparison(
         a=a.name,
         b=b.name,
@@ -139,8 +144,29 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
         notes=(*cause_notes(a, b), *evaluation_notes((a, b), shared)),
         protocol=quoted_protocol(a),
         shared=shared,
-        metrics={name: compare_paired(right, correct_b[name]) for name, right in correct_a.items()},
+        metrics={
+            name: compare_paired(right, correct_b[name])
+            if population is None
+            else compare_drawn(right, correct_b[name], population)
+            for name, right in correct_a.items()
+        },
+        sequential=population is not None,
     )
+
+
+def compare_drawn(
+    correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_], population: int
+) -> PairedComparison:
+    """Compare on images [N] in random order; interval and p-value are valid at any stopping time.
+
+    Args:
+        correct_a: bool [N], whether the first model is right, in the order of drawing.
+        correct_b: bool [N], whether the second is, image for image.
+        population: the images of the test set from which they were drawn.
+    """
+    low, high = difference_interval(correct_a, correct_b, population)
+    p_value = equality_p_value(correct_a, correct_b, population)
+    return replace(compare_paired(correct_a, correct_b), low=low, high=high, p_value=p_value)
 
 
 def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
@@ -291,7 +317,9 @@ def shared_correct(
     """
     check_protocols(several)
     tables = [each.verdicts.set_index("index") for each in several]
-    shared = reduce(pd.Index.intersection, (table.index for table in tables)).sort_values()
+    shared = reduce(lambda a, b: a.intersection(b, sort=False), (t.index for t in tables))
+    if "population" in several[0].protocol:
+        check_order(several, shared)
     tables = [table.loc[shared] for table in tables]
     if shared.empty:
         raise UserError(
@@ -306,6 +334,16 @@ def shared_correct(
             )
     pairs = zip(several, tables, strict=True)
     return [correct_by_metric(each.protocol, table) for each, table in pairs], len(shared)
+
+
+def check_order(several: Sequence[Evaluated], shared: pd.Index[int]) -> None:
+    """Raise a UserError unless each drew the shared images [M] first, and in that order."""
+    for each in several:
+        if not shared.equals(pd.Index(each.verdicts["index"][: len(shared)])):
+            raise UserError(
+                f"{several[0].name} and {each.name} drew images in different orders: evaluate "
+                "both with the same evaluation.seed"
+            )
 
 
 def settings(run: Facts) -> dict[str, Any]:

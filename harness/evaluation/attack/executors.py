@@ -50,7 +50,7 @@ class ChunkExecutor(Protocol):
         Args:
             job: the evaluation; chunks that are not missing are finished.
             missing: their numbers.
-            progress: called with the share of the whole evaluation that is done.
+            progress: called with the share of these chunks that is done.
 
         Raises:
             UserError: the model cannot be sent to another process, or a process died.
@@ -82,8 +82,8 @@ class InProcess:
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""
         with num_threads(self.threads):
-            for done, number in enumerate(missing, job.chunks - len(missing)):
-                job.attack(number, part_of(progress, done, job.chunks))
+            for done, number in enumerate(missing):
+                job.attack(number, part_of(progress, done, len(missing)))
 
 
 class ProcessPool:
@@ -122,7 +122,7 @@ class ProcessPool:
                     with _signals_blocked():
                         futures = {pool.submit(_attack_chunk, path, n): n for n in missing}
                         team = set(multiprocessing.active_children()) - others
-                    _follow(futures, news, last_chunks, job.chunks, progress)
+                    _follow(futures, news, last_chunks, progress)
                 except BrokenProcessPool:
                     raise
                 except BaseException:
@@ -155,7 +155,6 @@ def _follow(
     futures: dict[Future[None], int],
     news: SimpleQueue[News],
     last_chunks: dict[int, int],
-    chunks: int,
     progress: ProgressFn,
 ) -> None:
     """Wait for all chunks and report progress; note the last chunk of each process."""
@@ -169,7 +168,7 @@ def _follow(
         for future in ended:
             future.result()
             shares[futures[future]] = 1.0
-        progress((chunks - len(futures) + sum(shares.values())) / chunks, text)
+        progress(sum(shares.values()) / len(shares), text)
 
 
 def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -39,6 +39,7 @@ from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_i
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import Plan, apply
 from harness.evaluation.speed.precision import pinned
+from harness.seeding import seeded_generator
 from harness.store.rundir import EvaluationDirectory
 
 # Called with the share of the work that is done, in [0, 1], and what is being done.
@@ -57,8 +58,8 @@ def part_of(progress: ProgressFn, number: int, count: int) -> ProgressFn:
 
 
 def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
-    """The chunks of an evaluation."""
-    count = len(images) if settings.limit is None else settings.limit
+    """The chunks of an evaluation; of one that may stop early, the most that it can have."""
+    count = min(len(images), settings.limit or settings.n_max or len(images))
     return -(-count // settings.chunk_size)
 
 
@@ -95,9 +96,17 @@ class Job:
         """The classes of the data set."""
         return self.images.info.num_classes
 
-    def missing(self) -> list[int]:
-        """Chunks that are not on disk, undamaged and with the images that are to be kept."""
-        return [number for number in range(self.chunks) if not self.is_finished(number)]
+    @cached_property
+    def positions(self) -> Tensor:
+        """The images of the evaluation [N] in the order in which they are attacked."""
+        if self.protocol.order == "random":
+            order = seeded_generator(torch.device("cpu"), self.protocol.seed, "order")
+            return torch.randperm(len(self.images), generator=order)
+        return torch.arange(len(self.images))[: self.protocol.limit]
+
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """Those chunks that are not on disk, undamaged and with the images to be kept."""
+        return [number for number in numbers if not self.is_finished(number)]
 
     def is_finished(self, number: int) -> bool:
         """Whether a chunk is on disk; a file that is not valid is removed."""
@@ -110,8 +119,7 @@ class Job:
 
     def chunk(self, number: int) -> Chunk:
         """The chunk of that number."""
-        every = torch.arange(len(self.images))[: self.protocol.limit]
-        positions = every.split(self.protocol.chunk_size)[number]
+        positions = self.positions.split(self.protocol.chunk_size)[number]
         seed = chunk_seed(self.protocol.seed, number)
         rows, labels = self.images.rows[positions], self.images.labels[positions]
         return Chunk(number, seed, positions, rows, labels)

@@ -40,6 +40,8 @@ def attack_version(protocol: EvalProtocol, num_classes: int) -> str:
         parts.append(f"targets({targets})")
     if num_classes < DLR_CLASSES and "apgd-t" in attacks:
         parts.append("margin-loss")
+    if protocol.order == "random":
+        parts.append("sequential")
     return " ".join(parts)
 
 
@@ -73,6 +75,7 @@ def is_standard(protocol: EvalProtocol, num_classes: int) -> bool:
     standard = AttackBudget()
     return (
         protocol.attacks == STANDARD_ATTACKS
+        and protocol.order == "file"
         and protocol.budget == standard
         and target_classes(protocol.budget, num_classes) == standard.n_target_classes
         and protocol.precision == "float32"

@@ -68,8 +68,7 @@ class RayExecutor:
             write_bytes_atomic(verdicts, path)
             if not job.is_finished(number):
                 raise RuntimeError(f"chunk {number} came back from the cluster damaged")
-            share = (job.chunks - len(missing) + done) / job.chunks
-            progress(share, f"chunk {number} is done")
+            progress(done / len(missing), f"chunk {number} is done")
 
 
 def _attack_chunk(

@@ -208,9 +208,9 @@ def test_what_is_not_the_standard_protocol_is_never_called_autoattack(change):
     (other,) = EvalConfig.model_validate(change).protocols()
     verdicts = pa.table({"broken_by": [None, "clean", "square"]})
     assert is_standard(standard, 10)
-    assert "aa" in accuracies(verdicts, standard, 10)
+    assert "aa" in accuracies(verdicts, standard, 10, len(verdicts))
     assert not is_standard(other, 10)
-    assert "aa" not in accuracies(verdicts, other, 10)
+    assert "aa" not in accuracies(verdicts, other, 10, len(verdicts))
     hashes = {"data_sha256": "0", "model_sha256": "0"}
     assert evaluation_id(standard, 10, **hashes) != evaluation_id(other, 10, **hashes)
 

@@ -1,0 +1,78 @@
+"""Two models evaluated on the same random images until it is decided which is more robust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.errors import UserError
+from harness.evaluation.analysis.paired import Comparison, compare
+from harness.evaluation.analysis.sequential import DecisionRule, Look, Winner, look
+from harness.evaluation.analysis.stored import evaluated
+from harness.store.rundir import EvaluationDirectory
+
+# Evaluates a model on so many images of the random order, or more, and returns the evaluation.
+Grow = Callable[[int], EvaluationDirectory]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a comparison until decided found.
+
+    Attributes:
+        winner: ``a`` or ``b`` is more robust, or they are ``equal`` within the margin; None where
+            the images ended first.
+        rule: when it stopped.
+        looks: what was known after each step; the last is the result.
+        population: images of the test set.
+        comparison: all metrics on the images that both were evaluated on.
+    """
+
+    winner: Winner | None
+    rule: DecisionRule
+    looks: tuple[Look, ...]
+    population: int
+    comparison: Comparison
+
+
+def until_decided(
+    grow_a: Grow,
+    grow_b: Grow,
+    rule: DecisionRule,
+    *,
+    chunks: int,
+    show: Callable[[Look], None],
+) -> Decision:
+    """Evaluate two models on more and more images until the rule decides, or there are no more.
+
+    Images that earlier calls evaluated count: a call continues what an earlier one began, with
+    this or another rule or partner.
+
+    Args:
+        grow_a: evaluates the first model.
+        grow_b: evaluates the second, on the same test set by the same protocol.
+        rule: when to stop.
+        chunks: how many to attack before the next look.
+        show: called with what is known after each step.
+
+    Raises:
+        UserError: both are the same, or their test sets or protocols differ.
+    """
+    seen: list[Look] = []
+    n = 1
+    while True:
+        pair = [grow_a(n), grow_b(n)]
+        a, b = map(evaluated, pair)
+        if pair[0].path == pair[1].path:
+            raise UserError(f"{a.name} would be compared with itself: name two models")
+        comparison = compare(a, b)
+        population, step = int(a.protocol["population"]), int(a.protocol["chunk_size"])
+        # One of them may have more images from an earlier call.
+        n = min(comparison.shared, -(-n // step) * step)
+        robust = [each.verdicts["broken_by"].isna()[:n] for each in (a, b)]
+        seen.append(look(robust[0], robust[1], population, rule.alpha))
+        show(seen[-1])
+        winner = rule.winner(seen[-1].low, seen[-1].high)
+        if winner is not None or n >= min(population, rule.n_max or population):
+            return Decision(winner, rule, tuple(seen), population, comparison)
+        n += chunks * step
