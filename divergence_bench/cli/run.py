@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import print_outcome, protocol_settings
 from divergence_bench.cli.tables import print_result, results_alone
-from harness.config import RunConfig, flat
+from harness.config import RunConfig
+from harness.config.files import read_settings
 from harness.distributed.ray_cluster import Cluster
 from harness.progress import Reporter
 from harness.registry import METHODS
@@ -35,6 +37,15 @@ def run(
         str | None,
         opt.value(
             "NAME", "See `list recipes`. Default: the one named like the dataset.", opt.TRAINING
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        opt.value(
+            "FILE",
+            "Settings in YAML, as --dry-run prints them; options override them.",
+            opt.TRAINING,
+            flag="--config",
         ),
     ] = None,
     arch: Annotated[
@@ -128,21 +139,28 @@ def run(
     cluster = Cluster.parse(on_cluster, per_task)
     if cluster is not None:
         opt.refuse_unused(context, {"workers": "with --cluster"})
+    settings = None
+    if config_file is not None:
+        settings = read_settings(config_file, "the configuration")
+        # Their defaults override nothing.
+        for name in ("device", "results"):
+            options[name] = options[name] if opt.is_given(context, name) else None
     config = resolve.resolve(
-        method or resolve.method_of(recipe),
+        method,
         recipe=recipe,
         dataset=dataset,
+        settings=settings,
         options=options,
         assignments=set_ or (),
     )
     if dry_run:
         plan = plan_of(config, fresh=fresh)
-        print_result(plan, plan_text(plan), as_json=as_json)
+        print_result(plan, plan_text(plan, config), as_json=as_json)
         trial.check(config, fresh=fresh)
         return
     reporter = Reporter(quiet=quiet or as_json)
 
-    with results_alone(), process_group(device) as processes:
+    with results_alone(), process_group(config.device) as processes:
         if not processes.first:
             runner.run_worker(processes)
             return
@@ -178,15 +196,20 @@ def plan_of(config: RunConfig, *, fresh: bool = False) -> dict[str, Any]:
     }
 
 
-def plan_text(plan: dict[str, Any]) -> str:
-    """A plan for reading: one setting a line."""
-    changed = plan["recipe_changes"]
-    lines = [f"run {plan['run_id']}, training {plan['training']}"]
+def plan_text(plan: dict[str, Any], config: RunConfig) -> str:
+    """A plan for reading, and for ``--config``: the configuration in YAML below comments."""
+    from harness.experiment import resolve
+
+    lines = [f"# run {plan['run_id']}, training {plan['training']}"]
     if "teacher" in plan:
-        lines.append(f"teacher {plan['teacher']['run_id']}, training {plan['teacher']['training']}")
-    for path, value in flat(plan["config"]).items():
-        lines.append(f"{'*' if path in changed else ' '} {path} = {json.dumps(value)}")
-    return "\n".join([*lines, "* differs from the recipe"] if changed else lines)
+        teacher = plan["teacher"]
+        lines.append(f"# teacher {teacher['run_id']}, training {teacher['training']}")
+    for path, value in plan["recipe_changes"].items():
+        lines.append(f"# differs from the recipe: {path} = {json.dumps(value)}")
+    settings = yaml.safe_dump(
+        resolve.settings_of(config), sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
+    return "\n".join([*lines, settings.rstrip()])
 
 
 def _training_state(config: RunConfig) -> str:

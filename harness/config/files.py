@@ -46,5 +46,5 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         message = " ".join(str(error).split())
         raise UserError(f"{what} {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{what} {path} is not a mapping: write settings like `methods: [..]`")
+        raise UserError(f"{what} {path} is not a mapping: write `name: value` lines")
     return values

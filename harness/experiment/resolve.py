@@ -40,30 +40,37 @@ TORCHVISION = "torchvision:"
 
 
 def resolve(
-    method_name: str,
+    method_name: str | None,
     *,
     recipe: str | None = None,
     dataset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     assignments: Iterable[str] = (),
 ) -> RunConfig:
     """The configuration of a run of ``method_name``.
 
     Args:
-        method_name: a registered method.
+        method_name: a registered method; by default that of the settings, or of the recipe.
         recipe: one of the method's recipes; by default the one named after the dataset.
         dataset: a registered dataset; by default the recipe's, else digits.
+        settings: sections over the recipe's, as ``settings_of`` gives them.
         options: dotted path to value; values of None are ignored.
         assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
 
     Raises:
         UserError: a name is unknown, or a value is not valid.
     """
+    sections = dict(settings or {})
+    recipe = _agreed("recipe", recipe, sections.pop("recipe", None))
+    method_name = _agreed("method", method_name, sections.pop("method", None)) or method_of(recipe)
     method = METHODS.get(method_name)
     if dataset is not None:
         DATASETS.get(dataset)
-    name = recipe or dataset or DEFAULT_DATASET
+    name = recipe or dataset or _section(sections, "data").get("name") or DEFAULT_DATASET
     layers = merge({"method": method_name, "recipe": name}, _recipe(method_name, method, name))
+    norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
+    layers = merge(layers, sections)
     if dataset is not None:
         layers = merge(layers, {"data": {"name": dataset}})
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
@@ -71,16 +78,44 @@ def resolve(
     for path, value in given:
         if path in ("method", "recipe"):
             raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
-    norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     ARCHITECTURES.get(config.model.arch)
-    if "evaluation.eps" not in dict(given):
+    if "evaluation.eps" not in dict(given) and "eps" not in _section(sections, "evaluation"):
         check_radius(config.evaluation, norm)
     check_radii(config.evaluation, dataset_info(config.data.name))
     return _with_teacher(config, method)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """A configuration as nested settings that ``resolve`` takes and a YAML file holds."""
+    settings = config.model_dump(mode="json")
+    if config.teacher is not None:
+        del settings["teacher"]["weights"]  # follows from the source
+    return settings
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of settings, empty where there is none; a wrong one is refused later."""
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _agreed(what: str, given: str | None, own: Any) -> str | None:
+    """A name that is given, or that of the settings.
+
+    Raises:
+        UserError: they are different ones, so that the settings are of something else.
+    """
+    if not isinstance(own, str | None):
+        raise UserError(f"{what} = {own!r} is refused: write its name")
+    if given and own and given != own:
+        raise UserError(
+            f"the settings are of {what} {own!r}, but {what} {given!r} is given: leave one out"
+        )
+    return given or own
 
 
 def teacher_run(config: RunConfig) -> RunConfig:
@@ -159,6 +194,8 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
         return config
     if not method.card.needs_teacher:
         raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
+    if config.teacher.weights is not None:
+        raise UserError("teacher.weights follows from the teacher's source: leave it out")
     found = {"weights": _weights(config)}
     if is_own_network(config.teacher.source):
         found["arch"] = config.teacher.source
