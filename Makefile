@@ -24,7 +24,7 @@ test-slow: setup
 test-browser: setup
 	$(BIN)/python -m pytest -m browser tests/app/test_browser.py
 
-# AutoAttack evaluations killed 50 times, and whole runs killed 200 times, at random moments.
+# AutoAttack evaluations killed 50 times, and whole runs killed 1,000 (or KILLS) times, at random moments.
 test-kill: setup
 	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k autoattack
 

@@ -146,18 +146,20 @@ def tradeoff(
             ("short_label:N", f"width >= {WIDE_PIXELS} ? 0 : 1"),
         )
     ]
-    steps = _steps(fronts, x, y, "step-after" if lower_is_better else "step-before")
+    steps = _steps(fronts, x, y, after=lower_is_better)
     return alt.layer(*steps, spans, marks, *names).properties(height=460)
 
 
-def _steps(
-    fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, interpolate: str
-) -> list[Picture]:
-    """A dashed line for each front, each in dashes of its own."""
+def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
+    """A dashed line for each front, each in dashes of its own; it steps after a point or before."""
     dashes = [[6, 3], [2, 2], [10, 3, 2, 3]]
     return [
         alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
-        .mark_line(color=GREY, strokeDash=dashes[place % 3], interpolate=interpolate)
+        .mark_line(
+            color=GREY,
+            strokeDash=dashes[place % 3],
+            interpolate="step-after" if after else "step-before",
+        )
         # Without an order, points of the same x would be joined in any order.
         .encode(x=x, y=y, order=alt.Order("step:Q"), tooltip=alt.Tooltip("front:N", title="Front"))
         for place, (data, front) in enumerate(fronts.items())
@@ -189,30 +191,68 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
     return alt.layer(zero.encode(x="x:Q"), spans, marks).properties(height=height)
 
 
-def bars_by_class(frame: pd.DataFrame, *, title: str) -> Picture:
-    """Gradients by class, one small panel for each loss, all on one scale.
+def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
+    """A gradient by class.
 
-    ``frame`` has the columns ``loss`` (in order), ``label`` (class) and ``value``.
+    ``frame`` has the columns ``label`` (class) and ``value``; ``limit`` is the end of the scale on
+    both sides, the same for all panels of a row.
     """
-    order = list(dict.fromkeys(frame["loss"]))
-    limit = max(float(frame["value"].abs().max()), 1e-3)
+    scale = alt.Scale(domain=[-limit, limit], nice=True)
     return (
         alt.Chart(frame)
-        .mark_bar(size=16)
+        .mark_bar(size=18)
         .encode(
             x=alt.X("label:N", title=None, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("value:Q", title=title, scale=alt.Scale(domain=[-limit, limit], nice=True)),
+            y=alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5)),
             color=alt.condition("datum.value < 0", alt.value(RED), alt.value(BLUE)),
-            tooltip=["loss:N", "label:N", alt.Tooltip("value:Q", format=".4g")],
+            tooltip=["label:N", alt.Tooltip("value:Q", format=".4g")],
         )
-        .properties(width=118, height=190)
-        .facet(
-            facet=alt.Facet("loss:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
-            # Two panels fill the width of a phone.
-            columns=2,
-            spacing=14,
-        )
+        .properties(height=190, title=title)
     )
+
+
+def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
+    """A triangle of predictions of three classes: arrows, paths and two predictions.
+
+    ``marks`` has the columns ``kind``, ``x``, ``y``, ``x2``, ``y2``, ``order``, ``angle`` and
+    ``text``, as ``app.simplex.marks`` makes them.
+    """
+    scale = alt.Scale(domain=[-0.06, 1.06], nice=False)
+    x = alt.X("x:Q", axis=None, scale=scale)
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.1, 0.98], nice=False))
+    base = alt.Chart(marks).encode(x=x, y=y)
+
+    def only(kind: str) -> Picture:
+        return base.transform_filter(alt.datum.kind == kind)
+
+    ends = {"x2": "x2:Q", "y2": "y2:Q"}
+    head = {"angle": alt.Angle("angle:Q", scale=None)}
+    colours = {"reference": ORANGE, "other": BLUE}
+    layers = [only("edge").mark_rule(color=GREY).encode(**ends)]
+    layers += [only("corner").mark_text(fontSize=12, fontWeight="bold").encode(text="text:N")]
+    for side, colour in colours.items():
+        arrow, wide = f"{side}-arrow", side == "reference"
+        layers += [
+            only(arrow).mark_rule(color=colour, strokeWidth=3 if wide else 1.4).encode(**ends),
+            only(f"{arrow}-head")
+            .mark_point(shape="triangle", size=90 if wide else 26, filled=True, color=colour)
+            .encode(**head),
+            only(f"{side}-path")
+            .mark_line(color=colour, strokeWidth=2.5, strokeDash=[1, 0] if wide else [4, 2])
+            .encode(order="order:Q"),
+        ]
+    for side, shape, colour in (
+        ("reference", "square", ORANGE), ("detached", "square", "white"), ("other", "circle", BLUE)
+    ):  # fmt: skip
+        layers.append(
+            only(side)
+            .mark_point(
+                shape=shape, size=170, fill=colour, opacity=1, strokeWidth=2.5,
+                stroke=BLUE if side == "other" else ORANGE,
+            )
+            .encode(tooltip=alt.Tooltip("text:N", title="Prediction"))
+        )  # fmt: skip
+    return alt.layer(*layers).properties(height=250, title=title)
 
 
 def embedding(frame: pd.DataFrame) -> Picture:

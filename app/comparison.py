@@ -165,5 +165,5 @@ def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
         a=lambda frame: frame[f"{prediction}_a"],
         b=lambda frame: frame[f"{prediction}_b"],
     )
-    columns = ["index", "label", "correct", "a", "b"]
-    return pairs.loc[correct_a[name] != correct_b[name], columns].reset_index(drop=True)
+    differing = pairs[correct_a[name] != correct_b[name]]
+    return differing[["index", "label", "correct", "a", "b"]].reset_index(drop=True)

@@ -205,11 +205,26 @@ def show_chart(chart: Any, alt: str, **options: Any) -> Any:
     ``alt`` describes the chart to screen readers; ``options`` are those of
     ``streamlit.altair_chart``.
     """
+    return st.altair_chart(_readable(chart), alt=alt, **options)
+
+
+def frame_spec(chart: Any) -> dict[str, Any]:
+    """A chart without its data, of which ``show_frame`` shows one frame after another."""
+    spec: dict[str, Any] = _readable(chart).to_dict()
+    del spec["data"], spec["datasets"]
+    return spec
+
+
+def show_frame(spec: dict[str, Any], data: pd.DataFrame, alt: str) -> None:
+    """Show a chart's data; where only these differ, the browser moves the marks and no more."""
+    st.vega_lite_chart(data, spec, alt=alt)
+
+
+def _readable(chart: Any) -> Any:
     ink = "#c3ccd5" if st.context.theme.type == "dark" else "#47525e"
     names = {"labelColor": ink, "titleColor": ink}
     shown = chart.configure_axis(**names).configure_legend(**names).configure_header(**names)
-    shown = shown.configure_text(color=ink)
-    return st.altair_chart(shown, alt=alt, **options)
+    return shown.configure_text(color=ink)
 
 
 def _narrow(frame: Any, name: str, column: Any) -> Any:

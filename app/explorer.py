@@ -16,7 +16,8 @@ KL = "KL"
 WMSE = "wMSE"
 CE = "soft CE"
 DKL = "DKL"
-BROKEN = "DKL, asymmetry broken"
+# As the paper abbreviates it: the asymmetry of DKL broken.
+BROKEN = "DKL + BA"
 IKL = "IKL"
 
 
@@ -50,8 +51,13 @@ def losses(class_weights: Sequence[float], wmse_weight: float, ce_weight: float)
         CE: lambda m, n: ce_weight * dkl_loss(m, n).ce,
         DKL: lambda m, n: dkl_loss(m, n).weighted(wmse_weight, ce_weight),
         BROKEN: lambda m, n: dkl_loss(m, n, break_asymmetry=True).weighted(wmse_weight, ce_weight),
-        IKL: lambda m, n: ikl_loss(m, n, weights_BC).weighted(wmse_weight, ce_weight),
+        IKL: lambda m, n: ikl_loss(m, n, weights_BC.expand_as(m)).weighted(wmse_weight, ce_weight),
     }
+
+
+def tempered(loss: Loss, temperature: float) -> Loss:
+    """A loss of logits divided by the temperature, times its square, as in distillation."""
+    return lambda m, n: temperature**2 * loss(m / temperature, n / temperature)
 
 
 def gradients(
@@ -74,7 +80,7 @@ def gradients(
     m = torch.tensor([list(logits_m)], dtype=torch.float64, requires_grad=True)
     n = torch.tensor([list(logits_n)], dtype=torch.float64, requires_grad=True)
     reference = m.detach() if detach_m else m
-    value = temperature**2 * loss(reference / temperature, n / temperature)
+    value = tempered(loss, temperature)(reference, n)
     if not value.requires_grad:
         # The loss depends on the detached reference only, so both gradients are zero.
         zeros = (0.0,) * len(logits_m)

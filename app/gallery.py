@@ -28,6 +28,8 @@ FOLDERS = {
     "fashion-mnist": "FashionMNIST",
     "imagenet": "val",
     "imagenet-robustbench": "val",
+    "svhn": "svhn",
+    "tiny-imagenet": "tiny-imagenet-200",
 }
 
 Picture = NDArray[np.uint8]

@@ -60,11 +60,11 @@ def live(results: Path, run_id: str) -> Live | None:
     try:
         facts = read_json(run.progress_path)
         now = datetime.now(UTC)
-        silent = (now - datetime.fromisoformat(facts["at"])).total_seconds()
+        silent: float | None = (now - datetime.fromisoformat(facts["at"])).total_seconds()
     except (UserError, KeyError, TypeError, ValueError):
         silent = _since_written(run)
-        if silent is None:
-            return None
+    if silent is None:
+        return None
     return Live(
         str(facts.get("work", "")),
         str(facts.get("note", "")),

@@ -237,8 +237,8 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
 
 
 def _scaled(values: pd.Series[Any]) -> pd.Series[Any]:
-    reach = values.max() - values.min()
-    return (values - values.min()) / (reach or 1.0)
+    reach = float(values.max() - values.min()) or 1.0
+    return values.sub(values.min()).div(reach)
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:

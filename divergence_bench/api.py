@@ -15,6 +15,7 @@ from harness.config import STANDARD_ATTACKS, EvalProtocol
 from harness.data import DATASETS, dataset_info
 from harness.data.base import DatasetSource
 from harness.errors import UserError
+from harness.evaluation.analysis.decide import Decision, until_decided
 from harness.evaluation.analysis.sequential import DecisionRule
 from harness.evaluation.attack.judge import clip_to_ball
 from harness.evaluation.attack.model import AttackModel
@@ -24,17 +25,10 @@ from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
-from harness.experiment.decide import Decision, until_decided
 from harness.models import ARCHITECTURES, Architecture
-from harness.models.external.probe import (
-    FunctionModel,
-    check_model,
-    class_name,
-    device_of,
-    probe_images,
-)
+from harness.models.external.probe import device_of
 from harness.models.loading import load_external, load_run_model
-from harness.models.normalize import Statistics, normalized
+from harness.models.normalize import Statistics
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, stored_run
@@ -128,21 +122,14 @@ def evaluate(
     given |= settings
     sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    _refuse_unused(
-        model,
-        run,
-        normalize=normalize,
-        name=name,
-        arch=arch,
-        weights=weights,
-        weights_key=weights_key,
-    )
+    own = {"arch": arch, "weights": weights, "weights_key": weights_key}
+    _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:
         if data != run.record["dataset"]:
             raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
-        own = (run.record.get("config") or {}).get("evaluation", {})
-        default = {"eps": own.get("eps", 8 / 255)}
+        stored = (run.record.get("config") or {}).get("evaluation", {})
+        default = {"eps": stored.get("eps", 8 / 255)}
         if sequential:
             default |= resolve.random_order(dataset_info(run.record["dataset"]))
         protocol = resolve.evaluation(default, given, ())
@@ -165,27 +152,13 @@ def evaluate(
             str(model),
             loaded,
             protocol,
-            arch=arch,
-            weights=None if weights is None else Path(weights),
-            weights_key=weights_key,
             normalize=normalize,
+            **own,
             **where,
         )
         return result_of(outcome)
     before = device_of(module)
-    if isinstance(module, FunctionModel):
-        module.adopt_members(probe_images(loaded.info).to(before))
-    described = class_name(module)
-    notes = check_model(module, loaded.info, described)
-    network, statistics = normalized(module, normalize, loaded.info)
-    network.to(before)
-    facts = {
-        "source": name or described,
-        "model_name": name or described,
-        "arch": described,
-        "normalize": statistics,
-        "notes": notes,
-    }
+    network, facts = inputs.probed(module, loaded.info, normalize, name)
     try:
         outcome = loaded_models.evaluate_model(network, loaded, protocol, facts=facts, **where)
         return result_of(outcome)
@@ -329,13 +302,11 @@ def load_model(
         return load_run_model(run)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
-    path = None if weights is None else Path(weights)
-    info = dataset_info(dataset)
     return load_external(
         str(model),
-        dataset_info=info,
+        dataset_info=dataset_info(dataset),
         arch=arch,
-        weights=path,
+        weights=weights,
         weights_key=weights_key,
         normalize=normalize,
         threat=norm,

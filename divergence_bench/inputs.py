@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from harness.data import load_dataset
 from harness.data.base import Dataset, DatasetInfo, ImageSet
 from harness.errors import UserError
-from harness.models.external.probe import FunctionModel, device_of, evaluating
+from harness.models.external.probe import (
+    FunctionModel,
+    check_model,
+    class_name,
+    device_of,
+    evaluating,
+    probe_images,
+)
+from harness.models.normalize import Statistics, normalized
 
 
 def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Dataset:
@@ -89,6 +97,23 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
 def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
     """The model as a module; a plain function becomes one with the networks that it calls."""
     return model if isinstance(model, nn.Module) else FunctionModel(model)
+
+
+def probed(
+    module: nn.Module, info: DatasetInfo, normalize: str | Statistics | None, name: str | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A module behind its normalisation, once it is found to be fit, and the facts about it.
+
+    Raises:
+        UserError: it cannot be evaluated; see ``check_model``.
+    """
+    where, described = device_of(module), class_name(module)
+    if isinstance(module, FunctionModel):
+        module.adopt_members(probe_images(info).to(where))
+    notes = check_model(module, info, described)
+    network, statistics = normalized(module, normalize, info)
+    called = {"source": name or described, "model_name": name or described, "arch": described}
+    return network.to(where), {**called, "normalize": statistics, "notes": notes}
 
 
 def _classes(model: nn.Module, channels: int, size: int) -> int:

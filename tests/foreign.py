@@ -288,7 +288,7 @@ ACCEPTED: dict[str, tuple[Make, set[str], bool, str]] = {
         "",
     ),
     "counts": (around(drifting, calls=int), {"randomised"}, False, ""),
-    "turns after some calls": (around(counting, calls=int), {"stateful"}, True, ""),
+    "turns after some calls": (around(counting, calls=int), {"stateful"}, False, ""),
     "softmax": (around(lambda own, x: own.net(x).softmax(1)), {"softmax-output"}, False, ""),
     "no gradient": (around(lambda own, x: own.net(x.detach())), {"zero-gradients"}, False, ""),
     "in bytes": (

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
@@ -19,9 +19,10 @@ HANGS_S = 120.0
 TRACEBACK = "Traceback (most recent call last)"
 
 
-def tries(count: int) -> Any:
-    """Run a test with so many random inputs."""
+def tries(count: int, *, shrink: bool = True) -> Any:
+    """Run a test with so many random inputs; one that fails is made smaller unless it is slow."""
     return settings(
+        phases=[phase for phase in Phase if shrink or phase is not Phase.shrink],
         max_examples=max(1, round(count * FACTOR)),
         deadline=None,
         suppress_health_check=list(HealthCheck),

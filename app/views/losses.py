@@ -1,11 +1,14 @@
-"""Loss explorer: the losses between two logit vectors, and their gradients."""
+"""Loss explorer: where losses move two predictions, and the gradients that do it."""
 
 from __future__ import annotations
+
+import time
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app import charts
+from app import charts, simplex
 from app import components as ui
 from app.explorer import (
     BROKEN,
@@ -14,18 +17,20 @@ from app.explorer import (
     KL,
     WMSE,
     Gradients,
+    Loss,
     class_mean,
     gradients,
     largest_difference,
     length,
     losses,
+    tempered,
 )
 
 LOW, HIGH = -8.0, 8.0
 LETTERS = "ABCDE"
 CUSTOM = "custom"
 PRESETS = {
-    "disagree": ((4.0, 1.0, 0.0, -1.0, -2.0), (0.5, 3.0, 0.0, 1.0, -1.0)),
+    "disagree": ((1.6, 0.2, -0.4, -1.0, -2.0), (-0.4, 1.4, 0.4, 1.0, -1.0)),
     "confident and uncertain": ((6.0, 0.0, -1.0, -2.0, 0.0), (1.0, 0.5, 0.0, -0.5, 0.2)),
     "agree": ((3.0, 1.0, 0.0, -1.0, 0.5), (3.2, 0.8, 0.1, -1.0, 0.4)),
     "both uncertain": ((0.3, 0.1, 0.0, -0.2, 0.1), (0.0, 0.3, -0.1, 0.2, 0.0)),
@@ -35,6 +40,11 @@ SIDES = {
     "om": "reference o_m (clean image, teacher)",
     "on": "other o_n (adversarial image, student)",
 }
+# Panels of a row. KL moves predictions as DKL does where both weights are 1.
+FIELDS = (WMSE, DKL, BROKEN, IKL)
+BARS = (KL, WMSE, DKL, BROKEN, IKL)
+DETACHED_FROM, EVERY = 10, 2
+FRAME_S, LAST_FRAME_S = 0.15, 3.0
 COLUMNS = {
     "loss": ui.text_column(
         "Loss", "wMSE and soft CE are the two parts of DKL (Eq. 5).", pinned=True, width=190
@@ -46,65 +56,137 @@ COLUMNS = {
 
 
 def page() -> None:
-    """Logits and weights above, values and gradients of the losses below."""
+    """The triangles first, then gradients by class, then the numbers."""
     ui.heading(
         "Loss explorer",
-        "KL and its decoupled forms between two predictions, and the gradients that each loss "
-        "sends to either side, computed by the functions that train models here.",
+        "Two predictions of classes A, B and C: the reference (orange square: clean image or "
+        "teacher) and the other (blue circle: adversarial image or student). Arrows are where a "
+        "step of gradient descent moves them, by the functions that train models here.",
     )
-    columns = st.columns(4)
+    columns = st.columns([2, 1, 1, 1, 1, 2], vertical_alignment="bottom")
     with columns[0]:
         preset = ui.one_of(
             "Logits", list(PRESETS), key="preset", help="An example, or custom ones."
         )
     with columns[1]:
-        classes = ui.whole_number("Classes", 3, 5, 3, key="C", help="Number of classes, 3 to 5.")
-    with columns[2]:
         help = "The paper's alpha. With both weights 1, DKL has the gradient of KL."
         alpha = ui.whole_number("wMSE weight", 0, 50, 1, key="wm", help=help)
-    with columns[3]:
+    with columns[2]:
         beta = ui.whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
-    columns = st.columns(4)
-    with columns[0]:
+    with columns[3]:
         help = "The paper's tau: logits are divided by it."
         temperature = ui.whole_number("Temperature", 1, 8, 1, key="T", help=help)
-    with columns[1]:
+    with columns[4]:
         help = "IKL weights classes by the class's mean prediction (Eq. 10): this much for class A."
         confidence = ui.whole_number("Class mean, %", 40, 99, 80, key="mean", help=help)
-    with columns[2]:
-        st.space("small")
+    with columns[5], st.container(horizontal=True, vertical_alignment="center"):
         help = "As in distillation: the teacher is fixed and gets no gradient."
         detach = ui.switch("Detach the reference", key="detach", help=help)
-    logits_m, logits_n = _logits(preset, classes)
+        play = st.button(
+            "▶ Play", help="Gradient descent on both; halfway, the reference is detached."
+        )
+    panels, words = st.container(), st.container()
+    classes, logits_m, logits_n = _logits(preset)
+    by_name = losses(class_mean(classes, 0, confidence / 100), alpha, beta)
     found = {
         name: gradients(loss, logits_m, logits_n, temperature=temperature, detach_m=detach)
-        for name, loss in losses(class_mean(classes, 0, confidence / 100), alpha, beta).items()
+        for name, loss in by_name.items()
     }
-    _observations(found, detach, alpha, beta)
-    _table(found)
+    with words:
+        _observations(found, detach, alpha, beta)
     _bars(found, detach)
+    _table(found)
+    # Last, so that the rest of the page is there while the panels play.
+    with panels:
+        if classes == simplex.CLASSES:
+            shown = {name: tempered(by_name[name], temperature) for name in FIELDS}
+            _triangles(shown, logits_m, logits_n, detach=detach, play=play)
+        else:
+            st.caption("The triangle is for three classes: choose 3 below.")
 
 
-def _logits(preset: str, classes: int) -> tuple[list[float], list[float]]:
-    start_m, start_n = (start[:classes] for start in PRESETS[preset])
-    if preset != CUSTOM:
-        frame = pd.DataFrame(
-            {"": ["reference o_m", "other o_n"]}
-            | {LETTERS[c]: [f"{start_m[c]:g}", f"{start_n[c]:g}"] for c in range(classes)}
-        )
-        st.table(frame, hide_index=True, alt="The logits of both predictions by class")
-        return list(start_m), list(start_n)
-    vectors = []
-    for column, key, starts in zip(st.columns(2), SIDES, (start_m, start_n), strict=True):
-        with column:
-            st.markdown(f"**{SIDES[key].replace('_', chr(92) + '_')}**")
-            vectors.append(
-                [
-                    ui.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}")
-                    for c, (letter, start) in enumerate(zip(LETTERS, starts, strict=False))
-                ]
+def _logits(preset: str) -> tuple[int, list[float], list[float]]:
+    with st.expander("Logits of both predictions", expanded=preset == CUSTOM):
+        classes = ui.whole_number("Classes", 3, 5, 3, key="C", help="Number of classes, 3 to 5.")
+        start_m, start_n = (start[:classes] for start in PRESETS[preset])
+        if preset != CUSTOM:
+            frame = pd.DataFrame(
+                {"": ["reference o_m", "other o_n"]}
+                | {LETTERS[c]: [f"{start_m[c]:g}", f"{start_n[c]:g}"] for c in range(classes)}
             )
-    return vectors[0], vectors[1]
+            st.table(frame, hide_index=True, alt="The logits of both predictions by class")
+            return classes, list(start_m), list(start_n)
+        vectors = []
+        for column, key, starts in zip(st.columns(2), SIDES, (start_m, start_n), strict=True):
+            with column:
+                st.markdown(f"**{ui.plain(SIDES[key])}**")
+                vectors.append(
+                    [
+                        ui.slider(letter, LOW, HIGH, start, 0.1, key=f"{key}{c}")
+                        for c, (letter, start) in enumerate(zip(LETTERS, starts, strict=False))
+                    ]
+                )
+        return classes, vectors[0], vectors[1]
+
+
+def _triangles(
+    by_name: dict[str, Loss],
+    logits_m: list[float],
+    logits_n: list[float],
+    *,
+    detach: bool,
+    play: bool,
+) -> None:
+    panels = {name: column.empty() for name, column in zip(by_name, st.columns(4), strict=True)}
+    caption = st.empty()
+    fields = {
+        name: simplex.field(loss, logits_m, logits_n, detach_m=detach)
+        for name, loss in by_name.items()
+    }
+    scale = simplex.LONGEST_ARROW / (simplex.longest(list(fields.values())) or 1.0)
+    marks = {
+        name: simplex.field_marks(found, scale, detached=detach) for name, found in fields.items()
+    }
+    specs = {name: ui.frame_spec(charts.simplex(marks[name], title=name)) for name in by_name}
+    if play:
+        paths = {
+            name: simplex.descent(loss, logits_m, logits_n, detached_from=DETACHED_FROM)
+            for name, loss in by_name.items()
+        }
+        _play(paths, specs, panels, caption)
+    for name, panel in panels.items():
+        with panel:
+            ui.show_frame(specs[name], marks[name], f"Arrows of {name} on a triangle")
+    state = "detached: it has no arrow" if detach else "trained too: its arrow is orange"
+    caption.caption(
+        "Blue arrows: where the other prediction would move, from each place it could be at. All "
+        f"panels are on one scale; + BA: with the asymmetry broken. The reference is {state}."
+    )
+
+
+def _play(
+    paths: dict[str, simplex.Descent],
+    specs: dict[str, dict[str, Any]],
+    panels: dict[str, Any],
+    caption: Any,
+) -> None:
+    """Gradient descent, frame by frame; the last frame stays for a moment."""
+    for step in range(0, simplex.STEPS + 1, EVERY):
+        for name, panel in panels.items():
+            with panel:
+                marks = simplex.descent_marks(paths[name], step)
+                ui.show_frame(specs[name], marks, f"Descent on {name} on a triangle")
+        caption.caption(
+            f"Step {step} of {simplex.STEPS}: "
+            + (
+                "the reference is detached. wMSE moves nothing any more, and DKL is its "
+                "cross-entropy; with the asymmetry broken, both parts move the other."
+                if step >= DETACHED_FROM
+                else "both predictions are trained."
+            )
+        )
+        time.sleep(FRAME_S)
+    time.sleep(LAST_FRAME_S)
 
 
 def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> None:
@@ -128,7 +210,7 @@ def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: i
         gap = largest_difference(found[KL], found[DKL])
         st.markdown(
             f"With both weights 1, the gradients of KL and DKL differ by at most **{gap:.1e}** "
-            "(Theorem 1); their values differ."
+            "(Remark 1 of arXiv:2305.13948, in the edition with Tables 1 to 9); values differ."
         )
     else:
         st.caption("Set both weights to 1 to see that DKL has the gradient of KL.")
@@ -150,22 +232,15 @@ def _bars(found: dict[str, Gradients], detach: bool) -> None:
         pills=True,
         help="The other is the prediction of the adversarial image or the student.",
     )
-    shown = {
-        name: found[name].to_n if side == "the other" else found[name].to_m
-        for name in (KL, WMSE, DKL, BROKEN, IKL)
-    }
-    frame = pd.DataFrame(
-        [
-            {"loss": name, "label": letter, "value": value}
-            for name, gradient in shown.items()
-            for letter, value in zip(LETTERS, gradient, strict=False)
-        ]
-    )
-    ui.show_chart(
-        charts.bars_by_class(frame, title="Gradient"),
-        width="content",
-        alt=f"Gradients of {len(shown)} losses to {side}, by class",
-    )
+    shown = {name: found[name].to_n if side == "the other" else found[name].to_m for name in BARS}
+    limit = max(max(map(abs, gradient)) for gradient in shown.values()) or 1e-3
+    for column, (name, gradient) in zip(st.columns(len(shown)), shown.items(), strict=True):
+        with column:
+            frame = pd.DataFrame({"label": list(LETTERS[: len(gradient)]), "value": gradient})
+            ui.show_chart(
+                charts.bars_by_class(frame, title=name, limit=limit),
+                alt=f"Gradient of {name} to {side}, by class",
+            )
     zero = [name for name, gradient in shown.items() if not any(gradient)]
     st.caption(
         f"To {side}: "

@@ -141,7 +141,8 @@ def paired_blocks(comparison: Comparison) -> list[Block]:
         *(f"note: {note}" for note in comparison.notes),
         protocol_text(comparison.protocol, comparison.shared),
     )
-    test = "p at any n" if comparison.sequential else "McNemar p"
+    sequential = comparison.protocol["attack_version"].endswith(" sequential")
+    test = "p at any n" if sequential else "McNemar p"
     titles = ("after", "A %", "B %", "A - B points [95%]", test, "agree %")
     rows = tuple(_paired_row(name, each) for name, each in comparison.metrics.items())
     counts = (

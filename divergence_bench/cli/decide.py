@@ -17,7 +17,7 @@ from harness.store.files import without_nan, write_bytes_atomic
 from harness.store.rundir import stored_run
 
 if TYPE_CHECKING:
-    from harness.experiment.decide import Decision
+    from harness.evaluation.analysis.decide import Decision
 
 DECISION = "Decision"
 

@@ -216,10 +216,13 @@ def _indexed_in(run: RunDirectory) -> Iterator[Path]:
         lacking = database.lacks(run.run_id)
     except UserError:
         lacking = True
-    with TemporaryDirectory() as temporary:
-        if lacking:
-            Database(Path(temporary)).store(run)
-        yield Path(temporary) if lacking else run.results
+    if not lacking:
+        yield run.results
+        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder)
+        Database(temporary).store(run)
+        yield temporary
 
 
 def print_curve(

@@ -113,9 +113,10 @@ def run(
     as_json: opt.Json = False,
 ) -> None:
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
+    from divergence_bench import trial
     from harness.distributed.group import process_group
     from harness.evaluation.attack.ray_executor import ray_executor
-    from harness.experiment import resolve, runner, trial
+    from harness.experiment import resolve, runner
 
     protocol = protocol_settings(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,

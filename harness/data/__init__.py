@@ -23,6 +23,8 @@ DATASETS: Registry[DatasetSource] = Registry(
         "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
         "imagenet": "harness.data.imagenet:IMAGENET",
         "imagenet-robustbench": "harness.data.imagenet:IMAGENET_ROBUSTBENCH",
+        "svhn": "harness.data.sets.svhn:SVHN",
+        "tiny-imagenet": "harness.data.sets.tiny_imagenet:TINY_IMAGENET",
     },
     entry_points="harness.datasets",
 )

@@ -24,10 +24,13 @@ class TorchvisionLayout:
     Attributes:
         class_name: the class in ``torchvision.datasets``.
         folder: the folder it reads, relative to the root.
+        split: whether the class names its argument so, keeps its files in the folder it is given,
+            and its images as [N, K, H, W] with ``labels``.
     """
 
     class_name: str
     folder: str
+    split: bool = False
 
 
 def find_root(root: Path | None) -> Path:
@@ -76,7 +79,11 @@ def _read_torchvision(
     dataset_class = getattr(import_torchvision("torchvision.datasets"), layout.class_name)
     found = (root / layout.folder).is_dir()
     try:
-        stored = dataset_class(root=root, train=split == "train", download=not found)
+        stored = (
+            dataset_class(root=root / layout.folder, split=split, download=not found)
+            if layout.split
+            else dataset_class(root=root, train=split == "train", download=not found)
+        )
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError) as error:
         if found:
             raise UserError(
@@ -89,10 +96,11 @@ def _read_torchvision(
             f"another data root, for example by {ROOT_VARIABLE}"
         ) from error
     pixels = np.asarray(stored.data)
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    if not layout.split:
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
     return ImageSet(
         torch.from_numpy(np.ascontiguousarray(pixels)),
-        torch.as_tensor(stored.targets, dtype=torch.int64),
+        torch.as_tensor(stored.labels if layout.split else stored.targets, dtype=torch.int64),
         info,
         split,
         complete=len(pixels) == info.official_size(split),

@@ -28,7 +28,7 @@ def evaluate_external(
     evaluation: EvalConfig,
     *,
     arch: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     weights_key: str | None = None,
     normalize: str | Statistics | None = None,
     **where: Any,

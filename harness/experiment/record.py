@@ -86,8 +86,9 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
                 f"yet, which the next command or `db rebuild` brings up to date: {error}"
             )
         return
-    for reason in damaged.values() if reporter else ():
-        reporter.line(f"note: left out of the database: {reason}")
+    if reporter:
+        for reason in damaged.values():
+            reporter.line(f"note: left out of the database: {reason}")
 
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.store.files import write_torch_atomic
+from harness.store.files import read_torch, write_torch_atomic
 
 MODEL_FORMAT = "divergence-bench model"
 # How files of other kinds begin, what they are, and what to do.
@@ -45,7 +45,7 @@ def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file on the CPU by ``torch.load(weights_only=True)``, or a safetensors file.
+    """Read a file on the CPU by ``read_torch``, or a safetensors file.
 
     Raises:
         UserError: the file is missing, of another kind, damaged, or holds objects other than
@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load_file(path)
         with torch.serialization.safe_globals(plain_data()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return read_torch(path)
     except Exception as error:  # of any kind, if the bytes are damaged
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import nn
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from harness.store.rundir import RunDirectory
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# More classes, channels or pixels than any network here has.
+LARGEST_SIZE = 100_000
 # What a run writes beside the weights.
 OWN_FIELDS: dict[str, Any] = {
     "arch": str,
@@ -45,7 +48,7 @@ def load_external(
     *,
     dataset_info: DatasetInfo,
     arch: str | None = None,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     weights_key: str | None = None,
     normalize: str | Statistics | None = None,
     threat: str = "Linf",
@@ -85,13 +88,14 @@ def load_external(
         raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
     if weights and is_file:
         raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
+    path = None if weights is None else Path(weights)
     with weights_only():
         if scheme in ZOOS:
-            loaded = ZOOS[scheme](name, dataset_info, threat, weights, weights_key)
+            loaded = ZOOS[scheme](name, dataset_info, threat, path, weights_key)
         elif is_file:
             loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key)
         else:
-            loaded = from_function(spec, weights, weights_key)
+            loaded = from_function(spec, path, weights_key)
     loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
     notes = [*loaded.notes, *check_model(model, dataset_info, spec)]
@@ -164,10 +168,10 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        if not isinstance(content.get(name), kind):
+        value = content.get(name)
+        if not isinstance(value, kind) or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
-                f"{path} has {name} {content.get(name)!r}, which no run writes: restore the file "
-                "from a copy"
+                f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
     arch = content["arch"]
     network = build_model(
@@ -176,8 +180,27 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     taken = load_weights(network, content["state_dict"], str(path))
     statistics = taken.statistics
     if normalize := content["normalize"]:
-        statistics = (normalize["mean"], normalize["std"])
+        statistics = statistics_from(normalize, str(path))
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
+
+
+def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
+    """Mean and std of a run's checkpoint; ``UserError`` if they are not numbers any more."""
+    mean, std = normalize.get("mean"), normalize.get("std")
+    if not (_are_numbers(mean) and _are_numbers(std) and len(mean) == len(std) and min(std) > 0):
+        raise UserError(
+            f"{source} has normalize {dict(normalize)!r}, which no run writes: restore the file "
+            "from a copy"
+        )
+    return mean, std
+
+
+def _are_numbers(values: Any) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+    )
 
 
 def from_checkpoint(

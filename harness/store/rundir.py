@@ -34,8 +34,8 @@ from harness.store.records import (
     StartedRun,
     check_facts,
 )
+from harness.store.text import all_printable
 from harness.store.verdicts import read_verdicts
-from harness.text import all_printable
 
 RECORD_VERSION = 1
 RUNS_FOLDER = "runs"

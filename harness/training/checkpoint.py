@@ -6,14 +6,11 @@ is the same whether or not the process was restarted before it.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.errors import UserError
-from harness.store.files import write_torch_atomic
+from harness.store.files import read_torch, write_torch_atomic
 
 TRAINING_FORMAT = "divergence-bench training state"
 
@@ -32,8 +29,8 @@ def load_training(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        state = read_torch(path)
+    except Exception as error:  # of any kind, if the bytes are damaged
         raise UserError(
             f"the training checkpoint {path} cannot be read ({type(error).__name__}): delete it to "
             "train that run from the start"

@@ -62,7 +62,8 @@ def correlation_loss(
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
     """The correlation of each row of ``a`` with that of ``b``."""
     a, b = (each - each.mean(dim=1, keepdim=True) for each in (a, b))
-    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)
+    correlation: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)
+    return correlation
 
 
 class DistParams(DistillationParams):

@@ -38,7 +38,8 @@ class RightVectors(torch.autograd.Function):
         _, values_BR, right_BRK = torch.linalg.svd(matrix_BPK, full_matrices=False)
         ctx.save_for_backward(matrix_BPK, values_BR, right_BRK)
         ctx.number = number
-        return right_BRK[:, :number].transpose(1, 2)
+        leading_BKN: Tensor = right_BRK[:, :number].transpose(1, 2)
+        return leading_BKN
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -85,7 +86,7 @@ def singular_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], vectors:
     for s_BKHW, t_BKHW in matched_stages(student, teacher):
         with torch.no_grad():
             t_BKN, values_BN = _leading(t_BKHW, vectors)
-        s_BKM = RightVectors.apply(_matrix(s_BKHW), vectors + FURTHER)
+        s_BKM = RightVectors.apply(_matrix(s_BKHW), vectors + FURTHER)  # type: ignore[no-untyped-call]
         t_BKN, s_BKN = t_BKN * values_BN[:, None], _aligned(s_BKM, t_BKN) * values_BN[:, None]
         if before is not None:
             pairs = zip((s_BKN, t_BKN), before, strict=True)

@@ -56,6 +56,9 @@ def test_a_page_with_results_opens_and_writes_nothing(
         ("compare", {"a": "no-such-run"}, "no-such-run"),
         ("methods", {"m": "[x](http://evil)"}, "evil"),
         ("losses", {"C": "1e9"}, "1e9"),
+        ("losses", {"C": "²"}, "²"),
+        ("losses", {"C": "--5"}, "--5"),
+        ("losses", {"C": "9" * 5000}, "999..."),
         ("losses", {"T": "0"}, "temperature “0”"),
         ("tsne", {"k": "many"}, "many"),
         ("tsne", {"a": "/etc/passwd"}, "passwd"),
@@ -193,7 +196,7 @@ def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> Non
     frame = detached.dataframe[0].value.set_index("loss")
     assert together["to_m"]["wMSE"] > 0
     assert frame["to_m"]["wMSE"] == frame["to_n"]["wMSE"] == 0
-    assert frame["to_n"]["DKL, asymmetry broken"] != pytest.approx(frame["to_n"]["DKL"])
+    assert frame["to_n"]["DKL + BA"] != pytest.approx(frame["to_n"]["DKL"])
     assert "it has no effect" in words(detached)
     assert together["to_n"]["KL"] == pytest.approx(together["to_n"]["DKL"], abs=1e-12)
 

@@ -1,5 +1,6 @@
 """The Python API on digits: what it stores is what the command line, the tables and the app see."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import divergence_bench as bench
 from harness.data import load_dataset
 from harness.errors import UserError
+from harness.models import build_model
 from harness.registry import METHODS
 from leaderboards.build import table
 from leaderboards.summary import run_summary
@@ -71,6 +73,9 @@ def test_a_module_is_stored_like_any_run(tmp_path: Path, call) -> None:
     assert "mine" in json.dumps(summary.to_json())
     again = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
     assert (again.evaluation_id, again.metrics) == (result.evaluation_id, result.metrics)
+    assert result.stored_at is None
+    assert again.stored_at is not None
+    assert again.stored_at in str(again)
 
 
 def test_other_weights_code_or_answers_are_another_run(tmp_path: Path) -> None:
@@ -93,6 +98,7 @@ def test_other_weights_code_or_answers_are_another_run(tmp_path: Path) -> None:
     assert run_id(network()) == same
     scaled = {run_id(Scaled(base, factor)) for factor in (1.0, -1.0)}
     function = run_id(lambda x: base(x))
+    assert run_id(lambda x: base(x) - 0) != function
     with torch.no_grad():
         base[1].bias.add_(torch.arange(10) / 10)
     assert len({same, function, run_id(base), *scaled}) == 5
@@ -268,3 +274,61 @@ def test_an_argument_without_effect_is_refused(tmp_path):
     for argument in ({"normalize": "dataset"}, {"name": "other"}, {"arch": "resnet8"}):
         with pytest.raises(UserError, match=f"{next(iter(argument))} given, but {run.run_id}"):
             bench.evaluate(run.run_id, "digits", **argument, **options)
+
+
+MODULE = """
+import torch
+from harness.models import build_model
+
+def make():
+    torch.manual_seed(0)
+    return build_model("resnet8", 10, 1, 8)
+"""
+
+
+def test_one_network_is_one_run_whatever_names_it(tmp_path, monkeypatch, call):
+    """A function or a file, from the command line or from Python, or the network itself."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "network_of_the_api.py").write_text(MODULE)
+    network = importlib.import_module("network_of_the_api").make()
+    torch.save({"net": network.state_dict()}, tmp_path / "net.pt")
+    options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
+    first = bench.evaluate(network, "digits", **options)
+    file = str(tmp_path / "net.pt")
+    others = [
+        bench.evaluate("network_of_the_api:make", "digits", **options),
+        bench.evaluate(file, "digits", arch="resnet8", **options),
+    ]
+    assert {other.run_id for other in others} == {first.run_id}
+    assert all(other.stored_at for other in others)
+    for source in (["network_of_the_api:make"], [file, "--arch", "resnet8"]):
+        ended = call(
+            "evaluate", *source, *"--dataset digits --attacks".split(), "",
+            *"--eval-limit 5 --results".split(), str(tmp_path),
+        )  # fmt: skip
+        assert f"stored in {first.path}" in ended.out
+        assert "was stored on" in ended.err
+    options |= {"normalize": "dataset"}
+    normalised = bench.evaluate(file, "digits", arch="resnet8", **options)
+    assert normalised.run_id != first.run_id
+    assert normalised.run_id == bench.evaluate(network, "digits", **options).run_id
+
+
+def test_which_of_several_weights_is_meant_is_said(tmp_path):
+    first, second = build_model("resnet8", 10, 1, 8), build_model("resnet8", 10, 1, 8)
+    file = tmp_path / "both.pt"
+    torch.save({"state_dict": first.state_dict(), "ema": second.state_dict()}, file)
+    options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
+    with pytest.raises(UserError, match=r"under 'state_dict', 'ema': say which .* \(weights_key="):
+        bench.evaluate(file, "digits", arch="resnet8", **options)
+    found = bench.evaluate(file, "digits", arch="resnet8", weights_key="ema", **options)
+    assert found.run_id == bench.evaluate(second, "digits", **options).run_id
+
+
+def test_a_function_is_evaluated_with_the_networks_that_it_calls_in_eval_mode(tmp_path):
+    images, labels = digits()
+    inner = nn.Sequential(network(), nn.Dropout(0.9)).train()
+    result = bench.evaluate(
+        lambda x: inner(x), (images, labels), attacks="none", results=tmp_path, quiet=True
+    )
+    assert result.clean.value == accuracy(inner.eval(), images, labels)

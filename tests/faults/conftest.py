@@ -1,8 +1,6 @@
 """Command lines that are killed, and what must be the same afterwards."""
 
-import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +10,7 @@ from forking import ForkServer
 
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, list_runs
+from tests.faults.staging import durations, staging
 
 RUN = [
     "run", "--method", "ikl", "--device", "cpu", "--epochs", "3", "--train-limit", "96",
@@ -25,17 +24,9 @@ TIMES = {"started_at", "finished_at", "wall_s", "provenance", "config", "config_
 TIMES |= {"git_commit", "git_dirty"}
 
 
-# The file that shows that a phase has begun.
-SIGNS = {
-    "training": "runs/*/run.json",
-    "evaluation": "runs/*/model.pt",
-    "storing": "runs/*/evaluations/*/chunks/00003.parquet",
-}
-
-
 @dataclass
 class Undisturbed:
-    """A run that was not killed: its folder, and how many seconds each phase took."""
+    """A run that was not killed: its folder, and how many seconds each stage took."""
 
     results: Path
     seconds: dict[str, float]
@@ -49,13 +40,10 @@ class Undisturbed:
 @pytest.fixture(scope="session")
 def undisturbed(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """The run that every killed one must equal."""
-    results, began = tmp_path_factory.mktemp("undisturbed"), time.time()
-    ended = server.succeed([*RUN, "--results", str(results)])
-    moments = [next(results.glob(SIGNS[phase])).stat().st_mtime for phase in SIGNS]
-    # The record is written again and again; the lock is as old as the work.
-    moments[0] = next(results.glob("runs/*/run.lock")).stat().st_mtime
-    seconds = [after - before for before, after in pairwise([*moments, began + ended["seconds"]])]
-    return Undisturbed(results, dict(zip(SIGNS, seconds, strict=True)))
+    folder = tmp_path_factory.mktemp("undisturbed")
+    results, log = folder / "results", folder / "stages"
+    server.succeed([*RUN, "--results", str(results)], prepare=staging(log))
+    return Undisturbed(results, durations(log))
 
 
 def contents(results: Path) -> dict[str, pd.DataFrame]:

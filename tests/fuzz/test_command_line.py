@@ -55,6 +55,18 @@ SETTINGS = (
 PATHS = (
     "file.txt", "folder", "missing", "missing/deep", "", ".", "folder/inner", "loop", "results",
 )  # fmt: skip
+# Values that a parameter of that name takes, so that not all lines are refused at once.
+SENSIBLE = {
+    "run": ("A",), "runs": ("A",), "source": ("A", "timm:resnet18d"), "name": ("A", "kl"),
+    "kind": ("runs", "methods", "datasets", "models", "recipes"), "table": ("1", "3", "9"),
+    "method": ("vanilla", "kl"), "methods": ("vanilla,kl",), "recipe": ("digits",),
+    "dataset": ("digits",), "arch": ("resnet8",), "seed": ("0", "3"), "seeds": ("1", "2"),
+    "eps": ("0", "0.1", "0,0.1"), "norm": ("Linf",), "device": ("cpu",), "results": ("results",),
+    "statement": ("SELECT * FROM runs", "SELECT 1 AS a, 1/0 AS b"), "limit": ("1", "5"),
+    "format_": ("markdown", "latex", "csv", "html", "json"), "out": ("folder/new",),
+    "parquet": ("folder/new",), "other": ("results", "folder"), "folder": ("folder",),
+    "set_": SETTINGS[:1], "pair": ("resnet20-resnet8",), "file": ("file.txt",),
+}  # fmt: skip
 PLACES = "baseline data_root file folder generated keep other out parquet results weights".split()
 
 
@@ -76,11 +88,10 @@ COMMANDS = commands()
 
 
 def values(parameter: Any) -> st.SearchStrategy[str]:
-    if parameter.name == "set_":
-        return st.sampled_from(SETTINGS)
-    if parameter.name in PLACES:
-        return st.sampled_from(PATHS)
-    return st.sampled_from(WORDS)
+    pool = PATHS if parameter.name in PLACES else WORDS
+    pool = SETTINGS if parameter.name == "set_" else pool
+    sensible = st.sampled_from(SENSIBLE.get(parameter.name, pool))
+    return st.one_of(sensible, sensible, st.sampled_from(pool))
 
 
 @st.composite
@@ -115,7 +126,7 @@ def place(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(arguments=lines())
-@tries(300)
+@tries(300, shrink=False)
 def test_command_lines(server, place, tmp_path_factory, tally, arguments) -> None:
     copy = tmp_path_factory.mktemp("copy") / "place"
     shutil.copytree(place, copy, symlinks=True)

@@ -58,7 +58,7 @@ def accuracies(server: ForkServer, results: Path) -> set[tuple[Any, ...]]:
 
 
 @given(data=st.data(), commands=st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=2))
-@tries(120)
+@tries(120, shrink=False)
 def test_a_damaged_file(server, stored, tmp_path_factory, tally, data, commands) -> None:
     """Numbers that are shown are those that were stored, or measured again by the same command."""
     results = tmp_path_factory.mktemp("copy") / "results"

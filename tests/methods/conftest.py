@@ -66,6 +66,21 @@ def batch() -> Batch:
 
 
 @pytest.fixture
+def colour_network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, NUM_CLASSES)).double()
+
+
+@pytest.fixture
+def colour_batch() -> Batch:
+    """Images of three channels, which torchvision can change."""
+    torch.manual_seed(2)
+    x = torch.rand(BATCH_SIZE, 3, 6, 6, dtype=torch.float64)
+    y = torch.randint(NUM_CLASSES, (BATCH_SIZE,))
+    return Batch(x=x, y=y, index=torch.arange(BATCH_SIZE), epoch=1)
+
+
+@pytest.fixture
 def make_task() -> Callable[..., Task]:
     """``make_task(name, **params)``: a method's task on the tiny problem."""
 

@@ -76,8 +76,6 @@ class Comparison:
         shared: images that both were evaluated on; only these are compared.
         metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` where the
             attacks are not standard AutoAttack.
-        sequential: whether images were drawn at random until an evaluation stopped; intervals and
-            p-values are then valid at any stopping time.
     """
 
     a: str
@@ -87,7 +85,6 @@ class Comparison:
     protocol: dict[str, Any]
     shared: int
     metrics: dict[str, PairedComparison]
-    sequential: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,6 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
             else compare_drawn(right, correct_b[name], population)
             for name, right in correct_a.items()
         },
-        sequential=population is not None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,16 @@ def compare_runs(
 def compare_methods(
     results: Path, methods: Sequence[str], *, dataset: str | None, norm: str | None, eps: str | None
 ) -> SeedsComparison:
-    """Compare methods over the seeds of their finished runs.
+    """Compare methods over the seeds of their finished runs; damaged runs are named in the notes.
 
     Raises:
         UserError: a method has no finished runs, or they differ in more than the seed.
     """
     groups = [_runs_of(results, method, dataset) for method in methods]
     chosen = iter(choose([_fitting(run, "", norm, eps) for group in groups for run in group]))
-    return compare_seeds([[next(chosen) for _ in group] for group in groups])
+    comparison = compare_seeds([[next(chosen) for _ in group] for group in groups])
+    left_out = [f"left out: {run.damage}" for run in list_runs(results) if run.damage]
+    return replace(comparison, notes=(*comparison.notes, *left_out))
 
 
 def finished(
@@ -151,7 +154,8 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
     runs = [
         run
         for run in list_runs(results)
-        if (record := run.record).get("method") == method
+        if run.damage is None
+        and (record := run.record).get("method") == method
         and record["status"] == "success"
         and dataset in (None, record["dataset"])
         and run.finished_evaluations()

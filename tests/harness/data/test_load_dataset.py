@@ -59,7 +59,7 @@ def test_only_the_requested_split_is_loaded():
         _ = data.train
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "imagenet"])
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "imagenet", "svhn", "tiny-imagenet"])
 def test_missing_root_is_named(name, tmp_path, monkeypatch):
     missing = tmp_path / "nowhere"
     with pytest.raises(UserError, match=r"data root .*nowhere is not a folder"):

@@ -1,6 +1,9 @@
+import multiprocessing
+
 import pytest
 import torch
 
+from harness.data import loader
 from harness.data.augment import Augmentation, crop, flip
 from harness.data.base import ImageSet
 from harness.data.loader import DeviceLoader, make_loader
@@ -155,3 +158,11 @@ def test_a_gpu_gets_the_same_batches(image_set):
         assert its.x.device.type == "cuda"
         assert torch.equal(mine.x, its.x.cpu())
         assert torch.equal(mine.index, its.index.cpu())
+
+
+def test_workers_are_spawned_where_there_is_no_fork_server(monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    assert loader._server().get_start_method() == "spawn"
+    monkeypatch.undo()
+    assert loader._server().get_start_method() == "forkserver"

@@ -8,6 +8,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from harness.compat import import_torchvision
 from harness.data import load_dataset
@@ -136,9 +137,36 @@ def test_damaged_fashion_mnist_is_named(tmp_path, left):
         load_dataset("fashion-mnist", tmp_path)
 
 
+def test_svhn_files(tmp_path, datasets, monkeypatch):
+    """MATLAB files in the order height, width, channel, image, in which the digit 0 is 10."""
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    written = {}
+    for split in ("train", "test"):
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), dtype=np.uint8)
+        path = folder / f"{split}_32x32.mat"
+        savemat(path, {"X": pixels, "y": np.array([[10], [1], [9], [10]], np.uint8)})
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        monkeypatch.setitem(datasets.SVHN.split_list, split, ["", path.name, digest])
+        written[split] = torch.from_numpy(pixels.transpose(3, 2, 0, 1).copy())
+    data = load_dataset("svhn", tmp_path)
+    for part in (data.train, data.test):
+        assert torch.equal(part.images, written[part.split])
+        assert part.labels.tolist() == [0, 1, 9, 0]
+        assert not part.complete
+    (folder / "train_32x32.mat").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"svhn is damaged or incomplete .*delete it"):
+        load_dataset("svhn", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "class_name"),
-    [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("fashion-mnist", "FashionMNIST")],
+    [
+        ("cifar10", "CIFAR10"),
+        ("cifar100", "CIFAR100"),
+        ("fashion-mnist", "FashionMNIST"),
+        ("svhn", "SVHN"),
+    ],
 )
 def test_failed_download_names_the_folder_and_the_remedy(
     name, class_name, tmp_path, datasets, monkeypatch

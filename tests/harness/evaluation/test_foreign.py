@@ -28,7 +28,7 @@ def test_flags_and_plans_of_networks_from_elsewhere(name, digits, new_run):
     record = run.evaluations()[0].record
     assert {flag["name"] for flag in record["flags"]} - GENERAL == flags
     assert (record["acceleration"]["tile"] is None) == plain
-    if plain and "turns" not in name:
+    if plain:
         (note,) = record["acceleration"]["notes"]
         assert note.startswith("not accelerated: ")
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from distilling import TINY, Lines, assert_same_weights, trained
 
+import divergence_bench as bench
 from harness.config import EvalConfig
 from harness.data import Dataset, ImageSet, load_dataset
 from harness.errors import UserError
@@ -230,3 +232,34 @@ def test_no_setting_of_the_evaluation_changes_the_training_or_its_name(tmp_path)
         assert other.record["selected_epoch"] == first.record["selected_epoch"]
         assert [(epoch["clean_val"], epoch["pgd_val"]) for epoch in other.epochs()] == watched
         assert_same_weights(first, other)
+
+
+def test_weights_that_were_replaced_are_not_measured_under_the_runs_name(tmp_path):
+    directory = trained(tmp_path, "vanilla")
+    content = torch.load(directory.model_path, weights_only=True)
+    content["state_dict"]["fc.bias"] += 1
+    torch.save(content, directory.model_path)
+    config = resolve("vanilla", options={**TINY, "results": tmp_path, "evaluation.limit": 10})
+    for use in (
+        lambda: run(config, QUIET),
+        lambda: runner.evaluate_run(directory, config.evaluation, None, "cpu", QUIET),
+        lambda: bench.load_model(directory.run_id, results=tmp_path),
+    ):
+        with pytest.raises(UserError, match=r"model\.pt holds other weights than those that vanil"):
+            use()
+
+
+def test_work_on_a_trained_run_asks_for_the_test_split_alone(tmp_path, monkeypatch):
+    options: dict[str, Any] = {**TINY, "results": tmp_path}
+    directory = trained(tmp_path, "vanilla")
+    asked: list[object] = []
+
+    def watched(*arguments: Any, **named: Any) -> Dataset:
+        asked.append(named["splits"])
+        return load_dataset(*arguments, **named)
+
+    monkeypatch.setattr(runner, "load_dataset", watched)
+    config = resolve("vanilla", options={**options, "evaluation.limit": 10})
+    runner.evaluate_run(directory, config.evaluation, None, "cpu", QUIET)
+    run(config, QUIET)
+    assert asked == [("test",), ("test",)]

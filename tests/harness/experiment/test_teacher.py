@@ -3,6 +3,7 @@
 import pytest
 import torch
 from distilling import TINY, Lines, registered, student
+from distilling import trained as tiny_run
 
 from harness.data import dataset_info, load_dataset
 from harness.errors import UserError
@@ -206,3 +207,64 @@ def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path):
         seen = (x - info.mean[0]) / info.std[0] if normalize else x
         with torch.no_grad():
             assert torch.allclose(model.eval()(x), network(seen))
+
+
+def test_a_teacher_from_elsewhere_is_normalised_and_chosen_as_the_user_says(tmp_path):
+    network, info = build_model("resnet8", 10, 1, 8).eval(), load_dataset("digits").info
+    file, x = tmp_path / "weights.pt", torch.rand(3, 1, 8, 8)
+    other = build_model("resnet8", 10, 1, 8)
+    torch.save({"model": other.state_dict(), "ema": network.state_dict()}, file)
+    options = {"teacher.source": str(file), "teacher.weights_key": "ema"}
+    plain = resolve("distil", options=options)
+    normalised = resolve("distil", options={**options, "teacher.normalize": "0.3;0.5"})
+    keyless = resolve("distil", options={"teacher.source": str(file)})
+    assert len({plain.run_id, normalised.run_id, keyless.run_id}) == 3
+    with torch.no_grad():
+        assert torch.equal(load_teacher(plain, info)[0].eval()(x), network(x))
+        assert torch.allclose(load_teacher(normalised, info)[0].eval()(x), network((x - 0.3) / 0.5))
+    with pytest.raises(UserError, match="under 'model', 'ema'"):
+        load_teacher(keyless, info)
+
+
+TEACHER_MODULE = """
+import torch
+from torch import nn
+from harness.data import load_dataset
+
+def means():
+    train = load_dataset("digits", splits=("train",)).train
+    images = train.images_float().flatten(1)
+    linear = nn.Linear(64, 10)
+    with torch.no_grad():
+        linear.weight.copy_(torch.stack([images[train.labels == c].mean(0) for c in range(10)]))
+        linear.bias.copy_(-linear.weight.square().sum(1) / 2)
+    return nn.Sequential(nn.Flatten(), linear)
+
+def guessing():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+"""
+
+
+def test_a_function_may_give_the_teacher_and_a_guessing_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "teachers_of_a_test.py").write_text(TEACHER_MODULE)
+    found = student(tmp_path, **{"teacher.source": "teachers_of_a_test:means"})
+    facts = found.record["teacher_facts"]
+    assert facts["arch"] == "teachers_of_a_test:means"
+    assert facts["accuracy"]["value"] > 0.8
+    guessing = {"teacher.source": "teachers_of_a_test:guessing"}
+    with pytest.raises(UserError, match=r"no more than by guessing: .*teacher\.minimum=0"):
+        student(tmp_path, **guessing)
+    student(tmp_path, **guessing, **{"teacher.minimum": 0})
+    with pytest.raises(UserError, match="the teacher, a Sequential, does not expose its features"):
+        tiny_run(tmp_path, "fitnet", **guessing, **{"teacher.minimum": 0})
+
+
+def test_weights_that_are_not_finite_make_no_teacher(tmp_path):
+    state = build_model("resnet8", 10, 1, 8).state_dict()
+    state["fc.weight"][0, 0] = torch.nan
+    torch.save(state, tmp_path / "nan.pt")
+    options = {"teacher.source": str(tmp_path / "nan.pt")}
+    with pytest.raises(UserError, match=r"fc\.weight in .*nan\.pt holds NaN"):
+        student(tmp_path, **options)

@@ -14,6 +14,7 @@ from harness.models.checkpoint import MODEL_FORMAT, state_dict_sha256
 from harness.models.loading import load_external, load_model_file
 from harness.models.normalize import Normalized
 from harness.store.files import file_sha256
+from harness.training.checkpoint import load_training, save_training
 
 INFO = SimpleNamespace(
     name="tiny", num_classes=4, channels=3, image_size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
@@ -155,11 +156,85 @@ def test_file_that_no_run_saved(tmp_path):
         load_model_file(tmp_path / "bare.pt")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("arch", None),
+        ("in_channels", -1),
+        ("in_channels", 2**63 - 1),
+        ("image_size", 0),
+        ("num_classes", "10"),
+        ("normalize", {}),
+        ("normalize", {"mean": [0.5], "std": [0.0]}),
+        ("normalize", {"mean": [0.5, 0.5], "std": [float("nan")] * 2}),
+    ],
+)
+def test_a_field_that_no_run_writes_is_named(tmp_path, field, value):
+    path = saved(tmp_path / "model.pt", network())
+    torch.save({**torch.load(path, weights_only=True), field: value}, path)
+    with pytest.raises(UserError, match=rf"has {field} .*, which no run writes: restore the file"):
+        load_model_file(path)
+
+
+@pytest.mark.parametrize("read", [load_model_file, load_training])
+def test_a_changed_byte_of_a_weight_is_no_weight(tmp_path, read):
+    """``torch.load`` does not look at the checksums in the file."""
+    path, model = tmp_path / "model.pt", network()
+    if read is load_training:
+        save_training(path, model=model.state_dict())
+    else:
+        saved(path, model)
+    assert read(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model.state_dict()["fc.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|cannot be read"):
+        read(path)
+
+
 def test_damaged_model_of_a_run(tmp_path):
     path = saved(tmp_path / "model.pt", network())
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"model\.pt is damaged .*: restore it"):
         load_model_file(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("arch", None),
+        ("arch", 3),
+        ("num_classes", "4"),
+        ("normalize", [0.5]),
+        ("normalize", {"mean": "0.5"}),
+        ("state_dict", None),
+    ],
+)
+def test_an_edited_model_of_a_run_is_refused(tmp_path, field, value):
+    path = saved(tmp_path / "model.pt", network())
+    content = torch.load(path, weights_only=True)
+    content[field] = value
+    torch.save(content, path)
+    for read in (load_model_file, load):
+        with pytest.raises(UserError, match=rf"model\.pt has {field} .*, which no run writes"):
+            read(path)
+    del content[field]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"has {field} None, which no run writes"):
+        load(path)
+
+
+def test_a_user_may_say_how_images_are_normalised(tmp_path, x):
+    model, path = network(), tmp_path / "weights.pt"
+    torch.save({"net": model.state_dict()}, path)
+    loaded, facts = load(path, arch="resnet8", normalize="dataset")
+    expected = Normalized(model, INFO.mean, INFO.std).eval()
+    torch.testing.assert_close(loaded(x), expected(x))
+    assert facts["normalize"] == {"mean": list(INFO.mean), "std": list(INFO.std)}
+    _, silent = load(path, arch="resnet8")
+    assert f"{path} does not say how its images were normalised" in silent["notes"]
+    saved(path, model, {"mean": list(INFO.mean), "std": list(INFO.std)})
+    torch.testing.assert_close(load(path, normalize="none")[0](x), model(x))
 
 
 class TestFunctions:

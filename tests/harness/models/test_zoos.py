@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
+from harness.data import dataset_info
 from harness.errors import UserError
 from harness.models import zoos
 from harness.models.checkpoint import state_dict_sha256
@@ -178,6 +179,25 @@ def test_timm_network_with_weights(tmp_path):
         torch.testing.assert_close(model(X), network((X - mean) / std))
     assert facts["arch"] == facts["model_name"] == "test_byobnet"
     assert facts["sha256"] == file_sha256(path)
+
+
+def test_statistics_of_three_channels_are_not_used_for_one(tmp_path):
+    """A network for digits was refused, since the harness normalised it by three channels."""
+    timm, info = import_timm(), dataset_info("digits")
+    torch.manual_seed(0)
+    network = timm.create_model("test_byobnet", num_classes=10, in_chans=1).eval()
+    torch.save(network.state_dict(), tmp_path / "gray.pt")
+    path, x = tmp_path / "gray.pt", torch.rand(3, 1, 8, 8)
+    model, facts = load_external("timm:test_byobnet", dataset_info=info, weights=path)
+    with torch.no_grad():
+        expected = network((x - info.mean[0]) / info.std[0])
+        torch.testing.assert_close(model(x), expected)
+        plain = load_external(
+            "timm:test_byobnet", dataset_info=info, weights=path, normalize="none"
+        )[0]
+        torch.testing.assert_close(plain(x), network(x))
+    assert facts["normalize"] == {"mean": list(info.mean), "std": list(info.std)}
+    assert facts["notes"] == ["images are normalised by the mean and std of digits"]
 
 
 def test_timm_network_with_published_weights(monkeypatch):

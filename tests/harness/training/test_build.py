@@ -25,5 +25,6 @@ def test_a_device_that_is_not_there_is_the_users_mistake(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="torch finds no GPU: use --device cpu"):
         choose_device("cuda")
-    with pytest.raises(UserError, match="unknown device 'gpu'"):
-        choose_device("gpu")
+    for name in ("gpu", "mps", "meta", "cpu:1", "cuda:x", ""):
+        with pytest.raises(UserError, match=f"unknown device '{name}': use auto, cpu"):
+            choose_device(name)

@@ -253,6 +253,17 @@ def test_several_runs_are_seeds_or_rivals_of_the_first(results):
     assert "not corrected for 2 comparisons" in output(results, "trades-0", "mart-0", "kl-0")
 
 
+def test_a_damaged_run_is_named_beside_the_others(results):
+    stored(results, made(A_BROKEN, method="trades"), 7)
+    record = results / "runs" / "trades-7" / "run.json"
+    record.write_text(record.read_text().replace('"dataset"', '"data set"'))
+    methods = ["--method-a", "trades", "--method-b", "mart", "--json"]
+    found = json.loads(output(results, *methods))
+    assert [group["metrics"]["robust"]["n"] for group in found["groups"]] == [2, 2]
+    (note,) = [note for note in found["notes"] if note.startswith("left out: ")]
+    assert f"dataset in {record} is missing" in note
+
+
 def test_runs_without_a_shared_protocol_are_refused(results):
     with pytest.raises(UserError, match=r"share no protocol .*0\.3"):
         output(results, "trades-0@e0.3", "mart-0")

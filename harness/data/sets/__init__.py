@@ -1,0 +1,1 @@
+"""Further datasets, one a file."""
