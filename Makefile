@@ -9,7 +9,7 @@ setup: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[app,zoo,cluster,dev]'
+		--constraint constraints.txt --editable '.[app,zoo,cluster,export,dev]'
 	touch $@
 
 demo: setup

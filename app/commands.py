@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.config import EvalConfig
 from harness.data import dataset_info
+from harness.errors import UserError
 from harness.store.rundir import RunDirectory
 
 
@@ -56,13 +57,21 @@ def _of_source(run: Mapping[str, Any]) -> str:
 
 def _departures(run: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in which a protocol differs from what the command takes by itself."""
-    own = run["config"].get("evaluation") or {"eps": dataset_info(run["dataset"]).default_eps}
+    own = run["config"].get("evaluation") or {"eps": _customary_eps(run["dataset"])}
     default = EvalConfig.model_validate(own).identity_payload()
     return {
         name: protocol[name]
         for name in default
         if name in protocol and _typed(protocol[name]) != _typed(default[name])
     }
+
+
+def _customary_eps(dataset: str) -> float:
+    """The radius that the command takes by itself; 0, so that it is always given, if unknown."""
+    try:
+        return dataset_info(dataset).default_eps
+    except UserError:  # a folder that this process has not opened, or images from Python
+        return 0.0
 
 
 def _typed(value: Any) -> str:

@@ -18,6 +18,7 @@ from app.gallery import test_images
 from harness.config import InnerAttackConfig
 from harness.data.base import ImageSource
 from harness.errors import UserError
+from harness.experiment.record import check_registered
 from harness.models.loading import load_run_model
 from harness.seeding import seeded_generator
 from harness.store.rundir import RunDirectory
@@ -91,6 +92,7 @@ def embedded(
         UserError: the model or the images are missing, or the model does not return features.
     """
     run = RunDirectory(Path(results), run_id)
+    check_registered(run)
     model = load_run_model(run)
     test = test_images(run.record["dataset"], root)
     rows = _drawn(test, random_classes(test.info.num_classes, classes, seed), per_class, seed)

@@ -21,7 +21,7 @@ from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 SIDE = 96
 GAP = 4
-EMBEDDED = ("digits",)
+# Of the datasets that are downloaded where they are missing, torchvision's folders.
 FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
@@ -145,17 +145,16 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
     own = Path(root) if root and Path(root).is_dir() else None
     folder = own or Path(os.environ.get(ROOT_VARIABLE) or "data")
     here = (
-        dataset in EMBEDDED
+        dataset not in FOLDERS
         or any(find_shards(place) for place in (folder / dataset, folder))
-        or (dataset in FOLDERS and (folder / FOLDERS[dataset]).is_dir())
+        or (folder / FOLDERS[dataset]).is_dir()
     )
     if not here:
         raise UserError(
             f"the images of {dataset} are not in {folder}: start the app with {ROOT_VARIABLE} set "
             "to the folder that contains them"
         )
-    given = None if dataset in EMBEDDED else folder
-    return load_dataset(dataset, given, splits=("test",)).test
+    return load_dataset(dataset, root, splits=("test",)).test
 
 
 def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:

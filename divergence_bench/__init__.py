@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         register_model,
         train,
     )
+    from divergence_bench.hub import export
     from divergence_bench.result import Accuracy, Result, compare, results, verdicts
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "datasets",
     "decide",
     "evaluate",
+    "export",
     "load_model",
     "losses",
     "methods",
@@ -57,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name == "losses":
         return importlib.import_module("divergence_bench.losses")
     if name in __all__:
-        place = "result" if name in _RESULTS else "api"
+        place = "result" if name in _RESULTS else "hub" if name == "export" else "api"
         return getattr(importlib.import_module(f"divergence_bench.{place}"), name)
     if name == "__version__":
         return importlib.import_module("harness").__version__

@@ -25,6 +25,7 @@ from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
+from harness.experiment.record import check_registered, images_root
 from harness.models import ARCHITECTURES, Architecture
 from harness.models.external.probe import device_of
 from harness.models.loading import load_external, load_run_model
@@ -87,9 +88,9 @@ def evaluate(
         model: an ``nn.Module`` or a function that maps images [B, K, H, W] in [0, 1] to logits
             [B, C]; or the name of a stored run, a checkpoint file, ``robustbench:NAME``,
             ``timm:NAME``, ``torchvision:NAME`` or ``package.module:function``.
-        data: the name of a dataset; or a pair of test images [N, K, S, S] (uint8, or floats in
-            [0, 1]) and labels [N], as tensors or arrays; or a ``torch.utils.data.Dataset`` of
-            such pairs.
+        data: the name of a dataset, or ``folder:PATH``; or a pair of test images [N, K, S, S]
+            (uint8, or floats in [0, 1]) and labels [N], as tensors or arrays; or a
+            ``torch.utils.data.Dataset`` of such pairs.
         attacks: ``standard`` (AutoAttack), ``fast`` (APGD-CE, APGD-T), ``none``, or stages in
             order.
         norm: ``Linf`` or ``L2``.
@@ -126,12 +127,15 @@ def evaluate(
     _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:
-        if data != run.record["dataset"]:
-            raise UserError(f"{run.run_id} is a run on {run.record['dataset']}: give that as data")
-        stored = (run.record.get("config") or {}).get("evaluation", {})
-        default = {"eps": stored.get("eps", 8 / 255)}
+        name_of_data = run.record["dataset"]
+        if data != name_of_data and not (
+            str(data).startswith("folder:") and dataset_info(data, images).name == name_of_data
+        ):
+            raise UserError(f"{run.run_id} is a run on {name_of_data}: give that as data")
+        before = (run.record.get("config") or {}).get("evaluation", {})
+        default = {"eps": before.get("eps", 8 / 255)}
         if sequential:
-            default |= resolve.random_order(dataset_info(run.record["dataset"]))
+            default |= resolve.random_order(dataset_info(name_of_data, images_root(run, images)))
         protocol = resolve.evaluation(default, given, ())
         return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
@@ -241,15 +245,15 @@ def train(
 
     Args:
         method: a registered method, or a ``Method``, which is registered under its title.
-        dataset: a registered dataset; default: the recipe's, else digits.
+        dataset: a registered dataset or ``folder:PATH``; default: the recipe's, else digits.
         recipe: one of the method's recipes; default: the one named like the dataset.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         quiet: show no progress.
         **settings: ``arch``, ``epochs``, ``batch_size``, ``lr``, ``seed``, ``train_limit``,
-            ``teacher``, ``teacher_arch``, ``root``, ``attacks``, ``norm``, ``eps``, ``n`` or
-            ``workers``; or sections of the configuration, such as ``params={"temperature": 2}``
-            or ``training={"optimizer": {"lr": 0.1}}``.
+            ``teacher``, ``teacher_arch``, ``root``, ``attacks``, ``norm``, ``eps``, ``n``,
+            ``workers`` or ``track``; or sections of the configuration, such as
+            ``params={"temperature": 2}`` or ``training={"optimizer": {"lr": 0.1}}``.
 
     Raises:
         UserError: a name or a setting is not known, or training diverged; the message says why.
@@ -267,7 +271,8 @@ def train(
         options["evaluation.attacks"] = PRESETS.get(attacks, attacks)
     options |= {"results": Path(results), "device": device}
     config = resolve.resolve(method, recipe=recipe, dataset=dataset, options=options)
-    return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
+    with own_random_state(choose_device(device)):
+        return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
 
 
 def load_model(
@@ -299,18 +304,22 @@ def load_model(
     """
     run = stored_run(Path(results), model)
     if run is not None:
-        return load_run_model(run)
+        check_registered(run)
+        with own_random_state(torch.device("cpu")):
+            return load_run_model(run)
     if dataset is None:
         raise UserError(f"{model} is no stored run: give the dataset that it classifies")
-    return load_external(
-        str(model),
-        dataset_info=dataset_info(dataset),
-        arch=arch,
-        weights=weights,
-        weights_key=weights_key,
-        normalize=normalize,
-        threat=norm,
-    )[0]
+    info = dataset_info(dataset)
+    with own_random_state(torch.device("cpu")):
+        return load_external(
+            str(model),
+            dataset_info=info,
+            arch=arch,
+            weights=weights,
+            weights_key=weights_key,
+            normalize=normalize,
+            threat=norm,
+        )[0]
 
 
 def attack(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,20 +22,31 @@ from rich.progress import (
 )
 
 PLAIN_LINE_EVERY_S = 20.0
+NOTEBOOK_EVERY_S = 0.2
+LOGGER = logging.getLogger("harness")
 
 Watch = Callable[[float, str], None]
 
 
 class Reporter:
-    """Prints progress to standard error; ``quiet`` (for ``--json``) prints nothing."""
+    """Shows progress on standard error or in a notebook; ``quiet`` (for ``--json``) prints nothing.
+
+    Lines are records of the logger ``harness`` at level INFO in a program that shows those.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         """See the class; bars appear only where standard error is a terminal."""
         self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str) -> None:
-        """Print one line, which only a terminal wraps."""
-        self.console.print(text, soft_wrap=not self.console.is_terminal)
+        """Log one line under ``harness``; where no program listens to that, print it.
+
+        Only a terminal wraps it.
+        """
+        if LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers():
+            LOGGER.info(text)
+        else:
+            self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     @contextmanager
     def stage(
@@ -43,7 +56,13 @@ class Reporter:
 
         ``watch`` is called at each update with the share that is done and what is being done.
         """
-        if self.console.is_terminal or self.console.is_jupyter:
+        if self.console.is_jupyter and not self.console.quiet:
+            bar = NotebookBar()
+            try:
+                yield Stage(self, title, total, bar, watch)
+            finally:
+                bar.close()
+        elif self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
@@ -58,6 +77,42 @@ class Reporter:
             yield Stage(self, title, total, None, watch)
 
 
+class NotebookBar:
+    """A bar below a notebook's cell, by IPython alone; rich's own needs a package of widgets."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._handle: Any = None
+        self._total, self._shown_at = 1.0, 0.0
+
+    def add_task(self, description: str, total: float) -> TaskID:
+        """Show an empty bar."""
+        from IPython.display import HTML, display
+
+        self._total = total
+        self._handle = display(HTML(self._text(0, description)), display_id=True)
+        return TaskID(0)
+
+    def update(self, task_id: TaskID, *, completed: float, description: str) -> None:
+        """Show what is done, a few times a second at most."""
+        from IPython.display import HTML
+
+        now = time.monotonic()
+        if completed >= self._total or now - self._shown_at >= NOTEBOOK_EVERY_S:
+            self._shown_at = now
+            self._handle.update(HTML(self._text(completed, description)))
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        from IPython.display import HTML
+
+        self._handle.update(HTML(""))
+
+    def _text(self, completed: float, description: str) -> str:
+        share = completed / self._total
+        return f"<progress value='{share:.4f}'></progress> {share:.0%} {html.escape(description)}"
+
+
 class Stage:
     """Progress of one piece of work."""
 
@@ -66,7 +121,7 @@ class Stage:
         reporter: Reporter,
         title: str,
         total: int | None,
-        bar: Progress | None,
+        bar: Progress | NotebookBar | None,
         watch: Watch | None = None,
     ) -> None:
         """Made by ``Reporter.stage``."""
@@ -102,9 +157,16 @@ class Stage:
 class TrainingProgress:
     """Shows the progress of training: a bar over all steps, one line per epoch."""
 
-    def __init__(self, reporter: Reporter, stage: Stage, epochs: int) -> None:
-        """Show progress on ``stage``, whose total is epochs x steps."""
+    def __init__(
+        self,
+        reporter: Reporter,
+        stage: Stage,
+        epochs: int,
+        track: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    ) -> None:
+        """Show progress on ``stage``, whose total is epochs x steps; ``track`` gets each epoch."""
         self._reporter, self._stage, self._epochs = reporter, stage, epochs
+        self._track = track
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """After each optimiser step."""
@@ -117,6 +179,7 @@ class TrainingProgress:
     def epoch(self, record: dict[str, Any]) -> None:
         """After each epoch."""
         self._reporter.line(epoch_line(record, self._epochs))
+        self._track(record)
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:

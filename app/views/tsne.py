@@ -14,6 +14,7 @@ from app.gallery import class_names
 from app.labels import protocol_text, run_title
 from harness.config import eps_text
 from harness.data import dataset_info
+from harness.data.base import DatasetInfo
 from harness.store.rundir import RunDirectory
 
 COLUMNS = {
@@ -80,7 +81,7 @@ def page() -> None:
         st.session_state["tsne_computed"] = choice
         _maps(rows[a], rows[b], classes, per_class, seed)
     else:
-        total = min(classes, dataset_info(rows[a]["dataset"]).num_classes) * per_class
+        total = min(classes, _info(rows[a]).num_classes) * per_class
         st.caption(
             f"For each run about {total} images of {rows[a]['dataset']} are attacked by PGD and "
             "mapped: seconds for a small model, minutes for a large one without a GPU."
@@ -94,7 +95,6 @@ def _maps(
     found = []
     for column, row in zip(st.columns(2), (first, second), strict=True):
         with column, st.spinner(f"Computing features and map of {row['run_id']}"):
-            run = ui.query(queries.run, row["run_id"])
             result = embedded(
                 str(ui.results_folder()),
                 row["run_id"],
@@ -103,7 +103,7 @@ def _maps(
                 classes=classes,
                 per_class=per_class,
                 seed=seed,
-                root=(run["config"].get("data") or {}).get("root"),
+                root=_root(row),
             )
             found.append((row, result))
             _map(row, result)
@@ -114,7 +114,18 @@ def _radius(row: dict[str, Any]) -> float:
     """The radius of the run's evaluation if it was in Linf, else the dataset's default."""
     if row["attacks"] and row["norm"] == "Linf":
         return float(row["eps"])
-    return dataset_info(row["dataset"]).default_eps
+    return _info(row).default_eps
+
+
+def _info(row: dict[str, Any]) -> DatasetInfo:
+    return dataset_info(row["dataset"], _root(row))
+
+
+def _root(row: dict[str, Any]) -> str | None:
+    """The folder of the images that the run was trained on, if it had one."""
+    config = ui.query(queries.run, row["run_id"])["config"] or {}
+    root: str | None = (config.get("data") or {}).get("root")
+    return root
 
 
 def _map(row: dict[str, Any], result: Embedding) -> None:

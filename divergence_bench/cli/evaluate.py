@@ -96,6 +96,7 @@ def evaluate(
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
     from harness.experiment import loaded, resolve, runner
+    from harness.experiment.record import images_root
 
     overrides = protocol_settings(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
@@ -111,11 +112,12 @@ def evaluate(
         _check_own(directory, {**own, "--normalize": normalize, "--name": name})
         default = (directory.record.get("config") or {}).get("evaluation", {})
     elif dataset is not None:
-        default = {"eps": dataset_info(dataset).default_eps}
+        default = {"eps": dataset_info(dataset, data_root).default_eps}
     else:
         raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
     if precision is not None or n_max is not None:
-        info = dataset_info(directory.record["dataset"] if directory else str(dataset))
+        place = images_root(directory, data_root) if directory else data_root
+        info = dataset_info(directory.record["dataset"] if directory else str(dataset), place)
         default = default | resolve.random_order(info)
         overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())

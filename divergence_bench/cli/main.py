@@ -29,6 +29,7 @@ USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 VERBS = {
     "run": ("run:run", "Train a model, evaluate it, store the result."),
     "evaluate": ("evaluate:evaluate", "Evaluate a stored run or a model from elsewhere."),
+    "export": ("export:export", "Write a run's model for other programs and model hubs."),
     "export-adversarial": ("evaluate:export_adversarial", "Write adversarial images as a tensor."),
     "list": ("list:list_", "List methods, recipes, datasets, models or runs."),
     "show": ("show:show", "Show one run with its table, or a method's card."),

@@ -106,7 +106,7 @@ Table = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    value("NAME", "See `list datasets`.", DATA, complete=completion.datasets),
+    value("NAME", "See `list datasets`; or folder:PATH.", DATA, complete=completion.datasets),
 ]
 DataRoot = Annotated[
     Path | None,

@@ -96,6 +96,10 @@ def run(
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     save_adversarial: opt.SaveAdversarial = None,
+    track: Annotated[
+        str | None,
+        opt.value("NAMES", "Show epochs by tensorboard, wandb or both too.", opt.EXECUTION),
+    ] = None,
     results: opt.Results = opt.RESULTS,
     device: opt.Device = "auto",
     workers: opt.Workers = None,
@@ -133,6 +137,7 @@ def run(
         "data.train_limit": train_limit,
         "data.root": data_root,
         "data.generated": generated,
+        "track": track,
         "device": device,
         "results": results,
         **{f"evaluation.{name}": value for name, value in protocol.items()},

@@ -69,6 +69,13 @@ def parse_fraction(value: Any) -> Any:
     return value
 
 
+def split_names(names: Any) -> Any:
+    """``"a, b"`` as ``("a", "b")``; what is no text stays."""
+    return (
+        tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else names
+    )
+
+
 def eps_text(eps: float) -> str:
     """A radius as papers write it: a short decimal, ``8/255``, or four digits of what is neither.
 

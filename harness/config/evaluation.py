@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
 
-from harness.config.base import Radius, Section, cost, identity, parse_fraction
+from harness.config.base import Radius, Section, cost, identity, parse_fraction, split_names
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -72,8 +72,7 @@ class EvalSettings(Section):
     @field_validator("attacks", mode="before")
     @classmethod
     def _split(cls, attacks: Any) -> Any:
-        is_text = isinstance(attacks, str)
-        return tuple(filter(None, map(str.strip, attacks.split(",")))) if is_text else attacks
+        return split_names(attacks)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import JsonValue, field_validator, model_validator
 
-from harness.config.base import Radius, Section, cost, fingerprint, identity
+from harness.config.base import Radius, Section, cost, fingerprint, identity, split_names
 from harness.config.evaluation import EvalConfig
 
 
@@ -20,10 +20,13 @@ class DataConfig(Section):
     and published at ``generated_source``; ``augment_generated`` augments those images too.
     ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
     N images of both kinds, ``originals`` after N original ones.
+    ``train_files`` is computed: of a folder of the user's own, the hash of the names and sizes of
+    the training files; ``name`` has that of the test files, and ``root`` is the folder.
     """
 
     name: str = identity("digits")
     root: Path | None = cost(None)
+    train_files: str | None = identity(None)
     train_limit: int | None = identity(None, ge=1)
     val_size: int = identity(0, ge=0)
     crop_padding: int = identity(4, ge=0)
@@ -37,6 +40,13 @@ class DataConfig(Section):
     generated_epoch: Literal["images", "originals"] = identity("images")
     augment_generated: bool = identity(True)
     workers: int = cost(2, ge=0)
+
+    def identity_payload(self) -> dict[str, Any]:
+        """The identity fields; ``train_files`` is left out where the dataset is no folder."""
+        payload = super().identity_payload()
+        if self.train_files is None:
+            del payload["train_files"]
+        return payload
 
 
 class ModelConfig(Section):
@@ -241,7 +251,10 @@ class TeacherConfig(Section):
 
 
 class RunConfig(Section):
-    """One run: train by a method, then evaluate by a protocol."""
+    """One run: train by a method, then evaluate by a protocol.
+
+    ``track`` shows the epochs in other programs too; see ``harness.store.tracking``.
+    """
 
     method: str = identity()
     recipe: str = cost("custom")
@@ -253,7 +266,13 @@ class RunConfig(Section):
     seed: int = identity(0, ge=0)
     evaluation: EvalConfig = cost(EvalConfig())
     device: str = cost("auto")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = cost(())
     results: Path = cost(Path("results"))
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _split(cls, names: Any) -> Any:
+        return split_names(names)
 
     def identity_payload(self) -> dict[str, Any]:
         """The identity fields, without ``teacher`` if there is none.

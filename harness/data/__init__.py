@@ -39,9 +39,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The description of a dataset, without reading its files; ``UserError`` if it is unknown."""
-    return DATASETS.get(name).info
+def dataset_source(name: str, root: Path | str | None = None) -> DatasetSource:
+    """A registered dataset, or a folder of the user's own; see ``own_folder``.
+
+    Raises:
+        UserError: the name is unknown, or there is no such folder.
+    """
+    if not name.startswith("folder:"):
+        return DATASETS.get(name)
+    from harness.data.own.folder import own_folder
+
+    return own_folder(name, None if root is None else Path(root))
+
+
+def dataset_info(name: str, root: Path | str | None = None) -> DatasetInfo:
+    """The description of a dataset, without reading its images; ``UserError`` if it is unknown."""
+    return dataset_source(name, root).info
 
 
 def load_dataset(
@@ -53,7 +66,7 @@ def load_dataset(
     """Load splits of a dataset.
 
     Args:
-        name: a name in ``DATASETS``.
+        name: a name in ``DATASETS``, or a folder; see ``own_folder``.
         root: the data folder; default the environment's ``HARNESS_DATA``, else ``./data``.
         train_limit: number of training images to use; see ``limit_train``.
         splits: which splits to load.
@@ -63,7 +76,7 @@ def load_dataset(
     """
     from harness.data.base import Dataset, limit_train
 
-    source = DATASETS.get(name)
+    source = dataset_source(name, root)
     folder = None if root is None else Path(root)
     loaded = {split: source.load(folder, split) for split in splits}
     train = loaded.get("train")

@@ -54,6 +54,8 @@ NAMED = 5
 # Seed of the order of the test images.
 TEST_ORDER_SEED = 0
 
+Prepare = Callable[[Image.Image], Tensor]
+
 
 @dataclass(eq=False)
 class FolderSet(ImageSource):
@@ -91,11 +93,14 @@ class FolderSet(ImageSource):
         """Images at positions [B] (default all), resized and cropped at the centre, in [0, 1]."""
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
-        prepare = central_crop(self.info.image_size)
+        return self.decoded(indices, central_crop(self.info.image_size)).float() / 255
+
+    def decoded(self, indices: Tensor, prepare: Prepare) -> Tensor:
+        """Images at positions [B] after ``prepare``, uint8 [B, 3, S, S]."""
         # Pillow releases the GIL while it decodes and resizes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             images = pool.map(lambda position: prepare(self.open_image(position)), indices.tolist())
-            return torch.stack(list(images)).float() / 255
+            return torch.stack(list(images))
 
     def training_image(self, position: int, flip: bool, seed: int) -> Tensor:
         """A random crop of one image, mirrored at random if ``flip``: uint8 [3, S, S]."""
@@ -267,14 +272,18 @@ def robustbench_images() -> list[str]:
     return listed.read_text(encoding="utf-8").split()
 
 
-Prepare = Callable[[Image.Image], Tensor]
-
-
 @lru_cache
 def central_crop(size: int) -> Prepare:
     """Resize the shorter side to 8/7 of ``size`` (256 for 224) and crop the centre."""
     v2 = _transforms()
     return _compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
+
+
+@lru_cache
+def fitted(size: int) -> Prepare:
+    """Resize the shorter side to ``size`` and crop the centre; a square of that size stays."""
+    v2 = _transforms()
+    return _compose([v2.Resize(size), v2.CenterCrop(size)])
 
 
 @lru_cache

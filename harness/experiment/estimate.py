@@ -102,7 +102,7 @@ def _estimated(item: Item, timings: Timings) -> Item:
 
 def images_of(config: RunConfig) -> int:
     """The number of test images in a run's evaluation."""
-    return config.evaluation.limit or dataset_info(config.data.name).max_test_size
+    return config.evaluation.limit or dataset_info(config.data.name, config.data.root).max_test_size
 
 
 def per_unit(

@@ -6,18 +6,20 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness import provenance
 from harness.config import RunConfig
-from harness.data import dataset_info
+from harness.data import DATASETS, dataset_info
 from harness.data.base import Dataset
 from harness.distributed.group import ProcessGroup
 from harness.errors import UserError
 from harness.experiment.resolve import recipe_changes
 from harness.method import Method
+from harness.models import ARCHITECTURES
 from harness.progress import Reporter
 from harness.source_hash import source_sha256
 from harness.store.database import Database
@@ -94,7 +96,7 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
     """What run.json says of a trained run whatever its evaluation."""
     changes = recipe_changes(config)
-    at_scale = not changes and not dataset_info(config.data.name).small_scale
+    at_scale = not changes and not dataset_info(config.data.name, config.data.root).small_scale
     return {
         "kind": "trained",
         "method": config.method,
@@ -109,6 +111,43 @@ def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> 
         "config": config.model_dump(mode="json"),
         "config_passed": passed or {},
     }
+
+
+def check_registered(directory: RunDirectory) -> None:
+    """Check that the dataset and the architecture of a trained run are registered here.
+
+    Raises:
+        UserError: one is not; another package or program registered it.
+    """
+    record = directory.record
+    dataset, arch = str(record.get("dataset")), str(record.get("arch"))
+    for kind, name, known, function in (
+        ("dataset", dataset, dataset in DATASETS or dataset.startswith("folder:"), "dataset"),
+        ("architecture", arch, arch in ARCHITECTURES, "model"),
+    ):
+        if not known:
+            raise UserError(
+                f"run {directory.run_id} has the {kind} {name}, which is not registered here: "
+                f"install the package whose entry point harness.{function}s registers it, or call "
+                f"divergence_bench.register_{function} before"
+            )
+
+
+def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
+    """The folder of the images of a trained run: the given one, else where the training had it.
+
+    Raises:
+        UserError: the run's dataset or architecture is not registered here.
+    """
+    check_registered(directory)
+    record = directory.record
+    stored = ((record.get("config") or {}).get("data") or {}).get("root")
+    if not stored or not Path(stored).is_dir():
+        return given
+    # The given one may be that of all other datasets, as the environment names it.
+    is_own = record["dataset"].startswith("folder:")
+    other = is_own and given and not any((given / part).is_dir() for part in ("test", "val"))
+    return Path(stored) if given is None or other else given
 
 
 def training_header(

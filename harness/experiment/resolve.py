@@ -23,8 +23,9 @@ from harness.config import (
     flat,
     merge,
 )
-from harness.data import DATASETS, dataset_info
+from harness.data import dataset_info, dataset_source
 from harness.data.base import DatasetInfo
+from harness.data.own.folder import OwnFolder
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import check_radii
 from harness.method import Method
@@ -53,7 +54,7 @@ def resolve(
     Args:
         method_name: a registered method; by default that of the settings, or of the recipe.
         recipe: one of the method's recipes; by default the one named after the dataset.
-        dataset: a registered dataset; by default the recipe's, else digits.
+        dataset: a registered dataset or a folder; by default the recipe's, else digits.
         settings: sections over the recipe's, as ``settings_of`` gives them.
         options: dotted path to value; values of None are ignored.
         assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
@@ -65,14 +66,18 @@ def resolve(
     recipe = _agreed("recipe", recipe, sections.pop("recipe", None))
     method_name = _agreed("method", method_name, sections.pop("method", None)) or method_of(recipe)
     method = METHODS.get(method_name)
-    if dataset is not None:
-        DATASETS.get(dataset)
-    name = recipe or dataset or _section(sections, "data").get("name") or DEFAULT_DATASET
+    name, own = recipe or DEFAULT_DATASET, _section(sections, "data")
+    own_dataset = own.get("name") if isinstance(own.get("name"), str) else None
+    if chosen := dataset or own_dataset:
+        info = dataset_info(chosen, (options or {}).get("data.root") or own.get("root"))
+        name = recipe or _recipe_for(info, method)
     layers = merge({"method": method_name, "recipe": name}, _recipe(method_name, method, name))
     norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
+    if own_dataset is not None:
+        layers = _on_dataset(layers, own_dataset)
     layers = merge(layers, sections)
     if dataset is not None:
-        layers = merge(layers, {"data": {"name": dataset}})
+        layers = _on_dataset(layers, dataset)
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
     given += [parse_assignment(text) for text in assignments]
     for path, value in given:
@@ -82,10 +87,11 @@ def resolve(
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
+    config = _with_files(config)
     ARCHITECTURES.get(config.model.arch)
     if "evaluation.eps" not in dict(given) and "eps" not in _section(sections, "evaluation"):
         check_radius(config.evaluation, norm)
-    check_radii(config.evaluation, dataset_info(config.data.name))
+    check_radii(config.evaluation, dataset_info(config.data.name, config.data.root))
     return _with_teacher(config, method)
 
 
@@ -94,6 +100,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
     if config.teacher is not None:
         del settings["teacher"]["weights"]  # follows from the source
+    settings["data"].pop("train_files", None)  # and from the folder
     return settings
 
 
@@ -116,6 +123,46 @@ def _agreed(what: str, given: str | None, own: Any) -> str | None:
             f"the settings are of {what} {own!r}, but {what} {given!r} is given: leave one out"
         )
     return given or own
+
+
+def _recipe_for(info: DatasetInfo, method: Method) -> str:
+    """The recipe named after the dataset, else that of the dataset with the most similar images."""
+    if info.name in method.recipes:
+        return info.name
+    found = "imagenet"
+    if info.image_size <= 16:
+        found = "digits"
+    elif info.image_size <= 64:
+        found = "fashion-mnist" if info.channels == 1 else "cifar10"
+    if found not in method.recipes:
+        raise UserError(
+            f"{method.card.title} has no recipe for {info.name}: give one of another dataset by "
+            f"--recipe ({', '.join(sorted(method.recipes))})"
+        )
+    return found
+
+
+def _on_dataset(layers: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """A recipe's layers for a dataset, which need not be the recipe's own."""
+    own = layers.get("data", {}).get("name") == dataset
+    layers = merge(layers, {"data": {"name": dataset}})
+    if own or not layers.get("teacher"):
+        return layers
+    # Published weights, and the accuracy that a teacher must have, are those of the recipe's own.
+    return merge(layers, {"teacher": {"source": "auto", "minimum": None}})
+
+
+def _with_files(config: RunConfig) -> RunConfig:
+    """The configuration with a known dataset; a folder is named by its content."""
+    source = dataset_source(config.data.name, config.data.root)
+    if not isinstance(source, OwnFolder):
+        return config
+    files = {
+        "name": source.info.name,
+        "root": source.path,
+        "train_files": source.files.get("train"),
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=files)})
 
 
 def teacher_run(config: RunConfig) -> RunConfig:
@@ -214,7 +261,7 @@ def _weights(config: RunConfig) -> str:
     if teacher.source == "auto":
         return teacher_run(config).run_id
     if is_function_name(teacher.source):
-        info = dataset_info(config.data.name)
+        info = dataset_info(config.data.name, config.data.root)
         return fingerprint(identify(load_external(teacher.source, dataset_info=info)[0], info))
     if is_external(teacher.source):
         return teacher.source
@@ -308,6 +355,7 @@ def recipe_changes(config: RunConfig) -> dict[str, Any]:
     """
     found = changes(resolve(config.method, recipe=config.recipe), config)
     found.pop("seed", None)
+    found.pop("data.train_files", None)
     if config.teacher is not None and config.teacher.source != "auto":
         found.pop("teacher.weights", None)
     return found

@@ -22,7 +22,7 @@ from harness.evaluation.attack.executors import ChunkExecutor, most_workers
 from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.live import LiveProgress
-from harness.experiment.record import header, other_code, recorded, training_header
+from harness.experiment.record import header, images_root, other_code, recorded, training_header
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
@@ -31,6 +31,7 @@ from harness.models.loading import load_run_model
 from harness.progress import Reporter, TrainingProgress
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
+from harness.store.tracking import tracking
 from harness.training.build import choose_device, normalisation
 from harness.training.loop import Selected
 
@@ -152,7 +153,7 @@ def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any
     directory = RunDirectory(config.results, config.run_id)
     if directory.model_path.exists():
         return None, {}
-    generated = open_generated(config.data, dataset_info(config.data.name))
+    generated = open_generated(config.data, dataset_info(config.data.name, config.data.root))
     if generated is None:
         return None, {}
     found = generated.fingerprint()
@@ -171,10 +172,8 @@ def evaluate_run(
 ) -> Outcome:
     """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
     record, where = directory.record, choose_device(device)
+    root = images_root(directory, root)
     model = load_run_model(directory)
-    stored = ((record.get("config") or {}).get("data") or {}).get("root")
-    if root is None and stored and Path(stored).is_dir():
-        root = Path(stored)
     data = load_dataset(record["dataset"], root, splits=("test",))
     check_protocol(evaluation, data.test)
     with directory.lock(), recorded(directory, {}, reporter):
@@ -234,9 +233,10 @@ def train(
     title = f"train {method.card.title}"
     watch = LiveProgress(directory, "training") if inputs.processes.first else None
     stage_of = reporter.stage(title, epochs * steps, watch)
-    with unchanged(inputs.teacher, trainer.task), stage_of as stage:
+    tracked = tracking(config.track if inputs.processes.first else (), directory)
+    with unchanged(inputs.teacher, trainer.task), tracked as track, stage_of as stage:
         stage.start_at(trainer.finished_epochs * steps)
-        return trainer.fit(TrainingProgress(reporter, stage, epochs))
+        return trainer.fit(TrainingProgress(reporter, stage, epochs, track))
 
 
 def training_metrics(

@@ -304,7 +304,7 @@ def find_evaluation(
     """
     protocol = protocol or config.evaluation.protocols()[-1]
     expected = protocol.identity_payload()
-    num_classes = dataset_info(config.data.name).num_classes
+    num_classes = dataset_info(config.data.name, config.data.root).num_classes
     expected["attack_version"] = attack_version(protocol, num_classes)
 
     def fits(evaluation: EvaluationDirectory) -> bool:

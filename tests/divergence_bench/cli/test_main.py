@@ -182,7 +182,7 @@ def test_an_option_without_effect_is_refused(refused, arguments: list[str]) -> N
 READING = [
     "list runs", "show x", "compare x y", "report --table 2", "sql select", "app", "corrupt x",
     "db rebuild", "db export --parquet x", "db delete x", "export-adversarial x --out x",
-    "leaderboards export robustbench x --out x",
+    "leaderboards export robustbench x --out x", "export x",
 ]  # fmt: skip
 
 
