@@ -8,7 +8,10 @@ from pathlib import Path
 import typer
 
 LISTINGS = ("methods", "recipes", "datasets", "models", "runs")
-TABLES = range(1, 10)
+TABLES = tuple("123456789")
+# Written out, since the tables and formats themselves need pandas; a test holds them together.
+REPORTS = (*TABLES, "small", "field-cifar10", "field-cifar100")
+REPORT_FORMATS = ("terminal", "markdown", "latex", "csv", "html", "json", "bibtex")
 
 
 def _completer(names: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
@@ -45,22 +48,17 @@ def _attacks() -> tuple[str, ...]:
     return STANDARD_ATTACKS
 
 
-def _formats() -> tuple[str, ...]:
-    from leaderboards.render.report import FORMATS
-
-    return FORMATS
-
-
 methods = _completer(_methods)
 datasets = _completer(_datasets)
 models = _completer(_models)
 attacks = _completer(_attacks)
-formats = _completer(_formats)
+formats = _completer(lambda: REPORT_FORMATS)
 model_formats = _completer(lambda: ("safetensors", "state-dict", "torchscript", "onnx"))
 norms = _completer(lambda: ("Linf", "L2"))
 devices = _completer(lambda: ("auto", "cpu", "cuda"))
 listings = _completer(lambda: LISTINGS)
-tables = _completer(lambda: [str(number) for number in TABLES])
+tables = _completer(lambda: TABLES)
+reports = _completer(lambda: REPORTS)
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:

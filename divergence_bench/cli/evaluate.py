@@ -195,7 +195,8 @@ def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
         summary = run_summary(folder, outcome.run_id, evaluation_id)
         curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
     if as_json:
-        print_json({**summary.to_json(), "curve": [asdict(point) for point in curve]})
+        stored = {"stored_at": outcome.evaluation.stored_at}
+        print_json({**summary.to_json(), "curve": [asdict(point) for point in curve], **stored})
         return
     console = new_console()
     summary.render(console)

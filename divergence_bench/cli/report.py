@@ -27,12 +27,20 @@ leaderboards.add_typer(export, name="export")
 
 def report(
     context: typer.Context,
-    table: opt.Table = None,
+    table: Annotated[
+        str | None,
+        opt.value(
+            "NAME",
+            "1 to 9 of the paper, small, field-cifar10 or field-cifar100.",
+            opt.SELECTION,
+            complete=completion.reports,
+        ),
+    ] = None,
     format_: Annotated[
         str,
         opt.value(
             "NAME",
-            "terminal, markdown, latex, csv, html or json.",
+            "terminal, markdown, latex, csv, html, json or bibtex.",
             opt.SELECTION,
             complete=completion.formats,
             flag="--format",
@@ -67,7 +75,7 @@ def report(
         text = f"{len(written)} files; open {written[0]}"
         print_result([str(path) for path in written], text, as_json=as_json)
     elif table is None:
-        raise UserError("no table is given: give --table 1 to 9, or --all with --out DIR")
+        raise UserError("no table is given: give --table, such as 2 or small, or --all with --out")
     else:
         opt.refuse_unused(context, {"out": "without --all, which writes a site"})
         if as_json:

@@ -161,7 +161,7 @@ def sweep_of(file: Path | None, given: dict[str, Any]) -> tuple[SweepSpec, int |
     Raises:
         UserError: an option contradicts the file, or a setting is refused.
     """
-    from harness.experiment.resolve import validated
+    from harness.config.validate import validated
     from harness.experiment.sweep import SweepSpec, read_spec
 
     class PaperSweep(SweepSpec):

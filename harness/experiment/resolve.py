@@ -7,12 +7,9 @@ Layers, each over the one before: the configuration's defaults, the method's rec
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from harness.config import (
     EvalConfig,
@@ -23,6 +20,7 @@ from harness.config import (
     flat,
     merge,
 )
+from harness.config.validate import validated
 from harness.data import dataset_info, dataset_source
 from harness.data.base import DatasetInfo
 from harness.data.own.folder import OwnFolder
@@ -32,7 +30,7 @@ from harness.method import Method
 from harness.models import ARCHITECTURES
 from harness.models.external.probe import identify
 from harness.models.loading import is_external, is_function_name, load_external
-from harness.registry import METHODS, nearest, unknown_name
+from harness.registry import METHODS, unknown_name
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory, find_run
 
@@ -387,44 +385,3 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
         kind = f"recipe of method {method_name!r}"
         raise UserError(unknown_name(kind, name, sorted(method.recipes)))
     return method.recipes[name]()
-
-
-def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
-    """The user's values as an instance of ``model``.
-
-    Raises:
-        UserError: a value is not valid, or a name is unknown; the message has the nearest names.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(_unknown_field(model, prefix, path)) from error
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "literal_error":
-            choices = re.findall("'(.*?)'", first["ctx"]["expected"])
-            if near := nearest(str(first["input"]), choices):
-                message = f"did you mean {' or '.join(near)}? ({message})"
-        raise UserError(
-            f"{prefix}{path} = {first['input']!r} is refused: {message[0].lower()}{message[1:]}"
-        ) from error
-
-
-def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
-    known = [prefix + name for name in _field_paths(model)]
-    near = nearest(prefix + path, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"unknown setting {prefix + path!r}: {hint}"
-
-
-def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, info in model.model_fields.items():
-        kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
-        sections = [
-            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
-    return paths

@@ -107,15 +107,18 @@ def store_evaluation(
 ) -> None:
     """A finished AutoAttack evaluation of the first 40 test images, in two chunks.
 
-    ``changes`` replace fields of the protocol; ``minute`` is when it ended.
+    ``changes`` replace fields of the protocol, ``n`` being a multiple of 40; ``minute`` is when it
+    ended.
     """
-    table = verdicts(seed)
+    n = changes.get("n", N)
+    table = pa.concat_tables([verdicts(seed)] * (n // N))
+    table = table.set_column(0, "index", pa.array(np.arange(n)))
     broken = table["broken_by"].to_pylist()
-    left, metrics = N - broken.count("clean"), {}
-    metrics["clean"] = accuracy(left, N)
+    left, metrics = n - broken.count("clean"), {}
+    metrics["clean"] = accuracy(left, n)
     for stage in STAGES:
         left -= broken.count(stage)
-        metrics[stage] = accuracy(left, N)
+        metrics[stage] = accuracy(left, n)
     metrics["aa"] = metrics["robust"] = metrics["square"]
     evaluation = run.evaluation(name)
     protocol = {

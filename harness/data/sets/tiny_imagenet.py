@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from harness.data.base import DatasetInfo, DatasetSource, ImageSet, OfficialSplit
+from harness.data.base import DatasetInfo, DatasetSource, ImageSet, OfficialSplit, decode_image
 from harness.data.files import find_root
 from harness.errors import UserError
 
@@ -107,15 +106,12 @@ def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
     def read(number: int) -> None:
         try:
-            with Image.open(paths[number]) as image:
-                if image.size != pixels.shape[2:]:
-                    raise ValueError(f"it has {image.width}x{image.height}")
-                pixels[number] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, ValueError, SyntaxError) as error:
+            image = decode_image(paths[number], "RGB", INFO.image_size)
+        except ValueError as error:
             raise UserError(
-                f"{paths[number]} is not a readable image of {INFO.image_size}x{INFO.image_size} "
-                f"pixels ({error}): unpack {FOLDER}.zip again"
+                f"{paths[number]} is not a readable image ({error}): unpack {FOLDER}.zip again"
             ) from error
+        pixels[number] = np.asarray(image).transpose(2, 0, 1)
 
     # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from divergence_bench.cli import completion
 from divergence_bench.cli.main import VERBS, command
 from divergence_bench.cli.reference import commands
 from harness import __version__
 from harness.store.database import Database
+from leaderboards import build
 from leaderboards.printed import REPORTED_CSV
+from leaderboards.render import report
 
 CALL = """if True:
     import json, os, sys
@@ -209,7 +212,9 @@ def test_the_version_is_printed(call) -> None:
         ("run --dataset cifar", {"cifar10", "cifar100"}),
         ("run --arch vgg", {"vgg8", "vgg13"}),
         ("evaluate x --attacks apgd-", {"apgd-ce", "apgd-t"}),
-        ("report --table ", set("123456789")),
+        ("report --table field-", {"field-cifar10", "field-cifar100"}),
+        ("report --format b", {"bibtex"}),
+        ("list recipes --table ", set("123456789")),
         ("list d", {"datasets"}),
         ("show --results RESULTS my", {"my-run"}),
         ("db d", {"delete"}),
@@ -237,6 +242,13 @@ COMPLETE = """if True:
     sys.argv = ["divergence-bench"]
     main()
 """
+
+
+def test_what_completes_without_import_is_what_there_is() -> None:
+    assert completion.REPORT_FORMATS == report.FORMATS
+    assert all(build.named(name) for name in completion.REPORTS)
+    assert len(completion.REPORTS) == len(build.TABLES) + len(build.FIELDS) + 1
+    assert completion.TABLES == tuple(map(str, build.TABLES))
 
 
 def test_completion_is_installed_for_the_command_that_shells_know(refused) -> None:

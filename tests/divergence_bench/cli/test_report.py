@@ -43,7 +43,7 @@ def test_report_writes_a_site(call, results: str, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("report",), "no table is given"),
-        (("report", "--table", "12"), "no Table 12"),
+        (("report", "--table", "12"), "there is no table '12'"),
         (("report", "--table", "2", "--format", "pdf"), "no format 'pdf'"),
         (("report", "--all"), "give --out DIR"),
         (("sql",), "there is no query"),
