@@ -59,7 +59,6 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
         labels=labels,
         method_label=1,
         columns=(
-            *(Column(c.key, c.heads, c.metric, c.help) for c in spec.columns),
             Column(
                 RANKED_BY,
                 ("Best known",),
@@ -67,6 +66,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
                 "The lowest known accuracy under attack, percent: AutoAttack's, or that of a "
                 "stronger attack from elsewhere, as RobustBench ranks.",
             ),
+            *(Column(c.key, c.heads, c.metric, c.help) for c in reversed(spec.columns)),
         ),
         rows=tuple(replace(row, labels=(row.rank, *row.labels)) for row in with_keys(ranked)),
         caption=f"RobustBench's {len(entries)} published entries, with the paper's rows and ours.",

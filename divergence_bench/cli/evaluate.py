@@ -191,9 +191,9 @@ def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
 
     results, evaluation_id = outcome.directory.parents[1], outcome.evaluation.evaluation_id
     directory = RunDirectory(results, outcome.run_id)
-    with _indexed_in(directory) as folder:
-        summary = run_summary(folder, outcome.run_id, evaluation_id)
-        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
+    with _indexed_in(directory) as source:
+        summary = run_summary(source, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(source), outcome.run_id, evaluation_id)
     if as_json:
         stored = {"stored_at": outcome.evaluation.stored_at}
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve], **stored})

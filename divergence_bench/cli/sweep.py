@@ -28,7 +28,7 @@ from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from harness.evaluation.analysis.paired import Evaluated
+    from harness.evaluation.analysis.alike import Evaluated
     from harness.evaluation.analysis.statistics import PairedComparison
     from harness.experiment.sweep import Failure, Item, SweepSpec
     from leaderboards.summary import RunSummary

@@ -25,7 +25,7 @@ from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.config.validate import validated
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import differences
+from harness.evaluation.analysis.alike import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve
