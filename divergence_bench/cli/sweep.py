@@ -149,7 +149,7 @@ def _print_finished(
         return
     console = new_console()
     if table is not None:
-        print_report(table, "terminal", results, console)
+        print_report(str(table), "terminal", results, console)
     print_outcome(items, failures, console)
 
 

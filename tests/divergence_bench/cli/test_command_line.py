@@ -199,7 +199,7 @@ def test_what_a_models_code_prints_is_not_among_the_results(
 def test_names_that_look_like_markup_are_printed_as_they_are(stored, call, tmp_path: Path) -> None:
     results = tmp_path / "x [/red]:warning:[bold]y"
     shutil.copytree(stored, results)
-    name = "[red]x[/b]:x:"
+    name = "[red]x:x:[b]"
     place, run = ["--results", str(results)], run_id(stored)
     shown = call(
         "evaluate", str(results / "runs" / run / "model.pt"), "--dataset", "digits",
