@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.console import Console
 from typer import Argument
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 
 def compare(
-    context: typer.Context,
     runs: Annotated[
         list[str] | None,
         Argument(
@@ -94,8 +92,8 @@ def compare(
     methods = [method for method in (method_a, method_b) if method]
     if bool(runs) == bool(methods) or len(methods) == 1:
         raise UserError("nothing to compare: give two runs or more, or --method-a and --method-b")
-    if runs:
-        opt.refuse_unused(context, {"dataset": "on runs that are named"})
+    if runs and dataset is not None:
+        raise UserError("--dataset has no effect on runs that are named: leave it out")
     compared: Compared = (
         stored.compare_runs(results, runs, norm=norm, eps=eps)
         if runs

@@ -73,7 +73,9 @@ def existing(context: typer.Context, results: Path) -> Path:
     Raises:
         UserError: there is no such folder.
     """
-    if is_given(context, "results") and not results.is_dir():
+    if results.is_file():
+        raise UserError(f"{results} is a file: give --results the folder, which holds runs/")
+    if is_given(context, "results") and not results.exists():
         raise UserError(f"there is no results folder {results}: check --results")
     return results
 
