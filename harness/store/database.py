@@ -174,6 +174,19 @@ class Database:
             with suppress(UserError):
                 self._index(wait_s=0)
 
+    def forget(self, run_id: str) -> None:
+        """Delete the rows of a run in one transaction.
+
+        Raises:
+            UserError: the database is busy for too long.
+        """
+        if not self.path.exists():
+            return
+        with self._writer() as connection, _transaction(connection):
+            for table in TABLES.values():
+                if any(column.name == "run_id" for column in table.columns):
+                    connection.execute(f"DELETE FROM {table.name} WHERE run_id = ?", [run_id])
+
     def load_reported(self, csv: Path) -> None:
         """Load the numbers of a CSV file into ``reported``, unless they are there.
 
