@@ -362,8 +362,10 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
         if first["type"] == "extra_forbidden":
             raise UserError(_unknown_field(model, prefix, path)) from error
         message = first["msg"].removeprefix("Value error, ")
+        # A whole section is refused for how its fields go together, which the message says.
+        value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         raise UserError(
-            f"{prefix}{path} = {first['input']!r} is refused: {message[0].lower()}{message[1:]}"
+            f"{(prefix + path).strip('.')}{value} is refused: {message[0].lower()}{message[1:]}"
         ) from error
 
 

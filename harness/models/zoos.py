@@ -309,7 +309,7 @@ def fetched(source: str, fetch: Callable[[], T]) -> T:
     except Exception as error:  # each zoo raises other kinds
         raise UserError(
             f"the weights of {source} cannot be downloaded ({first_line(error)}): connect to the "
-            "network or give a file with --weights"
+            "network, or give its weights as a file (--weights of evaluate, --teacher of run)"
         ) from error
 
 

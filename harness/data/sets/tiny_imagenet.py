@@ -16,13 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.data.base import (
-    DatasetInfo,
-    DatasetSource,
-    ImageSet,
-    OfficialSplit,
-    decode_image,
-)
+from harness.data.base import DatasetInfo, DatasetSource, ImageSet, OfficialSplit, decode_image
 from harness.data.files import find_root
 from harness.errors import UserError
 
@@ -113,12 +107,11 @@ def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
     def read(number: int) -> None:
         try:
             image = decode_image(paths[number], "RGB", INFO.image_size)
-            pixels[number] = np.asarray(image).transpose(2, 0, 1)
         except ValueError as error:
             raise UserError(
-                f"{paths[number]} is not a readable image of {INFO.image_size}x{INFO.image_size} "
-                f"pixels ({error}): unpack {FOLDER}.zip again"
+                f"{paths[number]} is not a readable image ({error}): unpack {FOLDER}.zip again"
             ) from error
+        pixels[number] = np.asarray(image).transpose(2, 0, 1)
 
     # Pillow releases the GIL while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -98,7 +98,7 @@ def test_what_is_missing_or_damaged_is_named(archive, tmp_path):
     shutil.copytree(archive / "tiny-imagenet-200", base)
     image = base / "val" / "images" / "val_3.JPEG"
     image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"val_3\.JPEG is not a readable image of 64x64"):
+    with pytest.raises(UserError, match=r"val_3\.JPEG is not a readable image"):
         load_dataset("tiny-imagenet", tmp_path, splits=("test",))
     Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(image)
     with pytest.raises(UserError, match=r"val_3\.JPEG .* \(it is 1x1 pixels, not 64\)"):
