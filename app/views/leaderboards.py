@@ -49,7 +49,7 @@ FACTS = {
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
 }
 # Parameters of the address that belong to one table and do not outlive it.
-OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "row", "entry", "pair")
+OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "field_arch", "protocol")
 RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
@@ -71,14 +71,13 @@ def page() -> None:
 
 
 def _forget_other(chosen: str) -> None:
-    """Drop the filters and open rows of the table that was shown before."""
+    """Begin anew, without the filters and open rows of the table that was shown before."""
     before = st.session_state.get("shown table", chosen)
     st.session_state["shown table"] = chosen
     if before != chosen:
         for name in OF_A_TABLE:
             st.session_state.pop(name, None)
-            if name in st.query_params:
-                del st.query_params[name]
+        st.switch_page("views/leaderboards.py", query_params={"table": chosen})
 
 
 def _paper_table(number: int) -> None:

@@ -63,7 +63,7 @@ def store_run(
         method=method,
         seed=seed,
         recipe="digits",
-        params={"weight": fields.pop("weight", 6.0)},
+        params=fields.pop("params", {"weight": fields.pop("weight", 6.0)}),
         evaluation=fields.pop("evaluation", EvalConfig()),
     )
     run = RunDirectory.create(results, config.run_id)
