@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,14 +10,12 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from app.components import number_column, show_table, text_column
-from harness.registry import METHODS
+from leaderboards.render.bibtex import to_bibtex
+from leaderboards.render.cells import PLUS_MINUS, number_text
 from leaderboards.render.data import to_csv
 from leaderboards.render.latex import to_latex
 from leaderboards.render.markdown import to_markdown
-from leaderboards.render.text import PLUS_MINUS, number_text, value_text
 from leaderboards.table import (
-    DISPUTED,
-    FLAGGED,
     LOGGED,
     OURS_ROW,
     PRINTED,
@@ -35,9 +32,10 @@ PRINTED_ORDER = "as printed"
 UNDERLINED = "†"
 OURS = " (ours)"
 FROM_PRINT = " (ours - printed)"
-RANK, LEADER = "#", "1"
+RANK = "#"
+VIEWS = ("both", "printed", "ours")
 LABEL_HELP = {
-    RANK: "Rank by the accuracy that the caption names; 1=: 95% interval overlaps the leader's.",
+    RANK: "The ranks that the 95% intervals allow, by the accuracy that the caption names.",
     "Method": "The method's name, with its recipe where that distinguishes rows.",
     "Architecture": "The architecture, with its teacher if it has one.",
     "Seeds": "Runs that differ only in the seed, averaged.",
@@ -197,7 +195,7 @@ def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> N
     else:
         outside = any(row.kind in (PUBLISHED_ROW, OURS_ROW) for row in rows)
         help = f"{title}, as {'its source names it' if outside else 'printed'}."
-    cells.add(title, values, help, [row.rank == LEADER for row in rows])
+    cells.add(title, values, help)
 
 
 def _add_numbers(
@@ -212,10 +210,7 @@ def _add_numbers(
         # A ranking has room for the intervals of one column.
         interval = table.ranked_by in ("", column.key)
         values = [n and ShownNumber(n.value, _text(n, column, interval)) for n in numbers]
-        bold = [
-            row.rank == LEADER or (number is not None and number.bold)
-            for row, number in zip(rows, numbers, strict=True)
-        ]
+        bold = [number is not None and number.bold for number in numbers]
         cells.add(column.title + side, values, _help(column, side, numbers, interval), bold)
 
 
@@ -246,51 +241,35 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
     return " ".join(sentences)
 
 
-def evidence(table: Table, row: Row) -> list[str]:
-    """What a reader must know about a row's numbers, one sentence each."""
-    found = list(row.notes)
-    for column in table.columns:
-        cell = row.cell(column.key)
-        for number in cell.numbers:
-            where = f"{column.title} ({number.badge})"
-            found += [f"{DISPUTED} {where}: {number.disputed}"] if number.disputed else []
-            found += [f"{FLAGGED} {where}: {flag}" for flag in number.flags]
-            found += [f"{where}: {number.note}"] if number.note else []
-            if number is cell.logged:
-                found.append(f"{where}, in the authors' log: {value_text(number, column)}")
-            if number.seeds:
-                n = f", n = {number.n}" if number.n else ""
-                found.append(f"{where}: {number.seeds} seed{'s' * (number.seeds > 1)}{n}")
-    return list(dict.fromkeys(found))
-
-
-def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
-    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
-    shown_rows = tuple(replace(row, cells=_side(row.cells, view)) for row in rows)
-    shown = replace(table, rows=shown_rows)
-    names = dict.fromkeys(row.facts.get("method", "") for row in rows)
-    cards = [METHODS.get(name).card for name in names if name in METHODS]
-    return {
-        "CSV": to_csv(shown),
-        "LaTeX": to_latex(replace(table, rows=tuple(rows)), ours=view != "printed"),
-        "Markdown": to_markdown(shown),
-        "BibTeX": "\n\n".join(dict.fromkeys(card.bibtex for card in cards if card.bibtex)),
-    }
+def sides(rows: Sequence[Row], view: str) -> list[Row]:
+    """The rows with the numbers of a view; without those that have none of them."""
+    if view == "both":
+        return list(rows)
+    kept = [replace(row, cells=_side(row.cells, view)) for row in rows]
+    return [row for row in kept if row.numbers]
 
 
 def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
-    if view == "both":
-        return dict(cells)
     if view == "ours":
         return {key: Cell(ours=cell.ours) for key, cell in cells.items()}
     return {key: replace(cell, ours=None) for key, cell in cells.items()}
 
 
-def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: str) -> list[int]:
-    """Show some rows of a table and return those that the reader has selected.
+def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
+    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
+    shown = replace(table, rows=tuple(rows))
+    return {
+        "CSV": to_csv(shown),
+        "LaTeX": to_latex(shown, ours=view != "printed"),
+        "Markdown": to_markdown(shown),
+        "BibTeX": to_bibtex(shown),
+    }
 
-    ``cells`` is the whole table, so that all its sections get columns of one width. ``identity`` is
-    what is shown: a selection is a row number, which must not outlive its rows.
+
+def show_cells(cells: Cells, places: Sequence[int], *, alt: str) -> None:
+    """Show some rows of a table as a grid.
+
+    ``cells`` is the whole table, so that all its sections get columns of one width.
     """
     # A column that is empty in this section would only push the others aside.
     first, *others = cells.values
@@ -303,17 +282,8 @@ def show_cells(cells: Cells, places: Sequence[int], *, identity: object, alt: st
             "pinned": title == first,
             "width": _width(cells, title),
         }
-    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
-    picked = show_table(
-        styled(cells, titles, places),
-        columns,
-        alt,
-        height="content" if len(places) <= 40 else 720,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"rows-{digest}",
-    )
-    return [places[row] for row in picked.selection.rows if row < len(places)]
+    height = "content" if len(places) <= 40 else 720
+    show_table(styled(cells, titles, places), columns, alt, height=height)
 
 
 def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler:

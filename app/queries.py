@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.evaluation.analysis.alike import Evaluated
 from harness.evaluation.analysis.curves import flags_of
-from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
@@ -247,9 +247,11 @@ def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
     Each has ``metrics`` by name, the training costs among them, and ``flags``, one sentence each,
     with those of its curve.
     """
-    rows = [_record(row) for _, row in database.query(EVALUATIONS, [run_id]).iterrows()]
-    metrics = database.query(METRICS, [run_id])
-    flags = flags_of(database, [run_id])
+    with database.reading():
+        found = database.query(EVALUATIONS, [run_id])
+        metrics = database.query(METRICS, [run_id])
+        flags = flags_of(database, [run_id])
+    rows = [_record(row) for _, row in found.iterrows()]
     for row in rows:
         own = metrics[metrics["evaluation_id"].fillna(row["evaluation_id"]) == row["evaluation_id"]]
         row["metrics"] = {line["name"]: _record(line) for _, line in own.iterrows()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,11 +55,11 @@ class Reporter:
         ``watch`` is called at each update with the share that is done and what is being done.
         """
         if self.console.is_jupyter and not self.console.quiet:
-            bar = NotebookBar()
+            below_cell = NotebookBar()
             try:
-                yield Stage(self, title, total, bar, watch)
+                yield Stage(self, title, total, below_cell, watch)
             finally:
-                bar.close()
+                below_cell.close()
         elif self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -79,35 +80,32 @@ class NotebookBar:
 
     def __init__(self) -> None:
         """Show nothing yet."""
+        # Only a notebook has the package.
+        self._ipython: Any = importlib.import_module("IPython.display")
         self._handle: Any = None
         self._total, self._shown_at = 1.0, 0.0
 
     def add_task(self, description: str, total: float) -> TaskID:
         """Show an empty bar."""
-        from IPython.display import HTML, display
-
         self._total = total
-        self._handle = display(HTML(self._text(0, description)), display_id=True)
+        self._handle = self._ipython.display(self._html(0, description), display_id=True)
         return TaskID(0)
 
     def update(self, task_id: TaskID, *, completed: float, description: str) -> None:
         """Show what is done, a few times a second at most."""
-        from IPython.display import HTML
-
         now = time.monotonic()
         if completed >= self._total or now - self._shown_at >= NOTEBOOK_EVERY_S:
             self._shown_at = now
-            self._handle.update(HTML(self._text(completed, description)))
+            self._handle.update(self._html(completed, description))
 
     def close(self) -> None:
         """Leave nothing behind."""
-        from IPython.display import HTML
+        self._handle.update(self._ipython.HTML(""))
 
-        self._handle.update(HTML(""))
-
-    def _text(self, completed: float, description: str) -> str:
+    def _html(self, completed: float, description: str) -> Any:
         share = completed / self._total
-        return f"<progress value='{share:.4f}'></progress> {share:.0%} {html.escape(description)}"
+        bar = f"<progress value='{share:.4f}'></progress>"
+        return self._ipython.HTML(f"{bar} {share:.0%} {html.escape(description)}")
 
 
 class Stage:

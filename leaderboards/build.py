@@ -10,15 +10,25 @@ from typing import Any
 from harness.errors import UserError
 from harness.store.database import Database
 from leaderboards.extra_rows import extra_rows
+from leaderboards.field import field_table
 from leaderboards.fill import PrintedRows
+from leaderboards.headline import headline
+from leaderboards.paired import with_intervals
 from leaderboards.paper import TABLES
-from leaderboards.printed import robustbench_rows
+from leaderboards.published import board
+from leaderboards.reference import reference_runs
 from leaderboards.results import RunGroup, run_groups
+from leaderboards.small import difference_table, joined, small_table
 from leaderboards.spec import TableSpec
-from leaderboards.table import Column, Row, Table, TableHeader
+from leaderboards.table import Column, Table, TableHeader, with_keys
 
 # Where the command line stores runs by default.
 DEFAULT_RESULTS = Path("results")
+# The tables that RobustBench has a board for, by the name of the table with its entries.
+FIELDS = {
+    f"field-{spec.threat[0]}": number for number, spec in sorted(TABLES.items()) if spec.threat
+}
+SMALL_NAME = "small"
 
 
 def tables() -> list[TableHeader]:
@@ -26,7 +36,7 @@ def tables() -> list[TableHeader]:
     return [spec for _, spec in sorted(TABLES.items())]
 
 
-def table(number: int, results: Path | None = None) -> Table:
+def table(number: int, results: Path | None = None, *, name_folder: bool = True) -> Table:
     """One table of the paper with all its numbers.
 
     Args:
@@ -34,6 +44,7 @@ def table(number: int, results: Path | None = None) -> Table:
         results: the results folder whose runs are added, and in which the table's commands store;
             None for the printed numbers alone. Without a database in it the table has the printed
             numbers, and ``message`` says why.
+        name_folder: whether commands name a results folder that is not the default.
 
     Raises:
         UserError: there is no such table, or the database cannot be read.
@@ -41,19 +52,96 @@ def table(number: int, results: Path | None = None) -> Table:
     spec = TABLES.get(number)
     if spec is None:
         raise UserError(f"there is no Table {number}: the paper has {min(TABLES)} to {max(TABLES)}")
-    groups: list[RunGroup] = []
-    entries: tuple[Row, ...] = ()
+    database = _database(results)
+    groups = [] if database is None else run_groups(database)
+    built = _built(spec, groups)
+    rows = built.rows if database is None else with_intervals(built.rows, _metrics(built), database)
+    folder = results if name_folder else None
+    rows = [dataclasses.replace(row, command=in_folder(row.command, folder)) for row in rows]
     message = ""
-    if results is not None:
-        if Database(results).path.exists():
-            groups = run_groups(results)
-            entries = robustbench_rows(spec, results)
-        else:
-            message = f"there is no results database in {results} yet"
-    built = _built(spec, groups, entries, message)
-    rows = [dataclasses.replace(row, command=in_folder(row.command, results)) for row in built.rows]
-    first_run = in_folder(built.first_run, results)
-    return dataclasses.replace(built, rows=tuple(rows), first_run=first_run)
+    if results is not None and database is None:
+        message = "there is no results database in the results folder yet"
+    elif database is not None and not built.has_ours:
+        message = "no run in the results folder belongs in this table yet"
+    first_run = in_folder(built.first_run, folder)
+    built = dataclasses.replace(built, rows=with_keys(rows), first_run=first_run, message=message)
+    return dataclasses.replace(built, headline=headline(built))
+
+
+def field(number: int, results: Path | None = None, *, name_folder: bool = True) -> Table:
+    """RobustBench's entries with the rows of one table of the paper among them.
+
+    Args:
+        number: of a table in ``FIELDS``.
+        results: as for ``table``.
+        name_folder: as for ``table``.
+
+    Raises:
+        UserError: there is no such board, or the database cannot be read.
+    """
+    spec = TABLES.get(number)
+    if spec is None or spec.threat is None:
+        numbers = " and ".join(map(str, FIELDS.values()))
+        raise UserError(f"Table {number} is on no board of RobustBench: Tables {numbers} are")
+    entries = board(*spec.threat, None if _database(results) is None else results)
+    return field_table(spec, table(number, results, name_folder=name_folder), entries)
+
+
+def small(results: Path | None = None) -> tuple[Table, Table]:
+    """The runs at small scale, and the paired differences of the paper's losses from others.
+
+    Those of the results folder come first, then the reference runs that ship with the repository.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
+    found = [database for database in (_database(results), _reference()) if database is not None]
+    groups = [run_groups(database) for database in found]
+    runs, differences = [], []
+    for database, own in zip(found, groups, strict=True):
+        runs.append(small_table(own))
+        shown = difference_table(own)
+        rows = with_intervals(shown.rows, _metrics(shown), database)
+        differences.append(dataclasses.replace(shown, rows=tuple(rows)))
+    if not found:
+        return small_table([]), difference_table([])
+    return joined(runs), joined(differences)
+
+
+def named(name: str, results: Path | None = None) -> list[Table]:
+    """The tables of a name: ``2``, ``field-cifar10`` or ``small``.
+
+    Raises:
+        UserError: there is no such name, or the database cannot be read.
+    """
+    if name in FIELDS:
+        return [field(FIELDS[name], results)]
+    if name == SMALL_NAME:
+        return list(small(results))
+    if name.isascii() and name.isdigit() and int(name) in TABLES:
+        return [table(int(name), results)]
+    raise UserError(
+        f"there is no table {name!r}: give 1 to {max(TABLES)}, {SMALL_NAME}, {' or '.join(FIELDS)}"
+    )
+
+
+def _database(results: Path | None) -> Database | None:
+    """The database of a results folder; None where it has none."""
+    if results is None:
+        return None
+    if results.is_file():
+        raise UserError(f"{results} is a file: give the results folder, which holds runs/")
+    database = Database(results)
+    return database if database.path.exists() else None
+
+
+def _reference() -> Database | None:
+    database = reference_runs()
+    return database if database.exists else None
+
+
+def _metrics(shown: Table) -> dict[str, str]:
+    return {column.key: column.metric for column in shown.columns}
 
 
 def in_folder(command: str, results: Path | None) -> str:
@@ -63,9 +151,7 @@ def in_folder(command: str, results: Path | None) -> str:
     return f"{command} --results {shlex.quote(str(results))}"
 
 
-def _built(
-    spec: TableSpec, groups: list[RunGroup], entries: tuple[Row, ...], message: str
-) -> Table:
+def _built(spec: TableSpec, groups: list[RunGroup]) -> Table:
     printed = PrintedRows(spec, groups)
     own, further = extra_rows(spec, groups, printed)
     blank = ("",) * (len(spec.columns[0].heads) - 1)
@@ -73,10 +159,7 @@ def _built(
         Column(f"{d.of}-difference", (*blank, d.title), d.of, d.help, difference=True)
         for d in spec.differences
     ]
-    rows = (*printed.rows(), *entries, *own)
-    has_ours = any(cell.ours for row in rows for cell in row.cells.values())
-    if not has_ours and not message and groups:
-        message = "no run in the results folder belongs in this table yet"
+    rows = (*printed.rows(), *own)
     return Table(
         **_inherited(spec, TableHeader),
         columns=(
@@ -85,8 +168,7 @@ def _built(
             *differences,
         ),
         rows=rows,
-        has_ours=has_ours,
-        message=message,
+        has_ours=any(cell.ours for row in rows for cell in row.cells.values()),
     )
 
 

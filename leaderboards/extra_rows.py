@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboards.fill import PrintedRows, difference, is_baseline
+from leaderboards.fill import PrintedRows, is_baseline
+from leaderboards.paired import paired_difference
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
 from leaderboards.spec import ColumnSpec, TableSpec, arch_text, architecture_names
-from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, mark_best
+from leaderboards.table import OURS_ROW, REPRODUCED, Cell, Column, Row, mark_best
 
 OTHER = "other"
 
@@ -19,6 +20,8 @@ def extra_rows(
 ) -> tuple[list[Row], list[Column]]:
     """The rows, best first in each section, and the columns that they need besides print's.
 
+    Runs at small scale have a table of their own.
+
     Accuracy after an attack that is not all of AutoAttack must not pass for AA, so it has a column
     that names the attack.
     """
@@ -26,7 +29,8 @@ def extra_rows(
     sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
     for group in groups:
         if (
-            spec.includes.accepts(
+            group.badge == REPRODUCED
+            and spec.includes.accepts(
                 dataset=group["dataset"], task=group["task"], method=group["method"]
             )
             and (bool(group["attacks"]) or not spec.attacked)
@@ -34,7 +38,7 @@ def extra_rows(
         ):
             sections[group.section_key].append(group)
     rows: list[Row] = []
-    for members in sorted(sections.values(), key=lambda m: (m[0].badge, m[0].protocol)):
+    for members in sorted(sections.values(), key=lambda m: m[0].protocol):
         rows += _section(spec, members)
     filled = {key for row in rows for key in row.cells}
     attacks = sorted({attack for group in groups if (attack := _last_attack(spec, group))})
@@ -44,23 +48,21 @@ def extra_rows(
 
 def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
     first = members[0]
-    title = f"{'Small scale' if first.badge == SMALL else 'Also measured here'}: {first.protocol}"
+    title = f"Also measured here: {first.protocol}"
     cells = [_cells(spec, group) for group in members]
     after = _last_attack(spec, first)
     columns = [*spec.columns, *([_after_column(spec, after)] if after else []), _other_column(spec)]
-    # Runs on a part of the data are not ranked, so none of them is the best.
-    if not first["partial"]:
-        for column in columns:
-            mark_best(cells, column)
+    for column in columns:
+        mark_best(cells, column)
     for wanted in spec.differences:
         method = wanted.baselines[0].method
-        numbers = [own[wanted.of].ours if wanted.of in own else None for own in cells]
-        for own, number, group in zip(cells, numbers, members, strict=True):
+        metric = next(column.metric for column in spec.columns if column.key == wanted.of)
+        for own, group in zip(cells, members, strict=True):
             able = [g for g in members if is_baseline(g, group, method)]
-            if able and number is not None:
-                base = numbers[members.index(max(able, key=lambda g: g.preference))]
-                if base is not None:
-                    own[f"{wanted.of}-difference"] = Cell(ours=difference(number, base))
+            found = [n for g in able if (n := paired_difference(group, g, metric)) is not None]
+            if found:
+                most = max(found, key=lambda number: number.seeds or 0)
+                own[f"{wanted.of}-difference"] = Cell(ours=most)
     rows = [
         Row(
             OURS_ROW,

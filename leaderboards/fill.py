@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from leaderboards.paired import paired_difference
 from leaderboards.printed import PRINTED_METRICS, has, logged_number, printed_lines, printed_number
 from leaderboards.protocols import is_papers_attack
 from leaderboards.results import RunGroup
@@ -23,30 +24,34 @@ from leaderboards.table import (
     HEAD_ROW,
     REPRODUCED,
     Cell,
-    Column,
     Number,
     Row,
     mark_best,
 )
 
+# The cells of a row, and the groups that fill them, by column.
+Filled = tuple[Mapping[str, Cell], Mapping[str, RunGroup]]
 
-def difference(of: Number, base: Number) -> Number:
-    """The difference of two numbers of one source, of their values as shown."""
-    value = round(round(of.value, 2) - round(base.value, 2), 2)
+
+def printed_difference(of: Number, base: Number) -> Number:
+    """The difference of two printed numbers, computed here."""
     note = f"computed: {of.value:.2f} - {base.value:.2f}"
-    run_ids = (*of.run_ids, *base.run_ids)
-    return Number(value, of.badge, note=note, run_ids=run_ids, difference=True)
+    return Number(round(of.value - base.value, 2), of.badge, note=note, difference=True)
+
+
+def is_like(group: RunGroup, other: RunGroup) -> bool:
+    """Whether two groups differ in the method and its parameters, as far as tables know."""
+    shared = ("arch", "teacher", "dataset", "augmentation", "scale", "selection")
+    return (
+        group.seed_key != other.seed_key
+        and group.section_key == other.section_key
+        and all(group.facts[name] == other.facts[name] for name in shared)
+    )
 
 
 def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
     """Whether a group is of the baseline's method and otherwise comparable."""
-    shared = ("arch", "teacher", "dataset", "augmentation", "scale")
-    return (
-        group["method"] == method
-        and group.seed_key != of.seed_key
-        and group.section_key == of.section_key
-        and all(group.facts[name] == of.facts[name] for name in shared)
-    )
+    return group["method"] == method and is_like(group, of)
 
 
 class PrintedRows:
@@ -88,7 +93,7 @@ class PrintedRows:
         cells = [self._cells(index) for index in range(len(self.spec.rows))]
         for row, own in zip(self.spec.rows, cells, strict=True):
             if row.minus is not None:
-                _subtract(own, cells[row.minus[0]], cells[row.minus[1]])
+                self._subtract(own, *((cells[place], self._chosen[place]) for place in row.minus))
         self._mark_best(cells)
         for spec in self.spec.differences:
             for index, own in enumerate(cells):
@@ -96,6 +101,20 @@ class PrintedRows:
                 if cell.numbers:
                     own[f"{spec.of}-difference"] = cell
         return tuple(self._row(index, own) for index, own in enumerate(cells))
+
+    def _subtract(self, own: dict[str, Cell], of: Filled, base: Filled) -> None:
+        """Complete a row of printed differences: what print's numbers give, and ours."""
+        metrics = {column.key: column.metric for column in self.spec.columns}
+        for key, cell in list(own.items()):
+            printed, ours = cell.printed, None
+            above, below = of[0][key].printed, base[0][key].printed
+            if printed is not None and above is not None and below is not None:
+                value = printed_difference(above, below).value
+                printed = dataclasses.replace(printed, recomputed=value)
+            first, second = of[1].get(key), base[1].get(key)
+            if first is not None and second is not None and is_like(first, second):
+                ours = paired_difference(first, second, metrics[key])
+            own[key] = Cell(printed, None, ours)
 
     def _line(self, row: RowSpec, column: ColumnSpec) -> dict[str, str] | None:
         """The line of ``reported.csv`` for a cell; None where nothing is printed."""
@@ -138,7 +157,7 @@ class PrintedRows:
             group = self._chosen[index].get(column.key)
             ours = group.number(column.metric) if group else None
             if ours is not None and group is not None and column.comparable:
-                ours = _compared(ours, printed, self.spec.rows[index], group, column)
+                ours = _compared(ours, printed, self.spec.rows[index], group)
             found[column.key] = Cell(printed, logged_number(line), ours)
         return found
 
@@ -165,15 +184,15 @@ class PrintedRows:
         base = _baseline_line(baseline, line)
         printed = None
         if base is not None and base != line:
-            printed = difference(cell.printed, printed_number(base))
+            printed = printed_difference(cell.printed, printed_number(base))
         group, ours = self._chosen[index].get(spec.of), None
         if group is not None and cell.ours is not None:
             able = [
                 g for g in self._groups[baseline.method] if is_baseline(g, group, baseline.method)
             ]
-            chosen = max(able, key=lambda g: g.preference, default=None)
-            base_number = chosen.number(PRINTED_METRICS[line["metric"]]) if chosen else None
-            ours = _difference_or_none(cell.ours, base_number)
+            metric = PRINTED_METRICS[line["metric"]]
+            found = [n for g in able if (n := paired_difference(group, g, metric)) is not None]
+            ours = max(found, key=lambda number: number.seeds or 0, default=None)
         return Cell(printed, None, ours)
 
     def _row(self, index: int, cells: Mapping[str, Cell]) -> Row:
@@ -203,29 +222,13 @@ class PrintedRows:
         )
 
 
-def _subtract(own: dict[str, Cell], of: Mapping[str, Cell], base: Mapping[str, Cell]) -> None:
-    """Complete a row of printed differences: what print's numbers give, and ours."""
-    for key, cell in list(own.items()):
-        printed = cell.printed
-        recomputed = _difference_or_none(of[key].printed, base[key].printed)
-        if printed is not None and recomputed is not None:
-            printed = dataclasses.replace(printed, recomputed=recomputed.value)
-        own[key] = Cell(printed, None, _difference_or_none(of[key].ours, base[key].ours))
-
-
-def _difference_or_none(of: Number | None, base: Number | None) -> Number | None:
-    return None if of is None or base is None else difference(of, base)
-
-
-def _compared(
-    ours: Number, printed: Number, row: RowSpec, group: RunGroup, column: Column
-) -> Number:
+def _compared(ours: Number, printed: Number, row: RowSpec, group: RunGroup) -> Number:
     """Ours with its difference from print, unless the epochs were selected by different rules."""
     if row.selection and group["selection"] and row.selection != group["selection"]:
         note = f"{ours.note}; printed: epoch {row.selection}, so not compared with print"
         return dataclasses.replace(ours, note=note)
-    gap = column.rounded(column.rounded(ours.value) - column.rounded(printed.value))
-    return dataclasses.replace(ours, from_print=gap)
+    gap, apart = ours.value - printed.value, not ours.overlaps(printed)
+    return dataclasses.replace(ours, from_print=gap, apart=apart)
 
 
 def _baseline_line(baseline: Baseline, line: Facts) -> dict[str, str] | None:

@@ -1,27 +1,21 @@
-"""Numbers that others published: the paper's tables, the authors' logs and RobustBench."""
+"""Numbers that the paper prints and that the authors' logs have."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
-from harness.store.database import Database
 from leaderboards.paper import TABLES
-from leaderboards.results import records
-from leaderboards.spec import Facts, TableSpec, arch_text, architecture_names, dataset_name
+from leaderboards.spec import Facts, arch_text, architecture_names, dataset_name
 from leaderboards.table import (
     LOGGED,
     PRINTED,
     PRINTED_ROW,
-    PUBLISHED_ROW,
-    ROBUSTBENCH,
     Cell,
     Number,
     Row,
@@ -38,16 +32,6 @@ PRINTED_METRICS = {
     "aa": "aa",
     "sec_per_iter": "sec_per_iter",
 }
-
-ROBUSTBENCH_ENTRIES = """
-SELECT method, citation, student_or_arch, augmentation, setting, metric, value, note, source
-FROM reported
-WHERE badge = $badge AND dataset = $dataset AND list_contains(string_split(setting, ';'), $eps)
-  AND list_contains(string_split(setting, ';'), 'threat=Linf')
-ORDER BY row_number
-"""
-ROBUSTBENCH_SECTION = "RobustBench, as published"
-UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
 
 _TYPES = {
     "table": "int64",
@@ -186,69 +170,3 @@ def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[
             facts = {"source": PRINTED, "table": table}
             found.append(Row(PRINTED_ROW, (method, text), cells=cells, facts=facts))
     return found
-
-
-def robustbench_rows(spec: TableSpec, results: Path) -> tuple[Row, ...]:
-    """RobustBench's entries of the table's dataset and radius, most robust first.
-
-    As on RobustBench's own board, an external attack that leaves less than AutoAttack counts.
-
-    Raises:
-        UserError: the database cannot be read.
-    """
-    if spec.threat is None:
-        return ()
-    dataset, eps = spec.threat
-    params = {"badge": ROBUSTBENCH, "dataset": dataset, "eps": f"eps={eps}"}
-    entries: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in records(Database(results), ROBUSTBENCH_ENTRIES, params):
-        entries[line["method"]].append(line)
-
-    def robust(lines: Sequence[Mapping[str, Any]]) -> float:
-        known = [line["value"] for line in lines if line["metric"] in ("aa", "aa_external")]
-        return min(known, default=-1.0)
-
-    ordered = sorted(entries.values(), key=robust, reverse=True)
-    return tuple(_robustbench_row(spec, dataset, lines) for lines in ordered)
-
-
-def _robustbench_row(spec: TableSpec, dataset: str, lines: list[dict[str, Any]]) -> Row:
-    first, values = lines[0], {line["metric"]: line["value"] for line in lines}
-    flags = [UNRELIABLE] * ("unreliable=yes" in first["setting"].split(";"))
-    external, note = values.get("aa_external"), ""
-    if external is not None:
-        note = f"The best external attack leaves {external:.2f}."
-        if external < values.get("aa", external):
-            flags.append(f"an external attack leaves {external:.2f}, by which it ranks here")
-    cells = {}
-    for line in lines:
-        if line["metric"] in ("clean", "aa"):
-            low, high = percent_interval(line["value"], spec.images)
-            number = Number(
-                line["value"],
-                ROBUSTBENCH,
-                low=low,
-                high=high,
-                n=spec.images,
-                note=line["note"] or "",
-                flags=tuple(flags) if line["metric"] == "aa" else (),
-            )
-            cells[line["metric"]] = Cell(printed=number)
-    arch, data = first["student_or_arch"], first["augmentation"]
-    return Row(
-        PUBLISHED_ROW,
-        (first["method"], arch, data),
-        ROBUSTBENCH_SECTION,
-        cells,
-        facts={
-            "method": "",
-            "arch": arch,
-            "teacher": "",
-            "dataset": dataset,
-            "augmentation": data,
-            "selection": "",
-            "scale": "paper",
-            "source": ROBUSTBENCH,
-        },
-        notes=tuple(filter(None, (first["citation"], note, first["note"], first["source"]))),
-    )

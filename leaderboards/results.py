@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,14 @@ from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
 from leaderboards.protocols import TIMES, attacks_of, protocol_facts
+from leaderboards.render.escape import one_line
 from leaderboards.spec import architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
 
 Run = Mapping[str, Any]
+
+# A table has no room for more.
+LONGEST_TITLE = 48
 
 FINISHED = "SELECT * FROM like_runs WHERE status = 'success'"
 
@@ -74,6 +79,11 @@ class RunGroup:
     def __getitem__(self, fact: str) -> Any:
         """A fact that all its runs share."""
         return self.runs[0][fact]
+
+    @property
+    def method_name(self) -> str:
+        """Its name without the size of its training set, where that is said beside it."""
+        return self.name.replace(_limit_text(self.runs[0]), "")
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -184,7 +194,7 @@ class RunGroup:
         )
 
 
-def run_groups(results: Path) -> list[RunGroup]:
+def run_groups(database: Database) -> list[RunGroup]:
     """Everything that finished runs measured.
 
     Raises:
@@ -192,7 +202,7 @@ def run_groups(results: Path) -> list[RunGroup]:
     """
     # A name need only distinguish a group from those of its section.
     sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
-    for run in load_runs(Database(results), FINISHED, {}):
+    for run in load_runs(database, FINISHED, {}):
         sections[run["like_key"], run["partial"]].append(run)
     return [group for section in sections.values() for group in _grouped(section)]
 
@@ -285,14 +295,28 @@ def _names(firsts: Sequence[Run]) -> list[str]:
 
 
 def _title(run: Run) -> str:
-    title = str(run["title"])
-    if run["train_limit"]:
-        title += f", {run['train_limit']:.0f} training images"
-    return title + (", best on test" if run["selection"] == "best-on-test" else "")
+    """What a table calls a run: a loaded file by its name without folders."""
+    title = one_line(str(run["title"]))
+    if run["kind"] == "loaded" and ("/" in title or "\\" in title):
+        title = re.split(r"[/\\]", title.rstrip("/\\"))[-1]
+    title = title or str(run["run_id"])
+    title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}\u2026"
+    return (
+        title + _limit_text(run) + (", best on test" if run["selection"] == "best-on-test" else "")
+    )
+
+
+def _limit_text(run: Run) -> str:
+    return f", {run['train_limit']:.0f} training images" if run["train_limit"] else ""
 
 
 def _recipe_text(run: Run) -> str:
     changes = json.loads(run["recipe_changes"] or "{}")
-    changed = [f"{path.rpartition('.')[2]}={value}" for path, value in changes.items()]
+    # Architectures are in a column of their own.
+    changed = [
+        f"{path.rpartition('.')[2]}={value}"
+        for path, value in changes.items()
+        if not path.endswith("arch")
+    ]
     recipe = [run["recipe"]] if run["recipe"] not in (None, run["dataset"]) else []
     return ", ".join(recipe + changed)

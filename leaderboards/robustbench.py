@@ -145,7 +145,7 @@ def import_folder(folder: Path, results: Path) -> Imported:
         remark = _remark(key[0], entry)
         if remark:
             remarks.append(f"{'/'.join(key)}: {remark}")
-        writer.writerows(_lines(path, key, entry, remark))
+        writer.writerows(lines_of(path, key, entry, remark))
     Database(results).publish("robustbench", text.getvalue())
     return Imported(len(paths), tuple(remarks))
 
@@ -254,7 +254,7 @@ def _paper(bibtex: str) -> dict[str, str]:
     return found
 
 
-def _lines(
+def lines_of(
     path: Path, key: tuple[str, str, str], entry: Entry, remark: str
 ) -> list[dict[str, Any]]:
     """The entry's numbers as lines of ``reported``."""

@@ -132,12 +132,32 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The size of the paper's trainings, as their recipes have it.
+
+    Attributes:
+        dataset: as printed.
+        arch: as printed.
+        epochs: of training.
+        train: training images.
+        test: test images.
+        eps: radius of the attack; 0 where there is none.
+    """
+
+    dataset: str
+    arch: str
+    epochs: int
+    train: int
+    test: int
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
 class InclusionRule:
     """Which of our runs that match no printed row get rows of their own.
 
     Attributes:
         datasets: registered names.
-        small: whether any dataset that the paper does not use is included too.
         tasks: natural, adversarial, distillation; a loaded model counts as natural.
         methods: registered names; empty for all.
         labels: a fact for each label column: ``name`` or one of ``Row.facts``.
@@ -146,14 +166,12 @@ class InclusionRule:
     datasets: tuple[str, ...]
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
-    small: bool = False
     methods: tuple[str, ...] = ()
 
     def accepts(self, *, dataset: str, task: str | None, method: str | None) -> bool:
         """Whether a run of this dataset, task and method is included."""
-        in_paper = dataset in DATASETS.values()
         return (
-            (dataset in self.datasets or (self.small and not in_paper))
+            dataset in self.datasets
             and (task or "natural") in self.tasks
             and (not self.methods or method in self.methods)
         )
@@ -171,7 +189,8 @@ class TableSpec(TableHeader):
         images: test images.
         ranked_within: facts that rows must share for their numbers to be ranked; ``group`` is one.
         differences: columns computed here.
-        threat: dataset and radius of RobustBench's entries that may be listed.
+        threat: dataset and radius of the RobustBench board that its models are on.
+        scale: of the paper's runs, for the ladder from them to runs at small scale.
     """
 
     columns: tuple[ColumnSpec, ...]
@@ -184,6 +203,7 @@ class TableSpec(TableHeader):
     ranked_within: tuple[str, ...] = ()
     differences: tuple[DifferenceSpec, ...] = ()
     threat: tuple[str, str] | None = None
+    scale: Scale | None = None
     disputed: tuple[Disputed, ...] = ()
     logged: tuple[Logged, ...] = ()
 

@@ -20,10 +20,11 @@ from leaderboards.protocols import (
     protocol_facts,
     ranking_metric,
 )
+from leaderboards.ranking import rank_rows
 from leaderboards.render.terminal import print_ranking
 from leaderboards.results import RunGroup, like_groups
 from leaderboards.spec import arch_text
-from leaderboards.table import OURS_ROW, PARTIAL, Cell, Column, Number, Row, Table
+from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
 LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
 
@@ -141,32 +142,11 @@ def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric
             Column(metric, (head,), metric),
             Column("sec_per_iter", ("s/iter",), "sec_per_iter", decimals=None),
         ),
-        rows=tuple(_labelled(row) for row in ranked),
+        rows=tuple(_labelled(row) for row in with_keys(ranked)),
         method_label=1,
         last_labels=2,
         ranked_by=metric,
     )
-
-
-def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows with their ranks by ``metric``, best first, then those without a rank.
-
-    ``1=`` says that a row cannot be told from the leader: a few seeds that differ much may have a
-    low mean, below that of rows that can be told from it, and still be one of these.
-    """
-
-    def value(row: Row) -> float:
-        number = row.number(metric)
-        return number.value if number else -1.0
-
-    ordered = sorted(rows, key=value, reverse=True)
-    able = [(row, n) for row in ordered if (n := row.number(metric)) and not row.partial]
-    ranked = []
-    for position, (row, number) in enumerate(able, 1):
-        tied = position > 1 and number.overlaps(able[0][1])
-        ranked.append(dataclasses.replace(row, rank="1=" if tied else str(position)))
-    rest = [row for row in ordered if row.partial or row.number(metric) is None]
-    return ranked + [dataclasses.replace(row, rank=PARTIAL * row.partial) for row in rest]
 
 
 def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) -> Row:

@@ -6,6 +6,9 @@ differences in percentage points, times in seconds.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +27,7 @@ MEANINGS = {
     LOGGED: "in the log that the authors released",
     ROBUSTBENCH: "published by RobustBench",
     REPRODUCED: "measured here at the paper's scale",
-    SMALL: "measured here at small scale; never ranked with the others",
+    SMALL: "measured here at small scale; never among the paper's rows",
     FLAGGED: "a measured number with reason to doubt it",
 }
 
@@ -32,6 +35,11 @@ MEANINGS = {
 INTERVAL = "95% interval (Wilson) from n test images, computed here for printed numbers too"
 OF_MEANS = (
     "of a mean over seeds Student's t interval, or that of one seed's images where it is wider"
+)
+
+PAIRED = (
+    "95% interval of our difference on shared seeds and images: Newcombe's of one seed, of more "
+    "Student's t where it is wider"
 )
 
 # Kinds of rows.
@@ -42,6 +50,7 @@ PUBLISHED_ROW = "published"
 OURS_ROW = "ours"
 
 PARTIAL = "partial"
+GREEK = {0x3B1: "a", 0x3B2: "b", 0x3C4: "t", 0x394: "delta"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,13 @@ class Number:
         run_ids: the runs it is from.
         flags: reasons to doubt it, one sentence each. A number with flags is marked ``?``.
         from_print: ours minus the printed number of the same cell.
+        apart: whether the intervals of ours and of the printed number share no value; None where
+            the two are not compared.
         recomputed: of a printed difference, the difference of the printed numbers.
-        difference: whether it is a difference, shown with its sign.
+        difference: whether it is a difference, shown with its sign. Of ours it is the mean over
+            shared seeds; its interval is paired.
+        pairs: of a difference of ours, the runs and evaluations that were subtracted: (run,
+            evaluation, run of the baseline, evaluation of the baseline), one for each seed.
     """
 
     value: float
@@ -84,13 +98,16 @@ class Number:
     run_ids: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     from_print: float | None = None
+    apart: bool | None = None
     recomputed: float | None = None
     difference: bool = False
+    pairs: tuple[tuple[str, str, str, str], ...] = ()
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval to show beside the value: of one model only, None for a mean."""
-        if self.low is None or self.high is None or self.std is not None or (self.seeds or 1) > 1:
+        """The interval to show beside the value: of one model or a difference, None for a mean."""
+        of_mean = self.std is not None or (self.seeds or 1) > 1
+        if self.low is None or self.high is None or (of_mean and not self.difference):
             return None
         return self.low, self.high
 
@@ -101,12 +118,13 @@ class Number:
 
     def overlaps(self, other: Number) -> bool:
         """Whether the 95% intervals share a number; one without interval is its value alone."""
-        low, high = self._span
-        other_low, other_high = other._span
+        low, high = self.span
+        other_low, other_high = other.span
         return low <= other_high and other_low <= high
 
     @property
-    def _span(self) -> tuple[float, float]:
+    def span(self) -> tuple[float, float]:
+        """The interval of the value, of one model or of a mean; the value alone without one."""
         return (
             self.value if self.low is None else self.low,
             self.value if self.high is None else self.high,
@@ -149,6 +167,7 @@ class Column:
         lower_is_better: whether the smallest number is the best.
         difference: whether it holds differences from a baseline, which are computed here and
             printed nowhere.
+        forest: whether each of its numbers is drawn with its interval on one scale.
     """
 
     key: str
@@ -159,6 +178,7 @@ class Column:
     unit: str = ""
     lower_is_better: bool = False
     difference: bool = False
+    forest: bool = False
 
     @property
     def title(self) -> str:
@@ -187,8 +207,9 @@ class Row:
             ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas).
         notes: what a reader must know of this row, with the evidence.
         command: the command that makes our number of this row; empty where there is none.
-        rank: in a ranking: ``1``, ``1=`` for a 95% interval that overlaps the leader's, then the
-            position, or ``partial``; else empty.
+        rank: in a ranking the ranks that the 95% intervals allow, such as ``1`` or ``2-4``, or
+            ``partial``; else empty.
+        key: names the row in addresses; no other row of its table has it.
         partial: whether it was trained or measured on a part of the data, so that it has no rank.
         own: whether it holds the run that the table is about.
     """
@@ -201,6 +222,7 @@ class Row:
     notes: tuple[str, ...] = ()
     command: str = ""
     rank: str = ""
+    key: str = ""
     partial: bool = False
     own: bool = False
 
@@ -247,6 +269,8 @@ class TableHeader:
             else empty.
         remarks: what a reader must know of the table.
         first_run: the command that makes the first number of ours.
+        subject: registered names of the methods that the table is about, whose rows stand out.
+        slug: names a table that has no number in addresses.
     """
 
     title: str
@@ -262,6 +286,18 @@ class TableHeader:
     panels: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     first_run: str = ""
+    subject: tuple[str, ...] = ()
+    slug: str = ""
+
+    @property
+    def name(self) -> str:
+        """Number and title: ``Table 2: CIFAR-100 robust``."""
+        return f"Table {self.number}: {self.title}" if self.number else self.title
+
+    @property
+    def anchor(self) -> str:
+        """Names the table in addresses, files and links: ``table-2``."""
+        return f"table-{self.slug or self.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +311,7 @@ class Table(TableHeader):
         has_ours: whether any number of ours is in it.
         message: why there is none of ours if the results could not be read; else empty.
         ranked_by: key of the column that ranks the rows; empty for a table that is no ranking.
+        headline: what it shows, in print and here, in a sentence or two.
     """
 
     columns: tuple[Column, ...]
@@ -282,15 +319,32 @@ class Table(TableHeader):
     has_ours: bool = False
     message: str = ""
     ranked_by: str = ""
+    headline: str = ""
 
     @property
     def numbers(self) -> tuple[Number, ...]:
         """All numbers, row by row."""
         return tuple(number for row in self.rows for number in row.numbers)
 
+    def is_subject(self, row: Row) -> bool:
+        """Whether a row is of a method that the table is about."""
+        return row.facts.get("method", "") in self.subject
+
     def name_of(self, row: Row) -> str:
         """What a row is called: its method, or all its labels where it names none."""
         return row.labels[self.method_label] or " ".join(filter(None, row.labels))
+
+
+def with_keys(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows, each with its key: its labels in plain letters, numbered where they repeat."""
+    seen: Counter[str] = Counter()
+    keyed = []
+    for row in rows:
+        letters = unicodedata.normalize("NFKD", " ".join(row.labels).lower())
+        name = re.sub("[^a-z0-9]+", "-", letters.translate(GREEK)).strip("-")[:60] or "row"
+        seen[name] += 1
+        keyed.append(replace(row, key=name if seen[name] == 1 else f"{name}-{seen[name]}"))
+    return tuple(keyed)
 
 
 def mark_best(cells: Sequence[dict[str, Cell]], column: Column) -> None:

@@ -113,7 +113,7 @@ class Visitor:
 
     def open(self, path: str) -> None:
         # The default page is served at the root.
-        self.page.goto(f"{self.server}/{path.removeprefix('leaderboards')}")
+        self.page.goto(f"{self.server}/{path.removeprefix('start')}")
         self.page.wait_for_selector("h1", timeout=30_000)
         self.settle()
 
@@ -151,5 +151,6 @@ class Visitor:
         frame = self.table()
         frame.scroll_into_view_if_needed()
         box = frame.bounding_box()
-        self.page.mouse.click(box["x"] + 16, box["y"] + 36 * (row + 1) + 16)
+        # A head of 34 pixels, rows of 33, and at the bottom a bar to scroll.
+        self.page.mouse.click(box["x"] + 16, box["y"] + 34 + 33 * row + 16)
         self.settle()

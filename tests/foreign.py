@@ -235,6 +235,16 @@ ACCEPTED: dict[str, tuple[Make, set[str], bool, str]] = {
         True,
         "",
     ),
+    "standardises each image": (
+        around(
+            lambda own, x: own.net(
+                (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+            )
+        ),
+        set(),
+        False,
+        "",
+    ),
     "masked class": (around(masked), set(), False, ""),
     "float64 logits": (around(lambda own, x: own.net(x).double()), set(), False, ""),
     "ReLU made in the forward pass": (

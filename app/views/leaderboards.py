@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -11,75 +11,117 @@ from app import components as ui
 from app import queries
 from app.cells import (
     PRINTED_ORDER,
-    UNDERLINED,
+    VIEWS,
     Filters,
     chosen_rows,
-    evidence,
     known_facts,
     show_cells,
+    sides,
     table_cells,
     table_files,
 )
-from app.labels import BADGE_LEGEND, protocol_names, stage_title
+from app.labels import protocol_names, stage_title
+from app.rendered import show_rendered
+from leaderboards.build import FIELDS, SMALL_NAME, field, small, tables
 from leaderboards.build import table as paper_table
-from leaderboards.build import tables
-from leaderboards.render.text import titled_sections
+from leaderboards.render.text import (
+    badge_meanings,
+    disputes,
+    flag_texts,
+    legend,
+    notes,
+    titled_sections,
+    verdict_meanings,
+)
 from leaderboards.summary import run_summary
-from leaderboards.table import REPRODUCED, SMALL, Row, Table
+from leaderboards.table import DISPUTED, FLAGGED, Row, Table
 
 RUNS = "runs"
-VIEWS = ("both", "printed", "ours")
+NAMES = {
+    **{str(header.number): header.name for header in tables()},
+    SMALL_NAME: "Small scale: measured here, and what it says",
+    RUNS: "All runs here, by protocol",
+}
 FACTS = {
-    "aug": ("augmentation", "Augmentation", "Data beyond the training set, as printed."),
+    "aug": ("augmentation", "Training data", "Data beyond the training set, as printed."),
     "arch": ("arch", "Architecture", "The model's architecture, as printed."),
     "src": ("source", "Source", "Where numbers are from."),
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
-    "scale": ("scale", "Scale", "The paper's scale, or small, which is never ranked with it."),
 }
+# Parameters of the address that belong to one table and do not outlive it.
+OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "field_arch", "protocol")
+RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 
 def page() -> None:
     """The chosen table, or the runs of one protocol."""
-    ui.heading(
-        "Leaderboards",
-        "The paper's tables as printed, with the numbers reproduced here beside them.",
-    )
-    numbers = [str(title.number) for title in tables()]
-    chosen = ui.one_of(
-        "Table",
-        [*numbers, RUNS],
-        key="table",
-        default="2",
-        pills=True,
-        help="A table of the paper by its number; runs: everything measured here, by protocol.",
-    )
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    with left:
+        st.title("Leaderboards", anchor=False)
+    with right:
+        chosen = ui.one_named("Table", list(NAMES), key="table", default="2", titles=NAMES)
+    _forget_other(chosen)
     if chosen == RUNS:
         _runs_here()
+    elif chosen == SMALL_NAME:
+        _small_scale()
     else:
-        _paper_table(ui.query_folder(paper_table, int(chosen)))
+        _paper_table(int(chosen))
 
 
-def _paper_table(table: Table) -> None:
-    st.subheader(f"Table {table.number}: {ui.plain(table.title)}", anchor=False)
-    st.caption(f"{ui.plain(table.caption)} {ui.plain(table.protocol)}")
+def _forget_other(chosen: str) -> None:
+    """Begin anew, without the filters and open rows of the table that was shown before."""
+    before = st.session_state.get("shown table", chosen)
+    st.session_state["shown table"] = chosen
+    if before != chosen:
+        for name in OF_A_TABLE:
+            st.session_state.pop(name, None)
+        st.switch_page("views/leaderboards.py", query_params={"table": chosen})
+
+
+def _paper_table(number: int) -> None:
+    table = ui.query_folder(paper_table, number)
+    st.markdown(f"**{ui.plain(table.headline)}**")
     if table.message:
         st.caption(f"Only printed numbers are shown: {ui.plain(table.message)}.")
-    filters, sort = _filters(table)
-    view = _view(table)
-    rows = chosen_rows(table, filters, sort)
-    _show(table, rows, view, _caption(table, rows), f"table-{table.number}")
-    for remark in table.remarks:
-        st.markdown(f"- {ui.plain(remark)}")
-    if table.selection:
-        st.caption(f"Selection rule: {ui.plain(table.selection)}")
+    _show(table)
     if not table.has_ours:
-        st.info("Nothing in this table is measured here yet. This command makes a first number:")
+        st.caption("Nothing in this table is measured here yet. This command makes a first number:")
         st.code(table.first_run, language="bash", wrap_lines=True)
+    if number in FIELDS.values():
+        _field(ui.query_folder(field, number))
+
+
+def _field(table: Table) -> None:
+    """RobustBench's entries with the table's rows among them."""
+    st.subheader(ui.plain(table.title), anchor="field")
+    st.caption(f"{ui.plain(table.caption)} {ui.plain(' '.join(table.remarks))}")
+    archs = known_facts(table, "arch")
+    help = "RobustBench's names and the paper's."
+    kept = ui.some_of("Architectures of the field", archs, key="field_arch", help=help)
+    rows = chosen_rows(table, Filters(facts={"arch": kept}), PRINTED_ORDER)
+    show_rendered(table, rows, parameter="entry")
+    _downloads(table, rows, "both")
+
+
+def _small_scale() -> None:
+    runs, differences = ui.query_folder(small)
+    st.markdown(
+        "**At small scale, with the same seeds and images: the paper's losses minus the others.** "
+        "An interval that holds 0 tells of no difference."
+    )
+    if differences.rows:
+        show_rendered(differences, differences.rows, parameter="pair")
+    else:
+        ui.nothing_yet(f"{ui.plain(differences.message).capitalize()}.")
+    st.caption(" · ".join(map(ui.plain, legend(differences))))
+    _downloads(differences, differences.rows, "both")
+    st.subheader(ui.plain(runs.title), anchor=False)
+    _show(runs, runs.caption)
 
 
 def _runs_here() -> None:
-    st.subheader("All runs here", anchor=False)
     if not ui.has_database():
         ui.nothing_yet()
         return
@@ -93,108 +135,104 @@ def _runs_here() -> None:
     chosen = ui.one_named("Protocol", names, key="protocol", default=names[0], help=help)
     row = protocols.iloc[names.index(chosen)]
     table = ui.query_folder(_ranking, row["run_id"], row["evaluation_id"])
-    words = ui.search("Search", key="search", help="In methods and architectures.")
-    caption = (
-        f"{ui.plain(table.title)}. Ranked by {ui.plain(stage_title(table.ranked_by))}; 1=: the 95% "
-        "interval overlaps the leader's; partial: on part of the data, never ranked. "
-        f"{BADGE_LEGEND}"
+    _show(
+        table,
+        f"{table.title}. Ranked by {stage_title(table.ranked_by)}; the rank is the range that the "
+        "95% intervals allow; partial: on part of the data, never ranked.",
     )
-    _show(table, chosen_rows(table, Filters(words), PRINTED_ORDER), "both", caption, RUNS)
 
 
 def _ranking(run_id: str, evaluation_id: str, results: Path) -> Table:
     return run_summary(results, run_id, evaluation_id).table
 
 
-def _show(table: Table, rows: Sequence[Row], view: str, caption: str, name: str) -> None:
-    """Some rows by section, their files, and the evidence of the rows that are selected."""
-    if not rows:
-        st.info("No row fits these filters.")
-        return
+def _show(table: Table, caption: str = "") -> None:
+    """A table with its legend and notes, and below it what chooses its rows and numbers.
+
+    ``caption`` is shown above it in place of its own below.
+    """
+    spot = st.container()
+    with st.container(horizontal=True, gap="medium"):
+        style = ui.one_of("View", (RENDERED, AS_DATA), key="view", pills=True)
+        has_both = table.has_ours and any(
+            cell.printed for r in table.rows for cell in r.cells.values()
+        )
+        view = VIEWS[0]
+        if has_both:
+            help = "Printed numbers, ours, or both."
+            view = ui.one_of("Numbers", VIEWS, key="show", pills=True, help=help)
+    filters, sort = _filters(table)
+    rows = sides(chosen_rows(table, filters, sort), view)
+    with spot:
+        if caption:
+            st.caption(ui.plain(caption))
+        if not rows:
+            st.info("No row of this table fits the search and filters below it.")
+        elif style == RENDERED:
+            show_rendered(table, rows)
+        else:
+            _grids(table, rows, view)
+        shown = f"{len(rows)} of {len(table.rows)} rows." * (len(rows) < len(table.rows))
+        said = [shown, table.caption * (not caption), table.protocol]
+        said += [*badge_meanings(table), *verdict_meanings(table)]
+        st.caption(" · ".join(ui.plain(text) for text in said if text))
+    _downloads(table, rows, view)
+    _notes(table)
+
+
+def _grids(table: Table, rows: Sequence[Row], view: str) -> None:
+    """The rows as grids of data, one for each section, which sort and search by themselves."""
     cells = table_cells(table, rows, view)
-    selected: list[int] = []
     start = 0
     for title, own in titled_sections(table, rows):
         if title:
             st.markdown(f"**{ui.plain(title)}**")
-        selected += show_cells(
-            cells,
-            range(start, start + len(own)),
-            identity=(table.title, own),
-            alt=f"{table.title}{title and f', {title},'} with {len(own)} rows",
-        )
+        alt = f"{table.title}{title and f', {title},'} with {len(own)} rows"
+        show_cells(cells, range(start, start + len(own)), alt=alt)
         start += len(own)
-    st.caption(caption)
-    downloads(name, table_files(table, rows, view))
-    for place in selected:
-        _row(table, rows[place])
+
+
+def _notes(table: Table) -> None:
+    """What the paper contradicts, what there is reason to doubt, and notes."""
+    found = [f"{DISPUTED} {where}: {evidence}" for where, evidence in disputes(table)]
+    found += [f"{FLAGGED} {line}" for line in flag_texts(table)]
+    found += [line for line in legend(table) if line not in badge_meanings(table)]
+    found += notes(table)
+    if found:
+        with st.expander(f"Notes and evidence ({len(found)})"):
+            st.markdown("\n".join(f"- {ui.plain(line)}" for line in found))
 
 
 def _filters(table: Table) -> tuple[Filters, str]:
     active = any(key in st.query_params for key in (*FACTS, "search", "sort"))
     with st.expander("Search, filter and sort", expanded=active):
-        columns = st.columns(4)
+        columns = st.columns(3)
         with columns[0]:
             help = "In methods, architectures, training data and section names."
             words = ui.search("Search", key="search", help=help)
         facts = {}
         for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
-            with columns[place % 4]:
-                facts[name] = ui.some_of(label, known_facts(table, name), key=key, help=help)
-        with columns[(len(FACTS) + 1) % 4]:
+            known = known_facts(table, name)
+            if len(known) > 1:
+                with columns[place % 3]:
+                    facts[name] = ui.some_of(label, known, key=key, help=help)
+        with columns[(len(FACTS) + 1) % 3]:
             orders = [PRINTED_ORDER, *dict.fromkeys(column.title for column in table.columns)]
             sort = ui.one_of("Sort by", orders, key="sort", help="Best first, within each section.")
     return Filters(words, facts), sort
 
 
-def _view(table: Table) -> str:
-    if not table.has_ours:
-        return "printed"
-    help = "Printed numbers, ours, or both side by side."
-    return ui.one_of("Numbers", VIEWS, key="show", pills=True, help=help)
-
-
-def _caption(table: Table, rows: Sequence[Row]) -> str:
-    numbers = table.numbers
-    ours = sum(number.badge in (REPRODUCED, SMALL) for number in numbers)
-    disputed = sum(bool(number.disputed) for number in numbers)
-    caption = f"{len(rows)} of {len(table.rows)} rows; {ours} numbers measured here. "
-    caption += "Bold: as printed, or the best of our numbers in its column and section. "
-    if any(number.underlined for number in numbers):
-        caption += f"{UNDERLINED}: underlined in the paper. "
-    if disputed:
-        plural = "s" * (disputed > 1)
-        caption += f"{disputed} number{plural} marked !, where the paper contradicts itself. "
-    return f"{caption}Select a row for its evidence, command and runs. {BADGE_LEGEND}"
-
-
-def _row(table: Table, row: Row) -> None:
-    """The evidence, command and runs of one row."""
-    with st.container(border=True):
-        st.markdown(f"**{ui.plain(' · '.join(text for text in row.labels if text))}**")
-        sentences = evidence(table, row)
-        for sentence in sentences:
-            st.markdown(f"- {ui.plain(sentence)}")
-        if not sentences:
-            st.caption("The numbers are as printed; nothing contradicts them.")
-        if row.command:
-            st.caption("This command reproduces the row:")
-            st.code(row.command, language="bash", wrap_lines=True)
-        for run_id in row.run_ids[:12]:
-            st.page_link("views/run.py", label=ui.plain(run_id), query_params={"run": run_id})
-
-
-def downloads(name: str, files: Mapping[str, str]) -> None:
+def _downloads(table: Table, rows: Sequence[Row], view: str) -> None:
     """A download button for each format."""
     with st.container(horizontal=True, gap="small"):
-        for label, text in files.items():
+        for label, text in table_files(table, rows, view).items():
             ending = FILE_ENDINGS[label]
             st.download_button(
                 label,
                 text,
-                f"{name}.{ending}",
+                f"{table.anchor}.{ending}",
                 "text/csv" if ending == "csv" else "text/plain",
-                key=f"download-{ending}",
+                key=f"download-{table.anchor}-{ending}",
                 on_click="ignore",
                 disabled=not text,
                 help=f"The rows shown, as {label}.",

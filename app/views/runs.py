@@ -14,7 +14,7 @@ from harness.config import fingerprint
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
-PICKED = "picked runs"
+PICKED, BEGAN_WITH = "picked runs", "rows that the table of runs began with"
 # A table of more rows scrolls by itself, in a pane that fills a window.
 MAX_ROWS, PANE_PIXELS = 20, 760
 STATES = {word: status for status, word in STATUS_WORDS.items()}
@@ -109,7 +109,8 @@ def table(**filters: Any) -> None:
         links = st.container()
         picked = _pick(found)
         with links:
-            _links(found, picked)
+            _links(picked)
+        _remark(found, picked)
         _failures(found)
 
 
@@ -126,15 +127,19 @@ def _pick(found: pd.DataFrame) -> list[str]:
     columns = {
         name: column for name, column in COLUMNS.items() if name != "now" or any(shown["now"])
     }
+    key = f"runs-{fingerprint(ids)}"
+    if key not in st.session_state:
+        # As long as the table is the same, so must be what it began with.
+        st.session_state[BEGAN_WITH] = [ids.index(i) for i in before if i in ids]
     chosen = ui.show_table(
         shown,
         columns,
         f"Table of {len(found)} runs with state, progress and accuracies",
         on_select="rerun",
         selection_mode="multi-row",
-        selection_default={"selection": {"rows": [ids.index(i) for i in before if i in ids]}},
+        selection_default={"selection": {"rows": st.session_state[BEGAN_WITH]}},
         height="content" if len(found) <= MAX_ROWS else PANE_PIXELS,
-        key=f"runs-{fingerprint(ids)}",
+        key=key,
     )
     hidden = [run_id for run_id in before if run_id not in ids]
     picked = hidden + [ids[row] for row in chosen.selection.rows if row < len(ids)]
@@ -175,8 +180,7 @@ def _now(row: dict[str, Any]) -> str:
     return live.sentence(live.live(ui.results_folder(), row["run_id"]), done, planned or None)
 
 
-def _links(found: pd.DataFrame, ids: list[str]) -> None:
-    keys = found[found["run_id"].isin(ids)]["like_key"].tolist()
+def _links(ids: list[str]) -> None:
     with st.container(horizontal=True):
         if not ids:
             st.markdown("Select one or two rows to open or compare them.")
@@ -186,6 +190,11 @@ def _links(found: pd.DataFrame, ids: list[str]) -> None:
         if len(ids) == 2:
             both = {"a": ids[0], "b": ids[1]}
             st.page_link("views/compare.py", label="Compare the two", query_params=both)
+
+
+def _remark(found: pd.DataFrame, ids: list[str]) -> None:
+    """What to know of the picked runs; below the table, which must not move while one picks."""
+    keys = found[found["run_id"].isin(ids)]["like_key"].tolist()
     if len(keys) == 2 and keys[0] != keys[1]:
         st.caption(
             "These two differ in test images, protocol or scale: they are not ranked together."

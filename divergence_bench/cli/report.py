@@ -25,9 +25,11 @@ leaderboards.add_typer(export, name="export")
 
 
 def report(
-    table: Annotated[int | None, Option(help="A table of the paper, 1 to 9.")] = None,
+    table: Annotated[
+        str | None, Option(help="1 to 9 of the paper, small, field-cifar10 or field-cifar100.")
+    ] = None,
     format_: Annotated[
-        str, Option("--format", help="terminal, markdown, latex, csv, html or json.")
+        str, Option("--format", help="terminal, markdown, latex, csv, html, json or bibtex.")
     ] = "terminal",
     printed_only: Annotated[
         bool, Option("--printed-only", help="The printed numbers, without ours.")
@@ -48,7 +50,7 @@ def report(
         text = f"{len(written)} files; open {written[0]}"
         print_result([str(path) for path in written], text, as_json=as_json)
     elif table is None:
-        raise UserError("no table is given: give --table 1 to 9, or --all with --out DIR")
+        raise UserError("no table is given: give --table, such as 2 or small, or --all with --out")
     else:
         print_report(table, "json" if as_json else format_, source, Console())
 

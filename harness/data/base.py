@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, Self, TypeVar
@@ -28,6 +28,29 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """How an image of any shape becomes a square one: it is resized, then cropped at the centre.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        resize: the shorter side after resizing; None leaves the image's own size.
+        interpolation: of the resizing.
+        squash: whether the longer side is resized to ``resize`` too.
+    """
+
+    size: int
+    resize: int | None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    squash: bool = False
+
+    def __str__(self) -> str:
+        """Its steps, for a message."""
+        sides = "both sides" if self.squash else "the shorter side"
+        resized = f"{sides} {self.resize} pixels ({self.interpolation}), " if self.resize else ""
+        return f"{resized}a centre crop of {self.size} pixels"
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """A dataset's description, known before any file is read.
 
@@ -44,6 +67,8 @@ class DatasetInfo:
         max_test_size: images of the official test split.
         small_scale: whether accuracies on it are not comparable with those in the literature.
         part_of: the dataset of which it is a named part, by whose name public zoos know it.
+        preparation: of images from files in evaluation, where a network asks for another one than
+            the usual resizing of the shorter side to 8/7 of ``image_size``.
     """
 
     name: str
@@ -58,6 +83,14 @@ class DatasetInfo:
     max_test_size: int
     small_scale: bool = False
     part_of: str | None = None
+    preparation: Preparation | None = None
+
+    def prepared(self, preparation: Preparation | None) -> DatasetInfo:
+        """The description of the same images after a preparation; None for the usual one."""
+        usual = Preparation(self.image_size, self.image_size * 8 // 7)
+        if preparation in (None, usual):
+            return self
+        return replace(self, image_size=preparation.size, preparation=preparation)
 
     def official_size(self, split: OfficialSplit) -> int:
         """Number of images in an official split."""
@@ -104,6 +137,16 @@ class ImageSource(ABC):
     @abstractmethod
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at the given positions, in that order."""
+
+    def prepared(self, preparation: Preparation | None) -> Self:
+        """The same images after another preparation.
+
+        Raises:
+            UserError: they are in memory, where they have been prepared already.
+        """
+        raise UserError(
+            f"the model asks for {preparation}, but the images of {self} are prepared already"
+        )
 
     def subset(self, n: int) -> Self:
         """The first ``n`` images, or all if there are fewer; incomplete if any is dropped."""
@@ -190,6 +233,10 @@ class Dataset:
     def test(self) -> ImageSource:
         """The test split."""
         return self._loaded(self._test, "test")
+
+    def prepared(self, preparation: Preparation) -> Dataset:
+        """The test split after a preparation of its images, which must be in files."""
+        return Dataset(self.info.prepared(preparation), test=self.test.prepared(preparation))
 
     def _loaded(self, source: ImageSource | None, split: OfficialSplit) -> ImageSource:
         if source is None:

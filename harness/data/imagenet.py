@@ -27,6 +27,7 @@ from harness.data.base import (
     DatasetSource,
     ImageSource,
     OfficialSplit,
+    Preparation,
     Split,
     decode_image,
 )
@@ -82,18 +83,25 @@ class FolderSet(ImageSource):
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over each file's relative path and size, in order, without reading the files."""
+        """SHA-256 over each file's relative path and size, in order, without reading the files.
+
+        An unusual preparation is part of it.
+        """
         digest = hashlib.sha256()
+        if self.info.preparation is not None:
+            digest.update(repr(self.info.preparation).encode())
         for name in self.files:
             path = os.fsdecode(name)
             digest.update(f"{path}\0{(self.folder / path).stat().st_size}\0".encode())
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Images at positions [B] (default all), resized and cropped at the centre, in [0, 1]."""
+        """Images at positions [B] (default all) after their preparation, in [0, 1]."""
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
-        return self.decoded(indices, central_crop(self.info.image_size)).float() / 255
+        size = self.info.image_size
+        usual = Preparation(size, size * 8 // 7)
+        return self.decoded(indices, central_crop(self.info.preparation or usual)).float() / 255
 
     def decoded(self, indices: Tensor, prepare: Prepare) -> Tensor:
         """Images at positions [B] after ``prepare``, uint8 [B, 3, S, S]."""
@@ -121,6 +129,10 @@ class FolderSet(ImageSource):
         except ValueError as error:
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
 
+    def prepared(self, preparation: Preparation | None) -> Self:
+        """The same images after another preparation."""
+        return replace(self, info=self.info.prepared(preparation))
+
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
         """The images at those positions, in that order."""
         return replace(
@@ -143,6 +155,8 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
         UserError: class folders are missing or empty, which would shift the labels.
     """
     names = class_folders(folder)
+    if not names:
+        raise UserError(f"{folder} has no class folders: put each class's images in one")
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
@@ -273,10 +287,14 @@ def robustbench_images() -> list[str]:
 
 
 @lru_cache
-def central_crop(size: int) -> Prepare:
-    """Resize the shorter side to 8/7 of ``size`` (256 for 224) and crop the centre."""
-    v2 = _transforms()
-    return _compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
+def central_crop(preparation: Preparation) -> Prepare:
+    """Resize and crop at the centre."""
+    v2, side = _transforms(), preparation.resize
+    crop = v2.CenterCrop(preparation.size)
+    if side is None:
+        return _compose([crop])
+    mode = v2.InterpolationMode(preparation.interpolation)
+    return _compose([v2.Resize([side, side] if preparation.squash else side, mode), crop])
 
 
 @lru_cache

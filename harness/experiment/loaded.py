@@ -9,7 +9,7 @@ from torch import nn
 
 from harness import provenance
 from harness.config import EvalConfig, fingerprint
-from harness.data.base import Dataset
+from harness.data.base import Dataset, Preparation
 from harness.evaluation.attack.executors import ChunkExecutor
 from harness.evaluation.attack.protocol import check_protocol
 from harness.experiment.record import recorded
@@ -55,6 +55,8 @@ def evaluate_external(
         normalize=normalize,
         threat=evaluation.norm,
     )
+    if "preparation" in facts:
+        data = data.prepared(Preparation(**facts["preparation"]))
     former = None
     if not is_function_name(source):
         former = {"sha256": facts["sha256"], "arch": facts["arch"], "dataset": data.info.name}

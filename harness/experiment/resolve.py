@@ -19,6 +19,7 @@ from harness.config import (
     RunConfig,
     TeacherConfig,
     assign,
+    eps_text,
     fingerprint,
     flat,
     merge,
@@ -300,8 +301,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm is {protocol.norm}, but the radius {protocol.eps[-1]:.4g} was chosen for "
-            f"{norm}: give --eps as well"
+            f"the norm is {protocol.norm}, but the radius {eps_text(protocol.eps[-1])} was chosen "
+            f"for {norm}: give --eps as well"
         )
 
 
@@ -361,8 +362,10 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
         if first["type"] == "extra_forbidden":
             raise UserError(_unknown_field(model, prefix, path)) from error
         message = first["msg"].removeprefix("Value error, ")
+        # A whole section is refused for how its fields go together, which the message says.
+        value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         raise UserError(
-            f"{prefix}{path} = {first['input']!r} is refused: {message[0].lower()}{message[1:]}"
+            f"{(prefix + path).strip('.')}{value} is refused: {message[0].lower()}{message[1:]}"
         ) from error
 
 

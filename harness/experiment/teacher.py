@@ -26,6 +26,7 @@ from harness.experiment.resolve import check_source, is_own_network, teacher_fil
 from harness.method import Batch, Task
 from harness.models import build_model
 from harness.models.checkpoint import read_checkpoint, state_dict_sha256, tensors_sha256
+from harness.models.external.probe import check_model
 from harness.models.external.unwrap import load_weights
 from harness.models.loading import from_own, is_external, is_own, load_external
 from harness.models.normalize import statistics_of
@@ -158,6 +159,8 @@ def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
     if is_external(source):
         found, facts = load_external(source, dataset_info=info, normalize=config.teacher.normalize)
         if is_own_network(source):
+            # A teacher sees the student's images, also where it was published for other ones.
+            check_model(found, info, source)
             return found, facts["sha256"]
         network = build_model(arch, info.num_classes, info.channels, info.image_size)
         load_weights(network, getattr(found, "model", found).state_dict(), source)

@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> Any:
         UserError: the file is missing, of another kind, damaged, or holds objects other than
             tensors and plain data; these could run code and are not loaded.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike ``Path.is_file`` false for names that are too long
         raise UserError(f"there is no checkpoint file at {path}: check the path")
     if found := other_format(path):
         raise UserError(f"{path} {found}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -76,7 +78,8 @@ def load_external(
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
         ``sha256`` of the file of weights, or of the state dict if there is no single file, and
-        ``notes``: what a reader should know, one sentence each.
+        ``notes``: what a reader should know, one sentence each; and ``preparation`` where the
+        source asks for another than the usual one of the dataset's images.
 
     Raises:
         UserError: the model cannot be loaded, or does not match the dataset.
@@ -93,13 +96,20 @@ def load_external(
         if scheme in ZOOS:
             loaded = ZOOS[scheme](name, dataset_info, threat, path, weights_key)
         elif is_file:
-            loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key)
+            loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key, normalize)
         else:
             loaded = from_function(spec, path, weights_key)
     loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
     model, statistics = loaded.model().eval(), loaded.statistics
-    notes = [*loaded.notes, *check_model(model, dataset_info, spec)]
-    return model, {
+    info, preparation = dataset_info, loaded.preparation
+    if preparation is not None:
+        info = dataset_info.prepared(preparation)
+    notes = [*loaded.notes, *check_model(model, info, spec)]
+    prepared = {}
+    if preparation is not None and info is not dataset_info:
+        prepared = {"preparation": asdict(preparation)}
+        notes.append(f"images are prepared as the source says: {preparation}")
+    return model, prepared | {
         "source": spec,
         "sha256": loaded.sha256 or state_dict_sha256(model),
         "arch": loaded.arch,
@@ -111,7 +121,7 @@ def load_external(
 
 def is_function_name(spec: str) -> bool:
     """Whether a source is of the form ``package.module:function`` and names no file or zoo."""
-    named = FUNCTION.fullmatch(spec) is not None and not Path(spec).exists()
+    named = FUNCTION.fullmatch(spec) is not None and not os.path.exists(spec)
     return named and spec.partition(":")[0] not in ZOOS
 
 
@@ -168,8 +178,9 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        value = content.get(name)
-        if not isinstance(value, kind) or (kind is int and not 1 <= value <= LARGEST_SIZE):
+        value: Any = content.get(name)
+        fits = name in content and isinstance(value, kind)
+        if not fits or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
                 f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
@@ -179,8 +190,8 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     )
     taken = load_weights(network, content["state_dict"], str(path))
     statistics = taken.statistics
-    if normalize := content["normalize"]:
-        statistics = statistics_from(normalize, str(path))
+    if content["normalize"] is not None:
+        statistics = statistics_from(content["normalize"], str(path))
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
 
 
@@ -204,9 +215,13 @@ def _are_numbers(values: Any) -> TypeGuard[list[float]]:
 
 
 def from_checkpoint(
-    path: Path, info: DatasetInfo, arch: str | None, key: str | None = None
+    path: Path,
+    info: DatasetInfo,
+    arch: str | None,
+    key: str | None = None,
+    normalize: str | Statistics | None = None,
 ) -> Loaded:
-    """Build the network from a checkpoint file."""
+    """Build the network from a checkpoint file; a note says if nothing tells its normalisation."""
     content = read_checkpoint(path)
     if is_own(content):
         if arch not in (None, content.get("arch")):
@@ -225,8 +240,8 @@ def from_checkpoint(
         check_classes(len(classifier), info, str(path))
     taken = load_weights(network, content, str(path), key)
     notes = taken.notes
-    if taken.statistics is None:
-        notes += (f"{path} does not say how its images were normalised",)
+    if taken.statistics is None and normalize is None:
+        notes += (f"{path} does not say how images were normalised, nor does --normalize",)
     return Loaded(network, arch, path.name, taken.statistics, file_sha256(path), notes)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
+from harness.data.base import Preparation
 from harness.errors import UserError, first_line
 from harness.models.checkpoint import read_checkpoint
 from harness.models.external.unwrap import load_weights
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
 
 T = TypeVar("T")
+# Transforms of torchvision that a preparation is read from, and those that only convert numbers.
+PREPARING = ("Resize", "CenterCrop")
+CONVERTING = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "Normalize"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Loaded:
         statistics: mean and standard deviation per channel, None for images in [0, 1].
         sha256: of the file of its weights, None if there is no single one.
         notes: what a reader should know, one sentence each.
+        preparation: of its images, where they are ImageNet's and the source says how.
     """
 
     network: nn.Module
@@ -49,6 +54,7 @@ class Loaded:
     statistics: Statistics | None = None
     sha256: str | None = None
     notes: tuple[str, ...] = ()
+    preparation: Preparation | None = None
 
     def normalized_by(
         self, statistics: Statistics | None, normalize: str | Statistics | None
@@ -73,7 +79,12 @@ def from_timm(
     else:
         network = fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True))
     config = network.pretrained_cfg
-    return with_weights(network, name, (config["mean"], config["std"]), weights, info, key)
+    found = with_weights(network, name, (config["mean"], config["std"]), weights, info, key)
+    if not is_imagenet(info):
+        return found
+    data = importlib.import_module("timm.data")
+    steps = data.create_transform(**data.resolve_model_data_config(network))
+    return replace(found, preparation=preparation_of(steps, f"timm:{name}"))
 
 
 def from_torchvision(
@@ -93,8 +104,12 @@ def from_torchvision(
         )
     else:
         network = fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
-    transforms = (chosen or next(iter(published))).transforms()
-    return with_weights(network, name, (transforms.mean, transforms.std), weights, info, key)
+    preset = (chosen or next(iter(published))).transforms()
+    found = with_weights(network, name, (preset.mean, preset.std), weights, info, key)
+    if not is_imagenet(info):
+        return found
+    side, size = preset.resize_size[0], preset.crop_size[0]
+    return replace(found, preparation=Preparation(size, side, preset.interpolation.value))
 
 
 def with_weights(
@@ -139,13 +154,51 @@ def from_robustbench(
         if not weights and not path.exists():
             download(file_id, path)
         network = robustbench_network(name, dataset, threat, path)
-        return Loaded(network, type(network).__name__, name, sha256=file_sha256(path))
+        found = Loaded(network, type(network).__name__, name, sha256=file_sha256(path))
+        return replace(found, preparation=robustbench_preparation(name, info, threat))
     if weights:
         raise UserError(
             f"robustbench:{name} is not loaded from one file: leave out the weights {weights}"
         )
     network = fetched(f"robustbench:{name}", lambda: load(name, dataset, threat, cache))
-    return Loaded(network, type(network).__name__, name)
+    preparation = robustbench_preparation(name, info, threat)
+    return Loaded(network, type(network).__name__, name, preparation=preparation)
+
+
+def is_imagenet(info: DatasetInfo) -> bool:
+    """Whether the images are ImageNet's, for which public zoos prepare them."""
+    return (info.part_of or info.name) == "imagenet"
+
+
+def robustbench_preparation(name: str, info: DatasetInfo, threat: str) -> Preparation | None:
+    """The preparation of ImageNet's images by which RobustBench measures an entry."""
+    if not is_imagenet(info):
+        return None
+    data = importlib.import_module("robustbench.data")
+    enums = importlib.import_module("robustbench.model_zoo.enums")
+    kind, dataset = enums.ThreatModel(threat), enums.BenchmarkDataset.imagenet
+    steps = data.get_preprocessing(dataset, kind, name, None)
+    return preparation_of(steps, f"robustbench:{name}")
+
+
+def preparation_of(transforms: Any, source: str) -> Preparation | None:
+    """The preparation that torchvision's transforms of a zoo make; None if they make none.
+
+    Raises:
+        UserError: they take other steps than resizing and a crop at the centre.
+    """
+    steps = {type(step).__name__: step for step in transforms.transforms}
+    if unknown := steps.keys() - set(PREPARING) - CONVERTING:
+        raise UserError(
+            f"{source} prepares its images by {', '.join(sorted(unknown))}, which is not known "
+            "here: evaluate it as package.module:function on images of your own"
+        )
+    resize, crop = map(steps.get, PREPARING)
+    if resize is None:
+        return Preparation(crop.size[0], None) if crop else None
+    squash = not isinstance(resize.size, int)
+    side = resize.size[0] if squash else resize.size
+    return Preparation(crop.size[0] if crop else side, side, resize.interpolation.value, squash)
 
 
 def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
@@ -256,7 +309,7 @@ def fetched(source: str, fetch: Callable[[], T]) -> T:
     except Exception as error:  # each zoo raises other kinds
         raise UserError(
             f"the weights of {source} cannot be downloaded ({first_line(error)}): connect to the "
-            "network or give a file with --weights"
+            "network, or give its weights as a file (--weights of evaluate, --teacher of run)"
         ) from error
 
 

@@ -71,6 +71,7 @@ class Database:
         self.results = results
         self.path = results / name
         self._wait_s = wait_s
+        self._shared: duckdb.DuckDBPyConnection | None = None
 
     def query(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
         """Run a query, which can read this database only.
@@ -257,7 +258,22 @@ class Database:
         return Rebuilt(counts, unreadable)
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the queries inside share a connection: to open the file takes longer than most.
+
+        Writers wait until the block ends.
+        """
+        with self._reader() as self._shared:
+            try:
+                yield
+            finally:
+                self._shared = None
+
+    @contextmanager
     def _reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        if self._shared is not None:
+            yield self._shared
+            return
         self._catch_up()
         with read_connection(self.path, self._wait_s) as connection:
             yield connection

@@ -73,7 +73,7 @@ RUNS = Table(
         Column("device", "VARCHAR", "the device trained on, with its name"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC; null while running"),
-        Column("wall_s", "DOUBLE", "wall-clock seconds"),
+        Column("wall_s", "DOUBLE", "wall-clock seconds of all its work, but for what was killed"),
         Column("error", "VARCHAR", "why a run with status error ended"),
         Column("train_sha256", "VARCHAR", "hash of the training images and labels"),
         Column("test_sha256", "VARCHAR", "hash of the test images and labels"),
@@ -228,7 +228,8 @@ class View:
 
 
 # Models of equal ``like_key`` saw the same test images under the same attack and precision, and are
-# of the same scale. Without attacks the threat model decides nothing.
+# of the same scale. Without attacks the threat model decides nothing. An epoch that was chosen on
+# the test images makes a number too good, so it is like others of that rule only.
 FINISHED_EVALUATIONS = View(
     "finished_evaluations",
     "one finished evaluation and its run; equal like_key: may be compared and ranked together; "
@@ -239,7 +240,8 @@ WITH evaluated AS (
     SELECT r.run_id, coalesce(r.seed_group, r.run_id) AS seed_group, r.kind, r.status, r.method,
            coalesce(r.method_title, r.method, r.source->>'source', r.run_id) AS title,
            r.task, r.dataset, r.arch, r.teacher, r.recipe, r.recipe_changes, r.train_limit, r.seed,
-           r.selection, r.config->'params' AS params,
+           r.selection, r.epochs_planned, r.config->'params' AS params,
+           CAST(r.config->'data'->>'val_size' AS BIGINT) AS val_size,
            r.config->'data'->>'generated_name' AS generated_name,
            coalesce(r.partial, false) OR coalesce(e.partial, false)
                OR coalesce(CAST(e.flags AS VARCHAR) LIKE '%"batch-dependent"%', false)
@@ -251,6 +253,7 @@ WITH evaluated AS (
 )
 SELECT * RENAME (is_partial AS partial, scale_ AS scale, attacks_ AS attacks),
        concat(dataset, '|', data_sha256, '|', index_sha256, '|', n, '|', precision, '|', scale_,
+              CASE WHEN selection = 'best-on-test' THEN '|best-on-test' ELSE '' END,
               '|', attacks_, CASE WHEN attacks_ <> '' THEN
                   concat('|', norm, '|', eps, '|', attack_version) END) AS like_key
 FROM evaluated
@@ -352,7 +355,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """
     if _USES_VIEWS.search(sql):
         for view in VIEWS:
-            connection.execute(f"CREATE TEMP VIEW {view.name} AS {view.sql}")
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {view.name} AS {view.sql}")
 
 
 def _quoted(text: str) -> str:

@@ -6,8 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from leaderboards.paper._common import AA, CLEAN, DELTA, ROBUST, THREAT, UNKNOWN_EPOCH
-from leaderboards.spec import DATASETS, Baseline, DifferenceSpec, InclusionRule, RowSpec, TableSpec
+from leaderboards.paper._common import (
+    AA,
+    CLEAN,
+    DELTA,
+    ROBUST,
+    SUBJECT,
+    THREAT,
+    UNKNOWN_EPOCH,
+)
+from leaderboards.spec import (
+    DATASETS,
+    Baseline,
+    DifferenceSpec,
+    InclusionRule,
+    RowSpec,
+    Scale,
+    TableSpec,
+)
 
 BASIC, GENERATED = "Basic augmentation", "Generated data"
 
@@ -62,7 +78,6 @@ def adversarial_table(
     basic: Baseline,
     basic_text: str,
     bold: str,
-    small: bool = False,
     **more: Any,
 ) -> TableSpec:
     """Adversarial training on a dataset.
@@ -79,7 +94,7 @@ def adversarial_table(
     )
     return TableSpec(
         number=number,
-        title=f"Adversarial training on {dataset}",
+        title=f"{dataset} robust",
         caption=f"Accuracy (%) on clean images and under AutoAttack on {dataset}. {bold}",
         protocol=f"{dataset}, {THREAT}, {ROBUST}",
         selection=UNKNOWN_EPOCH,
@@ -104,8 +119,10 @@ def adversarial_table(
             ),
         ),
         includes=InclusionRule(
-            (registered,), ("natural", "adversarial"), ("name", "arch", "augmentation"), small=small
+            (registered,), ("natural", "adversarial"), ("name", "arch", "augmentation")
         ),
         threat=(registered, "8/255"),
+        scale=Scale(dataset, "WRN-34-10", 200, 50_000, 10_000, 8 / 255),
+        subject=SUBJECT,
         **more,
     )

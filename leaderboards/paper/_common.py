@@ -39,6 +39,8 @@ APGD_T = ColumnSpec(
     "apgd-t",
     help="Accuracy after the second stage, targeted APGD on what the first left, percent.",
 )
+# The methods that the paper proposes.
+SUBJECT = ("ikl", "ikl-kd")
 ROBUST = "AutoAttack (standard), n = 10,000"
 UNKNOWN_EPOCH = (
     "The paper does not say which epoch its numbers are of; the released training averages over "
@@ -82,7 +84,6 @@ def ablation(
     columns: tuple[ColumnSpec, ...] = (CLEAN, AA),
     disputed: tuple[Disputed, ...] = (),
     logged: tuple[Logged, ...] = (),
-    small: bool = False,
     same_row: str = "66.51 / 31.45 is that",
 ) -> TableSpec:
     """Tables 6, 8 and 9: one weight of IKL varied in each panel, from 20 and 3.
@@ -112,9 +113,7 @@ def ablation(
         columns=columns,
         rows=rows,
         where={"dataset": "CIFAR-100", "tau": str(tau)},
-        includes=InclusionRule(
-            ("cifar100",), ("adversarial",), ("name",), small=small, methods=("ikl",)
-        ),
+        includes=InclusionRule(("cifar100",), ("adversarial",), ("name",), methods=("ikl",)),
         first_run=f"python -m harness run --recipe table{number}/ikl-a20-b3",
         ranked_within=("group",),
         panels={
@@ -206,8 +205,7 @@ KD_SELECTION = (
     "Rows differ: FitNet, RKD, CRD and KD are quoted from a code base that reports the last epoch; "
     "the others report the best epoch on the test images."
 )
-# No table of the paper has CIFAR-10 or a small dataset in distillation: they are below this one.
-DISTILLED = InclusionRule(("cifar100", "cifar10"), ("distillation",), ("name",), small=True)
+DISTILLED = InclusionRule(("cifar100",), ("distillation",), ("name",))
 TEACHER_HEADER = (
     "The accuracies of the teachers are printed one column too far to the right; they are put "
     "right by those published with RepDistiller."

@@ -10,6 +10,7 @@ from leaderboards.paper._common import (
     KL_BASELINE,
     NO,
     ROBUST,
+    SUBJECT,
     THREAT,
     UNKNOWN_EPOCH,
     YES,
@@ -31,7 +32,8 @@ def _row(index: str, gi: str, ba: str, text: str, method: str, **more: object) -
 
 TABLE = TableSpec(
     number=1,
-    title="Ablation of DKL and IKL",
+    title="from KL to IKL",
+    subject=SUBJECT,
     caption="Ablation study on global information (GI) and breaking asymmetry (BA) with DKL.",
     protocol=f"CIFAR-100, {THREAT}, {ROBUST}",
     selection=UNKNOWN_EPOCH,
@@ -70,7 +72,6 @@ TABLE = TableSpec(
         ("cifar100",),
         ("adversarial",),
         ("", "", "", "name"),
-        small=True,
         methods=("kl", "dkl", "dkl-ba", "dkl-ba-const", "ikl", "gkl"),
     ),
     first_run="python -m harness run --recipe table1/ikl",

@@ -49,7 +49,6 @@ TABLE = adversarial_table(
     basic=KL_BASELINE,
     basic_text="row (a) of Table 1",
     bold="Bold: better than the strongest baseline of the same training setting.",
-    small=True,
     first_run="python -m harness run --recipe table2/ikl-a20-b3",
     logged=(
         BEST_LOG,

@@ -1,7 +1,7 @@
 """Table 3: knowledge distillation on ImageNet, with speed."""
 
-from leaderboards.paper._common import BEST_ON_TEST, NO, YES, distillation_rows
-from leaderboards.spec import ColumnSpec, Disputed, InclusionRule, TableSpec
+from leaderboards.paper._common import BEST_ON_TEST, NO, SUBJECT, YES, distillation_rows
+from leaderboards.spec import ColumnSpec, Disputed, InclusionRule, Scale, TableSpec
 
 RESNETS = {"teacher": "ResNet34", "student_or_arch": "ResNet18"}
 MOBILE = {"teacher": "ResNet50", "student_or_arch": "MobileNetV1"}
@@ -37,7 +37,9 @@ def _pair(facts: dict[str, str]) -> tuple[ColumnSpec, ColumnSpec]:
 
 TABLE = TableSpec(
     number=3,
-    title="Knowledge distillation on ImageNet",
+    title="ImageNet distillation",
+    subject=SUBJECT,
+    scale=Scale("ImageNet", "ResNet18", 100, 1_281_167, 50_000),
     caption=(
         "Top-1 accuracy (%) on the ImageNet validation images and training speed. The last row is "
         "the gain over classical KD."

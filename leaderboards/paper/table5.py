@@ -5,11 +5,12 @@ from leaderboards.paper._common import (
     DISTILLED,
     KD_SELECTION,
     LAST,
+    SUBJECT,
     TEACHER_HEADER,
     distillation_rows,
     pairs,
 )
-from leaderboards.spec import Disputed, TableSpec
+from leaderboards.spec import Disputed, Scale, TableSpec
 
 FEATURES = (
     ("FitNet", "FitNet [48]", "fitnet", LAST),
@@ -26,7 +27,9 @@ LOGITS = (
 
 TABLE = TableSpec(
     number=5,
-    title="Knowledge distillation on CIFAR-100, same architecture",
+    title="CIFAR-100 distillation, same architecture",
+    subject=SUBJECT,
+    scale=Scale("CIFAR-100", "ResNet20", 240, 50_000, 10_000),
     caption=(
         "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of one family. The last "
         "row is the gain over classical KD; the best of all methods is underlined."

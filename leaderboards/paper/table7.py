@@ -9,7 +9,7 @@ from leaderboards.spec import Disputed
 TABLE = replace(
     table5.TABLE,
     number=7,
-    title="Knowledge distillation on CIFAR-100, different architectures",
+    title="CIFAR-100 distillation, different architectures",
     caption=(
         "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of different families. The "
         "last row is the gain over classical KD; the best of all methods is underlined."

@@ -8,7 +8,7 @@ TABLE = ablation(
     4,
     (12, 16, 20, 24),
     (1, 2, 3, 4),
-    title="Weights of IKL at temperature 4",
+    title="weights of IKL at temperature 4",
     caption=f"Ablation of the weights of IKL where the global information has {TAU} = 4.",
     disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa",)),),
     logged=(BEST_LOG,),

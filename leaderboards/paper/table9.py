@@ -7,7 +7,7 @@ TABLE = ablation(
     2,
     (15, 18, 20, 24),
     (2, 3, 4, 5),
-    title="Weights of IKL at temperature 2",
+    title="weights of IKL at temperature 2",
     caption=f"Ablation of the weights of IKL where the global information has {TAU} = 2.",
     same_row="64.08 / 31.67 is the second IKL-AT row",
     logged=(SECOND_LOG,),

@@ -6,21 +6,22 @@ import csv
 import dataclasses
 import io
 import json
-from typing import Any
 
-from leaderboards.table import Number, Table
+from leaderboards.protocols import TIMES
+from leaderboards.render import escape
+from leaderboards.table import Column, Number, Table
 
 FACTS = ("method", "arch", "teacher", "dataset", "augmentation", "selection", "scale")
 # Fields of a number; its flags and runs follow.
 OWN = tuple(
     field.name
     for field in dataclasses.fields(Number)
-    if field.name not in ("difference", "flags", "run_ids")
+    if field.name not in ("difference", "flags", "run_ids", "pairs")
 )
 FIELDS = (
     *("table", "row", "kind", "section", "rank", "partial", "name"),
     *FACTS,
-    *("column", "metric", "difference"),
+    *("column", "metric", "unit", "difference"),
     *OWN,
     *("flags", "run_ids"),
 )
@@ -29,6 +30,7 @@ FIELDS = (
 def to_csv(table: Table) -> str:
     """One number a line, under ``FIELDS``; empty where nothing is known, lists joined by spaces.
 
+    All numbers of a line but ``n`` and ``seeds`` are in its ``unit``: percent, points or seconds.
     ``low`` and ``high`` are computed here, of printed numbers too.
     """
     text = io.StringIO()
@@ -47,11 +49,12 @@ def to_csv(table: Table) -> str:
                     "name": table.name_of(row),
                     "column": column.key,
                     "metric": column.metric,
+                    "unit": _unit(number, column),
                 }
                 facts |= {name: row.facts.get(name, "") for name in FACTS}
                 facts |= {name: getattr(number, name) for name in (*OWN, "difference")}
                 facts["flags"], facts["run_ids"] = map(" ".join, (number.flags, number.run_ids))
-                writer.writerow({name: _plain(value) for name, value in facts.items()})
+                writer.writerow({name: escape.csv(value) for name, value in facts.items()})
     return text.getvalue()
 
 
@@ -60,10 +63,7 @@ def to_json(table: Table) -> str:
     return json.dumps(dataclasses.asdict(table), indent=2, ensure_ascii=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
-    """A value as CSV has it: 1 for true, and text that no spreadsheet takes for a formula."""
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+def _unit(number: Number, column: Column) -> str:
+    if column.metric in TIMES:
+        return "seconds"
+    return "points" if number.difference else "percent"

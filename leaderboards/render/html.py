@@ -1,95 +1,238 @@
-"""Tables as one HTML page, by the template ``page.html.jinja``."""
+"""Tables as HTML: one page of them, or one alone for the app, by the same template."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leaderboards.render import plots
+from leaderboards.render.cells import VERDICTS, cell_lines
+from leaderboards.render.escape import one_line
 from leaderboards.render.text import (
-    deviation_text,
     disputes,
-    extra_text,
+    evidence,
     flag_texts,
     legend,
     notes,
     titled_sections,
-    value_text,
 )
-from leaderboards.table import FLAGGED, MEANINGS, PUBLISHED_ROW, Table
+from leaderboards.table import FLAGGED, MEANINGS, PUBLISHED_ROW, Column, Number, Row, Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent
+CSS = "table.css"
+FOREST_WIDTH, FOREST_MARGIN = 240, 8
+NOTHING_MORE = "The numbers are as printed; nothing contradicts them."
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One difference of a forest plot, in the units of its drawing.
+
+    Attributes:
+        zero: where no difference is.
+        x: the difference.
+        low: lower end of its interval; None without one.
+        high: upper end.
+        text: the same in words.
+    """
+
+    zero: float
+    x: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table as the template draws it.
+
+    Attributes:
+        table: the table.
+        rows: those of its rows that are shown.
+        opened: key of the row whose evidence is open; of a page without a server all rows have
+            theirs, opened by the address.
+        row_link: the address that opens a row, given its key; None for a page without a server.
+        run_link: the start of a run's address; empty where there is none.
+    """
+
+    table: Table
+    rows: Sequence[Row]
+    opened: str = ""
+    row_link: Callable[[str], str] | None = None
+    run_link: str = ""
+
+    @property
+    def width(self) -> int:
+        """How many columns there are, with those of labels."""
+        return len(self.table.labels) + len(self.table.columns)
+
+    @property
+    def sections(self) -> list[tuple[str, list[Row]]]:
+        """The rows by section, each with its title."""
+        return titled_sections(self.table, self.rows)
+
+    @property
+    def heads(self) -> list[list[tuple[str, int, str]]]:
+        """For each line of the head: title, number of columns, and what the first of them holds."""
+        height = len(self.table.columns[0].heads)
+        lines = []
+        for level in range(height):
+            # In the last line each column has its own title.
+            same = groupby(
+                enumerate(self.table.columns),
+                key=lambda item: (item[1].heads[: level + 1], level == height - 1 and item[0]),
+            )
+            members = [[column for _, column in group] for _, group in same]
+            lines.append([(own[0].heads[level], len(own), own[0].help) for own in members])
+        return lines
+
+    def link(self, row: Row) -> str:
+        """The address that opens a row, or closes it if it is open."""
+        if self.row_link is None:
+            return f"#{self.anchor(row)}"
+        return self.row_link("" if row.key == self.opened else row.key)
+
+    def anchor(self, row: Row) -> str:
+        """The name of a row's evidence on the page."""
+        return f"{self.table.anchor}-{row.key}"
+
+    def shows_evidence(self, row: Row) -> bool:
+        """Whether a row's evidence is on the page."""
+        return self.row_link is None or row.key == self.opened
+
+    def evidence(self, row: Row) -> list[str]:
+        """What a reader must know about a row's numbers."""
+        return evidence(self.table, row) or [NOTHING_MORE]
+
+    def dispute(self, place: int) -> str:
+        """The name of a contradiction on the page."""
+        return f"dispute-{self.table.number}-{place}"
+
+    def href(self, number: Number) -> str:
+        """The address of a disputed number's evidence."""
+        row = next(row for row in self.table.rows if number in row.numbers)
+        if self.row_link is not None:
+            return self.row_link(row.key)
+        found = [text for _, text in disputes(self.table)]
+        return f"#{self.dispute(found.index(number.disputed))}"
+
+    def has_gaps(self, column: Column) -> bool:
+        """Whether a number of ours in a column is compared with print."""
+        return column.key in self._compared
+
+    @cached_property
+    def _compared(self) -> set[str]:
+        return {
+            key
+            for row in self.rows
+            for key, cell in row.cells.items()
+            if cell.ours is not None and cell.ours.from_print is not None
+        }
+
+    def bar(self, number: Number) -> Bar:
+        """A difference on the scale of all of the column."""
+        low, high = self._extent
+
+        def place(value: float) -> float:
+            span = FOREST_WIDTH - 2 * FOREST_MARGIN
+            return round(FOREST_MARGIN + span * (value - low) / (high - low), 1)
+
+        ends = (None, None) if number.interval is None else tuple(map(place, number.interval))
+        text = f"{number.value:+.2f} points"
+        if number.interval is not None:
+            text += ", 95% interval {:+.2f} to {:+.2f}".format(*number.interval)
+        return Bar(place(0.0), place(number.value), ends[0], ends[1], text)
+
+    @cached_property
+    def _extent(self) -> tuple[float, float]:
+        """The ends of the scale: all intervals of forest columns, and 0."""
+        keys = [column.key for column in self.table.columns if column.forest]
+        numbers = [n for row in self.table.rows for key in keys if (n := row.cell(key).ours)]
+        values = [0.0, *(end for n in numbers for end in n.span)]
+        return (min(values), max(values)) if min(values) < max(values) else (-1.0, 1.0)
+
+
+def fragment(view: TableView) -> str:
+    """One table without a page around it; ``css`` belongs with it."""
+    module = _environment().get_template("table.html.jinja").module
+    return str(module.table_of(view))  # type: ignore[attr-defined]
+
+
+def css() -> str:
+    """The style of a table, in colours that the page around it names."""
+    return (FOLDER / CSS).read_text(encoding="utf-8")
 
 
 def to_html(table: Table) -> str:
     """A page with one table."""
-    return page(f"Table {table.number}: {table.title}", [_entry(table, (), ())])
+    return page(table.name, [_entry(table, (), ())])
 
 
-def site(title: str, tables: Sequence[Table], endings: Sequence[str]) -> str:
-    """A page with tables, their plots and links to ``table-<number>.<ending>`` beside the page."""
+def site(title: str, tables: Sequence[Table], endings: Sequence[str], made: str) -> str:
+    """A page with tables, their plots and links to ``<anchor>.<ending>`` beside the page.
+
+    ``made`` says of which code and data the page is.
+    """
     entries = []
     for table in tables:
-        files = [f"table-{table.number}.{ending}" for ending in endings]
+        files = [f"{table.anchor}.{ending}" for ending in endings]
         entries.append(_entry(table, plots.plots_of(table), files))
-    return page(title, entries)
+    return page(title, entries, made)
 
 
-def page(title: str, entries: Sequence[dict[str, Any]]) -> str:
+def page(title: str, entries: Sequence[dict[str, Any]], made: str = "") -> str:
     """The template, filled; everything in it is escaped but the plots."""
+    from markupsafe import Markup
+
+    template = _environment().get_template("page.html.jinja")
+    return template.render(title=title, entries=entries, css=Markup(css()), made=made).lstrip()
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def plain(value: Any) -> Any:
+        """Text without signs that no page may have."""
+        return one_line(value) if isinstance(value, str) and type(value) is not Markup else value
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=plain,
     )
     environment.globals |= {
         "meanings": MEANINGS,
+        "verdicts": VERDICTS,
         "legend": legend,
-        "titled_sections": titled_sections,
-        "value_text": value_text,
-        "deviation_text": deviation_text,
-        "extra_text": extra_text,
+        "lines_of": cell_lines,
     }
-    return environment.get_template("page.html.jinja").render(title=title, entries=entries).lstrip()
+    return environment
 
 
 def _entry(table: Table, figures: Sequence[plots.Figure], files: Sequence[str]) -> dict[str, Any]:
     """What the template shows of a table."""
     from markupsafe import Markup
 
-    found = disputes(table)
     return {
-        "table": table,
-        "heads": _heads(table),
-        "disputes": found,
-        "evidence": [evidence for _, evidence in found],
+        "view": TableView(table, table.rows),
+        "disputes": disputes(table),
         "flags": [f"{FLAGGED} {line}" for line in flag_texts(table)],
         "notes": notes(table) + _number_notes(table),
         "plots": [(Markup(figure.svg), figure.caption) for figure in figures],
         "files": files,
     }
-
-
-def _heads(table: Table) -> list[list[tuple[str, int, str]]]:
-    """For each line of the head: title, number of columns, and what the first of them holds."""
-    height = len(table.columns[0].heads)
-    lines = []
-    for level in range(height):
-        line = []
-        # In the last line each column has its own title.
-        same = groupby(
-            enumerate(table.columns),
-            key=lambda item: (item[1].heads[: level + 1], level == height - 1 and item[0]),
-        )
-        for _, members in same:
-            columns = [column for _, column in members]
-            line.append((columns[0].heads[level], len(columns), columns[0].help))
-        lines.append(line)
-    return lines
 
 
 def _number_notes(table: Table) -> list[str]:

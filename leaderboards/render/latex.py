@@ -1,16 +1,16 @@
 """A table in LaTeX with booktabs, as the paper sets it; our columns are optional.
 
-The document needs booktabs, multirow, amssymb (check marks) and the package inputenc or an engine
-that reads UTF-8.
+The document needs ``PACKAGES``; the text is ASCII.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
-from leaderboards.render.text import deviation_text, rows_with_numbers, sections, value_text
+from leaderboards.render.cells import SIGNS, VERDICTS, extra_text, number_line
+from leaderboards.render.escape import latex as escape
+from leaderboards.render.text import rows_with_numbers, sections
 from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
@@ -21,104 +21,98 @@ from leaderboards.table import (
     Table,
 )
 
-ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "\u03b1": r"$\alpha$",
-    "\u03b2": r"$\beta$",
-    "\u03c4": r"$\tau$",
-    "\u0394": r"$\Delta$",
-    "\u03b5": r"$\epsilon$",
-    "\u2713": r"$\checkmark$",
-    "\u2717": r"$\times$",
-    "\u00d7": r"$\times$",
-    "\u00b1": r"$\pm$",
-    "\u2113": r"$\ell$",
-    "\u221e": r"$_\infty$",
-}
-PACKAGES = ("booktabs", "multirow", "amssymb")
+PACKAGES = ("booktabs", "multirow", "amssymb", "adjustbox")
 ROW_END = r" \\"
+# A page has no room for more lines of a table.
+MOST_ROWS = 36
 AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """One LaTeX column of numbers: a column of the table and its side, printed or ours.
-
-    A ranking has one number a cell, so its columns have no side.
-    """
-
-    column: Column
-    side: str
-
-    def number(self, row: Row) -> Number | None:
-        """A row's number in this column."""
-        if not self.side:
-            return row.number(self.column.key)
-        cell = row.cell(self.column.key)
-        return cell.ours if self.side == "ours" else cell.printed
-
-
 def to_latex(table: Table, *, ours: bool = True) -> str:
-    """A table environment; without our numbers, differences and rows it is as printed."""
+    """A table environment; without our numbers, differences and rows it is as printed.
+
+    Ours is below the printed number, with its difference and, in small print, its interval. What is
+    wider than the page is scaled down to it; a long table becomes several.
+    """
     rows = rows_with_numbers(table.rows, ours=ours)
     rows = [row for row in rows if ours or row.kind in AS_PRINTED]
-    caption, label = escape(table.caption or table.title), f"tab:paper-{table.number}"
-    body = [] if table.panels else _tabular(table, rows, ours)
+    if not table.panels and len(rows) > MOST_ROWS:
+        parts = [rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)]
+        return "\n".join(
+            _environment(table, _fitting(table, part, ours), ours, part, part=n)
+            for n, part in enumerate(parts)
+        )
+    body = [] if table.panels else _fitting(table, rows, ours)
     for name, own in sections(rows) if table.panels else ():
         title = escape(f"{name} {table.panels.get(name, '')}")
-        body += [*_tabular(table, own, ours), rf"\par\smallskip {title}\par\medskip"]
+        body += [*_fitting(table, own, ours), rf"\par\smallskip {{\small {title}}}\par\medskip"]
+    return _environment(table, body, ours, rows)
+
+
+def _environment(
+    table: Table, body: Sequence[str], ours: bool, rows: Sequence[Row], *, part: int = 0
+) -> str:
+    """Some rows' tabulars with caption, label and what the second lines are."""
+    caption = escape(table.caption or table.title) + " (continued)" * (part > 0)
+    label = f"tab:paper-{table.number}" if table.number else f"tab:{table.anchor}"
     return "\n".join(
         [
             f"% packages: {', '.join(PACKAGES)}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption}}}",
-            *([rf"\label{{{label}}}"] if table.number else []),
+            *([rf"\label{{{label}}}"] if not part else []),
             *body,
+            *([rf"\par\smallskip {{\footnotesize {note}}}"] if (note := _note(rows, ours)) else []),
             r"\end{table}",
             "",
         ]
     )
 
 
-def escape(text: str) -> str:
-    """Text that LaTeX sets as it is; what no font is sure to have becomes a question mark."""
-    line = " ".join(text.split())
-    shown = "".join(ESCAPES.get(sign, sign if sign.isascii() else "?") for sign in line)
-    # Neighbouring pieces of mathematics are one piece.
-    return shown.replace("$$", "")
+def _note(rows: Sequence[Row], ours: bool) -> str:
+    """What is below the printed numbers."""
+    numbers = [number for row in rows for number in row.numbers if number.run_ids]
+    compared = [number for number in numbers if number.from_print is not None]
+    if not ours or not numbers:
+        return ""
+    images = sorted({number.n for number in numbers if number.n})
+    n = f" n = {' or '.join(f'{each:,}' for each in images)}." if images else ""
+    text = "In square brackets: 95% intervals of our numbers."
+    if compared:
+        signs = "; ".join(f"{SIGNS[name]}: {text}" for name, text in VERDICTS.items())
+        text = f"Below print: ours, with ours minus print. {signs}. {text}"
+    return escape(text + n)
 
 
-def _slots(table: Table, rows: Sequence[Row], ours: bool) -> list[_Slot]:
+def _fitting(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
+    """A tabular that is no wider than the page."""
+    opened = r"\begin{adjustbox}{max width=\linewidth}"
+    return [opened, *_tabular(table, rows, ours), r"\end{adjustbox}"]
+
+
+def _shown(table: Table, rows: Sequence[Row], ours: bool) -> list[Column]:
     """The columns that have a number."""
-    slots = []
-    for column in table.columns:
-        sides = ("",) if table.ranked_by else ("printed", "ours") if ours else ("printed",)
-        if column.difference and not ours:
-            continue
-        for slot in (_Slot(column, side) for side in sides):
-            if any(slot.number(row) for row in rows):
-                slots.append(slot)
-    return slots
+    return [
+        column
+        for column in table.columns
+        if (ours or not column.difference) and any(_numbers(row, column, ours) for row in rows)
+    ]
+
+
+def _numbers(row: Row, column: Column, ours: bool) -> tuple[Number, ...]:
+    """The numbers of a cell that are set; the authors' logs are in notes of other formats."""
+    cell = row.cell(column.key)
+    both = (cell.printed, cell.ours if ours else None)
+    return tuple(number for number in both if number is not None)
 
 
 def _tabular(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
-    slots = _slots(table, rows, ours)
+    shown = _shown(table, rows, ours)
     stub = [table.stub] if table.stub else []
     first = len(table.labels) - table.last_labels
-    columns = "l" * (len(stub) + first) + "c" * len(slots) + "l" * table.last_labels
-    heads = _heads(table, rows, slots, len(stub))
+    columns = "l" * (len(stub) + first) + "c" * len(shown) + "l" * table.last_labels
+    heads = _heads(table, rows, shown, len(stub), ours)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule"]
     body = [row for row in rows if row.kind != HEAD_ROW]
     for number, (name, own) in enumerate(_stubbed(table, body)):
@@ -128,13 +122,17 @@ def _tabular(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
             lines.append(
                 rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(name)}}}}}" + ROW_END
             )
-            lines += [_row(table, row, slots, [""] * len(stub)) for row in own]
+            for row in own:
+                lines += _row(table, row, shown, [""] * len(stub), ours)
             continue
-        for place, row in enumerate(own):
-            text = rf"\multirow{{{len(own)}}}{{*}}{{{escape(name)}}}" if place == 0 else ""
+        blocks = [_row(table, row, shown, [""] * len(stub), ours) for row in own]
+        if stub:
+            height = sum(map(len, blocks))
+            blocks[0][0] = rf"\multirow{{{height}}}{{*}}{{{escape(name)}}}{blocks[0][0]}"
+        for row, block in zip(own, blocks, strict=True):
             if row.kind == DIFFERENCE_ROW and len(own) > 1:
                 lines.append(rf"\cmidrule{{{len(stub) + 1}-{len(columns)}}}")
-            lines.append(_row(table, row, slots, [text] if stub else []))
+            lines += block
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
@@ -148,7 +146,9 @@ def _stubbed(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return [(table.stub_text, printed), *others] if printed else others
 
 
-def _heads(table: Table, rows: Sequence[Row], slots: Sequence[_Slot], stub: int) -> list[str]:
+def _heads(
+    table: Table, rows: Sequence[Row], shown: Sequence[Column], stub: int, ours: bool
+) -> list[str]:
     """The lines of the head: titles, below a teacher's or student's name its own accuracy."""
     alone = [row for row in rows if row.kind == HEAD_ROW]
     height = len(table.columns[0].heads)
@@ -162,16 +162,12 @@ def _heads(table: Table, rows: Sequence[Row], slots: Sequence[_Slot], stub: int)
             others = table.labels[1:first] if level == 0 else ()
             labels = [*stubs, alone[level].labels[0], *others]
         labels += [""] * (stub + first - len(labels))
-        titles = _merged([slot.column.heads[level] for slot in slots], bottom and not alone)
+        titles = _merged([column.heads[level] for column in shown], bottom and not alone)
         last = [escape(label) for label in table.labels[first:]] if level == 0 else []
         last += [""] * (table.last_labels - len(last))
         lines.append(" & ".join([*map(escape, labels), *titles, *last]) + ROW_END)
         if level < len(alone):
-            lines.append(_row(table, alone[level], slots, [""] * stub, labelled=False))
-    if any(slot.side == "ours" for slot in slots):
-        kinds = [slot.side for slot in slots]
-        blank = [""] * (stub + first)
-        lines.append(" & ".join([*blank, *kinds, *[""] * table.last_labels]) + ROW_END)
+            lines += _row(table, alone[level], shown, [""] * stub, ours, labelled=False)
     return lines
 
 
@@ -188,27 +184,60 @@ def _merged(titles: Sequence[str], never: bool) -> list[str]:
 
 
 def _row(
-    table: Table, row: Row, slots: Sequence[_Slot], stub: list[str], *, labelled: bool = True
-) -> str:
+    table: Table,
+    row: Row,
+    shown: Sequence[Column],
+    stub: list[str],
+    ours: bool,
+    *,
+    labelled: bool = True,
+) -> list[str]:
+    """The lines of a row: its first numbers, ours below print, and the intervals of ours."""
     first = len(table.labels) - table.last_labels
     labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)
-    cells = [_number(slot.number(row), slot.column) for slot in slots]
+    numbers = [_numbers(row, column, ours) for column in shown]
+    heads = [own[0] if own else None for own in numbers]
+    seconds = [own[1] if len(own) > 1 else None for own in numbers]
+
+    def line(labels: Sequence[str], cells: Sequence[str], stub: Sequence[str]) -> str:
+        return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
+
+    def cells(of: Sequence[Number | None]) -> list[str]:
+        return [_number(n, column) for n, column in zip(of, shown, strict=True)]
+
+    blank = [""] * len(table.labels)
+    main = line(labels, cells(heads), stub)
     if row.kind not in AS_PRINTED and stub:
         # Names of rows that the paper does not have are longer and take the stub's width too.
-        labels[0], stub = rf"\multicolumn{{{len(stub) + 1}}}{{l}}{{{labels[0]}}}", []
-    return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
+        labels[0] = rf"\multicolumn{{{len(stub) + 1}}}{{l}}{{{labels[0]}}}"
+        main = line(labels, cells(heads), [])
+    lines = [main]
+    if any(seconds):
+        named = list(blank)
+        named[min(table.method_label, len(named) - 1)] = r"\quad ours" * labelled
+        lines.append(line(named, cells(seconds), stub))
+    extras = [extra_text(own[-1]) if own else "" for own in numbers]
+    if any(extras):
+        small = [rf"{{\scriptsize {escape(text)}}}" if text else "" for text in extras]
+        lines.append(line(blank, small, stub))
+    return lines
 
 
 def _number(number: Number | None, column: Column) -> str:
+    """A number as print sets it, with its deviation; ours that is compared, with the difference."""
     if number is None:
         return ""
-    text = escape(value_text(number, column))
+    line = number_line(number, column)
+    text = escape(line.value)
     if text.startswith("-"):
         text = f"$-${text[1:]}"
     if number.bold:
         text = rf"\textbf{{{text}}}"
     if number.underlined:
         text = rf"\underline{{{text}}}"
-    if number.std is not None:
-        text += rf" $\pm$ {deviation_text(number, column)}"
+    if line.deviation:
+        text += rf" $\pm$ {line.deviation}"
+    if line.gap:
+        sign = f"$-${line.gap[1:]}" if line.gap.startswith("-") else line.gap
+        text += rf"\,({sign}\,{escape(line.sign)})"
     return text

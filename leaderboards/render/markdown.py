@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from leaderboards.render.text import extra_text, number_text, remarks_text, titled_sections
-from leaderboards.table import Column, Number, Row, Table
-
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~])")
+from leaderboards.render.cells import Line, cell_lines
+from leaderboards.render.escape import markdown as escape
+from leaderboards.render.text import remarks_text, titled_sections
+from leaderboards.table import Column, Row, Table
 
 
 def to_markdown(table: Table) -> str:
@@ -17,6 +16,7 @@ def to_markdown(table: Table) -> str:
     heads = [*map(escape, table.labels), *(escape(column.title) for column in table.columns)]
     align = [":--"] * len(table.labels) + ["--:"] * len(table.columns)
     lines = [f"**{title}** {escape(table.caption)}".strip(), ""]
+    lines += [f"*{escape(table.headline)}*", ""] if table.headline else []
     lines += [escape(table.protocol), ""] if table.protocol else []
     lines += [_line(heads), _line(align)]
     for section, rows in titled_sections(table, table.rows):
@@ -31,25 +31,17 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return (
-        SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
-    )
-
-
 def _cell(row: Row, column: Column) -> str:
-    numbers = row.cell(column.key).numbers
-    return "<br>".join(_number(number, column) for number in numbers)
+    return "<br>".join(map(_number, cell_lines(row.cell(column.key), column)))
 
 
-def _number(number: Number, column: Column) -> str:
-    text = escape(number_text(number, column))
-    if number.bold:
+def _number(line: Line) -> str:
+    text = escape(f"{line.measure} {line.source}")
+    if line.number.bold:
         text = f"**{text}**"
-    if number.underlined:
+    if line.number.underlined:
         text = f"<u>{text}</u>"
-    return f"{text} {escape(extra_text(number, column))}".strip()
+    return " ".join(filter(None, (text, escape(line.comparison), escape(line.extra))))
 
 
 def _line(cells: Sequence[str]) -> str:

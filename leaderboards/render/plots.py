@@ -32,18 +32,21 @@ SHAPES = {PRINTED: "circle", REPRODUCED: "triangle-up", ROBUSTBENCH: "square"}
 SHAPE_NAMES = {PRINTED: "circle", REPRODUCED: "triangle", ROBUSTBENCH: "square"}
 COLOURS = {PRINTED: DIM, REPRODUCED: OURS, ROBUSTBENCH: ALERT}
 
-# Plots of a table: the columns across and up, and their titles.
+# Plots of a table, by its anchor: the columns across and up, and their titles.
 ACCURACIES = (("clean", "aa", "Clean accuracy, percent", "AutoAttack accuracy, percent"),)
+FIELD = (("clean", "best-known", "Clean accuracy, percent", "Lowest known accuracy, percent"),)
 PLOTS = {
-    2: ACCURACIES,
-    3: tuple(
+    "table-2": ACCURACIES,
+    "table-field-cifar100": FIELD,
+    "table-field-cifar10": FIELD,
+    "table-3": tuple(
         (f"{pair}/time", pair, "Seconds an iteration", f"Top-1 of {student}, percent")
         for pair, student in (
             ("resnet34/resnet18", "ResNet18"),
             ("resnet50/mobilenetv1", "MobileNetV1"),
         )
     ),
-    4: ACCURACIES,
+    "table-4": ACCURACIES,
 }
 
 T = TypeVar("T")
@@ -77,10 +80,10 @@ class Figure:
 
 
 def plots_of(table: Table) -> list[Figure]:
-    """The figures of a table of the paper."""
+    """The figures of a table."""
     columns = {column.key: column for column in table.columns}
     figures = []
-    for x, y, x_title, y_title in PLOTS.get(table.number, ()):
+    for x, y, x_title, y_title in PLOTS.get(table.anchor, ()):
         points = points_of(table, x, y)
         if points:
             lower = columns[x].lower_is_better

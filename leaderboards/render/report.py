@@ -7,9 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness import __version__
 from harness.errors import UserError
+from harness.provenance import CHECKOUT, git_state
+from harness.store.database import Database
 from harness.store.files import make_folder, write_bytes_atomic
-from leaderboards.build import table, tables
+from leaderboards.build import FIELDS, field, named, small, table, tables
+from leaderboards.render.bibtex import to_bibtex
 from leaderboards.render.data import to_csv, to_json
 from leaderboards.render.html import site, to_html
 from leaderboards.render.latex import to_latex
@@ -23,24 +27,36 @@ TEXT: dict[str, Callable[[Table], str]] = {
     "csv": to_csv,
     "html": to_html,
     "json": to_json,
+    "bibtex": to_bibtex,
 }
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 FORMATS = ("terminal", *TEXT)
+NEWEST = "SELECT count(*), max(coalesce(finished_at, started_at)) FROM runs"
 
 
-def print_report(number: int, format_: str, results: Path | None, console: Console) -> None:
-    """Print one table in one of ``FORMATS``; without a results folder, printed numbers alone.
+def print_report(name: str, format_: str, results: Path | None, console: Console) -> None:
+    """Print the tables of a name in one of ``FORMATS``.
+
+    Args:
+        name: ``2``, ``field-cifar10`` or ``small``.
+        format_: one of ``FORMATS``.
+        results: the results folder; without one, printed numbers alone.
+        console: where a terminal's tables and all other text go.
 
     Raises:
         UserError: there is no such table or format, or the database cannot be read.
     """
     if format_ not in FORMATS:
         raise UserError(f"there is no format {format_!r}: choose one of {', '.join(FORMATS)}")
-    shown = table(number, results)
+    shown = named(name, results)
     if format_ == "terminal":
-        print_table(shown, console)
+        for number, each in enumerate(shown):
+            if number:
+                console.print()
+            print_table(each, console)
     else:
-        console.file.write(text_of(shown, format_, printed_only=results is None))
+        texts = [text_of(each, format_, printed_only=results is None) for each in shown]
+        console.file.write("\n".join(texts))
 
 
 def text_of(shown: Table, format_: str, *, printed_only: bool = False) -> str:
@@ -53,17 +69,39 @@ def text_of(shown: Table, format_: str, *, printed_only: bool = False) -> str:
 def write_site(out: Path, results: Path | None) -> list[Path]:
     """Write all tables as one page and as files beside it; returns the paths, the page first.
 
+    No file names a folder of this machine.
+
     Raises:
         UserError: the folder cannot be written, or the database cannot be read.
     """
     make_folder(out)
-    shown = [table(title.number, results) for title in tables()]
-    page = site("DivergenceBench: leaderboards", shown, tuple(ENDINGS.values()))
+    shown = []
+    for title in tables():
+        shown.append(table(title.number, results, name_folder=False))
+        if title.number in FIELDS.values():
+            shown.append(field(title.number, results, name_folder=False))
+    shown += small(results)
+    page = site("DivergenceBench: leaderboards", shown, tuple(ENDINGS.values()), made_from(results))
     texts = {"index.html": page} | {
-        f"table-{one.number}.{ending}": text_of(one, format_, printed_only=results is None)
+        f"{one.anchor}.{ending}": text_of(one, format_, printed_only=results is None)
         for one in shown
         for format_, ending in ENDINGS.items()
     }
     for name, text in texts.items():
         write_bytes_atomic(text.encode(), out / name)
     return [out / name for name in texts]
+
+
+def made_from(results: Path | None) -> str:
+    """The code's commit and the date of the newest data, in a sentence."""
+    git = git_state(CHECKOUT)
+    code = f"version {__version__}"
+    if git and git["commit"]:
+        code = f"commit {git['commit'][:9]}{', with changes' * git['dirty']}"
+    data = "printed numbers alone"
+    if results is not None and Database(results).path.exists():
+        _, rows = Database(results).fetch(NEWEST)
+        ((runs, newest),) = rows
+        data = f"{runs:,} run{'s' * (runs != 1)}"
+        data += f", the newest of {newest:%Y-%m-%d}" if newest is not None else ""
+    return f"DivergenceBench at {code}; {data}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,16 +11,21 @@ from rich.style import Style
 from rich.table import Table as Grid
 from rich.text import Text
 
-from leaderboards.render.text import (
+from leaderboards.render.cells import (
+    ABOVE,
+    BELOW,
     PLUS_MINUS,
-    ascii_only,
+    SAME,
+    cell_lines,
+    number_text,
+)
+from leaderboards.render.escape import ascii_only, one_line
+from leaderboards.render.text import (
     badge_meanings,
     disputes,
-    extra_text,
     flag_texts,
     legend,
     notes,
-    number_text,
     rows_with_numbers,
     titled_sections,
 )
@@ -37,6 +42,8 @@ from leaderboards.table import (
 
 GAP = 2
 LABEL_WIDTH = 26
+# Colours of ours against print; the sign beside the difference says the same.
+STYLES = {SAME: "dim", ABOVE: "green", BELOW: "red"}
 # Labels beyond this share of the width leave too little for numbers.
 LABEL_SHARE = 0.55
 
@@ -52,15 +59,16 @@ def print_table(table: Table, console: Console) -> None:
     ascii_ = _is_ascii(console)
 
     def write(text: str, style: str = "") -> None:
-        console.print(Text(ascii_only(text) if ascii_ else text, style=style))
+        console.print(Text(_encodable(text, console), style=style))
 
-    table = _in_ascii(table) if ascii_ else table
-    write(f"Table {table.number}: {table.title}", "bold")
-    write(table.protocol)
+    table = _printable(table, ascii_only if ascii_ else str)
+    for text, style in ((table.name, "bold"), (table.headline, "italic"), (table.protocol, "")):
+        if text:
+            write(text, style)
     for number, columns in enumerate(_blocks(table, console)):
         if number:
             write("")
-            write(f"Table {table.number}, continued", "bold")
+            write(f"{table.name.partition(':')[0]}, continued", "bold")
         # A further block is for further numbers: a row that has none there is not repeated.
         found = rows_with_numbers(table.rows, columns=[column.key for column in columns])
         for place, (title, rows) in enumerate(titled_sections(table, found)):
@@ -78,7 +86,7 @@ def print_table(table: Table, console: Console) -> None:
         write(line, "dim")
     if table.message:
         write(table.message)
-    if not table.has_ours:
+    if not table.has_ours and table.first_run:
         console.print(
             Text(f"first number of ours: {table.first_run}", style="bold"), soft_wrap=True
         )
@@ -165,13 +173,16 @@ def _grid(
 
 def _cell(row: Row, column: Column, console: Console) -> Text:
     """A cell's numbers, each on a line, with a line for what else is known of it."""
-    lines = []
-    for number in row.cell(column.key).numbers:
-        style = Style(bold=number.bold or None, underline=number.underlined or None)
-        lines.append(Text(_encodable(number_text(number, column), console), style))
-        if extra := extra_text(number, column):
-            lines.append(Text(_encodable(extra, console), "dim"))
-    return Text("\n").join(lines)
+    texts = []
+    for line in cell_lines(row.cell(column.key), column):
+        style = Style(bold=line.number.bold or None, underline=line.number.underlined or None)
+        text = Text(_encodable(f"{line.measure} {line.source}", console), style)
+        if line.comparison:
+            text.append(f" {_encodable(line.comparison, console)}", STYLES[line.verdict])
+        texts.append(text)
+        if line.extra:
+            texts.append(Text(_encodable(line.extra, console), "dim"))
+    return Text("\n").join(texts)
 
 
 def _label_width(table: Table, place: int, width: int) -> int:
@@ -191,22 +202,26 @@ def _is_ascii(console: Console) -> bool:
 
 
 def _encodable(text: str, console: Console) -> str:
-    """The text, without what the console's encoding cannot print."""
+    """The text on one line, without what the console's encoding cannot print."""
+    text = one_line(text)
     return ascii_only(text) if _is_ascii(console) else text
 
 
-def _in_ascii(table: Table) -> Table:
-    """The table with labels and heads for an output that takes ASCII only."""
+def _printable(table: Table, spell: Callable[[str], str]) -> Table:
+    """The table with labels, heads and sections on one line each, as ``spell`` spells them."""
 
     def plain(texts: Iterable[str]) -> tuple[str, ...]:
-        return tuple(map(ascii_only, texts))
+        return tuple(spell(one_line(text)) for text in texts)
+
+    def one(text: str) -> str:
+        return spell(one_line(text))
 
     rows = [
-        dataclasses.replace(row, labels=plain(row.labels), group=ascii_only(row.group))
+        dataclasses.replace(row, labels=plain(row.labels), group=one(row.group))
         for row in table.rows
     ]
     columns = [dataclasses.replace(column, heads=plain(column.heads)) for column in table.columns]
-    panels = {name: ascii_only(text) for name, text in table.panels.items()}
+    panels = {one(name): one(text) for name, text in table.panels.items()}
     return dataclasses.replace(table, rows=tuple(rows), columns=tuple(columns), panels=panels)
 
 
@@ -230,8 +245,10 @@ def _ranking_width(cells: Sequence[Mapping[str, str]], columns: Sequence[str]) -
 
 
 def _ranking_column_width(cells: Sequence[Mapping[str, str]], column: str) -> int:
-    width = max(len(column), *(len(row[column]) for row in cells))
-    return min(width + len(OWN_MARK), METHOD_WIDTH) if column == "Method" else width
+    longest = max(len(row[column]) for row in cells)
+    if column == "Method":
+        return max(min(longest + len(OWN_MARK), METHOD_WIDTH), len(column))
+    return max(longest, len(column))
 
 
 def _ranking_grid(
@@ -246,14 +263,16 @@ def _ranking_grid(
     for column in columns:
         if column == "Method":
             longest = max(len(row[column]) for row in cells) + len(OWN_MARK)
-            fits = min(longest, _ranking_column_width(cells, column) + spare)
+            least = _ranking_column_width(cells, column)
+            fits = max(least, min(longest, least + spare))
             grid.add_column(column, width=fits, overflow="fold")
         else:
             textual = column in ("#", "Architecture", "Src")
             grid.add_column(column, no_wrap=True, justify="left" if textual else "right")
     for row, texts in zip(table.rows, cells, strict=True):
         shown = dict(texts) | {"Method": (OWN_MARK if row.own else "") + texts["Method"]}
-        bold = ("Method", ranking) if row.rank == "1" else ()
+        best = row.number(table.ranked_by)
+        bold = ("Method", ranking) if best is not None and best.bold else ()
         grid.add_row(*(Text(shown[name], style="bold" if name in bold else "") for name in columns))
     return grid
 
@@ -270,9 +289,10 @@ def _ranking_legend(table: Table) -> list[str]:
     lines += badge_meanings(table)
     ranking = [number for row in table.rows if (number := row.number(table.ranked_by))]
     ranks = {row.rank for row in table.rows}
+    ranges = any("-" in rank for rank in ranks)
     marks = [f"{OWN_MARK} this run"]
-    if "1=" in ranks:
-        marks.append("1=  95% interval overlaps the leader's")
+    if ranges:
+        marks.append("1-3  the ranks that the 95% intervals allow")
     if PARTIAL in ranks:
         marks.append("partial  on a part of the data, not ranked")
     if any(number.std is not None for number in table.numbers):
@@ -280,6 +300,6 @@ def _ranking_legend(table: Table) -> list[str]:
     lines.append("; ".join(marks))
     if any(number.interval for number in ranking):
         lines.append(f"[a, b]  {INTERVAL}")
-    if "1=" in ranks and any((number.seeds or 1) > 1 for number in ranking):
-        lines.append(f"1=  {OF_MEANS}")
+    if ranges and any((number.seeds or 1) > 1 for number in ranking):
+        lines.append(f"1-3  {OF_MEANS}")
     return lines

@@ -1,73 +1,20 @@
-"""Numbers as text, and the texts that all formats share."""
+"""The texts around a table that all formats share: legend, evidence, notes, sections."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from leaderboards.render.cells import SIGNS, VERDICTS, value_text, verdict_of
 from leaderboards.table import (
     DISPUTED,
     FLAGGED,
     INTERVAL,
     MEANINGS,
+    PAIRED,
     PUBLISHED_ROW,
-    Column,
-    Number,
     Row,
     Table,
 )
-
-PLUS_MINUS = "\u00b1"
-
-
-def value_text(number: Number, column: Column) -> str:
-    """``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
-    digits = ".3g" if column.decimals is None else f".{column.decimals}f"
-    return f"{number.value:{'+' if number.difference else ''}{digits}}{column.unit}"
-
-
-def deviation_text(number: Number, column: Column) -> str:
-    """The standard deviation as a table shows it; empty if there is none."""
-    if number.std is None:
-        return ""
-    return value_text(Number(number.std, number.badge), column).removesuffix(column.unit)
-
-
-def number_text(
-    number: Number, column: Column, *, badge: bool = True, interval: bool = False
-) -> str:
-    """A number in one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
-
-    Args:
-        number: the number.
-        column: its column.
-        badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
-        interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
-    """
-    parts = [value_text(number, column) + ("" if badge else number.marks)]
-    if number.std is not None:
-        parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
-    if interval and number.interval:
-        parts.append(interval_text(number))
-    if badge:
-        parts.append(number.badge + number.marks)
-    return " ".join(parts)
-
-
-def interval_text(number: Number) -> str:
-    """``[30.5, 32.4]``; empty if the number has no interval to show."""
-    return "[{:.1f}, {:.1f}]".format(*number.interval) if number.interval else ""
-
-
-def extra_text(number: Number, column: Column) -> str:
-    """What else is known of one of our numbers: interval or seeds, and how far from print."""
-    if not number.run_ids or number.difference:
-        return ""
-    parts = [interval_text(number)]
-    if number.seeds is not None and number.seeds > 1:
-        parts.append(f"{number.seeds} seeds")
-    if number.from_print is not None:
-        parts.append(f"P{number.from_print:+.{column.decimals}f}")
-    return " ".join(filter(None, parts))
 
 
 def badge_meanings(table: Table) -> list[str]:
@@ -76,13 +23,21 @@ def badge_meanings(table: Table) -> list[str]:
     return [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
 
 
+def verdict_meanings(table: Table) -> list[str]:
+    """What each sign beside a difference from print means."""
+    verdicts = {verdict_of(number) for number in table.numbers}
+    return [f"{SIGNS[name]}  {text}" for name, text in VERDICTS.items() if name in verdicts]
+
+
 def legend(table: Table) -> list[str]:
     """What badges, marks, intervals and differences in the table mean."""
     lines = badge_meanings(table)
-    if any(number.run_ids and number.interval for number in table.numbers):
+    ours = [number for number in table.numbers if number.run_ids and number.interval]
+    if any(not number.difference for number in ours):
         lines.append(f"[a, b]  {INTERVAL}")
-    if any(number.from_print is not None for number in table.numbers):
-        lines.append("P+0.10  a tenth of a point above the printed number")
+    if any(number.difference for number in ours):
+        lines.append(f"[-a, +b]  {PAIRED}")
+    lines += verdict_meanings(table)
     if any(column.difference for column in table.columns):
         lines += [f"{c.heads[-1]}  {c.help}" for c in table.columns if c.difference]
     return lines
@@ -104,6 +59,35 @@ def flag_texts(table: Table) -> list[str]:
     """Each reason to doubt a number, with its row, once."""
     found = [f"{table.name_of(row)}: {flag}" for row in table.rows for flag in row.flags]
     return list(dict.fromkeys(found))
+
+
+def evidence(table: Table, row: Row) -> list[str]:
+    """What a reader must know about a row's numbers, one sentence each, once for all columns."""
+    found: dict[tuple[str, str, str], dict[str, None]] = {}
+    for column in table.columns:
+        cell = row.cell(column.key)
+        for number in cell.numbers:
+            texts = [(DISPUTED, number.disputed), *((FLAGGED, flag) for flag in number.flags)]
+            texts.append(("", number.note))
+            if number is cell.logged:
+                texts.append(("", f"the authors' log has {value_text(number, column)}"))
+            if verdict := verdict_of(number):
+                gap = f"{number.from_print:+.{column.decimals}f}"
+                texts.append(("", f"{gap}, {VERDICTS[verdict]}"))
+            if number.run_ids and number.seeds:
+                n = f", n = {number.n:,}" if number.n else ""
+                seeds = f"{number.seeds} seed{'s' * (number.seeds > 1)}{n}"
+                texts.append(("", seeds))
+            for mark, text in texts:
+                if text:
+                    found.setdefault((number.badge, mark, text), {})[column.title] = None
+    return [
+        *row.notes,
+        *(
+            f"{mark} {', '.join(titles)} ({badge}): {text}".strip()
+            for (badge, mark, text), titles in found.items()
+        ),
+    ]
 
 
 def notes(table: Table) -> list[str]:
@@ -157,22 +141,3 @@ def titled_sections(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[R
         (f"{name} {table.panels.get(name, '')}".strip() if several else "", own)
         for name, own in sections(rows)
     ]
-
-
-def ascii_only(text: str) -> str:
-    """The text for an output that takes ASCII only."""
-    signs = {
-        "\u00b1": "+-",
-        "\u03b1": "alpha",
-        "\u03b2": "beta",
-        "\u03c4": "tau",
-        "\u0394": "Delta ",
-        "\u03b5": "eps",
-        "\u2713": "yes",
-        "\u2717": "no",
-        "\u00d7": "x",
-        "\u2113\u221e": "Linf",
-    }
-    for sign, word in signs.items():
-        text = text.replace(sign, word)
-    return text.encode("ascii", "replace").decode()

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from app.cells import PRINTED_ORDER, Filters, chosen_rows, known_facts, table_cells, table_files
+from app.cells import (
+    PRINTED_ORDER,
+    VIEWS,
+    Filters,
+    chosen_rows,
+    known_facts,
+    sides,
+    table_cells,
+    table_files,
+)
 from app.components import with_results
 from leaderboards.build import table, tables
 from leaderboards.render.text import sections
-
-VIEWS = ("both", "printed", "ours")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def own_rows(tmp_path_factory, store_run) -> Path:
 @pytest.mark.parametrize("number", [title.number for title in tables()])
 def test_each_section_is_a_frame_under_its_name(open_page, empty, number) -> None:
     full = table(number)
-    at = open_page("leaderboards", empty, table=str(number))
+    at = open_page("leaderboards", empty, table=str(number), view="as data")
     groups = list(dict.fromkeys(row.group for row in full.rows))
     assert [len(frame.value) for frame in at.dataframe] == [
         len(own) for _, own in sections(full.rows)
@@ -50,25 +57,10 @@ def test_each_section_is_a_frame_under_its_name(open_page, empty, number) -> Non
     assert "Section" not in at.dataframe[0].value
 
 
-def test_a_selection_does_not_outlive_its_rows(open_page, small_store) -> None:
-    results, _ = small_store
-    keys = [
-        {frame.proto.id for frame in open_page("leaderboards", results, **query).dataframe}
-        for query in (
-            {"table": "2"}, {"table": "4"}, {"table": "2", "sort": "AA"}, {"table": "runs"},
-            {"table": "2", "search": "ikl"}, {"table": "2", "aug": "Basic"},
-        )
-    ]  # fmt: skip
-    for first, second in itertools.combinations(keys, 2):
-        # A section that a filter leaves as it was may keep its selection.
-        assert first != second
-        assert all(first)
-
-
 @pytest.mark.parametrize("view", VIEWS)
 def test_downloads_hold_the_rows_and_numbers_that_are_shown(own_rows, view) -> None:
     full = table(2, own_rows)
-    rows = chosen_rows(full, Filters("awp"), PRINTED_ORDER)
+    rows = sides(chosen_rows(full, Filters("awp"), PRINTED_ORDER), view)
     files = table_files(full, rows, view)
     lines = list(csv.DictReader(io.StringIO(files["CSV"])))
     expected = [
@@ -96,7 +88,7 @@ def test_every_table_view_source_and_search_is_shown_and_saved(own_rows) -> None
         for words, source, view in itertools.product(("", "ikl", "a"), sources, VIEWS):
             filters = Filters(words, {"source": source})
             for sort in (PRINTED_ORDER, full.columns[-1].title):
-                rows = chosen_rows(full, filters, sort)
+                rows = sides(chosen_rows(full, filters, sort), view)
                 if not rows:
                     continue
                 cells = table_cells(full, rows, view)

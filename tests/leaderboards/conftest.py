@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
 from harness.config import RunConfig
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from harness.store.verdicts import VERDICT_SCHEMA, write_verdicts
+from harness.store.verdicts import write_verdicts
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 
@@ -18,6 +20,28 @@ STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 def accuracy(correct: int, n: int) -> dict[str, Any]:
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return {"value": correct / n, "n": n, "low": interval.low, "high": interval.high}
+
+
+def verdicts(correct: tuple[int, ...], n: int, stages: tuple[str, ...]) -> pa.Table:
+    """Verdicts of n images of which each stage leaves so many; the first images break first."""
+    broken_by: list[str | None] = []
+    for before, left, stage in zip((n, *correct), correct, stages, strict=False):
+        broken_by += [stage] * (before - left)
+    broken_by += [None] * (n - len(broken_by))
+    label = np.zeros(n, dtype=int)
+    right = np.array([by is None for by in broken_by])
+    return pa.table(
+        {
+            "index": np.arange(n),
+            "label": label,
+            "clean_pred": np.where(np.array(broken_by) == "clean", 1, 0),
+            "broken_by": pa.array(broken_by, pa.string()),
+            "target": pa.nulls(n, pa.int32()),
+            "adv_pred": np.where(right, 0, 1),
+            "distance": np.where(right, 0.0, 0.1),
+            "margin": np.where(right, 1.0, -1.0),
+        }
+    )
 
 
 @pytest.fixture
@@ -72,7 +96,7 @@ def adding_to(results: Path) -> Callable[..., str]:
         if len(attacks) == 4:
             metrics["aa"] = metrics["square"]
         evaluation = run.evaluation(evaluation_id)
-        write_verdicts(VERDICT_SCHEMA.empty_table(), evaluation.verdicts_path)
+        write_verdicts(verdicts(correct, n, ("clean", *attacks)), evaluation.verdicts_path)
         evaluation.update(
             status="success",
             metrics=metrics,

@@ -1,5 +1,6 @@
 """RobustBench's entries in and out; the shape is that of its 236 public files."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,13 @@ from typing import Any
 
 import pytest
 
-import leaderboards
 from harness.errors import UserError
+from harness.evaluation.analysis.statistics import wilson_interval
 from harness.store.database import Database
+from leaderboards.build import field
+from leaderboards.field import ALONE, UNRELIABLE
 from leaderboards.printed import REPORTED_CSV
+from leaderboards.published import ENTRIES_CSV
 from leaderboards.render.plots import plots_of
 from leaderboards.render.report import text_of
 from leaderboards.robustbench import (
@@ -20,6 +24,7 @@ from leaderboards.robustbench import (
     import_folder,
     read_entry,
 )
+from leaderboards.table import Row
 
 AddRun = Callable[..., str]
 
@@ -104,20 +109,67 @@ def test_an_entry_round_trips(tmp_path: Path, entry: dict[str, Any]) -> None:
 
 def test_entries_are_beside_the_tables_of_their_threat_model(folder: Path, tmp_path: Path) -> None:
     assert import_folder(folder, tmp_path) == Imported(5, ())
-    published = [row for row in leaderboards.table(2, tmp_path).rows if row.kind == "published"]
-    (row,) = published
-    assert row.labels[:2] == ("Wang2023Better", "WideResNet-70-16")
-    number = row.cells["aa"].printed
+    published = entries(2, tmp_path)
+    found = {row.labels[1]: row for row in published}
+    # Boards list a radius of 0.031 with that of 8/255.
+    assert set(found) == {"Wang2023Better", "Other_031"}
+    assert {row.labels[2:] for row in published} == {("WRN-70-16", "no extra real images")}
+    number = found["Wang2023Better"].cells["aa"].printed
     assert number is not None
     assert (number.value, number.badge) == (42.67, "RB")
-    assert number.note == "It uses additional 50M synthetic images & no more."
-    assert "https://arxiv.org/abs/2302.04638" in row.notes
-    ten = [row for row in leaderboards.table(4, tmp_path).rows if row.kind == "published"]
-    assert [row.labels for row in ten] == [("Ten", "WideResNet-70-16", "extra data")]
-    for number_ in (1, 3, 5, 6, 7, 8, 9):
-        assert not any(
-            row.kind == "published" for row in leaderboards.table(number_, tmp_path).rows
-        )
+    notes = found["Wang2023Better"].notes
+    assert "It uses additional 50M synthetic images & no more." in notes
+    assert "https://arxiv.org/abs/2302.04638" in notes
+    assert "Attacked at a radius of 0.031." in found["Other_031"].notes
+    ten = entries(4, tmp_path)
+    assert [row.labels for row in ten] == [("1", "Ten", "WRN-70-16", "extra real images")]
+
+
+def entries(number: int, results: Path | None) -> list[Row]:
+    return [row for row in field(number, results).rows if row.kind == "published"]
+
+
+def test_the_published_entries_ship_with_the_project() -> None:
+    lines = list(csv.DictReader(ENTRIES_CSV.open(encoding="utf-8")))
+    assert len(lines) == 236
+    for number, dataset, radii in ((2, "cifar100", ["8/255"]), (4, "cifar10", ["8/255", "0.031"])):
+        own = [
+            line
+            for line in lines
+            if (line["dataset"], line["threat_model"]) == (dataset, "Linf") and line["eps"] in radii
+        ]
+        rows = entries(number, None)
+        assert len(rows) == len(own) == {2: 38, 4: 99}[number]
+        shown = {row.labels[1]: row for row in rows}
+        for line in own:
+            row = shown[line["key"]]
+            aa = row.cells["aa"].printed
+            assert aa is not None
+            assert (aa.value, aa.badge) == (float(line["autoattack"]), "RB")
+            lowest = min(float(line[name]) for name in ("autoattack", "external") if line[name])
+            assert row.cells["best-known"].printed.value == lowest  # type: ignore[union-attr]
+            assert (UNRELIABLE in aa.flags) == (line["unreliable"] == "True")
+            assert line["link"] in row.notes
+
+
+def test_ours_and_the_papers_rows_have_their_places_in_the_field(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    params = {"wmse_weight": 20, "ce_weight": 3, "temperature": 4}
+    add_run("IKL", LEFT, params=params, **FULL)
+    shown = field(2, tmp_path)
+    alone = [row for row in shown.rows if row.group == ALONE]
+    values = [row.number("best-known").value for row in alone]  # type: ignore[union-attr]
+    assert values == sorted(values, reverse=True)
+    assert {row.facts["source"] for row in alone} == {"RB", "P", "R"}
+    (ours,) = [row for row in alone if row.facts["source"] == "R"]
+    first, last = map(int, ours.rank.split("-"))
+    low, high = wilson_interval(3145, 10000)
+    spans = [row.number("best-known").span for row in alone]  # type: ignore[union-attr]
+    assert first == 1 + sum(span[0] > 100 * high for span in spans)
+    assert last == len(alone) - sum(span[1] < 100 * low for span in spans)
+    assert shown.is_subject(ours)
+    assert sum(shown.is_subject(row) for row in alone if row.kind == "published") == 3
 
 
 def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path) -> None:
@@ -131,8 +183,8 @@ def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path
         cifar100__Linf__Higher=ATTACKED | {"autoattack_acc": "39.00", "external": "39.50"},
     )
     import_folder(folder, tmp_path)
-    table = leaderboards.table(2, tmp_path)
-    rows = {row.labels[0]: row for row in table.rows if row.kind == "published"}
+    table = field(2, tmp_path)
+    rows = {row.labels[1]: row for row in table.rows if row.kind == "published"}
     assert list(rows) == ["Sound", "Unsure", "Broken", "Doubt", "Higher"]
     flags = {}
     for name, row in rows.items():
@@ -141,19 +193,21 @@ def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path
         flags[name] = number.flags
         assert row.cells["clean"].printed is not None
         assert row.cells["clean"].printed.flags == ()
-    unreliable = "RobustBench calls AutoAttack's number potentially unreliable"
-    assert flags["Doubt"] == (unreliable, "an external attack leaves 40.00, by which it ranks here")
-    assert flags["Broken"] == ("an external attack leaves 41.00, by which it ranks here",)
-    assert flags["Unsure"] == (unreliable,)
+    assert flags["Doubt"] == (
+        UNRELIABLE,
+        "an attack from elsewhere leaves 40.00, by which it ranks",
+    )
+    assert flags["Broken"] == ("an attack from elsewhere leaves 41.00, by which it ranks",)
+    assert flags["Unsure"] == (UNRELIABLE,)
     assert flags["Sound"] == flags["Higher"] == ()
-    assert "The best external attack leaves 40.00." in rows["Doubt"].notes
-    assert "The best external attack leaves 39.50." in rows["Higher"].notes
+    assert "The best attack from elsewhere leaves 40.00." in rows["Doubt"].notes
+    assert "The best attack from elsewhere leaves 39.50." in rows["Higher"].notes
     text = text_of(table, "markdown")
     assert "50.00 RB?" in text
-    assert "- ? a measured number with reason to doubt it" in text
-    assert f"- ? Doubt: {unreliable}" in text
+    assert "- ?  a measured number with reason to doubt it" in text
+    assert f"- ?  Doubt: {UNRELIABLE}" in text
     (plot,) = plots_of(table)
-    assert "Broken (75.22, 60)? RB" in plot.caption
+    assert "Wang et al. [38] (72.58, 38.83)" in plot.svg
     assert "?: a measured number with reason to doubt it" in plot.caption
 
 
@@ -170,6 +224,7 @@ def test_they_are_in_reported_with_badge_and_source(folder: Path, tmp_path: Path
     import_folder(folder, tmp_path)
     database.load_reported(REPORTED_CSV)
     assert database.query(counts).values.tolist() == expected
+    (tmp_path / "runs").mkdir()
     assert database.rebuild(reported=REPORTED_CSV).counts["reported"] == 273 + 16
     assert database.query(counts).values.tolist() == expected
 
@@ -207,10 +262,10 @@ def test_an_entry_belongs_to_its_folder_whatever_its_file_says(tmp_path: Path) -
     remark = "the file names the dataset cifar10; its folder is taken"
     assert found == Imported(2, (f"cifar100/Linf/Pretrained: {remark}",))
     for table, expected, noted in ((4, [87.11, 54.92], False), (2, [59.23, 28.42], True)):
-        (row,) = (r for r in leaderboards.table(table, tmp_path).rows if r.kind == "published")
+        (row,) = entries(table, tmp_path)
         printed = [row.cells[metric].printed for metric in ("clean", "aa")]
         assert [number.value for number in printed if number] == expected
-        assert all((remark in (number.note or "")) == noted for number in printed if number)
+        assert (remark in " ".join(row.notes)) == noted
 
 
 def test_two_files_of_one_entry_are_refused(tmp_path: Path) -> None:
@@ -291,8 +346,8 @@ def test_a_run_becomes_a_complete_entry(add_run: AddRun, tmp_path: Path) -> None
     place.mkdir(parents=True)
     out.rename(place / out.name)
     assert import_folder(tmp_path / "model_info", tmp_path).entries == 1
-    labels = [r.labels for r in leaderboards.table(2, tmp_path).rows if r.kind == "published"]
-    assert labels == [("Mine2026", "WideResNet-34-10", "")]
+    (row,) = entries(2, tmp_path)
+    assert row.labels[1:3] == ("Mine2026", "WRN-34-10")
 
 
 def test_options_come_before_what_is_known(add_run: AddRun, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from harness.errors import UserError
 from harness.evaluation.analysis.statistics import seeds_summary, wilson_interval
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from leaderboards.ranking import rank_rows
+from leaderboards.render.cells import number_text
 from leaderboards.render.data import to_csv
-from leaderboards.render.text import number_text
-from leaderboards.summary import RunSummary, rank_rows, run_summary
+from leaderboards.summary import RunSummary, run_summary
 from leaderboards.table import OF_MEANS, Cell, Number, Row
 
 AddRun = Callable[..., str]
@@ -96,16 +97,16 @@ def test_seeds_share_a_row_with_mean_and_sample_deviation(add_run: AddRun, tmp_p
 def test_seeds_that_agree_know_no_more_than_their_images(add_run: AddRun, tmp_path: Path) -> None:
     for title, left in (("A", 35), ("B", 34)):
         run_id = add_run(title, (39, 38, 37, 36, left), n=40)
-    assert [row.rank for row in run_summary(tmp_path, run_id).table.rows] == ["1", "1="]
+    assert [row.rank for row in run_summary(tmp_path, run_id).table.rows] == ["1-2", "1-2"]
     for title, left in (("A", 35), ("B", 34)):
         add_run(title, (39, 38, 37, 36, left), n=40, seed=1)
     summary = run_summary(tmp_path, run_id)
-    assert [(row["Seeds"], row["#"]) for row in texts(summary)] == [("2", "1"), ("2", "1=")]
+    assert [(row["Seeds"], row["#"]) for row in texts(summary)] == [("2", "1-2"), ("2", "1-2")]
     number = best(summary)
     assert (number.std, number.interval) == (0, None)
     ends = [100 * end for end in wilson_interval(35, 40)]
     assert [number.low, number.high] == pytest.approx(ends)
-    assert f"1=  {OF_MEANS}"[:40] in printed(summary)
+    assert f"1-3  {OF_MEANS}"[:40] in printed(summary)
 
 
 def test_intervals_of_means_end_where_accuracies_do(add_run: AddRun, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def ranked_row(name: str, value: float, half: float | None = None, *, partial: b
 def test_order_is_by_the_number_though_a_wide_interval_reaches_the_leader() -> None:
     rows = [ranked_row("wide", 60, 30), ranked_row("narrow", 70, 1), ranked_row("best", 80, 2)]
     order = [(row.labels[0], row.rank) for row in rank_rows(rows, "aa")]
-    assert order == [("best", "1"), ("narrow", "2"), ("wide", "1=")]
+    assert order == [("best", "1-2"), ("narrow", "2-3"), ("wide", "1-3")]
 
 
 def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> None:
@@ -185,13 +186,15 @@ def test_training_set_size_and_selection_on_test_are_named(add_run: AddRun, tmp_
     assert names(run_summary(tmp_path, run_id)) == ["A, 96 training images, best on test"]
 
 
-def test_the_best_is_first_and_overlaps_are_ties(add_run: AddRun, tmp_path: Path) -> None:
+def test_the_best_is_first_and_ranks_are_those_that_intervals_allow(
+    add_run: AddRun, tmp_path: Path
+) -> None:
     add_run("Low", (340, 200, 150, 110, 100))
     add_run("High", (340, 290, 280, 272, 270))
     run_id = add_run("Near", (340, 290, 280, 265, 262))
     summary = run_summary(tmp_path, run_id)
     ranks = [(row["#"], row["Method"]) for row in texts(summary)]
-    assert ranks == [("1", "High"), ("1=", "Near"), ("3", "Low")]
+    assert ranks == [("1-2", "High"), ("1-2", "Near"), ("3", "Low")]
     assert [row["own"] for row in summary.to_json()["rows"]] == [False, True, False]
 
 
@@ -273,7 +276,7 @@ def test_printed_rows_are_beside_the_papers_protocol(add_run: AddRun, tmp_path: 
     rows = summary.to_json()["rows"]
     assert {row["badge"] for row in rows} == {"P", "R"}
     assert rows[0]["scores"]["aa"]["value"] == pytest.approx(0.3167)
-    assert row_of(summary, "A")["#"] == "1="
+    assert row_of(summary, "A")["#"] == "1-8"
     assert row_of(summary, "AWP")["Src"] == "P T2"
 
 

@@ -136,7 +136,7 @@ class Job:
         """
         try:
             return pickle.dumps(replace(self, model=deepcopy(self.model).cpu()))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"the model cannot be sent to another process ({error}): evaluate with --workers "
                 "1, and not on a cluster"

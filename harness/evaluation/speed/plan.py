@@ -113,9 +113,10 @@ def _cannot_be_copied(network: nn.Module, images: Tensor) -> str | None:
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return "it is TorchScript, whose graph is fixed"
+    one = images[:1]
     try:
-        outputs(network, images)  # of which hooks may keep something that cannot be copied
-        outputs(rewritten(network, Plan(channels_last=True, tile=SMALLEST_TILE)), images)
+        outputs(network, one)  # of which hooks may keep something that cannot be copied
+        outputs(rewritten(network, Plan(channels_last=True, tile=SMALLEST_TILE)), one)
     except Exception as error:  # a network's own code can raise anything
         return first_line(error)
     return None

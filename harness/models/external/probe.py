@@ -78,15 +78,14 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
             other images, or uses modules that are not registered with it.
     """
     check_float32(model, source)
-    notes = []
+    images, writes = probe_images(info).to(device_of(model)), False
     with evaluating(model), strangers(model) as found:
         for count in (3, 1):  # attacks can end with one image, whose batch `squeeze` would drop
-            images = torch.full((count, *image_shape(info)), 0.5, device=device_of(model))
-            output = _output(model, images, info, source)
+            given = images[:count].clone()
+            output = _output(model, given, info, source)
             check_logits(output, count, source)
             check_classes(output.shape[1], info, source)
-    if not bool((images == 0.5).all()):
-        notes.append(f"{source} writes into the images that it is given, so it is given copies")
+            writes = writes or not torch.equal(given, images[:count])
     if found:
         names = dict.fromkeys(_described(model, stranger) for stranger in found)
         raise UserError(
@@ -94,7 +93,7 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
             "eval(), to() and state_dict() do not reach them: keep them in attributes or in an "
             "nn.ModuleList"
         )
-    return notes
+    return [f"{source} writes into the images that it is given: it gets copies"] * writes
 
 
 def check_float32(model: nn.Module, source: str) -> None:
@@ -138,11 +137,6 @@ def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
         )
 
 
-def image_shape(info: DatasetInfo) -> tuple[int, int, int]:
-    """Channels, height and width."""
-    return info.channels, info.image_size, info.image_size
-
-
 def _output(model: nn.Module, images: Tensor, info: DatasetInfo, source: str) -> Any:
     try:
         with torch.no_grad():
@@ -153,9 +147,9 @@ def _output(model: nn.Module, images: Tensor, info: DatasetInfo, source: str) ->
                 f"{source} cannot take a single image ({first_line(error)}): "
                 "wrap it so that it does"
             ) from error
-        channels, size, _ = image_shape(info)
+        shape = "x".join(map(str, images.shape[1:]))
         raise UserError(
-            f"{source} cannot take {info.name} images of {channels}x{size}x{size} "
+            f"{source} cannot take {info.name} images of {shape} "
             f"({first_line(error)}): choose the dataset that it was trained on"
         ) from error
 

@@ -66,6 +66,10 @@ def test_a_default_and_its_value_given_are_one_run():
         ),
         ({"options": {"evaluation.eps": -1}}, r"evaluation.eps = -1 is refused"),
         (
+            {"options": {"evaluation.attacks": "square,square"}},
+            r"evaluation is refused: an attack is named twice in square, square",
+        ),
+        (
             {"options": {"evaluation.attacks": ("apgd",)}},
             r"evaluation.attacks.0 = 'apgd' is refused",
         ),

@@ -37,7 +37,7 @@ def network(num_classes=4):
     return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["absent.pt", "."])
+@pytest.mark.parametrize("name", ["absent.pt", ".", "a" * 300, "a\0b"])
 def test_missing_file(tmp_path, name):
     with pytest.raises(UserError, match=r"no checkpoint file at .*: check the path"):
         read_checkpoint(tmp_path / name)

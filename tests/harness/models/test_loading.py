@@ -232,7 +232,9 @@ def test_a_user_may_say_how_images_are_normalised(tmp_path, x):
     torch.testing.assert_close(loaded(x), expected(x))
     assert facts["normalize"] == {"mean": list(INFO.mean), "std": list(INFO.std)}
     _, silent = load(path, arch="resnet8")
-    assert f"{path} does not say how its images were normalised" in silent["notes"]
+    said = f"{path} does not say how images were normalised, nor does --normalize"
+    assert said in silent["notes"]
+    assert said not in facts["notes"]
     saved(path, model, {"mean": list(INFO.mean), "std": list(INFO.std)})
     torch.testing.assert_close(load(path, normalize="none")[0](x), model(x))
 

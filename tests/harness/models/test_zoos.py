@@ -2,20 +2,28 @@
 
 import socket
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
+from distilling import Lines
+from PIL import Image
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
-from harness.data import dataset_info
+from harness.config import EvalConfig
+from harness.data import Dataset, dataset_info, imagenet
+from harness.data.base import Preparation
+from harness.data.imagenet import central_crop
 from harness.errors import UserError
+from harness.experiment.loaded import evaluate_external
 from harness.models import zoos
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external
 from harness.store.files import file_sha256
+from harness.store.rundir import RunDirectory
 
 pytest.importorskip("gdown", reason="RobustBench is not installed")
 
@@ -156,6 +164,92 @@ def test_robustbench_names_that_are_not(name, dataset, threat, message):
     info = SimpleNamespace(**{**vars(CIFAR), "name": dataset})
     with pytest.raises(UserError, match=message):
         load_external(f"robustbench:{name}", dataset_info=info, threat=threat)
+
+
+IMAGENET = dataset_info("imagenet")
+
+
+def picture(seed: int = 0) -> Image.Image:
+    pixels = torch.randint(0, 256, (300, 400, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def prepared(preparation: Preparation | None) -> torch.Tensor:
+    usual = Preparation(224, 256)
+    return central_crop(preparation or usual)(picture()).float() / 255
+
+
+def test_robustbenchs_images_are_prepared_as_it_does():
+    """By its own transforms, for every entry on ImageNet."""
+    import_robustbench()
+    from robustbench.data import get_preprocessing
+    from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+
+    found = set()
+    for threat in ("Linf", "corruptions"):
+        for name in zoos.robustbench_tables()["imagenet", threat]:
+            preparation = zoos.robustbench_preparation(name, IMAGENET, threat)
+            if preparation not in found:
+                dataset = BenchmarkDataset.imagenet
+                theirs = get_preprocessing(dataset, ThreatModel(threat), name, None)
+                assert torch.equal(prepared(preparation), theirs(picture())), name
+            found.add(preparation)
+    assert {(each.size, each.resize, each.interpolation) for each in found} >= {
+        (224, 256, "bilinear"), (224, 256, "bicubic"), (288, None, "bilinear"),
+        (224, 224, "bilinear"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["test_byobnet", "resnet50.a1_in1k", "swin_base_patch4_window12_384"]
+)
+def test_timms_images_are_prepared_as_it_does(name):
+    timm = import_timm()
+    published = timm.get_pretrained_cfg(name).to_dict()
+    config = timm.data.resolve_data_config({}, pretrained_cfg=published)
+    theirs = timm.data.create_transform(**config)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    ours = (prepared(zoos.preparation_of(theirs, name)) - mean) / std
+    torch.testing.assert_close(ours, theirs(picture()))
+
+
+def test_other_steps_of_a_preparation_are_refused():
+    v2 = import_torchvision("torchvision.transforms")
+    steps = v2.Compose([v2.Resize(256), v2.FiveCrop(224)])
+    with pytest.raises(UserError, match="timm:x prepares its images by FiveCrop, which is not"):
+        zoos.preparation_of(steps, "timm:x")
+
+
+def test_a_network_is_evaluated_on_images_prepared_for_it(tmp_path, monkeypatch):
+    """Clean predictions against timm's own transform and network, on three classes of images."""
+    timm = import_timm()
+    for label in range(3):
+        folder = tmp_path / "val" / f"n{label}"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            picture(10 * label + number).save(folder / f"{number}.png")
+        (folder / "notes.txt").touch()
+    info = replace(IMAGENET, num_classes=3, max_test_size=6)
+    monkeypatch.setattr(imagenet, "INFO", info)
+    torch.manual_seed(0)
+    network = timm.create_model("test_byobnet", num_classes=3).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    images, lines = imagenet.load(tmp_path, "test"), Lines()
+    outcome = evaluate_external(
+        "timm:test_byobnet", Dataset(images.info, test=images), EvalConfig(attacks=()),
+        weights=tmp_path / "weights.pt", results=tmp_path, reporter=lines, device="cpu",
+    )  # fmt: skip
+    steps = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    with torch.no_grad():
+        batch = torch.stack([steps(images.open_image(position)) for position in range(6)])
+        expected = network(batch).argmax(1).tolist()
+    assert batch.shape[-1] != info.image_size
+    verdicts = outcome.evaluation.verdicts
+    assert verdicts["clean_pred"].tolist() == expected
+    record = RunDirectory(tmp_path, outcome.run_id).record
+    assert record["source"]["preparation"]["size"] == batch.shape[-1]
+    assert lines.about("images are prepared as the source says: the shorter side")
+    assert lines.about("3 files in")
 
 
 def test_robustbench_weights_of_another_entry(rice):

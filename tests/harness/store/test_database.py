@@ -421,6 +421,25 @@ def test_a_query_can_read_the_database_and_nothing_else(database, make_run, tmp_
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_queries_that_belong_together_open_the_file_once(database, make_run, monkeypatch):
+    database.record(make_run())
+    opened: list[bool] = []
+    real = duckdb.connect
+
+    def counting(*given: Any, **named: Any) -> Any:
+        opened.append(named["read_only"])
+        return real(*given, **named)
+
+    monkeypatch.setattr(duckdb, "connect", counting)
+    with database.reading():
+        for _ in range(2):
+            found = database.query("SELECT run_id FROM like_runs")
+            assert found["run_id"].tolist() == ["some-000000000000"]
+    assert opened == [True]
+    database.query("SELECT 1")
+    assert opened == [True, True]
+
+
 def test_a_seed_group_is_the_configuration_without_seed_and_cost():
     config = RunConfig(method="some")
     same = config.model_copy(update={"seed": 7, "device": "cuda", "results": Path("other")})

@@ -1,0 +1,165 @@
+"""The field: the paper's rows and ours among RobustBench's published entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from leaderboards.printed import percent_interval
+from leaderboards.published import Published
+from leaderboards.ranking import rank_rows
+from leaderboards.spec import TableSpec
+from leaderboards.table import (
+    OURS_ROW,
+    PRINTED,
+    PRINTED_ROW,
+    PUBLISHED_ROW,
+    REPRODUCED,
+    ROBUSTBENCH,
+    Cell,
+    Column,
+    Number,
+    Row,
+    Table,
+    with_keys,
+)
+
+RANKED_BY = "best-known"
+# Columns of the tables that have a board.
+COMMON = ("clean", "aa")
+# RobustBench counts only further real images as extra data.
+ALONE, EXTRA = "No extra real images (generated ones allowed)", "Extra real images"
+UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
+# The paper's own models on the boards.
+OWN_ENTRIES = "Cui2023Decoupled"
+
+
+def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> Table:
+    """The board of a table's threat model, with the table's rows in their places.
+
+    Rows are ranked by the lowest known accuracy under attack, as on the board: an attack from
+    elsewhere that leaves less than AutoAttack counts.
+
+    Args:
+        spec: a table whose models are on a board.
+        table: the same with its numbers.
+        entries: the board.
+    """
+    rows = [_published(entry, spec) for entry in entries]
+    for row in table.rows:
+        if row.kind in (PRINTED_ROW, OURS_ROW) and not row.partial:
+            rows += _sides(table, row)
+    ranked: list[Row] = []
+    for group in (ALONE, EXTRA):
+        ranked += rank_rows([row for row in rows if row.group == group], RANKED_BY)
+    labels = ("#", "Method", "Architecture", "Training data")
+    return Table(
+        title=f"{spec.title}: the field",
+        slug=f"field-{_dataset(spec)}",
+        labels=labels,
+        method_label=1,
+        columns=(
+            Column(
+                RANKED_BY,
+                ("Best known",),
+                "aa",
+                "The lowest known accuracy under attack, percent: AutoAttack's, or that of a "
+                "stronger attack from elsewhere, as RobustBench ranks.",
+            ),
+            *(Column(c.key, c.heads, c.metric, c.help) for c in reversed(spec.columns)),
+        ),
+        rows=tuple(replace(row, labels=(row.rank, *row.labels)) for row in with_keys(ranked)),
+        caption=f"RobustBench's {len(entries)} published entries, with the paper's rows and ours.",
+        protocol=table.protocol,
+        ranked_by=RANKED_BY,
+        subject=spec.subject,
+        has_ours=table.has_ours,
+        remarks=(
+            "The rank is the range that the 95% intervals allow, among the rows of one section.",
+            "RobustBench counts generated images as no extra data, and lists entries at a radius "
+            "of 0.031 with those at 8/255.",
+        ),
+    )
+
+
+def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
+    """Where the paper's best model is on the board, in a sentence."""
+    alone = [entry for entry in entries if not entry.extra_data]
+    own = [n for n, entry in enumerate(alone, 1) if entry.key.startswith(OWN_ENTRIES)]
+    if not own:
+        return ""
+    best = alone[own[0] - 1]
+    return (
+        f"On RobustBench the paper's best model ({best.arch}, {best.best_known:.2f}) is number "
+        f"{own[0]} of {len(alone)} entries without extra real images."
+    )
+
+
+def _published(entry: Published, spec: TableSpec) -> Row:
+    flags = (UNRELIABLE,) if entry.unreliable else ()
+    if entry.best_known < entry.aa:
+        flags += (f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks",)
+    notes = [entry.citation]
+    if entry.external is not None:
+        notes.append(f"The best attack from elsewhere leaves {entry.external:.2f}.")
+    if entry.eps not in ("8/255", "4/255"):
+        notes.append(f"Attacked at a radius of {entry.eps}.")
+    values = {"clean": entry.clean, "aa": entry.aa, RANKED_BY: entry.best_known}
+    cells = {
+        key: Cell(printed=_number(value, spec.images, flags if key != "clean" else ()))
+        for key, value in values.items()
+    }
+    own = spec.subject[0] if entry.key.startswith(OWN_ENTRIES) and spec.subject else ""
+    data = "extra real images" if entry.extra_data else "no extra real images"
+    return Row(
+        PUBLISHED_ROW,
+        (entry.key, entry.arch, data),
+        EXTRA if entry.extra_data else ALONE,
+        cells,
+        facts=_facts(_dataset(spec), entry.arch, data, own),
+        notes=tuple(filter(None, (*notes, entry.note, entry.link))),
+    )
+
+
+def _number(value: float, n: int, flags: tuple[str, ...]) -> Number:
+    low, high = percent_interval(value, n)
+    return Number(value, ROBUSTBENCH, low=low, high=high, n=n, flags=flags)
+
+
+def _facts(dataset: str, arch: str, data: str, method: str) -> dict[str, str]:
+    return {
+        "method": method,
+        "arch": arch,
+        "teacher": "",
+        "dataset": dataset,
+        "augmentation": data,
+        "selection": "",
+        "scale": "paper",
+        "source": ROBUSTBENCH,
+    }
+
+
+def _sides(table: Table, row: Row) -> list[Row]:
+    """A row of the table as one of the field for print and one for ours."""
+    printed = {
+        key: Cell(printed=replace(n, bold=False, underlined=False))
+        for key in COMMON
+        if (n := row.cell(key).printed)
+    }
+    ours = {
+        key: Cell(ours=replace(n, from_print=None, apart=None))
+        for key in COMMON
+        if (n := row.cell(key).ours)
+    }
+    found = []
+    for kind, badge, cells in ((PRINTED_ROW, PRINTED, printed), (OURS_ROW, REPRODUCED, ours)):
+        if "aa" in cells:
+            facts = {**row.facts, "source": badge}
+            own = {**cells, RANKED_BY: cells["aa"]}
+            found.append(Row(kind, row.labels, ALONE, own, facts, row.notes, row.command))
+    return found
+
+
+def _dataset(spec: TableSpec) -> str:
+    assert spec.threat is not None
+    return spec.threat[0]

@@ -1,0 +1,126 @@
+"""Differences of our own runs: over the seeds that both sides have, on the images that both saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+
+from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary
+from harness.store.database import Database
+from leaderboards.protocols import TIMES
+from leaderboards.results import RunGroup
+from leaderboards.table import Number, Row
+
+PairKey = tuple[str, str, str, str]
+
+# For each pair the images right in both, in the first only, in the second only, in none.
+COUNTS = """
+WITH pairs AS (
+    SELECT unnest($run_a) AS run_a, unnest($evaluation_a) AS evaluation_a,
+           unnest($run_b) AS run_b, unnest($evaluation_b) AS evaluation_b
+), chosen AS MATERIALIZED (
+    SELECT run_id, evaluation_id, index, {right} AS ok FROM verdicts
+    WHERE list_contains($run_a, run_id) OR list_contains($run_b, run_id)
+)
+SELECT p.run_a, p.evaluation_a, p.run_b, p.evaluation_b,
+       count(*) FILTER (a.ok AND b.ok), count(*) FILTER (a.ok AND NOT b.ok),
+       count(*) FILTER (b.ok AND NOT a.ok), count(*) FILTER (NOT a.ok AND NOT b.ok)
+FROM pairs p
+JOIN chosen a ON a.run_id = p.run_a AND a.evaluation_id = p.evaluation_a
+JOIN chosen b ON b.run_id = p.run_b AND b.evaluation_id = p.evaluation_b AND b.index = a.index
+GROUP BY ALL
+"""
+SURVIVES, CLEAN = "broken_by IS NULL", "broken_by IS DISTINCT FROM 'clean'"
+
+
+def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | None:
+    """The mean difference over shared seeds, in percentage points or seconds, unrounded.
+
+    It has Student's interval from two seeds on. None where no seed is shared, where a seed is
+    unknown or twice in a group, or where a run lacks the metric.
+    """
+    if metric not in of.metrics or metric not in base.metrics:
+        return None
+    sides = [{run["seed"]: run for run in group.runs} for group in (of, base)]
+    if any(len(side) < len(group.runs) for side, group in zip(sides, (of, base), strict=True)):
+        return None
+    seeds = sorted(seed for seed in sides[0] if seed is not None and seed in sides[1])
+    if not seeds:
+        return None
+    unit = 1.0 if metric in TIMES else 100.0
+    runs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
+    values = [unit * (a["metrics"][metric].value - b["metrics"][metric].value) for a, b in runs]
+    summary = seeds_summary(values)
+    several = len(values) > 1
+    names = ", ".join(map(str, seeds))
+    return Number(
+        statistics.fmean(values),
+        of.badge,
+        low=summary.low if several else None,
+        high=summary.high if several else None,
+        n=int(of["n"]) if metric not in TIMES else None,
+        seeds=len(seeds),
+        note=f"{of.method_name} minus {base.method_name}, over seed{'s' * several} {names}",
+        run_ids=tuple(run["run_id"] for pair in runs for run in pair),
+        difference=True,
+        pairs=tuple(
+            (a["run_id"], a["evaluation_id"], b["run_id"], b["evaluation_id"]) for a, b in runs
+        ),
+    )
+
+
+def with_intervals(
+    rows: Sequence[Row], metrics: Mapping[str, str], database: Database
+) -> list[Row]:
+    """The rows, with the interval that shared images give in every difference of ours.
+
+    The interval of a mean over seeds is at least as wide as the mean of its pairs'.
+
+    Args:
+        rows: rows of a table.
+        metrics: the metric of each of its columns; accuracies alone get an interval.
+        database: the results database, which is asked twice at most.
+    """
+    wanted: dict[bool, set[PairKey]] = {True: set(), False: set()}
+    for row in rows:
+        for key, cell in row.cells.items():
+            if cell.ours is not None and metrics.get(key) not in (None, *TIMES):
+                wanted[metrics[key] == "clean"].update(cell.ours.pairs)
+    counts = {
+        clean: _counts(database, sorted(pairs), CLEAN if clean else SURVIVES)
+        for clean, pairs in wanted.items()
+        if pairs
+    }
+    if not counts:
+        return list(rows)
+    found = []
+    for row in rows:
+        cells = dict(row.cells)
+        for key, cell in row.cells.items():
+            if cell.ours is not None and cell.ours.pairs and metrics.get(key) not in (None, *TIMES):
+                known = counts[metrics[key] == "clean"]
+                cells[key] = dataclasses.replace(cell, ours=_widened(cell.ours, known))
+        found.append(dataclasses.replace(row, cells=cells))
+    return found
+
+
+def _counts(
+    database: Database, pairs: Sequence[PairKey], right: str
+) -> dict[PairKey, tuple[int, int, int, int]]:
+    names = ("run_a", "evaluation_a", "run_b", "evaluation_b")
+    params = dict(zip(names, map(list, zip(*pairs, strict=True)), strict=True))
+    _, rows = database.fetch(COUNTS.format(right=right), params)
+    return {tuple(row[:4]): tuple(row[4:]) for row in rows}  # type: ignore[misc]
+
+
+def _widened(number: Number, counts: Mapping[PairKey, tuple[int, int, int, int]]) -> Number:
+    """A difference with the interval of its images; as it is where a pair shares none."""
+    tables = [counts.get(pair) for pair in number.pairs]
+    if any(table is None or sum(table) == 0 for table in tables):
+        return number
+    ends = [newcombe_paired(*table) for table in tables if table is not None]
+    low, high = (100 * statistics.fmean(end[side] for end in ends) for side in (0, 1))
+    if number.low is not None and number.high is not None:
+        low, high = min(low, number.low), max(high, number.high)
+    return dataclasses.replace(number, low=low, high=high)

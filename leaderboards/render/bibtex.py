@@ -1,0 +1,36 @@
+"""BibTeX of a table: the papers of its methods, and an entry for each group of runs of ours."""
+
+from __future__ import annotations
+
+from harness.registry import METHODS
+from leaderboards.render.escape import latex
+from leaderboards.table import Row, Table
+
+NOTHING = "% neither a paper of these rows nor a run of ours is known"
+
+
+def to_bibtex(table: Table) -> str:
+    """The entries, each once: papers first, then runs."""
+    names = dict.fromkeys(row.facts.get("method", "") for row in table.rows)
+    papers = [METHODS.get(name).card.bibtex for name in names if name in METHODS]
+    runs = [_run_entry(table, row) for row in table.rows if row.run_ids]
+    entries = dict.fromkeys(entry.strip() for entry in (*papers, *runs) if entry)
+    return "\n\n".join(entries or [NOTHING]) + "\n"
+
+
+def _run_entry(table: Table, row: Row) -> str:
+    """Our runs of one row: what they are, and which, so that others find them."""
+    numbers = [number for number in row.numbers if number.run_ids]
+    facts = [row.facts.get(name, "") for name in ("dataset", "arch")]
+    title = ", ".join(filter(None, (table.name_of(row), *facts)))
+    shown = list(dict.fromkeys(number.note for number in numbers if number.note))
+    return "\n".join(
+        (
+            f"@misc{{run-{row.run_ids[0]},",
+            f"  title = {{{{{latex(title)}}}}},",
+            "  howpublished = {{Runs of DivergenceBench}},",
+            f"  note = {{{{{latex('; '.join(shown[:1]))}}}}},",
+            f"  key = {{{{{latex(' '.join(row.run_ids))}}}}}",
+            "}",
+        )
+    )

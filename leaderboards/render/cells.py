@@ -1,0 +1,136 @@
+"""One cell as every format shows it: print, ours below it, and how far apart the two are.
+
+Formats differ in how they set a ``Line``, never in what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from leaderboards.table import Cell, Column, Number
+
+PLUS_MINUS = "\u00b1"
+# How ours compares with print, by their 95% intervals; each has a sign, since colour is not enough.
+SAME, ABOVE, BELOW = "same", "above", "below"
+SIGNS = {SAME: "\u2248", ABOVE: "\u25b2", BELOW: "\u25bc"}
+VERDICTS = {
+    SAME: "ours minus print, their 95% intervals overlap",
+    ABOVE: "ours is above print, the intervals do not overlap",
+    BELOW: "ours is below print, the intervals do not overlap",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of a cell, as text.
+
+    Attributes:
+        number: the number.
+        value: ``31.40``, ``+1.29`` or ``0.319 s/iter``.
+        deviation: over seeds, ``0.12``; empty where there is none.
+        source: badge and marks, ``P!``.
+        gap: ours minus print, ``-0.05``; empty where they are not compared.
+        verdict: ``same``, ``above`` or ``below``; empty where they are not compared.
+        extra: of ours, the interval or the seeds: ``[30.5, 32.3]``, ``3 seeds``.
+    """
+
+    number: Number
+    value: str
+    deviation: str
+    source: str
+    gap: str
+    verdict: str
+    extra: str
+
+    @property
+    def sign(self) -> str:
+        """The sign of the verdict."""
+        return SIGNS.get(self.verdict, "")
+
+    @property
+    def measure(self) -> str:
+        """Value and deviation: ``76.64 \u00b1 0.02``."""
+        return f"{self.value} {PLUS_MINUS} {self.deviation}" if self.deviation else self.value
+
+    @property
+    def comparison(self) -> str:
+        """Difference and sign: ``-0.05 \u2248``; empty where ours is not compared with print."""
+        return f"{self.gap} {self.sign}" if self.gap else ""
+
+
+def cell_lines(cell: Cell, column: Column) -> list[Line]:
+    """The numbers of a cell in reading order: print, the authors' log, ours."""
+    return [number_line(number, column) for number in cell.numbers]
+
+
+def number_line(number: Number, column: Column) -> Line:
+    """One number as text."""
+    gap = number.from_print
+    return Line(
+        number=number,
+        value=value_text(number, column),
+        deviation=deviation_text(number, column),
+        source=number.badge + number.marks,
+        gap="" if gap is None else f"{gap:+.{column.decimals}f}",
+        verdict=verdict_of(number),
+        extra=extra_text(number),
+    )
+
+
+def verdict_of(number: Number) -> str:
+    """How one of our numbers compares with the printed one; empty where it is not compared."""
+    if number.from_print is None:
+        return ""
+    if not number.apart:
+        return SAME
+    return ABOVE if number.from_print > 0 else BELOW
+
+
+def value_text(number: Number, column: Column) -> str:
+    """``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
+    digits = ".3g" if column.decimals is None else f".{column.decimals}f"
+    return f"{number.value:{'+' if number.difference else ''}{digits}}{column.unit}"
+
+
+def deviation_text(number: Number, column: Column) -> str:
+    """The standard deviation as a table shows it; empty if there is none."""
+    if number.std is None:
+        return ""
+    return value_text(Number(number.std, number.badge), column).removesuffix(column.unit)
+
+
+def number_text(
+    number: Number, column: Column, *, badge: bool = True, interval: bool = False
+) -> str:
+    """A number in one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
+
+    Args:
+        number: the number.
+        column: its column.
+        badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
+        interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
+    """
+    parts = [value_text(number, column) + ("" if badge else number.marks)]
+    if number.std is not None:
+        parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
+    if interval and number.interval:
+        parts.append(interval_text(number))
+    if badge:
+        parts.append(number.badge + number.marks)
+    return " ".join(parts)
+
+
+def interval_text(number: Number) -> str:
+    """``[30.5, 32.4]``, of a difference ``[-0.1, +2.7]``; empty if there is none to show."""
+    if number.interval is None:
+        return ""
+    low, high = number.interval
+    return f"[{low:+.1f}, {high:+.1f}]" if number.difference else f"[{low:.1f}, {high:.1f}]"
+
+
+def extra_text(number: Number) -> str:
+    """What else is known of one of our numbers: its interval and seeds."""
+    if not number.run_ids:
+        return ""
+    seeds = f"{number.seeds} seeds" if (number.seeds or 1) > 1 else ""
+    return " ".join(filter(None, (interval_text(number), seeds)))

@@ -1,0 +1,239 @@
+"""Runs at small scale: a table of their own, with the ladder from the paper's size to theirs."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from harness.config import eps_text
+from leaderboards.fill import is_like
+from leaderboards.paired import paired_difference
+from leaderboards.paper import TABLES
+from leaderboards.protocols import attacks_of, metric_title, ranking_metric
+from leaderboards.results import RunGroup
+from leaderboards.spec import DATASETS, Scale, arch_text
+from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, Table, mark_best, with_keys
+
+# Training images of the embedded and downloadable datasets, which need not be read to know them.
+TRAIN_IMAGES = {
+    "digits": 1_437,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenet": 1_281_167,
+}
+ARROW = "\u2192"
+TITLE, DIFFERENCES = "Small scale, measured here", "Differences at small scale"
+# The methods whose lead over others the forest shows.
+SUBJECT = ("ikl", "ikl-kd")
+DIFFERENCE = "difference"
+
+
+def small_table(groups: Sequence[RunGroup]) -> Table:
+    """All groups of small scale, one section for each protocol and dataset, best first."""
+    sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
+    for group in groups:
+        if group.badge == SMALL:
+            sections[group.section_key].append(group)
+    ordered = sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol))
+    rows: list[Row] = []
+    panels: dict[str, str] = {}
+    columns: dict[str, Column] = {"clean": Column("clean", ("Clean",), "clean", CLEAN)}
+    for members in ordered:
+        metric = _metric(members[0])
+        columns.setdefault(metric, _column(metric))
+        title = members[0].protocol + _selected(members[0])
+        panels[title] = f"\u00b7 {ladder(members)}"
+        rows += _section(title, members, metric)
+    return Table(
+        title=TITLE,
+        slug="small",
+        labels=("Method", "Architecture", "Seeds"),
+        columns=tuple(columns.values()),
+        rows=with_keys(rows),
+        caption="Trainings of less than the paper's size. They say how losses compare at that "
+        "size, and are never among the paper's rows.",
+        panels=panels,
+        has_ours=bool(rows),
+        subject=SUBJECT,
+        message="" if rows else "no run at small scale is finished yet",
+        first_run="python -m harness run --method ikl",
+    )
+
+
+def difference_table(groups: Sequence[RunGroup]) -> Table:
+    """The paper's methods against each other method: paired differences over shared seeds."""
+    sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
+    for group in groups:
+        if group.badge == SMALL:
+            sections[group.section_key].append(group)
+    rows = []
+    for members in sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol)):
+        metric = _metric(members[0])
+        for of, base in itertools.permutations(members, 2):
+            if of["method"] not in SUBJECT or base["method"] in SUBJECT or not _like(of, base):
+                continue
+            number = paired_difference(of, base, metric)
+            if number is not None:
+                where = arch_text(of["arch"] or "", of["teacher"])
+                labels = (
+                    f"{of.method_name} \u2212 {base.method_name}",
+                    f"{of['dataset']}, {where}",
+                )
+                n = f"{number.n:,}" if number.n else ""
+                labels += (metric_title(metric), str(number.seeds), n)
+                facts = {**of.facts, "metric": metric}
+                number = replace(number, note=f"{number.note}; {of.note}")
+                rows.append(Row(OURS_ROW, labels, "", {DIFFERENCE: Cell(ours=number)}, facts))
+    column = Column(
+        DIFFERENCE,
+        ("Difference",),
+        "robust",
+        "Accuracy of the first minus that of the second, percentage points, mean over the seeds "
+        "that both have.",
+        forest=True,
+    )
+    return Table(
+        title=DIFFERENCES,
+        slug="differences",
+        labels=("Compared", "Data and network", "Accuracy", "Seeds", "n"),
+        columns=(column,),
+        rows=with_keys(rows),
+        caption="The paper's losses against the others, on shared seeds and images. An interval "
+        "that holds 0 tells of no difference.",
+        has_ours=bool(rows),
+        message="" if rows else "no two methods share a seed, a network and a protocol yet",
+        first_run="python -m harness run --method kl",
+    )
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Tables of one kind from several stores as one: a row of a section stays in its section."""
+    rows = [row for table in tables for row in table.rows]
+    groups = list(dict.fromkeys(row.group for row in rows))
+    columns = {column.key: column for table in tables for column in table.columns}
+    return replace(
+        tables[0],
+        rows=with_keys(sorted(rows, key=lambda row: groups.index(row.group))),
+        columns=tuple(columns.values()),
+        panels={name: text for table in reversed(tables) for name, text in table.panels.items()},
+        has_ours=bool(rows),
+        message="" if rows else tables[0].message,
+    )
+
+
+def ladder(members: Sequence[RunGroup]) -> str:
+    """From the paper's size to that of some runs of one protocol, in a sentence.
+
+    Such as ``CIFAR-100 \u2192 digits; WRN-34-10 \u2192 resnet8; 200 \u2192 20 epochs``; what is the
+    same is said once.
+    """
+    paper, first = _paper_scale(members[0]), members[0]
+    names = {registered: printed for printed, registered in DATASETS.items()}
+    dataset = names.get(first["dataset"], first["dataset"])
+    archs = ", ".join(dict.fromkeys(str(m["arch"]) for m in members))
+    steps = [_step(paper.dataset, dataset, ""), _step(paper.arch, archs, "")]
+    trained = [m for m in members if m["epochs_planned"]]
+    if trained:
+        epochs = _span(m["epochs_planned"] for m in trained)
+        steps.append(_step(str(paper.epochs), epochs, " epochs"))
+        train = [_train_images(m) for m in trained]
+        known = "all" if None in train else _span(n for n in train if n is not None)
+        steps.append(_step(f"{paper.train:,}", known, " training images"))
+    steps.append(_step(f"{paper.test:,}", f"{int(first['n']):,}", " test images"))
+    if first["attacks"]:
+        steps.append(_step(eps_text(paper.eps), eps_text(first["eps"]), " radius"))
+    return f"Paper {ARROW} here: {'; '.join(steps)}."
+
+
+def _step(paper: str, here: str, unit: str) -> str:
+    same = paper.lower() == here.lower()
+    return f"{here}{unit} in both" if same else f"{paper} {ARROW} {here}{unit}"
+
+
+def _span(values: Iterable[int]) -> str:
+    found = sorted({int(value) for value in values})
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def _train_images(group: RunGroup) -> int | None:
+    """How many images it was trained on; None where only its dataset's files tell."""
+    whole = TRAIN_IMAGES.get(group["dataset"])
+    if group["train_limit"]:
+        return int(group["train_limit"])
+    return None if whole is None else whole - int(group["val_size"] or 0)
+
+
+def _paper_scale(group: RunGroup) -> Scale:
+    """The size of the paper's training that is nearest."""
+    if group["task"] == "distillation":
+        number = 3 if group["dataset"] == "imagenet" else 5
+    else:
+        number = 4 if group["dataset"] == "cifar10" else 2
+    scale = TABLES[number].scale
+    assert scale is not None
+    return scale
+
+
+def _metric(group: RunGroup) -> str:
+    return ranking_metric(attacks_of(group.runs[0]), group.metrics)
+
+
+def _selected(group: RunGroup) -> str:
+    return ", best epoch on test" if group["selection"] == "best-on-test" else ""
+
+
+def _like(of: RunGroup, base: RunGroup) -> bool:
+    """Whether two groups were trained alike but for the method and its parameters."""
+    size = ("epochs_planned", "train_limit", "val_size")
+    return is_like(of, base) and all(of[name] == base[name] for name in size)
+
+
+def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:
+    cells = [
+        {
+            key: Cell(ours=number)
+            for key in dict.fromkeys(("clean", metric))
+            if (number := group.number(key)) is not None
+        }
+        for group in members
+    ]
+    if not members[0]["partial"]:
+        for key in dict.fromkeys(("clean", metric)):
+            mark_best(cells, _column(key))
+    rows = [
+        Row(
+            OURS_ROW,
+            (
+                group.method_name,
+                arch_text(group["arch"] or "", group["teacher"]),
+                str(len(group.runs)),
+            ),
+            title,
+            own,
+            facts=group.facts,
+            partial=group["partial"],
+        )
+        for group, own in zip(members, cells, strict=True)
+        if own
+    ]
+    return sorted(rows, key=lambda row: -(n.value if (n := row.number(metric)) else -1.0))
+
+
+CLEAN = "Accuracy on the clean test images, percent."
+
+
+def _column(metric: str) -> Column:
+    title = metric_title(metric)
+    if metric in ("clean", "aa"):
+        text = CLEAN if metric == "clean" else "Accuracy under AutoAttack, percent."
+        return Column(metric, (title,), metric, text)
+    return Column(
+        metric,
+        (f"after {title}",),
+        metric,
+        f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
+        "AutoAttack, percent; not AA, which further attacks make lower.",
+    )
