@@ -22,7 +22,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
 
 test-browser: setup
-	$(BIN)/python -m pytest -m browser tests/app/test_browser.py
+	$(BIN)/python -m pytest -m browser tests/app
 
 # AutoAttack evaluations killed 50 times, and whole runs killed 1,000 (or KILLS) times, at random moments.
 test-kill: setup

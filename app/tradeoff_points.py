@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from app.labels import attack_texts
-from harness.config import STANDARD_ATTACKS
+from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
 from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
 from leaderboards.protocols import PAPER_EPS
+from leaderboards.published import board
 from leaderboards.render.plots import pareto_front
 from leaderboards.spec import arch_text, dataset_name
 from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, SMALL, Number
@@ -36,14 +38,24 @@ AXES = {
 SOURCES = {b: f"{b}: {MEANINGS[b]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)}
 # The training data that a model saw beyond the training set; each has a front of its own.
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
+# RobustBench counts generated images as no extra data, and lists them nowhere.
+NO_EXTRA = "training set, or generated images too (RobustBench)"
 # What a method's name says of its loss. Longer names first: IKL is named by KL too.
+IKL = "IKL, GKL"
 FAMILIES = {
-    "IKL, GKL": ("IKL", "GKL"),
+    # The last are the paper's own entries of RobustBench.
+    IKL: ("IKL", "GKL", "Cui2023Decoupled"),
     "KL, DKL": ("DKL", "KL "),
     "TRADES": ("TRADES",),
-    "IKL authors' entries": ("Cui2023Decoupled",),
 }
-OTHER, BOARD = "other methods", "RobustBench's entries"
+OTHER, BOARD = "other methods", "others on RobustBench"
+# Boards under attack: dataset, norm and radius.
+BOARDS = (
+    ("cifar10", "Linf", "8/255"),
+    ("cifar10", "L2", "0.5"),
+    ("cifar100", "Linf", "8/255"),
+    ("imagenet", "Linf", "4/255"),
+)
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
 COLUMNS += ["source", "where", "page", "group", "seeds", "note"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
@@ -111,6 +123,36 @@ def _printed_protocol(task: str) -> str:
 def _protocol(facts: Mapping[str, Any]) -> str:
     """What is measured; how many images it is measured on is said of each point."""
     return ", ".join(attack_texts(facts))
+
+
+def published_points(results: Path | None) -> pd.DataFrame:
+    """The entries of RobustBench's boards: those that ship, or those imported into ``results``."""
+    points = []
+    for dataset, norm, eps in BOARDS:
+        facts = {"attacks": ",".join(STANDARD_ATTACKS), "norm": norm}
+        protocol = _protocol(facts | {"eps": float(parse_fraction(eps))})
+        for entry in board(dataset, eps, results, norm):
+            family = family_of(entry.key)
+            notes = ["RobustBench calls it potentially unreliable"] if entry.unreliable else []
+            if entry.external is not None:
+                notes.append(f"the strongest known attack leaves {entry.external:.2f}")
+            points.append(
+                {
+                    "name": entry.key + " ?" * entry.unreliable,
+                    "arch": entry.arch,
+                    "dataset": dataset,
+                    "augmentation": "",
+                    "training_data": EXTRA if entry.extra_data else NO_EXTRA,
+                    "family": BOARD if family == OTHER else family,
+                    "protocol": protocol,
+                    "source": SOURCES[ROBUSTBENCH],
+                    "where": entry.citation,
+                    "note": "; ".join(notes),
+                    "clean": entry.clean,
+                    "aa": entry.aa,
+                }
+            )
+    return _frame(points)
 
 
 def run_points(runs: pd.DataFrame) -> pd.DataFrame:
@@ -223,7 +265,7 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     x, y = (_scaled(points[name]) for name in ("x", "y"))
     order = sorted(
         points.index,
-        key=lambda i: (points.loc[i, "family"] not in list(FAMILIES)[::3], i not in front, -y[i]),
+        key=lambda i: (points.loc[i, "family"] != IKL, i not in front, -y[i]),
     )
     boxes: list[tuple[float, float, float, float]] = []
     shown = pd.Series(False, points.index)

@@ -11,16 +11,19 @@ from app import charts, queries
 from app import components as ui
 from app.tradeoff_points import (
     AXES,
+    BOARD,
+    IKL,
     SOURCES,
     Axis,
     fronts,
     labelled,
     printed_points,
     protocols,
+    published_points,
     run_points,
     steps,
 )
-from leaderboards.table import SMALL
+from leaderboards.table import ROBUSTBENCH, SMALL
 
 MAX_RUNS = 5000
 MAX_NAMED = 5
@@ -32,9 +35,9 @@ def page() -> None:
     """Two axes, a scatter plot with a front for each kind of training data, and a table."""
     ui.heading(
         "Trade-offs",
-        "One number against another by one attack: the paper's rows and the runs here. Colour is "
-        "the method's family, shape the source. Dashed lines are Pareto fronts, one for each kind "
-        "of training data: no other point of that kind is as good in both numbers.",
+        "One number against another by one attack: the paper's rows, RobustBench's entries and the "
+        "runs here. Colour is the method's family, shape the source. Dashed lines are Pareto "
+        "fronts, one for each kind of training data: no other point of it is as good in both.",
     )
     points, unmeasured = _points()
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
@@ -60,7 +63,7 @@ def page() -> None:
         y_name = ui.one_named("y axis", axes, key="y", default=y_default)
     with columns[3]:
         x_name = ui.one_named("x axis", axes, key="x", default=x_default)
-    points = _with_small(points, left_out)
+    points = _layers(points, left_out)
     _plot(points, x_name, y_name, left_out)
     if not ui.has_database():
         ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
@@ -69,6 +72,8 @@ def page() -> None:
 def _points() -> tuple[pd.DataFrame, int]:
     """All points, and how many runs have no finished evaluation."""
     points, unmeasured = printed_points(), 0
+    published = ui.query_folder(published_points)
+    points = pd.concat([points, published], ignore_index=True)
     if ui.has_database():
         runs = ui.query(queries.runs, limit=MAX_RUNS)
         unmeasured = int(runs["clean"].isna().sum())
@@ -78,16 +83,26 @@ def _points() -> tuple[pd.DataFrame, int]:
     return points, unmeasured
 
 
-def _with_small(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """The points with small-scale runs if the reader asks for them, or if there is nothing else."""
-    small = points["source"] == SOURCES[SMALL]
-    if small.all() or not small.any():
-        return points
-    help = "Fewer images, smaller networks, fewer epochs: never ranked with published numbers."
-    if ui.switch(f"Small-scale runs ({int(small.sum())})", key="small", help=help):
-        return points
-    left_out[f"{int(small.sum())} small-scale"] = int(small.sum())
-    return points[~small]
+def _layers(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """The points of the layers that the reader asks for; what there is nothing beside is shown."""
+    layers = {
+        "rb": (ROBUSTBENCH, "RobustBench's entries", "of RobustBench", True, "As published there."),
+        "small": (
+            SMALL, "Small-scale runs", "small-scale", False,
+            "Fewer images, smaller networks, fewer epochs: never ranked with published numbers.",
+        ),
+    }  # fmt: skip
+    shown = pd.Series(True, points.index)
+    with st.container(horizontal=True):
+        for key, (badge, title, said, value, help) in layers.items():
+            own = points["source"] == SOURCES[badge]
+            count = int(own.sum())
+            if own.all() or not count:
+                continue
+            if not ui.switch(f"{title} ({count})", key=key, value=value, help=help):
+                left_out[f"{count} {said}"] = count
+                shown &= ~own
+    return points[shown]
 
 
 def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
@@ -127,6 +142,7 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
         x_title=x_name,
         y_title=y_name,
         lower_is_better=x.lower_is_better,
+        colours={IKL: charts.BLUE, BOARD: charts.GREY},
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
     selected = ui.show_chart(

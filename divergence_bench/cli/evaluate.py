@@ -145,9 +145,9 @@ def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> N
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
     evaluation_id = outcome.evaluation.evaluation_id
     directory = find_run(results, outcome.run_id)
-    with _indexed_in(directory) as folder:
-        summary = run_summary(folder, outcome.run_id, evaluation_id)
-        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
+    with _indexed_in(directory) as source:
+        summary = run_summary(source, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(source), outcome.run_id, evaluation_id)
     if as_json:
         stored = {"stored_at": outcome.evaluation.stored_at}
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve], **stored})

@@ -127,7 +127,7 @@ def dataset_rows() -> list[Row]:
             "dataset": name,
             "classes": info.num_classes,
             "image": f"{info.channels}x{info.image_size}x{info.image_size}",
-            "default_eps": f"{info.default_eps:.4g}",
+            "default_eps": eps_text(info.default_eps),
         }
         for name, info in infos.items()
     ]

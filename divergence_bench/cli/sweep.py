@@ -17,7 +17,8 @@ from divergence_bench.cli.tables import interval, plain_table, print_json
 from harness.config import fingerprint
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import Evaluated, compare
+from harness.evaluation.analysis.alike import Evaluated
+from harness.evaluation.analysis.paired import compare
 from harness.evaluation.analysis.statistics import PairedComparison
 from harness.evaluation.analysis.stored import evaluated
 from harness.experiment import cluster, estimate

@@ -24,7 +24,7 @@ from pydantic import Field, JsonValue
 from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import differences
+from harness.evaluation.analysis.alike import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve, validated

@@ -19,6 +19,7 @@ from harness.config import (
     RunConfig,
     TeacherConfig,
     assign,
+    eps_text,
     fingerprint,
     flat,
     merge,
@@ -300,8 +301,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm is {protocol.norm}, but the radius {protocol.eps[-1]:.4g} was chosen for "
-            f"{norm}: give --eps as well"
+            f"the norm is {protocol.norm}, but the radius {eps_text(protocol.eps[-1])} was chosen "
+            f"for {norm}: give --eps as well"
         )
 
 

@@ -94,8 +94,12 @@ def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) 
 def test_tsne_draws_two_maps(visit) -> None:
     visitor = visit()
     visitor.open("tsne?n=8&k=5")
+    assert visitor.page.get_by_text("These two runs ship with the app").count() == 1
+    visitor.page.get_by_text("Map two runs of this folder").click()
     visitor.page.get_by_role("button", name="Compute").click()
-    visitor.page.get_by_text("Classes of adversarial images separate").wait_for(timeout=60_000)
+    visitor.page.get_by_text("These two runs ship with the app").wait_for(
+        state="detached", timeout=60_000
+    )
     visitor.settle()
     visitor.shoot("tsne-computed")
 

@@ -63,5 +63,5 @@ def test_a_map_marks_kind_by_shape_and_class_by_number() -> None:
         {"x": [0.0, 2.0], "y": [0.0, 2.0], "label": ["3", "3"], "kind": ["clean", "adversarial"]}
     )
     found = encodings(charts.embedding(frame).to_dict())
-    assert found[1]["shape"]["scale"]["range"] == ["circle", "cross"]
+    assert found[1]["shape"]["scale"]["range"] == ["circle", "triangle-up"]
     assert found[2]["text"]["field"] == "label"

@@ -87,27 +87,28 @@ def commands() -> list[tuple[tuple[str, ...], Any]]:
 COMMANDS = commands()
 
 
-def values(parameter: Any) -> st.SearchStrategy[str]:
+def values(parameter: Any, usual: bool) -> st.SearchStrategy[str]:
     pool = PATHS if parameter.name in PLACES else WORDS
     pool = SETTINGS if parameter.name == "set_" else pool
-    sensible = st.sampled_from(SENSIBLE.get(parameter.name, pool))
-    return st.one_of(sensible, sensible, st.sampled_from(pool))
+    return st.sampled_from(SENSIBLE.get(parameter.name, pool) if usual else pool)
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> list[str]:
     words, found = draw(st.sampled_from(COMMANDS))
-    arguments = list(words)
+    arguments, usual = list(words), draw(st.booleans())
     for parameter in found.params:
         if parameter.param_type_name == "argument":
             count = draw(st.integers(1, 3 if parameter.nargs == -1 else 1))
-            arguments += [draw(values(parameter)) for _ in range(count)]
+            arguments += [draw(values(parameter, usual)) for _ in range(count)]
     options = [each for each in found.params if each.param_type_name == "option"]
+    if usual:
+        options = [each for each in options if each.is_flag or each.name in SENSIBLE]
     chosen = draw(st.lists(st.sampled_from(options), max_size=4)) if options else []
     for option in chosen:
         arguments.append(draw(st.sampled_from(option.opts)))
         if not option.is_flag:
-            arguments.append(draw(values(option)))
+            arguments.append(draw(values(option, usual or draw(st.booleans()))))
     if draw(st.integers(0, 9)) == 0:
         arguments.insert(draw(st.integers(0, len(arguments))), draw(st.sampled_from(WORDS)))
     return [*arguments, *SHORT.get(words[0], [])]

@@ -10,14 +10,8 @@ from typing import Any
 
 from harness.config import eps_text, parse_fraction
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import (
-    Comparison,
-    Evaluated,
-    SeedsComparison,
-    by_one_protocol,
-    compare,
-    compare_seeds,
-)
+from harness.evaluation.analysis.alike import Evaluated, by_one_protocol
+from harness.evaluation.analysis.paired import Comparison, SeedsComparison, compare, compare_seeds
 from harness.store.ingest import seed_group
 from harness.store.rundir import EvaluationDirectory, RunDirectory, find_run, list_runs
 
