@@ -93,8 +93,8 @@ def _paper_table(number: int) -> None:
     _show(table)
     if not table.has_ours:
         st.caption(
-            f"Only printed numbers are shown: {ui.plain(table.message)}. This command makes a first "
-            "number:"
+            f"Only printed numbers are shown: {ui.plain(table.message)}. This command makes the "
+            "first of ours:"
         )
         st.code(table.first_run, language="bash", wrap_lines=True)
     if number in FIELDS.values():
