@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import divergence_bench as bench
+from app import queries
 from harness.data import load_dataset
 from harness.errors import UserError
 from harness.models import build_model
 from harness.registry import METHODS
-from leaderboards.build import table
+from harness.store.database import Database
+from leaderboards.build import small
 from leaderboards.summary import run_summary
 
 ROOT = Path(bench.__file__).parents[1]
@@ -71,6 +73,8 @@ def test_a_module_is_stored_like_any_run(tmp_path: Path, call) -> None:
     )
     summary = run_summary(tmp_path, result.run_id, result.evaluation_id)
     assert "mine" in json.dumps(summary.to_json())
+    (shown,) = queries.comparable(Database(tmp_path)).to_dict("records")
+    assert (shown["run_id"], shown["title"]) == (result.run_id, "mine")
     again = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
     assert (again.evaluation_id, again.metrics) == (result.evaluation_id, result.metrics)
     assert result.stored_at is None
@@ -238,10 +242,10 @@ def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
     assert "my-plain-loss" in bench.methods()
 
 
-def test_results_on_other_datasets_are_below_the_tables(tmp_path: Path) -> None:
+def test_results_on_other_datasets_are_in_the_table_of_small_runs(tmp_path: Path) -> None:
     images, labels = digits()
     bench.evaluate(network(), (images, labels), eps=0.05, name="mine", results=tmp_path, **FAST)
-    labels_of_rows = [row.labels for row in table(2, tmp_path).rows]
+    labels_of_rows = [row.labels for row in small(tmp_path)[0].rows]
     assert any("mine" in label for row in labels_of_rows for label in row)
 
 
