@@ -267,6 +267,7 @@ def one_named(
     default: str,
     help: str | None = None,
     titles: Mapping[str, str] | None = None,
+    label_visibility: Literal["visible", "collapsed"] = "visible",
 ) -> str:
     """A choice whose default depends on the data, so that the URL always names it.
 
@@ -280,7 +281,14 @@ def one_named(
         widget = f"{key}-choice"
         if st.session_state.get(widget) not in options:
             st.session_state[widget] = given if given in options else default
-        picked = st.selectbox(label, options, key=widget, help=help, format_func=titles.__getitem__)
+        picked = st.selectbox(
+            label,
+            options,
+            key=widget,
+            help=help,
+            format_func=titles.__getitem__,
+            label_visibility=label_visibility,
+        )
         st.query_params[key] = picked
         return picked
     if given not in options and st.session_state.get(key) not in options:
