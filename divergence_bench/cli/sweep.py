@@ -105,7 +105,7 @@ def sweep(
         print_json(outcome_json(finished, failures))
     else:
         if spec.table is not None:
-            print_report(spec.table, "terminal", results, console)
+            print_report(str(spec.table), "terminal", results, console)
         print_outcome(finished, failures, console)
     if failures:
         raise typer.Exit(FAILED)
