@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from leaderboards.build import in_folder
+from leaderboards.render.escape import markdown
 
 T = TypeVar("T")
 
@@ -27,8 +27,6 @@ FOOTER_WAIT_S = 0.2
 TROUBLE = "trouble with the results database"
 MAX_PINNED_PIXELS = 190
 SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
-
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
 
 
 def results_folder() -> Path:
@@ -122,7 +120,7 @@ def errors_as_messages() -> Iterator[None]:
 
 def plain(text: object) -> str:
     """Text with every Markdown sign escaped."""
-    return _MARKDOWN.sub(r"\\\1", str(text))
+    return markdown(text)
 
 
 def heading(title: str, caption: str) -> None:
