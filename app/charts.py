@@ -33,6 +33,8 @@ def lines(
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
     dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
+    # Of one series, the axis has the name.
+    legend = alt.Undefined if len(series) > 1 else None
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
@@ -41,7 +43,10 @@ def lines(
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
             color=_coloured("series", series),
             strokeDash=alt.StrokeDash(
-                "series:N", title=None, scale=alt.Scale(domain=list(series), range=dashes)
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=list(series), range=dashes),
+                legend=legend,
             ),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
@@ -107,10 +112,10 @@ def tradeoff(
     """A scatter of two numbers with intervals, names and Pareto fronts as steps.
 
     ``points`` has the columns ``name``, ``label`` (empty where it has no room), ``short_label``
-    (the same on a phone), ``arch``,
-    ``family`` (colour), ``source`` (shape), ``training_data``, ``note``, ``x``, ``y``, ``y_low``
-    and ``y_high``. ``fronts`` are by training data, each sorted by ``x``; where small x is good,
-    their steps are reversed. ``colours`` are those of some families; others have their own.
+    (the same on a phone), ``arch``, ``family`` (colour), ``source`` (shape), ``size``,
+    ``training_data``, ``note``, ``x``, ``y``, ``y_low`` and ``y_high``. ``fronts`` are by training
+    data, each sorted by ``x``; where small x is good, their steps are reversed. ``colours`` are
+    those of some families; others have their own.
     """
     families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
@@ -121,9 +126,10 @@ def tradeoff(
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        base.mark_point(size=80, filled=True)
+        base.mark_point(filled=True)
         .encode(
             y=y,
+            size=alt.Size("size:Q", scale=None),
             shape=_shaped("source", sources),
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
@@ -154,12 +160,12 @@ def tradeoff(
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
     """A dashed line for each front, each in dashes of its own; it steps after a point or before."""
-    dashes = [[6, 3], [2, 2], [10, 3, 2, 3]]
+    dashes = [[6, 3], [2, 2], [10, 3, 2, 3], [1, 4]]
     return [
         alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
         .mark_line(
             color=GREY,
-            strokeDash=dashes[place % 3],
+            strokeDash=dashes[place % len(dashes)],
             interpolate="step-after" if after else "step-before",
         )
         # Without an order, points of the same x would be joined in any order.
@@ -304,7 +310,9 @@ def _coloured(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1)
+        if len(domain) > 1
+        else None,
     )
 
 

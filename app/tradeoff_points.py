@@ -57,7 +57,7 @@ BOARDS = (
     ("imagenet", "Linf", "4/255"),
 )
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
-COLUMNS += ["source", "where", "page", "group", "seeds", "note"]
+COLUMNS += ["source", "where", "page", "seeds", "note", "doubted"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -148,6 +148,7 @@ def published_points(results: Path | None) -> pd.DataFrame:
                     "source": SOURCES[ROBUSTBENCH],
                     "where": entry.citation,
                     "note": "; ".join(notes),
+                    "doubted": entry.unreliable,
                     "clean": entry.clean,
                     "aa": entry.aa,
                 }
@@ -222,23 +223,29 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def protocols(points: pd.DataFrame) -> list[str]:
-    """The protocols of some points, first the one with most points that have two numbers."""
+    """The protocols of some points, first the one with most points that have two numbers.
+
+    Published entries do not count: the page is about the paper's methods.
+    """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
-    counts = points["protocol"][numbers > 1].value_counts()
+    counted = (numbers > 1) & (points["source"] != SOURCES[ROBUSTBENCH])
+    counts = points["protocol"][counted].value_counts()
     return list(dict.fromkeys([*counts.index, *points["protocol"]]))
 
 
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
     """The points that no other of the same training data equals or beats, by training data.
 
-    Small-scale runs are on no front: they are never ranked with published numbers.
+    Small-scale runs are on no front, since they are never ranked with published numbers, and
+    neither are numbers that their publisher doubts.
 
     Args:
-        points: with ``x``, ``y`` and ``training_data``.
+        points: with ``x``, ``y``, ``source``, ``doubted`` and ``training_data``.
         x_lower: whether small x is good.
         y_lower: whether small y is good.
     """
-    ranked = points[points["source"] != SOURCES[SMALL]]
+    doubted = points["doubted"].map(lambda value: value is True)
+    ranked = points[(points["source"] != SOURCES[SMALL]) & ~doubted]
     if ranked.empty:
         ranked = points
     return {
@@ -253,6 +260,19 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     }
 
 
+def near(points: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each point is not far below the paper's and ours, as undefended entries are.
+
+    Args:
+        points: with ``x`` and ``y``, high being good.
+    """
+    published = points["source"] == SOURCES[ROBUSTBENCH]
+    others = points[~published] if not published.all() else points
+    kept = ~published
+    low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
+    return kept | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
+
+
 def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
     """Whether each point has room for its name beside it; the most telling are placed first.
 
@@ -264,7 +284,7 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     width, height = size
     x, y = (_scaled(points[name]) for name in ("x", "y"))
     order = sorted(
-        points.index,
+        (i for i in points.index if points.loc[i, "family"] != BOARD or i in front),
         key=lambda i: (points.loc[i, "family"] != IKL, i not in front, -y[i]),
     )
     boxes: list[tuple[float, float, float, float]] = []

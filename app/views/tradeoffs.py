@@ -17,6 +17,7 @@ from app.tradeoff_points import (
     Axis,
     fronts,
     labelled,
+    near,
     printed_points,
     protocols,
     published_points,
@@ -62,7 +63,9 @@ def page() -> None:
     with columns[2]:
         y_name = ui.one_named("y axis", axes, key="y", default=y_default)
     with columns[3]:
-        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
+        others_than_y = [name for name in axes if name != y_name]
+        x_default = x_default if x_default != y_name else others_than_y[0]
+        x_name = ui.one_named("x axis", others_than_y, key="x", default=x_default)
     points = _layers(points, left_out)
     _plot(points, x_name, y_name, left_out)
     if not ui.has_database():
@@ -128,6 +131,15 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     if shown.empty:
         st.info("No point has both numbers.")
         return
+    if not x.lower_is_better and not y.lower_is_better:
+        kept = near(shown)
+        left_out[f"{int((~kept).sum())} of RobustBench far below the rest"] = int((~kept).sum())
+        shown = shown[kept]
+    published = shown["source"] == SOURCES[ROBUSTBENCH]
+    # The field is drawn first and small, so that the rest is seen before it.
+    shown = shown.assign(size=published.map({True: 30, False: 90})).sort_values(
+        "size", kind="stable"
+    )
     found = fronts(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
     lines = {
         data: front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
@@ -154,7 +166,8 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     )
     st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
     for data, front in found.items():
-        st.markdown(f"**{data.capitalize()}**, on the front: {ui.plain(_named(front, x, y))}.")
+        title = ui.plain(data[0].upper() + data[1:])
+        st.markdown(f"**{title}**, on the front: {ui.plain(_named(front, x, y))}.")
     st.caption(
         "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag over "
         "points to list only those."

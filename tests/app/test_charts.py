@@ -26,8 +26,8 @@ def test_no_chart_distinguishes_series_by_colour_alone() -> None:
     )
     points = pd.DataFrame(
         {"name": ["m"], "label": ["m"], "short_label": [""], "arch": ["r"], "source": ["P"],
-         "family": ["f"], "training_data": ["t"], "note": [""], "x": [1.0], "y": [2.0],
-         "y_low": [1.5], "y_high": [2.5]}
+         "family": ["f"], "size": [80], "training_data": ["t"], "note": [""],
+         "x": [1.0], "y": [2.0], "y_low": [1.5], "y_high": [2.5]}
     )  # fmt: skip
     for chart, second in (
         (charts.lines(frame, y_title="v", series=["a", "b"]), "strokeDash"),
