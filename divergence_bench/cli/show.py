@@ -163,6 +163,9 @@ def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> Non
 
         run_summary(run.results, run.run_id, headed.evaluation_id).render(console)
     print_evaluations(run, headed, console)
+    for each in run.evaluations():
+        if each.damage:
+            console.print(f"left out: {each.damage}")
 
 
 def print_evaluations(
