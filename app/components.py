@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from leaderboards.build import in_folder
+from leaderboards.render.escape import markdown
 
 T = TypeVar("T")
 
@@ -28,8 +28,6 @@ TROUBLE = "trouble with the results database"
 REMARKS = "place of remarks on the address"
 MAX_PINNED_PIXELS = 190
 SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
-
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
 
 
 def results_folder() -> Path:
@@ -124,7 +122,7 @@ def errors_as_messages() -> Iterator[None]:
 
 def plain(text: object) -> str:
     """Text with every Markdown sign escaped."""
-    return _MARKDOWN.sub(r"\\\1", str(text))
+    return markdown(text)
 
 
 def heading(title: str, caption: str) -> None:
@@ -271,6 +269,7 @@ def one_named(
     default: str,
     help: str | None = None,
     titles: Mapping[str, str] | None = None,
+    label_visibility: Literal["visible", "collapsed"] = "visible",
 ) -> str:
     """A choice whose default depends on the data, so that the URL always names it.
 
@@ -284,7 +283,14 @@ def one_named(
         widget = f"{key}-choice"
         if st.session_state.get(widget) not in options:
             st.session_state[widget] = given if given in options else default
-        picked = st.selectbox(label, options, key=widget, help=help, format_func=titles.__getitem__)
+        picked = st.selectbox(
+            label,
+            options,
+            key=widget,
+            help=help,
+            format_func=titles.__getitem__,
+            label_visibility=label_visibility,
+        )
         st.query_params[key] = picked
         return picked
     if given not in options and st.session_state.get(key) not in options:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from divergence_bench import inputs
 from divergence_bench.result import Result, result_of
 from harness.config import STANDARD_ATTACKS, EvalProtocol
+from harness.config.validate import validated
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.analysis.decide import Decision, until_decided
@@ -357,7 +358,7 @@ def attack(
     """
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
-    protocol: EvalProtocol = resolve.validated(EvalProtocol, settings)
+    protocol: EvalProtocol = validated(EvalProtocol, settings)
     check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where)
     with untouched(module.to(where)), own_random_state(where):

@@ -96,9 +96,9 @@ def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
 
 
 def _published(entry: Published, spec: TableSpec) -> Row:
-    flags = (UNRELIABLE,) if entry.unreliable else ()
+    flags = [UNRELIABLE] * entry.unreliable
     if entry.best_known < entry.aa:
-        flags += (f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks",)
+        flags.append(f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks")
     notes = [entry.citation]
     if entry.external is not None:
         notes.append(f"The best attack from elsewhere leaves {entry.external:.2f}.")
@@ -106,7 +106,7 @@ def _published(entry: Published, spec: TableSpec) -> Row:
         notes.append(f"Attacked at a radius of {entry.eps}.")
     values = {"clean": entry.clean, "aa": entry.aa, RANKED_BY: entry.best_known}
     cells = {
-        key: Cell(printed=_number(value, spec.images, flags if key != "clean" else ()))
+        key: Cell(printed=_number(value, spec.images, tuple(flags) if key != "clean" else ()))
         for key, value in values.items()
     }
     own = spec.subject[0] if entry.key.startswith(OWN_ENTRIES) and spec.subject else ""

@@ -56,11 +56,18 @@ FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 def page() -> None:
     """The chosen table, or the runs of one protocol."""
-    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    left, right = st.columns([2, 3], vertical_alignment="center")
     with left:
         st.title("Leaderboards", anchor=False)
     with right:
-        chosen = ui.one_named("Table", list(NAMES), key="table", default="2", titles=NAMES)
+        chosen = ui.one_named(
+            "Table",
+            list(NAMES),
+            key="table",
+            default="2",
+            titles=NAMES,
+            label_visibility="collapsed",
+        )
     _forget_other(chosen)
     if chosen == RUNS:
         _runs_here()
@@ -83,11 +90,12 @@ def _forget_other(chosen: str) -> None:
 def _paper_table(number: int) -> None:
     table = ui.query_folder(paper_table, number)
     st.markdown(f"**{ui.plain(table.headline)}**")
-    if table.message:
-        st.caption(f"Only printed numbers are shown: {ui.plain(table.message)}.")
     _show(table)
     if not table.has_ours:
-        st.caption("Nothing in this table is measured here yet. This command makes a first number:")
+        st.caption(
+            f"Only printed numbers are shown: {ui.plain(table.message)}. This command makes the "
+            "first of ours:"
+        )
         st.code(table.first_run, language="bash", wrap_lines=True)
     if number in FIELDS.values():
         _field(ui.query_folder(field, number))

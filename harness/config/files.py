@@ -51,7 +51,7 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         message = " ".join(str(error).split())
         raise UserError(f"{what} {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{what} {path} is not a mapping: write settings like `methods: [..]`")
+        raise UserError(f"{what} {path} is not a mapping: write `name: value` lines")
     if _size(values, {}) > MOST_VALUES:
         raise UserError(f"{what} {path} stands for more than {MOST_VALUES} values: shorten it")
     return values

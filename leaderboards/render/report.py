@@ -9,7 +9,6 @@ from rich.console import Console
 
 from harness import __version__
 from harness.errors import UserError
-from harness.provenance import CHECKOUT, git_state
 from harness.store.database import Database
 from harness.store.files import make_folder, write_bytes_atomic
 from leaderboards.build import FIELDS, field, named, small, table, tables
@@ -94,6 +93,9 @@ def write_site(out: Path, results: Path | None) -> list[Path]:
 
 def made_from(results: Path | None) -> str:
     """The code's commit and the date of the newest data, in a sentence."""
+    # Imported here since it imports torch, which a table does not need.
+    from harness.provenance import CHECKOUT, git_state
+
     git = git_state(CHECKOUT)
     code = f"version {__version__}"
     if git and git["commit"]:

@@ -85,7 +85,7 @@ def test_no_difference_is_grey() -> None:
 
 
 def test_markdown_signs_are_shown_as_text() -> None:
-    assert plain("[x](http://evil) <b> *a* $b$") == (r"\[x\]\(http\://evil\) \<b\> \*a\* \$b\$")
+    assert plain("[x](http://evil) <b> *a* $b$") == r"\[x\](http\://evil) &lt;b&gt; \*a\* \$b\$"
 
 
 def test_protocols_with_the_same_words_but_other_images_have_different_names() -> None:

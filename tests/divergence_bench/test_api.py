@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import torch
@@ -336,3 +337,17 @@ def test_a_function_is_evaluated_with_the_networks_that_it_calls_in_eval_mode(tm
         lambda x: inner(x), (images, labels), attacks="none", results=tmp_path, quiet=True
     )
     assert result.clean.value == accuracy(inner.eval(), images, labels)
+
+
+def test_a_model_whose_images_see_each_other_is_never_ranked(tmp_path):
+    options = {"attacks": "none", "results": tmp_path, "quiet": True}
+    plain, dependent = (
+        bench.evaluate(model, "digits", **options)
+        for model in (foreign.small(), foreign.batch_statistics())
+    )
+    partial = bench.results(tmp_path).set_index("run_id")["partial"].to_dict()
+    assert partial == {plain.run_id: False, dependent.run_id: True}
+    assert any(flag.startswith("batch-dependent: ") for flag in dependent.flags)
+    for result, ranked in ((plain, True), (dependent, False)):
+        rows = run_summary(tmp_path, result.run_id, result.evaluation_id).to_json()["rows"]
+        assert [row["rank"] == "1" for row in rows if row["own"]] == [ranked]
