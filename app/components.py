@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -339,16 +340,19 @@ def _check_url(label: str, key: str, options: Sequence[str], default: str) -> No
 def _bind_number(
     label: str, low: float, high: float, default: float, key: str
 ) -> Literal["query-params"] | None:
-    """How to bind a widget of numbers: not at all for now if the address has none that fits.
+    """How to bind a widget of numbers: not at all for now if Streamlit would fail on the address.
 
-    Streamlit fails on some of these, such as a number too large for a float.
+    It drops what is no number, but fails on one too large for a float.
     """
     wrong = address.wrong_number(st.query_params.get_all(key), low, high)
     if wrong is None:
         return "query-params"
     _warn(label, wrong, f"{default:g}")
-    del st.query_params[key]
-    return None
+    with suppress(ValueError):
+        if not math.isfinite(float(wrong)):
+            del st.query_params[key]
+            return None
+    return "query-params"
 
 
 def _warn(label: str, wrong: str | None, default: str) -> None:

@@ -61,7 +61,7 @@ def test_a_widget_works_after_a_hostile_address(visitor) -> None:
     visitor.page.goto(f"{visitor.server}/losses?wm={quote('²')}")
     visitor.page.wait_for_selector("h1", timeout=30_000)
     visitor.settle()
-    box = visitor.page.get_by_label("wMSE weight")
+    box = visitor.page.get_by_role("spinbutton", name="wMSE weight")
     box.fill("7")
     box.press("Enter")
     visitor.page.wait_for_url("**wm=7**")
