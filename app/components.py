@@ -25,6 +25,7 @@ WAIT_S = 8.0
 # The footer says what nobody waits for.
 FOOTER_WAIT_S = 0.2
 TROUBLE = "trouble with the results database"
+REMARKS = "place of remarks on the address"
 MAX_PINNED_PIXELS = 190
 SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
 
@@ -35,8 +36,9 @@ def results_folder() -> Path:
 
 
 def begin() -> None:
-    """Forget what an earlier run of the page or of its fragment found out about the database."""
-    st.session_state.pop(TROUBLE, None)
+    """Forget what an earlier run of the page or of its fragment knew of database and heading."""
+    for name in (TROUBLE, REMARKS):
+        st.session_state.pop(name, None)
 
 
 def has_database() -> bool:
@@ -127,6 +129,8 @@ def heading(title: str, caption: str) -> None:
     """A page's title and purpose."""
     st.title(title, anchor=False)
     st.caption(caption)
+    # A remark on the address must be seen, whatever closed box its widget is in.
+    st.session_state[REMARKS] = st.container()
 
 
 def footer() -> None:
@@ -349,7 +353,7 @@ def _bind_number(
 
 def _warn(label: str, wrong: str | None, default: str) -> None:
     if wrong is not None:
-        st.warning(
+        st.session_state.get(REMARKS, st).warning(
             f"The address asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
             f"does not exist: showing {plain(default)}."
         )

@@ -268,9 +268,9 @@ def near(points: pd.DataFrame) -> pd.Series[bool]:
     """
     published = points["source"] == SOURCES[ROBUSTBENCH]
     others = points[~published] if not published.all() else points
-    kept = ~published
     low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
-    return kept | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
+    kept: pd.Series[bool] = ~published | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
+    return kept
 
 
 def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
