@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-browser test-kill test-faults fuzz check lint types clean
+.PHONY: setup demo test test-slow test-browser test-kill test-faults fuzz check lint types clean picture
 
 setup: $(VENV)/installed
 
@@ -22,7 +22,12 @@ test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
 
 test-browser: setup
-	$(BIN)/python -m pytest -m browser tests/app/test_browser.py
+	$(BIN)/python -m pytest -m browser tests/app
+
+# The README's picture, of made-up runs.
+picture: setup
+	$(BIN)/python -m pytest -m browser tests/app/test_browser_tables.py -k as_in_print
+	cp test-artifacts/screenshots/table-2.png docs/leaderboard.png
 
 # AutoAttack evaluations killed 50 times, and whole runs killed 1,000 (or KILLS) times, at random moments.
 test-kill: setup

@@ -6,6 +6,7 @@ is visible on dark and light backgrounds; every colour is repeated by a shape, a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ def lines(
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
     dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
+    # Of one series, the axis has the name.
+    legend = alt.Undefined if len(series) > 1 else None
     return (
         alt.Chart(frame)
         .mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14) if len(frame) < 60 else False)
@@ -40,7 +43,10 @@ def lines(
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
             color=_coloured("series", series),
             strokeDash=alt.StrokeDash(
-                "series:N", title=None, scale=alt.Scale(domain=list(series), range=dashes)
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=list(series), range=dashes),
+                legend=legend,
             ),
             tooltip=["series:N", "epoch:Q", alt.Tooltip("value:Q", format=".4g")],
         )
@@ -100,28 +106,30 @@ def tradeoff(
     x_title: str,
     y_title: str,
     lower_is_better: bool,
+    colours: Mapping[str, str] | None = None,
     formats: tuple[str, str] = (".2f", ".2f"),
 ) -> Picture:
     """A scatter of two numbers with intervals, names and Pareto fronts as steps.
 
     ``points`` has the columns ``name``, ``label`` (empty where it has no room), ``short_label``
-    (the same on a phone), ``arch``,
-    ``family`` (colour), ``source`` (shape), ``training_data``, ``note``, ``x``, ``y``, ``y_low``
-    and ``y_high``. ``fronts`` are by training data, each sorted by ``x``; where small x is good,
-    their steps are reversed.
+    (the same on a phone), ``arch``, ``family`` (colour), ``source`` (shape), ``size``,
+    ``training_data``, ``note``, ``x``, ``y``, ``y_low`` and ``y_high``. ``fronts`` are by training
+    data, each sorted by ``x``; where small x is good, their steps are reversed. ``colours`` are
+    those of some families; others have their own.
     """
     families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, nice=True))
-    base = alt.Chart(points).encode(x=x, color=_coloured("family", families))
+    base = alt.Chart(points).encode(x=x, color=_coloured("family", families, colours or {}))
     spans = base.mark_rule(strokeWidth=1.5, opacity=0.45).encode(
         y=alt.Y("y_low:Q", title=y_title), y2="y_high:Q"
     )
     brush = alt.selection_interval(name="brush")
     marks = (
-        base.mark_point(size=80, filled=True)
+        base.mark_point(filled=True)
         .encode(
             y=y,
+            size=alt.Size("size:Q", scale=None),
             shape=_shaped("source", sources),
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
@@ -152,12 +160,12 @@ def tradeoff(
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
     """A dashed line for each front, each in dashes of its own; it steps after a point or before."""
-    dashes = [[6, 3], [2, 2], [10, 3, 2, 3]]
+    dashes = [[6, 3], [2, 2], [10, 3, 2, 3], [1, 4]]
     return [
         alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
         .mark_line(
             color=GREY,
-            strokeDash=dashes[place % 3],
+            strokeDash=dashes[place % len(dashes)],
             interpolate="step-after" if after else "step-before",
         )
         # Without an order, points of the same x would be joined in any order.
@@ -256,20 +264,29 @@ def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
 
 
 def embedding(frame: pd.DataFrame) -> Picture:
-    """A t-SNE map: circles are clean images, crosses adversarial ones, numbers the classes.
+    """A t-SNE map: filled circles are clean images, hollow triangles adversarial ones.
 
-    ``frame`` has the columns ``x``, ``y``, ``label`` and ``kind`` (clean, adversarial).
+    Colours and numbers are the classes. ``frame`` has the columns ``x``, ``y``, ``label`` and
+    ``kind`` (clean, adversarial).
     """
     axis = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
+    colours = alt.Scale(scheme="tableau20")
     points = (
         alt.Chart(frame)
-        .mark_point(size=34, opacity=0.75, strokeWidth=1.4)
+        .mark_point(size=48, opacity=0.85, strokeWidth=1.6)
         .encode(
             x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False)),
-            color=alt.Color("label:N", legend=None, scale=alt.Scale(scheme="tableau20")),
-            shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="top")).scale(
-                domain=["clean", "adversarial"], range=["circle", "cross"]
+            stroke=alt.Stroke("label:N", legend=None, scale=colours),
+            fill=alt.Fill("label:N", legend=None, scale=colours),
+            fillOpacity=alt.condition(alt.datum.kind == "clean", alt.value(0.75), alt.value(0)),
+            shape=alt.Shape(
+                "kind:N",
+                title=None,
+                scale=alt.Scale(domain=["clean", "adversarial"], range=["circle", "triangle-up"]),
+                legend=alt.Legend(
+                    orient="top", symbolSize=80, symbolStrokeColor=GREY, symbolFillColor=GREY
+                ),
             ),
             tooltip=["label:N", "kind:N"],
         )
@@ -277,19 +294,25 @@ def embedding(frame: pd.DataFrame) -> Picture:
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
     numbers = (
         alt.Chart(centres)
-        .mark_text(fontSize=14, fontWeight="bold")
+        .mark_text(fontSize=15, fontWeight="bold")
         .encode(x="x:Q", y="y:Q", text="label:N")
     )
     return alt.layer(points, numbers).properties(height=430)
 
 
-def _coloured(field: str, domain: Sequence[str]) -> alt.Color:
-    colours = (PALETTE * (1 + len(domain) // len(PALETTE)))[: len(domain)]
+def _coloured(
+    field: str, domain: Sequence[str], fixed: Mapping[str, str] | None = None
+) -> alt.Color:
+    fixed = fixed or {}
+    free = itertools.cycle(colour for colour in PALETTE if colour not in fixed.values())
+    colours = [fixed[name] if name in fixed else next(free) for name in domain]
     return alt.Color(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1)
+        if len(domain) > 1
+        else None,
     )
 
 

@@ -10,14 +10,8 @@ from typing import Any
 import pandas as pd
 
 from app.labels import stage_title
-from harness.evaluation.analysis.paired import (
-    Comparison,
-    Evaluated,
-    SeedsComparison,
-    by_one_protocol,
-    protocol_key,
-    shared_correct,
-)
+from harness.evaluation.analysis.alike import Evaluated, by_one_protocol, protocol_key
+from harness.evaluation.analysis.paired import Comparison, SeedsComparison, shared_correct
 from harness.evaluation.analysis.statistics import PairedComparison
 
 Row = dict[str, Any]
@@ -165,5 +159,5 @@ def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
         a=lambda frame: frame[f"{prediction}_a"],
         b=lambda frame: frame[f"{prediction}_b"],
     )
-    differing = pairs[correct_a[name] != correct_b[name]]
+    differing: pd.DataFrame = pairs[correct_a[name] != correct_b[name]]
     return differing[["index", "label", "correct", "a", "b"]].reset_index(drop=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, Database
 from leaderboards.build import in_folder
+from leaderboards.render.escape import markdown
 
 T = TypeVar("T")
 
@@ -25,10 +25,9 @@ WAIT_S = 8.0
 # The footer says what nobody waits for.
 FOOTER_WAIT_S = 0.2
 TROUBLE = "trouble with the results database"
-MAX_PINNED_PIXELS = 170
+REMARKS = "place of remarks on the address"
+MAX_PINNED_PIXELS = 190
 SUGGESTED_METHODS = ("ikl", "trades", "pgd-at")
-
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$:-])")
 
 
 def results_folder() -> Path:
@@ -37,8 +36,9 @@ def results_folder() -> Path:
 
 
 def begin() -> None:
-    """Forget what an earlier run of the page or of its fragment found out about the database."""
-    st.session_state.pop(TROUBLE, None)
+    """Forget what an earlier run of the page or of its fragment knew of database and heading."""
+    for name in (TROUBLE, REMARKS):
+        st.session_state.pop(name, None)
 
 
 def has_database() -> bool:
@@ -122,13 +122,15 @@ def errors_as_messages() -> Iterator[None]:
 
 def plain(text: object) -> str:
     """Text with every Markdown sign escaped."""
-    return _MARKDOWN.sub(r"\\\1", str(text))
+    return markdown(text)
 
 
 def heading(title: str, caption: str) -> None:
     """A page's title and purpose."""
     st.title(title, anchor=False)
     st.caption(caption)
+    # A remark on the address must be seen, whatever closed box its widget is in.
+    st.session_state[REMARKS] = st.container()
 
 
 def footer() -> None:
@@ -267,6 +269,7 @@ def one_named(
     default: str,
     help: str | None = None,
     titles: Mapping[str, str] | None = None,
+    label_visibility: Literal["visible", "collapsed"] = "visible",
 ) -> str:
     """A choice whose default depends on the data, so that the URL always names it.
 
@@ -280,7 +283,14 @@ def one_named(
         widget = f"{key}-choice"
         if st.session_state.get(widget) not in options:
             st.session_state[widget] = given if given in options else default
-        picked = st.selectbox(label, options, key=widget, help=help, format_func=titles.__getitem__)
+        picked = st.selectbox(
+            label,
+            options,
+            key=widget,
+            help=help,
+            format_func=titles.__getitem__,
+            label_visibility=label_visibility,
+        )
         st.query_params[key] = picked
         return picked
     if given not in options and st.session_state.get(key) not in options:
@@ -343,7 +353,7 @@ def _bind_number(
 
 def _warn(label: str, wrong: str | None, default: str) -> None:
     if wrong is not None:
-        st.warning(
+        st.session_state.get(REMARKS, st).warning(
             f"The address asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
             f"does not exist: showing {plain(default)}."
         )

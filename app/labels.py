@@ -11,7 +11,6 @@ import pandas as pd
 from app.components import records
 from harness.config import STANDARD_ATTACKS, eps_text
 from leaderboards.protocols import METRIC_TITLES, attacks_of
-from leaderboards.table import MEANINGS
 
 STATUS_WORDS = {
     "started": "running",
@@ -27,8 +26,6 @@ SELECTION_WORDS = {
 
 # A page has room for the full name.
 STAGE_TITLES = {**METRIC_TITLES, "aa": "AutoAttack", "robust": "Robust"}
-
-BADGE_LEGEND = " · ".join(f"**{sign}** {meaning}" for sign, meaning in MEANINGS.items())
 
 
 def stage_title(name: str) -> str:

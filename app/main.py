@@ -8,11 +8,9 @@ from app.components import begin, errors_as_messages, footer
 
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
-LEADERBOARDS = "views/leaderboards.py"
 PAGES = [
-    # Streamlit serves the default page at the root only: "/leaderboards" needs a page of its own.
-    st.Page(LEADERBOARDS, title="Leaderboards", url_path="start", default=True),
-    st.Page(LEADERBOARDS, title="Leaderboards", url_path="leaderboards", visibility="hidden"),
+    st.Page("views/start.py", title="Start", url_path="start", default=True),
+    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards"),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),
     st.Page("views/run.py", title="Run", url_path="run", visibility="hidden"),

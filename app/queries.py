@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.evaluation.analysis.alike import Evaluated
 from harness.evaluation.analysis.curves import flags_of
-from harness.evaluation.analysis.paired import Evaluated
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 

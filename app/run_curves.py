@@ -65,7 +65,7 @@ def curves(run: dict[str, Any]) -> None:
     with left:
         _single(epochs, "lr", "Learning rate")
     with right:
-        _single(epochs, "eps", "Radius of the training attack")
+        _single(epochs, "eps", "Training radius")
 
 
 def _epochs(run: dict[str, Any]) -> list[dict[str, Any]]:

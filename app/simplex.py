@@ -64,7 +64,8 @@ class Descent:
 
 def plane(probabilities: Floats) -> Floats:
     """Probabilities [..., 3] as places in the plane [..., 2]."""
-    return probabilities @ CORNERS
+    places: Floats = probabilities @ CORNERS
+    return places
 
 
 @cache

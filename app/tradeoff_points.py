@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from app.labels import attack_texts
-from harness.config import STANDARD_ATTACKS
+from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
 from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
 from leaderboards.protocols import PAPER_EPS
+from leaderboards.published import board
 from leaderboards.render.plots import pareto_front
 from leaderboards.spec import arch_text, dataset_name
 from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, SMALL, Number
@@ -36,16 +38,26 @@ AXES = {
 SOURCES = {b: f"{b}: {MEANINGS[b]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)}
 # The training data that a model saw beyond the training set; each has a front of its own.
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
+# RobustBench counts generated images as no extra data, and lists them nowhere.
+NO_EXTRA = "training set, or generated images too (RobustBench)"
 # What a method's name says of its loss. Longer names first: IKL is named by KL too.
+IKL = "IKL, GKL"
 FAMILIES = {
-    "IKL, GKL": ("IKL", "GKL"),
+    # The last are the paper's own entries of RobustBench.
+    IKL: ("IKL", "GKL", "Cui2023Decoupled"),
     "KL, DKL": ("DKL", "KL "),
     "TRADES": ("TRADES",),
-    "IKL authors' entries": ("Cui2023Decoupled",),
 }
-OTHER, BOARD = "other methods", "RobustBench's entries"
+OTHER, BOARD = "other methods", "others on RobustBench"
+# Boards under attack: dataset, norm and radius.
+BOARDS = (
+    ("cifar10", "Linf", "8/255"),
+    ("cifar10", "L2", "0.5"),
+    ("cifar100", "Linf", "8/255"),
+    ("imagenet", "Linf", "4/255"),
+)
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
-COLUMNS += ["source", "where", "page", "group", "seeds", "note"]
+COLUMNS += ["source", "where", "page", "seeds", "note", "doubted"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -111,6 +123,37 @@ def _printed_protocol(task: str) -> str:
 def _protocol(facts: Mapping[str, Any]) -> str:
     """What is measured; how many images it is measured on is said of each point."""
     return ", ".join(attack_texts(facts))
+
+
+def published_points(results: Path | None) -> pd.DataFrame:
+    """The entries of RobustBench's boards: those that ship, or those imported into ``results``."""
+    points = []
+    for dataset, norm, eps in BOARDS:
+        facts = {"attacks": ",".join(STANDARD_ATTACKS), "norm": norm}
+        protocol = _protocol(facts | {"eps": float(parse_fraction(eps))})
+        for entry in board(dataset, eps, results, norm):
+            family = family_of(entry.key)
+            notes = ["RobustBench calls it potentially unreliable"] if entry.unreliable else []
+            if entry.external is not None:
+                notes.append(f"the strongest known attack leaves {entry.external:.2f}")
+            points.append(
+                {
+                    "name": entry.key + " ?" * entry.unreliable,
+                    "arch": entry.arch,
+                    "dataset": dataset,
+                    "augmentation": "",
+                    "training_data": EXTRA if entry.extra_data else NO_EXTRA,
+                    "family": BOARD if family == OTHER else family,
+                    "protocol": protocol,
+                    "source": SOURCES[ROBUSTBENCH],
+                    "where": entry.citation,
+                    "note": "; ".join(notes),
+                    "doubted": entry.unreliable,
+                    "clean": entry.clean,
+                    "aa": entry.aa,
+                }
+            )
+    return _frame(points)
 
 
 def run_points(runs: pd.DataFrame) -> pd.DataFrame:
@@ -180,23 +223,29 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def protocols(points: pd.DataFrame) -> list[str]:
-    """The protocols of some points, first the one with most points that have two numbers."""
+    """The protocols of some points, first the one with most points that have two numbers.
+
+    Published entries do not count: the page is about the paper's methods.
+    """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
-    counts = points["protocol"][numbers > 1].value_counts()
+    counted = (numbers > 1) & (points["source"] != SOURCES[ROBUSTBENCH])
+    counts = points["protocol"][counted].value_counts()
     return list(dict.fromkeys([*counts.index, *points["protocol"]]))
 
 
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
     """The points that no other of the same training data equals or beats, by training data.
 
-    Small-scale runs are on no front: they are never ranked with published numbers.
+    Small-scale runs are on no front, since they are never ranked with published numbers, and
+    neither are numbers that their publisher doubts.
 
     Args:
-        points: with ``x``, ``y`` and ``training_data``.
+        points: with ``x``, ``y``, ``source``, ``doubted`` and ``training_data``.
         x_lower: whether small x is good.
         y_lower: whether small y is good.
     """
-    ranked = points[points["source"] != SOURCES[SMALL]]
+    doubted = points["doubted"].map(lambda value: value is True)
+    ranked = points[(points["source"] != SOURCES[SMALL]) & ~doubted]
     if ranked.empty:
         ranked = points
     return {
@@ -211,6 +260,19 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     }
 
 
+def near(points: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each point is not far below the paper's and ours, as undefended entries are.
+
+    Args:
+        points: with ``x`` and ``y``, high being good.
+    """
+    published = points["source"] == SOURCES[ROBUSTBENCH]
+    others = points[~published] if not published.all() else points
+    low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
+    kept: pd.Series[bool] = ~published | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
+    return kept
+
+
 def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
     """Whether each point has room for its name beside it; the most telling are placed first.
 
@@ -222,8 +284,8 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     width, height = size
     x, y = (_scaled(points[name]) for name in ("x", "y"))
     order = sorted(
-        points.index,
-        key=lambda i: (points.loc[i, "family"] not in list(FAMILIES)[::3], i not in front, -y[i]),
+        (i for i in points.index if points.loc[i, "family"] != BOARD or i in front),
+        key=lambda i: (points.loc[i, "family"] != IKL, i not in front, -y[i]),
     )
     boxes: list[tuple[float, float, float, float]] = []
     shown = pd.Series(False, points.index)

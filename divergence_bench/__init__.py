@@ -15,20 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from divergence_bench import losses
-    from divergence_bench.api import (
-        attack,
+    from divergence_bench.api import attack, decide, evaluate, load_model, train
+    from divergence_bench.hub import export
+    from divergence_bench.registries import (
         datasets,
-        decide,
-        evaluate,
-        load_model,
         methods,
         models,
         register_dataset,
         register_model,
-        train,
     )
-    from divergence_bench.hub import export
     from divergence_bench.result import Accuracy, Result, compare, results, verdicts
+
+# Public names by the module that defines them.
+_NAMES = {
+    "api": ("attack", "decide", "evaluate", "load_model", "train"),
+    "hub": ("export",),
+    "registries": ("datasets", "methods", "models", "register_dataset", "register_model"),
+    "result": ("Accuracy", "Result", "compare", "results", "verdicts"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Accuracy",
@@ -51,16 +56,12 @@ __all__ = [
 ]
 
 
-_RESULTS = {"Accuracy", "Result", "compare", "results", "verdicts"}
-
-
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "losses":
         return importlib.import_module("divergence_bench.losses")
-    if name in __all__:
-        place = "result" if name in _RESULTS else "hub" if name == "export" else "api"
-        return getattr(importlib.import_module(f"divergence_bench.{place}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"divergence_bench.{_MODULES[name]}"), name)
     if name == "__version__":
         return importlib.import_module("harness").__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

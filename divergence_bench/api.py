@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from divergence_bench import inputs
 from divergence_bench.result import Result, result_of
 from harness.config import STANDARD_ATTACKS, EvalProtocol
-from harness.data import DATASETS, dataset_info
-from harness.data.base import DatasetSource
+from harness.config.validate import validated
+from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.analysis.decide import Decision, until_decided
 from harness.evaluation.analysis.sequential import DecisionRule
@@ -26,7 +26,6 @@ from harness.evaluation.speed.batching import Batching
 from harness.experiment import loaded as loaded_models
 from harness.experiment import resolve, runner
 from harness.experiment.record import check_registered, images_root
-from harness.models import ARCHITECTURES, Architecture
 from harness.models.external.probe import device_of
 from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics
@@ -123,7 +122,7 @@ def evaluate(
     given |= settings
     sequential = precision is not None or settings.get("order") == "random"
     run = stored_run(folder, model) if isinstance(model, str | Path) else None
-    own = {"arch": arch, "weights": weights, "weights_key": weights_key}
+    own: dict[str, Any] = {"arch": arch, "weights": weights, "weights_key": weights_key}
     _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:
@@ -137,7 +136,8 @@ def evaluate(
         if sequential:
             default |= resolve.random_order(dataset_info(name_of_data, images_root(run, images)))
         protocol = resolve.evaluation(default, given, ())
-        return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
+        with own_random_state(choose_device(device)):
+            return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
@@ -358,7 +358,7 @@ def attack(
     """
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
-    protocol: EvalProtocol = resolve.validated(EvalProtocol, settings)
+    protocol: EvalProtocol = validated(EvalProtocol, settings)
     check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where)
     with untouched(module.to(where)), own_random_state(where):
@@ -368,49 +368,6 @@ def attack(
         stage = make_attack(protocol.attacks[0], network, protocol, seed, where)
         found = stage.perturb(x.clone(), y.clone()).detach()
     return clip_to_ball(found, x, protocol.norm, protocol.eps)[0].to(images.device)
-
-
-def methods() -> list[str]:
-    """Names of the registered methods."""
-    return METHODS.names()
-
-
-def datasets() -> list[str]:
-    """Names of the registered datasets."""
-    return DATASETS.names()
-
-
-def models() -> list[str]:
-    """Names of the registered architectures."""
-    return ARCHITECTURES.names()
-
-
-def register_dataset(name: str, source: DatasetSource) -> None:
-    """Register a dataset for this process; the entry points ``harness.datasets`` are for packages.
-
-    Args:
-        name: for ``--dataset``, ``train`` and ``evaluate``; as ``source.info.name``.
-        source: its description, and a function that loads a split from a root folder.
-
-    Raises:
-        UserError: the name is taken or is not that of the description.
-    """
-    if source.info.name != name:
-        raise UserError(f"the description names the dataset {source.info.name!r}, not {name!r}")
-    DATASETS.register(name, source)
-
-
-def register_model(name: str, architecture: Architecture) -> None:
-    """Register an architecture for this process; entry points ``harness.models`` are for packages.
-
-    Args:
-        name: for ``--arch`` and ``arch=``.
-        architecture: makes a network from (num_classes, in_channels, image_size).
-
-    Raises:
-        UserError: the name is taken.
-    """
-    ARCHITECTURES.register(name, architecture)
 
 
 def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None:

@@ -8,11 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jinja2 import Template
 
 import harness
 from harness.errors import UserError
+from harness.evaluation.guards import own_random_state
 from harness.experiment.record import check_registered
 from harness.models.checkpoint import read_checkpoint, state_dict_sha256
 from harness.models.external.export import INPUT, OUTPUT, Exported, export_model
@@ -66,9 +68,11 @@ def export(
             "only a model that a run trained can be exported"
         )
     folder = DEFAULT_FOLDER / directory.run_id if out is None else Path(out)
-    exported, config = described(directory)
-    others = _other_files(folder, config)
-    file = export_model(exported, format, folder)
+    # New networks draw their first weights from the caller's generator.
+    with own_random_state(torch.device("cpu")):
+        exported, config = described(directory)
+        others = _other_files(folder, config)
+        file = export_model(exported, format, folder)
     written = {file.name: {"format": format, "sha256": file_sha256(file)}}
     config["files"] = dict(sorted((others | written).items()))
     write_json_atomic(config, folder / "config.json")

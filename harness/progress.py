@@ -37,14 +37,17 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         """See the class; bars appear only where standard error is a terminal."""
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str) -> None:
-        """Log one line under ``harness``; where no program listens to that, print it."""
+        """Log one line under ``harness``; where no program listens to that, print it.
+
+        Only a terminal wraps it.
+        """
         if LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers():
             LOGGER.info(text)
         else:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     @contextmanager
     def stage(
@@ -62,7 +65,7 @@ class Reporter:
                 below_cell.close()
         elif self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn() if total else TaskProgressColumn(),
                 TimeElapsedColumn(),

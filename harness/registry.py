@@ -147,10 +147,17 @@ def file_of(module_name: str) -> str:
     return (spec and spec.origin) or module_name
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
-    """One sentence for an unknown name, with the nearest known names, whatever their case."""
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The known names most like a mistyped one, whatever their case; at most three."""
     lower = {each.lower(): each for each in known}
-    near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
+    if name.lower() in lower:
+        return [lower[name.lower()]]
+    return [lower[each] for each in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """One sentence for an unknown name, with the nearest known names."""
+    near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
     return f"unknown {kind} {name!r}: {hint}"
 

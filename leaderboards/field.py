@@ -26,7 +26,7 @@ from leaderboards.table import (
 
 RANKED_BY = "best-known"
 # Columns of the tables that have a board.
-COMMON = ("clean", "aa")
+COMMON = ("aa", "clean")
 # RobustBench counts only further real images as extra data.
 ALONE, EXTRA = "No extra real images (generated ones allowed)", "Extra real images"
 UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
@@ -59,7 +59,6 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
         labels=labels,
         method_label=1,
         columns=(
-            *(Column(c.key, c.heads, c.metric, c.help) for c in spec.columns),
             Column(
                 RANKED_BY,
                 ("Best known",),
@@ -67,6 +66,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
                 "The lowest known accuracy under attack, percent: AutoAttack's, or that of a "
                 "stronger attack from elsewhere, as RobustBench ranks.",
             ),
+            *(Column(c.key, c.heads, c.metric, c.help) for c in reversed(spec.columns)),
         ),
         rows=tuple(replace(row, labels=(row.rank, *row.labels)) for row in with_keys(ranked)),
         caption=f"RobustBench's {len(entries)} published entries, with the paper's rows and ours.",
@@ -96,17 +96,17 @@ def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
 
 
 def _published(entry: Published, spec: TableSpec) -> Row:
-    flags = (UNRELIABLE,) if entry.unreliable else ()
+    flags = [UNRELIABLE] * entry.unreliable
     if entry.best_known < entry.aa:
-        flags += (f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks",)
+        flags.append(f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks")
     notes = [entry.citation]
     if entry.external is not None:
         notes.append(f"The best attack from elsewhere leaves {entry.external:.2f}.")
     if entry.eps not in ("8/255", "4/255"):
         notes.append(f"Attacked at a radius of {entry.eps}.")
-    values = {"clean": entry.clean, "aa": entry.aa, RANKED_BY: entry.best_known}
+    values = {RANKED_BY: entry.best_known, "aa": entry.aa, "clean": entry.clean}
     cells = {
-        key: Cell(printed=_number(value, spec.images, flags if key != "clean" else ()))
+        key: Cell(printed=_number(value, spec.images, tuple(flags) if key != "clean" else ()))
         for key, value in values.items()
     }
     own = spec.subject[0] if entry.key.startswith(OWN_ENTRIES) and spec.subject else ""
@@ -155,7 +155,7 @@ def _sides(table: Table, row: Row) -> list[Row]:
     for kind, badge, cells in ((PRINTED_ROW, PRINTED, printed), (OURS_ROW, REPRODUCED, ours)):
         if "aa" in cells:
             facts = {**row.facts, "source": badge}
-            own = {**cells, RANKED_BY: cells["aa"]}
+            own = {RANKED_BY: cells["aa"], **cells}
             found.append(Row(kind, row.labels, ALONE, own, facts, row.notes, row.command))
     return found
 

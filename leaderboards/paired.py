@@ -111,7 +111,7 @@ def _counts(
     names = ("run_a", "evaluation_a", "run_b", "evaluation_b")
     params = dict(zip(names, map(list, zip(*pairs, strict=True)), strict=True))
     _, rows = database.fetch(COUNTS.format(right=right), params)
-    return {tuple(row[:4]): tuple(row[4:]) for row in rows}  # type: ignore[misc]
+    return {tuple(row[:4]): tuple(row[4:]) for row in rows}
 
 
 def _widened(number: Number, counts: Mapping[PairKey, tuple[int, int, int, int]]) -> Number:

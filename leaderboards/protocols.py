@@ -74,7 +74,8 @@ def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[
         version = protocol["attack_version"].partition(" ")[2]
         facts += [f"{protocol['norm']} {eps_text(protocol['eps'])}", f"{names} ({version})"]
     else:
-        facts.append("clean only")
+        drawn = str(protocol["attack_version"]).endswith(" sequential")
+        facts.append("clean only, sequential" if drawn else "clean only")
     if protocol["precision"] != "float32":
         facts.append(protocol["precision"])
     return [*facts, f"n = {protocol['n']}" + (", partial" if protocol["partial"] else "")]

@@ -72,18 +72,18 @@ def difference_table(groups: Sequence[RunGroup]) -> Table:
     rows = []
     for members in sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol)):
         metric = _metric(members[0])
-        for of, base in itertools.permutations(members, 2):
-            if of["method"] not in SUBJECT or base["method"] in SUBJECT or not _like(of, base):
-                continue
-            number = paired_difference(of, base, metric)
+        own = [group for group in members if group["method"] in SUBJECT]
+        others = [group for group in members if group["method"] not in SUBJECT]
+        for of, base in itertools.product(own, others):
+            number = paired_difference(of, base, metric) if _like(of, base) else None
             if number is not None:
-                where = arch_text(of["arch"] or "", of["teacher"])
                 labels = (
                     f"{of.method_name} \u2212 {base.method_name}",
-                    f"{of['dataset']}, {where}",
+                    f"{of['dataset']}, {arch_text(of['arch'] or '', of['teacher'])}",
+                    metric_title(metric),
+                    str(number.seeds),
+                    f"{number.n:,}" if number.n else "",
                 )
-                n = f"{number.n:,}" if number.n else ""
-                labels += (metric_title(metric), str(number.seeds), n)
                 facts = {**of.facts, "metric": metric}
                 number = replace(number, note=f"{number.note}; {of.note}")
                 rows.append(Row(OURS_ROW, labels, "", {DIFFERENCE: Cell(ours=number)}, facts))

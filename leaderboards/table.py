@@ -33,6 +33,7 @@ MEANINGS = {
 
 # What the intervals are. Neither the paper nor RobustBench gives any.
 INTERVAL = "95% interval (Wilson) from n test images, computed here for printed numbers too"
+ANY_TIME = "95% interval of the accuracy on all test images, valid whenever an evaluation stops"
 OF_MEANS = (
     "of a mean over seeds Student's t interval, or that of one seed's images where it is wider"
 )
@@ -325,6 +326,11 @@ class Table(TableHeader):
     def numbers(self) -> tuple[Number, ...]:
         """All numbers, row by row."""
         return tuple(number for row in self.rows for number in row.numbers)
+
+    @property
+    def interval_meaning(self) -> str:
+        """What intervals of accuracies are."""
+        return ANY_TIME if "sequential" in self.title + self.protocol else INTERVAL
 
     def is_subject(self, row: Row) -> bool:
         """Whether a row is of a method that the table is about."""

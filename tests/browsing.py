@@ -113,7 +113,7 @@ class Visitor:
 
     def open(self, path: str) -> None:
         # The default page is served at the root.
-        self.page.goto(f"{self.server}/{path.removeprefix('leaderboards')}")
+        self.page.goto(f"{self.server}/{path.removeprefix('start')}")
         self.page.wait_for_selector("h1", timeout=30_000)
         self.settle()
 

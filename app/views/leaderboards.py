@@ -49,14 +49,25 @@ FACTS = {
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
 }
 # Parameters of the address that belong to one table and do not outlive it.
-OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "row", "entry", "pair")
+OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "field_arch", "protocol")
 RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 
 def page() -> None:
     """The chosen table, or the runs of one protocol."""
-    chosen = ui.one_named("Table", list(NAMES), key="table", default="2", titles=NAMES)
+    left, right = st.columns([2, 3], vertical_alignment="center")
+    with left:
+        st.title("Leaderboards", anchor=False)
+    with right:
+        chosen = ui.one_named(
+            "Table",
+            list(NAMES),
+            key="table",
+            default="2",
+            titles=NAMES,
+            label_visibility="collapsed",
+        )
     _forget_other(chosen)
     if chosen == RUNS:
         _runs_here()
@@ -67,24 +78,24 @@ def page() -> None:
 
 
 def _forget_other(chosen: str) -> None:
-    """Drop the filters and open rows of the table that was shown before."""
+    """Begin anew, without the filters and open rows of the table that was shown before."""
     before = st.session_state.get("shown table", chosen)
     st.session_state["shown table"] = chosen
     if before != chosen:
         for name in OF_A_TABLE:
             st.session_state.pop(name, None)
-            if name in st.query_params:
-                del st.query_params[name]
+        st.switch_page("views/leaderboards.py", query_params={"table": chosen})
 
 
 def _paper_table(number: int) -> None:
     table = ui.query_folder(paper_table, number)
     st.markdown(f"**{ui.plain(table.headline)}**")
-    if table.message:
-        st.caption(f"Only printed numbers are shown: {ui.plain(table.message)}.")
     _show(table)
     if not table.has_ours:
-        st.caption("Nothing in this table is measured here yet. This command makes a first number:")
+        st.caption(
+            f"Only printed numbers are shown: {ui.plain(table.message)}. This command makes the "
+            "first of ours:"
+        )
         st.code(table.first_run, language="bash", wrap_lines=True)
     if number in FIELDS.values():
         _field(ui.query_folder(field, number))
@@ -134,7 +145,7 @@ def _runs_here() -> None:
     table = ui.query_folder(_ranking, row["run_id"], row["evaluation_id"])
     _show(
         table,
-        f"{table.title}. Ranked by {stage_title(table.ranked_by)}: the rank is the range that the "
+        f"{table.title}. Ranked by {stage_title(table.ranked_by)}; the rank is the range that the "
         "95% intervals allow; partial: on part of the data, never ranked.",
     )
 

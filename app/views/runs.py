@@ -21,13 +21,19 @@ STATES = {word: status for status, word in STATUS_WORDS.items()}
 
 COLUMNS: dict[str, Any] = {
     "title": ui.text_column(
-        "Method", "The method's name as papers print it, or a model's source.", pinned=True
+        "Method",
+        "The method's name as papers print it, or a model's source.",
+        pinned=True,
+        # On a phone, both accuracies stand beside it.
+        width=125,
     ),
     "state": ui.text_column(
         "State",
         "running, done, failed or stopped. A run whose process was killed stays 'running' and "
         "gives no sign; its command continues it.",
     ),
+    "clean": ui.number_column("Clean %", "Accuracy on clean test images.", "%.2f"),
+    "robust": ui.number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
     "now": ui.text_column("Now", "What a running run does, and an estimate of what is left."),
     "progress": st.column_config.ProgressColumn(
         "Epochs", format="percent", min_value=0, max_value=1, help="Finished share of all epochs."
@@ -39,8 +45,6 @@ COLUMNS: dict[str, Any] = {
         help="Accuracy on validation images by epoch, under PGD, or clean if the run has no "
         f"attack; the last {queries.VALIDATION_EPOCHS} epochs. It is not a test result.",
     ),
-    "clean": ui.number_column("Clean %", "Accuracy on clean test images.", "%.2f"),
-    "robust": ui.number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
     "protocol": ui.text_column(
         "Protocol",
         "How the accuracies were measured: by the run's own protocol if there is such an "

@@ -11,16 +11,20 @@ from app import charts, queries
 from app import components as ui
 from app.tradeoff_points import (
     AXES,
+    BOARD,
+    IKL,
     SOURCES,
     Axis,
     fronts,
     labelled,
+    near,
     printed_points,
     protocols,
+    published_points,
     run_points,
     steps,
 )
-from leaderboards.table import SMALL
+from leaderboards.table import ROBUSTBENCH, SMALL
 
 MAX_RUNS = 5000
 MAX_NAMED = 5
@@ -32,9 +36,9 @@ def page() -> None:
     """Two axes, a scatter plot with a front for each kind of training data, and a table."""
     ui.heading(
         "Trade-offs",
-        "One number against another by one attack: the paper's rows and the runs here. Colour is "
-        "the method's family, shape the source. Dashed lines are Pareto fronts, one for each kind "
-        "of training data: no other point of that kind is as good in both numbers.",
+        "One number against another by one attack: the paper's rows, RobustBench's entries and the "
+        "runs here. Colour is the method's family, shape the source. Dashed lines are Pareto "
+        "fronts, one for each kind of training data: no other point of it is as good in both.",
     )
     points, unmeasured = _points()
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
@@ -59,8 +63,10 @@ def page() -> None:
     with columns[2]:
         y_name = ui.one_named("y axis", axes, key="y", default=y_default)
     with columns[3]:
-        x_name = ui.one_named("x axis", axes, key="x", default=x_default)
-    points = _with_small(points, left_out)
+        others_than_y = [name for name in axes if name != y_name]
+        x_default = x_default if x_default != y_name else others_than_y[0]
+        x_name = ui.one_named("x axis", others_than_y, key="x", default=x_default)
+    points = _layers(points, left_out)
     _plot(points, x_name, y_name, left_out)
     if not ui.has_database():
         ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
@@ -69,6 +75,8 @@ def page() -> None:
 def _points() -> tuple[pd.DataFrame, int]:
     """All points, and how many runs have no finished evaluation."""
     points, unmeasured = printed_points(), 0
+    published = ui.query_folder(published_points)
+    points = pd.concat([points, published], ignore_index=True)
     if ui.has_database():
         runs = ui.query(queries.runs, limit=MAX_RUNS)
         unmeasured = int(runs["clean"].isna().sum())
@@ -78,16 +86,26 @@ def _points() -> tuple[pd.DataFrame, int]:
     return points, unmeasured
 
 
-def _with_small(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """The points with small-scale runs if the reader asks for them, or if there is nothing else."""
-    small = points["source"] == SOURCES[SMALL]
-    if small.all() or not small.any():
-        return points
-    help = "Fewer images, smaller networks, fewer epochs: never ranked with published numbers."
-    if ui.switch(f"Small-scale runs ({int(small.sum())})", key="small", help=help):
-        return points
-    left_out[f"{int(small.sum())} small-scale"] = int(small.sum())
-    return points[~small]
+def _layers(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
+    """The points of the layers that the reader asks for; what there is nothing beside is shown."""
+    layers = {
+        "rb": (ROBUSTBENCH, "RobustBench's entries", "of RobustBench", True, "As published there."),
+        "small": (
+            SMALL, "Small-scale runs", "small-scale", False,
+            "Fewer images, smaller networks, fewer epochs: never ranked with published numbers.",
+        ),
+    }  # fmt: skip
+    shown = pd.Series(True, points.index)
+    with st.container(horizontal=True):
+        for key, (badge, title, said, value, help) in layers.items():
+            own = points["source"] == SOURCES[badge]
+            count = int(own.sum())
+            if own.all() or not count:
+                continue
+            if not ui.switch(f"{title} ({count})", key=key, value=value, help=help):
+                left_out[f"{count} {said}"] = count
+                shown &= ~own
+    return points[shown]
 
 
 def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
@@ -113,6 +131,15 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     if shown.empty:
         st.info("No point has both numbers.")
         return
+    if not x.lower_is_better and not y.lower_is_better:
+        kept = near(shown)
+        left_out[f"{int((~kept).sum())} of RobustBench far below the rest"] = int((~kept).sum())
+        shown = shown[kept]
+    published = shown["source"] == SOURCES[ROBUSTBENCH]
+    # The field is drawn first and small, so that the rest is seen before it.
+    shown = shown.assign(size=published.map({True: 30, False: 90})).sort_values(
+        "size", kind="stable"
+    )
     found = fronts(shown, x_lower=x.lower_is_better, y_lower=y.lower_is_better)
     lines = {
         data: front if y.lower_is_better else steps(front, shown, x_lower=x.lower_is_better)
@@ -127,6 +154,7 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
         x_title=x_name,
         y_title=y_name,
         lower_is_better=x.lower_is_better,
+        colours={IKL: charts.BLUE, BOARD: charts.GREY},
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )
     selected = ui.show_chart(
@@ -138,7 +166,8 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     )
     st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
     for data, front in found.items():
-        st.markdown(f"**{data.capitalize()}**, on the front: {ui.plain(_named(front, x, y))}.")
+        title = ui.plain(data[0].upper() + data[1:])
+        st.markdown(f"**{title}**, on the front: {ui.plain(_named(front, x, y))}.")
     st.caption(
         "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag over "
         "points to list only those."

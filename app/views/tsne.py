@@ -12,6 +12,7 @@ from app import components as ui
 from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
 from app.gallery import class_names
 from app.labels import protocol_text, run_title
+from app.reference_maps import reference_maps
 from harness.config import eps_text
 from harness.data import dataset_info
 from harness.data.base import DatasetInfo
@@ -40,22 +41,42 @@ COLUMNS = {
 
 
 def page() -> None:
-    """Two runs and a button; nothing is computed before it is pressed."""
+    """Two runs and a button; before it is pressed, the maps that ship with the app."""
     ui.heading(
         "t-SNE",
         "Features of clean and adversarial test images of random classes, as in Fig. 2 of the "
         "paper. A map shows neighbourhoods only: the numbers are from the feature space itself.",
     )
     if not ui.has_database():
-        ui.nothing_yet("A map needs a finished run.")
+        _reference()
+        ui.nothing_yet("A map of your own needs a finished run.")
         return
+    with st.expander("Map two runs of this folder"):
+        chosen = _choice()
+        if chosen is None:
+            ui.nothing_yet("A map of your own needs a finished run with its model file.")
+        elif st.button("Compute"):
+            st.session_state["tsne_computed"] = chosen
+    if chosen is not None and st.session_state.get("tsne_computed") == chosen:
+        _maps(*chosen)
+    else:
+        _reference()
+
+
+def _choice() -> tuple[str, str, int, int, int] | None:
+    """Two runs, the numbers of classes and of images a class, and the seed; None without a run."""
     known = ui.query(queries.comparable)
-    models = (RunDirectory(ui.results_folder(), run_id).model_path for run_id in known["run_id"])
-    known = known[[path.exists() for path in models]]
-    if known.empty:
-        ui.nothing_yet("A map needs a finished run whose model file is in the results folder.")
-        return
-    rows = {row["run_id"]: row for row in ui.records(known)}
+    here = [
+        RunDirectory(ui.results_folder(), run_id).model_path.exists() for run_id in known["run_id"]
+    ]
+    if missing := len(here) - sum(here):
+        st.caption(
+            f"Not offered: {missing} of {len(here)} evaluated runs, whose model files are not in "
+            "this folder, because they were imported or the model was loaded from elsewhere."
+        )
+    rows = {row["run_id"]: row for row in ui.records(known[here])}
+    if not rows:
+        return None
     titles = {run_id: run_title(row) for run_id, row in rows.items()}
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
@@ -76,21 +97,30 @@ def page() -> None:
         per_class = ui.whole_number("Images per class", 5, 100, 15, key="n", help="At random.")
     with columns[4]:
         seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
-    choice = (a, b, classes, per_class, seed)
-    if st.button("Compute") or st.session_state.get("tsne_computed") == choice:
-        st.session_state["tsne_computed"] = choice
-        _maps(rows[a], rows[b], classes, per_class, seed)
-    else:
-        total = min(classes, _info(rows[a]).num_classes) * per_class
-        st.caption(
-            f"For each run about {total} images of {rows[a]['dataset']} are attacked by PGD and "
-            "mapped: seconds for a small model, minutes for a large one without a GPU."
-        )
+    total = min(classes, _info(rows[a]).num_classes) * per_class
+    st.caption(
+        f"For each run about {total} images of {rows[a]['dataset']} are attacked by PGD and "
+        "mapped: seconds for a small model, minutes for a large one without a GPU."
+    )
+    return a, b, classes, per_class, seed
 
 
-def _maps(
-    first: dict[str, Any], second: dict[str, Any], classes: int, per_class: int, seed: int
-) -> None:
+def _reference() -> None:
+    """The maps that ship."""
+    maps = reference_maps()
+    for column, each in zip(st.columns(len(maps)), maps, strict=True):
+        with column:
+            _map(each.run, each.embedding)
+    _separation([(each.run, each.embedding) for each in maps], maps[0].eps)
+    st.caption(
+        "These two runs ship with the app as an example; `python -m app.reference_maps` makes "
+        "their maps."
+    )
+
+
+def _maps(a: str, b: str, classes: int, per_class: int, seed: int) -> None:
+    rows = {row["run_id"]: row for row in ui.records(ui.query(queries.comparable))}
+    first, second = rows[a], rows[b]
     eps = _radius(first)
     found = []
     for column, row in zip(st.columns(2), (first, second), strict=True):
@@ -106,7 +136,7 @@ def _maps(
                 root=_root(row),
             )
             found.append((row, result))
-            _map(row, result)
+            _map(row, result, protocol_text(row))
     _separation(found, eps)
 
 
@@ -128,9 +158,9 @@ def _root(row: dict[str, Any]) -> str | None:
     return root
 
 
-def _map(row: dict[str, Any], result: Embedding) -> None:
+def _map(row: dict[str, Any], result: Embedding, protocol: str = "") -> None:
     st.subheader(ui.plain(row["title"]), anchor=False)
-    st.caption(ui.plain(f"{run_title(row)}. Evaluated by: {protocol_text(row)}"))
+    st.caption(ui.plain(run_title(row) + (f". Evaluated by: {protocol}" if protocol else "")))
     half = len(result.points) // 2
     ui.show_chart(
         charts.embedding(result.points),
@@ -139,9 +169,10 @@ def _map(row: dict[str, Any], result: Embedding) -> None:
 
 
 def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> None:
+    titles = {row["title"] for row, _ in found}
     rows = [
         {
-            "run": f"{row['title']} ({row['run_id']})",
+            "run": row["title"] if len(titles) == len(found) else row["run_id"],
             "kind": kind,
             "silhouette": part.silhouette,
             "neighbours": 100 * part.neighbours,
@@ -156,24 +187,26 @@ def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> No
     ]
     alt = "Separation of classes in feature space, by run and kind of image"
     ui.show_table(pd.DataFrame(rows), COLUMNS, alt)
-    (row_a, a), (row_b, b) = found
-    names = class_names(row_a["dataset"])
-    labels = sorted({int(label) for label in a.points["label"]})
-    numbered = ", ".join(
-        f"{label} {names[label]}" if label < len(names) else str(label) for label in labels
+    result = found[0][1]
+    names = class_names(found[0][0]["dataset"])
+    labels = sorted({int(label) for label in result.points["label"]})
+    numbered = ", ".join(dict.fromkeys(_numbered(names, label) for label in labels))
+    values = ", ".join(
+        f"**{ui.plain(row['title'])}** {own.adversarial.silhouette:.3f}" for row, own in found
     )
-    first, second = a.adversarial.silhouette, b.adversarial.silhouette
-    better = row_a if first >= second else row_b
     st.markdown(
-        f"Classes of adversarial images separate better for **{ui.plain(better['title'])}** "
-        f"(silhouette {max(first, second):.3f} against {min(first, second):.3f})."
-        if row_a["run_id"] != row_b["run_id"]
-        else "Both maps are of the same run."
+        f"Silhouette of the classes of adversarial images, high being well separated: {values}."
     )
+    few = "" if result.perplexity == PERPLEXITY else " (few images)"
     st.caption(
-        f"Linf {eps_text(eps)}, PGD with 10 steps; perplexity {a.perplexity:g}"
-        f"{'' if a.perplexity == PERPLEXITY else ' (few images)'}; classes {ui.plain(numbered)}."
+        f"Linf {eps_text(eps)}, PGD with 10 steps; perplexity {result.perplexity:g}{few}; classes "
+        f"{ui.plain(numbered)}."
     )
+
+
+def _numbered(names: tuple[str, ...], label: int) -> str:
+    name = names[label] if label < len(names) else str(label)
+    return name if name == str(label) else f"{label} {name}"
 
 
 page()

@@ -5,42 +5,62 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
 
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import interval, markdown_table, percent, print_result
+from divergence_bench.cli.tables import (
+    interval,
+    markdown_table,
+    percent,
+    print_result,
+    results_alone,
+)
 from harness.errors import UserError
-from harness.experiment import regression
-from harness.experiment.regression import Baseline, Checked
 from harness.progress import Reporter
 from harness.store.rundir import run_folders
 
+if TYPE_CHECKING:
+    from harness.experiment.regression import Baseline, Checked
+
 REGRESSION = 1
+BASELINE = "Baseline"
 
 
 def check(
-    baseline: Annotated[Path, Option(help="File of the expected results.")] = Path(
-        "results/baselines/digits.json"
-    ),
+    baseline: Annotated[
+        Path,
+        opt.value("FILE", "The expected results.", BASELINE),
+    ] = Path("results/baselines/digits.json"),
     update: Annotated[
-        bool, Option("--update", help="Make these results the new baseline.")
+        bool,
+        opt.flag("--update", "Make these results the new baseline.", BASELINE),
     ] = False,
-    reason: Annotated[str | None, Option(help="Why the baseline changes.")] = None,
+    reason: Annotated[str | None, opt.value("TEXT", "Why the baseline changes.", BASELINE)] = None,
     methods: Annotated[
-        str | None, Option(help="With --update: methods of a baseline that is not there yet.")
+        str | None,
+        opt.value(
+            "NAMES",
+            "With --update: methods of a baseline that is not there yet.",
+            BASELINE,
+            complete=completion.methods,
+        ),
     ] = None,
     keep: Annotated[
-        Path | None, Option(help="Keep the runs in this folder; it must hold none yet.")
+        Path | None,
+        opt.value("DIR", "Keep the runs in this folder; it must hold none yet.", opt.STORAGE),
     ] = None,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
     """Run the small benchmark against a baseline and print a report in Markdown.
 
     Exit status 1 means that something got worse.
     """
+    from harness.experiment import regression
+
     if update != bool(reason):
         raise UserError("a new baseline needs its reason: give --update and --reason together")
     if methods and (not update or baseline.exists()):
@@ -53,8 +73,9 @@ def check(
         expected = regression.new_baseline(opt.names(methods))
     else:
         expected = regression.read_baseline(baseline)
-    with TemporaryDirectory() as folder:
-        measured = regression.check(expected, keep or Path(folder), Reporter(quiet=as_json))
+    with TemporaryDirectory() as folder, results_alone():
+        reporter = Reporter(quiet=quiet or as_json)
+        measured = regression.check(expected, keep or Path(folder), reporter)
     if reason:
         regression.write_baseline(regression.updated(expected, measured, reason), baseline)
         print_result({"updated": str(baseline)}, f"updated {baseline}", as_json=as_json)
@@ -105,6 +126,8 @@ def _row(checked: Checked) -> list[str]:
 
 
 def _environment(baseline: Baseline) -> str:
+    from harness.experiment import regression
+
     differing = [
         f"- {name}: {baseline.environment.get(name)} in the baseline, {value} here"
         for name, value in regression.environment().items()

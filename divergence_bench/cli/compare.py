@@ -6,49 +6,95 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
-from typer import Argument, Option
+from typer import Argument
 
-from divergence_bench.cli.options import RESULTS, Json, Results
+from divergence_bench.cli import completion
+from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import (
     interval,
     markdown_table,
     markdown_text,
+    new_console,
     percent,
     plain_table,
     print_json,
 )
 from harness.config import eps_text
 from harness.errors import UserError
-from harness.evaluation.analysis import stored
-from harness.evaluation.analysis.paired import Comparison, SeedsComparison
-from harness.evaluation.analysis.statistics import MeanDifference, PairedComparison, SeedsSummary
 from harness.store.files import without_nan, write_bytes_atomic
+
+if TYPE_CHECKING:
+    from harness.evaluation.analysis.paired import Comparison, SeedsComparison
+    from harness.evaluation.analysis.statistics import (
+        MeanDifference,
+        PairedComparison,
+        SeedsSummary,
+    )
+    from harness.evaluation.analysis.stored import Compared
 
 
 def compare(
     runs: Annotated[
         list[str] | None,
-        Argument(help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds."),
+        Argument(
+            metavar="RUN",
+            help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds.",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     method_a: Annotated[
-        str | None, Option(help="Instead of runs: a method, over all its seeds.")
+        str | None,
+        opt.value(
+            "NAME",
+            "Instead of runs: a method, over all its seeds.",
+            opt.SELECTION,
+            complete=completion.methods,
+        ),
     ] = None,
-    method_b: Annotated[str | None, Option(help="The method to compare it with.")] = None,
-    dataset: Annotated[str | None, Option(help="The methods' runs on this dataset.")] = None,
-    norm: Annotated[str | None, Option(help="Only evaluations of this norm.")] = None,
-    eps: Annotated[str | None, Option(help="Only evaluations of this radius.")] = None,
-    out: Annotated[Path | None, Option(help="Markdown file to write as well.")] = None,
-    results: Results = RESULTS,
-    as_json: Json = False,
+    method_b: Annotated[
+        str | None,
+        opt.value(
+            "NAME", "The method to compare it with.", opt.SELECTION, complete=completion.methods
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        opt.value(
+            "NAME",
+            "The methods' runs on this dataset.",
+            opt.SELECTION,
+            complete=completion.datasets,
+        ),
+    ] = None,
+    norm: Annotated[
+        str | None,
+        opt.value(
+            "NAME", "Only evaluations of this norm.", opt.SELECTION, complete=completion.norms
+        ),
+    ] = None,
+    eps: Annotated[
+        str | None,
+        opt.value("RADIUS", "Only evaluations of this radius.", opt.SELECTION),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        opt.value("FILE", "Write Markdown as well.", opt.STORAGE),
+    ] = None,
+    results: opt.StoredResults = opt.RESULTS,
+    as_json: opt.Json = False,
 ) -> None:
     """Compare models: paired on the images they share, or by their means over seeds."""
+    from harness.evaluation.analysis import stored
+
     methods = [method for method in (method_a, method_b) if method]
     if bool(runs) == bool(methods) or len(methods) == 1:
         raise UserError("nothing to compare: give two runs or more, or --method-a and --method-b")
-    compared: stored.Compared = (
+    if runs and dataset is not None:
+        raise UserError("--dataset has no effect on runs that are named: leave it out")
+    compared: Compared = (
         stored.compare_runs(results, runs, norm=norm, eps=eps)
         if runs
         else stored.compare_methods(results, methods, dataset=dataset, norm=norm, eps=eps)
@@ -59,7 +105,7 @@ def compare(
     if as_json:
         print_json(to_json(compared))
     else:
-        print_blocks(blocks, Console())
+        print_blocks(blocks, new_console())
 
 
 @dataclass(frozen=True)
@@ -71,8 +117,10 @@ class Block:
     rows: tuple[tuple[str, ...], ...] = ()
 
 
-def blocks_of(compared: stored.Compared) -> list[Block]:
+def blocks_of(compared: Compared) -> list[Block]:
     """What is printed of a comparison, in order."""
+    from harness.evaluation.analysis.paired import SeedsComparison
+
     if isinstance(compared, SeedsComparison):
         return seeds_blocks(compared)
     blocks = [block for comparison in compared for block in paired_blocks(comparison)]
@@ -190,8 +238,10 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_json(compared: stored.Compared) -> Any:
+def to_json(compared: Compared) -> Any:
     """The numbers, with null for what is not known, such as a single seed's deviation."""
+    from harness.evaluation.analysis.paired import SeedsComparison
+
     return without_nan(
         asdict(compared)
         if isinstance(compared, SeedsComparison)

@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
-from typer import Argument, Option
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import percent, plain_table, print_json
-from harness.data.cifar import CORRUPTIONS, SEVERITIES, open_corrupted
+from divergence_bench.cli.tables import (
+    new_console,
+    percent,
+    plain_table,
+    print_json,
+    results_alone,
+)
 from harness.errors import UserError
-from harness.evaluation.corrupted import CorruptionResult, evaluate_corrupted
-from harness.experiment.record import recorded
-from harness.models.loading import load_run_model
 from harness.progress import Reporter
 from harness.registry import unknown_name
 from harness.store.rundir import find_run
-from harness.training.build import choose_device
+
+if TYPE_CHECKING:
+    from harness.evaluation.corrupted import CorruptionResult
 
 
 def corrupt(
-    run: Annotated[str, Argument(help="A finished run on cifar10 or cifar100.")],
-    corruptions: Annotated[str, Option(help="all, or some with commas between: fog,snow.")] = "all",
-    severities: Annotated[str, Option(help="Some of 1 to 5.")] = "1,2,3,4,5",
+    run: opt.Run,
+    corruptions: Annotated[
+        str,
+        opt.value("NAMES", "all, or some with commas between: fog,snow.", opt.ATTACK),
+    ] = "all",
+    severities: Annotated[str, opt.value("LIST", "Some of 1 to 5.", opt.ATTACK)] = "1,2,3,4,5",
     eval_limit: Annotated[
         int | None,
-        Option(min=1, help="Use the first images of each severity; the result is partial."),
+        opt.value(
+            "N",
+            "Use the first N images of each severity; the result is partial.",
+            opt.ATTACK,
+            min=1,
+        ),
     ] = None,
     data_root: Annotated[
         Path | None,
-        Option(help="Folder that holds CIFAR-10-C or CIFAR-100-C.", envvar="HARNESS_DATA"),
+        opt.value(
+            "DIR", "Folder that holds CIFAR-10-C or CIFAR-100-C.", opt.DATA, envvar="HARNESS_DATA"
+        ),
     ] = None,
+    results: opt.StoredResults = opt.RESULTS,
     device: opt.Device = "auto",
-    results: opt.Results = opt.RESULTS,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C."""
+    """Measure a run's accuracy on the published images of CIFAR-10-C or CIFAR-100-C.
+
+    RUN is a finished run on cifar10 or cifar100.
+    """
+    from harness.data.cifar import open_corrupted
+    from harness.evaluation.corrupted import evaluate_corrupted
+    from harness.experiment.record import recorded
+    from harness.models.loading import load_run_model
+    from harness.training.build import choose_device
+
     directory = find_run(results, run)
     model, selected = load_run_model(directory), parse_severities(severities)
     where = choose_device(device)
     names = parse_corruptions(corruptions)
     images = open_corrupted(directory.record["dataset"], data_root, names)
-    reporter = Reporter(quiet=as_json)
-    with directory.lock(), recorded(directory, {}, reporter), reporter.stage("corrupt") as stage:
+    reporter = Reporter(quiet=quiet or as_json)
+    with (
+        results_alone(),
+        directory.lock(),
+        recorded(directory, {}, reporter),
+        reporter.stage("corrupt") as stage,
+    ):
         result = evaluate_corrupted(
             model,
             images,
@@ -57,7 +85,7 @@ def corrupt(
     if as_json:
         print_json({"protocol": result.protocol, "metrics": result.metrics()})
     else:
-        show(result, directory.run_id, Console())
+        show(result, directory.run_id, new_console())
 
 
 def show(result: CorruptionResult, run_id: str, console: Console) -> None:
@@ -80,6 +108,8 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
     Raises:
         UserError: a name is not known.
     """
+    from harness.data.cifar import CORRUPTIONS
+
     names = {part.strip() for part in text.split(",")}
     for name in names - {"all", *CORRUPTIONS}:
         raise UserError(unknown_name("corruption", name, ["all", *CORRUPTIONS]))
@@ -92,6 +122,8 @@ def parse_severities(text: str) -> tuple[int, ...]:
     Raises:
         UserError: one is not between 1 and 5.
     """
+    from harness.data.cifar import SEVERITIES
+
     try:
         severities = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:

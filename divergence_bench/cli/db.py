@@ -1,34 +1,37 @@
-"""The verb ``db``: ``rebuild``, ``merge``, ``export`` and ``import``."""
+"""The verb ``db``: ``rebuild``, ``merge``, ``export``, ``import`` and ``delete``."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_result
-from harness.store import exchange
-from harness.store.database import Database
-from harness.store.sharing import Merged
-from leaderboards.printed import REPORTED_CSV
+from divergence_bench.cli.tables import print_result, results_alone
+from harness.store.rundir import find_run
+
+if TYPE_CHECKING:
+    from harness.store.sharing import Merged
 
 # Exit status where only a part was done.
 INCOMPLETE = 1
 
-db = opt.plain_typer(help="The results database.")
+db = opt.new_typer(help="The results database, and the runs that it holds.")
 
 
 @db.command()
-def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> None:
+def rebuild(results: opt.StoredResults = opt.RESULTS, as_json: opt.Json = False) -> None:
     """Build the database again from the run directories.
 
     Exit status 1 means that something cannot be read and was left out.
     """
+    from harness.store.database import Database
+    from leaderboards.printed import REPORTED_CSV
+
     outcome = Database(results).rebuild(reported=REPORTED_CSV)
     unreadable = [(str(folder), reason) for folder, reason in outcome.unreadable]
     counts = ", ".join(f"{count} {table}" for table, count in outcome.counts.items())
@@ -41,7 +44,9 @@ def rebuild(results: opt.Results = opt.RESULTS, as_json: opt.Json = False) -> No
 
 @db.command("merge")
 def merge_(
-    other: Annotated[Path, Argument(help="Another results folder, or its database.")],
+    other: Annotated[
+        Path, Argument(metavar="DIR", help="Another results folder, or its database.")
+    ],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
@@ -50,19 +55,23 @@ def merge_(
     Runs in conflict are kept aside and named. Exit status 1 means that there are some, or that
     something was left out.
     """
+    from harness.store import exchange
+
     print_merged(exchange.merge_other(results, other), as_json=as_json)
 
 
 @db.command()
 def export(
-    parquet: Annotated[Path, Option(help="Folder to write.")],
-    results: opt.Results = opt.RESULTS,
+    parquet: Annotated[Path, opt.value("DIR", "Folder to write.", opt.STORAGE)],
+    results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Write all tables as Parquet files.
 
     Their hashes are written beside them; weights are not among them.
     """
+    from harness.store import exchange
+
     rows = exchange.export(results, parquet)
     counts = ", ".join(f"{count} {name}" for name, count in rows.items())
     print_result({"rows": rows}, f"exported to {parquet}: {counts}", as_json=as_json)
@@ -70,12 +79,41 @@ def export(
 
 @db.command("import")
 def import_(
-    folder: Annotated[Path, Argument(help="A folder that `db export` wrote.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="A folder that `db export` wrote.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Copy the runs of an export here, as `db merge` does."""
+    from harness.store import exchange
+
     print_merged(exchange.import_(results, folder), as_json=as_json)
+
+
+@db.command()
+def delete(
+    run: opt.Run,
+    yes: Annotated[bool, opt.flag("--yes", "Delete without asking.", opt.EXECUTION)] = False,
+    results: opt.StoredResults = opt.RESULTS,
+    as_json: opt.Json = False,
+) -> None:
+    """Delete a run: its model, its evaluations and its rows of the database.
+
+    It asks first, and names the runs whose teacher it is.
+    """
+    from harness.store import removal
+
+    directory = find_run(results, run)
+    students = removal.students_of(directory)
+    if not yes:
+        with results_alone():
+            for student in students:
+                print(f"{directory.run_id} is the teacher of {student}")
+            evaluations = len(directory.evaluations())
+            held = f"{directory.path}, with {evaluations} evaluations"
+            typer.confirm(f"delete run {directory.run_id} ({held})?", abort=True)
+    removal.delete(directory)
+    deleted = {"deleted": directory.run_id, "teacher_of": students}
+    print_result(deleted, f"deleted {directory.run_id}", as_json=as_json)
 
 
 def print_merged(merged: Merged, *, as_json: bool) -> None:

@@ -4,73 +4,87 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from typer import Argument, Option
+from typer import Argument
 
-from divergence_bench import api
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.compare import Block, markdown, paired_blocks, print_blocks
-from divergence_bench.cli.tables import print_json
+from divergence_bench.cli.tables import new_console, print_json, results_alone
 from harness.errors import UserError
-from harness.evaluation.analysis.decide import Decision
 from harness.store.files import without_nan, write_bytes_atomic
 from harness.store.rundir import stored_run
 
+if TYPE_CHECKING:
+    from harness.evaluation.analysis.decide import Decision
+
+DECISION = "Decision"
+
 
 def decide(
-    model_a: Annotated[str, Argument(help="A run, or a model as `evaluate` takes it.")],
-    model_b: Annotated[str, Argument(help="The model to compare it with.")],
-    dataset: Annotated[str | None, Option(help="Needed unless a model is a run.")] = None,
+    model_a: Annotated[
+        str,
+        Argument(help="A run, or a model as `evaluate` takes it.", autocompletion=completion.runs),
+    ],
+    model_b: Annotated[
+        str, Argument(help="The model to compare it with.", autocompletion=completion.runs)
+    ],
     margin: Annotated[
         float,
-        Option(parser=opt.share, metavar="PERCENT", help="They are equal if no further apart."),
+        opt.value("PERCENT", "They are equal if no further apart.", DECISION, parser=opt.share),
     ] = "1%",  # type: ignore[assignment]  # the parser reads it
     alpha: Annotated[
         float,
-        Option(parser=opt.share, metavar="PERCENT", help="Probability of a wrong decision."),
+        opt.value("PERCENT", "Probability of a wrong decision.", DECISION, parser=opt.share),
     ] = "5%",  # type: ignore[assignment]
-    n_max: Annotated[int | None, Option(help="Stop undecided after so many images.")] = None,
+    n_max: Annotated[
+        int | None, opt.value("N", "Stop undecided after so many images.", DECISION)
+    ] = None,
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
-    workers: opt.Workers = None,
+    dataset: opt.Dataset = None,
     data_root: opt.DataRoot = None,
-    device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
-    out: Annotated[Path | None, Option(help="Markdown file to write as well.")] = None,
+    out: Annotated[Path | None, opt.value("FILE", "Write Markdown as well.", opt.STORAGE)] = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
     """Evaluate two models on the same random images until one is better, or both are equal.
 
     The decision is valid although it is looked for after each chunk of images.
     """
+    from divergence_bench import api
+
     runs = [run for run in (stored_run(results, each) for each in (model_a, model_b)) if run]
     data = dataset or next((run.record["dataset"] for run in runs), None)
     if data is None:
         raise UserError("neither model is a stored run: give --dataset")
     given: dict[str, Any] = {"attacks": attacks, "norm": norm, "eps": eps, "workers": workers}
-    decision = api.decide(
-        model_a,
-        model_b,
-        data,
-        margin=margin,
-        alpha=alpha,
-        n=n_max,
-        results=results,
-        quiet=as_json,
-        root=data_root,
-        device=device,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    with results_alone():
+        decision = api.decide(
+            model_a,
+            model_b,
+            data,
+            margin=margin,
+            alpha=alpha,
+            n=n_max,
+            results=results,
+            quiet=quiet or as_json,
+            root=data_root,
+            device=device,
+            **{name: value for name, value in given.items() if value is not None},
+        )
     blocks = [Block((verdict_text(decision),)), *paired_blocks(decision.comparison)]
     if out is not None:
         write_bytes_atomic(markdown(blocks).encode(), out)
     if as_json:
         print_json(without_nan(asdict(decision)))
     else:
-        print_blocks(blocks, Console())
+        print_blocks(blocks, new_console())
 
 
 def verdict_text(decision: Decision) -> str:

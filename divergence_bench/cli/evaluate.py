@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
-from typer import Argument, Option
+from typer import Argument
 
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import interval, percent, plain_table, print_json, print_result
+from divergence_bench.cli.tables import (
+    interval,
+    new_console,
+    percent,
+    plain_table,
+    print_json,
+    print_result,
+    results_alone,
+)
 from harness.config import eps_text
-from harness.data import dataset_info, load_dataset
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
-from harness.evaluation.analysis import curves
-from harness.evaluation.attack import images
-from harness.evaluation.attack.ray_executor import ray_executor
-from harness.experiment import loaded, resolve, runner
-from harness.experiment.record import INDEX_WAIT_S, images_root
 from harness.progress import Reporter
-from harness.store.database import Database
 from harness.store.rundir import RunDirectory, find_run, stored_run
-from leaderboards.printed import REPORTED_CSV
-from leaderboards.summary import run_summary
+
+if TYPE_CHECKING:
+    from harness.evaluation.analysis import curves
+    from harness.experiment import runner
+
+MODEL = "Model"
 
 
 def evaluate(
+    context: typer.Context,
     source: Annotated[
         str,
         Argument(
             help="A run, a checkpoint file, robustbench:NAME, timm:NAME, torchvision:NAME or "
-            "package.module:function."
+            "package.module:function.",
+            autocompletion=completion.runs,
         ),
     ],
-    dataset: Annotated[str | None, Option(help="Needed unless SOURCE is a run.")] = None,
-    arch: Annotated[str | None, Option(help="For a bare state dict.")] = None,
-    weights: Annotated[Path | None, Option(help="Local weights of a zoo model.")] = None,
+    dataset: opt.Dataset = None,
+    arch: Annotated[
+        str | None,
+        opt.value(
+            "NAME",
+            "Network of a bare state dict; see `list models`.",
+            MODEL,
+            complete=completion.models,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        opt.value("FILE", "Local weights of a zoo model.", MODEL),
+    ] = None,
     weights_key: Annotated[
-        str | None, Option(help="Which weights of a file are meant, such as state_dict_ema.")
+        str | None,
+        opt.value("KEY", "Which weights of a file are meant, such as state_dict_ema.", MODEL),
     ] = None,
     normalize: Annotated[
         str | None,
-        Option(help="Normalise images before the model: dataset, imagenet, none or MEANS;STDS."),
+        opt.value(
+            "HOW",
+            "Normalise images before the model: dataset, imagenet, none or MEANS;STDS.",
+            MODEL,
+        ),
     ] = None,
-    name: Annotated[str | None, Option(help="What tables call the model.")] = None,
+    name: Annotated[str | None, opt.value("TEXT", "What tables call the model.", MODEL)] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
@@ -62,15 +88,23 @@ def evaluate(
     results: opt.Results = opt.RESULTS,
     on_cluster: opt.OnCluster = None,
     per_task: opt.PerTask = None,
-    set_: opt.Set = None,
+    set_: opt.EvaluationSet = None,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate a stored run or a model from elsewhere."""
+    """Evaluate a stored run, or with --dataset a model from elsewhere."""
+    from harness.data import dataset_info, load_dataset
+    from harness.evaluation.attack.ray_executor import ray_executor
+    from harness.experiment import loaded, resolve, runner
+    from harness.experiment.record import images_root
+
     overrides = protocol_settings(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
     )  # fmt: skip
     cluster = Cluster.parse(on_cluster, per_task)
+    if cluster is not None:
+        opt.refuse_unused(context, {"workers": "with --cluster"})
     directory = stored_run(results, source)
     if directory is not None:
         own = {"--dataset": dataset, "--arch": arch, "--weights": weights}
@@ -87,9 +121,9 @@ def evaluate(
         default = default | resolve.random_order(info)
         overrides |= {"half_width": precision, "n_max": n_max}
     protocol = resolve.evaluation(default, overrides, set_ or ())
-    reporter = Reporter(quiet=as_json)
+    reporter = Reporter(quiet=quiet or as_json)
 
-    with ray_executor(cluster) as executor:
+    with results_alone(), ray_executor(cluster) as executor:
         if directory is not None:
             outcome = runner.evaluate_run(
                 directory, protocol, data_root, device, reporter, executor
@@ -109,17 +143,25 @@ def evaluate(
                 device=device,
                 executor=executor,
             )
-    print_outcome(outcome, results, as_json=as_json)
+    print_outcome(outcome, as_json=as_json)
 
 
 def export_adversarial(
-    run: Annotated[str, Argument(help="A run.")],
-    out: Annotated[Path, Option(help="File to write, such as adversarial.pt.")],
-    evaluation: Annotated[str | None, Option(help="If the run has several.")] = None,
-    results: opt.Results = opt.RESULTS,
+    run: opt.Run,
+    out: Annotated[
+        Path,
+        opt.value("FILE", "File to write, such as adversarial.pt.", opt.STORAGE),
+    ],
+    evaluation: Annotated[
+        str | None,
+        opt.value("ID", "If the run has several.", opt.SELECTION),
+    ] = None,
+    results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Write kept adversarial images as one tensor, in RobustBench's form."""
+    from harness.evaluation.attack import images
+
     found = images.find_evaluation(find_run(results, run), evaluation)
     shape = images.export(found, out)
     facts = {"evaluation": found.evaluation_id, "shape": shape, "out": str(out)}
@@ -141,28 +183,36 @@ def protocol_settings(
     return options
 
 
-def print_outcome(outcome: runner.Outcome, results: Path, *, as_json: bool) -> None:
+def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
     """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
-    evaluation_id = outcome.evaluation.evaluation_id
-    directory = find_run(results, outcome.run_id)
-    with _indexed_in(directory) as folder:
-        summary = run_summary(folder, outcome.run_id, evaluation_id)
-        curve = curves.curve_of(Database(folder), outcome.run_id, evaluation_id)
+    from harness.evaluation.analysis import curves
+    from harness.store.database import Database
+    from leaderboards.summary import run_summary
+
+    results, evaluation_id = outcome.directory.parents[1], outcome.evaluation.evaluation_id
+    directory = RunDirectory(results, outcome.run_id)
+    with _indexed_in(directory) as source:
+        summary = run_summary(source, outcome.run_id, evaluation_id)
+        curve = curves.curve_of(Database(source), outcome.run_id, evaluation_id)
     if as_json:
         stored = {"stored_at": outcome.evaluation.stored_at}
         print_json({**summary.to_json(), "curve": [asdict(point) for point in curve], **stored})
         return
-    console = Console()
+    console = new_console()
     summary.render(console)
     print_curve(curve, directory.evaluation(evaluation_id).record, console)
     print(f"stored in {outcome.directory}")
-    folder = "" if results == opt.RESULTS else f" --results {results}"
-    print(f"see it again: python -m harness show {outcome.run_id}{folder}")
+    place = "" if results == opt.RESULTS else f" --results {shlex.quote(str(results))}"
+    print(f"see it again: python -m harness show {outcome.run_id}{place}")
 
 
 @contextmanager
 def _indexed_in(run: RunDirectory) -> Iterator[Path]:
     """A folder whose database has the run: its own, or one without other runs if that is held."""
+    from harness.experiment.record import INDEX_WAIT_S
+    from harness.store.database import Database
+    from leaderboards.printed import REPORTED_CSV
+
     database = Database(run.results, INDEX_WAIT_S)
     try:
         database.load_reported(REPORTED_CSV)

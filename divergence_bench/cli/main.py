@@ -9,15 +9,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer import Option
 
-from divergence_bench.cli.options import plain_typer
+from divergence_bench.cli.options import SuggestingGroup, new_typer
 from divergence_bench.cli.surroundings import explained_paths, open_streams, refuse_empty_values
+from harness import __version__
 from harness.distributed.signals import stopping
 from harness.errors import UserError
+
+SCRIPT, MODULE = "divergence-bench", "python -m harness"
+# Mistakes in options; of these classes Typer shows only one that is derived from it.
+USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 # What each verb does, and the function or the group of verbs that does it.
 VERBS = {
@@ -25,7 +31,7 @@ VERBS = {
     "evaluate": ("evaluate:evaluate", "Evaluate a stored run or a model from elsewhere."),
     "export": ("export:export", "Write a run's model for other programs and model hubs."),
     "export-adversarial": ("evaluate:export_adversarial", "Write adversarial images as a tensor."),
-    "list": ("show:list_", "List methods, recipes, datasets, models or runs."),
+    "list": ("list:list_", "List methods, recipes, datasets, models or runs."),
     "show": ("show:show", "Show one run with its table, or a method's card."),
     "compare": ("compare:compare", "Compare runs image by image, or methods over seeds."),
     "decide": ("decide:decide", "Find out which of two runs is more robust on few images."),
@@ -33,7 +39,7 @@ VERBS = {
     "leaderboards": ("report:leaderboards", "Import and export entries of public leaderboards."),
     "app": ("show:browse", "Show leaderboards and runs in the browser."),
     "sql": ("sql:sql", "Query the results database in SQL."),
-    "db": ("db:db", "Rebuild, merge, export or import the database."),
+    "db": ("db:db", "Rebuild, merge, export or import the database; delete runs."),
     "sweep": ("sweep:sweep", "Run what is missing of many runs."),
     "check": ("check:check", "Run the small benchmark against a baseline."),
     "corrupt": ("corrupt:corrupt", "Measure accuracy on CIFAR-10-C or CIFAR-100-C."),
@@ -46,12 +52,12 @@ def command(name: str) -> Any:
     module, _, attribute = VERBS[name][0].partition(":")
     verb = getattr(importlib.import_module(f"divergence_bench.cli.{module}"), attribute)
     if not isinstance(verb, typer.Typer):
-        function, verb = verb, plain_typer()
+        function, verb = verb, new_typer()
         verb.command(name)(function)
     return typer.main.get_command(verb)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(SuggestingGroup):
     """Imports a verb when it is called: the list of verbs needs neither torch nor a database."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -66,13 +72,28 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
 
 
-app = plain_typer(cls=LazyGroup)
+app = new_typer(cls=LazyGroup, add_completion=True)
 for _name, (_, _summary) in VERBS.items():
     app.command(_name, help=_summary)(lambda: None)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"divergence-bench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def require_single_process(context: typer.Context) -> None:
+def require_single_process(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        Option(
+            "--version", metavar="", help="Show the version.", callback=print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
     """Train, evaluate and rank models of adversarial robustness and knowledge distillation."""
     count = _torchrun("WORLD_SIZE", 1)
     if count > 1 and context.invoked_subcommand != "run":
@@ -88,15 +109,42 @@ def main() -> None:
     open_streams()
     with stopping() as stop:
         try:
-            app(prog_name="harness")
-        except UserError as error:
-            print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr)
+            raise SystemExit(app(prog_name=program(), standalone_mode=False))
+        except (UserError, USAGE_ERROR) as error:
+            if message := error_text(error):
+                print(f"error{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
+            raise SystemExit(stop.status or 2) from None
+        except typer.Abort:
+            print("nothing was done", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except SystemExit as ending:
             if not ending.code or stop.status is None:
                 raise
             print("interrupted: the same command continues from here", file=sys.stderr)
             raise SystemExit(stop.status) from None
+
+
+def program() -> str:
+    """How this was started, for usage lines and completion.
+
+    Raises:
+        UserError: completion is to be installed for a command that shells cannot complete.
+    """
+    if Path(sys.argv[0]).stem == SCRIPT:
+        return SCRIPT
+    if {"--install-completion", "--show-completion"} & set(sys.argv[1:2]):
+        raise UserError(
+            f"shells complete the installed command alone: call `{SCRIPT} {sys.argv[1]}`"
+        )
+    return MODULE
+
+
+def error_text(error: Exception) -> str:
+    """The message of an error as one sentence; empty where help was shown instead."""
+    if isinstance(error, UserError):
+        return str(error)
+    message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    return message[:1].lower() + message[1:].removesuffix(".")
 
 
 def _torchrun(variable: str, default: int) -> int:

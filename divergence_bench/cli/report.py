@@ -6,53 +6,81 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-from typer import Argument, Option
+import typer
+from typer import Argument
 
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_result
+from divergence_bench.cli.tables import new_console, print_result
 from harness.errors import UserError
 from harness.registry import METHODS
 from harness.store.rundir import find_run
-from leaderboards import robustbench
-from leaderboards.render.report import print_report, write_site
 
-leaderboards = opt.plain_typer(help="Entries of public leaderboards.")
-import_ = opt.plain_typer(help="Load published entries beside ours.")
-export = opt.plain_typer(help="Write ours in the form of a public leaderboard.")
+ENTRY = "Entry"
+
+leaderboards = opt.new_typer(help="Entries of public leaderboards.")
+import_ = opt.new_typer(help="Load published entries beside ours.")
+export = opt.new_typer(help="Write ours in the form of a public leaderboard.")
 leaderboards.add_typer(import_, name="import")
 leaderboards.add_typer(export, name="export")
 
 
 def report(
+    context: typer.Context,
     table: Annotated[
-        str | None, Option(help="1 to 9 of the paper, small, field-cifar10 or field-cifar100.")
+        str | None,
+        opt.value(
+            "NAME",
+            "1 to 9 of the paper, small, field-cifar10 or field-cifar100.",
+            opt.SELECTION,
+            complete=completion.reports,
+        ),
     ] = None,
     format_: Annotated[
-        str, Option("--format", help="terminal, markdown, latex, csv, html, json or bibtex.")
+        str,
+        opt.value(
+            "NAME",
+            "terminal, markdown, latex, csv, html, json or bibtex.",
+            opt.SELECTION,
+            complete=completion.formats,
+            flag="--format",
+        ),
     ] = "terminal",
     printed_only: Annotated[
-        bool, Option("--printed-only", help="The printed numbers, without ours.")
+        bool,
+        opt.flag("--printed-only", "The printed numbers, without ours.", opt.SELECTION),
     ] = False,
     all_: Annotated[
-        bool, Option("--all", help="All tables as a static site; needs --out.")
+        bool,
+        opt.flag("--all", "All tables as a static site; needs --out.", opt.SELECTION),
     ] = False,
-    out: Annotated[Path | None, Option(help="Folder of the site.")] = None,
-    results: opt.Results = opt.RESULTS,
+    out: Annotated[
+        Path | None,
+        opt.value("DIR", "Folder of the site.", opt.STORAGE),
+    ] = None,
+    results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Show a table of the paper with our numbers beside the printed ones."""
+    from leaderboards.render.report import print_report, write_site
+
+    if printed_only:
+        opt.refuse_unused(context, {"results": "with --printed-only"})
     source = None if printed_only else results
     if all_:
         if out is None:
             raise UserError("report --all writes a site: give --out DIR")
+        opt.refuse_unused(context, dict.fromkeys(("table", "format_"), "with --all"))
         written = write_site(out, source)
         text = f"{len(written)} files; open {written[0]}"
         print_result([str(path) for path in written], text, as_json=as_json)
     elif table is None:
         raise UserError("no table is given: give --table, such as 2 or small, or --all with --out")
     else:
-        print_report(table, "json" if as_json else format_, source, Console())
+        opt.refuse_unused(context, {"out": "without --all, which writes a site"})
+        if as_json:
+            opt.refuse_unused(context, {"format_": "with --json"})
+        print_report(table, "json" if as_json else format_, source, new_console())
 
 
 @import_.command("robustbench")
@@ -62,6 +90,8 @@ def import_robustbench(
     as_json: opt.Json = False,
 ) -> None:
     """Load RobustBench's published entries, in place of those loaded before."""
+    from leaderboards import robustbench
+
     found = robustbench.import_folder(folder, results)
     text = "\n".join([f"{found.entries} entries loaded", *found.remarks])
     print_result(asdict(found), text, as_json=as_json)
@@ -69,22 +99,34 @@ def import_robustbench(
 
 @export.command("robustbench")
 def export_robustbench(
-    run: Annotated[str, Argument(help="A run.")],
-    out: Annotated[Path, Option(help="File to write, such as Me2026Mine.json.")],
-    name: Annotated[str | None, Option(help="The paper's title.")] = None,
-    authors: Annotated[str | None, Option(help="The paper's authors: A B, C D.")] = None,
-    link: Annotated[str | None, Option(help="The paper's address.")] = None,
-    venue: Annotated[str | None, Option(help="Such as ICML 2023.")] = None,
-    architecture: Annotated[str | None, Option(help="Such as WideResNet-34-10.")] = None,
-    reported: Annotated[str | None, Option(help="The paper's robust accuracy.")] = None,
-    footnote: Annotated[str | None, Option(help="A remark on the entry.")] = None,
-    additional_data: Annotated[
-        bool | None, Option(help="Whether further real images were trained on.")
+    run: opt.Run,
+    out: Annotated[
+        Path,
+        opt.value("FILE", "Such as Me2026Mine.json.", opt.STORAGE),
+    ],
+    name: Annotated[str | None, opt.value("TEXT", "The paper's title.", ENTRY)] = None,
+    authors: Annotated[
+        str | None, opt.value("TEXT", "The paper's authors: A B, C D.", ENTRY)
     ] = None,
-    results: opt.Results = opt.RESULTS,
+    link: Annotated[str | None, opt.value("TEXT", "The paper's address.", ENTRY)] = None,
+    venue: Annotated[str | None, opt.value("TEXT", "Such as ICML 2023.", ENTRY)] = None,
+    architecture: Annotated[
+        str | None, opt.value("TEXT", "Such as WideResNet-34-10.", ENTRY)
+    ] = None,
+    reported: Annotated[
+        str | None, opt.value("TEXT", "The paper's robust accuracy.", ENTRY)
+    ] = None,
+    footnote: Annotated[str | None, opt.value("TEXT", "A remark on the entry.", ENTRY)] = None,
+    additional_data: Annotated[
+        bool | None,
+        opt.value("", "Whether further real images were trained on.", ENTRY),
+    ] = None,
+    results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Write a run as a RobustBench entry; what is not given comes from the method."""
+    from leaderboards import robustbench
+
     directory = find_run(results, run)
     method = str(directory.record.get("method") or "")
     card = METHODS.get(method).card if method in METHODS else None

@@ -7,63 +7,121 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
+import typer
+import yaml
 
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import print_outcome, protocol_settings
-from divergence_bench.cli.tables import print_result
-from harness.config import RunConfig, flat
-from harness.distributed.group import process_group
+from divergence_bench.cli.tables import print_result, results_alone
+from harness.config import RunConfig
+from harness.config.files import read_settings
 from harness.distributed.ray_cluster import Cluster
-from harness.evaluation.attack.ray_executor import ray_executor
-from harness.experiment import resolve, runner
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 
 
 def run(
+    context: typer.Context,
     method: Annotated[
-        str | None, Option(help="A method; see `list methods`. Not needed with its own --recipe.")
+        str | None,
+        opt.value(
+            "NAME",
+            "See `list methods`. Not needed with its own --recipe.",
+            opt.TRAINING,
+            complete=completion.methods,
+        ),
     ] = None,
-    recipe: Annotated[str | None, Option(help="A recipe; see `list recipes`.")] = None,
-    dataset: opt.Dataset = None,
-    arch: Annotated[str | None, Option(help="A network; see `list models`.")] = None,
+    recipe: Annotated[
+        str | None,
+        opt.value(
+            "NAME", "See `list recipes`. Default: the one named like the dataset.", opt.TRAINING
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        opt.value(
+            "FILE",
+            "Settings in YAML, as --dry-run prints them; options override them.",
+            opt.TRAINING,
+            flag="--config",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        opt.value("NAME", "Network; see `list models`.", opt.TRAINING, complete=completion.models),
+    ] = None,
     teacher: Annotated[
-        str | None, Option(help="auto (trained first), a run, a file, or what `evaluate` loads.")
+        str | None,
+        opt.value(
+            "SOURCE",
+            "auto (trained first), a run, a file, or what `evaluate` loads.",
+            opt.TRAINING,
+            complete=completion.runs,
+        ),
     ] = None,
-    teacher_arch: Annotated[str | None, Option(help="The teacher's network.")] = None,
-    epochs: Annotated[int | None, Option(help="Epochs of training.")] = None,
-    batch_size: Annotated[int | None, Option(help="Images per training step.")] = None,
-    lr: Annotated[float | None, Option(help="Base learning rate.")] = None,
-    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
+    teacher_arch: Annotated[
+        str | None,
+        opt.value("NAME", "The teacher's network.", opt.TRAINING, complete=completion.models),
+    ] = None,
+    epochs: Annotated[int | None, opt.value("N", "Length.", opt.TRAINING)] = None,
+    batch_size: Annotated[int | None, opt.value("N", "Images per step.", opt.TRAINING)] = None,
+    lr: Annotated[float | None, opt.value("X", "Base learning rate.", opt.TRAINING)] = None,
+    seed: Annotated[
+        int | None,
+        opt.value("N", "Seed of everything random.", opt.TRAINING),
+    ] = None,
+    set_: opt.Set = None,
+    fresh: Annotated[
+        bool,
+        opt.flag(
+            "--fresh",
+            "Train from the beginning; the run that is there is moved aside.",
+            opt.TRAINING,
+        ),
+    ] = False,
+    dataset: opt.Dataset = None,
+    data_root: opt.DataRoot = None,
     train_limit: Annotated[
-        int | None, Option(help="Train on only this many images; marks the run partial.")
+        int | None,
+        opt.value("N", "Train on only N images; marks the run partial.", opt.DATA),
+    ] = None,
+    generated: Annotated[
+        Path | None,
+        opt.value("FILE", "npz archive of generated images to train on.", opt.DATA),
     ] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
-    workers: opt.Workers = None,
     save_adversarial: opt.SaveAdversarial = None,
-    data_root: opt.DataRoot = None,
-    generated: Annotated[
-        Path | None, Option(help="npz archive of generated images to train on.")
-    ] = None,
     track: Annotated[
-        str | None, Option(help="Show epochs by tensorboard, wandb or both too.")
+        str | None,
+        opt.value("NAMES", "Show epochs by tensorboard, wandb or both too.", opt.EXECUTION),
     ] = None,
-    device: opt.Device = "auto",
     results: opt.Results = opt.RESULTS,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
     on_cluster: opt.OnCluster = None,
     per_task: opt.PerTask = None,
-    set_: opt.Set = None,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Show the configuration and what is done; run nothing.")
+        bool,
+        opt.flag(
+            "--dry-run",
+            "Check and show the configuration and what is done; run nothing.",
+            opt.EXECUTION,
+        ),
     ] = False,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
     """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
+    from divergence_bench import trial
+    from harness.distributed.group import process_group
+    from harness.evaluation.attack.ray_executor import ray_executor
+    from harness.experiment import resolve, runner
+
     protocol = protocol_settings(
         set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
         save_adversarial=save_adversarial,
@@ -85,57 +143,79 @@ def run(
         **{f"evaluation.{name}": value for name, value in protocol.items()},
     }
     cluster = Cluster.parse(on_cluster, per_task)
+    if cluster is not None:
+        opt.refuse_unused(context, {"workers": "with --cluster"})
+    settings = None
+    if config_file is not None:
+        settings = read_settings(config_file, "the configuration")
+        # Their defaults override nothing.
+        for name in ("device", "results"):
+            options[name] = options[name] if opt.is_given(context, name) else None
     config = resolve.resolve(
-        method or resolve.method_of(recipe),
+        method,
         recipe=recipe,
         dataset=dataset,
+        settings=settings,
         options=options,
         assignments=set_ or (),
     )
     if dry_run:
-        plan = plan_of(config)
-        print_result(plan, plan_text(plan), as_json=as_json)
+        plan = plan_of(config, fresh=fresh)
+        print_result(plan, plan_text(plan, config), as_json=as_json)
+        trial.check(config, fresh=fresh)
         return
-    reporter = Reporter(quiet=as_json)
+    reporter = Reporter(quiet=quiet or as_json)
 
-    with process_group(device) as processes:
+    with results_alone(), process_group(config.device) as processes:
         if not processes.first:
             runner.run_worker(processes)
             return
         _announce(config, reporter)
+        if fresh:
+            trial.begin_again(config, reporter)
+        elif trial.missing_teacher(config):
+            # A student that is refused is refused before its teacher is trained.
+            trial.check(config)
         passed = {"argv": sys.argv[1:]}
         with ray_executor(cluster) as executor:
             outcome = runner.run(
                 config, reporter, passed=passed, processes=processes, executor=executor
             )
         processes.send(None)
-    print_outcome(outcome, results, as_json=as_json)
+    print_outcome(outcome, as_json=as_json)
 
 
-def plan_of(config: RunConfig) -> dict[str, Any]:
+def plan_of(config: RunConfig, *, fresh: bool = False) -> dict[str, Any]:
     """Return what a run would do, and how much of it is already done."""
+    from harness.experiment import resolve
+
     teacher = {}
     if config.teacher is not None and config.teacher.source == "auto":
         needed = resolve.teacher_run(config)
         teacher = {"teacher": {"run_id": needed.run_id, "training": _training_state(needed)}}
     return {
         "run_id": config.run_id,
-        "training": _training_state(config),
+        "training": "from the beginning" if fresh else _training_state(config),
         **teacher,
         "recipe_changes": resolve.recipe_changes(config),
         "config": config.model_dump(mode="json"),
     }
 
 
-def plan_text(plan: dict[str, Any]) -> str:
-    """A plan for reading: one setting a line."""
-    changed = plan["recipe_changes"]
-    lines = [f"run {plan['run_id']}, training {plan['training']}"]
+def plan_text(plan: dict[str, Any], config: RunConfig) -> str:
+    """A plan for reading, and for ``--config``: the configuration in YAML below comments."""
+    from harness.experiment import resolve
+
+    lines = [f"# run {plan['run_id']}, training {plan['training']}"]
     if "teacher" in plan:
-        lines.append(f"teacher {plan['teacher']['run_id']}, training {plan['teacher']['training']}")
-    for path, value in flat(plan["config"]).items():
-        lines.append(f"{'*' if path in changed else ' '} {path} = {json.dumps(value)}")
-    return "\n".join([*lines, "* differs from the recipe"] if changed else lines)
+        teacher = plan["teacher"]
+        lines.append(f"# teacher {teacher['run_id']}, training {teacher['training']}")
+    for path, value in plan["recipe_changes"].items():
+        lines.append(f"# differs from the recipe: {path} = {json.dumps(value)}")
+    settings = yaml.safe_dump(
+        resolve.settings_of(config), sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
+    return "\n".join([*lines, settings.rstrip()])
 
 
 def _training_state(config: RunConfig) -> str:
@@ -148,6 +228,8 @@ def _training_state(config: RunConfig) -> str:
 
 
 def _announce(config: RunConfig, reporter: Reporter) -> None:
+    from harness.experiment import resolve
+
     changes = resolve.recipe_changes(config)
     changed = "".join(f", {path}={value}" for path, value in changes.items())
     reporter.line(

@@ -1,77 +1,72 @@
-"""The verbs ``list``, ``show`` and ``app``: what there is.
+"""The verbs ``show`` and ``app``: one run, a method's card, or all in the browser.
 
-What needs torch is imported only where it is used: runs are listed without it.
+What needs torch is imported only where it is used: runs are shown without it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
-from typer import Argument, Option
+from typer import Argument
 
+from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import fact_table, percent, plain_table, print_json
+from divergence_bench.cli.tables import (
+    Row,
+    fact_table,
+    new_console,
+    percent,
+    plain_table,
+    print_json,
+)
 from harness.config import eps_text
 from harness.errors import UserError
 from harness.progress import duration
-from harness.registry import METHODS, unknown_name
-from harness.store.database import Database
-from harness.store.rundir import RunDirectory, find_run, list_runs
+from harness.registry import METHODS, nearest
+from harness.store.rundir import EvaluationDirectory, RunDirectory, find_run, list_runs
 
-Row = dict[str, Any]
 # Facts of a stage in an evaluation's record, and their column titles.
 COUNTS = {"attacked": "attacked", "broken": "broken", "forward": "fwd", "backward": "bwd"}
 
 
-def list_(
-    kind: Annotated[str, Argument(help="methods, recipes, datasets, models or runs.")],
-    table: Annotated[int | None, Option(help="Recipes of one table of the paper.")] = None,
-    method: Annotated[str | None, Option(help="Recipes or runs of one method.")] = None,
-    zoo: Annotated[
-        bool, Option("--zoo", help="Models that RobustBench publishes, with their weights.")
-    ] = False,
-    results: opt.Results = opt.RESULTS,
-    as_json: opt.Json = False,
-) -> None:
-    """List methods, recipes, datasets, models or runs."""
-    kinds: dict[str, Callable[[], list[Row]]] = {
-        "methods": method_rows,
-        "recipes": lambda: recipe_rows(table, method),
-        "datasets": dataset_rows,
-        "models": lambda: model_rows(zoo),
-        "runs": lambda: run_rows(results, method),
-    }
-    if kind not in kinds:
-        raise UserError(unknown_name("listing", kind, sorted(kinds)))
-    rows = kinds[kind]()
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows(kind, rows, Console())
-
-
 def show(
-    name: Annotated[str, Argument(help="A run, or a method.")],
-    results: opt.Results = opt.RESULTS,
+    context: typer.Context,
+    name: Annotated[
+        str,
+        Argument(help="A run, or a method.", autocompletion=completion.runs_and_methods),
+    ],
+    evaluation: Annotated[
+        str | None,
+        opt.value(
+            "ID",
+            "One of the run's evaluations; default: by the protocol of the run itself.",
+            opt.SELECTION,
+        ),
+    ] = None,
+    results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
     """Show one run with its table, or a method's card."""
     if name in METHODS:
+        opt.refuse_unused(context, dict.fromkeys(("evaluation", "results"), "on a method"))
         show_method(name, as_json=as_json)
     else:
-        show_run(find_run(results, name), results, as_json=as_json)
+        show_run(_run(results, name), evaluation, as_json=as_json)
 
 
 def browse(
-    port: Annotated[int, Option(help="Port to listen on.", min=1, max=65535)] = 8501,
-    host: Annotated[str, Option(help="Address to listen on.")] = "localhost",
-    results: opt.Results = opt.RESULTS,
+    port: Annotated[
+        int,
+        opt.value("N", "Port to listen on.", opt.EXECUTION, min=1, max=65535),
+    ] = 8501,
+    host: Annotated[str, opt.value("TEXT", "Address to listen on.", opt.EXECUTION)] = "localhost",
+    results: opt.StoredResults = opt.RESULTS,
 ) -> None:
     """Show leaderboards, runs and comparisons in the browser; it only reads."""
     from app.launch import serve
@@ -79,132 +74,17 @@ def browse(
     serve(results, port=port, host=host)
 
 
-def method_rows() -> list[Row]:
-    """Return a row a method."""
-    cards = {name: METHODS.get(name).card for name in METHODS.names()}
-    return [
-        {
-            "method": name,
-            "family": card.family,
-            "tables": " ".join(map(str, card.tables)),
-            "summary": card.summary,
-        }
-        for name, card in cards.items()
-    ]
-
-
-def recipe_rows(table: int | None, method: str | None) -> list[Row]:
-    """Return a row a recipe, of one table of the paper or one method if given."""
-    from harness.experiment.resolve import resolve
-
-    rows = []
-    for name in [method] if method else METHODS.names():
-        notes = METHODS.get(name).recipe_notes
-        for recipe in METHODS.get(name).recipes:
-            if table is None or recipe.startswith(f"table{table}/"):
-                config = resolve(name, recipe=recipe)
-                rows.append(
-                    {
-                        "recipe": recipe,
-                        "method": name,
-                        "dataset": config.data.name,
-                        "model": config.model.arch,
-                        "epochs": config.training.epochs,
-                        "batch": config.training.batch_size,
-                        "note": notes.get(recipe),
-                    }
-                )
-    return sorted(rows, key=lambda row: (row["recipe"], row["method"]))
-
-
-def dataset_rows() -> list[Row]:
-    """Return a row a dataset."""
-    from harness.data import DATASETS, dataset_info
-
-    infos = {name: dataset_info(name) for name in DATASETS.names()}
-    return [
-        {
-            "dataset": name,
-            "classes": info.num_classes,
-            "image": f"{info.channels}x{info.image_size}x{info.image_size}",
-            "default_eps": f"{info.default_eps:.4g}",
-        }
-        for name, info in infos.items()
-    ]
-
-
-def model_rows(zoo: bool) -> list[Row]:
-    """Return a row a network, or with ``zoo`` a row a model that RobustBench publishes."""
-    from harness.models import ARCHITECTURES
-    from harness.models.zoos import robustbench_models
-
-    if zoo:
-        return robustbench_models()
-    return [{"model": name} for name in ARCHITECTURES.names()]
-
-
-def run_rows(results: Path, method: str | None) -> list[Row]:
-    """Return a row a stored run, the oldest first; one that cannot be read has a note."""
-    rows = []
-    for run in list_runs(results):
-        try:
-            record = run.record
-        except UserError as error:
-            damaged = dict.fromkeys(("dataset", "model", "recipe", "seed", "partial", "started"))
-            rows.append({"run": run.run_id, "status": "damaged", **damaged, "note": str(error)})
-            continue
-        if method and record.get("method") != method:
-            continue
-        rows.append(
-            {
-                "run": run.run_id,
-                "status": record["status"],
-                "dataset": record["dataset"],
-                "model": record.get("arch"),
-                "recipe": record.get("recipe"),
-                "seed": record.get("seed"),
-                "partial": "partial" if record.get("partial") else None,
-                "started": record["started_at"],
-            }
-        )
-    return sorted(rows, key=lambda row: str(row["started"]))
-
-
-def print_rows(kind: str, rows: list[Row], console: Console) -> None:
-    """Print rows as a table, and below it their notes.
-
-    On a terminal cells wrap between words. Elsewhere, and where the words do not fit, a row is one
-    line.
-    """
-    if not rows:
-        console.print(f"no {kind}")
-        return
-    columns = [
-        name for name in rows[0] if name != "note" and any(row[name] is not None for row in rows)
-    ]
-    table = plain_table()
-    for name in columns:
-        cells = [name.replace("_", " "), *(_cell(name, row[name]) for row in rows)]
-        longest = max(len(word) for cell in cells for word in cell.split())
-        table.add_column(cells[0], min_width=longest, no_wrap=longest == max(map(len, cells)))
-    for row in rows:
-        table.add_row(*(_cell(name, row[name]) for name in columns))
-    unlimited = console.options.update(width=sys.maxsize)
-    least, full = console.measure(table, options=unlimited)
-    if not (console.is_terminal and least <= console.width):
-        table.width = full
-    console.print(table, crop=False)
-    for row in rows:
-        if row.get("note"):
-            note = f"note on {row[columns[0]]}: {row['note']}"
-            console.print(note, highlight=False, soft_wrap=not console.is_terminal)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    # UTC to the minute; JSON has the full time.
-    return str(value)[:16].replace("T", " ") if name == "started" else str(value)
+def _run(results: Path, name: str) -> RunDirectory:
+    """A run by its name; where there is none, a method may have been meant."""
+    try:
+        return find_run(results, name)
+    except UserError as error:
+        near = nearest(name, [*METHODS.names(), *(run.run_id for run in list_runs(results))])
+        if not any(each in METHODS for each in near):
+            raise
+        raise UserError(
+            f"there is no method or run {name!r}: did you mean {' or '.join(near)}?"
+        ) from error
 
 
 def show_method(name: str, *, as_json: bool) -> None:
@@ -228,66 +108,92 @@ def show_method(name: str, *, as_json: bool) -> None:
     lines += [("note", note) for note in card.notes]
     lines.append(("recipes", ", ".join(recipes)))
     lines += [("note", f"{recipe}: {note}") for recipe, note in method.recipe_notes.items()]
-    console = Console(highlight=False, markup=False)
+    console = new_console()
     console.print(f"{card.title} ({name}, {card.family})", style="bold")
     console.print(f"{card.summary}\n")
     console.print(fact_table(lines))
 
 
-def show_run(run: RunDirectory, results: Path, *, as_json: bool) -> None:
-    """Print what a stored run is, its table, and its evaluations."""
-    record = run.record
-    evaluations = [evaluation.record for evaluation in run.evaluations()]
+def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> None:
+    """Print what a stored run is, its table, and its evaluations.
+
+    Args:
+        run: the run.
+        evaluation: the one that the table and the stages are about, by the beginning of its name;
+            default: the run's own.
+        as_json: print JSON.
+
+    Raises:
+        UserError: the run has no such finished evaluation.
+    """
+    record, own = run.record, run.own_evaluation()
+    provenance = record.get("provenance") or {}
+    if evaluation is not None:
+        from harness.evaluation.analysis.stored import finished
+
+        headed: EvaluationDirectory | None = finished(
+            run.results, f"{run.run_id}@{evaluation}", None, None
+        )[0]
+    else:
+        headed = own
+    evaluations = [each.record for each in run.evaluations() if each.damage is None]
     if as_json:
-        print_json({**record, "evaluations": evaluations})
+        shown = headed and headed.evaluation_id
+        print_json({**record, "evaluation": shown, "evaluations": evaluations})
         return
     facts = {
         "status": record["status"] + (f": {record['error']}" if record.get("error") else ""),
-        "method": record.get("method_title") or record["source"]["source"],
-        "dataset": record["dataset"],
+        "method": record.get("method_title") or (record.get("source") or {}).get("source"),
+        "dataset": record.get("dataset"),
         "model": record.get("arch"),
         "teacher": _teacher_text(record),
         "recipe": _recipe_text(record),
         "seed": record.get("seed"),
-        "device": record["provenance"].get("device"),
-        "commit": _commit_text(record["provenance"]),
-        "started": record["started_at"],
+        "device": provenance.get("device"),
+        "commit": _commit_text(provenance),
+        "started": record.get("started_at"),
         "stored in": str(run.path),
     }
-    console = Console()
+    console = new_console()
     console.print(
         fact_table((name, fact) for name, fact in facts.items() if fact not in (None, ""))
     )
-    if any(evaluation["status"] == "success" for evaluation in evaluations):
+    if headed is not None:
         from leaderboards.summary import run_summary
 
-        run_summary(results, run.run_id).render(console)
-    print_evaluations(run, console)
+        run_summary(run.results, run.run_id, headed.evaluation_id).render(console)
+    print_evaluations(run, headed, console)
+    for each in run.evaluations():
+        if each.damage:
+            console.print(f"left out: {each.damage}")
 
 
-def print_evaluations(run: RunDirectory, console: Console) -> None:
-    """Print the stages of the newest finished evaluation, a line for each other one, and curves."""
+def print_evaluations(
+    run: RunDirectory, headed: EvaluationDirectory | None, console: Console
+) -> None:
+    """Print the stages of one evaluation, a line for each other finished one, and curves."""
     from divergence_bench.cli.evaluate import print_curve
     from harness.evaluation.analysis import curves
+    from harness.store.database import Database
 
     database = Database(run.results)
     flags = curves.flags_of(database, [run.run_id])
-    finished = sorted(
-        (
-            each.record
-            | {"flags": flags.get((run.run_id, each.evaluation_id), each.record.get("flags"))}
-            for each in run.evaluations()
-            if each.record["status"] == "success"
+    for evaluation in sorted(
+        run.finished_evaluations(),
+        key=lambda each: (
+            headed is None or each.evaluation_id != headed.evaluation_id,
+            str(each.record["finished_at"]),
+            each.evaluation_id,
         ),
-        key=lambda record: (str(record["finished_at"]), str(record["evaluation_id"])),
-    )
-    newest = [record for record in finished if record.get("stages")][-1:]
-    for record in newest:
-        console.out(f"\n{evaluation_line(record)}", highlight=False)
-        console.print(stage_table(record))
-    for record in finished:
-        if record not in newest:
-            console.out(evaluation_line(record), highlight=False)
+    ):
+        record, key = evaluation.record, (run.run_id, evaluation.evaluation_id)
+        line = evaluation_line(record | {"flags": flags.get(key, record.get("flags"))})
+        if headed is not None and evaluation.evaluation_id == headed.evaluation_id:
+            console.out(f"\n{line}", highlight=False)
+            if record.get("stages"):
+                console.print(stage_table(record))
+        else:
+            console.out(line, highlight=False)
     for curve in curves.curves(database, run.run_id):
         print_curve(curve, run.evaluation(curve[0].evaluation_id).record, console)
 

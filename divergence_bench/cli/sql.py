@@ -12,34 +12,41 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import duckdb
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, Option
+from typer import Argument
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_json
+from divergence_bench.cli.tables import new_console, print_json
 from harness.errors import UserError
-from harness.store.database import Database
 from harness.store.schema import TABLES, VIEWS
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
 def sql(
+    context: typer.Context,
     statement: Annotated[
         str | None, Argument(metavar="QUERY", help='Such as "select * from runs".')
     ] = None,
     show_schema: Annotated[
-        bool, Option("--schema", help="Print every table and column with its meaning.")
+        bool,
+        opt.flag("--schema", "Print every table and column with its meaning.", opt.SELECTION),
     ] = False,
-    as_csv: Annotated[bool, Option("--csv", help="Print CSV.")] = False,
-    results: opt.Results = opt.RESULTS,
+    results: opt.StoredResults = opt.RESULTS,
+    as_csv: Annotated[bool, opt.flag("--csv", "Print CSV.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Query the results database in SQL; it is only read."""
+    if as_json:
+        opt.refuse_unused(context, {"as_csv": "with --json"})
     if show_schema:
+        opt.refuse_unused(context, {"results": "with --schema"})
+        if statement is not None:
+            raise UserError("--schema prints no query: leave one out")
         result = schema()
     elif statement is not None:
         result = query(results, statement)
@@ -52,7 +59,7 @@ def sql(
         writer.writerow(result.columns)
         writer.writerows(result.rows)
     else:
-        print_text(result, Console(), wrap=show_schema)
+        print_text(result, new_console(), wrap=show_schema)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ def query(results: Path, statement: str) -> QueryResult:
         UserError: the statement writes, or it is several or none; it is wrong; or there is no
             database that can be read.
     """
+    from harness.store.database import Database
+
     try:
         parsed = duckdb.extract_statements(statement)
         if len(parsed) != 1:

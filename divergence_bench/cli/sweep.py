@@ -6,32 +6,32 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from typer import Argument, Option
+from typer import Argument
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import interval, plain_table, print_json
+from divergence_bench.cli.tables import (
+    interval,
+    new_console,
+    plain_table,
+    print_json,
+    results_alone,
+)
 from harness.config import fingerprint
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import Evaluated, compare
-from harness.evaluation.analysis.statistics import PairedComparison
-from harness.evaluation.analysis.stored import evaluated
-from harness.experiment import cluster, estimate
-from harness.experiment import sweep as sweeps
-from harness.experiment.record import INDEX_WAIT_S
-from harness.experiment.resolve import parse_assignment, validated
-from harness.experiment.sweep import Failure, Item, find_evaluation
 from harness.progress import Reporter, duration
 from harness.registry import METHODS
-from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from leaderboards.printed import REPORTED_CSV
-from leaderboards.render.report import print_report
-from leaderboards.summary import RunSummary, run_summary
+
+if TYPE_CHECKING:
+    from harness.evaluation.analysis.alike import Evaluated
+    from harness.evaluation.analysis.statistics import PairedComparison
+    from harness.experiment.sweep import Failure, Item, SweepSpec
+    from leaderboards.summary import RunSummary
 
 FAILED = 1
 # Rows of one run that are named.
@@ -41,32 +41,45 @@ PLANNED = ("names", "left_out", "state", "epochs", "chunks", "error", "seconds")
 
 
 def sweep(
-    file: Annotated[Path | None, Argument(help="YAML file that describes a sweep.")] = None,
-    table: Annotated[int | None, Option(help="All rows of one table of the paper.")] = None,
-    methods: Annotated[
-        str | None, Option(help="Methods by name, with commas; see `list methods`.")
+    file: Annotated[
+        Path | None, Argument(metavar="FILE", help="YAML file that describes a sweep.")
     ] = None,
-    recipes: Annotated[str | None, Option(help="Recipes: table1/kl, table1/*.")] = None,
-    dataset: opt.Dataset = None,
+    table: opt.Table = None,
+    methods: Annotated[str | None, opt.METHODS] = None,
+    recipes: Annotated[
+        str | None,
+        opt.value("NAMES", "Recipes with commas between: table1/kl,table1/*.", opt.SELECTION),
+    ] = None,
     scale: Annotated[
-        str | None, Option(help="small: each row at the size of digits; default: paper.")
+        str | None,
+        opt.value("SIZE", "small: each row at the size of digits; default: paper.", opt.SELECTION),
     ] = None,
-    seeds: Annotated[int | None, Option(help="Number of seeds of each run, from 0.")] = None,
-    data_root: opt.DataRoot = None,
-    device: opt.Device = "auto",
-    results: opt.Results = opt.RESULTS,
+    seeds: Annotated[
+        int | None,
+        opt.value("N", "Number of seeds of each run, from 0.", opt.SELECTION),
+    ] = None,
     set_: opt.Set = None,
+    dataset: opt.Dataset = None,
+    data_root: opt.DataRoot = None,
+    results: opt.Results = opt.RESULTS,
+    device: opt.Device = "auto",
     on_cluster: opt.OnCluster = None,
     per_task: opt.PerTask = None,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Show what is done and missing; run nothing.")
+        bool,
+        opt.flag("--dry-run", "Show what is done and missing; run nothing.", opt.EXECUTION),
     ] = False,
+    quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
     """Run what is missing of many runs; the same command again finishes them.
 
     Exit status 1 means that a run failed; the others are finished all the same.
     """
+    from harness.experiment import cluster, estimate
+    from harness.experiment import sweep as sweeps
+    from harness.experiment.resolve import parse_assignment
+
     given = {
         "table": table,
         "methods": methods and opt.names(methods),
@@ -76,7 +89,7 @@ def sweep(
         "seeds": seeds,
         "set": dict(parse_assignment(text) for text in set_ or ()) or None,
     }
-    spec = _spec(file, {name: value for name, value in given.items() if value is not None})
+    spec, shown = sweep_of(file, {name: v for name, v in given.items() if v is not None})
     where = Cluster.parse(on_cluster, per_task)
     if any("*" in name for name in spec.recipes):
         name_broken_methods()
@@ -85,29 +98,33 @@ def sweep(
     if dry_run and as_json:
         print_json({"runs": plan_json(items)})
         return
-    console = Console()
+    console = new_console()
     if not as_json:
         print_plan(items, console)
     if dry_run:
         return
-    reporter, passed = Reporter(quiet=as_json), {"argv": sys.argv[1:]}
-    if where is None:
-        failures = sweeps.run_missing(items, reporter, passed)
-    else:
-        failures = cluster.run_missing_on(where, items, reporter, passed)
+    reporter, passed = Reporter(quiet=quiet or as_json), {"argv": sys.argv[1:]}
+    with results_alone():
+        if where is None:
+            failures = sweeps.run_missing(items, reporter, passed)
+        else:
+            failures = cluster.run_missing_on(where, items, reporter, passed)
+    load_printed(results, reporter)
+    _print_finished(sweeps.plan(rows), failures, shown, results, as_json=as_json)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def load_printed(results: Path, reporter: Reporter) -> None:
+    """Load the printed numbers; where the database is held, say that it lacks them."""
+    from harness.experiment.record import INDEX_WAIT_S
+    from harness.store.database import Database
+    from leaderboards.printed import REPORTED_CSV
+
     try:
         Database(results, INDEX_WAIT_S).load_reported(REPORTED_CSV)
     except UserError as error:
         reporter.line(f"note: the database lacks the paper's numbers: {error}")
-    finished = sweeps.plan(rows)
-    if as_json:
-        print_json(outcome_json(finished, failures))
-    else:
-        if spec.table is not None:
-            print_report(spec.table, "terminal", results, console)
-        print_outcome(finished, failures, console)
-    if failures:
-        raise typer.Exit(FAILED)
 
 
 def name_broken_methods() -> None:
@@ -116,26 +133,55 @@ def name_broken_methods() -> None:
         print(f"note: left out: {reason}", file=sys.stderr)
 
 
-class PaperSweep(sweeps.SweepSpec):
-    """A sweep that may have all rows of one table of the paper."""
+def _print_finished(
+    items: Sequence[Item],
+    failures: Sequence[Failure],
+    table: int | None,
+    results: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the outcome, after the paper's table where the sweep is of one."""
+    from leaderboards.render.report import print_report
 
-    table: int | None = None
+    if as_json:
+        print_json(outcome_json(items, failures))
+        return
+    console = new_console()
+    if table is not None:
+        print_report(str(table), "terminal", results, console)
+    print_outcome(items, failures, console)
 
 
-def _spec(file: Path | None, given: dict[str, Any]) -> PaperSweep:
-    """The sweep of a file or of options; options override the file's settings."""
+def sweep_of(file: Path | None, given: dict[str, Any]) -> tuple[SweepSpec, int | None]:
+    """The sweep of a file or of options, and the table that it fills, if any.
+
+    Options override the file's settings.
+
+    Raises:
+        UserError: an option contradicts the file, or a setting is refused.
+    """
+    from harness.config.validate import validated
+    from harness.experiment.sweep import SweepSpec, read_spec
+
+    class PaperSweep(SweepSpec):
+        """A sweep that may have all rows of one table of the paper."""
+
+        table: int | None = None
+
     if file is not None:
         which = [name for name in ("table", "methods", "recipes") if name in given]
         if which:
             raise UserError(f"the sweep {file} lists its runs: leave --{which[0]} out")
-        stored = sweeps.read_spec(file, PaperSweep).model_dump(exclude_unset=True)
+        stored = read_spec(file, PaperSweep).model_dump(exclude_unset=True)
         if "set" in given:
             given["set"] = {**stored.get("set", {}), **given["set"]}
         given = {**stored, **given}
     spec: PaperSweep = validated(PaperSweep, given)
     if spec.table is None:
-        return spec
-    return spec.model_copy(update={"recipes": (f"table{spec.table}/*", *spec.recipes)})
+        return spec, None
+    recipes = (f"table{spec.table}/*", *spec.recipes)
+    return spec.model_copy(update={"recipes": recipes}), spec.table
 
 
 def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -241,6 +287,9 @@ def summaries(items: Sequence[Item]) -> list[RunSummary]:
 
     Runs that a held database does not have yet are left out; each was reported when it ended.
     """
+    from harness.store.database import Database
+    from leaderboards.summary import run_summary
+
     first: dict[tuple[str, str], Item] = {}
     for item in items:
         lacking = Database(item.config.results).lacks(item.config.run_id)
@@ -251,6 +300,8 @@ def summaries(items: Sequence[Item]) -> list[RunSummary]:
 
 def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedComparison]]:
     """Each later row against the first, seed by seed, where the protocol is the same."""
+    from harness.evaluation.analysis.paired import compare
+
     done = [item for item in items if item.state == "done"]
     firsts = [item for item in done if item.names == done[0].names]
     by_seed = {item.config.seed: item for item in firsts}
@@ -270,6 +321,9 @@ def protocol(item: Item) -> tuple[str, str]:
 
 
 def _evaluated(item: Item) -> Evaluated:
+    from harness.evaluation.analysis.stored import evaluated
+    from harness.experiment.sweep import find_evaluation
+
     directory = RunDirectory(item.config.results, item.config.run_id)
     evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from harness.config import eps_text
+
+Row = dict[str, Any]
+
+
+def new_console() -> Console:
+    """The console of all verbs: it prints names, paths and cards as they are, whatever is in them.
+
+    Rich would read ``[red]`` as a colour and ``:warning:`` as a picture.
+    """
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def results_alone() -> Iterator[None]:
+    """What foreign code prints inside goes to standard error: standard output is for results."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
@@ -34,6 +56,66 @@ def fact_table(facts: Iterable[tuple[str, object]]) -> Table:
     for name, fact in facts:
         table.add_row(name, Text(str(fact)))
     return table
+
+
+def print_rows(kind: str, rows: Sequence[Row], console: Console, *, cut: str = "") -> None:
+    """Print rows as a table, and below it their notes.
+
+    On a terminal cells wrap between words. Elsewhere, and where the words do not fit, a row is one
+    line.
+
+    Args:
+        kind: what the rows are, for the case that there are none.
+        rows: values by column, all with the same columns; ``note`` is none.
+        console: where they are printed.
+        cut: the last column, if its text is cut at the console's width.
+    """
+    if not rows:
+        console.print(f"no {kind}")
+        return
+    columns = [
+        name for name in rows[0] if name != "note" and any(_cell(name, row[name]) for row in rows)
+    ]
+    table = plain_table()
+    for name in columns:
+        cells = [name.replace("_", " "), *(_cell(name, row[name]) for row in rows)]
+        longest = max((len(word) for cell in cells for word in cell.split()), default=0)
+        whole = bool(cut) or longest == max(map(len, cells))
+        if name == cut:
+            table.add_column(cells[0])
+        else:
+            table.add_column(cells[0], min_width=longest, no_wrap=whole)
+    for row in rows:
+        table.add_row(
+            *(
+                Text(cell, no_wrap=True, overflow="ellipsis") if name == cut else cell
+                for name, cell in ((name, _cell(name, row[name])) for name in columns)
+            )
+        )
+    unlimited = console.options.update(width=sys.maxsize)
+    least, full = console.measure(table, options=unlimited)
+    if not (cut or (console.is_terminal and least <= console.width)):
+        table.width = full
+    console.print(table, crop=False)
+    for row in rows:
+        if row.get("note"):
+            note = f"note on {row[columns[0]]}: {row['note']}"
+            console.print(note, soft_wrap=not console.is_terminal)
+
+
+def _cell(name: str, value: Any) -> str:
+    """A value as text; JSON has it as it is."""
+    if value is None or value is False:
+        return ""
+    if name == "started":
+        return str(value)[:16].replace("T", " ")  # UTC to the minute
+    if name in ("clean", "robust"):
+        return percent(value)
+    if name == "eps":
+        return eps_text(value)
+    if isinstance(value, list):
+        return ("x" if name == "image" else " ").join(map(str, value))
+    return name if value is True else str(value)
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

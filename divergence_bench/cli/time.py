@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from rich.console import Console
-from typer import Option
-
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.show import print_rows
-from divergence_bench.cli.tables import print_json
+from divergence_bench.cli.tables import new_console, print_json, print_rows, results_alone
 from harness.errors import UserError
-from harness.experiment.step_timing import Plan, time_methods
-from harness.models import ARCHITECTURES
 
 HEAD = (
     "{teacher} -> {student}, {dataset} (images: {images}; weights: {weights}), batches of "
@@ -22,26 +16,41 @@ FOOT = "ms, median [quartiles] of {repeats} after {warmup}, in turns; memory on 
 
 
 def time(
-    methods: Annotated[str, Option(help="Methods by name, with commas; see `list methods`.")],
-    pair: Annotated[str, Option(help="TEACHER-STUDENT, such as resnet56-resnet20.")],
-    dataset: Annotated[
-        str, Option(help="The dataset whose shapes, classes and augmentation are used.")
-    ] = "cifar100",
-    batch_size: Annotated[int, Option(min=1, help="Images per step.")] = 64,
-    repeats: Annotated[int, Option(min=1, help="Timed steps of each method.")] = 20,
-    warmup: Annotated[int, Option(min=0, help="Steps of each before them.")] = 5,
+    methods: Annotated[str, opt.METHODS],
+    pair: Annotated[
+        str,
+        opt.value(
+            "TEACHER-STUDENT", "Such as resnet56-resnet20; see `list models`.", opt.SELECTION
+        ),
+    ],
+    batch_size: Annotated[int, opt.value("N", "Images per step.", opt.TRAINING, min=1)] = 64,
+    repeats: Annotated[
+        int,
+        opt.value("N", "Timed steps of each method.", opt.EXECUTION, min=1),
+    ] = 20,
+    warmup: Annotated[
+        int,
+        opt.value("N", "Steps of each before them.", opt.EXECUTION, min=0),
+    ] = 5,
+    dataset: opt.Dataset = "cifar100",
     data_root: opt.DataRoot = None,
     device: opt.Device = "auto",
     as_json: opt.Json = False,
 ) -> None:
-    """Time training steps of methods, in turns, in one process, on one device."""
-    plan = Plan(*split_pair(pair), dataset, batch_size, repeats, warmup, device, data_root)
-    result = time_methods(opt.names(methods), plan)
+    """Time training steps of methods, in turns, in one process, on one device.
+
+    The dataset gives shapes, classes and augmentation; random images replace missing ones.
+    """
+    from harness.experiment.step_timing import Plan, time_methods
+
+    plan = Plan(*split_pair(pair), str(dataset), batch_size, repeats, warmup, device, data_root)
+    with results_alone():
+        result = time_methods(opt.names(methods), plan)
     if as_json:
         print_json(result)
         return
     print(HEAD.format_map(result))
-    print_rows("methods", rows_for_reading(result), Console())
+    print_rows("methods", rows_for_reading(result), new_console())
     print(FOOT.format_map(result))
 
 
@@ -51,6 +60,8 @@ def split_pair(pair: str) -> tuple[str, str]:
     Raises:
         UserError: the text is not two registered networks with a dash between them.
     """
+    from harness.models import ARCHITECTURES
+
     for position in (position for position, sign in enumerate(pair) if sign == "-"):
         teacher, student = pair[:position], pair[position + 1 :]
         if teacher in ARCHITECTURES and student in ARCHITECTURES:

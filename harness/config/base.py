@@ -79,9 +79,9 @@ def split_names(names: Any) -> Any:
 def eps_text(eps: float) -> str:
     """A radius as papers write it: a short decimal, ``8/255``, or four digits of what is neither.
 
-    ``0.5``, ``1e-09`` and ``1`` stay what they are, though ``1`` is also 255/255.
+    ``0.5``, ``1e-9`` and ``1`` stay what they are, though ``1`` is also 255/255.
     """
-    decimal = f"{eps:.4g}"
+    decimal = f"{eps:.4g}".replace("e-0", "e-")
     steps = eps * 255
     is_fraction = 0.5 < steps < 2**16 and abs(steps - round(steps)) < 1e-6
     return f"{steps:.0f}/255" if is_fraction and float(decimal) != eps else decimal

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.errors import UserError
+
+# A file whose aliases stand for more values than this is no file of settings.
+MOST_VALUES = 100_000
 
 
 class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
@@ -35,7 +39,8 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         what: what it describes, for messages, such as ``the sweep``.
 
     Raises:
-        UserError: the file cannot be read, is no YAML mapping, or has a key twice.
+        UserError: the file cannot be read, is no YAML mapping, has a key twice, or stands for far
+            too many values.
     """
     try:
         values = yaml.load(path.read_bytes(), _UniqueKeys)
@@ -46,5 +51,18 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         message = " ".join(str(error).split())
         raise UserError(f"{what} {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{what} {path} is not a mapping: write settings like `methods: [..]`")
+        raise UserError(f"{what} {path} is not a mapping: write `name: value` lines")
+    if _size(values, {}) > MOST_VALUES:
+        raise UserError(f"{what} {path} stands for more than {MOST_VALUES} values: shorten it")
     return values
+
+
+def _size(value: Any, sizes: dict[int, float]) -> float:
+    """How many values a value stands for with its aliases; infinite if it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(value)]

@@ -1,15 +1,18 @@
-"""Datasets by name."""
+"""Datasets by name; their names are known without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.data.base import Dataset as Dataset
-from harness.data.base import DatasetInfo, DatasetSource, OfficialSplit, limit_train
-from harness.data.base import ImageSet as ImageSet
 from harness.errors import UserError
 from harness.registry import Registry
+
+if TYPE_CHECKING:
+    from harness.data.base import Dataset as Dataset
+    from harness.data.base import DatasetInfo, DatasetSource, OfficialSplit
+    from harness.data.base import ImageSet as ImageSet
 
 DATASETS: Registry[DatasetSource] = Registry(
     "dataset",
@@ -25,6 +28,15 @@ DATASETS: Registry[DatasetSource] = Registry(
     },
     entry_points="harness.datasets",
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class of ``harness.data.base`` when it is first used."""
+    if name in ("Dataset", "ImageSet"):
+        from harness.data import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def dataset_source(name: str, root: Path | str | None = None) -> DatasetSource:
@@ -62,6 +74,8 @@ def load_dataset(
     Raises:
         UserError: the name is unknown, or the data is missing, damaged or inconsistent.
     """
+    from harness.data.base import Dataset, limit_train
+
     source = dataset_source(name, root)
     folder = None if root is None else Path(root)
     loaded = {split: source.load(folder, split) for split in splits}

@@ -92,7 +92,7 @@ class FolderSet(ImageSource):
             digest.update(repr(self.info.preparation).encode())
         for name in self.files:
             path = os.fsdecode(name)
-            digest.update(f"{path}\0{(self.folder / path).stat().st_size}\0".encode())
+            digest.update(f"{path}\0{_size(self.folder / path)}\0".encode())
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
@@ -196,7 +196,20 @@ def class_folders(folder: Path) -> list[str]:
 
 def _visible(folder: Path) -> list[str]:
     """The sorted names in a folder without those that programs hide by a dot, such as ``._x``."""
-    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror}): change its permissions"
+        ) from error
+
+
+def _size(path: Path) -> int:
+    """The size of a file in bytes; ``UserError`` if it cannot be read, as of a link to nothing."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): replace it") from error
 
 
 def _in_order(found: FolderSet) -> FolderSet:

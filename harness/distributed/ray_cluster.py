@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +92,7 @@ class Cluster:
         )
         if self.address == LOCAL:
             raise UserError(f"{reason}: lower --task, or choose another --device")
-        print(f"{reason}: tasks wait until one joins", file=sys.stderr)
+        logging.getLogger("harness").warning("%s: tasks wait until one joins", reason)
         return options
 
 

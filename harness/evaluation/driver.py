@@ -150,6 +150,8 @@ def finish(
         notify: called with each flag that is raised before the attacks.
         foreign: whether the model is from elsewhere.
     """
+    for note in job.plan.notes if job.plan.is_plain else ():
+        notify(f"note: {note}")
     probe = Probe(job)
     early = probe.before_attacks()
     if foreign and (doubt := normalisation(job)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from harness.config import AttackBudget, EvalProtocol, Norm
+from harness.config import AttackBudget, EvalProtocol, Norm, eps_text
 from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps, surely_more
 from harness.evaluation.attack.job import Job
 from harness.evaluation.attack.judge import clip_to_ball, finite, predict
@@ -239,7 +239,7 @@ def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -
     return Flag(
         "large-eps",
         f"{survived} of {n} images survive {LARGE_STEPS} steps of APGD-CE at {norm} "
-        f"{eps:.3g}, where all can become grey: gradients are masked",
+        f"{eps_text(eps)}, where all can become grey: gradients are masked",
     )
 
 

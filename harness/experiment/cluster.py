@@ -51,7 +51,7 @@ def run_missing_on(
             waiting[task.remote(config, passed, cluster.cpus)] = item
         try:
             for done, (item, result) in enumerate(finished_tasks(ray, waiting), 1):
-                _index(item.config)
+                _index(item.config, reporter)
                 names = ", ".join(item.names)
                 reporter.line(f"[{done}/{len(missing)}] {names}: {item.config.run_id}")
                 if isinstance(result, Exception):
@@ -59,7 +59,7 @@ def run_missing_on(
         except BaseException:
             # The directories of those that were stopped have their new status.
             for item in missing:
-                _index(item.config)
+                _index(item.config, reporter)
             raise
     return failures
 
@@ -81,11 +81,11 @@ def _has_gpus(ray: Any) -> bool:
     return bool(ray.cluster_resources().get("GPU"))
 
 
-def _index(config: RunConfig) -> None:
+def _index(config: RunConfig, reporter: Reporter) -> None:
     """Index the directories of a run and of its teacher."""
     teacher = config.teacher
     first = teacher.weights if teacher and teacher.source == "auto" else None
     for run_id in filter(None, (first, config.run_id)):
         directory = RunDirectory(config.results, run_id)
         if directory.exists:
-            indexed(directory)
+            indexed(directory, reporter)

@@ -23,11 +23,12 @@ from pydantic import Field, JsonValue
 
 from harness import provenance
 from harness.config import RunConfig, Strict
+from harness.config.validate import validated
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import differences
+from harness.evaluation.analysis.alike import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
-from harness.experiment.resolve import resolve, validated
+from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.progress import Reporter
 from harness.store.files import read_json, without_nan, write_bytes_atomic

@@ -6,23 +6,22 @@ Layers, each over the one before: the configuration's defaults, the method's rec
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from harness.config import (
     EvalConfig,
     RunConfig,
     TeacherConfig,
     assign,
+    eps_text,
     fingerprint,
     flat,
     merge,
 )
+from harness.config.validate import validated
 from harness.data import dataset_info, dataset_source
 from harness.data.base import DatasetInfo
 from harness.data.own.folder import OwnFolder
@@ -41,31 +40,41 @@ TORCHVISION = "torchvision:"
 
 
 def resolve(
-    method_name: str,
+    method_name: str | None,
     *,
     recipe: str | None = None,
     dataset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     assignments: Iterable[str] = (),
 ) -> RunConfig:
     """The configuration of a run of ``method_name``.
 
     Args:
-        method_name: a registered method.
+        method_name: a registered method; by default that of the settings, or of the recipe.
         recipe: one of the method's recipes; by default the one named after the dataset.
         dataset: a registered dataset or a folder; by default the recipe's, else digits.
+        settings: sections over the recipe's, as ``settings_of`` gives them.
         options: dotted path to value; values of None are ignored.
         assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
 
     Raises:
         UserError: a name is unknown, or a value is not valid.
     """
+    sections = dict(settings or {})
+    recipe = _agreed("recipe", recipe, sections.pop("recipe", None))
+    method_name = _agreed("method", method_name, sections.pop("method", None)) or method_of(recipe)
     method = METHODS.get(method_name)
-    name = recipe or dataset or DEFAULT_DATASET
-    if dataset is not None:
-        info = dataset_info(dataset, (options or {}).get("data.root"))
+    name, own = recipe or DEFAULT_DATASET, _section(sections, "data")
+    own_dataset = own.get("name") if isinstance(own.get("name"), str) else None
+    if chosen := dataset or own_dataset:
+        info = dataset_info(chosen, (options or {}).get("data.root") or own.get("root"))
         name = recipe or _recipe_for(info, method)
     layers = merge({"method": method_name, "recipe": name}, _recipe(method_name, method, name))
+    norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
+    if own_dataset is not None:
+        layers = _on_dataset(layers, own_dataset)
+    layers = merge(layers, sections)
     if dataset is not None:
         layers = _on_dataset(layers, dataset)
     given = [(path, value) for path, value in (options or {}).items() if value is not None]
@@ -73,16 +82,46 @@ def resolve(
     for path, value in given:
         if path in ("method", "recipe"):
             raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
-    norm = layers.get("evaluation", {}).get("norm", EvalConfig().norm)
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     config = _with_files(config)
-    if "evaluation.eps" not in dict(given):
+    ARCHITECTURES.get(config.model.arch)
+    if "evaluation.eps" not in dict(given) and "eps" not in _section(sections, "evaluation"):
         check_radius(config.evaluation, norm)
     check_radii(config.evaluation, dataset_info(config.data.name, config.data.root))
     return _with_teacher(config, method)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """A configuration as nested settings that ``resolve`` takes and a YAML file holds."""
+    settings = config.model_dump(mode="json")
+    if config.teacher is not None:
+        del settings["teacher"]["weights"]  # follows from the source
+    settings["data"].pop("train_files", None)  # and from the folder
+    return settings
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of settings, empty where there is none; a wrong one is refused later."""
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _agreed(what: str, given: str | None, own: Any) -> str | None:
+    """A name that is given, or that of the settings.
+
+    Raises:
+        UserError: they are different ones, so that the settings are of something else.
+    """
+    if not isinstance(own, str | None):
+        raise UserError(f"{what} = {own!r} is refused: write its name")
+    if given and own and given != own:
+        raise UserError(
+            f"the settings are of {what} {own!r}, but {what} {given!r} is given: leave one out"
+        )
+    return given or own
 
 
 def _recipe_for(info: DatasetInfo, method: Method) -> str:
@@ -201,6 +240,8 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
         return config
     if not method.card.needs_teacher:
         raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
+    if config.teacher.weights is not None:
+        raise UserError("teacher.weights follows from the teacher's source: leave it out")
     found = {"weights": _weights(config)}
     if is_own_network(config.teacher.source):
         found["arch"] = config.teacher.source
@@ -300,8 +341,8 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """
     if protocol.norm != norm:
         raise UserError(
-            f"the norm is {protocol.norm}, but the radius {protocol.eps[-1]:.4g} was chosen for "
-            f"{norm}: give --eps as well"
+            f"the norm is {protocol.norm}, but the radius {eps_text(protocol.eps[-1])} was chosen "
+            f"for {norm}: give --eps as well"
         )
 
 
@@ -345,42 +386,3 @@ def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
         kind = f"recipe of method {method_name!r}"
         raise UserError(unknown_name(kind, name, sorted(method.recipes)))
     return method.recipes[name]()
-
-
-def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
-    """The user's values as an instance of ``model``.
-
-    Raises:
-        UserError: a value is not valid, or a name is unknown; the message has the nearest names.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(_unknown_field(model, prefix, path)) from error
-        message = first["msg"].removeprefix("Value error, ")
-        # A whole section is refused for how its fields go together, which the message says.
-        value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
-        raise UserError(
-            f"{(prefix + path).strip('.')}{value} is refused: {message[0].lower()}{message[1:]}"
-        ) from error
-
-
-def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
-    known = [prefix + name for name in _field_paths(model)]
-    near = difflib.get_close_matches(prefix + path, known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"unknown setting {prefix + path!r}: {hint}"
-
-
-def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
-    paths = []
-    for name, info in model.model_fields.items():
-        kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
-        sections = [
-            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
-    return paths

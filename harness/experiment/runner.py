@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.config import EvalConfig, RunConfig
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource, OfficialSplit
+from harness.data.base import Dataset, ImageSource, OfficialSplit
 from harness.data.generated import check_same_file, open_generated
 from harness.data.npz import NpzImages
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
@@ -83,18 +83,7 @@ def run(
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
     """
-    method = METHODS.get(config.method)
-    device = choose_device(config.device)
-    generated, described = generated_images(config)
-    directory = RunDirectory(config.results, config.run_id)
-    splits: tuple[OfficialSplit, ...] = ("train", "test")
-    data = load_dataset(
-        config.data.name,
-        config.data.root,
-        config.data.train_limit,
-        splits=splits[1:] if directory.model_path.exists() else splits,
-    )
-    check_protocol(config.evaluation, data.test)
+    method, device, data, generated, described = opened(config)
     # Two students may need the same teacher at once: the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
@@ -118,6 +107,29 @@ def run(
             )
 
 
+Opened = tuple[Method, torch.device, Dataset, NpzImages | None, dict[str, Any]]
+
+
+def opened(config: RunConfig) -> Opened:
+    """The method, device and images of a run, and what the record says of generated ones.
+
+    Raises:
+        UserError: one of them is missing or unfit, or the run began with other generated images.
+    """
+    method, device = METHODS.get(config.method), choose_device(config.device)
+    generated, described = generated_images(config)
+    directory = RunDirectory(config.results, config.run_id)
+    splits: tuple[OfficialSplit, ...] = ("train", "test")
+    data = load_dataset(
+        config.data.name,
+        config.data.root,
+        config.data.train_limit,
+        splits=splits[1:] if directory.model_path.exists() else splits,
+    )
+    check_protocol(config.evaluation, data.test)
+    return method, device, data, generated, described
+
+
 def run_worker(processes: ProcessGroup) -> None:
     """Take part in each training of the first process until it is done.
 
@@ -125,9 +137,7 @@ def run_worker(processes: ProcessGroup) -> None:
     """
     reporter = Reporter(quiet=True)
     while (config := processes.receive()) is not None:
-        method, device = METHODS.get(config.method), choose_device(config.device)
-        generated, _ = generated_images(config)
-        data = load_dataset(config.data.name, config.data.root, config.data.train_limit)
+        method, device, data, generated, _ = opened(config)
         teacher = prepare_teacher(config, data, reporter, run)
         inputs = TrainingInputs(data, generated, teacher, processes)
         directory = RunDirectory(config.results, config.run_id)

@@ -20,13 +20,11 @@ from torch import Tensor
 
 from harness.config import RunConfig
 from harness.data import Dataset, dataset_info, load_dataset
-from harness.data.base import DatasetInfo, ImageSet
+from harness.data.base import ImageSet
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
-from harness.experiment.teacher import Teacher
+from harness.experiment.teacher import Teacher, untrained_teacher
 from harness.experiment.trainer import TrainingInputs, build_trainer
-from harness.models import build_model
-from harness.models.checkpoint import state_dict_sha256
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
@@ -155,7 +153,7 @@ class Subject:
         if config.teacher is not None:
             settings = config.teacher.model_copy(update={"logits": logits})
             config = config.model_copy(update={"teacher": settings, "results": folder})
-            self.teacher = _new_teacher(settings.arch, data.info, self.device)
+            self.teacher = untrained_teacher(settings.arch, data.info, self.device)
         self.config, self.logits = config, logits
         inputs = TrainingInputs(data, teacher=self.teacher)
         run = RunDirectory.create(folder, f"{config.method}-{logits}")
@@ -215,15 +213,6 @@ class Subject:
     def _allocated(self) -> int:
         """Bytes allocated on the GPU; 0 on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
-
-
-def _new_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(arch, info.num_classes, info.channels, info.image_size)
-    model = model.to(device).eval().requires_grad_(False)
-    sha256 = state_dict_sha256(model)
-    return Teacher(model, sha256, sha256, {"arch": arch})
 
 
 def quartiles(seconds: Sequence[float]) -> dict[str, float]:

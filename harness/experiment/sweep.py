@@ -19,12 +19,13 @@ from pydantic import Field, JsonValue, field_validator
 
 from harness.config import EvalProtocol, RunConfig, Strict, fingerprint
 from harness.config.files import read_settings
+from harness.config.validate import validated
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import runner
 from harness.experiment.record import header, indexed
-from harness.experiment.resolve import DEFAULT_DATASET, changes, method_of, resolve, validated
+from harness.experiment.resolve import DEFAULT_DATASET, changes, method_of, resolve
 from harness.progress import Reporter
 from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now

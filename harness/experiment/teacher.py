@@ -66,7 +66,12 @@ class Teacher:
 
 
 def prepare_teacher(
-    config: RunConfig, data: Dataset, reporter: Reporter, train: RunTeacher
+    config: RunConfig,
+    data: Dataset,
+    reporter: Reporter,
+    train: RunTeacher,
+    *,
+    fresh: bool = False,
 ) -> Teacher | None:
     """The run's teacher, measured; None where it has none or its model is trained already.
 
@@ -75,13 +80,14 @@ def prepare_teacher(
         data: its images; the teacher's accuracy is measured on the test split.
         reporter: gets lines on the training and the accuracy.
         train: does a run; called for an ``auto`` teacher that is missing or unfinished.
+        fresh: as if the student had no run yet.
 
     Raises:
         UserError: the teacher cannot be loaded, is less accurate than required, or is not the one
             that the run began with.
     """
     student = RunDirectory(config.results, config.run_id)
-    if config.teacher is None or student.model_path.exists():
+    if config.teacher is None or (student.model_path.exists() and not fresh):
         return None
     _train_if_missing(config, reporter, train)
     device = choose_device(config.device)
@@ -89,7 +95,8 @@ def prepare_teacher(
     model = model.to(device).eval().requires_grad_(False)
     if config.training.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    before = student.record.get("teacher_facts") if student.exists else None
+    began = student.exists and not fresh
+    before = student.record.get("teacher_facts") if began else None
     if before and before["sha256"] != sha256:
         raise UserError(
             f"run {config.run_id} began with another teacher (SHA-256 {before['sha256'][:12]}, now "
@@ -142,6 +149,16 @@ def _check_accuracy(
             "normalised by teacher.normalize, or accept it by teacher.minimum=0"
         )
     reporter.line(measured)
+
+
+def untrained_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:
+    """A teacher with random weights, for what depends on its shapes alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(arch, info.num_classes, info.channels, info.image_size)
+    model = model.to(device).eval().requires_grad_(False)
+    sha256 = state_dict_sha256(model)
+    return Teacher(model, sha256, sha256, {"arch": arch})
 
 
 def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
@@ -251,10 +268,7 @@ def teacher_logits_fn(
     forward = _Forward(shared, half=settings.logits_dtype == "float16")
     if settings.logits == "forward":
         return forward
-    impossible = _no_table(task, loader)
-    if impossible:
-        if settings.logits == "table":
-            raise UserError(f"a table of teacher logits is not possible: {impossible}")
+    if not table_possible(settings, task, loader):
         return forward
     assert loader.views is not None
     rows, classes, dtype = len(split) * loader.views, split.info.num_classes, settings.logits_dtype
@@ -283,6 +297,18 @@ def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
     augmentation = f"{data.crop_mode}{data.crop_padding}{'-flip' if data.flip else ''}"
     hashes = f"{teacher.state_sha256[:16]}-{split.sha256[:16]}"
     return f"{hashes}-{augmentation}-{config.teacher.logits_dtype}"
+
+
+def table_possible(settings: TeacherConfig, task: Task, loader: Loader) -> bool:
+    """Whether teacher logits can be kept in a table.
+
+    Raises:
+        UserError: they cannot, but the configuration requires it.
+    """
+    impossible = _no_table(task, loader)
+    if impossible and settings.logits == "table" and task.needs_teacher_logits:
+        raise UserError(f"a table of teacher logits is not possible: {impossible}")
+    return impossible is None
 
 
 def _no_table(task: Task, loader: Loader) -> str | None:

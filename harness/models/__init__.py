@@ -1,13 +1,16 @@
-"""Architectures by name."""
+"""Architectures by name; their names are known without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from harness.models.features import FeatureNetwork
 from harness.registry import Registry
 
-Architecture = Callable[[int, int, int], FeatureNetwork]
+if TYPE_CHECKING:
+    from harness.models.features import FeatureNetwork
+
+Architecture = Callable[[int, int, int], "FeatureNetwork"]
 
 # The module of a family to its networks; ``-`` in a name is ``_`` in its attribute.
 FAMILIES = {

@@ -178,8 +178,9 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
         UserError: a field is missing or was changed to something else.
     """
     for name, kind in OWN_FIELDS.items():
-        value = content.get(name)
-        if not isinstance(value, kind) or (kind is int and not 1 <= value <= LARGEST_SIZE):
+        value: Any = content.get(name)
+        fits = name in content and isinstance(value, kind)
+        if not fits or (kind is int and not 1 <= value <= LARGEST_SIZE):
             raise UserError(
                 f"{path} has {name} {value!r}, which no run writes: restore the file from a copy"
             )
@@ -189,8 +190,8 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     )
     taken = load_weights(network, content["state_dict"], str(path))
     statistics = taken.statistics
-    if normalize := content["normalize"]:
-        statistics = statistics_from(normalize, str(path))
+    if content["normalize"] is not None:
+        statistics = statistics_from(content["normalize"], str(path))
     return Loaded(network, arch, path.name, statistics, file_sha256(path))
 
 

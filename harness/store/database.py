@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pacsv
 
 from harness.errors import UserError
 from harness.store.connection import (
@@ -31,9 +30,9 @@ from harness.store.files import (
     sync_folder,
     write_bytes_atomic,
 )
-from harness.store.ingest import Known, Snapshot, snapshot
+from harness.store.ingest import Snapshot, known_of, read_reported, snapshot
 from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
-from harness.store.schema import META, REPORTED, TABLES, arrow_schema, create_views
+from harness.store.schema import META, TABLES, create_views
 
 DATABASE_NAME = "harness.duckdb"
 # Subfolder of the results folder with files of numbers that others published.
@@ -159,7 +158,7 @@ class Database:
             for run_id in dict.fromkeys(mark.name.rpartition(".")[0] for mark in marks):
                 run = RunDirectory(self.results, run_id)
                 try:
-                    rows = snapshot(run, _known(connection, run_id))
+                    rows = snapshot(run, known_of(connection, run_id))
                 except UserError as error:
                     found[run_id] = error
                     continue
@@ -175,6 +174,19 @@ class Database:
             with suppress(UserError):
                 self._index(wait_s=0)
 
+    def forget(self, run_id: str) -> None:
+        """Delete the rows of a run in one transaction.
+
+        Raises:
+            UserError: the database is busy for too long.
+        """
+        if not self.path.exists():
+            return
+        with self._writer() as connection, _transaction(connection):
+            for table in TABLES.values():
+                if any(column.name == "run_id" for column in table.columns):
+                    connection.execute(f"DELETE FROM {table.name} WHERE run_id = ?", [run_id])
+
     def load_reported(self, csv: Path) -> None:
         """Load the numbers of a CSV file into ``reported``, unless they are there.
 
@@ -189,7 +201,7 @@ class Database:
             stored = self.query("SELECT value FROM meta WHERE starts_with(name, 'reported_sha256')")
             if sha256 in stored["value"].tolist():
                 return
-        printed = _read_reported(csv)
+        printed = read_reported(csv)
         with self._writer() as connection:
             _store_reported(connection, printed, sha256)
 
@@ -251,7 +263,7 @@ class Database:
                         unreadable += rows.damaged.items()
                 published = sorted((self.results / PUBLISHED).glob("*.csv"))
                 for csv in ([reported] if reported is not None else []) + published:
-                    _store_reported(connection, _read_reported(csv), file_sha256(csv))
+                    _store_reported(connection, read_reported(csv), file_sha256(csv))
                 counts = {name: _count(connection, name) for name in TABLES if name != META.name}
         for mark in marks:
             mark.unlink(missing_ok=True)
@@ -318,15 +330,6 @@ class Database:
             log.unlink(missing_ok=True)
 
 
-def _known(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
-    sql = "SELECT path, bytes, modified_ns, sha256 FROM artifacts WHERE run_id = ?"
-    rows = connection.execute(sql, [run_id]).fetchall()
-    hashes = {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
-    sql = "SELECT evaluation_id, verdicts_sha256, record FROM evaluations WHERE run_id = ?"
-    stored = connection.execute(sql, [run_id]).fetchall()
-    return Known(hashes, {name: (sha256, record) for name, sha256, record in stored})
-
-
 def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
     """Replace the rows of a run in one transaction, but for those of damaged evaluations."""
     damaged = [folder.name for folder in rows.damaged]
@@ -357,36 +360,6 @@ def _store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sh
         connection.execute("DELETE FROM reported WHERE coalesce(badge, 'P') = ?", [badge])
         _insert(connection, "reported", printed)
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, sha256])
-
-
-def _read_reported(csv: Path) -> pa.Table:
-    """A file's rows as in ``reported``; its column ``table`` becomes ``table_number``."""
-    schema = arrow_schema(REPORTED)
-    types = pacsv.ConvertOptions(
-        column_types={**{field.name: field.type for field in schema}, "table": pa.int32()},
-        strings_can_be_null=False,
-    )
-    try:
-        printed = pacsv.read_csv(csv, convert_options=types)
-        printed = printed.rename_columns({"table": "table_number"})
-        numbers = pa.array(range(1, len(printed) + 1), pa.int32())
-        printed = printed.append_column("row_number", numbers)
-        absent = {"page": pa.nulls(len(printed), pa.int32())}
-        absent["source"] = pa.nulls(len(printed), pa.string())
-        absent["badge"] = pa.array(["P"] * len(printed), pa.string())
-        for name, column in absent.items():
-            if name not in printed.column_names:
-                printed = printed.append_column(name, column)
-        if (
-            printed["badge"].combine_chunks().unique().null_count
-            or len(printed["badge"].unique()) > 1
-        ):
-            raise KeyError("badge is not the same on every line")
-        return printed.select(schema.names).cast(schema)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(
-            f"{csv} is not a valid file of published numbers ({error}): restore it"
-        ) from error
 
 
 @contextmanager

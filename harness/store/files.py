@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,6 +203,30 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its parents; ``UserError`` if that is impossible."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise the ``UserError`` of ``make_folder`` where that would fail; nothing is written."""
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    with _writing(folder):
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Rename a folder on the same disk; ``UserError`` if that is impossible."""
+    with _writing(target):
+        os.replace(folder, target)
+        sync_folder(target.parent)
+        sync_folder(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it; ``UserError`` if that is impossible."""
+    with _writing(folder):
+        shutil.rmtree(folder)
 
 
 @contextmanager

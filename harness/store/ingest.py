@@ -1,4 +1,4 @@
-"""Read a run directory as rows of the database's tables."""
+"""Read run directories, and files of published numbers, as rows of the database's tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.csv as pacsv
 from pydantic import ValidationError
 
 from harness.config import RunConfig, fingerprint
@@ -21,6 +23,7 @@ from harness.store.schema import (
     EPOCHS,
     EVALUATIONS,
     METRICS,
+    REPORTED,
     RUNS,
     Column,
     Table,
@@ -62,6 +65,16 @@ class Snapshot:
     verdicts: dict[str, pa.Table]
     unchanged: frozenset[str]
     damaged: dict[Path, str]
+
+
+def known_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
+    """What an open database has of a run."""
+    sql = "SELECT path, bytes, modified_ns, sha256 FROM artifacts WHERE run_id = ?"
+    rows = connection.execute(sql, [run_id]).fetchall()
+    hashes = {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
+    sql = "SELECT evaluation_id, verdicts_sha256, record FROM evaluations WHERE run_id = ?"
+    stored = connection.execute(sql, [run_id]).fetchall()
+    return Known(hashes, {name: (sha256, record) for name, sha256, record in stored})
 
 
 def snapshot(run: RunDirectory, known: Known | None = None) -> Snapshot:
@@ -212,3 +225,37 @@ def _dig(record: Any, *names: str) -> Any:
     for name in names:
         record = record.get(name) if isinstance(record, dict) else None
     return record
+
+
+def read_reported(csv: Path) -> pa.Table:
+    """A file's rows as in ``reported``; its column ``table`` becomes ``table_number``.
+
+    Raises:
+        UserError: it is missing or no such file.
+    """
+    schema = arrow_schema(REPORTED)
+    types = pacsv.ConvertOptions(
+        column_types={**{field.name: field.type for field in schema}, "table": pa.int32()},
+        strings_can_be_null=False,
+    )
+    try:
+        printed = pacsv.read_csv(csv, convert_options=types)
+        printed = printed.rename_columns({"table": "table_number"})
+        numbers = pa.array(range(1, len(printed) + 1), pa.int32())
+        printed = printed.append_column("row_number", numbers)
+        absent = {"page": pa.nulls(len(printed), pa.int32())}
+        absent["source"] = pa.nulls(len(printed), pa.string())
+        absent["badge"] = pa.array(["P"] * len(printed), pa.string())
+        for name, column in absent.items():
+            if name not in printed.column_names:
+                printed = printed.append_column(name, column)
+        if (
+            printed["badge"].combine_chunks().unique().null_count
+            or len(printed["badge"].unique()) > 1
+        ):
+            raise KeyError("badge is not the same on every line")
+        return printed.select(schema.names).cast(schema)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(
+            f"{csv} is not a valid file of published numbers ({error}): restore it"
+        ) from error

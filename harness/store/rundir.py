@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
+from harness.config import EvalConfig
 from harness.errors import UserError
+from harness.registry import nearest
 from harness.store.files import (
     DamagedFile,
     append_jsonl,
@@ -230,6 +232,26 @@ class RunDirectory(_Record):
         readable = [each for each in self.evaluations() if each.damage is None]
         return [each for each in readable if each.record["status"] == "success"]
 
+    def own_evaluation(self) -> EvaluationDirectory | None:
+        """The finished evaluation that belongs to the run, at its largest radius; None without.
+
+        It is the newest one by the protocol of the run's configuration; of a model that was
+        loaded, or whose configuration is of another release, the first one.
+        """
+        finished = self.finished_evaluations()
+        finished.sort(key=lambda each: (str(each.record["finished_at"]), each.evaluation_id))
+        try:
+            own = EvalConfig.model_validate((self.record.get("config") or {})["evaluation"])
+        except (KeyError, ValidationError):
+            return finished[0] if finished else None
+        # A standard budget is not written down.
+        wanted = {"budget": None} | own.protocols()[-1].identity_payload()
+        for evaluation in reversed(finished):
+            protocol = evaluation.record.get("protocol") or {}
+            if all(protocol.get(name) == value for name, value in wanted.items()):
+                return evaluation
+        return None
+
 
 def utc_now() -> str:
     """The current time in UTC as ISO 8601, whose text order is the order in time."""
@@ -284,7 +306,7 @@ def _no_such_run(results: Path, name: str) -> str:
     if is_path and not Path(name).is_file():
         return f"there is no file or run {name!r}: check the path, or name a run in {results}"
     known = [directory.run_id for directory in list_runs(results)]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = nearest(name, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {len(known)} other runs."
     return f"there is no run {name!r} in {results}: {hint}"
 

@@ -73,7 +73,7 @@ RUNS = Table(
         Column("device", "VARCHAR", "the device trained on, with its name"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC; null while running"),
-        Column("wall_s", "DOUBLE", "wall-clock seconds"),
+        Column("wall_s", "DOUBLE", "wall-clock seconds of all its work, but for what was killed"),
         Column("error", "VARCHAR", "why a run with status error ended"),
         Column("train_sha256", "VARCHAR", "hash of the training images and labels"),
         Column("test_sha256", "VARCHAR", "hash of the test images and labels"),

@@ -205,8 +205,7 @@ KD_SELECTION = (
     "Rows differ: FitNet, RKD, CRD and KD are quoted from a code base that reports the last epoch; "
     "the others report the best epoch on the test images."
 )
-# No table of the paper has CIFAR-10 or a small dataset in distillation: they are below this one.
-DISTILLED = InclusionRule(("cifar100", "cifar10"), ("distillation",), ("name",), small=True)
+DISTILLED = InclusionRule(("cifar100",), ("distillation",), ("name",))
 TEACHER_HEADER = (
     "The accuracies of the teachers are printed one column too far to the right; they are put "
     "right by those published with RepDistiller."

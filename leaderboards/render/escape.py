@@ -162,7 +162,7 @@ def _latex_sign(sign: str) -> str:
         if name.startswith("GREEK CAPITAL") and small.upper() in _LATIN_CAPITALS:
             return f"$\\mathrm{{{_LATIN_CAPITALS[small.upper()]}}}$"
         return "$\\mathit{o}$" if letter == "omicron" else f"$\\{letter}$"
-    base, *marks = unicodedata.normalize("NFD", sign)
+    base, *marks = list(unicodedata.normalize("NFD", sign))
     if marks and base.isascii() and all(mark in _LATEX_ACCENTS for mark in marks):
         for mark in marks:
             base = f"\\{_LATEX_ACCENTS[mark]}{{{base}}}"

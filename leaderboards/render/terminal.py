@@ -32,7 +32,6 @@ from leaderboards.render.text import (
 from leaderboards.table import (
     DISPUTED,
     FLAGGED,
-    INTERVAL,
     OF_MEANS,
     PARTIAL,
     Column,
@@ -299,7 +298,7 @@ def _ranking_legend(table: Table) -> list[str]:
         marks.append(f"a {PLUS_MINUS} b  mean and deviation over seeds")
     lines.append("; ".join(marks))
     if any(number.interval for number in ranking):
-        lines.append(f"[a, b]  {INTERVAL}")
+        lines.append(f"[a, b]  {table.interval_meaning}")
     if ranges and any((number.seeds or 1) > 1 for number in ranking):
         lines.append(f"1-3  {OF_MEANS}")
     return lines

@@ -8,7 +8,6 @@ from leaderboards.render.cells import SIGNS, VERDICTS, value_text, verdict_of
 from leaderboards.table import (
     DISPUTED,
     FLAGGED,
-    INTERVAL,
     MEANINGS,
     PAIRED,
     PUBLISHED_ROW,
@@ -34,7 +33,7 @@ def legend(table: Table) -> list[str]:
     lines = badge_meanings(table)
     ours = [number for number in table.numbers if number.run_ids and number.interval]
     if any(not number.difference for number in ours):
-        lines.append(f"[a, b]  {INTERVAL}")
+        lines.append(f"[a, b]  {table.interval_meaning}")
     if any(number.difference for number in ours):
         lines.append(f"[-a, +b]  {PAIRED}")
     lines += verdict_meanings(table)

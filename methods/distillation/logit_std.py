@@ -7,8 +7,8 @@ from dataclasses import replace
 from pydantic import Field, JsonValue
 from torch import Tensor
 
+from harness.config.validate import validated
 from harness.errors import UserError
-from harness.experiment.resolve import validated
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task, TaskContext
 from harness.registry import METHODS
 from methods import _pairs

@@ -63,7 +63,7 @@ def store_run(
         method=method,
         seed=seed,
         recipe="digits",
-        params={"weight": fields.pop("weight", 6.0)},
+        params=fields.pop("params", {"weight": fields.pop("weight", 6.0)}),
         evaluation=fields.pop("evaluation", EvalConfig()),
     )
     run = RunDirectory.create(results, config.run_id)
@@ -107,11 +107,11 @@ def store_evaluation(
 ) -> None:
     """A finished AutoAttack evaluation of the first 40 test images, in two chunks.
 
-    ``changes`` replace fields of the protocol, ``n`` being a multiple of 40; ``minute`` is when it
+    ``changes`` replace fields of the protocol; beyond 40 the images repeat. ``minute`` is when it
     ended.
     """
     n = changes.get("n", N)
-    table = pa.concat_tables([verdicts(seed)] * (n // N))
+    table = pa.concat_tables([verdicts(seed)] * -(-n // N)).slice(0, n)
     table = table.set_column(0, "index", pa.array(np.arange(n)))
     broken = table["broken_by"].to_pylist()
     left, metrics = n - broken.count("clean"), {}
@@ -226,7 +226,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Open:
     def visit(page: str, results: Path, **query: str | list[str]) -> AppTest:
         monkeypatch.setenv(RESULTS_VARIABLE, str(results))
         at = AppTest.from_file(str(MAIN), default_timeout=60)
-        if page != "leaderboards":
+        if page != "start":
             at.switch_page(f"views/{page}.py")
         at.query_params.update(query)
         at.run()

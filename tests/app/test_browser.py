@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from browsing import WIDTHS, Visitor, serving
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+PAGES = [
+    "start",
+    "leaderboards",
+    "tradeoffs",
+    "runs",
+    "run",
+    "compare",
+    "methods",
+    "losses",
+    "tsne",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,57 +54,6 @@ def test_every_page_opens_without_an_error(visit, small_store, width, theme) -> 
             overflow = visitor.page.locator(part).evaluate("it => it.scrollWidth - it.clientWidth")
             assert overflow <= 0, f"{part} of {page} is {overflow} pixels too wide"
         visitor.shoot(f"{page}-{width}-{theme}")
-
-
-def test_a_link_shows_the_table_that_it_names(visit) -> None:
-    visitor = visit()
-    visitor.open("leaderboards?table=4")
-    assert visitor.page.get_by_role("heading", name="Table 4").count() == 1
-    visitor.page.get_by_role("radio", name="2", exact=True).click()
-    visitor.page.wait_for_url(lambda url: "table=4" not in url)
-    visitor.settle()
-    visitor.page.get_by_role("heading", name="Table 2").wait_for()
-    visitor.open("leaderboards?table=7")
-    assert visitor.page.get_by_role("heading", name="Table 7").count() == 1
-
-
-def test_a_filter_goes_into_the_url_and_the_download_holds_its_rows(visit, tmp_path) -> None:
-    visitor = visit()
-    visitor.open("leaderboards?table=2")
-    visitor.page.get_by_text("Search, filter and sort").click()
-    box = visitor.page.get_by_label("Search", exact=True)
-    box.fill("IKL")
-    box.press("Enter")
-    visitor.page.wait_for_url("**search=IKL**")
-    visitor.settle()
-    with visitor.page.expect_download() as coming:
-        visitor.page.get_by_role("button", name="CSV", exact=True).click()
-    path = tmp_path / "table.csv"
-    coming.value.save_as(path)
-    rows = pd.read_csv(path)
-    assert len(rows)
-    assert rows.apply(lambda row: "ikl" in " ".join(map(str, row)).lower(), axis=1).all()
-
-
-def test_a_click_on_a_column_title_sorts_numbers_as_numbers(visit) -> None:
-    visitor = visit()
-    visitor.open("leaderboards?table=4")
-    before = visitor.cells(2)
-    box = visitor.table().bounding_box()
-    visitor.page.mouse.click(box["x"] + 330, box["y"] + 16)
-    visitor.settle()
-    after = visitor.cells(2)
-    assert after != before
-    assert after == sorted(after, key=float)
-    assert sorted(after) == sorted(before)
-
-
-def test_the_default_page_has_its_own_url_too(visit) -> None:
-    visitor = visit()
-    visitor.page.goto(f"{visitor.server}/leaderboards?table=4")
-    visitor.page.get_by_role("heading", name="Table 4").wait_for()
-    visitor.settle()
-    assert visitor.page.get_by_text("Page not found").count() == 0
 
 
 def test_a_choice_of_runs_is_named_and_stays_in_the_url(visit, small_store) -> None:
@@ -136,8 +94,12 @@ def test_a_run_is_opened_from_the_list_and_two_are_compared(visit, small_store) 
 def test_tsne_draws_two_maps(visit) -> None:
     visitor = visit()
     visitor.open("tsne?n=8&k=5")
+    assert visitor.page.get_by_text("These two runs ship with the app").count() == 1
+    visitor.page.get_by_text("Map two runs of this folder").click()
     visitor.page.get_by_role("button", name="Compute").click()
-    visitor.page.get_by_text("Classes of adversarial images separate").wait_for(timeout=60_000)
+    visitor.page.get_by_text("These two runs ship with the app").wait_for(
+        state="detached", timeout=60_000
+    )
     visitor.settle()
     visitor.shoot("tsne-computed")
 

@@ -24,7 +24,7 @@ WRONG += [
     ("tsne", "k", "²"), ("tsne", "n", "--3"), ("tsne", "seed", LONG), ("tsne", "a", "/etc/passwd"),
     ("tsne", "b", "'; DROP TABLE runs; --"), ("tradeoffs", "ds", "../../etc/passwd"),
     ("tradeoffs", "protocol", "<script>alert(1)</script>"), ("tradeoffs", "x", "__class__"),
-    ("tradeoffs", "small", "2"), ("runs", "state", "burning"), ("runs", "limit", "1e9"),
+    ("tradeoffs", "rb", "2"), ("runs", "state", "burning"), ("runs", "limit", "1e9"),
     ("runs", "method", "\u202emoc"), ("runs", "data", "a" * 3000),
     ("compare", "a", "no-such-run"), ("compare", "b", "{{7*7}}"), ("compare", "right", "²"),
     ("methods", "m", "[x](http://evil)"), ("methods", "family", "\x00"),

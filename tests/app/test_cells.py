@@ -16,7 +16,6 @@ from app.cells import (
     table_cells,
     table_files,
 )
-from app.labels import BADGE_LEGEND
 from leaderboards.build import table, tables
 from leaderboards.summary import run_summary
 from leaderboards.table import Cell, Number, Row
@@ -143,7 +142,3 @@ def test_help_says_what_the_interval_is_and_where_numbers_are_from() -> None:
     assert "As printed" not in help["AA"]
     assert help["Method"] == "Method, as its source names it."
     assert not any("brackets" in text for text in printed_cells(5).help.values())
-
-
-def test_the_legend_explains_every_sign() -> None:
-    assert all(f"**{sign}**" in BADGE_LEGEND for sign in ("P", "RB", "L", "R", "S", "!", "?"))

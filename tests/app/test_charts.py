@@ -26,8 +26,8 @@ def test_no_chart_distinguishes_series_by_colour_alone() -> None:
     )
     points = pd.DataFrame(
         {"name": ["m"], "label": ["m"], "short_label": [""], "arch": ["r"], "source": ["P"],
-         "family": ["f"], "training_data": ["t"], "note": [""], "x": [1.0], "y": [2.0],
-         "y_low": [1.5], "y_high": [2.5]}
+         "family": ["f"], "size": [80], "training_data": ["t"], "note": [""],
+         "x": [1.0], "y": [2.0], "y_low": [1.5], "y_high": [2.5]}
     )  # fmt: skip
     for chart, second in (
         (charts.lines(frame, y_title="v", series=["a", "b"]), "strokeDash"),
@@ -63,5 +63,5 @@ def test_a_map_marks_kind_by_shape_and_class_by_number() -> None:
         {"x": [0.0, 2.0], "y": [0.0, 2.0], "label": ["3", "3"], "kind": ["clean", "adversarial"]}
     )
     found = encodings(charts.embedding(frame).to_dict())
-    assert found[1]["shape"]["scale"]["range"] == ["circle", "cross"]
+    assert found[1]["shape"]["scale"]["range"] == ["circle", "triangle-up"]
     assert found[2]["text"]["field"] == "label"

@@ -10,7 +10,17 @@ from harness.experiment.resolve import evaluation
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
-PAGES = ["leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"]
+PAGES = [
+    "start",
+    "leaderboards",
+    "tradeoffs",
+    "runs",
+    "run",
+    "compare",
+    "methods",
+    "losses",
+    "tsne",
+]
 LARGE_STORE_RUN = "m0-000000000000"
 
 
@@ -217,11 +227,23 @@ def test_runs_of_a_protocol_are_ranked_by_an_attack_as_papers_name_it(
     assert "Ranked by AutoAttack;" in text
 
 
-def test_tsne_computes_on_request(open_page, small_store) -> None:
+def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
+    open_page, small_store, empty
+) -> None:
     results, ids = small_store
+    before = open_page("tsne", empty)
+    assert "ship with the app" in words(before)
+    assert len(before.dataframe[0].value) == 4
     at = open_page("tsne", results, a=ids["a"], b=ids["b"], n="5", k="3")
-    assert not at.dataframe
-    frame = at.button[0].click().run().dataframe[0].value
+    assert at.dataframe[0].value.equals(before.dataframe[0].value)
+    at = at.button[0].click().run()
+    assert "ship with the app" not in words(at)
+    frame = at.dataframe[0].value
     assert len(frame) == 4
     assert frame["silhouette"].between(-1, 1).all()
     assert frame["neighbours"].between(0, 100).all()
+
+
+def test_tsne_says_which_runs_it_does_not_offer(open_page, reference) -> None:
+    text = words(open_page("tsne", reference))
+    assert "Not offered: 19 of 19 evaluated runs, whose model files are not in this folder" in text

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from app import reference_maps
 from app.components import plain
 from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
@@ -84,7 +85,7 @@ def test_no_difference_is_grey() -> None:
 
 
 def test_markdown_signs_are_shown_as_text() -> None:
-    assert plain("[x](http://evil) <b> *a* $b$") == (r"\[x\]\(http\://evil\) \<b\> \*a\* \$b\$")
+    assert plain("[x](http://evil) <b> *a* $b$") == r"\[x\](http\://evil) &lt;b&gt; \*a\* \$b\$"
 
 
 def test_protocols_with_the_same_words_but_other_images_have_different_names() -> None:
@@ -97,3 +98,24 @@ def test_protocols_with_the_same_words_but_other_images_have_different_names() -
     assert names[0] == names[2] == "clean only, n = 40, small scale (1: aaaaaa)"
     assert names[1] == "clean only, n = 40, small scale (2: bbbbbb)"
     assert protocol_names(pd.DataFrame(rows[:1])) == ["clean only, n = 40, small scale"]
+
+
+def test_maps_that_ship_are_read_as_they_were_made(small_store, monkeypatch, tmp_path) -> None:
+    results, ids = small_store
+    made = reference_maps.make(results, [ids["a"]], None)
+    monkeypatch.setattr(reference_maps, "MAPS", tmp_path / "maps.json")
+    reference_maps.MAPS.write_text(reference_maps.to_json(made))
+    (read,) = reference_maps.reference_maps()
+    assert read.run == made[0].run
+    assert read.embedding.clean == made[0].embedding.clean
+    assert read.embedding.points["label"].tolist() == made[0].embedding.points["label"].tolist()
+    gap = read.embedding.points[["x", "y"]] - made[0].embedding.points[["x", "y"]]
+    assert gap.abs().max().max() <= 0.005 + 1e-6
+
+
+def test_the_maps_that_ship_are_small_and_of_two_runs() -> None:
+    assert reference_maps.MAPS.stat().st_size < 100_000
+    first, second = reference_maps.reference_maps()
+    assert first.run["run_id"] != second.run["run_id"]
+    assert first.run["dataset"] == second.run["dataset"]
+    assert (first.embedding.points["kind"] == "clean").sum() == len(first.embedding.points) / 2

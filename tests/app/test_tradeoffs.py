@@ -15,6 +15,7 @@ from app.tradeoff_points import (
     run_points,
 )
 from leaderboards.printed import load_reported
+from leaderboards.published import ENTRIES_CSV
 
 P, S = (SOURCES[badge] for badge in "PS")
 
@@ -87,15 +88,36 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
 
 
 def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:
-    at = open_page("tradeoffs", reference, ds="cifar10")
+    at = open_page("tradeoffs", reference, ds="cifar10", rb="false")
     assert set(at.dataframe[0].value["source"]) == {P}
     assert "3 small-scale" in words(at)
     at = open_page("tradeoffs", reference, ds="cifar10", small="true")
     frame = at.dataframe[0].value
     assert (frame["source"] == S).sum() == 3
     assert "small-scale" not in words(at).split("Left out")[1]
-    front = next(each.value for each in at.markdown if "on the front" in each.value)
-    assert "resnet8" not in front
+    fronts_named = " ".join(each.value for each in at.markdown if "on the front" in each.value)
+    assert "wrn-16-2" not in fronts_named.replace("\\", "")
+
+
+def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
+    at = open_page("tradeoffs", empty, ds="cifar100")
+    frame = at.dataframe[0].value.set_index("name")
+    board = frame[frame["source"].str.startswith("RB")]
+    shipped = pd.read_csv(ENTRIES_CSV)
+    own = shipped[(shipped["dataset"] == "cifar100") & (shipped["threat_model"] == "Linf")]
+    own = own.set_index("key")
+    names = board.index.str.removesuffix(" ?")
+    assert set(names) <= set(own.index)
+    assert len(names) == (own["autoattack"].notna() & own["eps"].isin(["8/255", "0.031"])).sum() - 1
+    # It leaves 18.95%, far below the paper's rows.
+    assert "1 of RobustBench far below the rest" in words(at)
+    assert board["y"].tolist() == own.loc[names, "autoattack"].tolist()
+    doubted = [name for name in names if own.loc[name, "unreliable"] is True]
+    assert set(board.index[board.index.str.endswith("?")]) == {f"{name} ?" for name in doubted}
+    assert not any("?" in each.value for each in at.markdown if "on the front" in each.value)
+    hidden = open_page("tradeoffs", empty, ds="cifar100", rb="false")
+    assert f"{len(board) + 1} of RobustBench" in words(hidden)
+    assert set(hidden.dataframe[0].value["source"]) == {P}
 
 
 def test_each_kind_of_training_data_has_its_own_front() -> None:

@@ -10,17 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import divergence_bench as bench
+from app import queries
 from harness.data import load_dataset
 from harness.errors import UserError
 from harness.models import build_model
 from harness.registry import METHODS
-from leaderboards.build import table
+from harness.store.database import Database
+from leaderboards.build import small
 from leaderboards.summary import run_summary
 
 ROOT = Path(bench.__file__).parents[1]
@@ -71,6 +74,8 @@ def test_a_module_is_stored_like_any_run(tmp_path: Path, call) -> None:
     )
     summary = run_summary(tmp_path, result.run_id, result.evaluation_id)
     assert "mine" in json.dumps(summary.to_json())
+    (shown,) = queries.comparable(Database(tmp_path)).to_dict("records")
+    assert (shown["run_id"], shown["title"]) == (result.run_id, "mine")
     again = bench.evaluate(model, "digits", eps=0.05, n=40, name="mine", results=tmp_path, **FAST)
     assert (again.evaluation_id, again.metrics) == (result.evaluation_id, result.metrics)
     assert result.stored_at is None
@@ -238,10 +243,10 @@ def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
     assert "my-plain-loss" in bench.methods()
 
 
-def test_results_on_other_datasets_are_below_the_tables(tmp_path: Path) -> None:
+def test_results_on_other_datasets_are_in_the_table_of_small_runs(tmp_path: Path) -> None:
     images, labels = digits()
     bench.evaluate(network(), (images, labels), eps=0.05, name="mine", results=tmp_path, **FAST)
-    labels_of_rows = [row.labels for row in table(2, tmp_path).rows]
+    labels_of_rows = [row.labels for row in small(tmp_path)[0].rows]
     assert any("mine" in label for row in labels_of_rows for label in row)
 
 
@@ -332,3 +337,17 @@ def test_a_function_is_evaluated_with_the_networks_that_it_calls_in_eval_mode(tm
         lambda x: inner(x), (images, labels), attacks="none", results=tmp_path, quiet=True
     )
     assert result.clean.value == accuracy(inner.eval(), images, labels)
+
+
+def test_a_model_whose_images_see_each_other_is_never_ranked(tmp_path):
+    options = {"attacks": "none", "results": tmp_path, "quiet": True}
+    plain, dependent = (
+        bench.evaluate(model, "digits", **options)
+        for model in (foreign.small(), foreign.batch_statistics())
+    )
+    partial = bench.results(tmp_path).set_index("run_id")["partial"].to_dict()
+    assert partial == {plain.run_id: False, dependent.run_id: True}
+    assert any(flag.startswith("batch-dependent: ") for flag in dependent.flags)
+    for result, ranked in ((plain, True), (dependent, False)):
+        rows = run_summary(tmp_path, result.run_id, result.evaluation_id).to_json()["rows"]
+        assert [row["rank"] == "1" for row in rows if row["own"]] == [ranked]

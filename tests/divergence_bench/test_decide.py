@@ -10,6 +10,8 @@ from torch import nn
 
 import divergence_bench as bench
 from harness.errors import UserError
+from leaderboards.summary import run_summary
+from leaderboards.table import ANY_TIME
 from tests.divergence_bench.test_api import network
 
 CLEAN: dict[str, Any] = {"attacks": "none", "quiet": True, "chunk_size": 40}
@@ -95,3 +97,6 @@ def test_precision_stops_early_and_says_so(tmp_path: Path):
     assert result.robust.high - result.robust.low <= 0.2
     assert result.protocol["partial"]
     assert "sequential" in result.protocol["attack_version"]
+    summary = run_summary(tmp_path, result.run_id, result.evaluation_id)
+    assert summary.table.interval_meaning == ANY_TIME
+    assert summary.table.rows[0].rank == "partial"

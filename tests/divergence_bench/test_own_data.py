@@ -15,7 +15,7 @@ from app.embedding import embedded
 from harness.data import DATASETS, load_dataset
 from harness.errors import UserError
 from harness.models import ARCHITECTURES
-from leaderboards.build import table
+from leaderboards.build import small
 
 ROOT = Path(bench.__file__).parents[1]
 SHORT: dict[str, Any] = {"epochs": 1, "attacks": "none", "quiet": True}
@@ -167,7 +167,7 @@ def test_distillation_trains_its_teacher_and_a_table_shows_it(
     runs = bench.results(results).set_index("run_id")
     assert set(runs["method"]) == {"kd", "vanilla"}
     assert runs["dataset"].nunique() == 1
-    (row,) = [row for row in table(5, results).rows if row.kind == "ours"]
-    assert row.labels == ("KD, 80 training images, resnet8 from resnet20",)
-    assert row.cells["other"].ours.value == pytest.approx(100 * found.clean.value)
+    (row,) = [row for row in small(results)[0].rows if found.run_id in row.run_ids]
+    assert row.labels == ("KD", "resnet8 from resnet20", "1")
+    assert row.cells["clean"].ours.value == pytest.approx(100 * found.clean.value)
     assert runs.loc[found.run_id, "dataset"] in row.group

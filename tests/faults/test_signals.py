@@ -37,8 +37,13 @@ def test_a_signal_cancels_and_the_same_command_goes_on(
     assert run.checkpoint_path.exists()
     statuses = [evaluation.record["status"] for evaluation in run.evaluations()]
     assert statuses == ([] if phase == "training" else ["cancelled"])
+    before = run.record["wall_s"]
     server.succeed(command)
     assert_same_result(tmp_path, undisturbed)
+    # The time of all parts of the work, which a query finds too.
+    assert run.record["wall_s"] > before > 0
+    stored = Database(tmp_path).query("SELECT wall_s FROM runs")["wall_s"].tolist()
+    assert stored == [run.record["wall_s"]]
 
 
 def test_a_signal_to_the_group_leaves_no_worker_and_loses_no_chunk(server, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from divergence_bench.cli import show
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -75,12 +74,6 @@ def test_a_call_of_exit_is_no_fault(plugins, tmp_path):
     (tmp_path / "plugins_for_test" / "broken.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(SystemExit):
         plugins.get("broken")
-
-
-def test_listing_methods_names_a_broken_file(plugins, monkeypatch):
-    monkeypatch.setattr("divergence_bench.cli.show.METHODS", plugins)
-    with pytest.raises(UserError, match=r"broken\.py \(RuntimeError: imported\)"):
-        show.method_rows()
 
 
 def test_a_second_entry_of_one_name_is_refused(plugins):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import scipy
 
-from harness.config import Norm
+from harness.config import Norm, eps_text
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
 from harness.store.database import Database
@@ -181,8 +181,9 @@ def rises(small: Any, large: Any, back: int, gone: int) -> Flag | None:
         return None
     return Flag(
         RISES,
-        f"{large.survived} of {large.n} images survive at eps {large.eps:.4g} but only "
-        f"{small.survived} at {small.eps:.4g}, whose ball lies inside: the attacks fail there",
+        f"{large.survived} of {large.n} images survive at eps {eps_text(large.eps)} but only "
+        f"{small.survived} at {eps_text(small.eps)}, whose ball lies inside: the attacks fail "
+        "there",
     )
 
 
@@ -197,8 +198,8 @@ def survives(norm: Norm, eps: float, survived: int, n: int, dataset: str) -> Fla
         return None
     return Flag(
         SURVIVES,
-        f"{survived} of {n} images survive at {norm} {eps:.4g}, where all can become grey: robust "
-        "accuracy does not fall to chance, so gradients are masked",
+        f"{survived} of {n} images survive at {norm} {eps_text(eps)}, where all can become grey: "
+        "robust accuracy does not fall to chance, so gradients are masked",
     )
 
 

@@ -10,14 +10,9 @@ from typing import Any
 
 from harness.config import eps_text, parse_fraction
 from harness.errors import UserError
-from harness.evaluation.analysis.paired import (
-    Comparison,
-    Evaluated,
-    SeedsComparison,
-    by_one_protocol,
-    compare,
-    compare_seeds,
-)
+from harness.evaluation.analysis.alike import Evaluated, by_one_protocol
+from harness.evaluation.analysis.paired import Comparison, SeedsComparison, compare, compare_seeds
+from harness.registry import METHODS, unknown_name
 from harness.store.ingest import seed_group
 from harness.store.rundir import EvaluationDirectory, RunDirectory, find_run, list_runs
 
@@ -160,6 +155,8 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
         and run.finished_evaluations()
     ]
     if not runs:
+        if method not in METHODS:
+            raise UserError(unknown_name("method", method, METHODS.names()))
         where = f" on {dataset}" if dataset else ""
         raise UserError(
             f"there is no evaluated run of {method!r}{where} in {results}: run it first"

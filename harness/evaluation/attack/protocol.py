@@ -11,6 +11,7 @@ from harness.config import (
     EvalConfig,
     EvalProtocol,
     Norm,
+    eps_text,
     fingerprint,
 )
 from harness.data.base import DatasetInfo, ImageSource, check_limit
@@ -65,7 +66,7 @@ def check_diameter(norm: Norm, eps: float, pixels: int) -> None:
     diameter = 1.0 if norm == "Linf" else math.sqrt(pixels)
     if eps > diameter:
         raise UserError(
-            f"the {norm} radius {eps:g} is larger than any distance between two images, "
+            f"the {norm} radius {eps_text(eps)} is larger than any distance between two images, "
             f"{diameter:.4g}: give a smaller --eps, for images in [0, 1]"
         )
 

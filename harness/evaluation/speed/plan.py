@@ -57,6 +57,11 @@ class Plan:
         return cls(**{**values, "notes": tuple(values["notes"])})
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it leaves the network as it is, compiled or not."""
+        return replace(self, compiled=False, notes=()) == PLAIN
+
+    @property
     def layout(self) -> torch.memory_format:
         """The memory layout of the copy's input."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
@@ -98,8 +103,7 @@ def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
     Raises:
         RuntimeError: the network is not the one that the plan was made for.
     """
-    plain = replace(plan, compiled=False, notes=()) == PLAIN
-    copied = network if plain else rewritten(network, plan)
+    copied = network if plan.is_plain else rewritten(network, plan)
     if not plan.compiled:
         return copied
     compiled: Callable[[Tensor], Tensor] = torch.compile(copied, dynamic=True)

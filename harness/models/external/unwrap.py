@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.models.normalize import Statistics
 
 State = dict[str, Tensor]
-Statistics = tuple[Sequence[float], Sequence[float]]
 # Names of the mean and the standard deviation in a state dict with a layer that normalises.
 STATISTICS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"), ("means", "sds"))
 COUNTERS = ("num_batches_tracked", "n_averaged")
@@ -293,22 +293,28 @@ def _chosen(fitting: Sequence[Weights], source: str, key: str | None) -> Weights
 
 
 def _check_numbers(state: State, network: nn.Module, source: str) -> None:
-    """Raise ``UserError`` unless floats are dense float tensors without NaN."""
+    """Raise ``UserError`` unless all are dense, floats where floats belong, and without NaN."""
     expected = network.state_dict()
     for name, tensor in state.items():
-        kind = str(tensor.dtype).removeprefix("torch.")
+        if name.endswith(COUNTERS):  # which no answer in eval mode depends on
+            continue
+        fault = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_meta:
-            kind = "without values (on the meta device)"
+            fault = "without values (on the meta device)"
         elif tensor.layout != torch.strided:
-            kind = "sparse"
-        elif tensor.is_floating_point() or not expected[name].is_floating_point():
+            fault = "sparse"
+        elif not tensor.is_quantized and _kind(tensor) == _kind(expected[name]):
             if not bool(tensor.isnan().any()):
                 continue
             raise UserError(
                 f"{name} in {source} holds NaN, as after a training that diverged: give other "
                 "weights"
             )
-        raise UserError(f"{name} in {source} is {kind}: save dense weights in float32")
+        raise UserError(f"{name} in {source} is {fault}: save dense weights in float32")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _another_network(network: nn.Module, mappings: Mapping[str, State], source: str) -> UserError:

@@ -1,7 +1,9 @@
 """The verbs together on one stored run: the first command is a real process, as users start it."""
 
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -9,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.config import eps_text
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
+from harness.store.schema import TABLES
 
 TINY = [
     "--epochs", "1", "--train-limit", "64", "--eval-limit", "12", "--attacks", "apgd-ce",
@@ -61,8 +66,7 @@ def test_show_and_list_describe_the_stored_run(stored, succeeds) -> None:
     (listed,) = json.loads(succeeds("list", "runs", "--json"))
     assert listed["run"] == run_id(stored)
     heads, row = succeeds("list", "runs", columns=120).splitlines()
-    filled = [name for name, value in listed.items() if value is not None and name != "note"]
-    assert heads.split() == filled
+    assert heads.split() == list(listed)
     assert row.split()[:2] == [run_id(stored), "success"]
     assert row.rstrip().endswith(listed["started"][:16].replace("T", " "))
     shown = succeeds("show", run_id(stored))
@@ -86,6 +90,134 @@ def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored, succeeds)
     succeeds("evaluate", run_id(stored), *options)
     rows = Database(stored).query("select eps from evaluations order by eps")
     assert rows["eps"].tolist() == pytest.approx([0.05, 0.15])
+
+
+def test_a_run_is_shown_and_listed_by_its_own_protocol_not_by_its_newest(stored, succeeds) -> None:
+    run = run_id(stored)
+    succeeds("evaluate", run, "--eps", "0.05", "--attacks", "apgd-ce", "--eval-limit", "12")
+    rows = Database(stored).query("select * from evaluations where attacks <> '' order by eps")
+    other, own = rows["evaluation_id"]
+    assert rows["finished_at"][0] >= rows["finished_at"][1]
+    assert json.loads(succeeds("show", run, "--json"))["evaluation"] == own
+    records = {each: RunDirectory(stored, run).evaluation(each).record for each in (own, other)}
+    (listed,) = json.loads(succeeds("list", "runs", "--json"))
+    for metric in ("clean", "robust"):
+        assert listed[metric] == records[own]["metrics"][metric]["value"]
+    for options, shown, line in (((), own, other), (("--evaluation", other[:6]), other, own)):
+        text = succeeds("show", run, *options)
+        (title,) = (line for line in text.splitlines() if line.startswith("digits | "))
+        assert f"Linf {eps_text(records[shown]['protocol']['eps'])}" in title
+        places = [text.index(f"evaluation {each}: ") for each in (shown, line)]
+        assert places[0] < text.index("attacked") < places[1]
+
+
+def test_an_evaluation_that_is_not_there_is_refused_by_name(stored, refused) -> None:
+    line = refused("show", run_id(stored), "--evaluation", "zz", "--results", str(stored))
+    assert "has no such finished evaluation" in line
+
+
+def test_a_run_that_begins_again_is_another_and_the_old_one_is_kept(
+    stored, call, refused, tmp_path: Path
+) -> None:
+    results, run = tmp_path / "results", run_id(stored)
+    shutil.copytree(stored / "runs", results / "runs")
+    old = results / "runs" / run
+    (old / "epochs.jsonl").write_text("{}\n" * 7)
+    command = ["run", "--method", "trades", *TINY, "--results", str(results), "--fresh"]
+    assert "32 images" not in refused(*command, "--batch-size", "1", "--train-limit", "0")
+    assert (old / "epochs.jsonl").read_text() == "{}\n" * 7
+    ended = call(*command)
+    assert ended.status == 0, ended.err
+    (kept,) = (results / "replaced").iterdir()
+    assert f"the run that was there is kept in {kept}" in ended.err
+    assert (kept / "runs" / run / "epochs.jsonl").read_text() == "{}\n" * 7
+    assert len((old / "epochs.jsonl").read_text().splitlines()) == 1
+    before = (stored / "runs" / run / "run.json").read_text()
+    after = json.loads((old / "run.json").read_text())
+    assert after["model_sha256"] == json.loads(before)["model_sha256"]
+    assert after["started_at"] > json.loads(before)["started_at"]
+    assert [path.name for path in (old / "evaluations").iterdir()]
+    assert len(Database(results).query("select * from evaluations")) == 1
+
+
+def test_a_deleted_run_is_gone_and_its_students_are_named(
+    stored, call, refused, monkeypatch, tmp_path: Path
+) -> None:
+    results, run = tmp_path / "results", run_id(stored)
+    shutil.copytree(stored / "runs", results / "runs")
+    student = results / "runs" / "kd-0"
+    shutil.copytree(results / "runs" / run, student)
+    record = json.loads((student / "run.json").read_text())
+    record |= {"run_id": "kd-0", "config": record["config"] | {"teacher": {"weights": run}}}
+    (student / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(student / "evaluations")
+    command = ["db", "delete", run[:9], "--results", str(results)]
+    call("db", "rebuild", "--results", str(results))
+
+    with RunDirectory(results, run).lock():
+        assert "another process is working" in refused(*command, "--yes")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    declined = call(*command)
+    assert (declined.status, declined.out) == (2, "")
+    assert f"{run} is the teacher of kd-0\n" in declined.err
+    assert (results / "runs" / run / "model.pt").exists()
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert call(*command).out == f"deleted {run}\n"
+    assert [path.name for path in (results / "runs").iterdir()] == ["kd-0"]
+    for table in TABLES.values():
+        if any(column.name == "run_id" for column in table.columns):
+            found = Database(results).query(f"select distinct run_id from {table.name}")
+            assert set(found["run_id"]) <= {"kd-0"}
+    deleted = json.loads(call("db", "delete", "kd-0", "--yes", "--json", *command[3:]).out)
+    assert deleted == {"deleted": "kd-0", "teacher_of": []}
+
+
+def test_a_quiet_command_prints_its_result_alone(stored, call) -> None:
+    command = ["evaluate", run_id(stored), "--attacks", "", "--eval-limit", "12"]
+    ended = call(*command, "--quiet", "--results", str(stored))
+    assert (ended.status, ended.err) == (0, "")
+    assert "stored in" in ended.out
+
+
+def test_what_a_models_code_prints_is_not_among_the_results(
+    call, monkeypatch, tmp_path: Path
+) -> None:
+    (tmp_path / "talkative.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    print('hello')\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["evaluate", "talkative:make", "--dataset", "digits", "--attacks", "", "--json"]
+    ended = call(*command, "--results", str(tmp_path))
+    assert json.loads(ended.out)["rows"]
+    assert "hello" in ended.err
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(stored, call, tmp_path: Path) -> None:
+    results = tmp_path / "x [/red]:warning:[bold]y"
+    shutil.copytree(stored, results)
+    name = "[red]x:x:[b]"
+    place, run = ["--results", str(results)], run_id(stored)
+    shown = call(
+        "evaluate", str(results / "runs" / run / "model.pt"), "--dataset", "digits",
+        "--attacks", "apgd-ce", "--eval-limit", "12", "--set", "budget.n_iter=5", "--name", name,
+        *place, columns=200,
+    )  # fmt: skip
+    assert shown.status == 0, shown.err
+    assert name in shown.out
+    assert f"stored in {results}" in shown.out
+    (loaded,) = (path.name for path in (results / "runs").glob("loaded-*"))
+    for command in (["show", loaded], ["show", run], ["list", "runs"], ["compare", run, loaded]):
+        ended = call(*command, *place, columns=200)
+        assert ended.status == 0, ended.err
+    assert name in call("show", loaded, *place, columns=200).out
+    assert str(results) in call("show", run, *place, columns=200).out
+    last = call("run", "--method", "trades", *TINY, *place)
+    assert f"stored in {results}" in last.out
+    assert f"show {run} --results '{results}'" in last.out
 
 
 def test_a_stored_run_has_its_own_model_and_dataset(stored, succeeds, refused) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize("number", range(1, 10))
 def test_report_shows_every_table(call, tmp_path: Path, number: int) -> None:
-    ended = call("report", "--table", str(number), "--results", str(tmp_path / "none"))
+    ended = call("report", "--table", str(number), "--results", str(tmp_path))
     assert ended.status == 0
     assert f"Table {number}: " in ended.out
     assert "first number of ours: python -m harness " in ended.out
@@ -43,7 +43,7 @@ def test_report_writes_a_site(call, results: str, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("report",), "no table is given"),
-        (("report", "--table", "12"), "no Table 12"),
+        (("report", "--table", "12"), "there is no table '12'"),
         (("report", "--table", "2", "--format", "pdf"), "no format 'pdf'"),
         (("report", "--all"), "give --out DIR"),
         (("sql",), "there is no query"),

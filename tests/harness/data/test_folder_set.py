@@ -156,6 +156,16 @@ def test_pixels_without_a_known_white_are_refused(tree, info, kind):
         open_folder(tree, info, "train").images_float()
 
 
+def test_a_link_to_nothing_is_named(tree, info):
+    for target in ("nothing.png", "link.png"):
+        (tree / "n02" / "link.png").symlink_to(target)
+        found = open_folder(tree, info, "train")
+        for read in (lambda found=found: found.sha256, found.images_float):
+            with pytest.raises(UserError, match=r"^\S+link.png .*: replace it$"):
+                read()
+        (tree / "n02" / "link.png").unlink()
+
+
 def test_hidden_names_are_no_data(tree, info):
     before = open_folder(tree, info, "train")
     (tree / ".ipynb_checkpoints").mkdir()

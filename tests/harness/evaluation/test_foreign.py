@@ -23,14 +23,16 @@ SHORT = EvalConfig(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_flags_and_plans_of_networks_from_elsewhere(name, digits, new_run):
     make, flags, plain, _ = ACCEPTED[name]
-    run = new_run("foreign")
-    evaluated(make().eval(), digits, run, SHORT)
+    run, lines = new_run("foreign"), []
+    evaluated(make().eval(), digits, run, SHORT, notify=lines.append)
     record = run.evaluations()[0].record
     assert {flag["name"] for flag in record["flags"]} - GENERAL == flags
     assert (record["acceleration"]["tile"] is None) == plain
     if plain:
         (note,) = record["acceleration"]["notes"]
         assert note.startswith("not accelerated: ")
+        assert f"note: {note}" in lines
+    assert sum("not accelerated" in line for line in lines) == plain
 
 
 def out_of_place(own: Around, x: Tensor) -> Tensor:

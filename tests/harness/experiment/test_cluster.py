@@ -119,10 +119,10 @@ class TestChunks:
         with pytest.raises(UserError, match=match):
             cluster.options(executor._ray, device)
 
-    def test_a_cluster_that_may_grow_says_that_tasks_wait(self, executor, capsys):
+    def test_a_cluster_that_may_grow_says_that_tasks_wait(self, executor, caplog):
         cluster = Cluster("auto", cpus=100)
         assert cluster.options(executor._ray, "cpu")["num_cpus"] == 100
-        assert "cpus=100,gpus=0, but no node" in capsys.readouterr().err
+        assert "cpus=100,gpus=0, but no node" in caplog.text
 
 
 def planned(results: Path) -> list[Item]:

@@ -53,6 +53,13 @@ def leaves(model: type[BaseModel], prefix: str = "", hashed: bool = True) -> Ite
 FIELDS = {path: (info, counts) for path, info, counts in leaves(RunConfig)}
 # Declared as identity, but with one value only so far.
 SINGLE_VALUED = {"training.attack.norm"}
+# What a setting of the evaluation needs beside it.
+NEEDS = {
+    "half_width": {"order": "random", "limit": None},
+    "n_max": {"order": "random", "limit": None},
+    "compile": {"accelerate": True},
+    "limit": {"order": "file", "half_width": None, "n_max": None},
+}
 
 
 def values(path: str, info: FieldInfo) -> st.SearchStrategy[Any]:
@@ -85,8 +92,11 @@ def value_at(config: RunConfig, path: str) -> Any:
 
 def changed(path: str, value: Any) -> RunConfig:
     """The base configuration with one field changed; skips values that are refused."""
+    needed = NEEDS.get(path.removeprefix("evaluation."), {}) if value else {}
     try:
-        return RunConfig.model_validate(merge(BASE, assign(path, value)))
+        return RunConfig.model_validate(
+            merge(merge(BASE, {"evaluation": needed}), assign(path, value))
+        )
     except (ValidationError, OverflowError):
         assume(False)
         raise
@@ -120,6 +130,8 @@ def test_no_evaluation_changes_the_name_of_a_run_or_of_its_teacher(data):
         if path.startswith("evaluation."):
             value = data.draw(values(path, info))
             layers = merge(layers, assign(path.removeprefix("evaluation."), value))
+    for name, needed in NEEDS.items():
+        layers |= needed if layers[name] else {}
     try:
         evaluation = EvalConfig.model_validate(layers)
     except ValidationError:

@@ -1,6 +1,7 @@
 """A run's record stays true of its model, whatever is evaluated, resumed or loaded."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,13 @@ def test_an_evaluation_finds_the_images_where_the_run_had_them(tmp_path, monkeyp
         protocol = EvalConfig(attacks=(), limit=10)
         runner.evaluate_run(directory, protocol, given, "cpu", QUIET)
     assert roots == [there, None, gone]
+
+
+def test_workers_beyond_the_cores_are_not_started_and_this_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    lines = Lines()
+    trained(tmp_path, "vanilla", lines, **{"training.epochs": 1, "evaluation.workers": 64})
+    assert lines.about("workers") == ["64 workers asked for, 1 used: one a core"]
 
 
 FUNCTION = """

@@ -116,6 +116,12 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
 # What is wrong with a file
 
 
+# Ten lists, each of ten times the one before: ten billion values in 400 bytes.
+ALIASES = "methods: [kl]\nset:\n  a0: &a0 [0]\n" + "".join(
+    f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -138,6 +144,8 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
         ("methods: [kl]\nset: {method: ikl}", "method=ikl cannot be a setting"),
         ("methods: [kl]\nset: {a: 2026-13-45}", "not valid YAML: month must be in 1..12"),
         ("methods: " + "[" * 2000, "not valid YAML"),
+        (ALIASES, "stands for more than 100000 values: shorten it"),
+        ("methods: [kl]\nset: &s {a: *s}", "stands for more than 100000 values: shorten it"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(text, message, tmp_path):

@@ -304,6 +304,19 @@ def test_what_are_no_float_weights_is_refused(name, change, kind):
         load_weights(network(), state, "x.pt")
 
 
+def test_floats_are_not_cut_to_whole_numbers():
+    class Indexed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("index", torch.arange(3))
+
+    state = Indexed().state_dict()
+    load_weights(Indexed(), state | {"index": state["index"].int()}, "x.pt")
+    with pytest.raises(UserError, match=r"index in x\.pt is float32"):
+        load_weights(Indexed(), state | {"index": state["index"] + 0.5}, "x.pt")
+
+
 def test_a_networks_own_name_is_not_taken_for_a_prefix():
     class Outer(nn.Module):
         def __init__(self):

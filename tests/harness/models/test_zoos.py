@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from distilling import Lines
 from PIL import Image
 
 from harness.compat import import_robustbench, import_timm, import_torchvision
@@ -21,7 +22,6 @@ from harness.experiment.loaded import evaluate_external
 from harness.models import zoos
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external
-from harness.progress import Reporter
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory
 
@@ -228,16 +228,16 @@ def test_a_network_is_evaluated_on_images_prepared_for_it(tmp_path, monkeypatch)
         folder.mkdir(parents=True)
         for number in range(2):
             picture(10 * label + number).save(folder / f"{number}.png")
+        (folder / "notes.txt").touch()
     info = replace(IMAGENET, num_classes=3, max_test_size=6)
     monkeypatch.setattr(imagenet, "INFO", info)
     torch.manual_seed(0)
     network = timm.create_model("test_byobnet", num_classes=3).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    images = imagenet.load(tmp_path, "test")
+    images, lines = imagenet.load(tmp_path, "test"), Lines()
     outcome = evaluate_external(
         "timm:test_byobnet", Dataset(images.info, test=images), EvalConfig(attacks=()),
-        weights=tmp_path / "weights.pt", results=tmp_path, reporter=Reporter(quiet=True),
-        device="cpu",
+        weights=tmp_path / "weights.pt", results=tmp_path, reporter=lines, device="cpu",
     )  # fmt: skip
     steps = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
     with torch.no_grad():
@@ -248,7 +248,8 @@ def test_a_network_is_evaluated_on_images_prepared_for_it(tmp_path, monkeypatch)
     assert verdicts["clean_pred"].tolist() == expected
     record = RunDirectory(tmp_path, outcome.run_id).record
     assert record["source"]["preparation"]["size"] == batch.shape[-1]
-    assert any("images are prepared as" in note for note in record["source"]["notes"])
+    assert lines.about("images are prepared as the source says: the shorter side")
+    assert lines.about("3 files in")
 
 
 def test_robustbench_weights_of_another_entry(rice):

@@ -92,7 +92,8 @@ def equal_step() -> Step:
 
 def make_step(channels: tuple[int, ...]) -> Step:
     torch.manual_seed(1)
-    network = ResNet(NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=channels).double()
+    blocks = (1,) * (len(channels) - 1)
+    network = ResNet(NUM_CLASSES, image_size=SIZE, blocks=blocks, channels=channels).double()
     teacher = random_teacher()
     labels = torch.arange(TRAIN_SIZE) % NUM_CLASSES
     index = torch.randperm(TRAIN_SIZE)[:BATCH_SIZE]

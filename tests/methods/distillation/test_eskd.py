@@ -18,7 +18,7 @@ def test_loss_is_kds(step: Step) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "epochs", "milestones"),
-    [("table5/resnet56-resnet20", 80, (50, 60, 70)), ("digits", 3, ())],
+    [("table5/resnet56-resnet20", 80, (50, 60, 70)), ("digits", 5, ())],
 )
 def test_only_the_teacher_stops_early(
     recipe: str, epochs: int, milestones: tuple[int, ...]

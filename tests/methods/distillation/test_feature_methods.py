@@ -1,6 +1,7 @@
 """Feature methods against plain float64 transcriptions of their losses."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from harness.registry import METHODS
 from methods.distillation._task import FeatureTask
 from methods.distillation.crd import CrdTask
 from tests.methods.conftest import assert_same_loss
-from tests.methods.distillation.conftest import TRAIN_SIZE, Step
+from tests.methods.distillation.conftest import TRAIN_SIZE, Step, make_step
 from tests.methods.losses import transcriptions as plain
 
 FEATURE_METHODS = [
@@ -219,6 +220,23 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(equal_step: Step, m
     first, second = (equal_step.make_task(method, **params).state_dict() for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", FEATURE_METHODS)
+@pytest.mark.parametrize("channels", [(12, 14, 16, 24), (4, 5, 6, 7, 8)])
+def test_a_larger_or_a_deeper_student_is_taught_or_refused_in_a_sentence(
+    method: str, channels: tuple[int, ...]
+) -> None:
+    """Than its teacher, in channels or in stages."""
+    step = make_step(channels)
+    sentence = r"^[^\n]*student[^\n]*teacher[^\n]*: choose another pair or method$"
+    refused = pytest.raises(UserError, match=sentence)
+    with refused if method in {"fsp", "kdsvd"} else nullcontext():
+        task = step.make_task(method, **(CRD if method == "crd" else {}))
+        for step.batch.epoch in (1, 40):
+            loss = step.loss(task)
+            assert bool(loss.isfinite())
+            loss.backward()
 
 
 def test_networks_that_hide_their_features_are_refused(step: Step) -> None:

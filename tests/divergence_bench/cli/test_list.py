@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from divergence_bench.cli.show import print_rows
+from divergence_bench.cli.tables import print_rows
+from harness.registry import METHODS
 
 RUN = "digits-resnet8-dkl-s0-0123456789"
 NOTE = "a note that is longer than the width of the terminal, with a word at its end: " + "w" * 60
@@ -76,3 +77,36 @@ def test_a_tables_recipe_names_its_method_and_carries_its_note(call) -> None:
     plan = json.loads(call("run", "--recipe", "table6/ikl-a24-b3", "--dry-run", "--json").out)
     assert plan["config"]["method"] == "ikl"
     assert plan["config"]["params"]["wmse_weight"] == 24
+
+
+def test_the_methods_fit_a_terminal_and_json_has_them_whole(call) -> None:
+    lines = call("list", "methods", columns=80).out.splitlines()
+    rows = json.loads(call("list", "methods", "--json").out)
+    assert len(lines) == 1 + len(rows)
+    assert max(map(len, lines)) <= 80
+    (ikl,) = (row for row in rows if row["method"] == "ikl")
+    assert ikl["tables"] == [1, 2, 4, 6, 8, 9]
+    assert ikl["summary"].endswith("as weights.")
+    (line,) = (line for line in lines if line.startswith("ikl "))
+    assert line.split()[:8] == ["ikl", "adversarial", *"124689"]
+
+
+def test_datasets_are_listed_with_sizes_and_radius(call) -> None:
+    rows = {row["dataset"]: row for row in json.loads(call("list", "datasets", "--json").out)}
+    assert rows["cifar10"] == {
+        "dataset": "cifar10", "classes": 10, "image": [3, 32, 32], "train": 50000, "test": 10000,
+        "eps": 8 / 255,
+    }  # fmt: skip
+    lines = [line.split() for line in call("list", "datasets").out.splitlines()]
+    assert ["cifar10", "10", "3x32x32", "50000", "10000", "8/255"] in lines
+
+
+def test_a_method_that_cannot_be_loaded_is_named_beside_the_others(call) -> None:
+    with METHODS.temporarily("broken", "no_such_module:METHOD"):
+        rows = {row["method"]: row for row in json.loads(call("list", "methods", "--json").out)}
+        printed = call("list", "methods").out
+        recipes = call("list", "recipes", "--table", "6")
+    assert "no_such_module" in rows["broken"]["note"]
+    assert rows["ikl"]["family"] == "adversarial"
+    assert "note on broken: method 'broken' cannot be loaded" in printed
+    assert "table6/ikl-a24-b3" in recipes.out

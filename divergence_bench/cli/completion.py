@@ -1,0 +1,75 @@
+"""Names that the shell completes. None of these imports torch: a shell waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import typer
+
+LISTINGS = ("methods", "recipes", "datasets", "models", "runs")
+TABLES = tuple("123456789")
+# Written out, since the tables and formats themselves need pandas; a test holds them together.
+REPORTS = (*TABLES, "small", "field-cifar10", "field-cifar100")
+REPORT_FORMATS = ("terminal", "markdown", "latex", "csv", "html", "json", "bibtex")
+
+
+def _completer(names: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Completes a name, or the last of several with commas between."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(last)]
+
+    return complete
+
+
+def _methods() -> list[str]:
+    from harness.registry import METHODS
+
+    return METHODS.names()
+
+
+def _datasets() -> list[str]:
+    from harness.data import DATASETS
+
+    return DATASETS.names()
+
+
+def _models() -> list[str]:
+    from harness.models import ARCHITECTURES
+
+    return ARCHITECTURES.names()
+
+
+def _attacks() -> tuple[str, ...]:
+    from harness.config import STANDARD_ATTACKS
+
+    return STANDARD_ATTACKS
+
+
+methods = _completer(_methods)
+datasets = _completer(_datasets)
+models = _completer(_models)
+attacks = _completer(_attacks)
+formats = _completer(lambda: REPORT_FORMATS)
+model_formats = _completer(lambda: ("safetensors", "state-dict", "torchscript", "onnx"))
+norms = _completer(lambda: ("Linf", "L2"))
+devices = _completer(lambda: ("auto", "cpu", "cuda"))
+listings = _completer(lambda: LISTINGS)
+tables = _completer(lambda: TABLES)
+reports = _completer(lambda: REPORTS)
+
+
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs in the results folder that was typed before, else in the default one."""
+    from harness.store.rundir import run_folders
+
+    results = Path(ctx.params.get("results") or "results")
+    found = [run.run_id for run in run_folders(results)]
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def runs_and_methods(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs, and of methods."""
+    return runs(ctx, incomplete) + methods(incomplete)

@@ -1,0 +1,55 @@
+"""The user's values as configuration, or one sentence on what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import UserError
+from harness.registry import nearest
+
+
+def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
+    """The user's values as an instance of ``model``.
+
+    Raises:
+        UserError: a value is not valid, or a name is unknown; the message has the nearest names.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(_unknown_field(model, prefix, path)) from error
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "literal_error":
+            choices = re.findall("'(.*?)'", first["ctx"]["expected"])
+            if near := nearest(str(first["input"]), choices):
+                message = f"did you mean {' or '.join(near)}? ({message})"
+        # A whole section is refused for how its fields go together, which the message says.
+        value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
+        raise UserError(
+            f"{(prefix + path).strip('.')}{value} is refused: {message[0].lower()}{message[1:]}"
+        ) from error
+
+
+def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
+    known = [prefix + name for name in _field_paths(model)]
+    near = nearest(prefix + path, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+    return f"unknown setting {prefix + path!r}: {hint}"
+
+
+def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    paths = []
+    for name, info in model.model_fields.items():
+        kinds = (info.annotation, *getattr(info.annotation, "__args__", ()))
+        sections = [
+            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        paths += _field_paths(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
+    return paths

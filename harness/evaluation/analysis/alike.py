@@ -1,0 +1,146 @@
+"""Which evaluations measure the same quantity, and what differs between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pandas as pd
+from pydantic import ValidationError
+
+from harness.config import RunConfig, flat
+from harness.errors import UserError
+
+Facts = Mapping[str, Any]
+T = TypeVar("T")
+
+# Numbers whose protocols differ in one of these measure different quantities.
+PROTOCOL_FIELDS = ("attacks", "norm", "eps", "attack_version", "precision")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One run under one protocol.
+
+    Attributes:
+        run: what ``run.json`` says; ``config`` is the whole configuration, None of a loaded model.
+        evaluation_id: the evaluation.
+        protocol: what ``evaluation.json`` says under that name.
+        verdicts: one row an image; ``index``, ``label`` and ``broken_by`` are used.
+    """
+
+    run: Facts
+    evaluation_id: str
+    protocol: Facts
+    verdicts: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """The method or source, and the run."""
+        title = self.run.get("method_title") or self.run.get("method")
+        title = title or (self.run.get("source") or {}).get("source")
+        run_id = str(self.run["run_id"])
+        return f"{title} ({run_id})" if title else run_id
+
+
+def differences(
+    a: Facts, b: Facts, names: Iterable[str] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """The entries in which two mappings differ: name to the value of each, None where it has none.
+
+    Args:
+        a: one mapping, such as the ``settings`` of a run, or a protocol.
+        b: the other.
+        names: the entries to look at; by default all.
+    """
+    names = dict.fromkeys([*a, *b]) if names is None else names
+    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
+
+
+def protocol_key(protocol: Facts) -> tuple[Any, ...]:
+    """Equal for protocols that measure the same quantity on the same test set.
+
+    Without attacks the threat model does not matter.
+    """
+    fields = PROTOCOL_FIELDS if protocol["attacks"] else ()
+    return protocol["data_sha256"], *(str(protocol[name]) for name in fields)
+
+
+def by_one_protocol(
+    several: Sequence[Sequence[T]], protocol: Callable[[T], Facts]
+) -> list[T] | None:
+    """Of each run one evaluation, all by one protocol; None where they have none in common.
+
+    Of the protocols that all runs have, the first run's newest one is taken, one with attacks
+    before one without; of a run's evaluations by it the one of most images.
+
+    Args:
+        several: of each run its evaluations, newest first.
+        protocol: an evaluation's protocol, with ``n``.
+    """
+
+    def key(evaluation: T) -> tuple[Any, ...]:
+        return protocol_key(protocol(evaluation))
+
+    by_protocol: list[dict[tuple[Any, ...], T]] = []
+    for found in several:
+        smallest_first = sorted(reversed(found), key=lambda each: int(protocol(each)["n"]))
+        by_protocol.append({key(each): each for each in smallest_first})
+    common = [
+        each
+        for each in dict.fromkeys(map(key, several[0]))
+        if all(each in table for table in by_protocol)
+    ]
+    if not common:
+        return None
+    # With attacks, the key has the threat model as well.
+    best = max(common, key=len)
+    return [table[best] for table in by_protocol]
+
+
+def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:
+    """The part of the protocol that belongs beside every number."""
+    return {name: evaluated.protocol[name] for name in PROTOCOL_FIELDS}
+
+
+def check_protocols(several: Sequence[Evaluated]) -> None:
+    """Raise a UserError that names what differs, unless all have the same ``protocol_key``."""
+    first = several[0]
+    for other in several[1:]:
+        if protocol_key(first.protocol) == protocol_key(other.protocol):
+            continue
+        found = differences(first.protocol, other.protocol, ("data_sha256", *PROTOCOL_FIELDS))
+        names = f"{first.name} and {other.name}"
+        if "data_sha256" in found:
+            raise UserError(
+                f"{names} were evaluated on different test sets (their images' hashes differ): "
+                "evaluate both on the same one"
+            )
+        what = "; ".join(f"{name} {ours} and {theirs}" for name, (ours, theirs) in found.items())
+        raise UserError(
+            f"{names} were evaluated by different protocols ({what}), so their difference would "
+            "say nothing of the models: evaluate both by one protocol"
+        )
+
+
+def check_order(several: Sequence[Evaluated], shared: pd.Index[int]) -> None:
+    """Raise a UserError unless each drew the shared images [M] first, and in that order."""
+    for each in several:
+        if not shared.equals(pd.Index(each.verdicts["index"][: len(shared)])):
+            raise UserError(
+                f"{several[0].name} and {each.name} drew images in different orders: evaluate "
+                "both with the same evaluation.seed"
+            )
+
+
+def settings(run: Facts) -> dict[str, Any]:
+    """The settings that determine a run's model: dotted path to value."""
+    config = run.get("config")
+    if not config:
+        source = run.get("source") or {}
+        return {"source": source.get("source"), "arch": run.get("arch")}
+    try:
+        return flat(RunConfig.model_validate(config).identity_payload())
+    except ValidationError:  # of a release with other settings
+        return flat(config)

@@ -1,0 +1,67 @@
+"""Runs that are deleted, or that make room for a new training."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.store.database import Database
+from harness.store.files import file_sha256, make_folder, move_folder, remove_folder
+from harness.store.rundir import RUNS_FOLDER, RunDirectory, list_runs
+
+# Subfolder of the results folder with runs whose training began again; each is a results folder.
+REPLACED = "replaced"
+
+
+def delete(run: RunDirectory) -> None:
+    """Delete a run's directory, and its rows of the database.
+
+    Raises:
+        UserError: another process works on the run, its folder cannot be written, or the database
+            is busy for too long; then the run is as it was.
+    """
+    doomed = run.path.with_name(f".{run.run_id}.{secrets.token_hex(4)}.deleted")
+    with run.lock():
+        move_folder(run.path, doomed)
+        try:
+            Database(run.results).forget(run.run_id)
+        except UserError:
+            move_folder(doomed, run.path)
+            raise
+        remove_folder(doomed)
+
+
+def set_aside(run: RunDirectory) -> Path:
+    """Move a run's directory to a results folder of its own, so that its training can begin again.
+
+    Returns:
+        That results folder, which has no database: the run may be damaged.
+
+    Raises:
+        UserError: another process works on the run, or a folder cannot be written.
+    """
+    aside = run.results / REPLACED / f"{run.run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    make_folder(aside / RUNS_FOLDER)
+    kept = RunDirectory(aside, run.run_id)
+    with run.lock():
+        move_folder(run.path, kept.path)
+    Database(run.results).forget(run.run_id)
+    return aside
+
+
+def students_of(run: RunDirectory) -> list[str]:
+    """The stored runs whose teacher has this run's weights, by name."""
+    weights = {run.run_id}
+    if run.model_path.exists():
+        weights.add(file_sha256(run.model_path))
+    found = []
+    for other in list_runs(run.results):
+        try:
+            config = other.record.get("config") or {}
+        except UserError:
+            continue  # a damaged record: `list runs` names it
+        if (config.get("teacher") or {}).get("weights") in weights:
+            found.append(other.run_id)
+    return found
