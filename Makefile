@@ -24,10 +24,9 @@ test-slow: setup
 test-browser: setup
 	$(BIN)/python -m pytest -m browser tests/app
 
-# The README's picture, of made-up runs.
+# The README's picture, of the reference runs; CHROMIUM names the browser if it is not playwright's.
 picture: setup
-	$(BIN)/python -m pytest -m browser tests/app/test_browser_tables.py -k as_in_print
-	cp test-artifacts/screenshots/table-2.png docs/leaderboard.png
+	$(BIN)/python docs/picture.py
 
 # AutoAttack evaluations killed 50 times, and whole runs killed 1,000 (or KILLS) times, at random moments.
 test-kill: setup

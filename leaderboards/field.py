@@ -26,7 +26,7 @@ from leaderboards.table import (
 
 RANKED_BY = "best-known"
 # Columns of the tables that have a board.
-COMMON = ("clean", "aa")
+COMMON = ("aa", "clean")
 # RobustBench counts only further real images as extra data.
 ALONE, EXTRA = "No extra real images (generated ones allowed)", "Extra real images"
 UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
@@ -104,7 +104,7 @@ def _published(entry: Published, spec: TableSpec) -> Row:
         notes.append(f"The best attack from elsewhere leaves {entry.external:.2f}.")
     if entry.eps not in ("8/255", "4/255"):
         notes.append(f"Attacked at a radius of {entry.eps}.")
-    values = {"clean": entry.clean, "aa": entry.aa, RANKED_BY: entry.best_known}
+    values = {RANKED_BY: entry.best_known, "aa": entry.aa, "clean": entry.clean}
     cells = {
         key: Cell(printed=_number(value, spec.images, tuple(flags) if key != "clean" else ()))
         for key, value in values.items()
@@ -155,7 +155,7 @@ def _sides(table: Table, row: Row) -> list[Row]:
     for kind, badge, cells in ((PRINTED_ROW, PRINTED, printed), (OURS_ROW, REPRODUCED, ours)):
         if "aa" in cells:
             facts = {**row.facts, "source": badge}
-            own = {**cells, RANKED_BY: cells["aa"]}
+            own = {RANKED_BY: cells["aa"], **cells}
             found.append(Row(kind, row.labels, ALONE, own, facts, row.notes, row.command))
     return found
 

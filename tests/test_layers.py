@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "leaderboards": {
         "harness.config",
         "harness.errors",
+        "harness.registry",
         "harness/store",
         "harness/evaluation/analysis",
     },

@@ -117,7 +117,7 @@ def _small_scale() -> None:
     runs, differences = ui.query_folder(small)
     st.markdown(
         "**At small scale, with the same seeds and images: the paper's losses minus the others.** "
-        "An interval that holds 0 tells of no difference."
+        "An interval that contains 0 shows no difference."
     )
     if differences.rows:
         show_rendered(differences, differences.rows, parameter="pair")

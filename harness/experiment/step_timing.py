@@ -109,15 +109,18 @@ def _config(method: str, plan: Plan) -> RunConfig:
 def training_images(plan: Plan) -> tuple[Dataset, Tensor, str]:
     """Training images for full batches, the labels of the whole training set, and their source.
 
-    The source is ``real``, or ``random`` where the images are missing: then both are noise.
+    The source is ``real``, or ``random`` where no folder is given and the images are missing: then
+    both are noise.
 
     Raises:
-        UserError: the training set is smaller than a batch.
+        UserError: the given folder has no such images, or the training set is smaller than a batch.
     """
     needed, info = plan.batch_size * (plan.warmup + plan.repeats), dataset_info(plan.dataset)
     try:
         train = load_dataset(plan.dataset, plan.data_root, splits=("train",)).train
     except UserError:
+        if plan.data_root is not None:
+            raise
         generator = torch.Generator().manual_seed(0)
         shape = (needed, info.channels, info.image_size, info.image_size)
         noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)

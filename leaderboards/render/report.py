@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness import __version__
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import make_folder, write_bytes_atomic
@@ -30,7 +29,11 @@ TEXT: dict[str, Callable[[Table], str]] = {
 }
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 FORMATS = ("terminal", *TEXT)
-NEWEST = "SELECT count(*), max(coalesce(finished_at, started_at)) FROM runs"
+NEWEST = """
+SELECT count(*), max(coalesce(finished_at, started_at)),
+       arg_max(git_commit, coalesce(finished_at, started_at))
+FROM runs
+"""
 
 
 def print_report(name: str, format_: str, results: Path | None, console: Console) -> None:
@@ -92,18 +95,10 @@ def write_site(out: Path, results: Path | None) -> list[Path]:
 
 
 def made_from(results: Path | None) -> str:
-    """The code's commit and the date of the newest data, in a sentence."""
-    # Imported here since it imports torch, which a table does not need.
-    from harness.provenance import CHECKOUT, git_state
-
-    git = git_state(CHECKOUT)
-    code = f"version {__version__}"
-    if git and git["commit"]:
-        code = f"commit {git['commit'][:9]}{', with changes' * git['dirty']}"
-    data = "printed numbers alone"
-    if results is not None and Database(results).path.exists():
-        _, rows = Database(results).fetch(NEWEST)
-        ((runs, newest),) = rows
-        data = f"{runs:,} run{'s' * (runs != 1)}"
-        data += f", the newest of {newest:%Y-%m-%d}" if newest is not None else ""
-    return f"DivergenceBench at {code}; {data}."
+    """The newest run's commit and date, in a sentence."""
+    if results is None or not Database(results).path.exists():
+        return "Made by DivergenceBench from printed numbers alone."
+    _, ((runs, newest, commit),) = Database(results).fetch(NEWEST)
+    made = f"Made by DivergenceBench from {runs:,} run{'s' * (runs != 1)}"
+    made += f", the newest of {newest:%Y-%m-%d}" if newest is not None else ""
+    return f"{made}, by code at commit {commit[:9]}." if commit else f"{made}."

@@ -52,7 +52,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         left = (6600, 3500, 3140 + seed, 3140 + seed, 3140 + seed)
         add_run("IKL", left, seed=seed, params=ikl, protocol=protocol, **paper)
     add_run("KL", (6200, 3300, 3011, 3011, 3011), protocol=protocol, **paper)
-    add_run("IKL", (340, 280, 270, 268, 262), seed=7, method_title=HOSTILE)
+    commit = {"git": {"commit": "abcdef0123456789", "dirty": False}}
+    finished = "2026-01-03T00:00:00+00:00"
+    add_run(
+        "IKL",
+        (340, 280, 270, 268, 262),
+        seed=7,
+        method_title=HOSTILE,
+        provenance=commit,
+        finished_at=finished,
+    )
     return results
 
 
@@ -240,6 +249,8 @@ def test_the_site_is_one_page_that_needs_nothing_else(
             n for row in table.rows for c in table.columns for n in row.cell(c.key).numbers
         ]:
             assert f"{abs(number.value):.2f}" in text or f"{number.value:.3f}" in text
+    assert "from 4 runs, the newest of 2026-01-03, by code at commit abcdef012." in text
+    assert str(results) not in (out / "index.html").read_text()
     # The hostile name is there as text.
     assert "<script>alert(1)</script>" in text
 

@@ -51,13 +51,17 @@ def test_a_pair_is_split_into_two_architectures():
         split_pair("resnet56-resnet21")
 
 
-def test_missing_images_are_replaced_by_noise(tmp_path):
-    plan = Plan("resnet14", "resnet8", "cifar100", 8, 2, 1, "cpu", tmp_path)
+def test_missing_images_are_replaced_by_noise_unless_a_folder_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    plan = Plan("resnet50", "resnet18", "imagenet", 8, 2, 1, "cpu")
     data, labels, source = training_images(plan)
     assert source == "random"
     assert len(data.train) == 24
-    assert len(labels) == 50_000
+    assert len(labels) == 1_281_167
     assert torch.equal(data.train.labels, labels[:24])
+    with pytest.raises(UserError, match="imagenet"):
+        training_images(replace(plan, data_root=tmp_path))
 
 
 def test_steps_have_full_batches():
