@@ -148,7 +148,7 @@ class Stage:
         if now - self._last_line >= PLAIN_LINE_EVERY_S and done > start:
             self._last_line = now
             left = (now - self._began) / (done - start) * (self._full - done)
-            so_far = f"{done} of {self._total}" if self._total else f"{done:.0%}"
+            so_far = f"step {done} of {self._total}" if self._total else f"{done:.0%}"
             self._reporter.line(f"{title}: {so_far}, about {duration(left)} left")
 
 

@@ -175,6 +175,6 @@ def other_code(directory: RunDirectory, method: Method) -> str | None:
         return None
     return (
         f"note: the code of {method.card.title} is not what {directory.run_id} was trained with, "
-        f"and code is no part of a run's name: remove {directory.path}, or give another "
-        "--results, to train it again"
+        "and code is no part of a run's name: `run --fresh` trains it again and keeps the old run "
+        "aside"
     )

@@ -215,7 +215,13 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> StepOutput:
         with self._precision():
-            return self.task.loss(self.forward, batch)
+            output = self.task.loss(self.forward, batch)
+        if output.loss.ndim:
+            raise UserError(
+                f"{type(self.task).__name__}.loss returned a loss of shape "
+                f"{list(output.loss.shape)}, which must be one number: average it over the images"
+            )
+        return output
 
     def _gradients(self) -> Iterator[Tensor]:
         for group in self.optimizer.param_groups:

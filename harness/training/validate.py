@@ -107,16 +107,18 @@ class NonFiniteGuard:
         self._raise_if_bad()
         for name, tensor in model.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):
-                raise _diverged(f"{name} is not finite after epoch {self._epoch}")
+                raise self._diverged(f"{name} is not finite after epoch {self._epoch}")
 
     def _raise_if_bad(self) -> None:
         step = int(self._first_bad)
+        if (step, self._epoch) == (1, 1):
+            raise UserError(
+                "the loss is not finite at the first step, before any update: check the formula of "
+                "the method and its params"
+            )
         if step:
-            raise _diverged(f"the loss is not finite at epoch {self._epoch}, step {step}")
+            raise self._diverged(f"the loss is not finite at epoch {self._epoch}, step {step}")
 
-
-def _diverged(what: str) -> UserError:
-    return UserError(
-        f"training diverged: {what}; the checkpoint of the epoch before is kept: try a lower "
-        "training.optimizer.lr"
-    )
+    def _diverged(self, what: str) -> UserError:
+        kept = "; the checkpoint of the epoch before is kept" if self._epoch > 1 else ""
+        return UserError(f"training diverged: {what}{kept}: try a lower training.optimizer.lr")

@@ -29,7 +29,8 @@ def test_card_is_complete(name: str) -> None:
     for text in (card.title, card.summary, card.formula, card.paper):
         assert text.strip() == text != ""
     assert card.summary.endswith(".")
-    assert {"paper": card.paper, "url": card.url, "bibtex": card.bibtex} in bibliography().values()
+    cited = {"paper": card.paper, "url": card.url, "bibtex": card.bibtex}
+    assert not card.bibtex or cited in bibliography().values()
     assert set(card.tables) <= set(range(1, 10))
     assert set(method.recipe_notes) <= set(method.recipes)
     assert all(note.endswith(".") for note in (*card.notes, *method.recipe_notes.values()))
@@ -39,7 +40,7 @@ def test_card_is_complete(name: str) -> None:
 
 
 def test_the_bibliography_has_no_entry_that_no_card_cites() -> None:
-    cited = {METHODS.get(name).card.bibtex for name in NAMES}
+    cited = {METHODS.get(name).card.bibtex for name in NAMES} - {""}
     assert cited == {paper["bibtex"] for paper in bibliography().values()}
     for key, paper in bibliography().items():
         assert re.fullmatch(r"\S.*: .+, (arXiv|\w+) \d{4}", paper["paper"]), key

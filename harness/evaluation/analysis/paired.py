@@ -179,12 +179,19 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
             SeedGroup(
                 group[0].name,
                 tuple(str(each.run["run_id"]) for each in group),
-                {name: seeds_summary(each) for name, each in accuracies.items()},
+                {name: _of_accuracies(each) for name, each in accuracies.items()},
             )
             for group, accuracies in zip(groups, values, strict=True)
         ),
         differences=tuple(differences),
     )
+
+
+def _of_accuracies(values: Sequence[float]) -> SeedsSummary:
+    """Their summary, the interval of whose mean ends where accuracies do."""
+    found = seeds_summary(values)
+    low, high = np.clip([found.low, found.high], 0, 1).tolist()
+    return replace(found, low=low, high=high)
 
 
 def correct_by_metric(protocol: Facts, verdicts: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:

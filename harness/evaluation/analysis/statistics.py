@@ -220,7 +220,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     difference = float(np.mean(a) - np.mean(b))
     if not np.ptp(a) and not np.ptp(b):
         return MeanDifference(difference, math.nan, math.nan, math.nan)
-    result = scipy.stats.ttest_ind(a, b, equal_var=False)
-    interval = result.confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    return MeanDifference(difference, low, high, float(result.pvalue))
+    errors = [float(np.var(each, ddof=1)) / len(each) for each in (a, b)]
+    error = math.sqrt(sum(errors))
+    freedom = sum(errors) ** 2 / sum(
+        squared**2 / (len(each) - 1) for squared, each in zip(errors, (a, b), strict=True)
+    )
+    half = float(scipy.stats.t.ppf(QUANTILE, freedom)) * error
+    p_value = 2 * float(scipy.stats.t.sf(abs(difference) / error, freedom))
+    return MeanDifference(difference, difference - half, difference + half, p_value)

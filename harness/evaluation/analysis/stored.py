@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config import eps_text, parse_fraction
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import Evaluated, by_one_protocol
+from harness.evaluation.analysis.alike import Evaluated, by_one_protocol, differences, settings
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison, compare, compare_seeds
 from harness.registry import METHODS, unknown_name
 from harness.store.ingest import seed_group
@@ -166,9 +166,11 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
         groups[_group(run.record)].append(run.run_id)
     if len(groups) > 1:
         named = "; ".join(" ".join(names) for names in groups.values())
+        several = [settings(run.record) for run in runs]
+        paths = {path for other in several for path in differences(several[0], other)} - {"seed"}
         raise UserError(
-            f"the runs of {method!r} differ in more than the seed ({named}): narrow them with "
-            "--dataset, or name the runs"
+            f"the runs of {method!r} differ in {', '.join(sorted(paths))} ({named}): name the runs "
+            "to compare"
         )
     return runs
 

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 from distilling import Lines, trained, write_generated
+from torch.nn.functional import cross_entropy
 
 from harness.errors import UserError
+from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
+from harness.registry import METHODS
 
 AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch": 3}
 
@@ -105,3 +108,34 @@ def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path):
     lines = Lines()
     trained(tmp_path, "ikl", lines, **begun)
     assert not lines.about("weight_perturbation")
+
+
+class VectorTask(Task):
+    """It forgets to average over the images."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        return StepOutput(cross_entropy(model(batch.x), batch.y, reduction="none"), {})
+
+
+class NanTask(Task):
+    """It divides by zero from the first step on."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        return StepOutput(cross_entropy(model(batch.x), batch.y) * float("nan"), {})
+
+
+CARD = MethodCard("Faulty", "natural", "-", "-", "-")
+VECTOR = Method(CARD, Params, VectorTask, {"digits": dict})
+NAN = Method(CARD, Params, NanTask, {"digits": dict})
+
+
+@pytest.mark.parametrize(
+    ("faulty", "match"),
+    [
+        ("vector", r"VectorTask.loss returned a loss of shape \[32\], which must be one number"),
+        ("nan", "not finite at the first step, before any update: check the formula"),
+    ],
+)
+def test_a_faulty_loss_is_named(tmp_path, faulty, match):
+    with METHODS.temporarily(faulty, f"{__name__}:{faulty.upper()}"):
+        refused(tmp_path, faulty, match)
