@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 PLAIN_LINE_EVERY_S = 20.0
+SHARE_TO_ESTIMATE = 0.02
 NOTEBOOK_EVERY_S = 0.2
 LOGGER = logging.getLogger("harness")
 
@@ -147,9 +148,12 @@ class Stage:
         now = time.monotonic()
         if now - self._last_line >= PLAIN_LINE_EVERY_S and done > start:
             self._last_line = now
-            left = (now - self._began) / (done - start) * (self._full - done)
             so_far = f"step {done} of {self._total}" if self._total else f"{done:.0%}"
-            self._reporter.line(f"{title}: {so_far}, about {duration(left)} left")
+            # From less nothing can be said.
+            if done - start >= SHARE_TO_ESTIMATE * self._full:
+                left = (now - self._began) / (done - start) * (self._full - done)
+                so_far += f", about {duration(left)} left"
+            self._reporter.line(f"{title}: {so_far}")
 
 
 class TrainingProgress:

@@ -70,7 +70,8 @@ def list_(
     if as_json:
         print_json(rows)
     else:
-        print_rows(kind, rows, new_console(), cut="summary" if kind == "methods" else "")
+        what = f"runs in {results}" if kind == "runs" else kind
+        print_rows(what, rows, new_console(), cut="summary" if kind == "methods" else "")
 
 
 def method_rows() -> list[Row]:

@@ -51,7 +51,7 @@ def validate_training(
     perturbation = training.weight_perturbation
     if perturbation.gamma and perturbation.start_epoch > training.epochs:
         notify(
-            f"training.weight_perturbation begins with epoch {perturbation.start_epoch} of "
+            f"training.weight_perturbation would begin with epoch {perturbation.start_epoch} of "
             f"{training.epochs}: no weight is perturbed"
         )
 

@@ -25,7 +25,7 @@ def test_steps_are_counted_and_those_of_an_earlier_process_do_not_speed_the_esti
         stage.update(50, "epoch 1/2")
         clock[0] = PLAIN_LINE_EVERY_S
         stage.update(60, "epoch 1/2")
-    assert capsys.readouterr().err == "train epoch 1/2: 60 of 100, about 40 s left\n"
+    assert capsys.readouterr().err == "train epoch 1/2: step 60 of 100, about 40 s left\n"
 
 
 def test_shares_are_printed_in_per_cent_and_count_from_the_first(clock, capsys):
