@@ -22,6 +22,7 @@ import pandas as pd
 from app.embedding import Embedding, Separation, embedded
 from harness.config import eps_text
 from harness.data import dataset_info
+from harness.progress import Reporter
 from harness.store.rundir import find_run
 
 MAPS = Path(__file__).with_name("reference_maps.json")
@@ -116,7 +117,9 @@ def main() -> None:
     MAPS.write_text(to_json(maps), encoding="utf-8")
     for each in maps:
         silhouette = each.embedding.adversarial.silhouette
-        print(f"{each.run['run_id']}: Linf {eps_text(each.eps)}, silhouette {silhouette:.3f}")
+        Reporter().line(
+            f"{each.run['run_id']}: Linf {eps_text(each.eps)}, silhouette {silhouette:.3f}"
+        )
 
 
 if __name__ == "__main__":

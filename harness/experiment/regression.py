@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,9 @@ class Result(Strict):
         run_id: the run that was evaluated.
     """
 
-    losses: tuple[float, ...]
-    margin: float
+    # A training that diverges is a regression to report.
+    losses: tuple[Annotated[float, Field(allow_inf_nan=True)], ...]
+    margin: float = Field(allow_inf_nan=True)
     verdicts: str
     index_sha256: str
     attack_version: str

@@ -103,7 +103,9 @@ def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path):
     lines = Lines()
     trained(tmp_path, "ikl", lines, **{"data.train_limit": 32})
     (line,) = lines.about("weight_perturbation")
-    assert line == "training.weight_perturbation would begin with epoch 5 of 2: no weight is perturbed"
+    assert (
+        line == "training.weight_perturbation would begin with epoch 5 of 2: no weight is perturbed"
+    )
     begun = {"training.weight_perturbation.start_epoch": 2, "data.train_limit": 32}
     lines = Lines()
     trained(tmp_path, "ikl", lines, **begun)
