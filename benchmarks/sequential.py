@@ -195,7 +195,9 @@ def chart(covered: pd.DataFrame, decisions: pd.DataFrame) -> alt.HConcatChart:
         y=alt.Y("coverage", scale=alt.Scale(domain=[0.9, 1]), title="share of evaluations"),
     )
     limit = alt.Chart(pd.DataFrame({"y": [1 - ALPHA]})).mark_rule(strokeDash=[4, 4]).encode(y="y")
-    long = decisions.dropna().melt("difference", ["median images", "fixed n"], "test", "images")
+    names = {"median images": "decide, median", "fixed n": "McNemar, 80% power"}
+    long = decisions.dropna().rename(columns=names)
+    long = long.melt("difference", list(names.values()), "test", "images")
     right = alt.Chart(long, title="Images until a decision").mark_line(point=True)
     encoded = right.encode(
         x=alt.X("difference", axis=alt.Axis(format="%"), title="difference of robust accuracy"),
