@@ -22,7 +22,7 @@ N = 10_000
 
 
 # Images that the made-up runs survive, by method and seed.
-SURVIVED = {"IKL": (3149, 3171), "KL": (3011, 2998), "LBGAT": (2700,)}
+SURVIVED = {"IKL": (3149, 3171), "KL": (3011, 2999), "LBGAT": (2700,)}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,9 @@ def test_a_cell_has_print_ours_and_how_far_apart_they_are(visit) -> None:
     low = min(summary.low, 100 * statistics.fmean(end[0] for end in images))
     high = max(summary.high, 100 * statistics.fmean(end[1] for end in images))
     text = f"Ours: {statistics.fmean(gains):+.2f} [{low:+.1f}, {high:+.1f}] ({ROW}, 2 seeds)."
-    assert text in visitor.page.locator("[data-testid=stMain]").inner_text()
+    shown = visitor.page.locator("[data-testid=stMain]").inner_text().splitlines()
+    (headline,) = [line for line in shown if line.startswith("In print")]
+    assert headline.endswith(text)
 
 
 def test_the_first_number_stands_high_on_the_page(visit) -> None:
