@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # A page that waits longer looks hung; after that an error names the program with the lock.
 WAIT_S = 8.0
-# The footer says what nobody waits for.
+# The footer, which no other part of the page needs.
 FOOTER_WAIT_S = 0.2
 TROUBLE = "trouble with the results database"
 REMARKS = "place of remarks on the address"

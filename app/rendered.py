@@ -23,7 +23,7 @@ HOST = """
 a { color: var(--ours); }
 tr.row { cursor: pointer; }
 """
-# A click on a row is told to the page; a click with a key held opens its address as usual.
+# A click on a row is sent to the page; a click with a key held opens its address as usual.
 SCRIPT = """
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".root");

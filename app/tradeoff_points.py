@@ -63,7 +63,7 @@ NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
 
 def family_of(name: str) -> str:
-    """The kind of loss that a method's name tells."""
+    """The kind of loss, read from a method's name."""
     for family, signs in FAMILIES.items():
         if any(sign in f"{name} " for sign in signs):
             return family

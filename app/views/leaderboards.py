@@ -78,7 +78,7 @@ def page() -> None:
 
 
 def _forget_other(chosen: str) -> None:
-    """Begin anew, without the filters and open rows of the table that was shown before."""
+    """Reset the filters and open rows of the table that was shown before."""
     before = st.session_state.get("shown table", chosen)
     st.session_state["shown table"] = chosen
     if before != chosen:

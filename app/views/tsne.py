@@ -72,7 +72,7 @@ def _choice() -> tuple[str, str, int, int, int] | None:
     if missing := len(here) - sum(here):
         st.caption(
             f"Not offered: {missing} of {len(here)} evaluated runs, whose model files are not in "
-            "this folder, because they were imported or the model was loaded from elsewhere."
+            "this folder, because they were imported or the model is external."
         )
     rows = {row["run_id"]: row for row in ui.records(known[here])}
     if not rows:

@@ -1,4 +1,4 @@
-"""Models from elsewhere: loaded, probed, evaluated, and stored as runs of kind ``loaded``."""
+"""External models: loaded, probed, evaluated, and stored as runs of kind ``loaded``."""
 
 from __future__ import annotations
 

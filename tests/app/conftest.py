@@ -206,6 +206,22 @@ def _chromium() -> Iterator[Any]:
         yield browser
 
 
+@pytest.fixture(name="visit")
+def _visit(chromium: Any, server: str) -> Iterator[Any]:
+    """Opens the app of the module's ``server`` in a browser window of its own."""
+    from browsing import Visitor
+
+    open_visitors: list[Visitor] = []
+
+    def begin(width: str = "wide", theme: str = "light") -> Visitor:
+        open_visitors.append(Visitor(chromium, server, width, theme))
+        return open_visitors[-1]
+
+    yield begin
+    for visitor in open_visitors:
+        visitor.context.close()
+
+
 @pytest.fixture(name="store_run", scope="session")
 def _store_run() -> Callable[..., str]:
     return store_run

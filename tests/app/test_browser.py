@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import WIDTHS, Visitor, serving
+from browsing import WIDTHS, serving
 
 pytestmark = pytest.mark.browser
 
@@ -27,19 +27,6 @@ PAGES = [
 def server(small_store: tuple[Path, dict[str, str]]) -> Iterator[str]:
     with serving(small_store[0]) as address:
         yield address
-
-
-@pytest.fixture
-def visit(chromium, server) -> Iterator[type]:
-    open_visitors: list[Visitor] = []
-
-    def begin(width: str = "wide", theme: str = "light") -> Visitor:
-        open_visitors.append(Visitor(chromium, server, width, theme))
-        return open_visitors[-1]
-
-    yield begin
-    for visitor in open_visitors:
-        visitor.context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -53,19 +53,6 @@ def server(results) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def visit(chromium, server) -> Iterator[type]:
-    open_visitors: list[Visitor] = []
-
-    def begin(width: str = "wide", theme: str = "light") -> Visitor:
-        open_visitors.append(Visitor(chromium, server, width, theme))
-        return open_visitors[-1]
-
-    yield begin
-    for visitor in open_visitors:
-        visitor.context.close()
-
-
 def row_of(visitor: Visitor, name: str):
     table = visitor.page.locator("table").first
     return table.locator("tr.row").filter(has=visitor.page.get_by_text(name, exact=True))

@@ -73,6 +73,7 @@ def until_decided(
         seen.append(look(robust[0], robust[1], population, rule.alpha))
         show(seen[-1])
         winner = rule.winner(seen[-1].low, seen[-1].high)
-        if winner is not None or n >= min(population, rule.n_max or population):
+        most = min(population, rule.n_max or population)
+        if winner is not None or n >= most:
             return Decision(winner, rule, tuple(seen), population, comparison)
-        n += chunks * step
+        n = min(n + chunks * step, most)
