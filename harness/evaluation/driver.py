@@ -122,7 +122,7 @@ def evaluate(
                 job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
-                part = of_radius(progress, number, protocols)
+                part = of_radius(progress, number, config.eps)
                 with _recorded(directory, about(job), finished=result is not None):
                     result = finish(job, executor, flags, part, notify, foreign=foreign)
             else:

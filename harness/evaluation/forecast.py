@@ -18,11 +18,12 @@ from harness.evaluation.attack.stages import TARGETED, make_attack, passes, targ
 from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.speed.precision import pinned
 from harness.progress import duration
+from harness.seeding import seeded_generator
 
 if TYPE_CHECKING:
     from harness.evaluation.attack.job import Job
 
-# Of a large evaluation so many images are attacked first, of a small one a quarter, but not fewer.
+# Of a large evaluation so many images are attacked first, of a small one half, but not fewer.
 MOST_IMAGES, FEWEST_IMAGES = 256, 64
 SHORT = {"n_iter": 10, "n_queries": 50, "n_target_classes": 3}
 # For the cost of a pass of a single image, which a small network spends outside the network.
@@ -31,6 +32,7 @@ SHORTEST = {"n_iter": 3, "n_queries": 15, "n_target_classes": 1}
 TIMED_IMAGES = 16
 # An evaluation that can take no longer is begun at once.
 WORTHWHILE_S = 10.0
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,10 @@ def forecast(
         images = sum(len(verdicts) for verdicts, _ in chunks)
         return Forecast.from_chunks(images, [facts for _, facts in chunks], protocol.attacks)
     count = len(job.positions)
-    sample = min(count, MOST_IMAGES, max(FEWEST_IMAGES, count // 4))
-    positions = job.positions[torch.linspace(0, count - 1, sample).long()]
+    sample = min(count, MOST_IMAGES, max(FEWEST_IMAGES, count // 2))
+    # Not at even steps: the digits are in the order of their classes, again and again.
+    order = torch.randperm(count, generator=seeded_generator(CPU, protocol.seed, "forecast"))
+    positions = job.positions[order[:sample]]
     x = unit_images(job.images, positions).to(job.device)
     y = job.images.labels[positions].to(job.device)
     short = _Short(job.attacked, protocol, job.device, clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.config import EvalProtocol, eps_text
+from harness.config import eps_text
 from harness.evaluation.attack.job import ProgressFn
 
 
@@ -20,13 +20,11 @@ def never_falling(progress: ProgressFn) -> ProgressFn:
     return advance
 
 
-def of_radius(progress: ProgressFn, number: int, protocols: Sequence[EvalProtocol]) -> ProgressFn:
-    """The share of one radius as a share of all of them; one without attacks takes no time."""
-    weights = [1.0 if protocol.attacks else 0.0 for protocol in protocols]
-    if not any(weights):
-        weights = [1.0] * len(weights)
+def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
+    """The share of one radius as a share of all of them; radius 0, without attack, takes none."""
+    weights = [1.0 if eps else 0.0 for eps in radii] if any(radii) else [1.0]
     before, total = sum(weights[:number]), sum(weights)
-    where = f"eps {eps_text(protocols[number].eps)}, " if len(protocols) > 1 else ""
+    where = f"eps {eps_text(radii[number])}, " if len(radii) > 1 else ""
 
     def advance(share: float, note: str) -> None:
         progress((before + share * weights[number]) / total, note and f"{where}{note}")
