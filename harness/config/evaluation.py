@@ -168,13 +168,11 @@ def parse_budget(text: str) -> dict[str, Any]:
     Raises:
         ValueError: a part of the text is neither.
     """
-    first, *rest = split_names(text) or ("",)
+    parts = list(split_names(text)) or [""]
     settings: dict[str, Any] = {"budget": {}}
-    if first in ATTACK_SETS:
-        settings = {"attacks": first, "budget": AttackBudget().model_dump()}
-    else:
-        rest.insert(0, first)
-    for part in rest:
+    if parts[0] in ATTACK_SETS:
+        settings = {"attacks": parts.pop(0), "budget": AttackBudget().model_dump()}
+    for part in parts:
         what, _, number = (each.strip() for each in part.partition("="))
         if what not in AttackBudget.model_fields or not number.isdecimal():
             raise ValueError(

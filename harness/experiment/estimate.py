@@ -14,6 +14,7 @@ import pandas as pd
 from harness.config import RunConfig
 from harness.data import dataset_info
 from harness.errors import UserError
+from harness.evaluation.attack.protocol import attack_version
 from harness.experiment.record import INDEX_WAIT_S
 from harness.experiment.sweep import Item
 from harness.provenance import device_name
@@ -28,7 +29,7 @@ SELECT method, dataset, arch, device, train_limit,
 FROM epochs JOIN runs USING (run_id) WHERE seconds IS NOT NULL AND device IS NOT NULL
 """
 EVALUATION = """
-SELECT r.method, r.dataset, r.arch, r.device, e.attacks, e.wall_s / e.n AS seconds
+SELECT r.method, r.dataset, r.arch, r.device, e.attack_version, e.wall_s / e.n AS seconds
 FROM evaluations e JOIN runs r USING (run_id)
 WHERE e.status = 'success' AND e.wall_s IS NOT NULL AND e.n > 0
 """
@@ -84,7 +85,9 @@ def _estimated(item: Item, timings: Timings) -> Item:
         config.method,
         (*setting, config.data.train_limit, training.batch_size, training.attack is not None),
     )
-    image = per_unit(timings.images, config.method, (*setting, ",".join(evaluation.attacks)))
+    classes = dataset_info(config.data.name, config.data.root).num_classes
+    version = attack_version(evaluation.protocols()[-1], classes)
+    image = per_unit(timings.images, config.method, (*setting, version))
     epochs_left = training.epochs - item.epochs
     images = images_of(config) * len(evaluation.eps)
     images_left = max(0, images - item.chunks * evaluation.chunk_size)

@@ -5,12 +5,14 @@ from pydantic import BaseModel, ValidationError
 
 from harness.config import (
     STANDARD_ATTACKS,
+    AttackBudget,
     EvalConfig,
     RunConfig,
     Section,
     assign,
     eps_text,
     merge,
+    parse_budget,
 )
 
 
@@ -159,3 +161,30 @@ def test_merge_lays_sections_on_sections_and_changes_neither():
     over = {"a": {"b": 5}, "e": None}
     assert merge(base, over) == {"a": {"b": 5, "c": 2}, "d": 3, "e": None}
     assert base == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "attacks", "changed"),
+    [
+        ("standard", STANDARD_ATTACKS, {}),
+        ("fast", ("apgd-ce", "apgd-t"), {}),
+        ("none", (), {}),
+        ("n_iter=20", ("square",), {"n_iter": 20, "n_restarts": 3}),
+        ("fast, n_iter = 20,n_queries=9", ("apgd-ce", "apgd-t"), {"n_iter": 20, "n_queries": 9}),
+    ],
+)
+def test_a_named_budget_is_all_standard_and_numbers_change_some(text, attacks, changed):
+    before = {"attacks": ("square",), "budget": {"n_restarts": 3}}
+    config = EvalConfig(**merge(before, parse_budget(text)))
+    assert (config.attacks, config.budget) == (attacks, AttackBudget(**changed))
+
+
+@pytest.mark.parametrize("text", ["", "slow", "n_iter=20,fast", "n_iter", "n_iter=-1", "steps=3"])
+def test_text_that_is_no_budget_is_refused(text):
+    with pytest.raises(ValueError, match="no budget such as fast, n_iter=20"):
+        parse_budget(text)
+
+
+def test_attacks_may_be_named_like_a_budget():
+    assert EvalConfig(attacks="fast").attacks == ("apgd-ce", "apgd-t")
+    assert EvalConfig(attacks="standard").identity_payload() == EvalConfig().identity_payload()

@@ -92,6 +92,29 @@ def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored, succeeds)
     assert rows["eps"].tolist() == pytest.approx([0.05, 0.15])
 
 
+def test_a_budget_is_named_with_its_number_and_ranked_apart(stored, succeeds, refused) -> None:
+    run = run_id(stored)
+    for budget in ("fast,n_iter=3", "n_iter=3,n_queries=9"):
+        succeeds("evaluate", run, "--budget", budget, "--eval-limit", "12")
+    found = Database(stored).query(
+        "select attacks, attack_version, like_key from finished_evaluations "
+        "where attack_version like '%budget(n_iter=3%' order by attacks"
+    )
+    assert found["attacks"].tolist() == ["apgd-ce", "apgd-ce,apgd-t"]
+    own, fast = found["attack_version"]
+    assert own.startswith("custom(apgd-ce) ")
+    assert own.endswith("budget(n_iter=3,n_queries=9)")
+    assert fast.startswith("custom(apgd-ce,apgd-t) ")
+    assert fast.endswith("budget(n_iter=3)")
+    assert found["like_key"].nunique() == 2
+    line = refused("evaluate", run, "--budget", "fast", "--attacks", "square")
+    assert "--attacks and --budget fast both name attacks" in line
+    assert "'slow' is no budget" in refused("evaluate", run, "--budget", "slow")
+    assert "n_iter = 0 is refused" in refused(
+        "evaluate", run, "--budget", "n_iter=0", "--results", str(stored)
+    )
+
+
 def test_a_run_is_shown_and_listed_by_its_own_protocol_not_by_its_newest(stored, succeeds) -> None:
     run = run_id(stored)
     succeeds("evaluate", run, "--eps", "0.05", "--attacks", "apgd-ce", "--eval-limit", "12")

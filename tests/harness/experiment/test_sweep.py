@@ -207,7 +207,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
 
 def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
-    done, seed, other, more, attacks = planned(
+    done, seed, other, more, attacks, budget = planned(
         results,
         set=TINY,
         runs=(
@@ -216,6 +216,7 @@ def test_estimates_come_from_similar_runs(swept):
             {"method": "mart"},
             {"method": "trades", "set": {"training.epochs": 4}},
             {"method": "trades", "set": {"evaluation.attacks": ["square"], "seed": 9}},
+            {"method": "trades", "set": {"evaluation.budget.n_iter": 9, "seed": 9}},
         ),
     )
     assert (done.state, done.seconds) == ("done", 0.0)
@@ -228,8 +229,9 @@ def test_estimates_come_from_similar_runs(swept):
     )["s"][0]
     assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
     # No similar evaluation is stored: only the training is known.
-    assert attacks.seconds == pytest.approx(2 * epochs)
-    assert not attacks.whole
+    for unlike in (attacks, budget):
+        assert unlike.seconds == pytest.approx(2 * epochs)
+        assert not unlike.whole
     assert "at least" in summary([attacks])
     (unknown,) = planned(results, methods=("vanilla",))
     assert unknown.seconds is None
