@@ -35,7 +35,10 @@ AXES = {
     "Seconds per step": Axis("sec_per_iter", True, 3),
     "Training (hours)": Axis("hours", True),
 }
-SOURCES = {b: f"{b}: {MEANINGS[b]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)}
+# A legend has room for the first part of a meaning.
+SOURCES = {
+    b: f"{b}: {MEANINGS[b].partition(';')[0]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)
+}
 # The training data that a model saw beyond the training set; each has a front of its own.
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
 # RobustBench counts generated images as no extra data, and lists them nowhere.
@@ -225,12 +228,14 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 def protocols(points: pd.DataFrame) -> list[str]:
     """The protocols of some points, first the one with most points that have two numbers.
 
-    Published entries do not count: the page is about the paper's methods.
+    Published entries and small-scale runs count least: the page is about the paper's methods, and
+    shows those runs when asked for.
     """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
-    counted = (numbers > 1) & (points["source"] != SOURCES[ROBUSTBENCH])
-    counts = points["protocol"][counted].value_counts()
-    return list(dict.fromkeys([*counts.index, *points["protocol"]]))
+    least = points["source"].isin([SOURCES[ROBUSTBENCH], SOURCES[SMALL]])
+    counts = points.assign(first=(numbers > 1) & ~least, able=numbers > 1)
+    found = counts.groupby("protocol", sort=False)[["first", "able"]].sum()
+    return [str(name) for name in found.sort_values(["first", "able"], ascending=False).index]
 
 
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
@@ -261,13 +266,16 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
 
 
 def near(points: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each point is not far below the paper's and ours, as undefended entries are.
+    """Whether each point is not a published one far below the paper's and ours at its scale.
+
+    Undefended entries are, beside which all others would be drawn in one corner.
 
     Args:
         points: with ``x`` and ``y``, high being good.
     """
     published = points["source"] == SOURCES[ROBUSTBENCH]
-    others = points[~published] if not published.all() else points
+    others = points[~published & (points["source"] != SOURCES[SMALL])]
+    others = points if others.empty else others
     low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
     kept: pd.Series[bool] = ~published | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
     return kept
