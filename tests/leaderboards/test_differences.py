@@ -155,7 +155,7 @@ def test_every_format_holds_forests_of_thirty_rows(studies: tuple[Path, Study, S
 
 def test_reference_runs_that_were_imported_are_there_once(tmp_path: Path) -> None:
     before = [table.rows for table in small(tmp_path)]
-    import_(tmp_path, SHIPPED / "cifar100-distillation")
+    import_(tmp_path, SHIPPED / "cifar10-adversarial")
     after = [table.rows for table in small(tmp_path)]
     for old, new in zip(before, after, strict=True):
         assert sorted(map(repr, names(list(old)))) == sorted(map(repr, names(list(new))))
