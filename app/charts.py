@@ -220,7 +220,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
     )
 
 
-def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
+def simplex(marks: pd.DataFrame) -> Picture:
     """A triangle of predictions of three classes: arrows, paths and two predictions.
 
     ``marks`` has the columns ``kind``, ``x``, ``y``, ``x2``, ``y2``, ``order``, ``angle`` and
@@ -261,7 +261,7 @@ def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
             )
             .encode(tooltip=alt.Tooltip("text:N", title="Prediction"))
         )  # fmt: skip
-    return alt.layer(*layers).properties(height=250, title=title)
+    return alt.layer(*layers).properties(height=250)
 
 
 def embedding(frame: pd.DataFrame) -> Picture:

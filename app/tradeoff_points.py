@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from app.components import records
 from app.labels import attack_texts
 from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
@@ -165,19 +168,14 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
     Accuracies are then means over seeds, and their ends a standard deviation away; of one seed,
     ends are those of its 95% interval.
     """
-    runs = runs[runs["clean"].notna()]
-    if runs.empty:
-        return _frame([])
-    return _frame(
-        [
-            _run_point(own)
-            for _, own in runs.groupby(["seed_group", "like_key"], sort=False, dropna=False)
-        ]
-    )
+    groups: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
+    for run in records(runs[runs["clean"].notna()]):
+        groups[run["seed_group"], run["like_key"]].append(run)
+    return _frame([_run_point(own) for own in groups.values()])
 
 
-def _run_point(own: pd.DataFrame) -> dict[str, Any]:
-    run = {str(name): value for name, value in own.iloc[0].items()}
+def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    run = own[0]
     small = run["scale"] != "paper" or bool(run["partial"])
     generated = isinstance(run["generated_name"], str)
     point = {
@@ -195,25 +193,34 @@ def _run_point(own: pd.DataFrame) -> dict[str, Any]:
         "note": f"n = {int(run['n']):,}"
         + (f", mean of {len(own)} seeds ± deviation" if len(own) > 1 else ""),
     }
-    point |= _over_seeds("clean", 100 * own[["clean", "clean_low", "clean_high"]])
+    point |= _over_seeds("clean", own)
     if run["attacks"]:
-        robust = 100 * own[["robust", "robust_low", "robust_high"]]
-        point |= _over_seeds("robust", robust)
-        if own["aa"].notna().all():
+        robust = _over_seeds("robust", own)
+        point |= robust
+        if not any(pd.isna(each["aa"]) for each in own):
             # AutoAttack accuracy is what the last of its attacks leaves.
-            point |= _over_seeds("aa", robust)
-    point["sec_per_iter"] = own["sec_per_iter"].mean()
-    point["hours"] = own["train_seconds"].mean() / 3600
+            point |= {name.replace("robust", "aa"): value for name, value in robust.items()}
+    point["sec_per_iter"] = _mean(each["sec_per_iter"] for each in own)
+    point["hours"] = _mean(each["train_seconds"] for each in own) / 3600
     return point
 
 
-def _over_seeds(field: str, values: pd.DataFrame) -> dict[str, float]:
-    value, low, high = (values[column] for column in values.columns)
-    if len(values) == 1:
-        ends = low.iloc[0], high.iloc[0]
+def _over_seeds(field: str, own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Percent, as a mean with its ends."""
+    values = [100 * run[field] for run in own]
+    mean = statistics.fmean(values)
+    if len(own) == 1:
+        low, high = (100 * own[0][f"{field}_{end}"] for end in ("low", "high"))
     else:
-        ends = value.mean() - value.std(ddof=1), value.mean() + value.std(ddof=1)
-    return {field: value.mean(), f"{field}_low": ends[0], f"{field}_high": ends[1]}
+        deviation = statistics.stdev(values)
+        low, high = mean - deviation, mean + deviation
+    return {field: mean, f"{field}_low": low, f"{field}_high": high}
+
+
+def _mean(values: Iterable[Any]) -> float:
+    """The mean of those that are known; not a number where none is."""
+    known = [float(value) for value in values if not pd.isna(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def _text(value: Any) -> str:

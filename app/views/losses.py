@@ -148,7 +148,8 @@ def _triangles(
     marks = {
         name: simplex.field_marks(found, scale, detached=detach) for name, found in fields.items()
     }
-    specs = {name: ui.frame_spec(charts.simplex(marks[name], title=name)) for name in by_name}
+    spec = ui.frame_spec(charts.simplex(next(iter(marks.values())).head(1)))
+    specs = {name: spec | {"title": name} for name in by_name}
     if play:
         paths = {
             name: simplex.descent(loss, logits_m, logits_n, detached_from=DETACHED_FROM)
