@@ -146,7 +146,7 @@ def _write_evaluation(
         rows = (pc.field("run_id") == run_id) & (
             pc.field("evaluation_id") == evaluation.evaluation_id
         )
-        own = verdicts.filter(rows).sort_by("index")
+        own = verdicts.filter(rows)
         if record.get("verdicts_digest") in (None, verdicts_digest(own)):
             write_verdicts(own, evaluation.verdicts_path)
     write_json_atomic(record, evaluation.record_path)
