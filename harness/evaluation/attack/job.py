@@ -25,6 +25,7 @@ from harness.evaluation.attack.chunk import (
     is_finished,
     write_chunk,
 )
+from harness.evaluation.attack.forecast import Forecast
 from harness.evaluation.attack.images import LEVELS, on_grid
 from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, predict
 from harness.evaluation.attack.model import AttackModel, within_memory
@@ -35,7 +36,6 @@ from harness.evaluation.attack.stages import (
     passes,
     zero_gradient_starts,
 )
-from harness.evaluation.forecast import Forecast
 from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import Plan, apply

@@ -8,11 +8,11 @@ from torch import nn
 
 from harness.config import AttackBudget, EvalConfig
 from harness.evaluation import driver
-from harness.evaluation import forecast as forecasts
+from harness.evaluation.attack import forecast as forecasts
 from harness.evaluation.attack.executors import InProcess
+from harness.evaluation.attack.forecast import Forecast, StageCost, expected, forecast
 from harness.evaluation.attack.job import Job, no_progress
 from harness.evaluation.driver import evaluate
-from harness.evaluation.forecast import Forecast, StageCost, expected, forecast
 from harness.evaluation.guards import untouched
 from harness.evaluation.shares import of_radius
 from harness.evaluation.speed.plan import PLAIN
@@ -78,6 +78,15 @@ def test_finished_chunks_say_what_the_others_take(network, digits, new_run, inte
     seconds = sum(stage["seconds"] for stage in facts.values())
     assert whole.wall_s([75], 1) == pytest.approx(seconds)
     assert whole.wall_s([25, 25, 25], 2) == pytest.approx(seconds * 2 / 3)
+
+
+def test_an_evaluation_that_grows_says_it_once(network, digits, new_run, monkeypatch):
+    monkeypatch.setattr(forecasts, "WORTHWHILE_S", 0.0)
+    run, lines = new_run("growing"), []
+    for n_max in (10, 20, 30):
+        config = EvalConfig(eps=0.1, order="random", chunk_size=10, n_max=n_max, budget=SHORT)
+        evaluate(network, digits, config, run, device=CPU, notify=lines.append)
+    assert [line.partition(" to attack ")[2] for line in lines] == ["10 images"]
 
 
 def test_a_stage_that_finds_nobody_left_takes_nothing():

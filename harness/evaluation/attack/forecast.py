@@ -115,8 +115,10 @@ def expected(job: Job, workers: int | None) -> str | None:
     missing = job.missing(range(job.chunks))
     if not missing or not job.protocol.attacks or workers is None:
         return None
-    job.forecast = forecast(job, sorted(set(range(job.chunks)) - set(missing)))
-    if job.forecast is None:
+    finished = sorted(set(range(job.chunks)) - set(missing))
+    job.forecast = forecast(job, finished)
+    # A decision between models lets both grow chunk by chunk: the first time says it.
+    if job.forecast is None or (finished and job.protocol.order == "random"):
         return None
     sizes = [len(job.chunk(number).rows) for number in missing]
     seconds = duration(job.forecast.wall_s(sizes, workers))
