@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol
 from harness.errors import UserError
+from harness.evaluation.attack.fab import FastFAB
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.attack.targeted import (
     NO_TARGET,
@@ -62,6 +63,8 @@ def make_attack(
         kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
         return kind(model, n_target_classes=targets, **apgd, **common)
     if name == "fab-t":
+        if protocol.accelerate and budget.n_restarts == 1:
+            return FastFAB(model, protocol.norm, protocol.eps, budget.n_iter, targets)
         return FABTargeted(
             model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
