@@ -17,6 +17,7 @@ from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProto
 from harness.errors import UserError
 from harness.evaluation.attack.fab import FastFAB
 from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.square import FastSquare
 from harness.evaluation.attack.targeted import (
     NO_TARGET,
     FABTargeted,
@@ -69,9 +70,8 @@ def make_attack(
             model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
     if name == "square":
-        return SquareAttack(
-            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
-        )
+        kind = FastSquare if protocol.accelerate else SquareAttack
+        return kind(model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common)
     raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
