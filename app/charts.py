@@ -41,7 +41,7 @@ def lines(
         .encode(
             x=alt.X("epoch:Q", title="Epoch", axis=alt.Axis(format="d", tickMinStep=1)),
             y=alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False)),
-            color=_coloured("series", series),
+            color=_coloured("series", series, symbol="stroke"),
             strokeDash=alt.StrokeDash(
                 "series:N",
                 title=None,
@@ -92,7 +92,7 @@ def per_class(frame: pd.DataFrame) -> Picture:
             y=alt.Y("name:N", sort=robust, title=None, axis=alt.Axis(grid=True)),
             x=alt.X("value:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])),
             color=_coloured("kind", ["clean", "under attack"]),
-            shape=_shaped("kind", ["clean", "under attack"]),
+            shape=_shaped("kind", ["clean", "under attack"], orient="top"),
             tooltip=["name:N", "kind:N", alt.Tooltip("value:Q", format=".1f")],
         )
         .properties(height=alt.Step(22 if len(robust) <= 20 else 13))
@@ -155,7 +155,7 @@ def tradeoff(
         )
     ]
     steps = _steps(fronts, x, y, after=lower_is_better)
-    return alt.layer(*steps, spans, marks, *names).properties(height=460)
+    return alt.layer(*steps, spans, marks, *names).properties(height=560)
 
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
@@ -182,8 +182,9 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
     """
     order = frame["title"].tolist()
     shown = frame.assign(clear=(frame["low"] > 0) | (frame["high"] < 0))
+    axis = alt.Axis(grid=True, labelLimit=220, labelFlush=False)
     base = alt.Chart(shown).encode(
-        y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=220)),
+        y=alt.Y("title:N", sort=order, title=None, axis=axis),
         tooltip=[alt.Tooltip("title:N", title="Accuracy"), alt.Tooltip("text:N", title="A - B")],
     )
     ends = [float(min(frame["low"].min(), -0.5)), float(max(frame["high"].max(), 0.5))]
@@ -197,6 +198,22 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
     )
     height = alt.Step(30)
     return alt.layer(zero.encode(x="x:Q"), spans, marks).properties(height=height)
+
+
+def running(frame: pd.DataFrame) -> Picture:
+    """A difference and its interval while images are drawn, and a line at zero.
+
+    ``frame`` has the columns ``n``, ``difference``, ``low`` and ``high``, in points.
+    """
+    tooltip = [alt.Tooltip("n:Q", title="Images")]
+    tooltip += [alt.Tooltip(f"{end}:Q", format="+.2f") for end in ("difference", "low", "high")]
+    base = alt.Chart(frame).encode(x=alt.X("n:Q", title="Images drawn"), tooltip=tooltip)
+    band = base.mark_area(color=BLUE, opacity=0.2).encode(
+        y=alt.Y("low:Q", title="A - B, points"), y2="high:Q"
+    )
+    line = base.mark_line(color=BLUE, point=True, strokeWidth=2).encode(y="difference:Q")
+    zero = alt.Chart(pd.DataFrame({"y": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
+    return alt.layer(band, zero.encode(y="y:Q"), line).properties(height=260)
 
 
 def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
@@ -219,7 +236,7 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
     )
 
 
-def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
+def simplex(marks: pd.DataFrame) -> Picture:
     """A triangle of predictions of three classes: arrows, paths and two predictions.
 
     ``marks`` has the columns ``kind``, ``x``, ``y``, ``x2``, ``y2``, ``order``, ``angle`` and
@@ -260,7 +277,7 @@ def simplex(marks: pd.DataFrame, *, title: str) -> Picture:
             )
             .encode(tooltip=alt.Tooltip("text:N", title="Prediction"))
         )  # fmt: skip
-    return alt.layer(*layers).properties(height=250, title=title)
+    return alt.layer(*layers).properties(height=250)
 
 
 def embedding(frame: pd.DataFrame) -> Picture:
@@ -301,7 +318,10 @@ def embedding(frame: pd.DataFrame) -> Picture:
 
 
 def _coloured(
-    field: str, domain: Sequence[str], fixed: Mapping[str, str] | None = None
+    field: str,
+    domain: Sequence[str],
+    fixed: Mapping[str, str] | None = None,
+    symbol: str | Any = alt.Undefined,
 ) -> alt.Color:
     fixed = fixed or {}
     free = itertools.cycle(colour for colour in PALETTE if colour not in fixed.values())
@@ -310,17 +330,24 @@ def _coloured(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=colours),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=300, symbolOpacity=1)
-        if len(domain) > 1
-        else None,
+        legend=_legend("top", symbolType=symbol) if len(domain) > 1 else None,
     )
 
 
-def _shaped(field: str, domain: Sequence[str]) -> alt.Shape:
+def _shaped(field: str, domain: Sequence[str], orient: str = "bottom") -> alt.Shape:
+    """Shapes; their legend and that of the same field's colours are one where both are on top."""
     return alt.Shape(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
-        # Beside the colours there is no room on a phone.
-        legend=alt.Legend(orient="bottom", columns=1, labelLimit=300, symbolOpacity=1),
+        legend=_legend(orient),
     )
+
+
+def _legend(orient: str, **options: Any) -> alt.Legend:
+    """A legend in rows, which on a phone is a column."""
+    columns = alt.ExprRef(f"width >= {WIDE_PIXELS} ? 3 : 1")
+    return alt.Legend(
+        orient=orient, columns=columns, labelLimit=300, symbolOpacity=1, direction="horizontal",
+        **options,
+    )  # fmt: skip

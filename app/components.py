@@ -235,7 +235,7 @@ def _narrow(frame: Any, name: str, column: Any) -> Any:
     if not isinstance(frame, pd.DataFrame) or not column.get("pinned") or column.get("width"):
         return column
     longest = frame[name].astype(str).str.len().max() if len(frame) else 0
-    return column | {"width": int(min(MAX_PINNED_PIXELS, 24 + 7 * max(longest, 8)))}
+    return column | {"width": int(min(MAX_PINNED_PIXELS, 24 + 8 * max(longest, 8)))}
 
 
 def one_of(

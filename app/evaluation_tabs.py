@@ -111,14 +111,10 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if evaluation is None or found.empty:
         return
     counts = dict(zip(found["broken_by"], found["n"], strict=True))
-    broken_by = ui.one_of(
-        "Broken by",
-        [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts],
-        key="broken_by",
-        pills=True,
-        help="The stage that broke the image; clean: wrong without an attack; robust: never "
-        "broken.",
-    )
+    names = [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts]
+    stages = {stage_title(name): name for name in names}
+    help = "The stage that broke the image; Clean: wrong without an attack; Robust: never broken."
+    broken_by = stages[ui.one_of("Broken by", list(stages), key="broken_by", pills=True, help=help)]
     count = counts[broken_by]
     st.caption(
         f"{count} of {int(evaluation['n'])} images; the first {min(count, SAMPLE_ROWS)} are shown."
@@ -144,7 +140,8 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         **{
             column: [ui.class_name(names, label) for label in rows[column]]
             for column in ("label", "clean_pred", "adv_pred")
-        }
+        },
+        broken_by="" if broken_by == "robust" else stage_title(broken_by),
     )
     ui.show_table(predictions, SAMPLE_COLUMNS, f"{len(rows)} images with their predictions")
 

@@ -18,7 +18,8 @@ ROOM = (5.0, 0.9)
 def field_points(table: Table) -> pd.DataFrame:
     """The rows of a field with both numbers: ``x``, ``y``, ``name``, ``family``, ``source``.
 
-    ``label`` names the paper's models and the leader where there is room, the best first.
+    ``label`` names the leader, and of each kind of the paper's models the best, where there is
+    room.
     """
     points = []
     for row in table.rows:
@@ -43,7 +44,8 @@ def field_points(table: Table) -> pd.DataFrame:
         near = any(
             abs(point["x"] - x) < ROOM[0] and abs(point["y"] - y) < ROOM[1] for x, y in taken
         )
-        shown = not near and (point["family"] == SUBJECT or not taken)
+        named = point["short"] in labels
+        shown = not near and not named and (point["family"] == SUBJECT or not taken)
         labels.append(point["short"] if shown else "")
         if shown:
             taken.append((point["x"], point["y"]))
@@ -54,7 +56,9 @@ def _short(table: Table, row: Row) -> str:
     if not table.is_subject(row):
         return table.name_of(row).partition("_")[0]
     generated = row.facts["augmentation"].partition(" ")[0]
-    return f"IKL, {row.facts['arch']}" + (f", {generated}" if generated.endswith("M") else "")
+    ours = "ours: " * (row.facts["source"] == REPRODUCED)
+    size = f", {generated}" if generated.endswith("M") else ""
+    return f"{ours}IKL, {row.facts['arch']}{size}"
 
 
 def field_chart(table: Table) -> tuple[Picture, int]:

@@ -154,7 +154,7 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
             f"the images of {dataset} are not in {folder}: start the app with {ROOT_VARIABLE} set "
             "to the folder that contains them"
         )
-    return load_dataset(dataset, root, splits=("test",)).test
+    return load_dataset(dataset, None if own is None else root, splits=("test",)).test
 
 
 def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:

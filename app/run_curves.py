@@ -65,7 +65,7 @@ def curves(run: dict[str, Any]) -> None:
     with left:
         _single(epochs, "lr", "Learning rate")
     with right:
-        _single(epochs, "eps", "Training radius")
+        _single(epochs, "eps", "Radius")
 
 
 def _epochs(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def _single(epochs: list[dict[str, Any]], name: str, title: str) -> None:
     frame = _long(epochs, {title: _column(epochs, name)}, 1)
     if frame.empty:
         return
-    chart = charts.lines(frame, y_title=title, series=[title], height=150)
+    chart = charts.lines(frame, y_title=title, series=[title], height=170)
     ui.show_chart(chart, alt=f"{title} over {len(epochs)} epochs")
     first, last = frame["value"].iloc[0], frame["value"].iloc[-1]
     st.caption(f"{title} from {first:.4g} to {last:.4g}.")

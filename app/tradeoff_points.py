@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from app.components import records
 from app.labels import attack_texts
 from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
@@ -35,7 +38,10 @@ AXES = {
     "Seconds per step": Axis("sec_per_iter", True, 3),
     "Training (hours)": Axis("hours", True),
 }
-SOURCES = {b: f"{b}: {MEANINGS[b]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)}
+# A legend has room for the first part of a meaning.
+SOURCES = {
+    b: f"{b}: {MEANINGS[b].partition(';')[0]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)
+}
 # The training data that a model saw beyond the training set; each has a front of its own.
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
 # RobustBench counts generated images as no extra data, and lists them nowhere.
@@ -162,19 +168,14 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
     Accuracies are then means over seeds, and their ends a standard deviation away; of one seed,
     ends are those of its 95% interval.
     """
-    runs = runs[runs["clean"].notna()]
-    if runs.empty:
-        return _frame([])
-    return _frame(
-        [
-            _run_point(own)
-            for _, own in runs.groupby(["seed_group", "like_key"], sort=False, dropna=False)
-        ]
-    )
+    groups: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
+    for run in records(runs[runs["clean"].notna()]):
+        groups[run["seed_group"], run["like_key"]].append(run)
+    return _frame([_run_point(own) for own in groups.values()])
 
 
-def _run_point(own: pd.DataFrame) -> dict[str, Any]:
-    run = {str(name): value for name, value in own.iloc[0].items()}
+def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    run = own[0]
     small = run["scale"] != "paper" or bool(run["partial"])
     generated = isinstance(run["generated_name"], str)
     point = {
@@ -192,25 +193,34 @@ def _run_point(own: pd.DataFrame) -> dict[str, Any]:
         "note": f"n = {int(run['n']):,}"
         + (f", mean of {len(own)} seeds ± deviation" if len(own) > 1 else ""),
     }
-    point |= _over_seeds("clean", 100 * own[["clean", "clean_low", "clean_high"]])
+    point |= _over_seeds("clean", own)
     if run["attacks"]:
-        robust = 100 * own[["robust", "robust_low", "robust_high"]]
-        point |= _over_seeds("robust", robust)
-        if own["aa"].notna().all():
+        robust = _over_seeds("robust", own)
+        point |= robust
+        if not any(pd.isna(each["aa"]) for each in own):
             # AutoAttack accuracy is what the last of its attacks leaves.
-            point |= _over_seeds("aa", robust)
-    point["sec_per_iter"] = own["sec_per_iter"].mean()
-    point["hours"] = own["train_seconds"].mean() / 3600
+            point |= {name.replace("robust", "aa"): value for name, value in robust.items()}
+    point["sec_per_iter"] = _mean(each["sec_per_iter"] for each in own)
+    point["hours"] = _mean(each["train_seconds"] for each in own) / 3600
     return point
 
 
-def _over_seeds(field: str, values: pd.DataFrame) -> dict[str, float]:
-    value, low, high = (values[column] for column in values.columns)
-    if len(values) == 1:
-        ends = low.iloc[0], high.iloc[0]
+def _over_seeds(field: str, own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Percent, as a mean with its ends."""
+    values = [100 * run[field] for run in own]
+    mean = statistics.fmean(values)
+    if len(own) == 1:
+        low, high = (100 * own[0][f"{field}_{end}"] for end in ("low", "high"))
     else:
-        ends = value.mean() - value.std(ddof=1), value.mean() + value.std(ddof=1)
-    return {field: value.mean(), f"{field}_low": ends[0], f"{field}_high": ends[1]}
+        deviation = statistics.stdev(values)
+        low, high = mean - deviation, mean + deviation
+    return {field: mean, f"{field}_low": low, f"{field}_high": high}
+
+
+def _mean(values: Iterable[Any]) -> float:
+    """The mean of those that are known; not a number where none is."""
+    known = [float(value) for value in values if not pd.isna(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def _text(value: Any) -> str:
@@ -225,12 +235,14 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 def protocols(points: pd.DataFrame) -> list[str]:
     """The protocols of some points, first the one with most points that have two numbers.
 
-    Published entries do not count: the page is about the paper's methods.
+    Published entries and small-scale runs count least: the page is about the paper's methods, and
+    shows those runs when asked for.
     """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
-    counted = (numbers > 1) & (points["source"] != SOURCES[ROBUSTBENCH])
-    counts = points["protocol"][counted].value_counts()
-    return list(dict.fromkeys([*counts.index, *points["protocol"]]))
+    least = points["source"].isin([SOURCES[ROBUSTBENCH], SOURCES[SMALL]])
+    counts = points.assign(first=(numbers > 1) & ~least, able=numbers > 1)
+    found = counts.groupby("protocol", sort=False)[["first", "able"]].sum()
+    return [str(name) for name in found.sort_values(["first", "able"], ascending=False).index]
 
 
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
@@ -261,13 +273,16 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
 
 
 def near(points: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each point is not far below the paper's and ours, as undefended entries are.
+    """Whether each point is not a published one far below the paper's and ours at its scale.
+
+    Undefended entries are, beside which all others would be drawn in one corner.
 
     Args:
         points: with ``x`` and ``y``, high being good.
     """
     published = points["source"] == SOURCES[ROBUSTBENCH]
-    others = points[~published] if not published.all() else points
+    others = points[~published & (points["source"] != SOURCES[SMALL])]
+    others = points if others.empty else others
     low = {name: 1.5 * others[name].min() - 0.5 * others[name].max() for name in ("x", "y")}
     kept: pd.Series[bool] = ~published | ((points["x"] >= low["x"]) & (points["y"] >= low["y"]))
     return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -67,14 +68,8 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
         for name in names
         for epoch in range(1, 51)
     ]
+    insert(results, runs=rows, evaluations=evaluations, metrics=metrics, epochs=epochs)
     with duckdb.connect(Database(results).path) as connection:
-        migrate(connection)
-        for name, records in (
-            ("runs", rows), ("evaluations", evaluations), ("metrics", metrics), ("epochs", epochs)
-        ):  # fmt: skip
-            schema = arrow_schema(TABLES[name])
-            connection.register("incoming", pa.Table.from_pylist(records, schema=schema))
-            connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
         connection.execute(
             """
             INSERT INTO verdicts
@@ -86,3 +81,13 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
             """,
             [images],
         )
+
+
+def insert(results: Path, **records: list[dict[str, Any]]) -> None:
+    """Insert rows in the tables of a results database, which is made where it is missing."""
+    with duckdb.connect(Database(results).path) as connection:
+        migrate(connection)
+        for name, rows in records.items():
+            schema = arrow_schema(TABLES[name])
+            connection.register("incoming", pa.Table.from_pylist(rows, schema=schema))
+            connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")

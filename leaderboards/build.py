@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.store.database import Database
+from leaderboards.differences import difference_table
 from leaderboards.extra_rows import extra_rows
 from leaderboards.field import field_table
 from leaderboards.fill import PrintedRows
@@ -18,7 +19,7 @@ from leaderboards.paper import TABLES
 from leaderboards.published import board
 from leaderboards.reference import reference_runs
 from leaderboards.results import RunGroup, run_groups
-from leaderboards.small import difference_table, joined, small_table
+from leaderboards.small import small_table
 from leaderboards.spec import TableSpec
 from leaderboards.table import Column, Table, TableHeader, with_keys
 
@@ -88,24 +89,19 @@ def field(number: int, results: Path | None = None, *, name_folder: bool = True)
 
 
 def small(results: Path | None = None) -> tuple[Table, Table]:
-    """The runs at small scale, and the paired differences of the paper's losses from others.
+    """The runs at small scale, and paired differences of methods.
 
-    Those of the results folder come first, then the reference runs that ship with the repository.
+    They are those of the results folder and the reference runs that ship with the repository, as
+    if all were in one store.
 
     Raises:
         UserError: the database cannot be read.
     """
     found = [database for database in (_database(results), _reference()) if database is not None]
-    groups = [run_groups(database) for database in found]
-    runs, differences = [], []
-    for database, own in zip(found, groups, strict=True):
-        runs.append(small_table(own))
-        shown = difference_table(own)
-        rows = with_intervals(shown.rows, _metrics(shown), database)
-        differences.append(dataclasses.replace(shown, rows=tuple(rows)))
-    if not found:
-        return small_table([]), difference_table([])
-    return joined(runs), joined(differences)
+    groups = run_groups(*found)
+    shown = difference_table(groups)
+    rows = with_intervals(shown.rows, _metrics(shown), *found)
+    return small_table(groups), dataclasses.replace(shown, rows=tuple(rows))
 
 
 def named(name: str, results: Path | None = None) -> list[Table]:

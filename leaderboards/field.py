@@ -110,7 +110,7 @@ def _published(entry: Published, spec: TableSpec) -> Row:
         for key, value in values.items()
     }
     own = spec.subject[0] if entry.key.startswith(OWN_ENTRIES) and spec.subject else ""
-    data = "extra real images" if entry.extra_data else "no extra real images"
+    data = "extra real images" if entry.extra_data else "no extra images"
     return Row(
         PUBLISHED_ROW,
         (entry.key, entry.arch, data),

@@ -79,8 +79,11 @@ def _ablation(table: Table) -> str:
         parts = []
         for group in table.panels:
             rows = [row for row in table.rows if row.group == group and row.kind == PRINTED_ROW]
-            values = [n.value for row in rows if (n := pick(row.cell("aa"))) is not None]
-            if values:
+            named = [(n.value, row.labels[0]) for row in rows if (n := pick(row.cell("aa")))]
+            values = [value for value, _ in named]
+            if len(named) == 1:
+                parts.append(f"{values[0]:.2f} at {named[0][1]}")
+            elif named:
                 name = rows[0].labels[0].partition(" ")[0]
                 parts.append(f"{min(values):.2f} to {max(values):.2f} over {name}")
         return " and ".join(parts)

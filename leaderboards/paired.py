@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+import duckdb
+import pandas as pd
 
 from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary
 from harness.store.database import Database
@@ -13,6 +16,7 @@ from leaderboards.results import RunGroup
 from leaderboards.table import Number, Row
 
 PairKey = tuple[str, str, str, str]
+Counts = tuple[int, int, int, int]
 
 # For each pair the images right in both, in the first only, in the second only, in none.
 COUNTS = """
@@ -30,6 +34,10 @@ FROM pairs p
 JOIN chosen a ON a.run_id = p.run_a AND a.evaluation_id = p.evaluation_a
 JOIN chosen b ON b.run_id = p.run_b AND b.evaluation_id = p.evaluation_b AND b.index = a.index
 GROUP BY ALL
+"""
+CHOSEN = """
+SELECT run_id, evaluation_id, index, broken_by FROM verdicts
+WHERE list_contains($runs::VARCHAR[], run_id)
 """
 SURVIVES, CLEAN = "broken_by IS NULL", "broken_by IS DISTINCT FROM 'clean'"
 
@@ -71,7 +79,7 @@ def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | Non
 
 
 def with_intervals(
-    rows: Sequence[Row], metrics: Mapping[str, str], database: Database
+    rows: Sequence[Row], metrics: Mapping[str, str], *databases: Database
 ) -> list[Row]:
     """The rows, with the interval that shared images give in every difference of ours.
 
@@ -80,7 +88,7 @@ def with_intervals(
     Args:
         rows: rows of a table.
         metrics: the metric of each of its columns; accuracies alone get an interval.
-        database: the results database, which is asked twice at most.
+        databases: those that have the runs; a pair's two may be in different ones.
     """
     wanted: dict[bool, set[PairKey]] = {True: set(), False: set()}
     for row in rows:
@@ -88,7 +96,7 @@ def with_intervals(
             if cell.ours is not None and metrics.get(key) not in (None, *TIMES):
                 wanted[metrics[key] == "clean"].update(cell.ours.pairs)
     counts = {
-        clean: _counts(database, sorted(pairs), CLEAN if clean else SURVIVES)
+        clean: _counts(databases, pairs, CLEAN if clean else SURVIVES)
         for clean, pairs in wanted.items()
         if pairs
     }
@@ -106,15 +114,32 @@ def with_intervals(
 
 
 def _counts(
-    database: Database, pairs: Sequence[PairKey], right: str
-) -> dict[PairKey, tuple[int, int, int, int]]:
+    databases: Sequence[Database], pairs: Collection[PairKey], right: str
+) -> dict[PairKey, Counts]:
+    """The counts of each pair whose runs have verdicts, within a database or across them."""
+    found: dict[PairKey, Counts] = {}
+    for database in databases:
+        if wanted := sorted(set(pairs) - set(found)):
+            _, rows = database.fetch(COUNTS.format(right=right), _columns(wanted))
+            found |= {tuple(row[:4]): tuple(row[4:]) for row in rows}
+    wanted = sorted(set(pairs) - set(found))
+    if not wanted or len(databases) < 2:
+        return found
+    runs = {"runs": sorted({run for pair in wanted for run in (pair[0], pair[2])})}
+    frames = [database.query(CHOSEN, runs) for database in databases]
+    verdicts = pd.concat(frames).drop_duplicates(["run_id", "evaluation_id", "index"])
+    with duckdb.connect() as connection:
+        connection.register("verdicts", verdicts)
+        rows = connection.execute(COUNTS.format(right=right), _columns(wanted)).fetchall()
+    return found | {tuple(row[:4]): tuple(row[4:]) for row in rows}
+
+
+def _columns(pairs: Sequence[PairKey]) -> dict[str, list[str]]:
     names = ("run_a", "evaluation_a", "run_b", "evaluation_b")
-    params = dict(zip(names, map(list, zip(*pairs, strict=True)), strict=True))
-    _, rows = database.fetch(COUNTS.format(right=right), params)
-    return {tuple(row[:4]): tuple(row[4:]) for row in rows}
+    return dict(zip(names, map(list, zip(*pairs, strict=True)), strict=True))
 
 
-def _widened(number: Number, counts: Mapping[PairKey, tuple[int, int, int, int]]) -> Number:
+def _widened(number: Number, counts: Mapping[PairKey, Counts]) -> Number:
     """A difference with the interval of its images; as it is where a pair shares none."""
     tables = [counts.get(pair) for pair in number.pairs]
     if any(table is None or sum(table) == 0 for table in tables):

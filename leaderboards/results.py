@@ -194,15 +194,19 @@ class RunGroup:
         )
 
 
-def run_groups(database: Database) -> list[RunGroup]:
-    """Everything that finished runs measured.
+def run_groups(*databases: Database) -> list[RunGroup]:
+    """Everything that finished runs measured; a run that several databases have is the first's.
 
     Raises:
-        UserError: the database is missing or cannot be read.
+        UserError: a database is missing or cannot be read.
     """
+    runs: dict[tuple[str, str], Run] = {}
+    for database in databases:
+        for run in load_runs(database, FINISHED, {}):
+            runs.setdefault((run["run_id"], run["like_key"]), run)
     # A name need only distinguish a group from those of its section.
     sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
-    for run in load_runs(database, FINISHED, {}):
+    for run in runs.values():
         sections[run["like_key"], run["partial"]].append(run)
     return [group for section in sections.values() for group in _grouped(section)]
 

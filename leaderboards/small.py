@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from harness.config import eps_text
-from leaderboards.fill import is_like
-from leaderboards.paired import paired_difference
 from leaderboards.paper import TABLES
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
@@ -25,24 +21,18 @@ TRAIN_IMAGES = {
     "imagenet": 1_281_167,
 }
 ARROW = "\u2192"
-TITLE, DIFFERENCES = "Small scale, measured here", "Differences at small scale"
-# The methods whose lead over others the forest shows.
+TITLE = "Small scale, measured here"
+# The paper's methods.
 SUBJECT = ("ikl", "ikl-kd")
-DIFFERENCE = "difference"
 
 
 def small_table(groups: Sequence[RunGroup]) -> Table:
     """All groups of small scale, one section for each protocol and dataset, best first."""
-    sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
-    for group in groups:
-        if group.badge == SMALL:
-            sections[group.section_key].append(group)
-    ordered = sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol))
     rows: list[Row] = []
     panels: dict[str, str] = {}
     columns: dict[str, Column] = {"clean": Column("clean", ("Clean",), "clean", CLEAN)}
-    for members in ordered:
-        metric = _metric(members[0])
+    for members in sections_of(groups):
+        metric = study_metric(members[0])
         columns.setdefault(metric, _column(metric))
         title = members[0].protocol + _selected(members[0])
         panels[title] = f"\u00b7 {ladder(members)}"
@@ -63,65 +53,13 @@ def small_table(groups: Sequence[RunGroup]) -> Table:
     )
 
 
-def difference_table(groups: Sequence[RunGroup]) -> Table:
-    """The paper's methods against each other method: paired differences over shared seeds."""
+def sections_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
+    """The groups of small scale, gathered by dataset and protocol, in order."""
     sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
     for group in groups:
         if group.badge == SMALL:
             sections[group.section_key].append(group)
-    rows = []
-    for members in sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol)):
-        metric = _metric(members[0])
-        own = [group for group in members if group["method"] in SUBJECT]
-        others = [group for group in members if group["method"] not in SUBJECT]
-        for of, base in itertools.product(own, others):
-            number = paired_difference(of, base, metric) if _like(of, base) else None
-            if number is not None:
-                labels = (
-                    f"{of.method_name} \u2212 {base.method_name}",
-                    f"{of['dataset']}, {arch_text(of['arch'] or '', of['teacher'])}",
-                    metric_title(metric),
-                    str(number.seeds),
-                    f"{number.n:,}" if number.n else "",
-                )
-                facts = {**of.facts, "metric": metric}
-                number = replace(number, note=f"{number.note}; {of.note}")
-                rows.append(Row(OURS_ROW, labels, "", {DIFFERENCE: Cell(ours=number)}, facts))
-    column = Column(
-        DIFFERENCE,
-        ("Difference",),
-        "robust",
-        "Accuracy of the first minus that of the second, percentage points, mean over the seeds "
-        "that both have.",
-        forest=True,
-    )
-    return Table(
-        title=DIFFERENCES,
-        slug="differences",
-        labels=("Compared", "Data and network", "Accuracy", "Seeds", "n"),
-        columns=(column,),
-        rows=with_keys(rows),
-        caption="The paper's losses against the others, on shared seeds and images. An interval "
-        "that holds 0 tells of no difference.",
-        has_ours=bool(rows),
-        message="" if rows else "no two methods share a seed, a network and a protocol yet",
-        first_run="python -m harness run --method kl",
-    )
-
-
-def joined(tables: Sequence[Table]) -> Table:
-    """Tables of one kind from several stores as one: a row of a section stays in its section."""
-    rows = [row for table in tables for row in table.rows]
-    groups = list(dict.fromkeys(row.group for row in rows))
-    columns = {column.key: column for table in tables for column in table.columns}
-    return replace(
-        tables[0],
-        rows=with_keys(sorted(rows, key=lambda row: groups.index(row.group))),
-        columns=tuple(columns.values()),
-        panels={name: text for table in reversed(tables) for name, text in table.panels.items()},
-        has_ours=bool(rows),
-        message="" if rows else tables[0].message,
-    )
+    return sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol))
 
 
 def ladder(members: Sequence[RunGroup]) -> str:
@@ -177,18 +115,13 @@ def _paper_scale(group: RunGroup) -> Scale:
     return scale
 
 
-def _metric(group: RunGroup) -> str:
+def study_metric(group: RunGroup) -> str:
+    """The accuracy that ranks a group: clean, or that after the last attack."""
     return ranking_metric(attacks_of(group.runs[0]), group.metrics)
 
 
 def _selected(group: RunGroup) -> str:
     return ", best epoch on test" if group["selection"] == "best-on-test" else ""
-
-
-def _like(of: RunGroup, base: RunGroup) -> bool:
-    """Whether two groups were trained alike but for the method and its parameters."""
-    size = ("epochs_planned", "train_limit", "val_size")
-    return is_like(of, base) and all(of[name] == base[name] for name in size)
 
 
 def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:

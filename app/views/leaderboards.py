@@ -24,6 +24,7 @@ from app.labels import protocol_names, stage_title
 from app.rendered import show_rendered
 from leaderboards.build import FIELDS, SMALL_NAME, field, small, tables
 from leaderboards.build import table as paper_table
+from leaderboards.differences import AGAINST, OTHERS, REFERENCE
 from leaderboards.render.text import (
     badge_meanings,
     disputes,
@@ -48,8 +49,19 @@ FACTS = {
     "src": ("source", "Source", "Where numbers are from."),
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
 }
+FIELD_FACTS = {
+    "arch": ("field_arch", "Architectures of the field"),
+    "augmentation": ("field_aug", "Training data of the field"),
+}
 # Parameters of the address that belong to one table and do not outlive it.
-OF_A_TABLE = (*FACTS, "search", "sort", "show", "view", "field_arch", "protocol")
+OF_A_TABLE = (
+    *FACTS, "search", "sort", "show", "view", "field_arch", "field_aug", "forest", "protocol",
+)  # fmt: skip
+# The two forests of small scale: the name of each, ``Row.facts``, and what it says.
+FORESTS = {
+    "all with KL and KD": (REFERENCE, "At small scale, each method minus KL or KD"),
+    "IKL with the others": (OTHERS, "At small scale, the paper's losses minus each other method"),
+}
 RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
@@ -105,26 +117,36 @@ def _field(table: Table) -> None:
     """RobustBench's entries with the table's rows among them."""
     st.subheader(ui.plain(table.title), anchor="field")
     st.caption(f"{ui.plain(table.caption)} {ui.plain(' '.join(table.remarks))}")
-    archs = known_facts(table, "arch")
     help = "RobustBench's names and the paper's."
-    kept = ui.some_of("Architectures of the field", archs, key="field_arch", help=help)
-    rows = chosen_rows(table, Filters(facts={"arch": kept}), PRINTED_ORDER)
+    kept = {}
+    for column, (name, (key, label)) in zip(st.columns(2), FIELD_FACTS.items(), strict=True):
+        with column:
+            kept[name] = ui.some_of(label, known_facts(table, name), key=key, help=help)
+    rows = chosen_rows(table, Filters(facts=kept), PRINTED_ORDER)
     show_rendered(table, rows, parameter="entry")
     _downloads(table, rows, "both")
 
 
 def _small_scale() -> None:
     runs, differences = ui.query_folder(small)
-    st.markdown(
-        "**At small scale, with the same seeds and images: the paper's losses minus the others.** "
-        "An interval that contains 0 shows no difference."
-    )
-    if differences.rows:
-        show_rendered(differences, differences.rows, parameter="pair")
-    else:
-        ui.nothing_yet(f"{ui.plain(differences.message).capitalize()}.")
-    st.caption(" · ".join(map(ui.plain, legend(differences))))
-    _downloads(differences, differences.rows, "both")
+    words, spot = st.container(), st.container()
+    help = "The reference of a study is training with KL, of distillation classical KD."
+    chosen = ui.one_of("Compared", list(FORESTS), key="forest", pills=True, help=help)
+    against, sentence = FORESTS[chosen]
+    rows = [row for row in differences.rows if row.facts[AGAINST] == against]
+    with words:
+        st.markdown(
+            f"**{sentence}, with the same seeds and images.** Right of the line is better; "
+            "hollow: the interval contains 0, so that no difference is shown."
+        )
+    with spot:
+        if rows:
+            show_rendered(differences, rows, parameter="pair")
+        else:
+            ui.nothing_yet(f"{ui.plain(differences.message).capitalize()}.")
+        said = [*legend(differences), *differences.remarks]
+        st.caption(" · ".join(map(ui.plain, said)))
+    _downloads(differences, rows, "both")
     st.subheader(ui.plain(runs.title), anchor=False)
     _show(runs, runs.caption)
 

@@ -56,13 +56,14 @@ COLUMNS = {
 
 
 def page() -> None:
-    """The triangles first, then gradients by class, then the numbers."""
+    """The triangles first, then what moves them, gradients by class, and the numbers."""
     ui.heading(
         "Loss explorer",
         "Two predictions of classes A, B and C: the reference (orange square: clean image or "
         "teacher) and the other (blue circle: adversarial image or student). Arrows are where a "
         "step of gradient descent moves them, by the functions that train models here.",
     )
+    panels = st.container()
     columns = st.columns([2, 1, 1, 1, 1, 2], vertical_alignment="bottom")
     with columns[0]:
         preset = ui.one_of(
@@ -85,7 +86,7 @@ def page() -> None:
         play = st.button(
             "▶ Play", help="Gradient descent on both; halfway, the reference is detached."
         )
-    panels, words = st.container(), st.container()
+    words = st.container()
     classes, logits_m, logits_n = _logits(preset)
     by_name = losses(class_mean(classes, 0, confidence / 100), alpha, beta)
     found = {
@@ -147,7 +148,8 @@ def _triangles(
     marks = {
         name: simplex.field_marks(found, scale, detached=detach) for name, found in fields.items()
     }
-    specs = {name: ui.frame_spec(charts.simplex(marks[name], title=name)) for name in by_name}
+    spec = ui.frame_spec(charts.simplex(next(iter(marks.values())).head(1)))
+    specs = {name: spec | {"title": name} for name in by_name}
     if play:
         paths = {
             name: simplex.descent(loss, logits_m, logits_n, detached_from=DETACHED_FROM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from harness.config import fingerprint
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
+FILTERS = ("q", "state", "method", "data", "limit")
 PICKED, BEGAN_WITH = "picked runs", "rows that the table of runs began with"
 # A table of more rows scrolls by itself, in a pane that fills a window.
 MAX_ROWS, PANE_PIXELS = 20, 760
@@ -36,12 +38,16 @@ COLUMNS: dict[str, Any] = {
     "robust": ui.number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
     "now": ui.text_column("Now", "What a running run does, and an estimate of what is left."),
     "progress": st.column_config.ProgressColumn(
-        "Epochs", format="percent", min_value=0, max_value=1, help="Finished share of all epochs."
+        "Epochs %",
+        format="%.0f%%",
+        min_value=0,
+        max_value=100,
+        help="Finished share of all epochs.",
     ),
     "validation": st.column_config.LineChartColumn(
-        "Validation accuracy",
+        "Validation accuracy %",
         y_min=0,
-        y_max=1,
+        y_max=100,
         help="Accuracy on validation images by epoch, under PGD, or clean if the run has no "
         f"attack; the last {queries.VALIDATION_EPOCHS} epochs. It is not a test result.",
     ),
@@ -76,24 +82,31 @@ def page() -> None:
     if not ui.has_database():
         ui.nothing_yet()
         return
+    table(**_filters())
+
+
+def _filters() -> dict[str, Any]:
+    """The arguments of ``queries.runs``; closed unless the address has one, for a phone's sake."""
     known = ui.query(queries.choices)
-    columns = st.columns([2, 1, 1, 1, 1])
-    with columns[0]:
-        words = ui.search(
-            "Search", key="q", help="In run ids, methods, datasets, architectures and recipes."
-        )
-    with columns[1]:
-        states = ui.some_of("State", list(STATES), key="state")
-    with columns[2]:
-        methods = ui.some_of("Method", known["methods"], key="method")
-    with columns[3]:
-        datasets = ui.some_of("Dataset", known["datasets"], key="data")
-    with columns[4]:
-        limit = ui.one_of(
-            "Show at most", LIMITS, key="limit", help="Only the newest runs are shown."
-        )
+    active = any(key in st.query_params for key in FILTERS)
+    with st.expander("Search and filter", expanded=active):
+        columns = st.columns([2, 1, 1, 1, 1])
+        with columns[0]:
+            help = "In run ids, methods, datasets, architectures and recipes."
+            words = ui.search("Search", key="q", help=help)
+        with columns[1]:
+            states = ui.some_of("State", list(STATES), key="state")
+        with columns[2]:
+            methods = ui.some_of("Method", known["methods"], key="method")
+        with columns[3]:
+            datasets = ui.some_of("Dataset", known["datasets"], key="data")
+        with columns[4]:
+            help = "Only the newest runs are shown."
+            limit = int(ui.one_of("Show at most", LIMITS, key="limit", help=help))
     status = [STATES[state] for state in states]
-    table(words=words, status=status, methods=methods, datasets=datasets, limit=int(limit))
+    return {
+        "words": words, "status": status, "methods": methods, "datasets": datasets, "limit": limit
+    }  # fmt: skip
 
 
 @st.fragment(run_every=REFRESH_S)
@@ -155,7 +168,8 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
     return found.assign(
         now=[_now(row) for row in ui.records(found)],
         state=found["status"].map(STATUS_WORDS).fillna(found["status"]),
-        progress=(found["epochs_done"] / found["epochs_planned"]).clip(0, 1),
+        progress=(100 * found["epochs_done"] / found["epochs_planned"]).clip(0, 100),
+        validation=[_percent(values) for values in found["validation"]],
         clean=100 * found["clean"],
         robust=(100 * found["robust"]).where(found["attacks"].fillna("") != ""),
         protocol=[
@@ -163,6 +177,11 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
         ],
         marks=[_marks(row) for row in ui.records(found)],
     )[list(COLUMNS)]
+
+
+def _percent(values: Any) -> list[float]:
+    """Validation accuracies, of which a run without epochs has none."""
+    return [100 * value for value in values] if isinstance(values, Iterable) else []
 
 
 def _marks(row: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ class Line:
         source: badge and marks, ``P!``.
         gap: ours minus print, ``-0.05``; empty where they are not compared.
         verdict: ``same``, ``above`` or ``below``; empty where they are not compared.
+        interval: ``[30.5, 32.3]``; empty where there is none to show.
         extra: of ours, the interval or the seeds: ``[30.5, 32.3]``, ``3 seeds``.
     """
 
@@ -40,6 +41,7 @@ class Line:
     source: str
     gap: str
     verdict: str
+    interval: str
     extra: str
 
     @property
@@ -73,6 +75,7 @@ def number_line(number: Number, column: Column) -> Line:
         source=number.badge + number.marks,
         gap="" if gap is None else f"{gap:+.{column.decimals}f}",
         verdict=verdict_of(number),
+        interval=interval_text(number),
         extra=extra_text(number),
     )
 
@@ -113,16 +116,19 @@ def number_text(
     parts = [value_text(number, column) + ("" if badge else number.marks)]
     if number.std is not None:
         parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
-    if interval and number.interval:
-        parts.append(interval_text(number))
+    if interval and (text := interval_text(number)):
+        parts.append(text)
     if badge:
         parts.append(number.badge + number.marks)
     return " ".join(parts)
 
 
 def interval_text(number: Number) -> str:
-    """``[30.5, 32.4]``, of a difference ``[-0.1, +2.7]``; empty if there is none to show."""
-    if number.interval is None:
+    """``[30.5, 32.4]``, of a difference ``[-0.1, +2.7]``; empty if there is none to show.
+
+    That of seconds, which have no test images, is in CSV and JSON only.
+    """
+    if number.interval is None or number.n is None:
         return ""
     low, high = number.interval
     return f"[{low:+.1f}, {high:+.1f}]" if number.difference else f"[{low:.1f}, {high:.1f}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 CSS = "table.css"
-FOREST_WIDTH, FOREST_MARGIN = 240, 8
+FOREST_WIDTH, FOREST_MARGIN = 240, 14
+# Steps between the numbers of a forest's scale.
+STEPS, MOST_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100), 6
 NOTHING_MORE = "The numbers are as printed; nothing contradicts them."
 
 
@@ -40,6 +43,7 @@ class Bar:
         x: the difference.
         low: lower end of its interval; None without one.
         high: upper end.
+        clear: whether the interval leaves out no difference.
         text: the same in words.
     """
 
@@ -47,6 +51,7 @@ class Bar:
     x: float
     low: float | None
     high: float | None
+    clear: bool
     text: str
 
 
@@ -94,6 +99,13 @@ class TableView:
             lines.append([(own[0].heads[level], len(own), own[0].help) for own in members])
         return lines
 
+    def others(self, row: Row) -> str:
+        """A row's labels beside its method in one line; a bare number with what it counts."""
+        named = zip(self.table.labels, row.labels, strict=True)
+        texts = [f"{title.lower()} {text}" if text.isdigit() else text for title, text in named]
+        del texts[self.table.method_label]
+        return ", ".join(filter(None, texts))
+
     def link(self, row: Row) -> str:
         """The address that opens a row, or closes it if it is open."""
         if self.row_link is None:
@@ -139,23 +151,32 @@ class TableView:
 
     def bar(self, number: Number) -> Bar:
         """A difference on the scale of all of the column."""
-        low, high = self._extent
-
-        def place(value: float) -> float:
-            span = FOREST_WIDTH - 2 * FOREST_MARGIN
-            return round(FOREST_MARGIN + span * (value - low) / (high - low), 1)
-
-        ends = (None, None) if number.interval is None else tuple(map(place, number.interval))
+        ends = (None, None) if number.interval is None else tuple(map(self._place, number.interval))
         text = f"{number.value:+.2f} points"
         if number.interval is not None:
             text += ", 95% interval {:+.2f} to {:+.2f}".format(*number.interval)
-        return Bar(place(0.0), place(number.value), ends[0], ends[1], text)
+        low, high = number.span
+        clear = not low <= 0 <= high
+        return Bar(self._place(0.0), self._place(number.value), ends[0], ends[1], clear, text)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """The scale of a forest: round numbers, and where they are."""
+        low, high = self._extent
+        step = next(step for step in STEPS if (high - low) / step <= MOST_TICKS)
+        values = [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return [(self._place(value), f"{value:+g}" if value else "0") for value in values]
+
+    def _place(self, value: float) -> float:
+        low, high = self._extent
+        span = FOREST_WIDTH - 2 * FOREST_MARGIN
+        return round(FOREST_MARGIN + span * (value - low) / (high - low), 1)
 
     @cached_property
     def _extent(self) -> tuple[float, float]:
-        """The ends of the scale: all intervals of forest columns, and 0."""
+        """The ends of the scale: all intervals shown in forest columns, and 0."""
         keys = [column.key for column in self.table.columns if column.forest]
-        numbers = [n for row in self.table.rows for key in keys if (n := row.cell(key).ours)]
+        numbers = [n for row in self.rows for key in keys if (n := row.cell(key).ours)]
         values = [0.0, *(end for n in numbers for end in n.span)]
         return (min(values), max(values)) if min(values) < max(values) else (-1.0, 1.0)
 

@@ -23,30 +23,53 @@ from leaderboards.table import (
 
 PACKAGES = ("booktabs", "multirow", "amssymb", "adjustbox")
 ROW_END = r" \\"
-# A page has no room for more lines of a table.
-MOST_ROWS = 36
+# A page has no room for more lines of a table, scaled to it, or of panels. The title of a section
+# takes some too, and so do head and title of a panel.
+MOST_LINES, SECTION_HEAD = 48, 2
+PANEL_LINES, PANEL_HEAD = 32, 7
 AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 
 
 def to_latex(table: Table, *, ours: bool = True) -> str:
-    """A table environment; without our numbers, differences and rows it is as printed.
+    """Table environments; without our numbers, differences and rows as printed.
 
     Ours is below the printed number, with its difference and, in small print, its interval. What is
     wider than the page is scaled down to it; a long table becomes several.
     """
     rows = rows_with_numbers(table.rows, ours=ours)
     rows = [row for row in rows if ours or row.kind in AS_PRINTED]
-    if not table.panels and len(rows) > MOST_ROWS:
-        parts = [rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)]
-        return "\n".join(
-            _environment(table, _fitting(table, part, ours), ours, part, part=n)
-            for n, part in enumerate(parts)
-        )
-    body = [] if table.panels else _fitting(table, rows, ours)
-    for name, own in sections(rows) if table.panels else ():
+    parts = _parts(table, rows, ours)
+    return "\n".join(
+        _environment(table, _body(table, part, ours), ours, part, part=n)
+        for n, part in enumerate(parts)
+    )
+
+
+def _parts(table: Table, rows: Sequence[Row], ours: bool) -> list[list[Row]]:
+    """The rows, page by page."""
+    most, head = (PANEL_LINES, PANEL_HEAD) if table.panels else (MOST_LINES, SECTION_HEAD)
+    parts: list[list[Row]] = [[]]
+    used = 0
+    for row in rows:
+        lines = len(_row(table, row, _shown(table, [row], ours), [], ours))
+        begins = not parts[-1] or parts[-1][-1].group != row.group
+        if parts[-1] and used + lines + head * begins > most:
+            parts.append([])
+            used, begins = 0, True
+        parts[-1].append(row)
+        used += lines + head * begins
+    return parts
+
+
+def _body(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
+    """One tabular, or one for each section that print sets as a table of its own."""
+    if not table.panels:
+        return _fitting(table, rows, ours)
+    body = []
+    for name, own in sections(rows):
         title = escape(f"{name} {table.panels.get(name, '')}")
         body += [*_fitting(table, own, ours), rf"\par\smallskip {{\small {title}}}\par\medskip"]
-    return _environment(table, body, ours, rows)
+    return body
 
 
 def _environment(
@@ -86,8 +109,8 @@ def _note(rows: Sequence[Row], ours: bool) -> str:
 
 
 def _fitting(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
-    """A tabular that is no wider than the page."""
-    opened = r"\begin{adjustbox}{max width=\linewidth}"
+    """A tabular that is no wider or higher than the page."""
+    opened = r"\begin{adjustbox}{max width=\linewidth, max totalheight=.84\textheight}"
     return [opened, *_tabular(table, rows, ours), r"\end{adjustbox}"]
 
 
@@ -118,7 +141,7 @@ def _tabular(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
     for number, (name, own) in enumerate(_stubbed(table, body)):
         if number:
             lines.append(r"\midrule")
-        if name and own[0].kind not in AS_PRINTED:
+        if name and own[0].kind not in AS_PRINTED and not table.panels:
             lines.append(
                 rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(name)}}}}}" + ROW_END
             )
@@ -203,7 +226,12 @@ def _row(
         return " & ".join([*stub, *labels[:first], *cells, *labels[first:]]) + ROW_END
 
     def cells(of: Sequence[Number | None]) -> list[str]:
-        return [_number(n, column) for n, column in zip(of, shown, strict=True)]
+        texts = [_number(n, column) for n, column in zip(of, shown, strict=True)]
+        if row.kind in AS_PRINTED:
+            return texts
+        # Where nothing is printed above, there is room for the interval beside the number.
+        extras = [_small(extra_text(n)) if n else "" for n in of]
+        return [" ".join(filter(None, both)) for both in zip(texts, extras, strict=True)]
 
     blank = [""] * len(table.labels)
     main = line(labels, cells(heads), stub)
@@ -217,10 +245,13 @@ def _row(
         named[min(table.method_label, len(named) - 1)] = r"\quad ours" * labelled
         lines.append(line(named, cells(seconds), stub))
     extras = [extra_text(own[-1]) if own else "" for own in numbers]
-    if any(extras):
-        small = [rf"{{\scriptsize {escape(text)}}}" if text else "" for text in extras]
-        lines.append(line(blank, small, stub))
+    if any(extras) and row.kind in AS_PRINTED:
+        lines.append(line(blank, [_small(text) for text in extras], stub))
     return lines
+
+
+def _small(text: str) -> str:
+    return rf"{{\scriptsize {escape(text)}}}" if text else ""
 
 
 def _number(number: Number | None, column: Column) -> str:

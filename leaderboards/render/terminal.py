@@ -128,7 +128,7 @@ def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
 def _blocks(table: Table, console: Console) -> list[list[Column]]:
     """The columns of numbers, cut into blocks that fit beside the labels."""
     width = console.width
-    labels = sum(_label_width(table, place, width) + GAP for place in range(len(table.labels)))
+    labels = sum(label + GAP for label in _label_widths(table, console))
     blocks: list[list[Column]] = [[]]
     room = width - labels
     for column in table.columns:
@@ -157,8 +157,7 @@ def _grid(
 ) -> Grid:
     """One section; all have columns of one width, and the first has the heads."""
     grid = _plain_grid(header=header)
-    for place, label in enumerate(table.labels):
-        width = _label_width(table, place, console.width)
+    for label, width in zip(table.labels, _label_widths(table, console), strict=True):
         grid.add_column(Text(label), width=width, overflow="fold")
     for column in columns:
         heads = Text("\n".join(column.heads), justify="right")
@@ -179,16 +178,30 @@ def _cell(row: Row, column: Column, console: Console) -> Text:
         if line.comparison:
             text.append(f" {_encodable(line.comparison, console)}", STYLES[line.verdict])
         texts.append(text)
-        if line.extra:
+        if column.forest:
+            # One line a row; the seeds are among the labels.
+            text.append(" ").append(_encodable(line.interval, console), "dim")
+        elif line.extra:
             texts.append(Text(_encodable(line.extra, console), "dim"))
     return Text("\n").join(texts)
 
 
-def _label_width(table: Table, place: int, width: int) -> int:
-    cells = [table.labels[place], *(row.labels[place] for row in table.rows)]
-    longest = max(len(text) for text in cells)
-    most = max(10, int(width * LABEL_SHARE) // len(table.labels))
-    return min(longest, LABEL_WIDTH if width >= 100 else most)
+def _label_widths(table: Table, console: Console) -> list[int]:
+    """Widths of the labels: no more than numbers leave where all of these fit in one block."""
+    columns = [
+        [table.labels[n], *(row.labels[n] for row in table.rows)] for n in range(len(table.labels))
+    ]
+    longest = [max(map(len, cells)) for cells in columns]
+    width = console.width
+    most = LABEL_WIDTH if width >= 100 else max(10, int(width * LABEL_SHARE) // len(longest))
+    widths = [min(each, most) for each in longest]
+    numbers = sum(_column_width(table, column, console) + GAP for column in table.columns)
+    spare = width - numbers - sum(each + GAP for each in widths)
+    for place, each in enumerate(longest):
+        more = max(0, min(spare, each - widths[place]))
+        widths[place] += more
+        spare -= more
+    return widths
 
 
 def _column_width(table: Table, column: Column, console: Console) -> int:

@@ -73,6 +73,6 @@ def test_the_triangle_draws_both_predictions_in_different_shapes() -> None:
     arrows = marks[marks["kind"].isin(["other-arrow", "reference-arrow"])]
     lengths = np.hypot(arrows["x2"] - arrows["x"], arrows["y2"] - arrows["y"])
     assert lengths.max() == pytest.approx(simplex.LONGEST_ARROW)
-    spec = charts.simplex(marks, title="DKL").to_dict()
+    spec = charts.simplex(marks).to_dict()
     shapes = {layer["mark"].get("shape") for layer in spec["layer"] if "stroke" in layer["mark"]}
     assert shapes == {"square", "circle"}

@@ -1,0 +1,157 @@
+"""Differences at small scale: each method against its study's reference, and the paper's losses.
+
+A study is what was trained and measured alike. Its reference is training with KL, of distillation
+classical KD.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from leaderboards.paired import paired_difference
+from leaderboards.results import RunGroup
+from leaderboards.small import SUBJECT, sections_of, study_metric
+from leaderboards.spec import arch_text
+from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
+
+# The reference of a study by its task; natural training has that of the runs beside it.
+REFERENCES = {"adversarial": "kl", "distillation": "kd"}
+TITLE, DIFFERENCE = "Differences at small scale", "difference"
+# ``Row.facts``: whether the second of the two is the study's reference.
+AGAINST, REFERENCE, OTHERS = "against", "reference", "others"
+# What runs of one study share. A method may bring its own teacher.
+ALIKE = ("arch", "generated_name", "selection", "train_limit", "val_size")
+# The parameter of methods whose training begins with a stage of its own, in epochs of its own.
+FIRST_STAGE = "first_stage"
+MINUS = "\u2212"
+FOREST = Column(
+    DIFFERENCE,
+    ("Difference",),
+    "robust",
+    "Accuracy of the first minus that of the second, percentage points, mean over the seeds that "
+    "both have.",
+    forest=True,
+)
+
+
+def difference_table(groups: Sequence[RunGroup]) -> Table:
+    """Paired differences over shared seeds, the greatest first in each study.
+
+    First come all methods against the reference of their study, then the paper's losses against
+    every other method.
+    """
+    studies = [study for members in sections_of(groups) for study in _studies(members)]
+    rows = [row for study in studies for row in _against_reference(study)]
+    rows += [row for study in studies for row in _subject_against_others(study)]
+    return Table(
+        title=TITLE,
+        slug="differences",
+        labels=("Compared", "Network", "Seeds"),
+        columns=(FOREST,),
+        rows=with_keys(rows),
+        caption="Methods against the reference of their study, training with KL or classical KD, "
+        "and the paper's losses against the others, on shared seeds and images. An interval that "
+        "holds 0 shows no difference.",
+        remarks=(
+            "Each method is trained by its own recipe, so that a difference is that of the whole "
+            "method: the page Compare and the command `compare` name what else differs.",
+        ),
+        has_ours=bool(rows),
+        subject=SUBJECT,
+        message=""
+        if rows
+        else "no two methods share a seed, a network and a protocol with KL, KD or the paper's "
+        "losses yet",
+        first_run="python -m harness run --method kl",
+    )
+
+
+def _studies(members: Sequence[RunGroup]) -> list[list[RunGroup]]:
+    studies: dict[tuple[object, ...], list[RunGroup]] = defaultdict(list)
+    for group in members:
+        studies[tuple(group[name] for name in ALIKE)].append(group)
+    return list(studies.values())
+
+
+def _against_reference(study: Sequence[RunGroup]) -> list[Row]:
+    """Every method minus the reference, one section for each group of the reference's runs."""
+    sections: dict[str, list[Row]] = defaultdict(list)
+    for group in study:
+        found = [
+            (base, number)
+            for base in study
+            if _is_reference(base, group) and (number := _difference(group, base)) is not None
+        ]
+        if found:
+            base, number = max(found, key=lambda pair: _preference(group, *pair))
+            title = _title(base, f"minus {_short(base)}")
+            facts = {**group.facts, AGAINST: REFERENCE}
+            sections[title].append(_row(group, base, number, title, facts))
+    return [row for rows in sections.values() for row in _best_first(rows)]
+
+
+def _is_reference(base: RunGroup, group: RunGroup) -> bool:
+    """Whether a group is of the reference of another method's group."""
+    return (
+        base["method"] == REFERENCES.get(base["task"])
+        and group["method"] not in REFERENCES.values()
+        and group["task"] in (base["task"], "natural")
+    )
+
+
+def _difference(of: RunGroup, base: RunGroup) -> Number | None:
+    """None where the two cannot be compared.
+
+    They need as many epochs, but for those of a stage of a method's own.
+    """
+    staged = any(FIRST_STAGE in json.loads(group["params"] or "{}") for group in (of, base))
+    if not staged and of["epochs_planned"] != base["epochs_planned"]:
+        return None
+    return paired_difference(of, base, study_metric(of))
+
+
+def _preference(group: RunGroup, base: RunGroup, number: Number) -> tuple[bool, int, str]:
+    """Greater for the reference to compare a group with."""
+    return group["teacher"] == base["teacher"], number.seeds or 0, str(base["finished_at"])
+
+
+def _subject_against_others(study: Sequence[RunGroup]) -> Iterator[Row]:
+    """The paper's losses minus every method that is no reference."""
+    others = [g for g in study if g["method"] not in (*SUBJECT, *REFERENCES.values())]
+    for own in (group for group in study if group["method"] in SUBJECT):
+        title = _title(own, f"{own.method_name} minus the others")
+        yield from _best_first(
+            [
+                # All rows are of the paper's loss, so that none need stand out.
+                _row(own, other, number, title, {**other.facts, AGAINST: OTHERS})
+                for other in others
+                if (number := _difference(own, other)) is not None
+            ]
+        )
+
+
+def _row(of: RunGroup, base: RunGroup, number: Number, title: str, facts: dict[str, str]) -> Row:
+    network = arch_text(of["arch"] or "", of["teacher"])
+    if of["epochs_planned"] != base["epochs_planned"]:
+        network += f", {of['epochs_planned']:.0f} epochs for {base['epochs_planned']:.0f}"
+    cell = Cell(ours=replace(number, note=f"{number.note}; {of.note}"))
+    labels = (f"{of.method_name} {MINUS} {_short(base)}", network, str(number.seeds))
+    return Row(OURS_ROW, labels, title, {DIFFERENCE: cell}, facts)
+
+
+def _best_first(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: -(n.value if (n := row.number(DIFFERENCE)) else 0.0))
+
+
+def _title(group: RunGroup, what: str) -> str:
+    """Data and network, what is subtracted, and how both were measured."""
+    dataset, _, measured = group.protocol.partition(", ")
+    return f"{dataset}, {arch_text(group['arch'] or '', group['teacher'])}: {what} ({measured})"
+
+
+def _short(group: RunGroup) -> str:
+    """A method's name without what it stands for."""
+    return group.method_name.partition(" (")[0]
