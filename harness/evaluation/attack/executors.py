@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -29,6 +30,10 @@ from harness.evaluation.attack.job import Job, ProgressFn, part_of
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 PROGRESS_EVERY_S = 0.2
+# Workers are forked from a process that has only imported this module: each would take seconds to
+# import torch. It has computed nothing, so that no thread or GPU is lost by forking.
+WORKERS = multiprocessing.get_context("forkserver")
+WORKERS.set_forkserver_preload([__name__])
 # A worker's process, its chunk, the share of it that is done, and what is being done.
 News = tuple[int, int, float, str]
 
@@ -102,6 +107,9 @@ class ProcessPool:
         """See the class."""
         self.workers = workers
         self.threads = max(1, torch.get_num_threads() // workers)
+        # It imports torch while this process plans, and stays for the next pools.
+        with _signals_blocked():
+            forkserver.ensure_running()
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""
@@ -109,8 +117,7 @@ class ProcessPool:
         if workers == 1:
             InProcess(self.threads).attack(job, missing, progress)
             return
-        context = multiprocessing.get_context("spawn")
-        devices, news = context.SimpleQueue(), context.SimpleQueue()
+        devices, news = WORKERS.SimpleQueue(), WORKERS.SimpleQueue()
         for device in worker_devices(job.device, workers):
             devices.put(str(device))
         others = set(multiprocessing.active_children())
@@ -120,7 +127,7 @@ class ProcessPool:
             with (
                 _job_file(job) as path,
                 ProcessPoolExecutor(
-                    workers, context, _start, (devices, news, self.threads)
+                    workers, WORKERS, _start, (devices, news, self.threads)
                 ) as pool,
             ):
                 try:
@@ -232,8 +239,8 @@ def _job_file(job: Job) -> Iterator[Path]:
 def _start(devices: SimpleQueue[str], news: SimpleQueue[News], threads: int) -> None:
     """Prepare a worker, which ends when its parent does."""
     global _device, _news
-    # The pool ends its workers by this signal; Ctrl-C stays blocked.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # The pool ends its workers by SIGTERM; Ctrl-C, which reaches all, is for the parent.
+    signal.pthread_sigmask(signal.SIG_SETMASK, set(STOPPING) - {signal.SIGTERM})
     torch.set_num_threads(threads)
     _device, _news = torch.device(devices.get()), news
     if _device.type == "cuda" and _device.index is not None:

@@ -62,7 +62,8 @@ class AttackModel:
         if torch.is_grad_enabled() and x.requires_grad:
             logits: Tensor = _Pieces.apply(x, self)  # type: ignore[no-untyped-call]
         else:
-            logits = torch.cat([self.run(x, piece) for piece in self.batching.pieces(len(x))])
+            parts = [self.run(x, piece) for piece in self.batching.pieces(len(x))]
+            logits = torch.cat(parts) if len(parts) > 1 else parts[0]
         self.forward_images += len(x)
         self.not_finite += (~finite(logits.detach())).sum()
         if self.listener is not None:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from harness.config import STANDARD_ATTACKS, AttackBudget, AttackName, EvalProtocol
 from harness.errors import UserError
+from harness.evaluation.attack.fab import FastFAB
 from harness.evaluation.attack.model import AttackModel
+from harness.evaluation.attack.square import FastSquare
 from harness.evaluation.attack.targeted import (
     NO_TARGET,
     FABTargeted,
@@ -62,13 +64,14 @@ def make_attack(
         kind = TargetedAPGD if model.num_classes >= DLR_CLASSES else MarginTargetedAPGD
         return kind(model, n_target_classes=targets, **apgd, **common)
     if name == "fab-t":
+        if protocol.accelerate and budget.n_restarts == 1:
+            return FastFAB(model, protocol.norm, protocol.eps, budget.n_iter, targets)
         return FABTargeted(
             model, n_iter=budget.n_iter, targeted=True, n_target_classes=targets, **common
         )
     if name == "square":
-        return SquareAttack(
-            model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common
-        )
+        kind = FastSquare if protocol.accelerate else SquareAttack
+        return kind(model, n_queries=budget.n_queries, p_init=0.8, resc_schedule=False, **common)
     raise UserError(unknown_name("attack", name, STANDARD_ATTACKS))
 
 
