@@ -99,6 +99,16 @@ def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) ->
     assert "wrn-16-2" not in fronts_named.replace("\\", "")
 
 
+def test_small_scale_runs_neither_choose_the_attack_nor_the_scale(open_page, reference) -> None:
+    """The reference runs are mostly clean only, and far below the paper's numbers."""
+    at = open_page("tradeoffs", reference, ds="cifar100")
+    assert at.selectbox(key="protocol").value == "Linf 8/255, AutoAttack"
+    below = [open_page("tradeoffs", reference, ds="cifar10", small=s) for s in ("false", "true")]
+    alone, together = (set(at.dataframe[0].value["name"]) for at in below)
+    assert "Standard" not in together
+    assert together - alone <= {"IKL-AT", "TRADES", "KL (TRADES + AWP + growing epsilon)"}
+
+
 def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
     at = open_page("tradeoffs", empty, ds="cifar100")
     frame = at.dataframe[0].value.set_index("name")
