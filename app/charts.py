@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
 
 # Altair's methods and operators are typed as wider than what they return.
 Picture = Any
+Side = Literal["top", "bottom"]
 
 BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
@@ -318,7 +319,7 @@ def _coloured(
     )
 
 
-def _shaped(field: str, domain: Sequence[str], orient: str = "bottom") -> alt.Shape:
+def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.Shape:
     """Shapes; their legend and that of the same field's colours are one where both are on top."""
     return alt.Shape(
         f"{field}:N",
@@ -328,7 +329,7 @@ def _shaped(field: str, domain: Sequence[str], orient: str = "bottom") -> alt.Sh
     )
 
 
-def _legend(orient: str, **options: Any) -> alt.Legend:
+def _legend(orient: Side, **options: Any) -> alt.Legend:
     """A legend in rows, which on a phone is a column."""
     columns = alt.ExprRef(f"width >= {WIDE_PIXELS} ? 3 : 1")
     return alt.Legend(
