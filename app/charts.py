@@ -20,6 +20,8 @@ Side = Literal["top", "bottom"]
 BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
+# Without a colour of their own, a legend's marks are black, which no dark page shows.
+GREY_MARKS = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 # Narrower plots are those of phones.
 WIDE_PIXELS = 500
@@ -325,7 +327,7 @@ def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.S
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
-        legend=_legend(orient),
+        legend=_legend(orient, **({} if orient == "top" else GREY_MARKS)),
     )
 
 

@@ -49,6 +49,11 @@ def test_a_series_has_one_legend_of_colour_and_shape() -> None:
     by_class = pd.DataFrame({"name": ["x"] * 2, "kind": ["clean", "under attack"], "value": [9, 4]})
     (line,) = encodings(charts.lines(frame, y_title="v", series=["a", "b"]).to_dict())
     assert line["color"]["legend"]["symbolType"] == "stroke"
+    # Marks without a colour of their own would be black, which no dark page shows.
+    points = pd.DataFrame({"family": ["f"], "source": ["P"], "x": [1.0], "y": [2.0]})
+    spec = charts.tradeoff(points, {}, x_title="x", y_title="y", lower_is_better=False).to_dict()
+    legends = [each["shape"]["legend"] for each in encodings(spec) if "shape" in each]
+    assert [legend["symbolFillColor"] for legend in legends] == [charts.GREY]
     (point,) = encodings(charts.per_class(by_class).to_dict())
     # Legends of one field with one set of options are drawn as one.
     assert point["color"]["legend"] == point["shape"]["legend"]

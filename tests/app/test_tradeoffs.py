@@ -85,6 +85,9 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
     assert point["robust_high"] - point["robust"] == pytest.approx(10)
     assert np.isnan(point["aa"])
     assert (point["sec_per_iter"], point["seeds"], point["family"]) == (2, 3, "IKL, GKL")
+    (point,) = run_points(runs.assign(robust=[0.5, np.nan, 0.7])).to_dict("records")
+    assert np.isnan(point["robust"])
+    assert np.isnan(point["robust_high"])
 
 
 def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:
