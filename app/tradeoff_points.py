@@ -309,7 +309,7 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     for index in order:
         left, top = x[index] * width + 8, (1 - y[index]) * height
         box = (left, top - 9, left + 6.5 * len(str(points.loc[index, "short"])), top + 9)
-        if box[2] < width + 60 and not any(_overlap(box, other) for other in boxes):
+        if box[2] < 1.06 * width and not any(_overlap(box, other) for other in boxes):
             boxes.append(box)
             shown[index] = True
     return shown
