@@ -203,6 +203,22 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
     return alt.layer(zero.encode(x="x:Q"), spans, marks).properties(height=height)
 
 
+def running(frame: pd.DataFrame) -> Picture:
+    """A difference and its interval while images are drawn, and a line at zero.
+
+    ``frame`` has the columns ``n``, ``difference``, ``low`` and ``high``, in points.
+    """
+    tooltip = [alt.Tooltip("n:Q", title="Images")]
+    tooltip += [alt.Tooltip(f"{end}:Q", format="+.2f") for end in ("difference", "low", "high")]
+    base = alt.Chart(frame).encode(x=alt.X("n:Q", title="Images drawn"), tooltip=tooltip)
+    band = base.mark_area(color=BLUE, opacity=0.2).encode(
+        y=alt.Y("low:Q", title="A - B, points"), y2="high:Q"
+    )
+    line = base.mark_line(color=BLUE, point=True, strokeWidth=2).encode(y="difference:Q")
+    zero = alt.Chart(pd.DataFrame({"y": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
+    return alt.layer(band, zero.encode(y="y:Q"), line).properties(height=260)
+
+
 def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
     """A gradient by class.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,12 @@ import pandas as pd
 from app.labels import stage_title
 from harness.evaluation.analysis.alike import Evaluated, by_one_protocol, protocol_key
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison, shared_correct
+from harness.evaluation.analysis.sequential import look
 from harness.evaluation.analysis.statistics import PairedComparison
+
+# The running difference is drawn at so many points; an interval takes some milliseconds.
+RUNNING_POINTS = 20
+ALPHA = 0.05
 
 Row = dict[str, Any]
 
@@ -85,8 +91,13 @@ def result_line(result: PairedComparison) -> str:
     return f"A {100 * a:.2f}, B {100 * b:.2f}, A - B {gap}, {p_text(result.p_value)}"
 
 
-def meaning(result: PairedComparison) -> str:
-    """What the interval and the p-value say, and what they do not."""
+def meaning(result: PairedComparison, population: int | None = None) -> str:
+    """What the interval and the p-value say, and what they do not.
+
+    Args:
+        result: the comparison.
+        population: of images in random order, how many there are in all.
+    """
     split = max(result.only_a, result.only_b)
     tested = result.only_a + result.only_b
     if not tested:
@@ -98,9 +109,18 @@ def meaning(result: PairedComparison) -> str:
         else f"On these images {'A' if result.difference > 0 else 'B'} is correct more often."
     )
     p = p_text(result.p_value).removeprefix("p = ")
-    return (
+    counted = (
         f"{verdict} Exactly one of them is correct on {tested:,} of {result.n:,} images: A on "
-        f"{result.only_a:,}, B on {result.only_b:,}. If each of the {tested:,} were as likely to "
+        f"{result.only_a:,}, B on {result.only_b:,}."
+    )
+    if population is not None:
+        return (
+            f"{counted} The images were drawn at random from {population:,}. The interval (95%) "
+            "and the p-value (of no difference) are about all of these, and remain valid at "
+            "whichever image the evaluation stops; about other trained models they say nothing."
+        )
+    return (
+        f"{counted} If each of the {tested:,} were as likely to "
         f"go to either, a split of {split:,} to {tested - split:,} or beyond, to either side, "
         f"would come up with a probability of {p} (exact McNemar test). It is not the probability "
         "that they are equally good. The interval (95%, Newcombe) is of these two trained models; "
@@ -154,10 +174,26 @@ def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
     (correct_a, correct_b), _ = shared_correct((a, b))
     pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
     prediction = "clean_pred" if name == "clean" else "adv_pred"
-    pairs = pairs.sort_values("index").assign(
+    pairs = pairs.assign(
         correct=pd.Series(correct_a[name]).map({True: "A", False: "B"}).to_numpy(),
         a=lambda frame: frame[f"{prediction}_a"],
         b=lambda frame: frame[f"{prediction}_b"],
     )
     differing: pd.DataFrame = pairs[correct_a[name] != correct_b[name]]
-    return differing[["index", "label", "correct", "a", "b"]].reset_index(drop=True)
+    columns = ["index", "label", "correct", "a", "b"]
+    return differing[columns].sort_values("index").reset_index(drop=True)
+
+
+def running(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
+    """How a difference went while images were drawn: ``n``, ``difference``, ``low``, ``high``.
+
+    Differences and their intervals are in points; each interval is valid although the others were
+    looked at. Empty where images were not drawn in random order.
+    """
+    if not (population := a.protocol.get("population")):
+        return pd.DataFrame()
+    (correct_a, correct_b), shared = shared_correct((a, b))
+    counts = {math.ceil(shared * step / RUNNING_POINTS) for step in range(1, RUNNING_POINTS + 1)}
+    looks = [look(correct_a[name][:n], correct_b[name][:n], population, ALPHA) for n in counts]
+    frame = pd.DataFrame(map(asdict, looks)).sort_values("n", ignore_index=True)
+    return frame.assign(**{end: 100 * frame[end] for end in ("difference", "low", "high")})

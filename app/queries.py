@@ -157,7 +157,7 @@ LIMIT 4000
 
 VERDICTS = """
 SELECT index, label, clean_pred, broken_by, adv_pred FROM verdicts
-WHERE run_id = ? AND evaluation_id = ? ORDER BY index
+WHERE run_id = ? AND evaluation_id = ?
 """
 
 
@@ -293,7 +293,7 @@ def measured(database: Database) -> pd.DataFrame:
 
 
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
-    """One evaluation of a run with its verdicts, ready to be compared.
+    """One evaluation of a run with its verdicts in the order of drawing, ready to be compared.
 
     Raises:
         UserError: there is no such run.

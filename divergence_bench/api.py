@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from divergence_bench import inputs
 from divergence_bench.result import Result, result_of
-from harness.config import STANDARD_ATTACKS, EvalProtocol
+from harness.config import ATTACK_SETS, EvalProtocol
 from harness.config.validate import validated
 from harness.data import dataset_info
 from harness.errors import UserError
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from harness.method import Method
 
 Model = nn.Module | Callable[[Tensor], Tensor] | str | Path
-PRESETS = {"standard": STANDARD_ATTACKS, "fast": ("apgd-ce", "apgd-t"), "none": ()}
 # Short names of settings, as the command line has them.
 SETTINGS = {
     "arch": "model.arch",
@@ -110,13 +109,14 @@ def evaluate(
         weights_key: which weights of a file are meant, if it holds several.
         root: folder of the datasets.
         quiet: show no progress.
-        **settings: further fields of the protocol, such as ``seed`` or ``chunk_size``.
+        **settings: further fields of the protocol, such as ``seed``, ``chunk_size`` or
+            ``budget={"n_iter": 20, "n_queries": 1000}``, which labels the result.
 
     Raises:
         UserError: the model, the data or a setting cannot be used; the message says why.
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
-    stages = PRESETS.get(attacks, attacks) if isinstance(attacks, str) else tuple(attacks)
+    stages = ATTACK_SETS.get(attacks, attacks) if isinstance(attacks, str) else tuple(attacks)
     given = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
     given |= {"limit": n} if precision is None else {"half_width": precision, "n_max": n}
     given |= settings
@@ -266,9 +266,6 @@ def train(
             raise UserError(f"another method is registered as {title!r}: choose another title")
         method = title
     options = {SETTINGS.get(name, name): value for name, value in settings.items()}
-    attacks = options.get("evaluation.attacks")
-    if isinstance(attacks, str):
-        options["evaluation.attacks"] = PRESETS.get(attacks, attacks)
     options |= {"results": Path(results), "device": device}
     config = resolve.resolve(method, recipe=recipe, dataset=dataset, options=options)
     with own_random_state(choose_device(device)):

@@ -19,7 +19,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 PLAIN_LINE_EVERY_S = 20.0
@@ -70,8 +69,7 @@ class Reporter:
                 BarColumn(bar_width=None),
                 MofNCompleteColumn() if total else TaskProgressColumn(),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
             )
             with Progress(*columns, console=self.console, transient=True) as bar:
                 yield Stage(self, title, total, bar, watch)
@@ -89,18 +87,20 @@ class NotebookBar:
         self._handle: Any = None
         self._total, self._shown_at = 1.0, 0.0
 
-    def add_task(self, description: str, total: float) -> TaskID:
+    def add_task(self, description: str, total: float, left: str = "") -> TaskID:
         """Show an empty bar."""
         self._total = total
         self._handle = self._ipython.display(self._html(0, description), display_id=True)
         return TaskID(0)
 
-    def update(self, task_id: TaskID, *, completed: float, description: str) -> None:
+    def update(
+        self, task_id: TaskID, *, completed: float, description: str, left: str = ""
+    ) -> None:
         """Show what is done, a few times a second at most."""
         now = time.monotonic()
         if completed >= self._total or now - self._shown_at >= NOTEBOOK_EVERY_S:
             self._shown_at = now
-            self._handle.update(self._html(completed, description))
+            self._handle.update(self._html(completed, ", ".join(filter(None, (description, left)))))
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -110,6 +110,32 @@ class NotebookBar:
         share = completed / self._total
         bar = f"<progress value='{share:.4f}'></progress>"
         return self._ipython.HTML(f"{bar} {share:.0%} {html.escape(description)}")
+
+
+class TimeLeft:
+    """Estimates the time left of some work, as if each share of it took as long as another."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._began: tuple[float, float] | None = None
+
+    def begin(self, now: float, share: float) -> None:
+        """What this process does begins with this share, at this time in seconds."""
+        self._began = now, share
+
+    def at(self, now: float, share: float) -> float | None:
+        """Seconds left once the share is done; None where too little is done to say.
+
+        The first call begins the work if ``begin`` did not.
+        """
+        if self._began is None:
+            self.begin(now, share)
+        began, gained = (self._began or (now, share))[0], self.gained(share)
+        return (now - began) / gained * (1 - share) if gained >= SHARE_TO_ESTIMATE else None
+
+    def gained(self, share: float) -> float:
+        """The share that this process did."""
+        return share - self._began[1] if self._began else 0.0
 
 
 class Stage:
@@ -126,34 +152,32 @@ class Stage:
         """Made by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
         self._full, self._watch = total or 1, watch
-        self._task: TaskID | None = bar.add_task(title, total=self._full) if bar else None
-        self._began = self._last_line = time.monotonic()
+        self._task = bar.add_task(title, total=self._full, left="") if bar else None
+        self._last_line = time.monotonic()
+        self._time_left = TimeLeft()
         # The first fraction was done by an earlier process; steps are counted from 0.
-        self._start: float | None = 0 if total else None
+        if total:
+            self._time_left.begin(self._last_line, 0.0)
 
     def start_at(self, done: int) -> None:
         """Set the steps that an earlier process finished; the estimate leaves them out."""
-        self._start = done
+        self._time_left.begin(time.monotonic(), done / self._full)
         self.update(done)
 
     def update(self, done: float, note: str = "") -> None:
         """Show how many steps are done, or which fraction in [0, 1]."""
+        now, share = time.monotonic(), done / self._full
         if self._watch is not None:
-            self._watch(done / self._full, note)
+            self._watch(share, note)
         title = f"{self._title} {note}" if note else self._title
+        seconds = self._time_left.at(now, share)
+        left = "" if seconds is None else f"about {duration(seconds)} left"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, description=title)
-            return
-        start = self._start = done if self._start is None else self._start
-        now = time.monotonic()
-        if now - self._last_line >= PLAIN_LINE_EVERY_S and done > start:
+            self._bar.update(self._task, completed=done, description=title, left=left)
+        elif now - self._last_line >= PLAIN_LINE_EVERY_S and self._time_left.gained(share):
             self._last_line = now
             so_far = f"step {done} of {self._total}" if self._total else f"{done:.0%}"
-            # From less nothing can be said.
-            if done - start >= SHARE_TO_ESTIMATE * self._full:
-                left = (now - self._began) / (done - start) * (self._full - done)
-                so_far += f", about {duration(left)} left"
-            self._reporter.line(f"{title}: {so_far}")
+            self._reporter.line(", ".join(filter(None, (f"{title}: {so_far}", left))))
 
 
 class TrainingProgress:

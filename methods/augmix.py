@@ -73,7 +73,7 @@ class AugmixTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o, y) + js_weight JS of the images' and the mixtures' predictions."""
         predictions = self.predictions(model, batch)
-        ce, js = label_cross_entropy(predictions[0], batch.y), jensen_shannon(predictions)
+        ce, js = label_cross_entropy(predictions[0], batch.targets), jensen_shannon(predictions)
         return StepOutput(ce + self.params.js_weight * js, detached(ce=ce, js=js))
 
 

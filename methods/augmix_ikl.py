@@ -36,7 +36,7 @@ class AugmixIklTask(AugmixTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o, y) + the mean over mixtures of wmse_weight wMSE + ce_weight soft CE."""
         clean_BC, *views = self.predictions(model, batch)
-        ce = label_cross_entropy(clean_BC, batch.y)
+        ce = label_cross_entropy(clean_BC, batch.targets)
         weights_BC = self.class_means.of(batch.y)
         parts = [ikl_loss(clean_BC, view_BC, weights_BC) for view_BC in views]
         wmse, soft_ce = (torch.stack(each).mean() for each in zip(*parts, strict=True))

@@ -19,7 +19,7 @@ class VanillaTask(Task):
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o, y), a mean over the batch."""
-        loss = label_cross_entropy(model(batch.x), batch.y)
+        loss = label_cross_entropy(model(batch.x), batch.targets)
         return StepOutput(loss, detached(ce=loss))
 
 

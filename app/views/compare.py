@@ -109,7 +109,8 @@ def _compared(
     with right:
         _two_by_two(result)
         st.caption(f"Agreement: {100 * result.agreement:.1f}% of the images.")
-    st.markdown(ui.plain(comparison.meaning(result)))
+    st.markdown(ui.plain(comparison.meaning(result, a.protocol.get("population"))))
+    _running(a, b, name)
     _disagreements(a, b, name)
     _settings(a, b)
     _curves(row_a, row_b)
@@ -155,6 +156,19 @@ def _notes(a: Evaluated, b: Evaluated, found: Comparison) -> None:
     for note in found.notes:
         if note not in causes:
             st.caption(ui.plain(note[0].upper() + note[1:]) + ".")
+
+
+def _running(a: Evaluated, b: Evaluated, name: str) -> None:
+    frame = comparison.running(a, b, name)
+    if frame.empty:
+        return
+    st.subheader("The difference as images were drawn", anchor=False)
+    last = frame.iloc[-1]
+    ui.show_chart(
+        charts.running(frame),
+        alt=f"Running difference with its 95% interval, {last['difference']:+.2f} points at last",
+    )
+    st.caption("The band is the 95% interval, which holds at all images at once.")
 
 
 def _two_by_two(result: PairedComparison) -> None:

@@ -42,6 +42,12 @@ def _models() -> list[str]:
     return ARCHITECTURES.names()
 
 
+def _budgets() -> tuple[str, ...]:
+    from harness.config import ATTACK_SETS, AttackBudget
+
+    return (*ATTACK_SETS, *(f"{name}=" for name in AttackBudget.model_fields))
+
+
 def _attacks() -> tuple[str, ...]:
     from harness.config import STANDARD_ATTACKS
 
@@ -52,6 +58,7 @@ methods = _completer(_methods)
 datasets = _completer(_datasets)
 models = _completer(_models)
 attacks = _completer(_attacks)
+budgets = _completer(_budgets)
 formats = _completer(lambda: REPORT_FORMATS)
 model_formats = _completer(lambda: ("safetensors", "state-dict", "torchscript", "onnx"))
 norms = _completer(lambda: ("Linf", "L2"))

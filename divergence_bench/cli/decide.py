@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument
 
 from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.compare import Block, markdown, paired_blocks, print_blocks
+from divergence_bench.cli.evaluate import protocol_settings
 from divergence_bench.cli.tables import new_console, print_json, results_alone
 from harness.errors import UserError
 from harness.store.files import without_nan, write_bytes_atomic
@@ -42,6 +43,7 @@ def decide(
         int | None, opt.value("N", "Stop undecided after so many images.", DECISION)
     ] = None,
     attacks: opt.Attacks = None,
+    budget: opt.Budget = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     dataset: opt.Dataset = None,
@@ -63,7 +65,7 @@ def decide(
     data = dataset or next((run.record["dataset"] for run in runs), None)
     if data is None:
         raise UserError("neither model is a stored run: give --dataset")
-    given: dict[str, Any] = {"attacks": attacks, "norm": norm, "eps": eps, "workers": workers}
+    given = protocol_settings((), budget, attacks=attacks, norm=norm, eps=eps, workers=workers)
     with results_alone():
         decision = api.decide(
             model_a,

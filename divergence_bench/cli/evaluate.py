@@ -77,6 +77,7 @@ def evaluate(
     name: Annotated[str | None, opt.value("TEXT", "What tables call the model.", MODEL)] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
+    budget: opt.Budget = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     precision: opt.Precision = None,
@@ -99,8 +100,8 @@ def evaluate(
     from harness.experiment.record import images_root
 
     overrides = protocol_settings(
-        set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
-        save_adversarial=save_adversarial,
+        set_ or (), budget, norm=norm, eps=eps, attacks=attacks, limit=eval_limit,
+        workers=workers, save_adversarial=save_adversarial,
     )  # fmt: skip
     cluster = Cluster.parse(on_cluster, per_task)
     if cluster is not None:
@@ -170,17 +171,28 @@ def export_adversarial(
 
 
 def protocol_settings(
-    assignments: Sequence[str], **options: str | int | float | None
-) -> dict[str, str | int | float | None]:
+    assignments: Sequence[str], budget: dict[str, Any] | None, **options: str | int | float | None
+) -> dict[str, Any]:
     """Return the options that are fields of ``EvalConfig``.
 
+    Args:
+        assignments: those of ``--set``.
+        budget: what ``parse_budget`` read.
+        **options: the other options.
+
     Raises:
-        UserError: an assignment sets the radius too.
+        UserError: an assignment sets the radius too, or both options name attacks.
     """
     assigned = {text.partition("=")[0].strip() for text in assignments}
     if options["eps"] is not None and {"eps", "evaluation.eps"} & assigned:
         raise UserError("--eps and --set evaluation.eps are both given: leave one out")
-    return options
+    if budget is None:
+        return options
+    if options["attacks"] is not None and "attacks" in budget:
+        raise UserError(
+            f"--attacks and --budget {budget['attacks']} both name attacks: leave one out"
+        )
+    return {**options, **budget}
 
 
 def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:

@@ -115,7 +115,9 @@ def main() -> None:
                 print(f"error{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except typer.Abort:
-            print("nothing was done", file=sys.stderr)
+            # At a terminal the answer has ended the line of the question.
+            begin = "" if sys.stdin.isatty() else "\n"
+            print(f"{begin}error: nothing was done: the answer was not yes", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except SystemExit as ending:
             if not ending.code or stop.status is None:

@@ -67,6 +67,16 @@ def share(text: str) -> float:
     return fraction
 
 
+def budget(text: str) -> dict[str, Any]:
+    """Read a budget such as ``fast``, ``n_iter=20`` or both, as settings of an evaluation."""
+    from harness.config import parse_budget
+
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def existing(context: typer.Context, results: Path) -> Path:
     """Refuse a results folder that is given but not there: a command that reads finds nothing.
 
@@ -141,6 +151,17 @@ Attacks = Annotated[
         "Stages in order: apgd-ce,apgd-t,fab-t,square. Default: the run's, or all four.",
         ATTACK,
         complete=completion.attacks,
+    ),
+]
+Budget = Annotated[
+    Any,
+    value(
+        "LIST",
+        "standard (AutoAttack), fast (apgd-ce,apgd-t), or n_iter=20,n_queries=1000; all but "
+        "standard is labelled.",
+        ATTACK,
+        complete=completion.budgets,
+        parser=budget,
     ),
 ]
 EvalLimit = Annotated[

@@ -93,6 +93,7 @@ def run(
     ] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
+    budget: opt.Budget = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     save_adversarial: opt.SaveAdversarial = None,
@@ -123,8 +124,8 @@ def run(
     from harness.experiment import resolve, runner
 
     protocol = protocol_settings(
-        set_ or (), norm=norm, eps=eps, attacks=attacks, limit=eval_limit, workers=workers,
-        save_adversarial=save_adversarial,
+        set_ or (), budget, norm=norm, eps=eps, attacks=attacks, limit=eval_limit,
+        workers=workers, save_adversarial=save_adversarial,
     )  # fmt: skip
     options = {
         "model.arch": arch,

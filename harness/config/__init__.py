@@ -14,6 +14,7 @@ from harness.config.base import fingerprint as fingerprint
 from harness.config.base import flat as flat
 from harness.config.base import merge as merge
 from harness.config.base import parse_fraction as parse_fraction
+from harness.config.evaluation import ATTACK_SETS as ATTACK_SETS
 from harness.config.evaluation import STANDARD_ATTACKS as STANDARD_ATTACKS
 from harness.config.evaluation import AttackBudget as AttackBudget
 from harness.config.evaluation import AttackName as AttackName
@@ -21,6 +22,7 @@ from harness.config.evaluation import EvalConfig as EvalConfig
 from harness.config.evaluation import EvalProtocol as EvalProtocol
 from harness.config.evaluation import EvalSettings as EvalSettings
 from harness.config.evaluation import Norm as Norm
+from harness.config.evaluation import parse_budget as parse_budget
 from harness.config.run import AveragingConfig as AveragingConfig
 from harness.config.run import DataConfig as DataConfig
 from harness.config.run import InnerAttackConfig as InnerAttackConfig

@@ -61,11 +61,13 @@ class Section(Strict):
 
 def parse_fraction(value: Any) -> Any:
     """Accept ``"8/255"`` wherever a number is expected."""
-    if isinstance(value, str) and "/" in value:
-        try:
+    try:
+        if isinstance(value, str) and "/" in value:
             return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"{value!r} is not a fraction such as 8/255") from error
+        if isinstance(value, int):
+            float(value)  # refuses what is too large for a float
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a number such as 0.5 or 8/255") from error
     return value
 
 

@@ -9,6 +9,8 @@ from pydantic import ValidationInfo, field_serializer, field_validator, model_va
 from harness.config.base import Radius, Section, cost, identity, parse_fraction, split_names
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
+# Attacks by a common name; the fast pair does without FAB and Square.
+ATTACK_SETS = {"standard": STANDARD_ATTACKS, "fast": ("apgd-ce", "apgd-t"), "none": ()}
 AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 Norm = Literal["Linf", "L2"]
 
@@ -34,7 +36,8 @@ class EvalSettings(Section):
 
     Attributes:
         norm: the threat model's norm.
-        attacks: stages in order; each attacks only what survived the ones before it.
+        attacks: stages in order, or a name of ``ATTACK_SETS``; each attacks only what survived the
+            ones before it.
         budget: how long they search; another than the standard one labels the result.
         limit: evaluate the first so many test images; such a result is marked partial.
         order: ``random`` draws images in an order that follows from the seed, so that an evaluation
@@ -72,7 +75,8 @@ class EvalSettings(Section):
     @field_validator("attacks", mode="before")
     @classmethod
     def _split(cls, attacks: Any) -> Any:
-        return split_names(attacks)
+        named = ATTACK_SETS.get(attacks) if isinstance(attacks, str) else None
+        return split_names(attacks) if named is None else named
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -151,6 +155,35 @@ class EvalConfig(EvalSettings):
             EvalProtocol(**shared, eps=eps) if eps else EvalProtocol(**{**shared, "attacks": ()})
             for eps in self.eps
         )
+
+
+def parse_budget(text: str) -> dict[str, Any]:
+    """Attacks and their budget from text such as ``fast``, ``n_iter=20`` or ``fast,n_iter=20``.
+
+    A name sets the attacks, and how long they search to the standard; numbers change some of that.
+
+    Returns:
+        Settings of an evaluation.
+
+    Raises:
+        ValueError: a part of the text is neither.
+    """
+    first, *rest = split_names(text) or ("",)
+    settings: dict[str, Any] = {"budget": {}}
+    if first in ATTACK_SETS:
+        settings = {"attacks": first, "budget": AttackBudget().model_dump()}
+    else:
+        rest.insert(0, first)
+    for part in rest:
+        what, _, number = (each.strip() for each in part.partition("="))
+        if what not in AttackBudget.model_fields or not number.isdecimal():
+            raise ValueError(
+                f"{part!r} is no budget such as fast, n_iter=20 or fast,n_iter=20: it has a name "
+                f"({', '.join(ATTACK_SETS)}) and then numbers "
+                f"({', '.join(AttackBudget.model_fields)})"
+            )
+        settings["budget"][what] = int(number)
+    return settings
 
 
 def _radius(value: Any) -> float:

@@ -15,8 +15,10 @@ class DataConfig(Section):
     """The images, and their random augmentation in training.
 
     ``crop_mode`` fills the border of the random crop: ``zero``, or ``reflect`` for the mirrored
-    image. ``rotation`` is the largest angle of a random rotation in degrees. ``generated_fraction``
-    of each batch comes from the npz archive ``generated``, whose set is named ``generated_name``
+    image. ``rotation`` is the largest angle of a random rotation in degrees. ``autoaugment``
+    changes each image by AutoAugment's CIFAR-10 policy, and ``cutmix`` is the probability of mixing
+    a batch by CutMix (0.5 in its released CIFAR trainings). ``generated_fraction`` of each batch
+    comes from the npz archive ``generated``, whose set is named ``generated_name``
     and published at ``generated_source``; ``augment_generated`` augments those images too.
     ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
     N images of both kinds, ``originals`` after N original ones.
@@ -33,6 +35,8 @@ class DataConfig(Section):
     flip: bool = identity(True)
     crop_mode: Literal["zero", "reflect"] = identity("zero")
     rotation: float = identity(0.0, ge=0, le=180)
+    autoaugment: bool = identity(False)
+    cutmix: float = identity(0.0, ge=0, le=1)
     generated: Path | None = cost(None)
     generated_name: str | None = identity(None)
     generated_source: str | None = cost(None)
@@ -42,10 +46,11 @@ class DataConfig(Section):
     workers: int = cost(2, ge=0)
 
     def identity_payload(self) -> dict[str, Any]:
-        """The identity fields; ``train_files`` is left out where the dataset is no folder."""
+        """The identity fields; those of a later release are left out at their defaults."""
         payload = super().identity_payload()
-        if self.train_files is None:
-            del payload["train_files"]
+        for name in ("train_files", "autoaugment", "cutmix"):
+            if payload[name] == type(self).model_fields[name].default:
+                del payload[name]
         return payload
 
 

@@ -1,13 +1,24 @@
-"""Random crops, flips and rotations of batches of training images, on the images' device."""
+"""Random crops, flips, rotations and AutoAugment of batches of training images.
+
+Cubuk et al.: AutoAugment: Learning Augmentation Policies from Data, CVPR 2019.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from harness.compat import import_torchvision
+
+# Fills what a rotation or a shift uncovers, as in the policy's first PyTorch release.
+FILL = 128.0
+SEEDS = 2**63 - 1
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
@@ -77,26 +88,49 @@ def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> 
     return rotate(images, degrees.to(images.device, non_blocking=True))
 
 
+def autoaugmented(images: Tensor, seed: int) -> Tensor:
+    """Copies of images uint8 [B, K, H, W], each by a sub-policy drawn from the seed, on the CPU.
+
+    The sub-policies are those of AutoAugment's CIFAR-10 policy, for every dataset.
+    """
+    policy = _policy(images.shape[1])
+    # torchvision draws from torch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.stack([policy(image) for image in images.cpu()])
+
+
+@cache
+def _policy(channels: int) -> Callable[[Tensor], Tensor]:
+    transforms = import_torchvision("torchvision.transforms")
+    made: Callable[[Tensor], Tensor] = transforms.AutoAugment(
+        transforms.AutoAugmentPolicy.CIFAR10, fill=[FILL] * channels
+    )
+    return made
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop, flip and rotation of each training image, in this order.
+    """AutoAugment, random crop, flip and rotation of each training image, in this order.
 
     Attributes:
         crop_padding: padding of the random crop in pixels; 0 is no crop.
         flip: mirror half of the images.
         crop_mode: the padding's content: ``zero`` or ``reflect``.
         rotation: the largest angle in degrees; 0 is no rotation.
+        autoaugment: change each image by AutoAugment, which needs uint8 images.
     """
 
     crop_padding: int = 0
     flip: bool = False
     crop_mode: str = "zero"
     rotation: float = 0.0
+    autoaugment: bool = False
 
     @property
     def views(self) -> int | None:
         """How many different views of one image there are; None if they are not countable."""
-        if self.rotation:
+        if self.rotation or self.autoaugment:
             return None
         return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
 
@@ -111,6 +145,9 @@ class Augmentation:
         view's number is (top (2p + 1) + left) 2 + m, without the factor 2 if there is no flip.
         """
         count, where = len(images), generator.device
+        if self.autoaugment:
+            seed = int(torch.randint(SEEDS, (), generator=generator, device=where))
+            images = autoaugmented(images, seed).to(images.device)
         view = torch.zeros(count, dtype=torch.int64, device=where)
         if self.crop_padding:
             side = 2 * self.crop_padding + 1

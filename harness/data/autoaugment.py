@@ -5,21 +5,17 @@ Cubuk et al.: AutoAugment: Learning Augmentation Policies from Data, CVPR 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from harness.compat import import_torchvision
+from harness.data.augment import autoaugmented
 from harness.data.base import ImageSet, ImageSource
 from harness.data.batch import Batch
 from harness.data.loader import CPU, DeviceLoader, Loader
 from harness.errors import UserError
 from harness.seeding import derive_seed, seeded_generator
-
-# Fills what a rotation or a shift uncovers, as in the policy's first PyTorch release.
-FILL = 128.0
 
 
 class AutoAugmentedLoader:
@@ -53,7 +49,8 @@ class AutoAugmentedLoader:
     def _other(self, batch: Batch, source: tuple[object, ...]) -> Batch:
         changed = autoaugmented(self.images[batch.index.cpu()], derive_seed(*source))
         generator = seeded_generator(CPU, *source, "crop and flip")
-        images = self.loader.augment(changed.to(batch.x.device), generator)
+        crop_and_flip = replace(self.loader.augment, autoaugment=False)
+        images = crop_and_flip(changed.to(batch.x.device), generator)
         return Batch(x=images.float() / 255, y=batch.y, index=batch.index, epoch=batch.epoch)
 
 
@@ -71,21 +68,3 @@ def with_views(loader: Loader, split: ImageSource, views: int) -> Loader:
             "set data.generated_fraction=0, choose another dataset, or set params.views=0"
         )
     return AutoAugmentedLoader(loader, split.images, views)
-
-
-def autoaugmented(images: Tensor, seed: int) -> Tensor:
-    """Copies of images uint8 [B, K, H, W] on the CPU, each by a sub-policy drawn from the seed."""
-    policy = _policy(images.shape[1])
-    # torchvision draws from torch's global generator.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return torch.stack([policy(image) for image in images])
-
-
-@cache
-def _policy(channels: int) -> Callable[[Tensor], Tensor]:
-    transforms = import_torchvision("torchvision.transforms")
-    made: Callable[[Tensor], Tensor] = transforms.AutoAugment(
-        transforms.AutoAugmentPolicy.CIFAR10, fill=[FILL] * channels
-    )
-    return made

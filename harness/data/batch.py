@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         x: images [B, K, H, W] in [0, 1], augmented.
-        y: labels [B], int64 in [0, C).
+        y: labels [B], int64 in [0, C); of a mixed image that of its larger part.
         index: rows of the training set [B], int64; -1 for generated images, which are not in it.
         epoch: the current epoch, from 1.
         x_adv: adversarial images like ``x``; set by the engine when the task attacks.
@@ -44,6 +44,7 @@ class Batch:
             engine for a task that asks for them.
         others: further views of the same images, changed by AutoAugment and cropped and flipped
             independently, for a task that asks for them; the task itself attacks them.
+        soft_labels: the shares of the classes [B, C], float32, in a batch mixed by CutMix.
     """
 
     x: Tensor
@@ -55,6 +56,12 @@ class Batch:
     view: Tensor | None = None
     teacher_output: Tensor | None = None
     others: tuple[Batch, ...] = ()
+    soft_labels: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What a cross-entropy takes: ``y``, or ``soft_labels`` of a mixed batch."""
+        return self.y if self.soft_labels is None else self.soft_labels
 
     @property
     def adversarial(self) -> Tensor:

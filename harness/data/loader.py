@@ -224,6 +224,9 @@ def make_loader(
 
     Of ``augment``, folders use ``flip`` only: their random crop draws its own size. ``workers`` and
     ``processes`` are for folders.
+
+    Raises:
+        UserError: the images are not uint8, or AutoAugment is asked for images in folders.
     """
     augment = augment or Augmentation()
     if isinstance(split, ImageSet):
@@ -233,6 +236,11 @@ def make_loader(
             )
         return DeviceLoader(split, batch_size, device, augment, drop_last)
     if isinstance(split, FolderSet):
+        if augment.autoaugment:
+            raise UserError(
+                f"AutoAugment changes images in memory, and those of {split.info.name} are in "
+                "folders: set data.autoaugment=false"
+            )
         return StreamLoader(split, batch_size, device, augment.flip, drop_last, workers, processes)
     raise TypeError(f"there is no loader for a {type(split).__name__}")
 

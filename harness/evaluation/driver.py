@@ -16,22 +16,24 @@ import torch
 from torch import nn
 
 from harness import provenance
-from harness.config import EvalConfig, EvalProtocol, eps_text
+from harness.config import EvalConfig, EvalProtocol
 from harness.data.base import ImageSource
 from harness.evaluation.analysis.flags import Flag, counted
 from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
-from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress, part_of
+from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
 from harness.evaluation.attack.protocol import (
     attack_version,
     check_protocol,
     evaluation_id,
     is_standard,
 )
+from harness.evaluation.forecast import expected
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import Probe, normalisation, train_mode
+from harness.evaluation.shares import never_falling, of_missing, of_radius
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.files import DamagedFile
@@ -104,7 +106,7 @@ def evaluate(
     check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     flags = train_mode(model)
-    protocols, results = config.protocols(), []
+    protocols, results, progress = config.protocols(), [], never_falling(progress)
     with untouched(model.to(device)) as model_sha256:
         for number, protocol in enumerate(protocols):
             identity = evaluation_id(
@@ -120,7 +122,7 @@ def evaluate(
                 job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
-                part = _part(progress, number, config.eps)
+                part = of_radius(progress, number, config.eps)
                 with _recorded(directory, about(job), finished=result is not None):
                     result = finish(job, executor, flags, part, notify, foreign=foreign)
             else:
@@ -158,6 +160,10 @@ def finish(
         early.append(doubt)
     for flag in early:
         notify(f"note: {flag.name}: {flag.detail}")
+    with num_threads(executor.threads):
+        estimate = expected(job, executor.workers)
+    if estimate is not None:
+        notify(estimate)
     tables, facts = attack_chunks(job, executor, progress)
     progress(1.0, "")
     verdicts, stages = pa.concat_tables(tables), stage_totals(facts)
@@ -203,7 +209,7 @@ def attack_chunks(
         missing = job.missing(numbers)
         finished = numbers[-1] + 1 - len(missing)
         if missing:
-            executor.attack(job, missing, _share(progress, finished, len(missing), job.chunks))
+            executor.attack(job, missing, of_missing(progress, finished, len(missing), job.chunks))
         for number in numbers:
             verdicts, about_chunk = read_chunk(job.directory.chunk_path(number))
             tables.append(verdicts)
@@ -375,16 +381,3 @@ def _recorded(
         elif not finished:
             directory.end("error", error=type(error).__name__)
         raise
-
-
-def _part(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
-    """Report the share of one radius as a share of all of them."""
-    part = part_of(progress, number, len(radii))
-    if len(radii) == 1:
-        return part
-    return lambda share, note: part(share, note and f"eps {eps_text(radii[number])}, {note}")
-
-
-def _share(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
-    """Report the share of the missing chunks as a share of all, of which so many are finished."""
-    return lambda share, note: progress((finished + share * missing) / chunks, note)

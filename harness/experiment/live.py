@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from harness.errors import UserError
+from harness.progress import TimeLeft
 from harness.store.files import write_json_atomic
 from harness.store.rundir import RunDirectory, utc_now
 
@@ -23,20 +24,15 @@ class LiveProgress:
     def __init__(self, directory: RunDirectory, work: str) -> None:
         """Progress of one piece of work of the run, such as ``training``."""
         self._path, self._work = directory.progress_path, work
-        self._began = self._written = float("-inf")
-        self._first = 0.0
+        self._written, self._time_left = float("-inf"), TimeLeft()
 
     def __call__(self, share: float, note: str) -> None:
         """Note the share of the work that is done, in [0, 1], and what is being done."""
         now = time.monotonic()
-        if self._began == float("-inf"):
-            # Of a resumed run the first share was done by an earlier process.
-            self._began, self._first = now, share
+        left = self._time_left.at(now, share)
         if now - self._written < EVERY_S:
             return
         self._written = now
-        gained = share - self._first
-        left = (now - self._began) / gained * (1 - share) if gained > 0 else None
         facts: dict[str, Any] = {"work": self._work, "note": note, "share": share, "left_s": left}
         # A full disk stops a run where it has something to lose, not here.
         with suppress(OSError, UserError):

@@ -60,6 +60,11 @@ def read_checkpoint(path: Path) -> Any:
             return importlib.import_module("safetensors.torch").load_file(path)
         with torch.serialization.safe_globals(plain_data()):
             return read_torch(path)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{path} needs the package {error.name}, which is not installed: "
+            "pip install 'divergence-bench[export]'"
+        ) from error
     except Exception as error:  # of any kind, if the bytes are damaged
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:

@@ -385,4 +385,6 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 
 
 def _whole(connection: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    return connection.sql(f"SELECT * FROM {table} ORDER BY ALL").to_arrow_table()
+    # An evaluation's verdicts stay in the order in which its images were drawn.
+    order = "run_id, evaluation_id, rowid" if table == "verdicts" else "ALL"
+    return connection.sql(f"SELECT * FROM {table} ORDER BY {order}").to_arrow_table()

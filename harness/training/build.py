@@ -13,6 +13,7 @@ from harness.config import RunConfig
 from harness.data.augment import Augmentation
 from harness.data.autoaugment import with_views
 from harness.data.base import DatasetInfo, ImageSource
+from harness.data.cutmix import CutMixLoader
 from harness.data.generated import MixedLoader, steps_with_generated
 from harness.data.loader import Loader, make_loader
 from harness.data.npz import NpzImages
@@ -63,9 +64,14 @@ def training_loader(
 
     ``originals`` counts the original images before a validation split: it sets the length of an
     epoch with generated images, as in released trainings.
+
+    Raises:
+        UserError: these images cannot be changed or mixed so.
     """
     data, batch_size = config.data, config.training.batch_size
-    augment = Augmentation(data.crop_padding, data.flip, data.crop_mode, data.rotation)
+    augment = Augmentation(
+        data.crop_padding, data.flip, data.crop_mode, data.rotation, data.autoaugment
+    )
     if generated is not None:
         loader: Loader = MixedLoader(
             split,
@@ -87,7 +93,14 @@ def training_loader(
             workers=data.workers,
             processes=processes,
         )
-    return with_views(loader, split, views)
+    if not data.cutmix:
+        return with_views(loader, split, views)
+    if views:
+        raise UserError(
+            f"{config.method} compares views of an image, which CutMix would mix with others: set "
+            "data.cutmix=0"
+        )
+    return CutMixLoader(loader, split.info.num_classes, data.cutmix)
 
 
 @contextmanager

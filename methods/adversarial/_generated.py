@@ -54,7 +54,7 @@ class SmoothedTradesTask(TradesTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n); clean images pass first, as released."""
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
-        ce = label_cross_entropy(clean_BC, batch.y, self.params.label_smoothing)
+        ce = label_cross_entropy(clean_BC, batch.targets, self.params.label_smoothing)
         kl = kl_divergence(clean_BC, adv_BC)
         return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 

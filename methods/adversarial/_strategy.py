@@ -247,16 +247,16 @@ class StrategyTask(Task):
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
         """CE(o_n, y); no clean logits are needed."""
-        return lambda adv_BC: label_cross_entropy(adv_BC, batch.y)
+        return lambda adv_BC: label_cross_entropy(adv_BC, batch.targets)
 
     def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
         """The part of the reward that the attack itself earns: CE(o_n, y), unsmoothed."""
-        return label_cross_entropy(model(batch.adversarial), batch.y)
+        return label_cross_entropy(model(batch.adversarial), batch.targets)
 
     def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
         """The loss of the step after which both accuracies are taken."""
         logits_BC = model(batch.adversarial)
-        return smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
+        return smoothed_cross_entropy(logits_BC, batch.targets, self.params.label_smoothing)
 
 
 def draw(logits: Sequence[Tensor], generator: torch.Generator) -> Tensor:
@@ -274,7 +274,7 @@ def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Gener
     """The images of highest cross-entropy that PGD with restarts finds around ``batch.x``."""
 
     def objective(logits_BC: Tensor) -> Tensor:
-        return label_cross_entropy(logits_BC, batch.y)
+        return label_cross_entropy(logits_BC, batch.targets)
 
     schedule, config = InnerSchedule(eps, eps / 4, REWARD_STEPS), InnerAttackConfig(start="uniform")
     best, highest_B = batch.x, torch.full_like(batch.y, -1, dtype=torch.float32)
@@ -282,7 +282,7 @@ def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Gener
         for _ in range(REWARD_RESTARTS):
             x_adv = pgd(model, objective, batch.x, schedule, config, generator)
             with torch.no_grad():
-                loss_B = cross_entropy(model(x_adv).float(), batch.y, reduction="none")
+                loss_B = cross_entropy(model(x_adv).float(), batch.targets, reduction="none")
             better_B = loss_B >= highest_B
             best = torch.where(better_B[:, None, None, None], x_adv, best)
             highest_B = torch.where(better_B, loss_B, highest_B)

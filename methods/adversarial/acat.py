@@ -56,7 +56,7 @@ class AcatTask(Task):
         """Clean logits [B, C], their smoothed cross-entropy, and the KL divergence from them."""
         # Clean images pass first, as released.
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
-        ce = smoothed_cross_entropy(clean_BC, batch.y, smoothing)
+        ce = smoothed_cross_entropy(clean_BC, batch.targets, smoothing)
         return clean_BC, ce, kl_divergence(clean_BC, adv_BC)
 
 

@@ -30,7 +30,7 @@ class DklTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce = label_cross_entropy(clean_BC, batch.y)
+        ce = label_cross_entropy(clean_BC, batch.targets)
         wmse, soft_ce = dkl_loss(clean_BC, adv_BC)
         loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
         return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))

@@ -68,7 +68,7 @@ class IklTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce = label_cross_entropy(clean_BC, batch.y, self.params.label_smoothing)
+        ce = label_cross_entropy(clean_BC, batch.targets, self.params.label_smoothing)
         wmse, soft_ce = self.divergence(clean_BC, adv_BC, batch.y)
         loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
         parts = detached(ce=ce, wmse=wmse, soft_ce=soft_ce)

@@ -26,7 +26,7 @@ class LasAtTask(StrategyTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The smoothed CE(o_n, y), a mean over the batch."""
         logits_BC = model(batch.adversarial)
-        loss = smoothed_cross_entropy(logits_BC, batch.y, self.params.label_smoothing)
+        loss = smoothed_cross_entropy(logits_BC, batch.targets, self.params.label_smoothing)
         return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 

@@ -73,7 +73,7 @@ class LasTradesTask(StrategyTask):
         if not isinstance(plan, TradesPlan):
             raise RuntimeError("this batch holds no plan of the strategy model")
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
-        ce = label_cross_entropy(clean_BC, batch.y)
+        ce = label_cross_entropy(clean_BC, batch.targets)
         kl = (plan.kl_weight_B * kl_per_sample(clean_BC, adv_BC)).mean()
         parts = detached(ce=ce, weighted_kl=kl, kl_weight=plan.kl_weight_B.mean())
         return StepOutput(ce + kl, parts | self.logged(batch))

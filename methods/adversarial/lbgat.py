@@ -49,7 +49,7 @@ class LbgatTask(TradesTask):
         clean_BC = model(batch.x)
         natural_BC = float32_or_wider(self.natural(batch.x))
         mse = (adv_BC - natural_BC).square().mean()
-        natural_ce = label_cross_entropy(natural_BC, batch.y)
+        natural_ce = label_cross_entropy(natural_BC, batch.targets)
         kl = kl_divergence(clean_BC, adv_BC)
         loss = mse + natural_ce + self.params.kl_weight * kl
         return StepOutput(loss, detached(mse=mse, natural_ce=natural_ce, kl=kl))

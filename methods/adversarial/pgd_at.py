@@ -18,11 +18,11 @@ class PgdAtTask(Task):
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
         """CE(o_n, y); no clean logits are needed."""
-        return lambda adv_BC: label_cross_entropy(adv_BC, batch.y)
+        return lambda adv_BC: label_cross_entropy(adv_BC, batch.targets)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_n, y), a mean over the batch."""
-        loss = label_cross_entropy(model(batch.adversarial), batch.y)
+        loss = label_cross_entropy(model(batch.adversarial), batch.targets)
         return StepOutput(loss, detached(adv_ce=loss))
 
 

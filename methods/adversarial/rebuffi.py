@@ -19,7 +19,8 @@ METHOD = Method(
         tables=(2, 4),
         notes=(
             _generated.PORT_NOTE,
-            "The paper also mixes images by CutMix; neither the port nor this recipe does.",
+            "The paper also mixes images by CutMix; neither the port nor this recipe does, but "
+            "data.cutmix can.",
             *_generated.TRAINING_NOTES,
         ),
         released_names=_generated.RELEASED_NAMES,

@@ -52,8 +52,10 @@ class ScoreTask(Task):
         """Both distances; clean images pass first, as released."""
         clean_BC = _predictions(model(batch.x))
         adv_BC = _predictions(model(batch.adversarial))
-        labels_BC = one_hot(batch.y, clean_BC.shape[-1]).to(clean_BC.dtype)
-        label = squared_distance(clean_BC, labels_BC)
+        labels_BC = batch.soft_labels
+        if labels_BC is None:
+            labels_BC = one_hot(batch.y, clean_BC.shape[-1])
+        label = squared_distance(clean_BC, labels_BC.to(clean_BC.dtype))
         consistency = squared_distance(adv_BC, clean_BC)
         loss = label + self.params.distance_weight * consistency
         return StepOutput(loss, detached(label=label, consistency=consistency))

@@ -34,7 +34,7 @@ class TradesTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """CE(o_m, y) + kl_weight KL(s_m || s_n); adversarial images pass first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce, kl = label_cross_entropy(clean_BC, batch.y), kl_divergence(clean_BC, adv_BC)
+        ce, kl = label_cross_entropy(clean_BC, batch.targets), kl_divergence(clean_BC, adv_BC)
         return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
 

@@ -57,7 +57,7 @@ class DecoupledKdTask(Task):
 
     def combined(self, student_BC: Tensor, batch: Batch, parts: DecoupledParts) -> StepOutput:
         """label_weight CE + warm-up (wmse_weight wMSE + ce_weight soft CE)."""
-        ce, warmup = label_cross_entropy(student_BC, batch.y), self.params.warmup(batch.epoch)
+        ce, warmup = label_cross_entropy(student_BC, batch.targets), self.params.warmup(batch.epoch)
         loss = self.params.label_weight * ce
         loss = loss + warmup * self.params.wmse_weight * parts.wmse
         loss = loss + warmup * self.params.ce_weight * parts.ce

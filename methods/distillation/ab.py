@@ -79,7 +79,7 @@ class AbTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """boundary_weight sum_l 2^(l + 1 - n) of the first stage, label_weight CE after it."""
         if not self.params.in_first_stage(batch.epoch, self.context.epochs):
-            ce = label_cross_entropy(model(batch.x), batch.y)
+            ce = label_cross_entropy(model(batch.x), batch.targets)
             return StepOutput(self.params.label_weight * ce, detached(ce=ce))
         student, teacher = self.features(model, batch)
         pairs = matched_stages(student.preacts, teacher.preacts)

@@ -25,7 +25,7 @@ class AttentionTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + attention_weight times the distance of maps, summed over stages."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         attention = attention_loss(student.stages, teacher.stages)
         loss = self.params.label_weight * ce + self.params.attention_weight * attention
         return StepOutput(loss, detached(ce=ce, attention=attention))

@@ -54,7 +54,7 @@ class CcTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + correlation_weight times the neighbours' loss."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         correlation = correlation_loss(
             self.embed_student(student.pooled), self.embed_teacher(teacher.pooled)
         )

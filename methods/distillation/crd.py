@@ -60,7 +60,7 @@ class CrdTask(FeatureTask):
         """label_weight CE + contrast_weight contrast; ``observe`` updates the memories."""
         student, teacher = self.features(model, batch)
         contrast = self.contrast(student.pooled, teacher.pooled, batch.index, batch.y)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         loss = self.params.label_weight * ce + self.params.contrast_weight * contrast.loss
         extras = detached(
             student=contrast.student, teacher=contrast.teacher, normalizers=contrast.normalizers

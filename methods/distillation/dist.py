@@ -82,7 +82,7 @@ class DistTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + inter_weight and intra_weight times 1 - correlation."""
         student_BC = model(batch.x)
-        ce = label_cross_entropy(student_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
         parts = correlation_loss(student_BC, batch.teacher_logits, self.params.temperature)
         loss = self.params.label_weight * ce
         loss = loss + self.params.inter_weight * parts.inter

@@ -30,7 +30,7 @@ class DkdTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + warm-up (target_weight TCKD + non_target_weight NCKD)."""
         student_BC, warmup = model(batch.x), self.params.warmup(batch.epoch)
-        ce = label_cross_entropy(student_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
         parts = dkd_loss(student_BC, batch.teacher_logits, batch.y, self.params.temperature)
         loss = self.params.label_weight * ce
         loss = loss + warmup * self.params.target_weight * parts.target

@@ -47,8 +47,8 @@ class DmlTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight (CE + the other's) + mutual_weight (KL from the other + the other's)."""
         student_BC, peer_BC = model(batch.x), self.peer(batch.x)
-        ce = label_cross_entropy(student_BC, batch.y)
-        peer_ce = label_cross_entropy(peer_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
+        peer_ce = label_cross_entropy(peer_BC, batch.targets)
         kl = kl_divergence(peer_BC.detach(), student_BC)
         peer_kl = kl_divergence(student_BC.detach(), peer_BC)
         loss = self.params.label_weight * (ce + peer_ce)

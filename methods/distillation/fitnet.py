@@ -42,7 +42,7 @@ class FitnetTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + hint_weight times the mean squared error of the translated map."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         stage = self.params.hint_stage
         hint = hint_loss(self.regressor(student.stages[stage]), teacher.stages[stage])
         loss = self.params.label_weight * ce + self.params.hint_weight * hint

@@ -69,7 +69,7 @@ class FspTask(FeatureTask):
             student, teacher = self.features(model, batch)
             flow = flow_loss(student.stages, teacher.stages)
             return StepOutput(flow, detached(flow=flow))
-        ce = label_cross_entropy(model(batch.x), batch.y)
+        ce = label_cross_entropy(model(batch.x), batch.targets)
         return StepOutput(self.params.label_weight * ce, detached(ce=ce))
 
 

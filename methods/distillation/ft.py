@@ -93,7 +93,7 @@ class FtTask(FeatureTask):
             mse = mse_loss(float32_or_wider(rebuilt_BKHW), float32_or_wider(map_BKHW))
             return StepOutput(self.params.paraphrase_weight * mse, detached(paraphrase=mse))
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         with no_grad():
             code_BKHW = self.paraphrase(teacher.stages[-1])
         factor = factor_loss(self.translate(student.stages[-1]), code_BKHW)

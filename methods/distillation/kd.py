@@ -30,7 +30,7 @@ class KdTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE(s, y) + kd_weight T^2 KL."""
         student_BC = model(batch.x)
-        ce = label_cross_entropy(student_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
         kl = kd_loss(student_BC, batch.teacher_logits, self.params.temperature)
         loss = self.params.label_weight * ce + self.params.kd_weight * kl
         return StepOutput(loss, detached(ce=ce, kl=kl))

@@ -142,7 +142,7 @@ class KdsvdTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + correlation_weight times the distance, summed over pairs of stages."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         correlation = singular_loss(student.stages, teacher.stages, self.params.vectors)
         loss = self.params.label_weight * ce + self.params.correlation_weight * correlation
         return StepOutput(loss, detached(ce=ce, correlation=correlation))

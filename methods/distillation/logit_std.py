@@ -76,7 +76,7 @@ class LogitStdTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The base's label_weight CE of the logits + its loss of standardised logits."""
         student_BC = model(batch.x)
-        ce = label_cross_entropy(student_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
         output = self.base.loss(lambda x: standardised(student_BC), _of_standardised(batch))
         return StepOutput(
             self.label_weight * ce + output.loss, {**output.parts, **detached(ce=ce)}, output.extras

@@ -62,7 +62,7 @@ class NstTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + selectivity_weight times the discrepancy, summed over stages."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         selectivity = selectivity_loss(student.stages, teacher.stages)
         loss = self.params.label_weight * ce + self.params.selectivity_weight * selectivity
         return StepOutput(loss, detached(ce=ce, selectivity=selectivity))

@@ -45,7 +45,7 @@ class OfdTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + overhaul_weight times the partial L2 distance before activation."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         overhaul = self.overhaul(student.preacts, teacher.preacts)
         loss = self.params.label_weight * ce + self.params.overhaul_weight * overhaul
         return StepOutput(loss, detached(ce=ce, overhaul=overhaul))

@@ -56,7 +56,7 @@ class PktTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + neighbour_weight times the divergence."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         neighbours = neighbour_loss(student.pooled, teacher.pooled)
         loss = self.params.label_weight * ce + self.params.neighbour_weight * neighbours
         return StepOutput(loss, detached(ce=ce, neighbours=neighbours))

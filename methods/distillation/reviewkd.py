@@ -50,7 +50,7 @@ class ReviewKdTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + warm-up review_weight HCL."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         maps = student.preacts if self.params.student_preacts else student.stages
         review = self.review(maps, student.pooled, teacher.preacts, teacher.pooled)
         warmup = self.params.warmup(batch.epoch)

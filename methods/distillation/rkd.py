@@ -26,7 +26,7 @@ class RkdTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + distance_weight and angle_weight times Huber's losses of relations."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         distance, angle = rkd_loss(student.pooled, teacher.pooled)
         loss = self.params.label_weight * ce
         loss = loss + self.params.distance_weight * distance + self.params.angle_weight * angle

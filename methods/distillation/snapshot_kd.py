@@ -65,7 +65,7 @@ class SnapshotKdTask(Task):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + kd_weight KL(softmax(t / T) || softmax(s)) from the second cycle on."""
         student_BC = model(batch.x)
-        ce = label_cross_entropy(student_BC, batch.y)
+        ce = label_cross_entropy(student_BC, batch.targets)
         if batch.epoch <= self.context.cycle_ends[0]:
             return StepOutput(self.params.label_weight * ce, detached(ce=ce))
         with torch.no_grad():

@@ -47,7 +47,7 @@ class SpTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + similarity_weight times the distance of similarities."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         similarity = similarity_loss(student.stages[-1], teacher.stages[-1])
         loss = self.params.label_weight * ce + self.params.similarity_weight * similarity
         return StepOutput(loss, detached(ce=ce, similarity=similarity))

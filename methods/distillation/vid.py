@@ -94,7 +94,7 @@ class VidTask(FeatureTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + prediction_weight times the negative log-likelihood, over stages."""
         student, teacher = self.features(model, batch)
-        ce = label_cross_entropy(student.logits, batch.y)
+        ce = label_cross_entropy(student.logits, batch.targets)
         pairs = matched_stages(student.stages, teacher.stages)
         terms = [predict(*maps) for predict, maps in zip(self.predictors, pairs, strict=True)]
         nll = torch.stack(terms).sum()

@@ -8,26 +8,28 @@ from torch.nn.functional import cross_entropy
 from methods.losses.precision import float32_or_wider
 
 
-def label_cross_entropy(logits_BC: Tensor, y_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def label_cross_entropy(logits_BC: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """CE(o, y), smoothed as in torch: ``label_smoothing`` is spread over all C classes.
 
     Args:
         logits_BC: logits [B, C].
-        y_B: labels, int64 in [0, C).
+        y: labels, int64 [B] in [0, C), or the shares of the classes [B, C].
         label_smoothing: the weight of the uniform distribution in the labels, in [0, 1].
 
     Returns:
         The mean over the batch, a scalar >= 0.
     """
-    return cross_entropy(float32_or_wider(logits_BC), y_B, label_smoothing=label_smoothing)
+    logits_BC = float32_or_wider(logits_BC)
+    y = y.to(logits_BC.dtype) if y.is_floating_point() else y
+    return cross_entropy(logits_BC, y, label_smoothing=label_smoothing)
 
 
-def smoothed_cross_entropy(logits_BC: Tensor, y_B: Tensor, smoothing: float) -> Tensor:
+def smoothed_cross_entropy(logits_BC: Tensor, y: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy with 1 - smoothing on the label and smoothing / (C - 1) on each other class.
 
     Args:
         logits_BC: logits [B, C], C >= 2.
-        y_B: labels, int64 in [0, C).
+        y: labels, int64 [B] in [0, C), or the shares of the classes [B, C].
         smoothing: in [0, (C - 1) / C), so that the label keeps more than any other class.
 
     Returns:
@@ -35,4 +37,4 @@ def smoothed_cross_entropy(logits_BC: Tensor, y_B: Tensor, smoothing: float) -> 
     """
     classes = logits_BC.shape[-1]
     # torch spreads its share over all classes, the label included.
-    return label_cross_entropy(logits_BC, y_B, smoothing * classes / (classes - 1))
+    return label_cross_entropy(logits_BC, y, smoothing * classes / (classes - 1))

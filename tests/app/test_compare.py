@@ -1,12 +1,19 @@
 """The comparison of two models: its numbers, its words, and which runs it offers."""
 
+import re
+from pathlib import Path
+
+import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+import divergence_bench as bench
 from app import comparison
 from divergence_bench.cli.compare import compare as command
 from harness.evaluation.analysis.statistics import compare_paired
 from harness.store.database import Database
+from tests.divergence_bench.test_api import network
+from tests.divergence_bench.test_decide import damaged
 
 IKL, KL, TRADES = "ikl-7ad16276ecfe", "kl-88897efe8687", "trades-75bbd56ef462"
 
@@ -111,3 +118,38 @@ def test_runs_are_named_by_method_dataset_architecture_and_seed(open_page, small
     assert at.selectbox(key="a-choice").value == ids["a"]
     assert f"IKL-AT, digits, resnet8, seed 1, {ids['a']}" in at.selectbox(key="a-choice").options
     assert "Linf 0.15, AutoAttack, n = 40." in words(at)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Two decided models, of which one was evaluated on more images than the other."""
+    results = tmp_path_factory.mktemp("drawn")
+    settings = {"attacks": "none", "quiet": True, "chunk_size": 40, "results": results}
+    good, bad = network(), damaged(0.5)
+    counts = {"good": (good, 160), "bad": (bad, 80)}
+    for name, (model, n) in counts.items():
+        bench.evaluate(model, "digits", n=n, precision=1e-4, name=name, **settings)
+    runs = Database(results).query("SELECT run_id, source FROM runs")
+    return results, {name: _one(runs, name) for name in counts}
+
+
+def _one(runs: pd.DataFrame, name: str) -> str:
+    (run_id,) = runs[runs["source"].str.contains(name)]["run_id"]
+    return str(run_id)
+
+
+def test_models_on_images_in_random_order_are_compared_as_by_the_command_line(
+    open_page, drawn, capsys
+) -> None:
+    results, ids = drawn
+    at = open_page("compare", results, a=ids["good"], b=ids["bad"], right="clean")
+    command([ids["good"], ids["bad"]], results=results)
+    printed = capsys.readouterr().out
+    found = re.search(r"A - B (\S+) \[(\S+), (\S+)\], p", at.subheader[0].value)
+    assert found is not None
+    difference, low, high = found.groups()
+    assert re.search(
+        rf"{re.escape(difference)}\s+\[{re.escape(low)},\s*{re.escape(high)}\]", printed
+    )
+    assert "drawn at random from 360" in words(at)
+    assert "McNemar" not in words(at)

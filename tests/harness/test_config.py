@@ -78,9 +78,11 @@ def test_a_dumped_configuration_is_the_same_run():
     assert config.training.attack.eps == 8 / 255
 
 
-@pytest.mark.parametrize(
-    "eps", [-0.1, 1.5, "1/0", "x/255", "", "0.1,", "nan", "inf", "0.1,1/10", [0.1, 2], (), None]
-)
+NO_RADII = (-0.1, 1.5, "1/0", "x/255", "", "0.1,", "nan", "inf", "0.1,1/10", [0.1, 2], (), None)
+TOO_LARGE = (10**400, f"{10**400}/3")
+
+
+@pytest.mark.parametrize("eps", [*NO_RADII, *TOO_LARGE], ids=lambda eps: str(eps)[:9])
 def test_what_is_no_radius_is_refused(eps):
     with pytest.raises(ValidationError, match=r"no radius|radius is there twice|at (most|least)"):
         EvalConfig(eps=eps)

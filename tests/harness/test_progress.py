@@ -81,7 +81,11 @@ def test_a_notebook_has_a_bar_that_goes_away(clock, shown):
             clock[0] += 0.125  # and the bar moves every 0.2 s
             stage.update(step, f"epoch {step}")
     *bars, last = [text.partition("</progress> ")[2] for text in shown]
-    steps = [f"{10 * step}% train &lt;a&gt; epoch {step}" for step in (2, 4, 6, 8, 10)]
+    left = {2: 1, 4: 1, 6: 0, 8: 0, 10: 0}
+    steps = [
+        f"{10 * step}% train &lt;a&gt; epoch {step}, about {seconds} s left"
+        for step, seconds in left.items()
+    ]
     assert bars == ["0% train &lt;a&gt;", *steps]
     assert last == ""
 

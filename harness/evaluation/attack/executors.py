@@ -44,6 +44,10 @@ class ChunkExecutor(Protocol):
     def threads(self) -> int:
         """The threads of each process that attacks a chunk."""
 
+    @property
+    def workers(self) -> int | None:
+        """How many chunks are attacked at a time; None if that is not known."""
+
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """Attack the missing chunks.
 
@@ -78,6 +82,7 @@ class InProcess:
     """Attacks chunks in this process, one after the other, with so many threads."""
 
     threads: int = field(default_factory=torch.get_num_threads)
+    workers: int = field(default=1, init=False)
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""
@@ -164,7 +169,7 @@ def _follow(
         ended, running = wait(running, PROGRESS_EVERY_S, FIRST_COMPLETED)
         while not news.empty():
             process, chunk, share, note = news.get()
-            last_chunks[process], shares[chunk], text = chunk, share, f"chunk {chunk}: {note}"
+            last_chunks[process], shares[chunk], text = chunk, share, note
         for future in ended:
             future.result()
             shares[futures[future]] = 1.0
@@ -265,7 +270,7 @@ def _attack_chunk(path: Path, number: int) -> None:
             reported = now
             _news.put((os.getpid(), number, share, note))
 
-    progress(0.0, "starting")
+    progress(0.0, f"chunk {number}: starting")
     try:
         _job(path).attack(number, progress)
     except Exception as error:

@@ -35,6 +35,7 @@ from harness.evaluation.attack.stages import (
     passes,
     zero_gradient_starts,
 )
+from harness.evaluation.forecast import Forecast
 from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import Plan, apply
@@ -75,6 +76,7 @@ class Job:
         plan: how the attacked copy of the model is run.
         directory: where chunks belong.
         device: where to compute.
+        forecast: what chunks are expected to take, for progress; None if that is not known.
     """
 
     model: nn.Module
@@ -84,6 +86,7 @@ class Job:
     plan: Plan
     directory: EvaluationDirectory
     device: torch.device
+    forecast: Forecast | None = None
     _halvings: list[str] = field(default_factory=list, init=False)
 
     @property
@@ -169,7 +172,8 @@ class Job:
 
         Args:
             number: the chunk.
-            progress: called with the share of the chunk's work that is done.
+            progress: called with the share of the chunk's work that is done, and what is being
+                done in which chunk.
             path: the file to write; by default the chunk's place in the evaluation's directory.
 
         Raises:
@@ -178,8 +182,12 @@ class Job:
         chunk = self.chunk(number)
         images = unit_images(self.images, chunk.positions)
         began = time.perf_counter()
+
+        def advance(share: float, note: str) -> None:
+            progress(share, f"chunk {number}: {note}")
+
         with own_random_state(self.device):
-            result = self._run(chunk, images.to(self.device), progress)
+            result = self._run(chunk, images.to(self.device), advance)
         kept, rounding = self._kept(result, images)
         ensure_unchanged(self.model, self.model_sha256)
         facts = {
@@ -197,12 +205,13 @@ class Job:
         self._halvings = []
         labels = chunk.labels.to(self.device)
         result = ChunkResult.after_clean_pass(chunk, x, self._judged(x))
-        lost = self._misread(x, labels)
+        lost, spent = self._misread(x, labels), 0.0
         for number, name in enumerate(self.protocol.attacks):
             alive = result.correct.nonzero()[:, 0]
             if not len(alive):
                 break
-            advance = self._stage_progress(number, len(alive), len(x), progress)
+            advance, cost = self._stage_progress(number, len(alive), spent, progress)
+            spent += cost
             found, facts, target = self._attack(
                 name, x[alive], labels[alive], lost[alive], chunk.seed, advance
             )
@@ -218,7 +227,7 @@ class Job:
                 perturbation_norm(found[broken], x[alive[broken]], self.protocol.norm),
                 target[broken],
             )
-        progress(1.0, "")
+        progress(1.0, "done")
         result.out_of_memory = self._halvings
         return result
 
@@ -291,25 +300,32 @@ class Job:
         return within_memory(batching, count, attempt, lambda: self._halvings.append(what))
 
     def _stage_progress(
-        self, stage: int, alive: int, count: int, progress: ProgressFn
-    ) -> Callable[[int], None]:
-        """Report a stage that attacks ``alive`` of the chunk's images, by its forward passes.
+        self, stage: int, alive: int, spent: float, progress: ProgressFn
+    ) -> tuple[Callable[[int], None], float]:
+        """Report a stage that attacks ``alive`` images of a chunk, by its forward passes.
 
-        What remains is estimated as if nothing more broke, so that the share only grows.
+        Args:
+            stage: its number.
+            alive: how many images it attacks.
+            spent: the cost of the stages before it.
+            progress: called with the share of the chunk's work that is done.
+
+        Returns:
+            What is to be called with the images that went forward, and the cost of the stage.
         """
         protocol = self.protocol
-        costs = [passes(name, protocol.budget, self.num_classes) for name in protocol.attacks]
-        everything = count * sum(map(sum, costs))
-        before = 1 - alive * sum(map(sum, costs[stage:])) / everything
-        share = alive * sum(costs[stage]) / everything
-        expected = alive * costs[stage][0]
+        forecast = self.forecast or Forecast.by_passes(protocol, self.num_classes)
+        cost = forecast.stages[stage].seconds(alive)
+        everything = spent + forecast.remaining(stage, alive)
+        expected = alive * passes(protocol.attacks[stage], protocol.budget, self.num_classes)[0]
         note = f"{protocol.attacks[stage]}, {alive} images left"
-        progress(before, note)
 
         def advance(forward: int) -> None:
-            progress(before + share * min(1.0, forward / expected), note)
+            done = spent + cost * min(1.0, forward / expected)
+            progress(done / everything if everything else 0.0, note)
 
-        return advance
+        advance(0)
+        return advance, cost
 
     def _kept(
         self, result: ChunkResult, clean: Tensor

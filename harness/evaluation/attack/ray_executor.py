@@ -49,6 +49,7 @@ class RayExecutor:
         self._ray = ray
         self._cluster = cluster
         self.threads = cluster.cpus
+        self.workers = None
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``; which GPU a task has is decided by Ray."""

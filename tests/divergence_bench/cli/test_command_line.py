@@ -156,9 +156,11 @@ def test_a_deleted_run_is_gone_and_its_students_are_named(
 
     with RunDirectory(results, run).lock():
         assert "another process is working" in refused(*command, "--yes")
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    declined = call(*command)
-    assert (declined.status, declined.out) == (2, "")
+    for answer in ("n\n", ""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        declined = call(*command)
+        assert (declined.status, declined.out) == (2, "")
+        assert declined.err.endswith("\nerror: nothing was done: the answer was not yes\n")
     assert f"{run} is the teacher of kd-0\n" in declined.err
     assert (results / "runs" / run / "model.pt").exists()
 

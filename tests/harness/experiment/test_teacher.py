@@ -142,6 +142,31 @@ def test_a_file_of_another_network_is_refused(trained, tmp_path):
         resolve("distil", options=options)
 
 
+def test_a_teacher_of_other_classes_is_refused_in_a_sentence(trained, tmp_path):
+    network = build_model("resnet8", 7, 1, 8)
+    seven = tmp_path / "seven.pth"
+    torch.save(network.state_dict(), seven)
+    match = r"belong to another network .*fc.bias \[7\] instead of \[10\]"
+    with pytest.raises(UserError, match=match):
+        student(tmp_path, **{"teacher.source": str(seven)})
+    file, record = tmp_path / "other.pt", torch.load(teacher_of(trained).model_path)
+    torch.save({**record, "dataset": "svhn"}, file)
+    with pytest.raises(UserError, match="its dataset is svhn, not digits; give another --teacher"):
+        student(tmp_path, **{"teacher.source": str(file)})
+
+
+@pytest.mark.parametrize(("arch", "larger"), [("resnet8", False), ("resnet14", True)])
+def test_a_student_larger_than_its_teacher_is_told_of(trained, tmp_path, arch, larger):
+    source = str(teacher_of(trained).model_path)
+    lines = Lines()
+    options = {"model.arch": arch, "teacher.source": source, "teacher.minimum": 0}
+    student(tmp_path, lines, **options, **{"training.epochs": 1})
+    networks = [build_model(name, 10, 1, 8) for name in (arch, "resnet8")]
+    sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
+    expected = f"{sizes[0]:,} parameters, {sizes[1]:,} in the teacher"
+    assert [expected in line for line in lines.about("larger than its teacher")] == [True] * larger
+
+
 def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         student(tmp_path, Lines("epoch 1/2  loss", after="the teacher resnet8"))

@@ -4,6 +4,7 @@ import argparse
 import gzip
 import os
 import pickle
+import sys
 import zipfile
 from collections import defaultdict
 from datetime import datetime
@@ -126,6 +127,13 @@ def test_a_safetensors_file_is_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file({"w": torch.arange(3.0)}, tmp_path / "model.safetensors")
     assert torch.equal(read_checkpoint(tmp_path / "model.safetensors")["w"], torch.arange(3.0))
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match=r"needs the package safetensors.torch.*\[export\]'$"):
+        read_checkpoint(tmp_path / "model.safetensors")
 
 
 def write_zip(path, name):

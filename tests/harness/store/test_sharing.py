@@ -182,6 +182,29 @@ def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     assert not list(ours.glob(".incoming*"))
 
 
+def test_images_in_random_order_come_back_in_that_order(lab, tmp_path):
+    """The order is part of what a sequential evaluation found."""
+    theirs = lab("theirs", "a")
+    evaluation = RunDirectory(theirs, "a").evaluation("e1")
+    verdicts = evaluation.verdicts()
+    drawn = verdicts.take(list(range(len(verdicts)))[::-1])
+    assert drawn["index"].to_pylist() != sorted(drawn["index"].to_pylist())
+    write_verdicts(drawn, evaluation.verdicts_path)
+    evaluation.update(verdicts_digest=verdicts_digest(drawn))
+    Database(theirs).rebuild()
+    exchange.export(theirs, tmp_path / "parquet")
+    alone = tmp_path / "alone.duckdb"
+    shutil.copy(Database(theirs).path, alone)
+    imported, merged = tmp_path / "imported", tmp_path / "merged"
+    for found in (
+        exchange.import_(imported, tmp_path / "parquet"),
+        exchange.merge_other(merged, alone),
+    ):
+        assert summary(found) == (["a"], [], [], [], [])
+    for results in (imported, merged):
+        assert RunDirectory(results, "a").evaluation("e1").verdicts().equals(drawn)
+
+
 def test_a_changed_export_is_refused_and_nothing_comes_in(lab, tmp_path):
     theirs, ours = lab("theirs", "a"), lab("ours")
     exchange.export(theirs, tmp_path / "parquet")

@@ -1,0 +1,37 @@
+"""The progress of a part of an evaluation as progress of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.config import eps_text
+from harness.evaluation.attack.job import ProgressFn
+
+
+def never_falling(progress: ProgressFn) -> ProgressFn:
+    """Progress whose share never falls, also where more images survive than was expected."""
+    most = 0.0
+
+    def advance(share: float, note: str) -> None:
+        nonlocal most
+        most = max(most, share)
+        progress(most, note)
+
+    return advance
+
+
+def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
+    """The share of one radius as a share of all of them; radius 0, without attack, takes none."""
+    weights = [1.0 if eps else 0.0 for eps in radii] if any(radii) else [1.0]
+    before, total = sum(weights[:number]), sum(weights)
+    where = f"eps {eps_text(radii[number])}, " if len(radii) > 1 else ""
+
+    def advance(share: float, note: str) -> None:
+        progress((before + share * weights[number]) / total, note and f"{where}{note}")
+
+    return advance
+
+
+def of_missing(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
+    """The share of the missing chunks as a share of all, of which so many are finished."""
+    return lambda share, note: progress((finished + share * missing) / chunks, note)
