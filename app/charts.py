@@ -23,8 +23,8 @@ GREY = "#8a939c"
 # Without a colour of their own, a legend's marks are black, which no dark page shows.
 GREY_MARKS = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-# Narrower plots are those of phones.
-WIDE_PIXELS = 500
+# Narrower plots are those of phones; of two side by side each is a little narrower.
+WIDE_PIXELS, HALF_PIXELS = 500, 400
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
@@ -349,7 +349,7 @@ def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.S
 
 def _legend(orient: Side, **options: Any) -> alt.Legend:
     """A legend in rows, which on a phone is a column."""
-    columns = alt.ExprRef(f"width >= {WIDE_PIXELS} ? 3 : 1")
+    columns = alt.ExprRef(f"width >= {HALF_PIXELS} ? 3 : 1")
     return alt.Legend(
         orient=orient, columns=columns, labelLimit=300, symbolOpacity=1, direction="horizontal",
         **options,
