@@ -21,7 +21,7 @@ BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
 # Without a colour of their own, a legend's marks are black, which no dark page shows.
-GREY_MARKS = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
+GREY_MARKS: dict[str, Any] = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 # Narrower plots are those of phones; of two side by side each is a little narrower.
 WIDE_PIXELS, HALF_PIXELS = 500, 400
@@ -312,12 +312,15 @@ def embedding(frame: pd.DataFrame) -> Picture:
         )
     )
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
-    numbers = (
+    # White with a dark rim is seen on every class's colour, on light and dark pages.
+    rims = {"color": "black", "stroke": "black", "strokeWidth": 3, "opacity": 0.75}
+    numbers = [
         alt.Chart(centres)
-        .mark_text(fontSize=15, fontWeight="bold")
+        .mark_text(fontSize=15, fontWeight="bold", **style)
         .encode(x="x:Q", y="y:Q", text="label:N")
-    )
-    return alt.layer(points, numbers).properties(height=430)
+        for style in (rims, {"color": "white"})
+    ]
+    return alt.layer(points, *numbers).properties(height=430)
 
 
 def _coloured(
