@@ -147,18 +147,11 @@ def tradeoff(
         )
         .add_params(brush)
     )
-    plain = alt.Chart(points).encode(x=x, y=y)
-    names = [
-        plain.mark_text(align="left", dx=8, fontSize=11, opacity=alt.ExprRef(expr)).encode(
-            text=field
-        )
-        for field, expr in (
-            ("label:N", f"width >= {WIDE_PIXELS} ? 1 : 0"),
-            ("short_label:N", f"width >= {WIDE_PIXELS} ? 0 : 1"),
-        )
-    ]
+    # A text that is only hidden would still take its width from the plot.
+    text = alt.ExprRef(f"width >= {WIDE_PIXELS} ? datum.label : datum.short_label")
+    names = alt.Chart(points).mark_text(align="left", dx=8, fontSize=11, text=text).encode(x=x, y=y)
     steps = _steps(fronts, x, y, after=lower_is_better)
-    return alt.layer(*steps, spans, marks, *names).properties(height=560)
+    return alt.layer(*steps, spans, marks, names).properties(height=560)
 
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
