@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -255,14 +255,14 @@ def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
     return {key: replace(cell, ours=None) for key, cell in cells.items()}
 
 
-def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, str]:
-    """The rows and numbers shown, in each format; LaTeX is laid out as in the paper."""
+def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, Callable[[], str]]:
+    """What gives the rows and numbers shown in each format; LaTeX is laid out as in the paper."""
     shown = replace(table, rows=tuple(rows))
     return {
-        "CSV": to_csv(shown),
-        "LaTeX": to_latex(shown, ours=view != "printed"),
-        "Markdown": to_markdown(shown),
-        "BibTeX": to_bibtex(shown),
+        "CSV": lambda: to_csv(shown),
+        "LaTeX": lambda: to_latex(shown, ours=view != "printed"),
+        "Markdown": lambda: to_markdown(shown),
+        "BibTeX": lambda: to_bibtex(shown),
     }
 
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
 
 # Altair's methods and operators are typed as wider than what they return.
 Picture = Any
+Side = Literal["top", "bottom"]
 
 BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
+# Without a colour of their own, a legend's marks are black, which no dark page shows.
+GREY_MARKS: dict[str, Any] = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-# Narrower plots are those of phones.
-WIDE_PIXELS = 500
+# Narrower plots are those of phones; of two side by side each is a little narrower.
+WIDE_PIXELS, HALF_PIXELS = 500, 400
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
 
@@ -144,18 +147,11 @@ def tradeoff(
         )
         .add_params(brush)
     )
-    plain = alt.Chart(points).encode(x=x, y=y)
-    names = [
-        plain.mark_text(align="left", dx=8, fontSize=11, opacity=alt.ExprRef(expr)).encode(
-            text=field
-        )
-        for field, expr in (
-            ("label:N", f"width >= {WIDE_PIXELS} ? 1 : 0"),
-            ("short_label:N", f"width >= {WIDE_PIXELS} ? 0 : 1"),
-        )
-    ]
+    # A text that is only hidden would still take its width from the plot.
+    text = alt.ExprRef(f"width >= {WIDE_PIXELS} ? datum.label : datum.short_label")
+    names = alt.Chart(points).mark_text(align="left", dx=8, fontSize=11, text=text).encode(x=x, y=y)
     steps = _steps(fronts, x, y, after=lower_is_better)
-    return alt.layer(*steps, spans, marks, *names).properties(height=560)
+    return alt.layer(*steps, spans, marks, names).properties(height=560)
 
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
@@ -309,12 +305,15 @@ def embedding(frame: pd.DataFrame) -> Picture:
         )
     )
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
-    numbers = (
+    # White with a dark rim is seen on every class's colour, on light and dark pages.
+    rims = {"color": "black", "stroke": "black", "strokeWidth": 3, "opacity": 0.75}
+    numbers = [
         alt.Chart(centres)
-        .mark_text(fontSize=15, fontWeight="bold")
+        .mark_text(fontSize=15, fontWeight="bold", **style)
         .encode(x="x:Q", y="y:Q", text="label:N")
-    )
-    return alt.layer(points, numbers).properties(height=430)
+        for style in (rims, {"color": "white"})
+    ]
+    return alt.layer(points, *numbers).properties(height=430)
 
 
 def _coloured(
@@ -334,19 +333,19 @@ def _coloured(
     )
 
 
-def _shaped(field: str, domain: Sequence[str], orient: str = "bottom") -> alt.Shape:
+def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.Shape:
     """Shapes; their legend and that of the same field's colours are one where both are on top."""
     return alt.Shape(
         f"{field}:N",
         title=None,
         scale=alt.Scale(domain=list(domain), range=SHAPES[: len(domain)]),
-        legend=_legend(orient),
+        legend=_legend(orient, **({} if orient == "top" else GREY_MARKS)),
     )
 
 
-def _legend(orient: str, **options: Any) -> alt.Legend:
+def _legend(orient: Side, **options: Any) -> alt.Legend:
     """A legend in rows, which on a phone is a column."""
-    columns = alt.ExprRef(f"width >= {WIDE_PIXELS} ? 3 : 1")
+    columns = alt.ExprRef(f"width >= {HALF_PIXELS} ? 3 : 1")
     return alt.Legend(
         orient=orient, columns=columns, labelLimit=300, symbolOpacity=1, direction="horizontal",
         **options,

@@ -111,8 +111,8 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if evaluation is None or found.empty:
         return
     counts = dict(zip(found["broken_by"], found["n"], strict=True))
-    names = [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts]
-    stages = {stage_title(name): name for name in names}
+    known = [name for name in (*attacks_of(evaluation), "clean", "robust") if name in counts]
+    stages = {stage_title(name): name for name in known}
     help = "The stage that broke the image; Clean: wrong without an attack; Robust: never broken."
     broken_by = stages[ui.one_of("Broken by", list(stages), key="broken_by", pills=True, help=help)]
     count = counts[broken_by]

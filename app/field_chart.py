@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from app.charts import BLUE, GREY, ORANGE, Picture
+from app.charts import BLUE, GREY, GREY_MARKS, ORANGE, Picture
 from leaderboards.field import RANKED_BY
 from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, Row, Table
 
@@ -77,7 +77,9 @@ def field_chart(table: Table) -> tuple[Picture, int]:
                 domain=[SUBJECT, OTHERS], range=[ORANGE, GREY]
             ),
             shape=alt.Shape(
-                "source:N", title=None, legend=alt.Legend(orient="top", labelLimit=300)
+                "source:N",
+                title=None,
+                legend=alt.Legend(orient="top", labelLimit=300, **GREY_MARKS),
             ).scale(domain=sources, range=[SHAPES[name.partition(":")[0]] for name in sources]),
             size=alt.condition(f"datum.family === {SUBJECT!r}", alt.value(130), alt.value(50)),
             stroke=alt.condition(f"datum.family === {SUBJECT!r}", alt.value(BLUE), alt.value(None)),

@@ -9,7 +9,9 @@ from app.components import begin, errors_as_messages, footer
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
 PAGES = [
-    st.Page("views/start.py", title="Start", url_path="start", default=True),
+    # Streamlit serves the default page at the root alone, whatever its path is.
+    st.Page("views/start.py", title="Start", url_path="root", default=True),
+    st.Page("views/start.py", title="Start", url_path="start", visibility="hidden"),
     st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards"),
     st.Page("views/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     st.Page("views/runs.py", title="Runs", url_path="runs"),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from app.components import records
@@ -207,12 +208,13 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _over_seeds(field: str, own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Percent, as a mean with its ends."""
-    values = [100 * run[field] for run in own]
+    values = [100 * float(run[field]) for run in own]
     mean = statistics.fmean(values)
     if len(own) == 1:
         low, high = (100 * own[0][f"{field}_{end}"] for end in ("low", "high"))
     else:
-        deviation = statistics.stdev(values)
+        # Not a number where a run lacks the accuracy.
+        deviation = float(np.std(values, ddof=1))
         low, high = mean - deviation, mean + deviation
     return {field: mean, f"{field}_low": low, f"{field}_high": high}
 
@@ -307,7 +309,7 @@ def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) 
     for index in order:
         left, top = x[index] * width + 8, (1 - y[index]) * height
         box = (left, top - 9, left + 6.5 * len(str(points.loc[index, "short"])), top + 9)
-        if box[2] < width + 60 and not any(_overlap(box, other) for other in boxes):
+        if box[2] < 1.06 * width and not any(_overlap(box, other) for other in boxes):
             boxes.append(box)
             shown[index] = True
     return shown

@@ -253,18 +253,18 @@ def _filters(table: Table) -> tuple[Filters, str]:
 
 
 def _downloads(table: Table, rows: Sequence[Row], view: str) -> None:
-    """A download button for each format."""
+    """A download button for each format, which is made when it is asked for."""
     with st.container(horizontal=True, gap="small"):
-        for label, text in table_files(table, rows, view).items():
+        for label, text_of in table_files(table, rows, view).items():
             ending = FILE_ENDINGS[label]
             st.download_button(
                 label,
-                text,
+                text_of,
                 f"{table.anchor}.{ending}",
                 "text/csv" if ending == "csv" else "text/plain",
                 key=f"download-{table.anchor}-{ending}",
                 on_click="ignore",
-                disabled=not text,
+                disabled=not rows,
                 help=f"The rows shown, as {label}.",
             )
 

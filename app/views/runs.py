@@ -169,7 +169,7 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
         now=[_now(row) for row in ui.records(found)],
         state=found["status"].map(STATUS_WORDS).fillna(found["status"]),
         progress=(100 * found["epochs_done"] / found["epochs_planned"]).clip(0, 100),
-        validation=[_percent(values) for values in found["validation"]],
+        validation=found["validation"].map(_percent),
         clean=100 * found["clean"],
         robust=(100 * found["robust"]).where(found["attacks"].fillna("") != ""),
         protocol=[

@@ -85,8 +85,8 @@ class TableView:
         return titled_sections(self.table, self.rows)
 
     @property
-    def heads(self) -> list[list[tuple[str, int, str]]]:
-        """For each line of the head: title, number of columns, and what the first of them holds."""
+    def heads(self) -> list[list[tuple[str, int, Column]]]:
+        """For each line of the head: title, number of columns, and the first of them."""
         height = len(self.table.columns[0].heads)
         lines = []
         for level in range(height):
@@ -96,7 +96,7 @@ class TableView:
                 key=lambda item: (item[1].heads[: level + 1], level == height - 1 and item[0]),
             )
             members = [[column for _, column in group] for _, group in same]
-            lines.append([(own[0].heads[level], len(own), own[0].help) for own in members])
+            lines.append([(own[0].heads[level], len(own), own[0]) for own in members])
         return lines
 
     def others(self, row: Row) -> str:

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.browser
 PAGES = [
     "start",
     "leaderboards",
+    "leaderboards?table=small",
+    "leaderboards?table=runs",
     "tradeoffs",
     "runs",
     "run",
@@ -40,7 +42,23 @@ def test_every_page_opens_without_an_error(visit, small_store, width, theme) -> 
         for part in ("html", "[data-testid=stMain]"):
             overflow = visitor.page.locator(part).evaluate("it => it.scrollWidth - it.clientWidth")
             assert overflow <= 0, f"{part} of {page} is {overflow} pixels too wide"
-        visitor.shoot(f"{page}-{width}-{theme}")
+        visitor.shoot(f"{page.replace('?table=', '-')}-{width}-{theme}")
+
+
+def test_every_page_has_its_own_address_and_a_link_shows_what_it_names(visit) -> None:
+    visitor = visit()
+    visitor.page.goto(f"{visitor.server}/start")
+    visitor.page.get_by_role("heading", name="Does a better KL divergence").wait_for()
+    visitor.settle()
+    assert visitor.page.get_by_text("Page not found").count() == 0
+    visitor.open("leaderboards?table=4")
+    region = visitor.page.get_by_role("region", name="Table 4: CIFAR-10 robust", exact=True)
+    assert region.count() == 1
+    visitor.page.get_by_role("combobox", name="Table").click()
+    visitor.page.get_by_role("option", name="Table 7").click()
+    visitor.page.wait_for_url("**table=7**")
+    visitor.settle()
+    assert visitor.page.locator("tr.subject").first.inner_text().startswith("IKL-KD")
 
 
 def test_a_choice_of_runs_is_named_and_stays_in_the_url(visit, small_store) -> None:

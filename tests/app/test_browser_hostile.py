@@ -26,6 +26,8 @@ WRONG += [
     ("tradeoffs", "protocol", "<script>alert(1)</script>"), ("tradeoffs", "x", "__class__"),
     ("tradeoffs", "rb", "2"), ("runs", "state", "burning"), ("runs", "limit", "1e9"),
     ("runs", "method", "\u202emoc"), ("runs", "data", "a" * 3000),
+    ("leaderboards", "table", "99"), ("leaderboards", "view", "<svg onload=alert(1)>"),
+    ("leaderboards", "sort", "'; DROP TABLE runs; --"), ("leaderboards", "aug", "²"),
     ("compare", "a", "no-such-run"), ("compare", "b", "{{7*7}}"), ("compare", "right", "²"),
     ("methods", "m", "[x](http://evil)"), ("methods", "family", "\x00"),
     ("run", "run", "zzz"), ("run", "run", "../../../etc/passwd"), ("run", "run", "x' OR 1=1 --"),

@@ -121,7 +121,8 @@ def test_a_ranking_puts_rank_and_accuracies_first_and_sorts_them_as_numbers(
     assert cells.values["AA"][1] == pytest.approx(47.5)
     assert cells.bold["AA"] == [True, False]
     assert all(cells.help.values())
-    assert all(table_files(ranking, ranking.rows, "both").values())
+    files = table_files(ranking, ranking.rows, "both")
+    assert all(text() for text in files.values())
 
 
 @pytest.mark.parametrize("number", [4, 5, 7])

@@ -3,6 +3,8 @@
 import pandas as pd
 
 from app import charts
+from app.field_chart import field_points
+from leaderboards.build import field
 
 
 def encodings(spec: dict) -> list[dict]:
@@ -42,6 +44,31 @@ def test_no_chart_distinguishes_series_by_colour_alone() -> None:
         assert any(each.get(second, {}).get("field") for each in found)
 
 
+def test_a_series_has_one_legend_of_colour_and_shape() -> None:
+    frame = pd.DataFrame({"epoch": [1, 1], "series": ["a", "b"], "value": [1.0, 2.0]})
+    by_class = pd.DataFrame({"name": ["x"] * 2, "kind": ["clean", "under attack"], "value": [9, 4]})
+    (line,) = encodings(charts.lines(frame, y_title="v", series=["a", "b"]).to_dict())
+    assert line["color"]["legend"]["symbolType"] == "stroke"
+    # Marks without a colour of their own would be black, which no dark page shows.
+    points = pd.DataFrame({"family": ["f"], "source": ["P"], "x": [1.0], "y": [2.0]})
+    spec = charts.tradeoff(points, {}, x_title="x", y_title="y", lower_is_better=False).to_dict()
+    legends = [each["shape"]["legend"] for each in encodings(spec) if "shape" in each]
+    assert [legend["symbolFillColor"] for legend in legends] == [charts.GREY]
+    (point,) = encodings(charts.per_class(by_class).to_dict())
+    # Legends of one field with one set of options are drawn as one.
+    assert point["color"]["legend"] == point["shape"]["legend"]
+
+
+def test_a_forest_is_hollow_where_the_interval_holds_zero() -> None:
+    frame = pd.DataFrame(
+        {"title": ["Clean", "AA"], "difference": [1.0, 2.0], "low": [-1.0, 0.5], "high": [3.0, 4.0],
+         "text": ["", ""]}
+    )  # fmt: skip
+    spec = charts.forest(frame, x_title="A - B").to_dict()
+    assert [row["clear"] for row in rows(spec) if "clear" in row] == [False, True]
+    assert encodings(spec)[2]["y"]["sort"] == ["Clean", "AA"]
+
+
 def test_the_waterfall_draws_every_stage_in_order() -> None:
     stages = pd.DataFrame(
         {"stage": ["Clean", "APGD-CE"], "left": [90.0, 40.0], "low": [88.0, 37.0],
@@ -65,3 +92,11 @@ def test_a_map_marks_kind_by_shape_and_class_by_number() -> None:
     found = encodings(charts.embedding(frame).to_dict())
     assert found[1]["shape"]["scale"]["range"] == ["circle", "triangle-up"]
     assert found[2]["text"]["field"] == "label"
+
+
+def test_the_field_names_each_kind_of_the_papers_models_once() -> None:
+    points = field_points(field(2))
+    labels = [label for label in points["label"] if label]
+    assert len(labels) == len(set(labels))
+    assert {"IKL, WRN-28-10", "IKL, WRN-34-10"} <= set(labels)
+    assert points["label"].iloc[0]  # the leader

@@ -62,7 +62,7 @@ def test_downloads_hold_the_rows_and_numbers_that_are_shown(own_rows, view) -> N
     full = table(2, own_rows)
     rows = sides(chosen_rows(full, Filters("awp"), PRINTED_ORDER), view)
     files = table_files(full, rows, view)
-    lines = list(csv.DictReader(io.StringIO(files["CSV"])))
+    lines = list(csv.DictReader(io.StringIO(files["CSV"]())))
     expected = [
         number.value
         for row in rows
@@ -76,7 +76,7 @@ def test_downloads_hold_the_rows_and_numbers_that_are_shown(own_rows, view) -> N
     badges = {line["badge"] for line in lines}
     assert ("R" in badges) == (view != "printed")
     assert ("P" in badges) == (view != "ours")
-    body = [line for line in files["Markdown"].splitlines() if line.startswith("| AWP")]
+    body = [line for line in files["Markdown"]().splitlines() if line.startswith("| AWP")]
     assert len(body) == sum(row.labels[0].startswith("AWP") for row in rows)
     assert any(" R" in line for line in body) == (view != "printed")
 
@@ -97,7 +97,7 @@ def test_every_table_view_source_and_search_is_shown_and_saved(own_rows) -> None
                 assert {len(column) for column in columns} == {len(rows)}
             if rows:
                 files = table_files(full, rows, view)
-                assert all(files[name] for name in ("CSV", "LaTeX", "Markdown"))
+                assert all(files[name]() for name in ("CSV", "LaTeX", "Markdown"))
 
 
 def test_commands_name_the_folder_that_is_shown(open_page, small_store, monkeypatch) -> None:

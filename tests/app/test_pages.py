@@ -113,8 +113,9 @@ def test_a_running_run_shows_epochs_that_the_database_lacks(open_page, store_run
     run_id = store_run(tmp_path, "ikl", "IKL-AT", status="started")
     RunDirectory(tmp_path, run_id).append_epoch({"epoch": 6, "pgd_val": 0.9})
     frame = open_page("runs", tmp_path).dataframe[0].value
-    assert frame["validation"][0][-1] == 0.9
-    assert frame["progress"][0] == pytest.approx(6 / 200)
+    # In percent, as the accuracies beside them are, in the file that the table downloads too.
+    assert frame["validation"][0][-1] == pytest.approx(90)
+    assert frame["progress"][0] == pytest.approx(100 * 6 / 200)
 
 
 def test_the_runs_page_says_how_its_accuracies_were_measured(open_page, measured_again) -> None:
@@ -135,6 +136,16 @@ def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_
     assert stages["attacked"].iloc[0] == 40
     classes = next(frame.value for frame in at.dataframe if "under attack" in frame.value)
     assert classes["n"].sum() == 40
+
+
+def test_samples_name_stages_as_every_page_does(open_page, small_store) -> None:
+    results, ids = small_store
+    at = open_page("run", results, run=ids["a"], broken_by="APGD-T")
+    assert not any("does not exist" in box.value for box in at.warning)
+    samples = next(frame.value for frame in at.dataframe if "broken_by" in frame.value)
+    assert set(samples["broken_by"]) == {"APGD-T"}
+    stages = next(frame.value for frame in at.dataframe if "broken" in frame.value)
+    assert "APGD-T" in set(stages["stage"])
 
 
 def test_a_run_page_shows_its_own_protocol_first_and_names_the_others(

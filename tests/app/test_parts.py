@@ -1,9 +1,14 @@
 """The app's pure parts: points, separation of classes, pictures, Markdown."""
 
+import io
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from app import reference_maps
 from app.components import plain
@@ -76,6 +81,18 @@ def test_data_that_is_not_here_is_not_fetched(small_store, tmp_path, monkeypatch
     with pytest.raises(UserError, match="start the app with HARNESS_DATA"):
         images_of("cifar10", None)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_a_run_from_another_machine_are_those_of_this_one(tmp_path, monkeypatch) -> None:
+    from app.gallery import test_images as images_of
+
+    encoded = io.BytesIO()
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(encoded, "PNG")
+    shard = pa.table({"img": [{"bytes": encoded.getvalue()}] * 2, "label": [3, 5]})
+    pq.write_table(shard, tmp_path / "test-00000-of-00001.parquet")
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    found = images_of("cifar10", "/a/folder/of/another/machine")
+    assert found.labels.tolist() == [3, 5]
 
 
 def test_no_difference_is_grey() -> None:

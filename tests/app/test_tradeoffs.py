@@ -85,6 +85,9 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
     assert point["robust_high"] - point["robust"] == pytest.approx(10)
     assert np.isnan(point["aa"])
     assert (point["sec_per_iter"], point["seeds"], point["family"]) == (2, 3, "IKL, GKL")
+    (point,) = run_points(runs.assign(robust=[0.5, np.nan, 0.7])).to_dict("records")
+    assert np.isnan(point["robust"])
+    assert np.isnan(point["robust_high"])
 
 
 def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:
@@ -97,6 +100,16 @@ def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) ->
     assert "small-scale" not in words(at).split("Left out")[1]
     fronts_named = " ".join(each.value for each in at.markdown if "on the front" in each.value)
     assert "wrn-16-2" not in fronts_named.replace("\\", "")
+
+
+def test_small_scale_runs_neither_choose_the_attack_nor_the_scale(open_page, reference) -> None:
+    """The reference runs are mostly clean only, and far below the paper's numbers."""
+    at = open_page("tradeoffs", reference, ds="cifar100")
+    assert at.selectbox(key="protocol").value == "Linf 8/255, AutoAttack"
+    below = [open_page("tradeoffs", reference, ds="cifar10", small=s) for s in ("false", "true")]
+    alone, together = (set(at.dataframe[0].value["name"]) for at in below)
+    assert "Standard" not in together
+    assert together - alone <= {"IKL-AT", "TRADES", "KL (TRADES + AWP + growing epsilon)"}
 
 
 def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
