@@ -20,7 +20,7 @@ DATASETS: Registry[DatasetSource] = Registry(
         "digits": "harness.data.digits:DIGITS",
         "cifar10": "harness.data.cifar:CIFAR10",
         "cifar100": "harness.data.cifar:CIFAR100",
-        "fashion-mnist": "harness.data.fashion_mnist:FASHION_MNIST",
+        "fashion-mnist": "harness.data.sets.fashion_mnist:FASHION_MNIST",
         "imagenet": "harness.data.imagenet:IMAGENET",
         "imagenet-robustbench": "harness.data.imagenet:IMAGENET_ROBUSTBENCH",
         "svhn": "harness.data.sets.svhn:SVHN",

@@ -29,7 +29,7 @@ def test_grey_images_survive_though_webp_keeps_them_in_colour(
 ):
     from dataclasses import replace
 
-    from harness.data.fashion_mnist import INFO
+    from harness.data.sets.fashion_mnist import INFO
 
     grey = np.ascontiguousarray(pixels[..., 0])
     write_shard(tmp_path / "test-00000-of-00001.parquet", grey, [0] * 20, image_format=image_format)
