@@ -182,11 +182,15 @@ class _Short:
     def clean(self, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
         """Which images the network gets right, and the seconds of a forward pass of all."""
         self.network.listener = None
-        with torch.no_grad(), pinned("reference"):
-            self.network(x)  # the first pass of a network takes longer
-            began = self.clock()
-            right = (predict(self.network(x)) == y).cpu()
-        return right, self.clock() - began
+
+        def attempt() -> tuple[Tensor, float]:
+            with torch.no_grad(), pinned("reference"):
+                self.network(x)  # the first pass of a network takes longer
+                began = self.clock()
+                right = (predict(self.network(x)) == y).cpu()
+            return right, self.clock() - began
+
+        return within_memory(self.network.batching, len(x), attempt, lambda: None)
 
     def stage(self, name: AttackName, x: Tensor, y: Tensor) -> tuple[StageCost, Tensor]:
         """What a stage is expected to take, and which of the images it does not break."""
