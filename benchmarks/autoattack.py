@@ -12,7 +12,7 @@ A GPU, and a shorter version:
 
 Three processes take turns on each batch of images, and each has its own interpreter:
 
-- ``harness`` evaluates the network as a model from elsewhere, in chunks that the workers share. Its
+- ``harness`` evaluates the network as an external model, in chunks that the workers share. Its
   time has everything: imports, reading the images, plan, flags, attacks, judging and files.
 - ``passes`` repeats the passes that those attacks asked for, forward or forward and backward, of
   the same sizes in the same order by the same copy of the network and as many workers, and nothing

@@ -100,7 +100,7 @@ class Recording:
     def __init__(self, inner: ChunkExecutor, kept: Path) -> None:
         """See the class."""
         self._inner, self._kept = inner, kept
-        self.threads = inner.threads
+        self.threads, self.workers = inner.threads, inner.workers
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """See ``ChunkExecutor``."""

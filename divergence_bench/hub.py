@@ -64,7 +64,7 @@ def export(
     directory = find_run(Path(results), run)
     if directory.record.get("kind") == "loaded":
         raise UserError(
-            f"{directory.run_id} is an evaluation of a model from elsewhere, which is not stored: "
+            f"{directory.run_id} is an evaluation of an external model, which is not stored: "
             "only a model that a run trained can be exported"
         )
     folder = DEFAULT_FOLDER / directory.run_id if out is None else Path(out)

@@ -128,10 +128,11 @@ class TimeLeft:
 
         The first call begins the work if ``begin`` did not.
         """
-        if self._began is None:
-            self.begin(now, share)
-        began, gained = (self._began or (now, share))[0], self.gained(share)
-        return (now - began) / gained * (1 - share) if gained >= SHARE_TO_ESTIMATE else None
+        self._began = self._began or (now, share)
+        gained = self.gained(share)
+        if gained < SHARE_TO_ESTIMATE:
+            return None
+        return (now - self._began[0]) / gained * (1 - share)
 
     def gained(self, share: float) -> float:
         """The share that this process did."""

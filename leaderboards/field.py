@@ -37,8 +37,8 @@ OWN_ENTRIES = "Cui2023Decoupled"
 def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> Table:
     """The board of a table's threat model, with the table's rows in their places.
 
-    Rows are ranked by the lowest known accuracy under attack, as on the board: an attack from
-    elsewhere that leaves less than AutoAttack counts.
+    Rows are ranked by the lowest known accuracy under attack, as on the board: an external attack
+    that leaves less than AutoAttack counts.
 
     Args:
         spec: a table whose models are on a board.
@@ -64,7 +64,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
                 ("Best known",),
                 "aa",
                 "The lowest known accuracy under attack, percent: AutoAttack's, or that of a "
-                "stronger attack from elsewhere, as RobustBench ranks.",
+                "stronger external attack, as RobustBench ranks.",
             ),
             *(Column(c.key, c.heads, c.metric, c.help) for c in reversed(spec.columns)),
         ),
@@ -98,10 +98,10 @@ def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
 def _published(entry: Published, spec: TableSpec) -> Row:
     flags = [UNRELIABLE] * entry.unreliable
     if entry.best_known < entry.aa:
-        flags.append(f"an attack from elsewhere leaves {entry.best_known:.2f}, by which it ranks")
+        flags.append(f"an external attack leaves {entry.best_known:.2f}, by which it ranks")
     notes = [entry.citation]
     if entry.external is not None:
-        notes.append(f"The best attack from elsewhere leaves {entry.external:.2f}.")
+        notes.append(f"The best external attack leaves {entry.external:.2f}.")
     if entry.eps not in ("8/255", "4/255"):
         notes.append(f"Attacked at a radius of {entry.eps}.")
     values = {RANKED_BY: entry.best_known, "aa": entry.aa, "clean": entry.clean}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary
 from harness.store.database import Database
-from leaderboards.protocols import TIMES
+from leaderboards.protocols import TIMES, is_sequential
 from leaderboards.results import RunGroup
 from leaderboards.table import Number, Row
 
@@ -45,8 +45,9 @@ SURVIVES, CLEAN = "broken_by IS NULL", "broken_by IS DISTINCT FROM 'clean'"
 def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | None:
     """The mean difference over shared seeds, in percentage points or seconds, unrounded.
 
-    It has Student's interval from two seeds on. None where no seed is shared, where a seed is
-    unknown or twice in a group, or where a run lacks the metric.
+    It has Student's interval from two seeds on. Evaluations that stopped early get no interval of
+    their images, as that would be one of a number fixed before. None where no seed is shared, where
+    a seed is unknown or twice in a group, or where a run lacks the metric.
     """
     if metric not in of.metrics or metric not in base.metrics:
         return None
@@ -72,7 +73,9 @@ def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | Non
         note=f"{of.method_name} minus {base.method_name}, over seed{'s' * several} {names}",
         run_ids=tuple(run["run_id"] for pair in runs for run in pair),
         difference=True,
-        pairs=tuple(
+        pairs=()
+        if is_sequential(of["attack_version"])
+        else tuple(
             (a["run_id"], a["evaluation_id"], b["run_id"], b["evaluation_id"]) for a, b in runs
         ),
     )

@@ -64,6 +64,11 @@ def is_papers_protocol(run: Mapping[str, Any]) -> bool:
     return is_papers_attack(run) if run["attacks"] else run["task"] == "distillation"
 
 
+def is_sequential(attack_version: str) -> bool:
+    """Whether the images were drawn in random order until enough was known."""
+    return attack_version.endswith(" sequential")
+
+
 def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[str]:
     """The protocol in a few words each, the dataset first."""
     facts = [protocol["dataset"]]
@@ -74,7 +79,7 @@ def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[
         version = protocol["attack_version"].partition(" ")[2]
         facts += [f"{protocol['norm']} {eps_text(protocol['eps'])}", f"{names} ({version})"]
     else:
-        drawn = str(protocol["attack_version"]).endswith(" sequential")
+        drawn = is_sequential(protocol["attack_version"])
         facts.append("clean only, sequential" if drawn else "clean only")
     if protocol["precision"] != "float32":
         facts.append(protocol["precision"])

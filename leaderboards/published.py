@@ -42,7 +42,7 @@ class Published:
         extra_data: whether it was trained on further real images. Generated ones do not count.
         clean: accuracy on clean images.
         aa: accuracy under AutoAttack.
-        external: what the strongest attack from elsewhere leaves; None where there is none.
+        external: what the strongest external attack leaves; None where there is none.
         unreliable: whether RobustBench calls ``aa`` potentially unreliable.
         eps: the radius as published, such as 8/255.
         citation: the paper and where it appeared.

@@ -93,7 +93,7 @@ def evaluate(
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate a stored run, or with --dataset a model from elsewhere."""
+    """Evaluate a stored run, or with --dataset an external model."""
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
     from harness.experiment import loaded, resolve, runner
@@ -115,7 +115,7 @@ def evaluate(
     elif dataset is not None:
         default = {"eps": dataset_info(dataset, data_root).default_eps}
     else:
-        raise UserError(f"{source!r} is no stored run: for a model from elsewhere give --dataset")
+        raise UserError(f"{source!r} is no stored run: for an external model give --dataset")
     if precision is not None or n_max is not None:
         place = images_root(directory, data_root) if directory else data_root
         info = dataset_info(directory.record["dataset"] if directory else str(dataset), place)

@@ -28,7 +28,7 @@ USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 # What each verb does, and the function or the group of verbs that does it.
 VERBS = {
     "run": ("run:run", "Train a model, evaluate it, store the result."),
-    "evaluate": ("evaluate:evaluate", "Evaluate a stored run or a model from elsewhere."),
+    "evaluate": ("evaluate:evaluate", "Evaluate a stored run or an external model."),
     "export": ("export:export", "Write a run's model for other programs and model hubs."),
     "export-adversarial": ("evaluate:export_adversarial", "Write adversarial images as a tensor."),
     "list": ("list:list_", "List methods, recipes, datasets, models or runs."),

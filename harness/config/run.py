@@ -18,8 +18,8 @@ class DataConfig(Section):
     image. ``rotation`` is the largest angle of a random rotation in degrees. ``autoaugment``
     changes each image by AutoAugment's CIFAR-10 policy, and ``cutmix`` is the probability of mixing
     a batch by CutMix (0.5 in its released CIFAR trainings). ``generated_fraction`` of each batch
-    comes from the npz archive ``generated``, whose set is named ``generated_name``
-    and published at ``generated_source``; ``augment_generated`` augments those images too.
+    comes from the npz archive ``generated``, whose set is named ``generated_name`` and published
+    at ``generated_source``; ``augment_generated`` augments those images too.
     ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
     N images of both kinds, ``originals`` after N original ones.
     ``train_files`` is computed: of a folder of the user's own, the hash of the names and sizes of
@@ -218,13 +218,13 @@ class TeacherConfig(Section):
     hash of its configuration; for a run or a file the SHA-256 of the weights; for torchvision the
     name of the weights. The other settings of the source are therefore not part of the identity.
 
-    ``normalize`` (``dataset``, ``imagenet``, ``none`` or ``MEANS;STDS``) is for weights from
-    elsewhere that do not say how images were normalised; by default as for the student.
+    ``normalize`` (``dataset``, ``imagenet``, ``none`` or ``MEANS;STDS``) is for external weights
+    that do not say how images were normalised; by default as for the student.
     ``weights_key`` names the weights in a file with several.
 
     ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
-    only refuse a teacher, so it does not change the result. Without it a teacher from
-    a run or from elsewhere must be better than random guessing.
+    only refuse a teacher, so it does not change the result. Without it a stored run
+    or an external teacher must be better than random guessing.
 
     ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
     epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where
@@ -246,7 +246,7 @@ class TeacherConfig(Section):
     weights_key: str | None = identity(None)
 
     def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without those of files from elsewhere that are not set.
+        """The identity fields, without those of external files that are not set.
 
         So runs keep the ids that they had before these fields existed.
         """

@@ -94,7 +94,7 @@ def evaluate(
         progress: called with the share of the work that is done, in [0, 1], and what is being done.
         notify: called with what a user should know: doubts before the attacks, and that a result
             was stored before.
-        foreign: whether the model is from elsewhere, so that its normalisation is in doubt.
+        foreign: whether the model is an external one, so that its normalisation is in doubt.
 
     Returns:
         One result for each radius, in the order of ``config.eps``.
@@ -150,7 +150,7 @@ def finish(
         flags: what the model raised before it was in eval mode.
         progress: called with the share of this evaluation that is done.
         notify: called with each flag that is raised before the attacks.
-        foreign: whether the model is from elsewhere.
+        foreign: whether the model is an external one.
     """
     for note in job.plan.notes if job.plan.is_plain else ():
         notify(f"note: {note}")

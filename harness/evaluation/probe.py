@@ -156,7 +156,7 @@ def stateful(before: Tensor, after: Tensor) -> Flag | None:
 
 
 def normalisation(job: Job) -> Flag | None:
-    """A model from elsewhere is no better than guessing, or better on normalised images.
+    """An external model is no better than guessing, or better on normalised images.
 
     Images are taken from all of the split, since folders of classes are in order.
     """

@@ -33,7 +33,7 @@ def evaluate_external(
     normalize: str | Statistics | None = None,
     **where: Any,
 ) -> Outcome:
-    """Evaluate a model from elsewhere; see ``load_external`` and ``evaluate_model``.
+    """Evaluate an external model; see ``load_external`` and ``evaluate_model``.
 
     Args:
         source: names the model.

@@ -111,7 +111,6 @@ def prepare_teacher(
         "test_sha256": data.test.sha256,
     }
     _check_accuracy(config.teacher, facts, data.info.num_classes, reporter)
-    _note_larger_student(config, data.info, model, reporter)
     model = model.to(training_dtype(config))
     return Teacher(model, sha256, state_dict_sha256(model), facts)
 
@@ -150,19 +149,6 @@ def _check_accuracy(
             "normalised by teacher.normalize, or accept it by teacher.minimum=0"
         )
     reporter.line(measured)
-
-
-def _note_larger_student(
-    config: RunConfig, info: DatasetInfo, teacher: nn.Module, reporter: Reporter
-) -> None:
-    with torch.device("meta"):
-        student = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
-    own, taught_by = (sum(p.numel() for p in model.parameters()) for model in (student, teacher))
-    if own > taught_by:
-        reporter.line(
-            f"the student {config.model.arch} is larger than its teacher: {own:,} parameters, "
-            f"{taught_by:,} in the teacher"
-        )
 
 
 def untrained_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config import RunConfig
 from harness.data.base import Dataset, ImageSource
@@ -49,7 +49,8 @@ def build_trainer(
         config: the run.
         inputs: images, teacher and processes.
         directory: the run's directory.
-        reporter: gets a line on where teacher logits are kept.
+        reporter: gets a line on where teacher logits are kept, and on a student larger than its
+            teacher.
         device: the training device.
         labels: of the whole training set [N], where ``inputs`` has only a part of its images.
 
@@ -60,6 +61,8 @@ def build_trainer(
     train_set, watched = _splits(config, data)
     labels = train_set.labels if labels is None else labels
     model = new_model(config, data.info)
+    if teacher is not None:
+        _note_larger_student(config, model, teacher.model, reporter)
     context = TaskContext(
         num_classes=data.info.num_classes,
         epochs=config.training.epochs,
@@ -99,6 +102,17 @@ def build_trainer(
         ),
         processes=processes,
     )
+
+
+def _note_larger_student(
+    config: RunConfig, student: nn.Module, teacher: nn.Module, reporter: Reporter
+) -> None:
+    own, taught_by = (sum(p.numel() for p in model.parameters()) for model in (student, teacher))
+    if own > taught_by:
+        reporter.line(
+            f"the student {config.model.arch} is larger than its teacher: {own:,} parameters, "
+            f"{taught_by:,} in the teacher"
+        )
 
 
 def _splits(config: RunConfig, data: Dataset) -> tuple[ImageSource, ImageSource]:

@@ -43,7 +43,7 @@ class WideResNet(PreActResNet):
         r"^batchnorm\.": "bn.",
         r"^logits\.": "fc.",
     }
-    # Released training code of TRADES and its successors defines a block that it never calls.
+    # Released code of adversarial training defines a block that it never calls.
     unused_names: ClassVar = (r"^sub_block1\.",)
 
     def __init__(self, *args: Any, depth: int, width: int, **options: Any) -> None:

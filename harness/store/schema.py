@@ -43,7 +43,7 @@ EVALUATION_KEY = Column("evaluation_id", "VARCHAR NOT NULL", "the evaluation, as
 
 RUNS = Table(
     "runs",
-    "one model, trained here or loaded from elsewhere",
+    "one model, trained here or loaded from outside",
     (
         Column("run_id", "VARCHAR PRIMARY KEY", "method, hash of the configuration; in runs/"),
         Column("kind", "VARCHAR", "trained or loaded"),

@@ -187,3 +187,15 @@ def test_the_reference_runs_are_in_the_forest_without_a_store(tmp_path: Path) ->
     assert number(row).interval == pytest.approx((2.97, 8.69), abs=0.005)
     assert (number(row).n, number(row).seeds) == (500, 1)
     assert not any(tmp_path.iterdir())
+
+
+def test_evaluations_that_stopped_early_have_no_interval_of_a_fixed_number_of_images(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    drawn = {"attack_version": "standard pyautoattack-0.2.0 sequential", "partial": True}
+    for title, left in (("TRADES", 259), ("KL", 255)):
+        add_run(title, (340, 280, 270, 268, left), protocol=drawn)
+    (row,) = differences(tmp_path)
+    assert number(row).value == pytest.approx(100 * 4 / 360)
+    assert number(row).interval is None
+    assert "\u2212 KL" in fragment(TableView(small(tmp_path)[1], [row]))

@@ -100,13 +100,13 @@ def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path
         assert row.cells["clean"].printed.flags == ()
     assert flags["Doubt"] == (
         UNRELIABLE,
-        "an attack from elsewhere leaves 40.00, by which it ranks",
+        "an external attack leaves 40.00, by which it ranks",
     )
-    assert flags["Broken"] == ("an attack from elsewhere leaves 41.00, by which it ranks",)
+    assert flags["Broken"] == ("an external attack leaves 41.00, by which it ranks",)
     assert flags["Unsure"] == (UNRELIABLE,)
     assert flags["Sound"] == flags["Higher"] == ()
-    assert "The best attack from elsewhere leaves 40.00." in rows["Doubt"].notes
-    assert "The best attack from elsewhere leaves 39.50." in rows["Higher"].notes
+    assert "The best external attack leaves 40.00." in rows["Doubt"].notes
+    assert "The best external attack leaves 39.50." in rows["Higher"].notes
     text = text_of(table, "markdown")
     assert "50.00 RB?" in text
     assert "- ?  a measured number with reason to doubt it" in text

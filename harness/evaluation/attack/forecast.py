@@ -28,7 +28,7 @@ MOST_IMAGES, FEWEST_IMAGES = 256, 64
 SHORT = {"n_iter": 10, "n_queries": 50, "n_target_classes": 3}
 # For the cost of a pass of a single image, which a small network spends outside the network.
 SHORTEST = {"n_iter": 3, "n_queries": 15, "n_target_classes": 1}
-# Fewer images are repeated, so that the cost of one more can be told from the cost of a pass.
+# Fewer images are repeated: the cost of an image is a difference of costs of passes.
 TIMED_IMAGES = 16
 # An evaluation that can take no longer is begun at once.
 WORTHWHILE_S = 10.0

@@ -1,1 +1,1 @@
-"""Networks from elsewhere: finding their weights in a file, and probing what they do."""
+"""External networks: finding their weights in a file, and probing what they do."""

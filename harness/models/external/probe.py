@@ -1,4 +1,4 @@
-"""A probe of a network from elsewhere, before anything else is done with it.
+"""A probe of an external network, before anything else is done with it.
 
 It is asked for a few fixed images. What would make its evaluation wrong is refused in a sentence,
 and its answers are part of what identifies it. Doubts that need the images of an evaluation are

@@ -64,6 +64,19 @@ def evaluated(
     return result
 
 
+def watched(
+    model: nn.Module, images: ImageSet, run: RunDirectory, config: EvalConfig
+) -> list[tuple[float, str]]:
+    """The progress of an evaluation on the CPU: shares, which never fall up to 1, and notes."""
+    seen: list[tuple[float, str]] = []
+    cpu = torch.device("cpu")
+    evaluate(model, images, config, run, device=cpu, progress=lambda *news: seen.append(news))
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    return seen
+
+
 def save_resnet8(path: Path, channels: int, size: int, dataset: str) -> None:
     """Write an untrained network as a finished run does."""
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ SHORT = EvalConfig(
 
 @pytest.mark.parametrize("name", ACCEPTED)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_flags_and_plans_of_networks_from_elsewhere(name, digits, new_run):
+def test_flags_and_plans_of_external_networks(name, digits, new_run):
     make, flags, plain, _ = ACCEPTED[name]
     run, lines = new_run("foreign"), []
     evaluated(make().eval(), digits, run, SHORT, notify=lines.append)

@@ -9,7 +9,7 @@ from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.attack.executors import InProcess
 from harness.evaluation.driver import evaluate
 from harness.experiment import resolve
-from tests.harness.evaluation.conftest import evaluated
+from tests.harness.evaluation.conftest import evaluated, watched
 
 CPU = torch.device("cpu")
 RANDOM = EvalConfig(
@@ -102,15 +102,5 @@ def test_rules_without_random_order_are_refused(settings, reason):
 
 
 def test_progress_never_falls(network, digits, new_run):
-    shares: list[float] = []
     config = RANDOM.model_copy(update={"half_width": 0.12})
-    evaluate(
-        network,
-        digits,
-        config,
-        new_run("watched"),
-        device=CPU,
-        progress=lambda share, note: shares.append(share),
-    )
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    assert watched(network, digits, new_run("watched"), config)

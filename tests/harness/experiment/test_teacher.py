@@ -234,7 +234,7 @@ def test_a_bare_state_dict_is_normalised_as_the_student_is(tmp_path):
             assert torch.allclose(model.eval()(x), network(seen))
 
 
-def test_a_teacher_from_elsewhere_is_normalised_and_chosen_as_the_user_says(tmp_path):
+def test_an_external_teacher_is_normalised_and_chosen_as_the_user_says(tmp_path):
     network, info = build_model("resnet8", 10, 1, 8).eval(), load_dataset("digits").info
     file, x = tmp_path / "weights.pt", torch.rand(3, 1, 8, 8)
     other = build_model("resnet8", 10, 1, 8)

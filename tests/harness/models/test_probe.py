@@ -1,4 +1,4 @@
-"""What a network from elsewhere is refused for, in which sentence, and what identifies it."""
+"""What an external network is refused for, in which sentence, and what identifies it."""
 
 import copy
 import sys

@@ -16,6 +16,7 @@ from harness.evaluation.driver import evaluate
 from harness.evaluation.guards import untouched
 from harness.evaluation.shares import of_radius
 from harness.evaluation.speed.plan import PLAIN
+from tests.harness.evaluation.conftest import watched
 
 CPU = torch.device("cpu")
 SHORT = AttackBudget(n_iter=5, n_queries=30, n_target_classes=2)
@@ -114,19 +115,8 @@ def test_progress_names_the_chunk_and_never_falls(
     network, digits, new_run, workers, radii, monkeypatch
 ):
     monkeypatch.setattr(forecasts, "WORTHWHILE_S", 0.0)
-    seen: list[tuple[float, str]] = []
     config = EvalConfig(eps=radii, limit=48, chunk_size=16, budget=SHORT, workers=workers)
-    evaluate(
-        network,
-        digits,
-        config,
-        new_run("watched"),
-        device=CPU,
-        progress=lambda share, note: seen.append((share, note)),
-    )
-    shares = [share for share, _ in seen]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    seen = watched(network, digits, new_run("watched"), config)
     starts = ["eps 0.05, chunk ", "eps 0.2, chunk "] if len(radii) > 1 else ["chunk "]
     assert all(note.startswith(tuple(starts)) for _, note in seen if note)
 
@@ -141,18 +131,9 @@ def test_progress_never_falls_where_the_forecast_is_wrong(
         job.forecast = wrong
 
     monkeypatch.setattr(driver, "expected", mislead)
-    shares: list[float] = []
     config = EvalConfig(eps=0.1, limit=32, chunk_size=16, budget=SHORT)
-    evaluate(
-        network,
-        digits,
-        config,
-        new_run("misled"),
-        device=CPU,
-        progress=lambda share, _: shares.append(share),
-    )
-    assert shares == sorted(shares)
-    assert (shares[0], shares[-1]) == (0, 1)
+    seen = watched(network, digits, new_run("misled"), config)
+    assert seen[0][0] == 0
 
 
 def test_nothing_is_expected_where_the_workers_are_not_known(network, new_job):
