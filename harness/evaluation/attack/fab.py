@@ -1,7 +1,7 @@
 """Targeted FAB with an exact projection that does not sort pixels.
 
 The algorithm, its settings and its order of targets are those of ``pyautoattack``'s FAB-T, which
-spends a third of its time on a small network in sorting. Both find the same images up to rounding.
+sorts all pixels in each step. Both find the same images up to rounding.
 
 Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
 attack", ICML 2020 (arXiv:1907.02044).

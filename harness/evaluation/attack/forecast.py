@@ -132,8 +132,8 @@ def forecast(
     """What a job's chunks are expected to take here, in seconds; None where that is not worthwhile.
 
     Chunks that are finished tell it. Without any, each stage attacks a sample of the images with a
-    cut budget, and one image alone: the share that survives and the seconds of a pass follow. This
-    takes a few per cent of an evaluation of one chunk that breaks at once, and less of every other.
+    cut budget, and one image alone: the share that survives and the seconds of a pass follow.
+    docs/evaluation.md has what this takes, and how far off it was.
 
     Args:
         job: the evaluation.

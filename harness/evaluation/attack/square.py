@@ -12,8 +12,7 @@ from torch import Tensor
 class FastSquare(SquareAttack):  # type: ignore[misc]
     """Square; in Linf a query reads and writes the pixels of its window only.
 
-    The maintainers' loop copies all pixels of all images a dozen times for each query, which takes
-    a tenth of the time of a small network's forward pass.
+    The maintainers' loop copies all pixels of all images a dozen times for each query.
     """
 
     def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
