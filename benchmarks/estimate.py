@@ -27,9 +27,9 @@ from shared import finish, machine
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.evaluation.attack.executors import InProcess, local_executor
-from harness.evaluation.attack.forecast import forecast
 from harness.evaluation.attack.job import Job, chunk_count, no_progress
 from harness.evaluation.driver import plan_of
+from harness.evaluation.forecast import forecast
 from harness.evaluation.guards import untouched
 from harness.evaluation.speed.plan import PLAIN
 from harness.experiment.resolve import resolve

@@ -23,7 +23,6 @@ from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
-from harness.evaluation.attack.forecast import expected
 from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
 from harness.evaluation.attack.protocol import (
     attack_version,
@@ -31,6 +30,7 @@ from harness.evaluation.attack.protocol import (
     evaluation_id,
     is_standard,
 )
+from harness.evaluation.forecast import expected
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import Probe, normalisation, train_mode
 from harness.evaluation.shares import never_falling, of_missing, of_radius

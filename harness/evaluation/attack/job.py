@@ -25,7 +25,7 @@ from harness.evaluation.attack.chunk import (
     is_finished,
     write_chunk,
 )
-from harness.evaluation.attack.forecast import Forecast
+from harness.evaluation.attack.cost import Forecast
 from harness.evaluation.attack.images import LEVELS, on_grid
 from harness.evaluation.attack.judge import clip_to_ball, perturbation_norm, predict
 from harness.evaluation.attack.model import AttackModel, within_memory

@@ -8,29 +8,40 @@ from torch import nn
 
 from harness.config import AttackBudget, EvalConfig
 from harness.evaluation import driver
-from harness.evaluation.attack import forecast as forecasts
+from harness.evaluation import forecast as forecasts
+from harness.evaluation.attack.chunk import read_chunk
+from harness.evaluation.attack.cost import Forecast, StageCost
 from harness.evaluation.attack.executors import InProcess
-from harness.evaluation.attack.forecast import Forecast, StageCost, expected, forecast
 from harness.evaluation.attack.job import Job, no_progress
 from harness.evaluation.driver import evaluate
+from harness.evaluation.forecast import expected, forecast
 from harness.evaluation.guards import untouched
 from harness.evaluation.shares import of_radius
 from harness.evaluation.speed.plan import PLAIN
 from tests.harness.evaluation.conftest import watched
+from tests.harness.evaluation.speed.test_batching import Small
 
 CPU = torch.device("cpu")
 SHORT = AttackBudget(n_iter=5, n_queries=30, n_target_classes=2)
 
 
 class Clocked(nn.Module):
-    """Counts simulated seconds: a part for each pass, and a part for each image."""
+    """Counts simulated seconds: a part for each pass, and a part for each image.
+
+    Until it is ``warm`` its first pass of each size, and one in ten others, take much longer.
+    """
 
     def __init__(self, network: nn.Module, pass_s: float, image_s: float) -> None:
         super().__init__()
         self.network, self.pass_s, self.image_s, self.seconds = network, pass_s, image_s, 0.0
+        self.warm, self.sizes, self.passes = True, set(), 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seconds += self.pass_s + self.image_s * len(x)
+        seconds = self.pass_s + self.image_s * len(x)
+        self.passes += 1
+        slow = not self.warm and (len(x) not in self.sizes or self.passes % 10 == 0)
+        self.sizes.add(len(x))
+        self.seconds += 20 * seconds if slow else seconds
         return self.network(x)
 
 
@@ -56,11 +67,27 @@ def test_expected_seconds_are_within_30_per_cent_whatever_survives(network, new_
     clocked = Clocked(network, *cost)
     with untouched(clocked) as sha256:
         job = new_job(clocked, sha256, eps)
+        clocked.warm = False
         found = forecast(job, (), lambda: clocked.seconds)
         assert found is not None
-        clocked.seconds = 0.0
+        clocked.seconds, clocked.warm = 0.0, True
         InProcess().attack(job, range(job.chunks), no_progress)
     assert found.wall_s([60, 60], 1) == pytest.approx(clocked.seconds, rel=0.3)
+
+
+def test_too_little_memory_for_the_sample_does_not_halve_the_batches_of_the_attacks(
+    network, new_job
+):
+    small = Small(Clocked(network, 0.01, 0.1), 32)
+    with untouched(small) as sha256:
+        job = new_job(small, sha256, 0.1)
+        job.protocol = job.protocol.model_copy(update={"attacks": ("apgd-ce",)})
+        assert forecast(job, (), lambda: small.inner.seconds) is not None
+        assert small.refused
+        assert job.attacked.batching.limit is None
+        InProcess().attack(job, [0], no_progress)
+    _, facts = read_chunk(job.directory.chunk_path(0))
+    assert "clean" in facts["out_of_memory"]
 
 
 def test_finished_chunks_say_what_the_others_take(network, digits, new_run, interrupt):

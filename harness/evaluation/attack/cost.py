@@ -1,0 +1,80 @@
+"""What the stages of an evaluation take, and with them its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import EvalProtocol
+from harness.evaluation.attack.stages import passes
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage is expected to take.
+
+    Attributes:
+        survival: share of the images attacked that it does not break.
+        fixed_s: seconds however few images there are.
+        image_s: seconds more for each image attacked.
+    """
+
+    survival: float
+    fixed_s: float
+    image_s: float
+
+    def seconds(self, images: float) -> float:
+        """What it takes to attack so many; below one, that is how likely there is one."""
+        return min(1.0, images) * self.fixed_s + images * self.image_s
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the chunks of an evaluation are expected to take, in seconds or in passes.
+
+    Attributes:
+        clean: share of the images that are classified correctly.
+        stages: of each attack, in order.
+    """
+
+    clean: float
+    stages: tuple[StageCost, ...]
+
+    def remaining(self, stage: int, alive: float) -> float:
+        """The cost of that stage and the later ones on a chunk of which ``alive`` are left."""
+        total = 0.0
+        for cost in self.stages[stage:]:
+            total += cost.seconds(alive)
+            alive *= cost.survival
+        return total
+
+    def wall_s(self, chunks: Iterable[int], workers: int) -> float:
+        """Seconds until workers that take chunks of these sizes one by one are done."""
+        busy = [0.0] * workers
+        for size in chunks:
+            first = busy.index(min(busy))
+            busy[first] += self.remaining(0, size * self.clean)
+        return max(busy)
+
+    @classmethod
+    def by_passes(cls, protocol: EvalProtocol, num_classes: int) -> Forecast:
+        """In passes of an image, as if no attack broke any."""
+        costs = [sum(passes(name, protocol.budget, num_classes)) for name in protocol.attacks]
+        return cls(1.0, tuple(StageCost(1.0, 0.0, cost) for cost in costs))
+
+    @classmethod
+    def from_chunks(
+        cls, images: int, facts: Sequence[dict[str, Any]], attacks: Sequence[str]
+    ) -> Forecast:
+        """As finished chunks of so many images took it; see ``ChunkResult.facts``."""
+
+        def total(name: str, what: str) -> float:
+            return float(sum(chunk["stages"].get(name, {}).get(what, 0) for chunk in facts))
+
+        stages = []
+        for name in attacks:
+            attacked = total(name, "attacked") or 1
+            survival = 1 - total(name, "broken") / attacked
+            stages.append(StageCost(survival, 0.0, total(name, "seconds") / attacked))
+        return cls(total(attacks[0], "attacked") / images, tuple(stages))
