@@ -40,7 +40,7 @@ def protocol_text(facts: Mapping[str, Any]) -> str:
     """
     if not known(facts.get("n")):
         return ""
-    n = f"n = {int(facts['n'])}" + (", partial" if known(facts.get("partial")) else "")
+    n = f"n = {int(facts['n']):,}" + (", partial" if known(facts.get("partial")) else "")
     return ", ".join([*attack_texts(facts), n])
 
 

@@ -83,4 +83,4 @@ def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[
         facts.append("clean only, sequential" if drawn else "clean only")
     if protocol["precision"] != "float32":
         facts.append(protocol["precision"])
-    return [*facts, f"n = {protocol['n']}" + (", partial" if protocol["partial"] else "")]
+    return [*facts, f"n = {protocol['n']:,}" + (", partial" if protocol["partial"] else "")]

@@ -301,5 +301,5 @@ def plain(text: str) -> str:
 
 def _boards() -> str:
     return ", ".join(
-        f"{dataset} {norm} {eps} (n = {n})" for (dataset, norm), (eps, n) in BOARDS.items()
+        f"{dataset} {norm} {eps} (n = {n:,})" for (dataset, norm), (eps, n) in BOARDS.items()
     )

@@ -186,7 +186,7 @@ def protocol_text(protocol: dict[str, Any], shared: int) -> str:
         if protocol["attacks"]
         else "clean only"
     )
-    return f"{attack}, n = {shared} shared images"
+    return f"{attack}, n = {shared:,} shared images"
 
 
 def _paired_row(name: str, paired: PairedComparison) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def show(result: CorruptionResult, run_id: str, console: Console) -> None:
     """Print accuracy in percent by corruption and severity, and the means."""
     protocol = result.protocol
     partial = ", partial" if protocol["partial"] else ""
-    text = f"{run_id}: {protocol['dataset']}, n = {protocol['n']} of each severity{partial}"
+    text = f"{run_id}: {protocol['dataset']}, n = {protocol['n']:,} of each severity{partial}"
     console.out(text, highlight=False)
     table = plain_table("corruption", *map(str, protocol["severities"]), "mean")
     for name, counts in result.correct.items():

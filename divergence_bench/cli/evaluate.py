@@ -247,7 +247,7 @@ def print_curve(
     if not points:
         return
     protocol = record["protocol"]
-    title = f"curve: {protocol['norm']}, {protocol['attack_version']}, n = {protocol['n']}"
+    title = f"curve: {protocol['norm']}, {protocol['attack_version']}, n = {protocol['n']:,}"
     console.out(f"\n{title}", highlight=False)
     table = plain_table("eps", *points[0].stages, "left [95%]", "flags", text=("flags",))
     for point in points:

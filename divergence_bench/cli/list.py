@@ -26,6 +26,7 @@ APPLIES = {
     "zoo": ("models",),
     "results": ("runs",),
 }
+OWN_IMAGES = "Images of your own: --dataset folder:PATH, see docs/python.md."
 
 
 def list_(
@@ -71,7 +72,10 @@ def list_(
         print_json(rows)
     else:
         what = f"runs in {results}" if kind == "runs" else kind
-        print_rows(what, rows, new_console(), cut="summary" if kind == "methods" else "")
+        console = new_console()
+        print_rows(what, rows, console, cut="summary" if kind == "methods" else "")
+        if kind == "datasets":
+            console.print(f"\n{OWN_IMAGES}")
 
 
 def method_rows() -> list[Row]:

@@ -205,7 +205,7 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
     flags = ", ".join(flag["name"] for flag in record.get("flags") or [])
     return (
         f"evaluation {record['evaluation_id']}: {threat if protocol['attacks'] else 'clean only'}, "
-        f"n = {protocol['n']}, {percent(metrics['robust']['value'])}% left"
+        f"n = {protocol['n']:,}, {percent(metrics['robust']['value'])}% left"
         f"{f', flags: {flags}' if flags else ''}, {duration(record.get('wall_s') or 0)}"
     )
 

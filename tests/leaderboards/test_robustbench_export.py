@@ -138,5 +138,5 @@ def test_imagenets_board_is_of_its_own_5000_images(add_run: AddRun, tmp_path: Pa
     assert (found["dataset"], found["eps"]) == ("imagenet", "4/255")
     assert (found["clean_acc"], found["autoattack_acc"]) == ("70.00", "38.00")
     other = add_run("IKL", (3500, 2000, 1900, 1900, 1900), **run, dataset="imagenet")
-    with pytest.raises(UserError, match=r"imagenet-robustbench Linf 4/255 \(n = 5000\)"):
+    with pytest.raises(UserError, match=r"imagenet-robustbench Linf 4/255 \(n = 5,000\)"):
         export_run(tmp_path, other, tmp_path / "y.json", metadata=PAPER)

@@ -349,7 +349,7 @@ def test_what_is_printed_fits_and_is_complete(add_run: AddRun, tmp_path: Path) -
         if width >= 80:
             assert "APGD-T" in lines[1]
             assert "WRN-34-10" in text.upper()
-            assert lines[0].endswith("n = 10000")
+            assert lines[0].endswith("n = 10,000")
 
 
 def test_80_columns_hold_seeds_of_a_small_run(add_run: AddRun, tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def threat(evaluation: EvaluationDirectory) -> str:
     protocol = evaluation.record["protocol"]
     n = protocol["n"]
     if not protocol["attacks"]:
-        return f"clean, n = {n}"
+        return f"clean, n = {n:,}"
     radius = eps_text(protocol["eps"])
-    return f"{protocol['norm']} {radius}, {protocol['attack_version']}, n = {n}"
+    return f"{protocol['norm']} {radius}, {protocol['attack_version']}, n = {n:,}"
 
 
 def _fits(evaluation: EvaluationDirectory, norm: str | None, eps: str | None) -> bool:
