@@ -133,7 +133,7 @@ class _Short:
         return self._left(found, y), median(pairs_s or [0.0]) / 2
 
     def _left(self, x: Tensor, y: Tensor) -> Tensor:
-        """Which images the network gets right."""
+        """Which images the network gets right, once the device is done."""
         self.network.listener = None
         with torch.no_grad():
-            return predict(self.network(x)) == y
+            return (predict(self.network(x)) == y).cpu()
