@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,9 +72,8 @@ def recorded(network: PassFn, images: Tensor) -> PassFn:
     if images.device.type != "cuda":
         return passed
     sample = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), pinned("reference"):
-        replay: PassFn = torch.cuda.make_graphed_callables(passed, (sample,))
-    return replay
+    with torch.cuda.device(images.device), torch.enable_grad(), pinned("reference"):
+        return cast(PassFn, torch.cuda.make_graphed_callables(passed, (sample,)))
 
 
 def check_replay(replayed: PassFn, plain: PassFn, images: Tensor) -> None:
