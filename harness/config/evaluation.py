@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from harness.config.base import Radius, Section, cost, identity, parse_fraction, split_names
 
@@ -51,6 +51,8 @@ class EvalSettings(Section):
         accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
         precision: ``bf16`` is not the standard protocol and never ranks with it.
         compile: compile the accelerated network.
+        graph_sizes: on a GPU, record the accelerated network's passes once as CUDA graphs of so
+            many images each, and replay them; batches are padded to the next size.
         device_batch: images per forward pass; None is the whole chunk.
         workers: processes that share the chunks.
         save_adversarial: keep the adversarial images.
@@ -68,6 +70,7 @@ class EvalSettings(Section):
     accelerate: bool = identity(True)
     precision: Literal["float32", "bf16"] = identity("float32")
     compile: bool = cost(False)
+    graph_sizes: tuple[Annotated[int, Field(ge=1)], ...] = cost(())
     device_batch: int | None = cost(None, ge=1)
     workers: int = cost(1, ge=1)
     save_adversarial: Literal["no", "float32", "uint8"] = cost("no")
@@ -77,6 +80,16 @@ class EvalSettings(Section):
     def _split(cls, attacks: Any) -> Any:
         named = ATTACK_SETS.get(attacks) if isinstance(attacks, str) else None
         return split_names(attacks) if named is None else named
+
+    @field_validator("graph_sizes", mode="before")
+    @classmethod
+    def _split_sizes(cls, sizes: Any) -> Any:
+        return split_names(sizes) if isinstance(sizes, str) else sizes
+
+    @field_validator("graph_sizes")
+    @classmethod
+    def _ascending(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(sizes)))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,6 +101,16 @@ class EvalSettings(Section):
             raise ValueError("limit takes the first images, and order=random draws them: use n_max")
         if self.compile and not self.accelerate:
             raise ValueError("compile needs accelerate: it is the accelerated copy that compiles")
+        if self.graph_sizes and (self.compile or not self.accelerate):
+            raise ValueError(
+                "graph_sizes needs accelerate and no compile: it is the accelerated copy, not "
+                "compiled, whose passes are recorded"
+            )
+        if self.graph_sizes and self.device_batch and self.device_batch < self.graph_sizes[0]:
+            raise ValueError(
+                f"device_batch={self.device_batch} allows none of graph_sizes, whose smallest is "
+                f"{self.graph_sizes[0]}"
+            )
         return self
 
     def identity_payload(self) -> dict[str, Any]:

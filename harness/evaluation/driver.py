@@ -34,6 +34,7 @@ from harness.evaluation.forecast import expected
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import Probe, normalisation, train_mode
 from harness.evaluation.shares import never_falling, of_missing, of_radius
+from harness.evaluation.speed.graphs import check_replay
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.files import DamagedFile
@@ -101,7 +102,8 @@ def evaluate(
 
     Raises:
         UserError: the limit exceeds the number of images, the model is not float32, its forward
-            pass changes it, or it cannot be compiled or sent to another process as configured.
+            pass changes it, or it cannot be compiled, recorded or sent to another process as
+            configured.
     """
     check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
@@ -270,7 +272,7 @@ def plan_of(job: Job) -> Plan:
     One plan holds for all workers and all resumptions, so that all run the network alike.
 
     Raises:
-        UserError: the copy is to be compiled, which fails here.
+        UserError: the copy is to be compiled, or its passes recorded, which fails here.
     """
     if not job.protocol.accelerate:
         return PLAIN
@@ -282,9 +284,14 @@ def plan_of(job: Job) -> Plan:
         # A plan of a release with other fields is not followed.
         with suppress(KeyError):
             plan = Plan.from_dict(stored["acceleration"])
-    plan = plan or decide(job.model, sample, job.device, compiled=job.protocol.compile)
+    if plan is None:
+        plan = decide(job.model, sample, job.device, compiled=job.protocol.compile)
+        plan = replace(plan, graph_sizes=job.protocol.graph_sizes)
     if plan.compiled:
         check_compiles(job.model, plan, sample)
+    if plan.graph_sizes:
+        recorded, plain = replace(job, plan=plan), replace(job, plan=replace(plan, graph_sizes=()))
+        check_replay(recorded.attacked, plain.attacked, sample)
     return plan
 
 

@@ -38,6 +38,7 @@ from harness.evaluation.attack.stages import (
 )
 from harness.evaluation.guards import ensure_unchanged, own_random_state, unit_images
 from harness.evaluation.speed.batching import Batching
+from harness.evaluation.speed.graphs import RecordedNetwork
 from harness.evaluation.speed.plan import Plan, apply
 from harness.evaluation.speed.precision import pinned
 from harness.seeding import seeded_generator
@@ -149,10 +150,12 @@ class Job:
     def attacked(self) -> AttackModel:
         """The network that the attacks query, perhaps accelerated."""
         protocol, plan = self.protocol, self.plan
+        batching = Batching(protocol.device_batch, plan.tile, plan.multiple, plan.graph_sizes)
+        network = apply(self.model, plan) if protocol.accelerate else self.model
         return AttackModel(
-            apply(self.model, plan) if protocol.accelerate else self.model,
+            RecordedNetwork(network, batching) if plan.graph_sizes else network,
             self.num_classes,
-            Batching(protocol.device_batch, plan.tile, plan.multiple),
+            batching,
             layout=plan.layout,
             autocast=torch.bfloat16 if protocol.precision == "bf16" else None,
         )

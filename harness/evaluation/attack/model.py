@@ -14,7 +14,7 @@ from harness.evaluation.attack.judge import finite
 from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.plan import image_gradient
 
-Graph = tuple[Tensor, Tensor]
+Graph = tuple[Tensor, Tensor, int]
 T = TypeVar("T")
 
 
@@ -32,7 +32,7 @@ class AttackModel:
         listener: called after each forward pass with ``forward_images``, or None.
         forward_images: images that went forward, not counting padding and repetitions.
         backward_images: images that went backward.
-        repeated_images: images that went forward again for lack of memory to keep their graph.
+        repeated_images: images that went forward again since their graph was not kept.
         not_finite: rows of logits so far that were not finite, on the device.
 
     The network gets a copy of the images, into which it may write.
@@ -48,6 +48,7 @@ class AttackModel:
     backward_images: int = field(default=0, init=False)
     repeated_images: int = field(default=0, init=False)
     not_finite: Tensor | int = field(default=0, init=False)
+    _passes: int = field(default=0, init=False)
 
     def reset(self) -> None:
         """Set the counts to zero."""
@@ -76,10 +77,17 @@ class AttackModel:
             return self._logits(self._input(x, piece), piece)
 
     def graph(self, x: Tensor, piece: tuple[int, int]) -> Graph:
-        """The network's input and logits of one piece, connected."""
+        """The network's input and logits of one piece, connected, and the number of the pass."""
         leaf = self._input(x.detach(), piece).requires_grad_()
         with torch.enable_grad():
-            return leaf, self._logits(leaf, piece)
+            return leaf, self._logits(leaf, piece), self._passes
+
+    def is_intact(self, graph: Graph) -> bool:
+        """Whether a backward pass through it is still right.
+
+        Of recorded passes the next one overwrites what the backward pass of the one before needs.
+        """
+        return not self.batching.graph_sizes or graph[2] == self._passes
 
     def _input(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
         """One piece of the batch as the network takes it: padded, in its layout."""
@@ -89,10 +97,14 @@ class AttackModel:
         return padded.contiguous(memory_format=self.layout)
 
     def _logits(self, images: Tensor, piece: tuple[int, int]) -> Tensor:
+        self._passes += 1
         enabled = self.autocast is not None
-        with torch.autocast(images.device.type, dtype=self.autocast, enabled=enabled):
+        # Passes are not recorded with the cache. It keeps copies of trainable weights alone.
+        with torch.autocast(
+            images.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False
+        ):
             logits = self.network(images.clone())[: piece[1] - piece[0]]
-        # Attacks write into the logits; a copy keeps that out of what a compiled network owns.
+        # Attacks write into the logits, which a compiled network owns, and a recorded one reuses.
         return logits.float().clone()
 
 
@@ -128,7 +140,8 @@ def within_memory(
 class _Pieces(torch.autograd.Function):
     """Forward and backward piece by piece.
 
-    The last pieces keep their graphs, as many as memory allows; the others run forward again.
+    The last pieces keep their graphs, as many as memory allows; the others run forward again, and
+    so do those whose graphs another pass overwrote.
     """
 
     @staticmethod
@@ -155,10 +168,10 @@ class _Pieces(torch.autograd.Function):
         for number, piece in reversed(list(enumerate(ctx.pieces))):
             start, stop = piece
             kept = ctx.graphs.pop(number, None)
-            if kept is None:
+            if kept is None or not model.is_intact(kept):
                 model.repeated_images += stop - start
                 kept = model.graph(x, piece)
-            leaf, logits = kept
+            leaf, logits, _ = kept
             gradient = image_gradient(logits, leaf, gradients[0][start:stop])
             result[start:stop] = gradient[: stop - start]
         model.backward_images += len(x)

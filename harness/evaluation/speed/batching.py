@@ -14,25 +14,35 @@ class Batching:
 
     Matrix products treat each row alike from ``GRAIN`` rows on. So pieces start at multiples of
     ``grain``, and a shorter tail joins the piece before it, or, where ``tile`` is set, is padded to
-    a multiple of ``multiple``, which ``plan.smallest_multiple`` finds for a network.
+    a multiple of ``multiple``, which ``plan.smallest_multiple`` finds for a network. Where
+    ``graph_sizes`` are set, each piece is padded to one of these instead.
 
     Attributes:
         limit: images whose activations are held at once, rounded up to a multiple of ``grain``;
             None is the whole batch.
         tile: images in one piece, None for as many as ``limit`` allows.
         multiple: where ``tile`` is set, a piece is padded to a multiple of so many images.
+        graph_sizes: batch sizes, ascending, of which a network under attack has recorded passes;
+            see ``graphs``.
         grain: see above.
     """
 
     limit: int | None = None
     tile: int | None = None
     multiple: int = GRAIN
+    graph_sizes: tuple[int, ...] = ()
     grain: int = GRAIN
+
+    @property
+    def usable_sizes(self) -> tuple[int, ...]:
+        """The ``graph_sizes`` within the limit; where it allows none, batches are cut as usual."""
+        return tuple(size for size in self.graph_sizes if size <= (self.limit or size))
 
     def pieces(self, count: int) -> list[tuple[int, int]]:
         """Start and stop of each piece of a batch of ``count`` images, ``count`` > 0."""
-        size = self._rounded(min(self.tile or count, self.limit or count))
-        if self.tile is not None:
+        sizes = self.usable_sizes
+        size = sizes[-1] if sizes else self._rounded(min(self.tile or count, self.limit or count))
+        if sizes or self.tile is not None:
             return [(start, min(start + size, count)) for start in range(0, count, size)]
         starts = list(range(0, count, size))
         if len(starts) > 1 and count - starts[-1] < self.grain:
@@ -41,6 +51,8 @@ class Batching:
 
     def padded(self, count: int) -> int:
         """Images to run for a piece of ``count``."""
+        if sizes := self.usable_sizes:
+            return next(size for size in sizes if size >= count)
         if self.tile is None:
             return count
         multiple = min(self.multiple, self.grain)
@@ -48,6 +60,8 @@ class Batching:
 
     def graphs_kept(self, count: int) -> int:
         """How many pieces of a batch of ``count`` may keep what their backward pass needs."""
+        if self.usable_sizes:
+            return 1  # each replay overwrites what the one before it left
         pieces = self.pieces(count)
         if self.limit is None:
             return len(pieces)

@@ -36,6 +36,7 @@ class Plan:
         multiple: pieces of a tile are padded to a multiple of so many images; see
             ``smallest_multiple``.
         compiled: whether the copy is compiled.
+        graph_sizes: batch sizes of which the copy's passes are recorded; see ``graphs``.
         notes: what was not done, and why.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     tile: int | None = None
     multiple: int = GRAIN
     compiled: bool = False
+    graph_sizes: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -53,13 +55,15 @@ class Plan:
         Raises:
             KeyError: a field is missing: a release without it ran the network in another way.
         """
+        stored = {"graph_sizes": (), **stored}  # releases without it recorded no passes
         values = {each.name: stored[each.name] for each in fields(cls)}
-        return cls(**{**values, "notes": tuple(values["notes"])})
+        tuples = {name: tuple(values[name]) for name in ("graph_sizes", "notes")}
+        return cls(**{**values, **tuples})
 
     @property
     def is_plain(self) -> bool:
-        """Whether it leaves the network as it is, compiled or not."""
-        return replace(self, compiled=False, notes=()) == PLAIN
+        """Whether it leaves the network as it is, compiled or recorded or not."""
+        return replace(self, compiled=False, graph_sizes=(), notes=()) == PLAIN
 
     @property
     def layout(self) -> torch.memory_format:
@@ -180,11 +184,20 @@ def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
         expected, found = outputs(exact, images.double()), outputs(graph, images.double())
     except Exception as error:  # a tracer meets arbitrary code, which may raise anything
         return 0, (f"not folded: {type(error).__name__}: {error}",)
+    if moved := disagreement(found, expected, FOLDING_TOLERANCE):
+        return 0, (f"not folded: {moved}",)
+    return folded, ()
+
+
+def disagreement(
+    found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float
+) -> str | None:
+    """How far two ``outputs`` of the same images are apart, relative to their norm, if too far."""
     for what, ours, theirs in zip(("logits", "gradients"), found, expected, strict=True):
         difference = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
-        if not difference <= FOLDING_TOLERANCE:
-            return 0, (f"not folded: {what} moved by {difference:.2g} of their norm",)
-    return folded, ()
+        if not difference <= tolerance:
+            return f"{what} moved by {difference:.2g} of their norm"
+    return None
 
 
 def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,7 @@ NEEDS = {
     "half_width": {"order": "random", "limit": None},
     "n_max": {"order": "random", "limit": None},
     "compile": {"accelerate": True},
+    "graph_sizes": {"accelerate": True, "compile": False, "device_batch": None},
     "limit": {"order": "file", "half_width": None, "n_max": None},
 }
 
@@ -66,6 +67,8 @@ def values(path: str, info: FieldInfo) -> st.SearchStrategy[Any]:
     """Valid values of a field, as JSON has them."""
     if path.endswith("evaluation.attacks"):
         return st.lists(st.sampled_from(["apgd-ce", "apgd-t", "fab-t", "square"]), unique=True)
+    if path.endswith("evaluation.graph_sizes"):
+        return st.lists(st.integers(1, 256), max_size=3)
     if path.endswith("evaluation.eps"):
         return st.lists(st.floats(0, 1, width=16), min_size=1, max_size=3, unique=True)
     kinds = [kind for kind in get_args(info.annotation) if kind is not NoneType]
