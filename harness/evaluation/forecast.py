@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -68,15 +68,18 @@ def forecast(
     positions = job.positions[torch.randperm(count, generator=generator)[:SAMPLE]]
     x = unit_images(job.images, positions).to(job.device)
     y = job.images.labels[positions].to(job.device)
-    # Batches halved here for lack of memory are whole again in the attacks, which record it.
-    network = replace(job.attacked, batching=replace(job.attacked.batching))
-    short = _Short(network, protocol, clock)
+    short, batching = _Short(job.attacked, protocol, clock), job.attacked.batching
+    limit, grain = batching.limit, batching.grain
 
     def attempt() -> Forecast | None:
         with own_random_state(job.device), pinned("reference"):
             return short.forecast(x, y, count)
 
-    return within_memory(network.batching, len(x), attempt, lambda: None)
+    try:
+        return within_memory(batching, len(x), attempt, lambda: None)
+    finally:
+        # The attacks halve their batches for themselves, and record that.
+        batching.limit, batching.grain = limit, grain
 
 
 @dataclass(frozen=True)
