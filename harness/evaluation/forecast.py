@@ -24,7 +24,7 @@ from harness.seeding import seeded_generator
 
 # So many images of an evaluation are attacked first, each attack with so much of its budget.
 SAMPLE = 128
-CUT = {"n_iter": 10, "n_restarts": 1, "n_queries": 50, "n_target_classes": 1}
+CUT = {"n_iter": 10, "n_restarts": 1, "n_queries": 150, "n_target_classes": 1}
 # An evaluation that can take no longer is begun at once.
 WORTHWHILE_S = 10.0
 
