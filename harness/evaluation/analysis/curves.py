@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import scipy
-
 from harness.config import Norm, eps_text
 from harness.errors import UserError
 from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps
+from harness.evaluation.analysis.statistics import binomial_p
 from harness.store.database import Database
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def rises(small: Any, large: Any, back: int, gone: int) -> Flag | None:
         back: images that survive the larger radius only.
         gone: images that survive the smaller one only.
     """
-    if not back or scipy.stats.binomtest(back, back + gone, alternative="greater").pvalue >= 0.05:
+    if not back or binomial_p(back, back + gone, 0.5) >= 0.05:
         return None
     return Flag(
         RISES,

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import scipy
-
 from harness.config import Norm
+from harness.evaluation.analysis.statistics import binomial_p
 
 # Stage name to its facts over all images, in the order in which the stages ran.
 Stages = Mapping[str, Mapping[str, Any]]
@@ -90,7 +89,7 @@ def surely_more(count: int, n: int, share: float) -> bool:
     at a true share of 0.2% fewer than one evaluation in 20 is flagged; a model that hides its
     gradients loses tens of points and is flagged at 40 images already.
     """
-    return float(scipy.stats.binomtest(count, n, share, alternative="greater").pvalue) < 0.05
+    return binomial_p(count, n, share) < 0.05
 
 
 def before(stages: Stages, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import (
+    binomial_p,
     compare_paired,
     mcnemar_exact,
     newcombe_paired,
@@ -43,6 +44,16 @@ def test_mcnemar_is_the_sum_of_binomial_tails():
     tail = sum(math.comb(20, k) for k in range(6)) / 2**20
     assert mcnemar_exact(b, c) == pytest.approx(2 * tail, rel=1e-12)
     assert mcnemar_exact(0, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "share"),
+    [(0, 10, 0.1), (1, 1, 0.5), (5, 5, 0.5), (29, 10_000, 0.002), (41, 53, 0.5), (180, 360, 0.5)],
+)
+def test_binomial_tests_equal_scipys(count, n, share):
+    one_sided = binomtest(count, n, share, alternative="greater").pvalue
+    assert binomial_p(count, n, share) == pytest.approx(one_sided, rel=1e-10)
+    assert mcnemar_exact(count, n - count) == pytest.approx(binomtest(count, n).pvalue, rel=1e-10)
 
 
 def test_a_comparison_counts_the_four_cells():
