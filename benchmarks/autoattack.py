@@ -22,8 +22,9 @@ Several processes take turns on each batch of images, and each has its own inter
 - ``graphs``, if ``--graph-sizes`` are given, is the harness with ``evaluation.graph_sizes``.
 
 ``overhead`` is the time of the harness over that of the passes, and ``ratio`` the time of the
-reference over that of the harness, both in processor seconds, which a busy machine hardly moves:
-threads that wait for others sleep, where by default they would count as busy.
+reference over that of the harness, in processor seconds, which a busy machine hardly moves, and by
+the clock. Of a process with several threads believe the clock, on a quiet machine: threads that
+wait for others count as busy, and a busy machine lets them wait.
 Wall time of the passes is that of workers which end together. On a GPU only wall time counts.
 
 The networks are made robust first by a short adversarial training, since on a network that breaks
@@ -37,7 +38,6 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -316,7 +316,6 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of the processes of all sides
     results = [
         (name, compare(name, workers, options))
         for name in options.network
