@@ -1,0 +1,108 @@
+"""HAT: TRADES with helper examples beyond the adversarial ones (Rade and Moosavi, 2022)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from harness.config import merge
+from harness.errors import UserError
+from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from methods._papers import cite
+from methods._recipes import SMALL, Overrides, adversarial, best_on_test, by_dataset, natural
+from methods._steps import detached
+from methods.adversarial.trades import TradesParams, TradesTask
+from methods.losses.cross_entropy import label_cross_entropy
+from methods.losses.divergence import kl_divergence
+
+
+class HatParams(TradesParams):
+    """Weights of the divergence and of the helper examples, and how far those lie."""
+
+    kl_weight: float = Field(2.5, ge=0)
+    helper_weight: float = Field(0.5, ge=0)
+    helper_scale: float = Field(2.0, ge=0)
+
+
+class HatTask(TradesTask):
+    """Helper examples have the labels that a naturally trained network gives the adversarial ones.
+
+    Where the perturbation fools that network, the trained one may change its class farther out, so
+    that its boundary need not lie far beyond the radius.
+    """
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        """CE(o_m, y) + kl_weight KL(s_m || s_n) + helper_weight CE(o_h, y_h).
+
+        Helper examples x_h = x_m + helper_scale (x_n - x_m) may leave [0, 1], as released.
+        """
+        clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
+        helper_BC = model(batch.x + self.params.helper_scale * (batch.adversarial - batch.x))
+        ce, kl = label_cross_entropy(clean_BC, batch.targets), kl_divergence(clean_BC, adv_BC)
+        helper_ce = label_cross_entropy(helper_BC, self._helper_labels(batch))
+        loss = ce + self.params.kl_weight * kl + self.params.helper_weight * helper_ce
+        return StepOutput(loss, detached(ce=ce, kl=kl, helper_ce=helper_ce))
+
+    @torch.no_grad()
+    def _helper_labels(self, batch: Batch) -> Tensor:
+        """The teacher's predictions on the adversarial images, int64 [B]."""
+        if self.context.teacher is None:
+            raise UserError("this method needs a naturally trained teacher: set teacher.arch")
+        labels: Tensor = self.context.teacher(batch.adversarial).argmax(-1)
+        return labels
+
+
+# One cycle over 50 epochs, for helper and robust network alike.
+RELEASED: Overrides = {
+    "epochs": 50,
+    "optimizer": {
+        "lr": 0.21,
+        "nesterov": True,
+        "schedule": "onecycle",
+        "pct_start": 0.25,
+        "cycle_momentum": True,
+    },
+}
+
+
+def _training(dataset: str) -> Overrides:
+    helper = merge(natural(dataset), {"evaluation": {"attacks": []}})
+    base = adversarial(dataset)
+    if dataset not in SMALL:
+        helper = merge(helper, {"training": RELEASED})
+        base = merge(base, {"training": RELEASED})
+    teacher = {"arch": base["model"]["arch"], "method": "vanilla", "config": helper}
+    return merge(base, {"teacher": teacher})
+
+
+RECIPES = by_dataset(_training)
+
+METHOD = Method(
+    card=MethodCard(
+        title="HAT",
+        family="adversarial",
+        summary="TRADES, and helper examples beyond the radius with the labels of a naturally "
+        "trained network, so that margins grow no larger than they need be.",
+        formula=(
+            r"\mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m \,\|\, s_n) + "
+            r"\mathtt{helper\_weight}\, \mathrm{CE}(o(x_m + \mathtt{helper\_scale}\,(x_n - x_m)), "
+            r"\hat y), \quad \hat y = \arg\max\nolimits_j t^j(x_n)"
+        ),
+        **cite("rade2022reducing"),
+        notes=(
+            "The teacher is the helper network, a run of vanilla on the same images.",
+            "Helper examples are not clipped to [0, 1], as released.",
+            "The release trains ResNet-18 and keeps the epoch that is most robust on test: recipes "
+            "cifar10-best-on-test and cifar100-best-on-test. The datasets' own recipes keep the "
+            "last epoch; all have the arch of the other rows.",
+            "The released weights and schedule are for CIFAR-10; the CIFAR-100 recipe uses them "
+            "too.",
+        ),
+        needs_teacher=True,
+        released_names={"kl_weight": "beta", "helper_weight": "gamma", "helper_scale": "h"},
+    ),
+    params=HatParams,
+    task=HatTask,
+    recipes={**RECIPES, **best_on_test(RECIPES)},
+)
