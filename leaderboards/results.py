@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -286,15 +286,15 @@ def _grouped(runs: Sequence[Run]) -> list[RunGroup]:
 def _names(firsts: Sequence[Run]) -> list[str]:
     """A name for each group that distinguishes it from the others, as short as possible."""
     names = [_title(run) for run in firsts]
-    for detail in (_recipe_text, lambda run: run["run_id"][-4:]):
-        keys = [
-            (name, run["arch"], run["teacher"]) for name, run in zip(names, firsts, strict=True)
-        ]
-        counts = Counter(keys)
-        names = [
-            f"{name}, {detail(run)}" if counts[key] > 1 and detail(run) else name
-            for name, key, run in zip(names, keys, firsts, strict=True)
-        ]
+    for details in (_different_settings, _ends_of_ids):
+        alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        for number, (name, run) in enumerate(zip(names, firsts, strict=True)):
+            alike[name, run["arch"], run["teacher"]].append(number)
+        for numbers in alike.values():
+            if len(numbers) > 1:
+                texts = details([firsts[number] for number in numbers])
+                for number, text in zip(numbers, texts, strict=True):
+                    names[number] += f", {text}" if text else ""
     return names
 
 
@@ -314,13 +314,23 @@ def _limit_text(run: Run) -> str:
     return f", {run['train_limit']:.0f} training images" if run["train_limit"] else ""
 
 
-def _recipe_text(run: Run) -> str:
+def _different_settings(runs: Sequence[Run]) -> list[str]:
+    """For each run, its recipe and the changes of it that not all of the runs share."""
+    settings = [_settings(run) for run in runs]
+    shared = set(settings[0]).intersection(*settings)
+    return [", ".join(each for each in own if each not in shared) for own in settings]
+
+
+def _settings(run: Run) -> list[str]:
     changes = json.loads(run["recipe_changes"] or "{}")
     # Architectures are in a column of their own.
     changed = [
-        f"{path.rpartition('.')[2]}={value}"
+        f"{path.removesuffix('.weights').rpartition('.')[2]}={value}"
         for path, value in changes.items()
         if not path.endswith("arch")
     ]
-    recipe = [run["recipe"]] if run["recipe"] not in (None, run["dataset"]) else []
-    return ", ".join(recipe + changed)
+    return ([run["recipe"]] if run["recipe"] not in (None, run["dataset"]) else []) + changed
+
+
+def _ends_of_ids(runs: Sequence[Run]) -> list[str]:
+    return [run["run_id"][-4:] for run in runs]

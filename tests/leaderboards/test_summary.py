@@ -180,6 +180,18 @@ def test_other_parameters_are_another_row(add_run: AddRun, tmp_path: Path) -> No
     assert names(run_summary(tmp_path, run_id)) == ["A", "A, w=2"]
 
 
+def test_a_name_has_only_the_settings_in_which_the_rows_differ(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    shared = {"training.epochs": 8, "data.train_limit": 96}
+    for teacher, correct in (("vanilla-1", 262), ("ban-2", 200)):
+        changes = {**shared, "teacher.weights": teacher}
+        run_id = add_run(
+            "A", (340, 280, 270, 268, correct), params={"w": correct}, recipe_changes=changes
+        )
+    assert names(run_summary(tmp_path, run_id)) == ["A, teacher=vanilla-1", "A, teacher=ban-2"]
+
+
 def test_training_set_size_and_selection_on_test_are_named(add_run: AddRun, tmp_path: Path) -> None:
     config = {"data": {"train_limit": 96}}
     run_id = add_run("A", (340, 280, 270, 268, 262), selection="best-on-test", config=config)
