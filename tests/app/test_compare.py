@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 import divergence_bench as bench
 from app import comparison
 from divergence_bench.cli.compare import compare as command
-from harness.evaluation.analysis.statistics import compare_paired
+from harness.evaluation.analysis.statistics import compare_paired, welch
 from harness.store.database import Database
 from tests.divergence_bench.test_api import network
 from tests.divergence_bench.test_decide import damaged
@@ -23,16 +23,18 @@ def words(at) -> str:
     return "\n".join(str(each.value) for each in shown).replace("\\", "")
 
 
-def seeds_of(results, method: str) -> list[str]:
-    runs = Database(results).query(
-        "SELECT run_id FROM runs WHERE method = ? ORDER BY seed", [method]
+def seeds_of(results, method: str) -> pd.DataFrame:
+    """The runs of one setting, by seed, with their clean accuracy."""
+    return Database(results).query(
+        """SELECT run_id, value FROM runs JOIN metrics USING (run_id)
+        WHERE method = ? AND arch = 'resnet8' AND name = 'clean' ORDER BY seed""",
+        [method],
     )
-    return runs["run_id"].tolist()
 
 
 def test_the_line_is_the_one_of_the_reference_runs(open_page, reference) -> None:
     at = open_page("compare", reference, a=IKL, b=KL)
-    # As results/reference/README.md has them.
+    # As results/reference/small-scale.md has them.
     assert at.subheader[0].value == "A 22.80, B 17.00, A - B +5.80 [+2.97, +8.69], p = 8e-5"
 
 
@@ -56,12 +58,17 @@ def test_the_line_and_its_meaning_are_those_of_the_stored_verdicts(open_page, sm
 
 
 def test_seeds_are_compared_as_by_the_command_line(open_page, reference, capsys) -> None:
-    (a, *_), (b, *_) = (seeds_of(reference, name) for name in ("ikl-kd", "kd"))
-    text = words(open_page("compare", reference, a=a, b=b))
-    # As results/reference/README.md has them.
-    assert "A 26.57 ± 0.06 (3 seeds), B 22.65 ± 0.42 (3 seeds), A - B +3.92 [+2.91, +4.93]" in text
-    command([*seeds_of(reference, "ikl-kd"), *seeds_of(reference, "kd")], results=reference)
-    assert "+3.92 [+2.91, +4.93]" in capsys.readouterr().out
+    a, b = seeds_of(reference, "ikl-kd"), seeds_of(reference, "kd")
+    text = words(open_page("compare", reference, a=a["run_id"][0], b=b["run_id"][0]))
+    left, right = (
+        f"{100 * each['value'].mean():.2f} ± {100 * each['value'].std():.2f} (3 seeds)"
+        for each in (a, b)
+    )
+    found = welch(100 * a["value"], 100 * b["value"])
+    difference = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    assert f"A {left}, B {right}, A - B {difference}" in text
+    command([*a["run_id"], *b["run_id"]], results=reference)
+    assert difference in capsys.readouterr().out
 
 
 def test_only_runs_of_the_same_protocol_are_offered(open_page, reference) -> None:
