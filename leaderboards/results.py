@@ -323,7 +323,7 @@ def _different_settings(runs: Sequence[Run]) -> list[str]:
 
 def _settings(run: Run) -> list[str]:
     changes = json.loads(run["recipe_changes"] or "{}")
-    # Architectures are in a column of their own.
+    # Architectures are in a column of their own; ``teacher.weights`` is which teacher it is.
     changed = [
         f"{path.removesuffix('.weights').rpartition('.')[2]}={value}"
         for path, value in changes.items()

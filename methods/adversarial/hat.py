@@ -1,4 +1,4 @@
-"""HAT: TRADES with helper examples beyond the adversarial ones (Rade and Moosavi, 2022)."""
+"""HAT: TRADES with helper examples beyond the adversarial ones (Rade, Moosavi-Dezfooli, 2022)."""
 
 from __future__ import annotations
 

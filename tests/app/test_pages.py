@@ -257,8 +257,4 @@ def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
 
 def test_tsne_says_which_runs_it_does_not_offer(open_page, reference) -> None:
     text = words(open_page("tsne", reference))
-    (evaluated,) = Database(reference).query("SELECT count(DISTINCT run_id) FROM verdicts").iloc[0]
-    assert (
-        f"Not offered: {evaluated} of {evaluated} evaluated runs, whose model files are not in "
-        "this folder" in text
-    )
+    assert "Not offered: 97 of 97 evaluated runs, whose model files are not in this folder" in text

