@@ -68,7 +68,7 @@ def export(
 ) -> None:
     """Write all tables as Parquet files.
 
-    Their hashes are written beside them; weights are not among them.
+    Their hashes are written beside them. They hold no weights, and name no folder of this machine.
     """
     from harness.store import exchange
 

@@ -32,13 +32,17 @@ FORMAT = "divergence-bench results"
 MANIFEST = "manifest.json"
 TABLES = ("runs", "evaluations", "metrics", "epochs", "verdicts", "artifacts")
 
+# The folders of an absolute path in a text or in JSON; a URL has none.
+FOLDERS = r"""(^|[\s"'=:,(\[]|\\n)/(?:[^/\s"']+/)+"""
+
 Tables = dict[str, pa.Table]
 
 
 def export(results: Path, folder: Path) -> dict[str, int]:
     """Write the database's tables as Parquet files.
 
-    The manifest with the hash of each file is written last, so ``import_`` refuses an interrupted
+    Absolute paths keep only their last part, so that the files name no folder of this machine. The
+    manifest with the hash of each file is written last, so ``import_`` refuses an interrupted
     export. The same results give the same files.
 
     Returns:
@@ -47,7 +51,8 @@ def export(results: Path, folder: Path) -> dict[str, int]:
     Raises:
         UserError: there is no database, or the folder cannot be written.
     """
-    tables = Database(results).tables(TABLES)
+    read = Database(results).tables(TABLES)
+    tables = {name: _without_folders(table) for name, table in read.items()}
     facts = {}
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
@@ -68,6 +73,14 @@ def export(results: Path, folder: Path) -> dict[str, int]:
         facts[name] = {"rows": len(table), "sha256": file_sha256(path)}
     write_json_atomic({"format": FORMAT, "version": 1, "tables": facts}, folder / MANIFEST)
     return {name: len(table) for name, table in tables.items()}
+
+
+def _without_folders(table: pa.Table) -> pa.Table:
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = pc.replace_substring_regex(table[field.name], FOLDERS, r"\1")
+            table = table.set_column(number, field, texts)
+    return table
 
 
 def import_(results: Path, folder: Path) -> Merged:

@@ -182,6 +182,27 @@ def test_an_export_comes_back_as_the_rows_it_was(lab, tmp_path):
     assert not list(ours.glob(".incoming*"))
 
 
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("/home/me/data", "data"),
+        ("--results=/home/me/my-results", "--results=my-results"),
+        ('File "/home/me/x.py", line 2\n/home/me/y.py', 'File "x.py", line 2\ny.py'),
+        ("https://arxiv.org/abs/2305.13948", "https://arxiv.org/abs/2305.13948"),
+        ("../data, eps 8/255 / 4, cifar10/wrn-34-10", "../data, eps 8/255 / 4, cifar10/wrn-34-10"),
+    ],
+)
+def test_an_export_names_no_folder_of_its_machine(lab, tmp_path, text, shared):
+    theirs = lab("theirs", "a")
+    RunDirectory(theirs, "a").update(error=text)
+    Database(theirs).rebuild()
+    exchange.export(theirs, tmp_path / "parquet")
+    exchange.import_(tmp_path / "ours", tmp_path / "parquet")
+    assert RunDirectory(tmp_path / "ours", "a").record["error"] == shared
+    (error,) = Database(tmp_path / "ours").query("SELECT error FROM runs")["error"]
+    assert error == shared
+
+
 def test_images_in_random_order_come_back_in_that_order(lab, tmp_path):
     """The order is part of what a sequential evaluation found."""
     theirs = lab("theirs", "a")
