@@ -34,6 +34,7 @@ FOREST = Column(
     "Accuracy of the first minus that of the second, percentage points, mean over the seeds that "
     "both have.",
     forest=True,
+    seeds=False,
 )
 
 

@@ -30,7 +30,7 @@ def small_table(groups: Sequence[RunGroup]) -> Table:
     """All groups of small scale, one section for each protocol and dataset, best first."""
     rows: list[Row] = []
     panels: dict[str, str] = {}
-    columns: dict[str, Column] = {"clean": Column("clean", ("Clean",), "clean", CLEAN)}
+    columns = {"clean": _column("clean")}
     for members in sections_of(groups):
         metric = study_metric(members[0])
         columns.setdefault(metric, _column(metric))
@@ -162,11 +162,12 @@ def _column(metric: str) -> Column:
     title = metric_title(metric)
     if metric in ("clean", "aa"):
         text = CLEAN if metric == "clean" else "Accuracy under AutoAttack, percent."
-        return Column(metric, (title,), metric, text)
+        return Column(metric, (title,), metric, text, seeds=False)
     return Column(
         metric,
         (f"after {title}",),
         metric,
         f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
         "AutoAttack, percent; not AA, which further attacks make lower.",
+        seeds=False,
     )

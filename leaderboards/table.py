@@ -169,6 +169,7 @@ class Column:
         difference: whether it holds differences from a baseline, which are computed here and
             printed nowhere.
         forest: whether each of its numbers is drawn with its interval on one scale.
+        seeds: whether a mean says of how many seeds it is; not where one of the labels does.
     """
 
     key: str
@@ -180,6 +181,7 @@ class Column:
     lower_is_better: bool = False
     difference: bool = False
     forest: bool = False
+    seeds: bool = True
 
     @property
     def title(self) -> str:

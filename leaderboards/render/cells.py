@@ -76,7 +76,7 @@ def number_line(number: Number, column: Column) -> Line:
         gap="" if gap is None else f"{gap:+.{column.decimals}f}",
         verdict=verdict_of(number),
         interval=interval_text(number),
-        extra=extra_text(number),
+        extra=extra_text(number, column),
     )
 
 
@@ -134,9 +134,9 @@ def interval_text(number: Number) -> str:
     return f"[{low:+.1f}, {high:+.1f}]" if number.difference else f"[{low:.1f}, {high:.1f}]"
 
 
-def extra_text(number: Number) -> str:
+def extra_text(number: Number, column: Column) -> str:
     """What else is known of one of our numbers: its interval and seeds."""
     if not number.run_ids:
         return ""
-    seeds = f"{number.seeds} seeds" if (number.seeds or 1) > 1 else ""
+    seeds = f"{number.seeds} seeds" if column.seeds and (number.seeds or 1) > 1 else ""
     return " ".join(filter(None, (interval_text(number), seeds)))

@@ -230,7 +230,7 @@ def _row(
         if row.kind in AS_PRINTED:
             return texts
         # Where nothing is printed above, there is room for the interval beside the number.
-        extras = [_small(extra_text(n)) if n else "" for n in of]
+        extras = [_small(extra_text(n, c)) if n else "" for n, c in zip(of, shown, strict=True)]
         return [" ".join(filter(None, both)) for both in zip(texts, extras, strict=True)]
 
     blank = [""] * len(table.labels)
@@ -244,7 +244,10 @@ def _row(
         named = list(blank)
         named[min(table.method_label, len(named) - 1)] = r"\quad ours" * labelled
         lines.append(line(named, cells(seconds), stub))
-    extras = [extra_text(own[-1]) if own else "" for own in numbers]
+    extras = [
+        extra_text(own[-1], column) if own else ""
+        for own, column in zip(numbers, shown, strict=True)
+    ]
     if any(extras) and row.kind in AS_PRINTED:
         lines.append(line(blank, [_small(text) for text in extras], stub))
     return lines

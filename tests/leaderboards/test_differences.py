@@ -17,6 +17,7 @@ from leaderboards.paired import with_intervals
 from leaderboards.reference import REFERENCE as SHIPPED
 from leaderboards.render.html import TableView, fragment
 from leaderboards.render.latex import to_latex
+from leaderboards.render.markdown import to_markdown
 from leaderboards.render.terminal import print_table
 from leaderboards.results import run_groups
 from leaderboards.table import Number, Row
@@ -151,6 +152,13 @@ def test_every_format_holds_forests_of_thirty_rows(studies: tuple[Path, Study, S
     assert html.count('class="clear"') == clear
     assert 0 < clear < len(table.rows)
     assert to_latex(table).count(r"\begin{table}") > 1
+
+
+def test_seeds_are_said_in_their_own_column_alone(studies: tuple[Path, Study, Study]) -> None:
+    for table in small(studies[0]):
+        (place,) = [n for n, label in enumerate(table.labels) if label == "Seeds"]
+        assert any(row.labels[place] == "3" for row in table.rows)
+        assert "3 seeds" not in to_markdown(table) + to_latex(table)
 
 
 def test_reference_runs_that_were_imported_are_there_once(tmp_path: Path) -> None:
