@@ -24,18 +24,18 @@ test-slow: setup
 test-browser: setup
 	$(BIN)/python -m pytest -m browser tests/app
 
-# The README's picture, of the reference runs; CHROMIUM names the browser if it is not playwright's.
+# Redraw the README's picture from the reference runs. CHROMIUM names the browser if it is not playwright's.
 picture: setup
 	$(BIN)/python docs/picture.py
 
-# AutoAttack evaluations killed 50 times, and whole runs killed 1,000 (or KILLS) times, at random moments.
+# Kill AutoAttack evaluations 50 times, and whole runs 1,000 (or KILLS) times, at random moments.
 test-kill: setup
 	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k autoattack
 
 test-faults: setup
 	$(BIN)/python -m pytest tests/faults/test_kill.py -s -m slow -k undisturbed
 
-# Random damage to files, settings, command lines and addresses; FUZZ=10 tries ten times as much.
+# Damage files and settings, and try command lines and URLs, at random; FUZZ=10 tries ten times as many inputs.
 fuzz: setup
 	$(BIN)/python -m pytest tests/fuzz -m fuzz --timeout 3600
 

@@ -62,7 +62,7 @@ def test_the_losses_that_explain_low_rows_are_those_of_the_records() -> None:
     assert "end as {:.1%} and {:.1%} of the loss".format(*shares) in PAGE
     ft, vid, natural, crd = (last[name]["ce"] for name in ("ft", "vid", "vanilla", "crd"))
     assert f"{ft:.2f} and {vid:.2f}, is nearly that of natural training, {natural:.2f}" in PAGE
-    assert f"to {last['crd']['contrast']:.1f} and still falls" in PAGE
+    assert f"to {last['crd']['contrast']:.1f} and is still falling" in PAGE
     assert f"the cross-entropy, {crd:.2f}, is near" in PAGE
 
 
