@@ -115,7 +115,7 @@ def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path):
         LogitTable(tmp_path / "huge", rows, 100, "float32")
     assert table_bytes(50_000 * 162, 100, "float32") == 50_000 * 162 * 404
     table(tmp_path / "small")
-    with pytest.raises(UserError, match="is another table"):
+    with pytest.raises(UserError, match="holds a different table"):
         table(tmp_path / "small", "float16")
 
 

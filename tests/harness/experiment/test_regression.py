@@ -84,7 +84,7 @@ def test_a_clear_drop_is_a_regression_and_reports_its_size():
     found = compared(result("." * 160 + "1" * 40), result("." * 140 + "1" * 60))
     (text,) = found.worse
     assert "robust accuracy fell by 10.00 points" in text
-    assert "20 images lost, 0 won, McNemar p = 1.9e-06" in text
+    assert "20 images lost, 0 gained, McNemar p = 1.9e-06" in text
     clean = compared(result("." * 200), result("." * 180 + "x" * 20))
     assert len(clean.worse) == 2
     rose = compared(result("." * 140 + "1" * 60), result("." * 160 + "1" * 40))
@@ -106,7 +106,7 @@ def test_a_drop_within_the_margin_or_within_randomness_passes():
         ((2.0, 1.1), 0.5, "loss of step 2 of 2 is 1.1, in the baseline 1"),
         ((2.0, float("nan")), 0.5, "loss of step 2 of 2 is nan"),
         ((2.0, 1.0), 0.4, "mean margin of the resulting model is 0.4"),
-        ((2.0,), 0.5, "another number of steps"),
+        ((2.0,), 0.5, "a different number of steps"),
     ],
 )
 def test_another_computation_is_a_regression(losses, margin, message):
@@ -138,7 +138,7 @@ def test_verdicts_by_another_protocol_are_not_compared(changed, message):
     then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
     found = compared(then, now)
     (text,) = found.worse
-    assert text.startswith("other protocol: ")
+    assert text.startswith("different protocol: ")
     assert message in text
     assert text.endswith(": update the baseline with --update --reason")
     assert found.accuracies == {}
@@ -306,7 +306,7 @@ def test_a_method_of_another_distribution_is_checked(tmp_path):
     failed = check("--json")
     assert failed.returncode == 1, failed.stderr
     (run,) = json.loads(failed.stdout)["runs"]
-    assert "training computes something else: the loss of step 1" in run["worse"][0]
+    assert "training computes something different: the loss of step 1" in run["worse"][0]
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_a_function_may_give_the_teacher_and_a_guessing_one_is_refused(tmp_path,
     assert facts["arch"] == "teachers_of_a_test:means"
     assert facts["accuracy"]["value"] > 0.8
     guessing = {"teacher.source": "teachers_of_a_test:guessing"}
-    with pytest.raises(UserError, match=r"no more than by guessing: .*teacher\.minimum=0"):
+    with pytest.raises(UserError, match=r"no better than guessing: .*teacher\.minimum=0"):
         student(tmp_path, **guessing)
     student(tmp_path, **guessing, **{"teacher.minimum": 0})
     with pytest.raises(UserError, match="the teacher, a Sequential, does not expose its features"):

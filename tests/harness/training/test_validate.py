@@ -134,7 +134,7 @@ NAN = Method(CARD, Params, NanTask, {"digits": dict})
 @pytest.mark.parametrize(
     ("faulty", "match"),
     [
-        ("vector", r"VectorTask.loss returned a loss of shape \[32\], which must be one number"),
+        ("vector", r"VectorTask.loss returned a loss of shape \[32\], but it must be a scalar"),
         ("nan", "not finite at the first step, before any update: check the formula"),
     ],
 )
