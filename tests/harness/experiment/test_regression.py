@@ -36,7 +36,7 @@ from harness.registry import METHODS
 ROOT = Path(__file__).parents[3]
 BASELINE = ROOT / "results" / "baselines" / "digits.json"
 QUIET = Reporter(quiet=True)
-# The run of the committed baseline whose golden losses show a fault.
+# For each fault, the run of the committed baseline whose golden losses show it.
 SHOWN_BY = {
     "class means not updated": "ikl",
     "epsilon not ramped": "kl",
@@ -93,9 +93,9 @@ def test_a_clear_drop_is_a_regression_and_reports_its_size():
 
 
 def test_a_drop_within_the_margin_or_within_randomness_passes():
-    # 2 points, though all 8 of 400 images were lost (p = 0.008).
+    # 2 points: 8 of 400 images were lost and none gained (p = 0.008).
     assert compared(result("." * 400), result("." * 392 + "1" * 8)).worse == ()
-    # 5 points of 100 images: 13 lost, 8 won (p = 0.38).
+    # 5 points of 100 images: 13 lost, 8 gained (p = 0.38).
     then = result("." * 13 + "1" * 8 + "." * 79)
     assert compared(then, result("1" * 13 + "." * 8 + "." * 79)).worse == ()
 
@@ -202,7 +202,7 @@ def test_the_committed_baseline_is_complete(tmp_path):
         assert run.result.protocol == benchmark.evaluation.identity_payload() | images
         assert len(run.result.losses) >= 12
         assert len(run.result.verdicts) == 360
-        # Neither all right nor all wrong: there is something to lose and to win.
+        # Neither all right nor all wrong, so that accuracies can fall and rise.
         robust = run.result.verdicts.count(".") / 360
         assert 0.3 < robust < 1
         assert 0.85 < 1 - run.result.verdicts.count("x") / 360 < 1
@@ -229,7 +229,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name !=
 
 @pytest.mark.parametrize("name", [FAST, *SLOW])
 def test_the_golden_losses_show_every_planted_fault(name, tmp_path, monkeypatch):
-    """Or the engine itself stops it."""
+    """The fault shows in the golden losses, or the engine raises an error."""
     FAULTS[name](monkeypatch)
     try:
         step = golden(SHOWN_BY.get(name, "ikl"), tmp_path).step
@@ -262,7 +262,7 @@ def test_the_check_passes_unchanged(tmp_path):
         assert compare(baseline, run, each).worse == ()
 
 
-# The command, with a method of another distribution
+# The command, with a method from another package
 
 
 def test_the_example_package_registers_its_method_when_it_is_installed():
@@ -334,7 +334,7 @@ def test_the_workflows_use_the_command():
     for workflow in (own, reusable):
         commands = [step.get("run", "") for step in workflow["jobs"]["check"]["steps"]]
         assert any("-m harness check --baseline" in command for command in commands)
-        # An input in a command would be run by the shell.
+        # The shell would execute an input placed in a command.
         assert not any("${{" in command for command in commands)
 
 

@@ -1,4 +1,4 @@
-"""From the user's options to a configuration: layers, and one-line errors."""
+"""From the user's options to a configuration: layers and one-line errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A run's record stays true of its model, whatever is evaluated, resumed or loaded."""
+"""A run's record always matches its model, whatever is evaluated, resumed or loaded."""
 
 import importlib
 import os
@@ -185,7 +185,7 @@ def same():
 
 
 def test_functions_with_the_same_weights_are_told_apart_by_what_they_compute(tmp_path, monkeypatch):
-    """What a network does with its weights is in its code and in its answers."""
+    """Networks with equal weights may differ in their code, and so in their outputs."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     source = tmp_path / "networks_of_a_test.py"
@@ -216,7 +216,7 @@ def test_functions_with_the_same_weights_are_told_apart_by_what_they_compute(tmp
 
 
 def test_no_setting_of_the_evaluation_changes_the_training_or_its_name(tmp_path):
-    """The epoch is selected, and the training watched, with the radius of its own attack."""
+    """Epochs are selected, and training is monitored, with the radius of the training attack."""
     training = {
         "training.selection.rule": "best-on-val",
         "training.selection.pgd_steps": 3,

@@ -1,4 +1,4 @@
-"""Teachers: found or trained, measured, part of the identity, and not changed by their students."""
+"""Teachers are found or trained, measured, part of the identity, and unchanged by students."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("_registered")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A finished student with its teacher in one results folder, which tests leave as it is."""
+    """A finished student and its teacher in one results folder, which tests do not modify."""
     with registered():
         return student(tmp_path_factory.mktemp("trained"))
 
