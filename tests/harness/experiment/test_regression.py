@@ -118,7 +118,7 @@ def test_a_run_that_fails_and_other_images_are_regressions():
     assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
     for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
         (text,) = compared(result("..."), other).worse
-        assert "other images" in text
+        assert "different images" in text
         assert "--update" in text
 
 

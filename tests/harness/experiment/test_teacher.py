@@ -163,7 +163,7 @@ def test_a_student_larger_than_its_teacher_is_told_of(trained, tmp_path, arch, l
     student(tmp_path, lines, **options, **{"training.epochs": 1})
     networks = [build_model(name, 10, 1, 8) for name in (arch, "resnet8")]
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
-    expected = f"{sizes[0]:,} parameters, {sizes[1]:,} in the teacher"
+    expected = f"{sizes[0]:,} parameters against {sizes[1]:,} in the teacher"
     assert [expected in line for line in lines.about("larger than its teacher")] == [True] * larger
 
 
