@@ -94,7 +94,7 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
 
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
-    """The fields of a trained run's run.json that do not depend on its evaluation."""
+    """The fields of a trained run's run.json that every call writes, even after training."""
     changes = recipe_changes(config)
     at_scale = not changes and not dataset_info(config.data.name, config.data.root).small_scale
     return {

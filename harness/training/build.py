@@ -123,7 +123,7 @@ def training_dtype(config: RunConfig) -> torch.dtype:
 
 
 def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
-    """A freshly initialised network, the same for the same seed."""
+    """Build a freshly initialised network, the same for the same seed."""
     with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)

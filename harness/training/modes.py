@@ -24,7 +24,7 @@ def batchnorms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in training mode does not update its running statistics.
+    """Keep BatchNorm in training mode from updating its running statistics inside.
 
     It still normalises by the statistics of the batch; a layer in eval mode still uses its running
     statistics.
@@ -41,7 +41,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Inside, no parameter requires a gradient: an attack needs none, which saves activations."""
+    """Freeze all parameters inside: an attack needs no gradients for them, which saves memory."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
