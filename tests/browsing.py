@@ -1,4 +1,4 @@
-"""The app in a real browser: a server of its own, and a tab whose errors fail the test.
+"""The app in a real browser: a separate server, and a tab whose errors fail the test.
 
 Screenshots go to ``test-artifacts/screenshots``, which git ignores.
 """
@@ -29,7 +29,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 WIDTHS = {"wide": (1280, 900), "phone": (390, 844)}
-# Streamlit's client finds the server's root by trying each folder of a page's address.
+# Streamlit's client finds the server's root by trying each folder of a page's URL.
 ROOT_SEARCH = re.compile(
     r"404 \(Not Found\) \(http://localhost:\d+/\w+/_stcore/(health|host-config)\)"
 )
@@ -40,7 +40,7 @@ DRAWN = "() => document.querySelectorAll('[data-testid=stSkeleton]').length === 
 
 @contextmanager
 def serving(results: Path) -> Iterator[str]:
-    """The app's address, started by its own command in another folder than the project's."""
+    """Start the app with its own command, outside the project's folder, and yield its URL."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -77,7 +77,7 @@ def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def chromium() -> Iterator[playwright.Browser]:
-    """The browser; a missing one fails the test."""
+    """Launch the browser; if it is missing, the test fails."""
     if CHROMIUM is None:
         pytest.fail("chromium is missing: install Debian's package, or set CHROMIUM to a browser")
     with playwright.sync_playwright() as engine:
@@ -118,9 +118,9 @@ class Visitor:
         self.settle()
 
     def settle(self, *, messages: bool = False) -> None:
-        """Wait until the script is done and what it sent is drawn.
+        """Wait until the script is done and its output is drawn.
 
-        ``messages`` is whether the page may show error messages.
+        ``messages`` says whether the page may show error messages.
         """
         self.page.wait_for_selector(DONE, timeout=30_000)
         self.page.wait_for_timeout(200)
@@ -139,9 +139,9 @@ class Visitor:
         return self.page.locator("[data-testid='stDataFrame']").nth(number)
 
     def cells(self, column: int) -> list[str]:
-        """A column's cells in the first table, from the elements for screen readers."""
+        """The cells of a column in the first table, from the elements for screen readers."""
         found = self.table().locator(f"[role=gridcell][aria-colindex='{column}']")
-        # They are written after the canvas is drawn.
+        # These elements are written after the canvas is drawn.
         found.first.wait_for(state="attached")
         self.page.wait_for_timeout(500)
         return [cell.inner_text() for cell in found.all()]
@@ -151,6 +151,6 @@ class Visitor:
         frame = self.table()
         frame.scroll_into_view_if_needed()
         box = frame.bounding_box()
-        # A head of 34 pixels, rows of 33, and at the bottom a bar to scroll.
+        # The header is 34 pixels high, each row 33, and a scroll bar is at the bottom.
         self.page.mouse.click(box["x"] + 16, box["y"] + 34 + 33 * row + 16)
         self.settle()

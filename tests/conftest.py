@@ -1,4 +1,4 @@
-"""Every test, and every process that one starts, runs on one thread from a fixed seed."""
+"""Run every test, and every process that it starts, on one thread; every test is seeded."""
 
 import os
 

@@ -30,7 +30,7 @@ TINY = {
 
 
 class DistilTask(Task):
-    """Cross-entropy and the squared error of logits."""
+    """Cross-entropy plus the mean squared error of the logits."""
 
     needs_teacher_logits = True
 
@@ -41,7 +41,7 @@ class DistilTask(Task):
 
 
 class MeddlingTask(DistilTask):
-    """It moves the teacher's running statistics without declaring it."""
+    """Changes the teacher's running statistics without declaring it."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         teacher = self.context.teacher
@@ -53,13 +53,13 @@ class MeddlingTask(DistilTask):
 
 
 class MovingTask(MeddlingTask):
-    """It moves them and declares it; its logits are computed for each batch."""
+    """Changes them and declares it, so teacher logits are computed for each batch."""
 
     teacher_state_moves = True
 
 
 class OwningTask(DistilTask):
-    """It makes the teacher its own submodule, against the contract."""
+    """Registers the teacher as a submodule, which the contract forbids."""
 
     def __init__(self, params: Any, context: Any) -> None:
         super().__init__(params, context)
@@ -85,7 +85,7 @@ MOVING, OWNING = method(MovingTask), method(OwningTask)
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """The methods above are registered inside."""
+    """Register the methods above inside the block."""
     with ExitStack() as stack:
         for name in ("distil", "meddling", "moving", "owning"):
             stack.enter_context(METHODS.temporarily(name, f"{__name__}:{name.upper()}"))
@@ -93,7 +93,11 @@ def registered() -> Iterator[None]:
 
 
 class Lines(Reporter):
-    """Keeps the lines of the progress; may interrupt at the first that starts with ``stop_at``."""
+    """Keeps all progress lines.
+
+    With ``stop_at``, interrupts at the first line that starts with it once a line has contained
+    ``after``.
+    """
 
     def __init__(self, stop_at: str = "", after: str = "") -> None:
         super().__init__(quiet=True)
@@ -113,7 +117,7 @@ class Lines(Reporter):
 def trained(
     results: Path, method: str, reporter: Reporter | None = None, **options: Any
 ) -> RunDirectory:
-    """Do a tiny run on digits; its directory."""
+    """Execute a tiny run on digits and return its directory."""
     config = resolve(method, options={**TINY, "results": results, **options})
     run(config, reporter or Reporter(quiet=True))
     return RunDirectory(results, config.run_id)
@@ -122,7 +126,7 @@ def trained(
 def student(
     results: Path, reporter: Reporter | None = None, method: str = "distil", **options: Any
 ) -> RunDirectory:
-    """Do a tiny distilled run on digits; its directory."""
+    """Execute a tiny distillation run on digits and return its directory."""
     return trained(results, method, reporter, **options)
 
 
@@ -132,7 +136,7 @@ def weights(run: RunDirectory) -> dict[str, Tensor]:
 
 
 def assert_same_weights(one: RunDirectory, other: RunDirectory) -> None:
-    """Both runs ended with the same weights, to the last bit."""
+    """Assert that both runs ended with the same weights, to the last bit."""
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
@@ -140,7 +144,7 @@ def assert_same_weights(one: RunDirectory, other: RunDirectory) -> None:
 
 
 def write_generated(path: Path, seed: int = 0) -> Path:
-    """Write an archive of 200 random images like digits."""
+    """Write an archive of 200 random images with the shape of digits, and return its path."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
     np.savez(path, image=images, label=random.integers(0, 10, 200))

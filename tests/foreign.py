@@ -1,6 +1,6 @@
-"""Networks as users bring them; each made an evaluation go wrong, or could. Digits, 10 classes.
+"""Networks as users bring them, for digits; each made an evaluation go wrong, or could.
 
-``make(name)`` builds one around a small network, which is trained where a test needs that.
+``REFUSED`` and ``ACCEPTED`` map names to functions that build a network, mostly around a small one.
 """
 
 import random
@@ -17,7 +17,7 @@ Make = Callable[[], nn.Module]
 
 
 def small() -> nn.Module:
-    """A convolution and BatchNorm with statistics that are not the initial ones."""
+    """A small network whose BatchNorm has non-initial statistics."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
@@ -28,7 +28,7 @@ def small() -> nn.Module:
 
 
 class Around(nn.Module):
-    """Calls a function of the network and the images."""
+    """Calls a function with itself and the images; the network is ``net``."""
 
     def __init__(self, net: nn.Module, answer: Callable[..., Any], **members: Any) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def mean_of(members: Any, x: Tensor) -> Tensor:
     return sum(member(x) for member in members) / len(members)
 
 
-# Which are refused, and the sentence.
+# Networks that are refused, with the error message.
 REFUSED: dict[str, tuple[Make, str]] = {
     "float64 buffer": (
         with_buffer("mean", torch.ones(1, dtype=torch.float64)),
@@ -207,8 +207,8 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "raises": (around(lambda own, x: own.absent(x)), "cannot take digits images .*AttributeError"),
 }
 
-# Which are evaluated, with the names of their flags, whether the plan must be the plain one, and
-# the note about them.
+# Networks that are evaluated, with the names of their flags, whether the plan must be the plain
+# one, and the note about them.
 ACCEPTED: dict[str, tuple[Make, set[str], bool, str]] = {
     "plain": (small, set(), False, ""),
     "in place": (around(in_place), set(), False, "writes into the images"),

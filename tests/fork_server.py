@@ -1,9 +1,8 @@
-"""A process with everything imported, of which each command line under test is a forked copy.
+"""A process with everything imported, which forks a copy of itself for each command line to test.
 
-A fresh interpreter takes seconds to import torch; a copy of one that has takes milliseconds, so
-that hundreds of kills are affordable. The copy runs the real ``divergence_bench.cli.main.main``.
-Lists of commands come as JSON lines on standard input, results leave as JSON lines on standard
-output.
+A fresh interpreter takes seconds to import torch. A forked copy takes milliseconds, so hundreds of
+kills are affordable. The copy runs the real ``divergence_bench.cli.main.main``. Lists of commands
+are read as JSON lines from standard input; results are written as JSON lines to standard output.
 """
 
 import glob
@@ -34,7 +33,7 @@ LOADED += (divergence_bench.cli.run, leaderboards.summary, methods.adversarial.i
 
 
 def execute(command: dict[str, Any]) -> int:
-    """Run the command line in a copy; its exit status."""
+    """Run the command line in a copy and return its exit status."""
     output = os.open(command["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -56,7 +55,7 @@ def execute(command: dict[str, Any]) -> int:
 
 
 def start(command: dict[str, Any]) -> int:
-    """Start a copy that runs the command; its process id."""
+    """Start a copy that runs the command and return its process id."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
@@ -65,7 +64,11 @@ def start(command: dict[str, Any]) -> int:
 
 
 def finish(child: int, command: dict[str, Any]) -> dict[str, Any]:
-    """Wait for a copy's end; send it a signal ``delay`` seconds after the file ``until`` exists."""
+    """Wait until a copy ends and return its status and duration.
+
+    A command with ``delay`` or ``until`` is sent a signal: ``delay`` seconds after this call, or
+    after the file ``until`` exists.
+    """
     began = time.perf_counter()
     if "delay" in command or "until" in command:
         while "until" in command and not glob.glob(command["until"]) and not _ended(child):
@@ -97,7 +100,7 @@ def _ended(child: int) -> bool:
 
 
 def main() -> None:
-    # What runs in a shell's background ignores it, and so would all that is forked from here.
+    # A shell's background process ignores SIGINT, and so would everything forked from it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     load_dataset("digits")

@@ -1,4 +1,4 @@
-"""Runs command lines in forked copies of a process that has everything imported."""
+"""Run command lines in forked copies of a process that has everything imported."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class ForkServer:
-    """The process that is copied; see ``fork_server.py``."""
+    """The process that forks the copies; see ``fork_server.py``."""
 
     def __init__(self, folder: Path) -> None:
         self.outputs = folder
@@ -30,10 +30,10 @@ class ForkServer:
         assert self._read() == "ready"
 
     def run_all(self, *commands: dict[str, Any]) -> list[dict[str, Any]]:
-        """Run command lines at the same time; the status, seconds and output of each.
+        """Run command lines at the same time, and return the status, seconds and output of each.
 
-        A command has ``arguments`` and may have ``delay`` seconds until ``signal``, and
-        ``prepare``, Python that the process executes first.
+        A command has ``arguments``, optionally a ``delay`` in seconds before ``signal`` is sent,
+        and optionally ``prepare``, Python code that the process executes first.
         """
         for command in commands:
             self._number += 1

@@ -1,4 +1,4 @@
-"""Random damage, and what must come of it: a right result, or one sentence."""
+"""Random damage to files, which must lead to a correct result or a one-sentence error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 
-# A longer search: FUZZ=10 tries ten times as many inputs.
+# For a longer search, FUZZ=10 tries ten times as many inputs.
 FACTOR = float(os.environ.get("FUZZ", "1"))
-# What has not ended after so many seconds hangs.
+# A command that has not ended after this time counts as hanging.
 HANGS_S = 120.0
 TRACEBACK = "Traceback (most recent call last)"
 
 
 def tries(count: int, *, shrink: bool = True) -> Any:
-    """Run a test with so many random inputs; one that fails is made smaller unless it is slow."""
+    """Run a test with ``count`` random inputs; ``shrink`` reduces an input that fails."""
     return settings(
         phases=[phase for phase in Phase if shrink or phase is not Phase.shrink],
         max_examples=max(1, round(count * FACTOR)),
@@ -31,9 +31,9 @@ def tries(count: int, *, shrink: bool = True) -> Any:
 
 
 def outcome(action: Callable[[], Any]) -> tuple[str, Any]:
-    """``("read", result)``, or ``("refused", message)`` where the message is one sentence.
+    """``("read", result)``, or ``("refused", message)`` with a message of one line.
 
-    Any other exception goes on.
+    Any exception other than a UserError propagates.
     """
     try:
         return "read", action()
@@ -45,7 +45,7 @@ def outcome(action: Callable[[], Any]) -> tuple[str, Any]:
 
 
 def assert_ends_well(ended: dict[str, Any], statuses: tuple[int, ...] = (0, 1, 2)) -> str:
-    """A command line ended in time with one of the statuses and without a traceback; the status."""
+    """Assert that a command ended in time, without a traceback, with one of the statuses."""
     output = ended["output"]
     assert ended["seconds"] < HANGS_S, f"it hangs: {output}"
     assert TRACEBACK not in output, output
@@ -56,7 +56,7 @@ def assert_ends_well(ended: dict[str, Any], statuses: tuple[int, ...] = (0, 1, 2
 
 
 class Damaged(bytes):
-    """Bytes whose representation is what was done to them."""
+    """Bytes whose ``repr`` lists the changes made to them."""
 
     changes: list[str]
 
@@ -66,7 +66,7 @@ class Damaged(bytes):
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> Damaged:
-    """Bytes with up to four of a damaged file's changes."""
+    """The bytes with one to four changes such as a damaged file may have."""
     data, changes = bytearray(whole), []
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -103,7 +103,7 @@ JUNK = st.sampled_from(
 
 @st.composite
 def changed(draw: st.DrawFn, value: Any) -> Any:
-    """A value of JSON with one part replaced, dropped or added."""
+    """A JSON value with one part replaced, dropped or added."""
     if isinstance(value, dict) and value:
         key = draw(st.sampled_from(sorted(value)))
         kind = draw(st.sampled_from(("deeper", "deeper", "deeper", "replace", "drop", "add")))
@@ -121,7 +121,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 def damaged_text_file(whole: bytes) -> st.SearchStrategy[bytes]:
-    """A damaged file of JSON, or of a JSON value a line: in its bytes or in its values."""
+    """A JSON or JSON Lines file, damaged in its bytes or in its values."""
     lines = [json.loads(line) for line in _documents(whole)]
     values = st.integers(0, len(lines) - 1).flatmap(
         lambda at: changed(lines[at]).map(

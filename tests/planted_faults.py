@@ -1,4 +1,4 @@
-"""Ten faults to plant in the code: each is a function that patches it by a ``MonkeyPatch``."""
+"""Ten faults to plant in the code, each a function that patches it with a ``MonkeyPatch``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ USERS_OF_LOSSES = (
 
 
 def everywhere(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
-    """Replace a function of the losses in every module that imported it by name."""
+    """Replace a loss function in every module that imported it by name."""
     modules: list[ModuleType] = [divergence, *map(importlib.import_module, USERS_OF_LOSSES)]
     found = [module for module in modules if hasattr(module, name)]
     assert found, f"no module has {name}"
@@ -71,7 +71,7 @@ def epsilon_not_ramped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The teacher is in training mode: it sees batch statistics and its running ones move."""
+    """The teacher is in training mode: it uses batch statistics and updates its running ones."""
     from harness.experiment import teacher
 
     right = teacher.teacher_logits_fn

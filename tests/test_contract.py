@@ -1,4 +1,4 @@
-"""The contract that every registered method keeps, whatever it computes."""
+"""The contract that every registered method must satisfy."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ CHECKED = {
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model for all methods that need a teacher."""
+    """The model file of a teacher for all methods that need one."""
     return trained(tmp_path_factory.mktemp("teacher"), "vanilla").model_path
 
 
@@ -67,7 +67,7 @@ def test_a_method_trains_is_evaluated_and_resumes(name, tmp_path, teacher):
     stopped = RunDirectory(config.results, config.run_id)
     assert stopped.record["status"] == "cancelled"
     assert not stopped.model_path.exists()
-    # Its weights are compared, so that attacks on them would find the same.
+    # Comparing the weights is enough: attacks on equal weights give equal results.
     clean = EvalConfig(attacks=(), limit=20, accelerate=False)
     run(config.model_copy(update={"evaluation": clean}), QUIET, index=False)
     assert_same_weights(whole, stopped)

@@ -1,4 +1,4 @@
-"""A sanity check on digits: natural training is not robust, every adversarial training is.
+"""A sanity check on digits: natural training is not robust, every adversarial method is.
 
 Each method has its own digits recipe; all get full AutoAttack on the same test images.
 """
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by the module, so that a method is trained once."""
+    """The results folder shared by the module, so that each method is trained once."""
     return tmp_path_factory.mktemp("ladder")
 
 

@@ -1,4 +1,4 @@
-"""The layers of the code: which package or folder may import which, and how large they may be."""
+"""The layers of the code: which packages and folders may import which, and their size limits."""
 
 import ast
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A place is a package, or a folder of harness; "harness" is the modules in its root. What a place
-# may import beside itself: places, and single modules by their dotted names.
+# A place is a package or a folder of harness; "harness" stands for the modules in its root. Besides
+# itself, a place may import the listed places, and single modules given by dotted names.
 GROUND = {"harness", "harness/store", "harness/distributed"}
 MODELS = GROUND | {"harness/data", "harness/models"}
 GUARDS = {"harness.evaluation.guards"}
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "divergence_bench": ENGINE | {"leaderboards", "methods", "app"},
     "benchmarks": ENGINE | {"leaderboards", "methods", "app", "divergence_bench"},
 }
-# The command `python -m harness`; and a batch, which methods and data share.
+# The command `python -m harness`, and the batch class, which methods and data share.
 EXCEPTIONS = {
     ("harness/__main__.py", "divergence_bench.cli.main"),
     ("harness/method.py", "harness.data.batch"),
@@ -47,14 +47,14 @@ EXCEPTIONS = {
 
 
 def place_of(module: str) -> str | None:
-    """The place of a module by its dotted name; None for one that is not ours."""
+    """The place of a module with this dotted name; None if it is not part of the project."""
     parts = module.split(".")
     places = ("/".join(parts[:length]) for length in (3, 2, 1))
     return next((place for place in places if place in MAY_IMPORT), None)
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """Dotted names; a name that is imported from a package may be one of its modules."""
+    """Dotted names of imports; a name imported from a package may be one of its modules."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -63,7 +63,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 def wrong_imports(root: Path) -> list[str]:
-    """Every import in the tree that goes against the layers."""
+    """Every import in the tree that violates the layers."""
     wrong = []
     for path in sorted(path for package in MAY_IMPORT for path in (root / package).glob("**/*.py")):
         file = path.relative_to(root).as_posix()

@@ -1,4 +1,7 @@
-"""Models that fail in all processes but the one that made them, which import them from here."""
+"""Models that fail in every process except the one that created them.
+
+They are in a module so that other processes can import them.
+"""
 
 import os
 import signal
@@ -30,7 +33,7 @@ class Unpicklable(Exception):
 
 
 class Dying(nn.Module):
-    """Kills the process until a folder has ``most`` files, one for each death."""
+    """Kills its process until a folder has ``most`` files, one for each death."""
 
     def __init__(self, deaths: Path, most: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""From a configuration to a stored, evaluated run."""
+"""Experiments: from a configuration to a stored, evaluated run."""

@@ -1,7 +1,7 @@
-"""The runs of a sweep as Ray tasks, on this machine or on a cluster that is up.
+"""The runs of a sweep as Ray tasks, on this machine or on a running cluster.
 
 Runs are written to run directories on a file system that all nodes share; only the process that
-started the command writes the database. Where a node dies, Ray gives its task to another one, and
+started the command writes the database. If a node dies, Ray moves its task to another node, where
 the run continues from its last checkpoint.
 """
 
@@ -27,18 +27,18 @@ def run_missing_on(
     reporter: Reporter,
     passed: dict[str, Any] | None = None,
 ) -> list[Failure]:
-    """Do the missing runs of a sweep, each as a task; one that fails is recorded.
+    """Execute the missing runs of a sweep, each as a task; failures are recorded.
 
     All nodes must see the results folder and the data under the same paths.
 
     Args:
-        cluster: where, and what a run needs.
+        cluster: the cluster, and the resources that a run needs.
         items: the plan.
         reporter: where progress is shown.
         passed: what the user typed, kept in each run's record.
 
     Raises:
-        UserError: Ray is not installed, or no cluster answers.
+        UserError: Ray is not installed, or no cluster responds.
     """
     missing = [item for item in items if item.state != "done"]
     failures = []
@@ -57,7 +57,7 @@ def run_missing_on(
                 if isinstance(result, Exception):
                     failures.append(failed(item.config, result, reporter))
         except BaseException:
-            # The directories of those that were stopped have their new status.
+            # The directories of runs that were stopped have a new status.
             for item in missing:
                 _index(item.config, reporter)
             raise
@@ -70,7 +70,7 @@ def _run(config: RunConfig, passed: dict[str, Any] | None, threads: int) -> str:
 
 
 def _absolute(config: RunConfig) -> RunConfig:
-    """The configuration with paths that do not depend on where a process was started."""
+    """The configuration with absolute paths."""
     paths = {"root": config.data.root, "generated": config.data.generated}
     found = {name: path.absolute() for name, path in paths.items() if path is not None}
     data = config.data.model_copy(update=found)

@@ -1,4 +1,4 @@
-"""Estimates how long runs will take from the stored times of similar runs."""
+"""Estimate how long runs will take from the stored times of similar runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WHERE e.status = 'success' AND e.wall_s IS NOT NULL AND e.n > 0
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per unit, by a method in a setting (dataset, network, device and so on)."""
+    """Seconds per unit of work of a method in a setting (dataset, network, device and so on)."""
 
     method: str
     setting: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of an epoch, and of the evaluation of one image."""
+    """Timings per epoch of training, and per evaluated image."""
 
     epochs: Sequence[Timing]
     images: Sequence[Timing]
@@ -69,7 +69,7 @@ def _timing(row: Any) -> Timing:
 
 
 def with_estimates(items: Iterable[Item], timings: Timings) -> list[Item]:
-    """The items with the remaining seconds of each, where there are measurements."""
+    """The items with the estimated seconds remaining, where there are measurements."""
     return [_estimated(item, timings) for item in items]
 
 
@@ -111,9 +111,9 @@ def images_of(config: RunConfig) -> int:
 def per_unit(
     timings: Sequence[Timing], method: str, setting: tuple[Any, ...]
 ) -> tuple[float, bool] | None:
-    """The median in a setting, and whether it is of the same method.
+    """The median time in a setting, and whether it is that of the method itself.
 
-    The median of other methods is used where the method itself has no measurements.
+    A method without measurements gets the median of other methods; None if there is none either.
     """
     alike = [timing for timing in timings if timing.setting == setting]
     own = [timing.seconds for timing in alike if timing.method == method]

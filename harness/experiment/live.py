@@ -1,7 +1,7 @@
-"""What a run is doing now, in a small file of its directory that other processes can read.
+"""A run's current progress, in a small file in its directory that other processes can read.
 
-The database learns of a run when it begins and ends, the directory after each epoch and chunk. This
-file says what happens in between. It decides nothing: a run never reads it.
+The database is updated when a run begins and ends, its directory after each epoch and chunk. This
+file shows the progress in between. A run never reads it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ EVERY_S = 2.0
 
 
 class LiveProgress:
-    """Writes a run's progress, at most every ``EVERY_S`` seconds; see ``__call__``."""
+    """Writes a run's progress, at most once every ``EVERY_S`` seconds."""
 
     def __init__(self, directory: RunDirectory, work: str) -> None:
-        """Progress of one piece of work of the run, such as ``training``."""
+        """Report the progress of one part of the run, ``work``, such as ``training``."""
         self._path, self._work = directory.progress_path, work
         self._written, self._time_left = float("-inf"), TimeLeft()
 
     def __call__(self, share: float, note: str) -> None:
-        """Note the share of the work that is done, in [0, 1], and what is being done."""
+        """Record the share of the work that is done, in [0, 1], and a note on the current step."""
         now = time.monotonic()
         left = self._time_left.at(now, share)
         if now - self._written < EVERY_S:
             return
         self._written = now
         facts: dict[str, Any] = {"work": self._work, "note": note, "share": share, "left_s": left}
-        # A full disk stops a run where it has something to lose, not here.
+        # A full disk must stop a run only where results would be lost, not here.
         with suppress(OSError, UserError):
             write_json_atomic(facts | {"at": utc_now()}, self._path)

@@ -1,4 +1,4 @@
-"""External models: loaded, probed, evaluated, and stored as runs of kind ``loaded``."""
+"""Load, probe and evaluate external models, stored as runs of kind ``loaded``."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def evaluate_external(
 
     Args:
         source: names the model.
-        data: with the test split.
+        data: the dataset with its test split.
         evaluation: the protocol.
-        arch: of a checkpoint file that does not name its own.
+        arch: architecture of a checkpoint file that does not name its own.
         weights: local weights of a zoo model.
-        weights_key: which weights of a file are meant, if it holds several.
+        weights_key: the weights to use from a file that holds several.
         normalize: normalisation in front of the model; see ``statistics_of``.
         **where: the keyword arguments of ``evaluate_model``.
     """
@@ -77,19 +77,19 @@ def evaluate_model(
     executor: ChunkExecutor | None = None,
     former: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Evaluate a model; it is stored as a run of kind ``loaded``.
+    """Evaluate a model and store it as a run of kind ``loaded``.
 
     Args:
         model: maps images [B, K, H, W] in [0, 1] to logits [B, C].
-        data: with the test split.
+        data: the dataset with its test split.
         evaluation: the protocol.
-        facts: what is known of the model, for its record.
+        facts: what is known about the model, for its record.
         results: the results folder.
         reporter: where progress is shown.
-        name: what tables call the model.
+        name: the model's name in tables.
         device: where to compute.
         executor: where chunks are attacked; by default ``evaluation.workers`` processes.
-        former: what releases before 0.2.0 identified the model by.
+        former: the fields that identified the model in releases before 0.2.0.
 
     Raises:
         UserError: the model or the images cannot be evaluated.
@@ -119,10 +119,10 @@ def evaluate_model(
 def loaded_directory(
     results: Path, identity: dict[str, Any], former: dict[str, Any] | None
 ) -> RunDirectory:
-    """The directory of a loaded model, named after all that identifies it.
+    """The directory of a loaded model, named after everything that identifies the model.
 
-    One that an earlier release named after the file alone is kept, unless the model's answers to
-    the probe images have changed since they were first recorded.
+    A directory that an earlier release named after the file alone is kept, unless the model's
+    outputs on the probe images have changed since they were first recorded.
     """
     if former is not None:
         before = RunDirectory(results, f"loaded-{fingerprint(former)}")

@@ -1,7 +1,7 @@
-"""A teacher's logits of every view of every training image, stored on the disk.
+"""A teacher's logits for every view of every training image, stored on disk.
 
-A random crop with p pixels of border and a flip have 2 (2p + 1)^2 outcomes, 162 for p = 4: a
-network in eval mode computes each of them once for all epochs, students and methods.
+A random crop with p pixels of border and a flip have 2 (2p + 1)^2 outcomes, 162 for p = 4. A
+network in eval mode computes the logits of each one once for all epochs, students and methods.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class LogitTable:
     """Rows of logits, written on demand and shared by any number of processes.
 
     Each row has a checksum of its values and its number. A row that was never written, was left
-    half written by a killed process or another writer, or was damaged on the disk does not match
-    its checksum; it counts as missing and is written again. So no lock is needed, and no order of
-    writes.
+    half written by a killed process or another writer, or was damaged on disk does not match its
+    checksum; it counts as missing and is written again. Writes therefore need neither a lock nor
+    an order.
 
     Args:
         folder: the table's folder, which may not exist yet. All space is reserved at once, so that
-            a disk that fills up later does not stop a training.
+            a disk that fills up later does not stop a training run.
         rows: number of rows, images times views.
         num_classes: C.
         dtype: ``float32`` or ``float16``.
 
     Raises:
-        UserError: the disk has no room for it, or the folder holds another table.
+        UserError: the disk has too little space for it, or the folder holds another table.
     """
 
     def __init__(self, folder: Path, rows: int, num_classes: int, dtype: str = "float32") -> None:
@@ -66,14 +66,14 @@ class LogitTable:
         self._multipliers |= np.uint64(1)
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 [B, C] of rows [B], and which of them are valid, bool [B]."""
+        """Return the logits float32 [B, C] of rows [B], and which of them are valid, bool [B]."""
         numbers = rows.numpy()
         logits = self._logits[numbers]
         valid = self._checksums[numbers] == self._checksum(logits, numbers)
         return torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(valid)
 
     def write(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """Store logits [B, C] of rows [B]; returns them as ``read`` will."""
+        """Store the logits [B, C] of rows [B] and return them as ``read`` will."""
         numbers = rows.numpy()
         kept = logits.numpy().astype(self._logits.dtype)
         self._logits[numbers] = kept
@@ -96,8 +96,8 @@ class LogitTable:
         path = self.folder / "table.json"
         if path.exists() and (found := read_json(path)) != described:
             raise UserError(
-                f"{self.folder} is another table of teacher logits ({json.dumps(found)}): delete "
-                "that folder"
+                f"{self.folder} holds a different table of teacher logits ({json.dumps(found)}): "
+                "delete that folder"
             )
 
     def _check_room(self, rows: int, num_classes: int, dtype: str) -> None:
@@ -117,7 +117,7 @@ class LogitTable:
 
 
 def table_bytes(rows: int, num_classes: int, dtype: str) -> int:
-    """The size of a table on the disk."""
+    """The size of a table on disk."""
     return rows * (num_classes * np.dtype(dtype).itemsize + 4)
 
 
@@ -128,12 +128,12 @@ def free_bytes(folder: Path) -> int:
 
 
 def gigabytes(count: int) -> str:
-    """A number of bytes for reading."""
+    """Format a number of bytes in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Make the file at least ``size`` bytes long, its new part zero."""
+    """Extend the file with zeros to at least ``size`` bytes."""
     with open(path, "ab") as handle:
         length = handle.tell()
         if length >= size:

@@ -25,7 +25,7 @@ from harness.source_hash import source_sha256
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory, utc_now
 
-# How long a run waits for the database, which it can do without.
+# How long a run waits for the database before it goes on without it.
 INDEX_WAIT_S = 5.0
 
 
@@ -33,16 +33,16 @@ INDEX_WAIT_S = 5.0
 def recorded(
     directory: RunDirectory, described: dict[str, Any], reporter: Reporter, *, index: bool = True
 ) -> Iterator[None]:
-    """The run's status follows what happens inside, in its directory and in the database.
+    """Record how the block inside ends as the run's status, in its directory and the database.
 
-    A finished run stays one: a further evaluation has a status of its own, and one that fails or is
-    stopped must not take a result out of the tables.
+    A finished run stays finished: further evaluations have their own status, and one that fails or
+    is stopped must not remove a result from the tables.
 
     Args:
-        directory: the run's.
+        directory: the run directory.
         described: what its record says from the start.
         reporter: where a database that cannot be written is reported, at the end.
-        index: whether the database follows; False where another process brings it up to date.
+        index: whether to update the database; False if another process does.
     """
     began_at = time.monotonic()
     finished = directory.exists and directory.record["status"] == "success"
@@ -74,18 +74,18 @@ def recorded(
 
 
 def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
-    """Bring the database to what the run's directory holds, or report that it cannot be done now.
+    """Update the database from the run's directory, or report that this is not possible now.
 
-    The directory is the record, and the database follows it: one that another program holds, or
-    that is damaged, stops no work.
+    The database is derived from the run directories, so one that is damaged or locked by another
+    program stops no work.
     """
     try:
         damaged = Database(directory.results, INDEX_WAIT_S).record(directory)
     except UserError as error:
         if reporter:
             reporter.line(
-                f"note: {directory.run_id} is stored in {directory.path}, but not in the database "
-                f"yet, which the next command or `db rebuild` brings up to date: {error}"
+                f"note: {directory.run_id} is stored in {directory.path}, but not yet in the "
+                f"database; the next command or `db rebuild` will add it: {error}"
             )
         return
     if reporter:
@@ -94,7 +94,7 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
 
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
-    """What run.json says of a trained run whatever its evaluation."""
+    """The fields of a trained run's run.json that every call writes, even after training."""
     changes = recipe_changes(config)
     at_scale = not changes and not dataset_info(config.data.name, config.data.root).small_scale
     return {
@@ -117,7 +117,7 @@ def check_registered(directory: RunDirectory) -> None:
     """Check that the dataset and the architecture of a trained run are registered here.
 
     Raises:
-        UserError: one is not; another package or program registered it.
+        UserError: one is not registered; another package or program registered it.
     """
     record = directory.record
     dataset, arch = str(record.get("dataset")), str(record.get("arch"))
@@ -129,12 +129,12 @@ def check_registered(directory: RunDirectory) -> None:
             raise UserError(
                 f"run {directory.run_id} has the {kind} {name}, which is not registered here: "
                 f"install the package whose entry point harness.{function}s registers it, or call "
-                f"divergence_bench.register_{function} before"
+                f"divergence_bench.register_{function} first"
             )
 
 
 def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
-    """The folder of the images of a trained run: the given one, else where the training had it.
+    """The folder of a trained run's images: the given one, else the one used in training.
 
     Raises:
         UserError: the run's dataset or architecture is not registered here.
@@ -144,7 +144,7 @@ def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
     stored = ((record.get("config") or {}).get("data") or {}).get("root")
     if not stored or not Path(stored).is_dir():
         return given
-    # The given one may be that of all other datasets, as the environment names it.
+    # The given folder may be the one of all other datasets, set by an environment variable.
     is_own = record["dataset"].startswith("folder:")
     other = is_own and given and not any((given / part).is_dir() for part in ("test", "val"))
     return Path(stored) if given is None or other else given
@@ -153,7 +153,7 @@ def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
 def training_header(
     config: RunConfig, method: Method, data: Dataset, device: torch.device, processes: ProcessGroup
 ) -> dict[str, Any]:
-    """What run.json says of the training, and what a later evaluation must not overwrite."""
+    """The fields of run.json about the training, which a later evaluation must not overwrite."""
     return {
         "partial": config.data.train_limit is not None or not data.train.complete,
         "train_sha256": data.train.sha256,
@@ -164,17 +164,17 @@ def training_header(
 
 
 def method_sha256(method: Method) -> str:
-    """A hash of the method's code: its task's and parameters' files, and what they import of it."""
+    """A hash of the method's code: the files of its task and parameters, and their imports."""
     return source_sha256(method.task.__module__, method.params.__module__)
 
 
 def other_code(directory: RunDirectory, method: Method) -> str | None:
-    """A note if the run was trained, at least in part, by other code of its method."""
+    """A note if the run was trained, at least in part, with other code of its method."""
     before = directory.record.get("method_sha256") if directory.exists else None
     if before in (None, method_sha256(method)):
         return None
     return (
-        f"note: the code of {method.card.title} is not what {directory.run_id} was trained with, "
-        "and code is no part of a run's name: `run --fresh` trains it again and keeps the old run "
-        "aside"
+        f"note: the code of {method.card.title} has changed since {directory.run_id} was trained, "
+        "and a run's name does not depend on code: `run --fresh` trains it again and sets the old "
+        "run aside"
     )

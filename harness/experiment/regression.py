@@ -1,11 +1,11 @@
-"""The gate of continuous integration: a small benchmark against a committed baseline.
+"""The regression gate of continuous integration: a small benchmark and its committed baseline.
 
-Each run of the baseline is trained twice. A short training in double precision gives the golden
-losses, step by step: rounding is so fine there that they are the same on every machine, so that a
-small tolerance tells a changed computation from another processor. A training of the usual kind is
-then evaluated, and its verdicts are compared with the baseline's image by image.
+Each run of the baseline is trained twice. A short training run in double precision gives the golden
+losses, step by step. Its rounding errors are so small that a small tolerance distinguishes a
+changed computation from a different processor. A second, ordinary training run is evaluated, and
+its verdicts are compared with the baseline's image by image.
 
-Which methods, which settings and which tolerances is all in the baseline file.
+The baseline file defines the methods, the settings and the tolerances.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from harness.store.files import read_json, without_nan, write_bytes_atomic
 from harness.store.rundir import RunDirectory, utc_now
 
 FORMAT = "divergence-bench baseline 1"
-# Signs of a verdict beside n, the n-th attack: robust, or wrong before any attack.
+# A verdict is the number of the attack that succeeded, or one of these signs: robust, or wrong
+# before any attack.
 ROBUST, WRONG = ".", "x"
-# A float32 training ends in another network with other threads, which looked like a regression.
+# With another number of threads, a float32 training run ends in a different network, which would
+# look like a regression.
 THREADS = 1
 
 DEFAULT_GOLDEN: dict[str, JsonValue] = {
@@ -59,12 +61,13 @@ DEFAULT_BENCHMARK: dict[str, JsonValue] = {
 
 
 class Result(Strict):
-    """The result of a run that a baseline keeps.
+    """The stored result of one run of a baseline.
 
     Attributes:
-        losses: the golden losses, step by step, and the mean margin of the resulting model.
-        margin: mean over images of the true logit minus the largest other, of that model.
-        verdicts: one sign an image in the test set's order.
+        losses: the golden losses, step by step.
+        margin: the true logit minus the largest other logit of the resulting model, averaged over
+            images.
+        verdicts: one sign per image, in test-set order.
         index_sha256: hash of the images' rows.
         attack_version: package and version of the attacks.
         protocol: the settings of the evaluation and the hash of its test set; empty in baselines
@@ -72,7 +75,7 @@ class Result(Strict):
         run_id: the run that was evaluated.
     """
 
-    # A training that diverges is a regression to report.
+    # A training run that diverges is a regression to report.
     losses: tuple[Annotated[float, Field(allow_inf_nan=True)], ...]
     margin: float = Field(allow_inf_nan=True)
     verdicts: str
@@ -85,7 +88,7 @@ class Result(Strict):
 class CheckedRun(Strict):
     """One run of the benchmark.
 
-    ``set`` overrides its recipe in both trainings, ``golden`` and ``benchmark`` in one of them.
+    ``set`` overrides its recipe in both training runs, ``golden`` and ``benchmark`` in one of them.
     """
 
     name: str
@@ -102,14 +105,14 @@ class Baseline(Strict):
 
     Attributes:
         format: names the kind of file.
-        golden: settings of every short training in double precision.
-        benchmark: settings of every training that is evaluated.
-        loss_tolerance: relative difference of a golden loss that is still rounding.
-        margin: drop of an accuracy, as a fraction, that is still tolerated.
-        alpha: a larger drop counts where its exact McNemar p-value is below this.
+        golden: settings of every short training run in double precision.
+        benchmark: settings of every training run that is evaluated.
+        loss_tolerance: largest relative difference of a golden loss that counts as rounding.
+        margin: largest tolerated drop of an accuracy, as a fraction.
+        alpha: a larger drop counts if its exact McNemar p-value is below this.
         runs: the runs with their results.
         environment: where the results were measured.
-        history: reasons of all updates, the newest last.
+        history: the reason for each update, newest last.
     """
 
     format: str = FORMAT
@@ -128,11 +131,11 @@ class Golden:
     """The golden losses against the baseline's.
 
     Attributes:
-        difference: the largest relative difference; infinite where the numbers of losses differ.
-        step: the first loss, from 1, beyond the tolerance; the one after the last is the margin.
-            None where all are within.
+        difference: the largest relative difference; infinite if the number of losses differs.
+        step: the first loss beyond the tolerance, from 1; the number after the last loss stands
+            for the margin. None if all are within.
         was: the baseline's value there.
-        now: the value found.
+        now: the value found there.
     """
 
     difference: float
@@ -143,14 +146,14 @@ class Golden:
 
 @dataclass(frozen=True)
 class Checked:
-    """One run against the baseline.
+    """The comparison of one run with the baseline.
 
     Attributes:
         name: the run.
         golden: its golden losses.
-        accuracies: ``clean`` and ``robust``, now minus then; empty where verdicts cannot be paired.
-        worse: what got worse and by how much, one sentence each; empty where nothing did.
-        better: accuracies that rose as clearly.
+        accuracies: ``clean`` and ``robust``, now minus then; empty if verdicts cannot be paired.
+        worse: what got worse and by how much, one sentence each; empty if nothing did.
+        better: the accuracies that rose by more than the margin with the same significance.
     """
 
     name: str
@@ -161,20 +164,20 @@ class Checked:
 
 
 def read_baseline(path: Path) -> Baseline:
-    """A baseline file.
+    """Read a baseline file.
 
     Raises:
-        UserError: there is none, or it is not one.
+        UserError: the file does not exist or is not a baseline.
     """
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format", FORMAT) != FORMAT:
-        raise UserError(f"{path} is no baseline of this release: make one with --update")
+        raise UserError(f"{path} is not a baseline of this release: create one with --update")
     baseline: Baseline = validated(Baseline, values)
     return baseline
 
 
 def new_baseline(methods: Sequence[str]) -> Baseline:
-    """A baseline without results: each method by its digits recipe, with the default budget."""
+    """A baseline without results: each method with its digits recipe and the default budget."""
     baseline: Baseline = validated(
         Baseline, {"runs": [{"name": name, "method": name} for name in methods]}
     )
@@ -195,7 +198,7 @@ def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) ->
     """
     for checked, result in zip(baseline.runs, results, strict=True):
         if isinstance(result, str):
-            raise UserError(f"no baseline without {checked.name}, which failed: {result}")
+            raise UserError(f"the baseline needs {checked.name}, which failed: {result}")
     entry: dict[str, JsonValue] = {"at": utc_now(), "reason": reason}
     return baseline.model_copy(
         update={
@@ -210,7 +213,7 @@ def updated(baseline: Baseline, results: Sequence[Result | str], reason: str) ->
 
 
 def environment() -> dict[str, JsonValue]:
-    """What the last digits of a result depend on."""
+    """The versions and hardware on which the last digits of a result depend."""
     facts = provenance.collect("cpu")
     found = {name: facts["packages"].get(name) for name in ("torch", "numpy", "pyautoattack")}
     found |= {name: facts[name] for name in ("python", "platform", "cpu")}
@@ -218,10 +221,10 @@ def environment() -> dict[str, JsonValue]:
 
 
 def configs(baseline: Baseline, checked: CheckedRun, results: Path) -> tuple[RunConfig, RunConfig]:
-    """The golden training and the evaluated one.
+    """The configurations of the golden training run and of the evaluated one.
 
     Raises:
-        UserError: a name or a setting is not known.
+        UserError: a name or a setting is unknown.
     """
     layers = (
         {**baseline.golden, **checked.set, **checked.golden},
@@ -240,7 +243,7 @@ def configs(baseline: Baseline, checked: CheckedRun, results: Path) -> tuple[Run
 
 
 def measure_golden(config: RunConfig, reporter: Reporter) -> tuple[tuple[float, ...], float]:
-    """The losses of a short training, step by step, and the mean margin of its model."""
+    """The losses of a short training run, step by step, and the mean margin of its model."""
     verdicts = run(config, reporter).evaluation.verdicts
     records = RunDirectory(config.results, config.run_id).epochs()
     losses = tuple(loss for record in records for loss in record["opening_losses"])
@@ -272,15 +275,15 @@ def measure(baseline: Baseline, checked: CheckedRun, results: Path, reporter: Re
 
 
 def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Checked:
-    """One run's result, or why it has none, against the baseline's.
+    """Compare a run's result, or the error that it failed with, with the baseline's result.
 
     Raises:
-        UserError: the baseline has no result of it.
+        UserError: the baseline has no result for the run.
     """
     stored = checked.result
     if stored is None:
         raise UserError(
-            f"the baseline has no result of {checked.name}: measure it with --update --reason"
+            f"the baseline has no result for {checked.name}: measure it with --update --reason"
         )
     if isinstance(found, str):
         nothing = Golden(math.inf, None, None, None)
@@ -305,19 +308,19 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
 
 
 def compare_golden(stored: Result, found: Result, tolerance: float) -> Golden:
-    """Losses and margin, each relative to the larger of the baseline's value and 0.01."""
+    """Compare losses and margin, relative to the larger of the baseline's value and 0.01."""
     if len(stored.losses) != len(found.losses):
         return Golden(math.inf, 1, None, None)
     pairs = list(zip((*stored.losses, stored.margin), (*found.losses, found.margin), strict=True))
     apart = [abs(now - was) / max(abs(was), 0.01) for was, now in pairs]
-    # Not a comparison that NaN would pass.
+    # "each > tolerance" would let NaN pass.
     first = next((step for step, each in enumerate(apart, 1) if not each <= tolerance), None)
     was, now = pairs[first - 1] if first else (None, None)
     return Golden(max(apart), first, was, now)
 
 
 def unlike(stored: Result, found: Result) -> str | None:
-    """Why verdicts cannot be compared image by image; None where they can."""
+    """Why verdicts cannot be compared image by image; None if they can."""
     was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
     differing = [
         f"{name} differs (baseline {was.get(name, 'unknown')}, now {now.get(name, 'unknown')})"
@@ -325,25 +328,25 @@ def unlike(stored: Result, found: Result) -> str | None:
         if name != "data_sha256"
     ]
     if differing:
-        return f"other protocol: {'; '.join(differing)}"
+        return f"different protocol: {'; '.join(differing)}"
     rows = stored.index_sha256 == found.index_sha256 and len(stored.verdicts) == len(found.verdicts)
     if rows and was.get("data_sha256") == now.get("data_sha256"):
         return None
-    return "it was evaluated on other images than the baseline"
+    return "it was evaluated on different images than the baseline"
 
 
 def _signs(result: Result) -> NDArray[np.str_]:
-    """The verdicts, one sign an image [N]."""
+    """The verdicts, one sign per image [N]."""
     return np.array(list(result.verdicts), dtype=np.str_)
 
 
 def _golden_text(golden: Golden, steps: int) -> str:
     if golden.was is None or golden.now is None or golden.step is None:
-        return "the short training takes another number of steps than the baseline's"
+        return "the short training run takes a different number of steps than the baseline's"
     at_step = f"loss of step {golden.step} of {steps}"
     where = at_step if golden.step <= steps else "mean margin of the resulting model"
     return (
-        f"training computes something else: the {where} is {golden.now:.6g}, in the baseline "
+        f"training computes something different: the {where} is {golden.now:.6g}, in the baseline "
         f"{golden.was:.6g}"
     )
 
@@ -353,7 +356,7 @@ def _paired_text(name: str, paired: PairedComparison) -> str:
     return (
         f"{name} accuracy {moved} by {100 * abs(paired.difference):.2f} points "
         f"[{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]: {paired.only_b} images lost, "
-        f"{paired.only_a} won, McNemar p = {paired.p_value:.2g}"
+        f"{paired.only_a} gained, McNemar p = {paired.p_value:.2g}"
     )
 
 
@@ -361,7 +364,7 @@ def check(baseline: Baseline, results: Path, reporter: Reporter) -> list[Result 
     """Measure every run of a baseline, in order; a run that fails gives its error.
 
     Raises:
-        UserError: the baseline has a name or a setting that is not known.
+        UserError: the baseline has an unknown name or setting.
     """
     for checked in baseline.runs:
         configs(baseline, checked, results)
@@ -372,13 +375,13 @@ def check(baseline: Baseline, results: Path, reporter: Reporter) -> list[Result 
             with num_threads(THREADS):
                 found.append(measure(baseline, checked, results, reporter))
         except Exception as error:
-            # A method that no longer runs is a regression to report beside the others.
+            # A method that no longer runs is a regression to report along with the others.
             found.append(f"{type(error).__name__}: {error}")
     return found
 
 
 def to_json(baseline: Baseline, found: Sequence[Checked]) -> dict[str, Any]:
-    """The outcome, ready for JSON."""
+    """The outcome as values that JSON can represent."""
     return {
         "regression": any(each.worse for each in found),
         "environment": {"baseline": baseline.environment, "here": environment()},

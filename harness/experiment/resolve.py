@@ -1,7 +1,8 @@
-"""Resolves the user's options to a complete run configuration.
+"""Resolve the user's options to a complete run configuration.
 
-Layers, each over the one before: the configuration's defaults, the method's recipe, named options,
-``--set`` assignments. The teacher's weights become part of the run's identity.
+Each layer overrides the one before: the configuration's defaults, the method's recipe, the user's
+settings, named options, ``--set`` assignments. The teacher's weights become part of the run's
+identity.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def resolve(
         method_name: a registered method; by default that of the settings, or of the recipe.
         recipe: one of the method's recipes; by default the one named after the dataset.
         dataset: a registered dataset or a folder; by default the recipe's, else digits.
-        settings: sections over the recipe's, as ``settings_of`` gives them.
+        settings: sections that override the recipe's, as ``settings_of`` returns them.
         options: dotted path to value; values of None are ignored.
         assignments: ``"a.b=c"`` strings; c is JSON, a fraction such as 8/255, or a plain word.
 
@@ -81,7 +82,7 @@ def resolve(
     given += [parse_assignment(text) for text in assignments]
     for path, value in given:
         if path in ("method", "recipe"):
-            raise UserError(f"{path}={value} cannot be a setting: give it by --{path}")
+            raise UserError(f"{path}={value} cannot be a setting: give it with --{path}")
     for path, value in given:
         layers = merge(layers, assign(path, value))
     params = validated(method.params, layers.get("params", {}), "params.")
@@ -95,31 +96,31 @@ def resolve(
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """A configuration as nested settings that ``resolve`` takes and a YAML file holds."""
+    """A configuration as nested settings, which ``resolve`` accepts and a YAML file can hold."""
     settings = config.model_dump(mode="json")
     if config.teacher is not None:
-        del settings["teacher"]["weights"]  # follows from the source
-    settings["data"].pop("train_files", None)  # and from the folder
+        del settings["teacher"]["weights"]  # derived from the source
+    settings["data"].pop("train_files", None)  # derived from the folder
     return settings
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of settings, empty where there is none; a wrong one is refused later."""
+    """A section of settings, empty if missing or not a mapping; validation rejects it later."""
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def _agreed(what: str, given: str | None, own: Any) -> str | None:
-    """A name that is given, or that of the settings.
+    """The given name, or else the name in the settings.
 
     Raises:
-        UserError: they are different ones, so that the settings are of something else.
+        UserError: the two names differ, so the settings belong to something else.
     """
     if not isinstance(own, str | None):
-        raise UserError(f"{what} = {own!r} is refused: write its name")
+        raise UserError(f"{what} = {own!r} is refused: give its name")
     if given and own and given != own:
         raise UserError(
-            f"the settings are of {what} {own!r}, but {what} {given!r} is given: leave one out"
+            f"the settings are for {what} {own!r}, but {what} {given!r} is given: leave one out"
         )
     return given or own
 
@@ -135,7 +136,7 @@ def _recipe_for(info: DatasetInfo, method: Method) -> str:
         found = "fashion-mnist" if info.channels == 1 else "cifar10"
     if found not in method.recipes:
         raise UserError(
-            f"{method.card.title} has no recipe for {info.name}: give one of another dataset by "
+            f"{method.card.title} has no recipe for {info.name}: give one of another dataset with "
             f"--recipe ({', '.join(sorted(method.recipes))})"
         )
     return found
@@ -147,12 +148,12 @@ def _on_dataset(layers: dict[str, Any], dataset: str) -> dict[str, Any]:
     layers = merge(layers, {"data": {"name": dataset}})
     if own or not layers.get("teacher"):
         return layers
-    # Published weights, and the accuracy that a teacher must have, are those of the recipe's own.
+    # Published weights and the teacher's minimum accuracy only apply to the recipe's own dataset.
     return merge(layers, {"teacher": {"source": "auto", "minimum": None}})
 
 
 def _with_files(config: RunConfig) -> RunConfig:
-    """The configuration with a known dataset; a folder is named by its content."""
+    """The configuration with its dataset checked; a folder is named after its content."""
     source = dataset_source(config.data.name, config.data.root)
     if not isinstance(source, OwnFolder):
         return config
@@ -173,8 +174,8 @@ def teacher_run(config: RunConfig) -> RunConfig:
     teacher = _teacher(config)
     if teacher.method is None:
         raise UserError(
-            "it is not known how to train the teacher: give a trained one by --teacher, or the "
-            "method that trains it by teacher.method"
+            "no method is configured to train the teacher: give a trained one with --teacher, or "
+            "set teacher.method"
         )
     options: dict[str, Any] = {
         **teacher.config,
@@ -193,7 +194,9 @@ def teacher_run(config: RunConfig) -> RunConfig:
 
 
 def teacher_file(config: RunConfig) -> Path:
-    """The weights file of a teacher whose source is a run, finished or not, or a file.
+    """The weights file of a teacher whose source is ``auto``, a run or a file.
+
+    The file of an ``auto`` teacher may not exist yet.
 
     Raises:
         UserError: the run has another dataset or network, or the source does not exist.
@@ -213,10 +216,10 @@ def teacher_file(config: RunConfig) -> Path:
 
 
 def check_source(source: str, dataset: Any, arch: Any, config: RunConfig) -> None:
-    """A teacher's source must have the run's dataset and the teacher's network.
+    """Check that a teacher's source has the run's dataset and the teacher's network.
 
     Raises:
-        UserError: it has others.
+        UserError: its dataset or network differs.
     """
     expected = _teacher(config).arch
     for what, found, needed in (
@@ -226,7 +229,7 @@ def check_source(source: str, dataset: Any, arch: Any, config: RunConfig) -> Non
         if found != needed:
             raise UserError(
                 f"{source} cannot be the teacher: its {what} is {found}, not {needed}; give "
-                "another --teacher, or the teacher's network by --teacher-arch"
+                "another --teacher, or the teacher's network with --teacher-arch"
             )
 
 
@@ -234,7 +237,7 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
     """The configuration with ``teacher.weights`` set."""
     if method.card.needs_teacher and config.teacher is None:
         raise UserError(
-            f"method {config.method!r} learns from a teacher: give its network by --teacher-arch"
+            f"method {config.method!r} learns from a teacher: give its network with --teacher-arch"
         )
     if config.teacher is None:
         return config
@@ -251,7 +254,7 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
 
 
 def is_own_network(source: str) -> bool:
-    """Whether a teacher's source brings its own network and not weights of a registered one."""
+    """Whether a teacher's source brings its own network, not weights for a registered one."""
     return is_external(source) and not source.startswith(TORCHVISION)
 
 
@@ -268,7 +271,7 @@ def _weights(config: RunConfig) -> str:
     if teacher.method is not None:
         own = teacher_run(config)
         if file.resolve() == RunDirectory(config.results, own.run_id).model_path.resolve():
-            # Given explicitly, it is still the teacher that ``auto`` would train.
+            # The user named the file of the teacher that ``auto`` would train.
             return own.run_id
     return file_sha256(file)
 
@@ -283,10 +286,12 @@ def method_of(recipe: str | None) -> str:
     """The only method that has a recipe of that name.
 
     Raises:
-        UserError: there is no name, no method has it, or several have.
+        UserError: no name is given, no method has it, or several do.
     """
     if recipe is None:
-        raise UserError("there is no method to train: give --method, or a --recipe of one method")
+        raise UserError(
+            "there is no method to train: give --method, or a --recipe of only one method"
+        )
     methods, broken = METHODS.load_all()
     owners: dict[str, list[str]] = {}
     for name, method in methods.items():
@@ -304,9 +309,10 @@ def method_of(recipe: str | None) -> str:
 
 
 def random_order(info: DatasetInfo) -> dict[str, Any]:
-    """Settings of an evaluation that may stop early.
+    """Settings for an evaluation that may stop early.
 
-    Its chunks are small enough that it can stop after a twentieth of the test set.
+    Its chunks are small enough that it can stop after a twentieth of the test set, if that is at
+    least 10 images.
     """
     smallest, default = 10, EvalConfig().chunk_size
     return {
@@ -319,7 +325,7 @@ def random_order(info: DatasetInfo) -> dict[str, Any]:
 def evaluation(
     stored: Mapping[str, Any], overrides: Mapping[str, Any], assignments: Iterable[str]
 ) -> EvalConfig:
-    """An evaluation protocol: ``stored``, changed by the overrides that are not None."""
+    """An evaluation protocol: ``stored``, changed by the assignments and non-None overrides."""
     given = [(path, value) for path, value in overrides.items() if value is not None]
     for text in assignments:
         path, value = parse_assignment(text)
@@ -337,7 +343,7 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     """Check that the radius was chosen for the protocol's norm.
 
     Raises:
-        UserError: it was chosen for another norm, in which it has no meaning.
+        UserError: it was chosen for another norm, so it has no meaning in this one.
     """
     if protocol.norm != norm:
         raise UserError(
@@ -347,10 +353,10 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
 
 
 def recipe_changes(config: RunConfig) -> dict[str, Any]:
-    """The run's changes of its recipe, dotted path to value.
+    """The run's changes to its recipe, dotted path to value.
 
-    The seed is not a change, nor is a file or a run as the source of the recipe's teacher, whose
-    accuracy is measured and recorded.
+    The seed does not count as a change, nor does a file or a run as the source of the recipe's
+    teacher, since the teacher's accuracy is measured and recorded.
     """
     found = changes(resolve(config.method, recipe=config.recipe), config)
     found.pop("seed", None)
@@ -371,7 +377,7 @@ def changes(base: RunConfig, config: RunConfig) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """``"a.b=1"`` as ``("a.b", 1)``."""
+    """Parse ``"a.b=1"`` into ``("a.b", 1)``."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise UserError(f"--set {text!r} is not of the form name=value, such as training.epochs=10")

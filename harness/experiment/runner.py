@@ -1,4 +1,4 @@
-"""A run from its configuration to its stored result."""
+"""Take a run from its configuration to its stored result."""
 
 from __future__ import annotations
 
@@ -66,25 +66,26 @@ def run(
     processes: ProcessGroup = SINGLE_PROCESS,
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
-    """Train by the configured method, evaluate by the configured protocol, store both.
+    """Train with the configured method, evaluate with the configured protocol, and store both.
 
-    Work that an earlier call of the same run finished is not repeated. A teacher that must be
-    trained is a run of its own, done before.
+    Work that an earlier call finished for the same run is not repeated. A teacher that must be
+    trained is a separate run, done first.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         reporter: where progress is shown.
-        passed: what the user typed, kept beside the resolved configuration.
+        passed: what the user typed, stored with the resolved configuration.
         wait: wait for another process that works on the same run instead of raising.
-        index: bring the database up to date; False where another process does.
-        processes: those that train together, of which this is the first; the others ``follow``.
+        index: whether to update the database; False if another process does.
+        processes: the processes that train together. This is the first one; the others execute
+            ``run_worker``.
         executor: where chunks are attacked; by default ``evaluation.workers`` processes.
 
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
     """
     method, device, data, generated, described = opened(config)
-    # Two students may need the same teacher at once: the second waits for the first to train it.
+    # If two students need the same teacher at once, the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
     directory = RunDirectory.create(config.results, config.run_id)
@@ -95,7 +96,7 @@ def run(
         if note := other_code(directory, method):
             reporter.line(note)
         if directory.model_path.exists():
-            reporter.line(f"{config.run_id} is trained already")
+            reporter.line(f"{config.run_id} is already trained")
         else:
             check_images(directory, data.train)
             described |= training_header(config, method, data, device, processes)
@@ -111,10 +112,11 @@ Opened = tuple[Method, torch.device, Dataset, NpzImages | None, dict[str, Any]]
 
 
 def opened(config: RunConfig) -> Opened:
-    """The method, device and images of a run, and what the record says of generated ones.
+    """The method, device and images of a run, and its record's fields on generated images.
 
     Raises:
-        UserError: one of them is missing or unfit, or the run began with other generated images.
+        UserError: one of them is missing or unsuitable, or the run began with other generated
+            images.
     """
     method, device = METHODS.get(config.method), choose_device(config.device)
     generated, described = generated_images(config)
@@ -131,9 +133,9 @@ def opened(config: RunConfig) -> Opened:
 
 
 def run_worker(processes: ProcessGroup) -> None:
-    """Take part in each training of the first process until it is done.
+    """Take part in each training run of the first process until it is done.
 
-    The results folder, where teachers are, must be one that both see.
+    Both processes must see the same results folder, which holds the teachers.
     """
     reporter = Reporter(quiet=True)
     while (config := processes.receive()) is not None:
@@ -145,10 +147,10 @@ def run_worker(processes: ProcessGroup) -> None:
 
 
 def generated_images(config: RunConfig) -> tuple[NpzImages | None, dict[str, Any]]:
-    """The generated images that are still to be trained on, and what the record says of them.
+    """The generated images of a run that is not trained yet, and its record's fields on them.
 
     Raises:
-        UserError: they are missing or unfit, or the run began with other ones.
+        UserError: they are missing or unsuitable, or the run began with other ones.
     """
     directory = RunDirectory(config.results, config.run_id)
     if directory.model_path.exists():
@@ -170,7 +172,7 @@ def evaluate_run(
     reporter: Reporter,
     executor: ChunkExecutor | None = None,
 ) -> Outcome:
-    """Evaluate the model of a stored run by another protocol, or finish its evaluation."""
+    """Evaluate the model of a stored run with another protocol, or finish its evaluation."""
     record, where = directory.record, choose_device(device)
     root = images_root(directory, root)
     model = load_run_model(directory)
@@ -188,12 +190,12 @@ def trained_model(
     reporter: Reporter,
     device: torch.device,
 ) -> nn.Module:
-    """The run's model: from its file if training is finished, else trained to the end now."""
+    """The run's model, loaded from its file if training is finished, else trained now."""
     if not directory.model_path.exists():
         data = inputs.data
         inputs.processes.send(config)
         selected = train(config, method, inputs, directory, reporter, device)
-        # The model's file comes last: with it the training is finished and will not be looked at.
+        # The model is saved last: once its file exists, the run counts as trained.
         directory.update(
             selection=config.training.selection.rule,
             selected_epoch=selected.epoch,
@@ -225,7 +227,7 @@ def train(
     reporter: Reporter,
     device: torch.device,
 ) -> Selected:
-    """Train the configured network by the method's task."""
+    """Train the configured network with the method's task."""
     for note in inputs.data.train.notes:
         reporter.line(note)
     trainer = build_trainer(config, inputs, directory, reporter, device)
@@ -242,7 +244,10 @@ def train(
 def training_metrics(
     selected: Selected, directory: RunDirectory, test_size: int, teacher: Teacher | None
 ) -> dict[str, dict[str, float]]:
-    """What the training itself cost and saw, over all processes that had a part in it."""
+    """The metrics of the training: its time, peak memory, and teacher and test accuracies.
+
+    They cover all epochs, including those before a restart.
+    """
     epochs = directory.epochs()
     metrics = {
         "sec_per_iter": selected.sec_per_iter,
@@ -255,10 +260,11 @@ def training_metrics(
 
 
 def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, dict[str, float]]:
-    """Both numbers that the literature reports of a training whose test accuracy was tracked.
+    """The two accuracies that the literature reports when test accuracy is tracked in training.
 
-    ``clean_last`` is the last epoch's; ``clean_best`` that of the epoch best on the test images,
-    the first of equals, which ``clean_best_epoch`` names: a number chosen by what it measures.
+    ``clean_last`` is the last epoch's accuracy. ``clean_best`` is that of the epoch with the best
+    test accuracy, the first in a tie, given by ``clean_best_epoch``: it is selected on the very
+    images that it measures.
     """
     tracked = {e["epoch"]: e["clean_test"] for e in epochs if e.get("clean_test") is not None}
     if not tracked:
@@ -290,7 +296,7 @@ def evaluate_into(
     for note in images.notes:
         reporter.line(note)
     if executor is None and config.workers > most_workers():
-        reporter.line(f"{config.workers} workers asked for, {most_workers()} used: one a core")
+        reporter.line(f"{config.workers} workers requested, {most_workers()} used: one per core")
     with reporter.stage("evaluate", watch=LiveProgress(directory, "evaluation")) as stage:
         found = evaluate(
             model,
@@ -307,25 +313,26 @@ def evaluate_into(
 
 
 def check_images(directory: RunDirectory, images: ImageSource) -> None:
-    """Check that a training continues on the images that it began with.
+    """Check that a training run continues on the images that it began with.
 
     Raises:
-        UserError: it began on others.
+        UserError: it began with others.
     """
     begun = directory.checkpoint_path.exists() and directory.exists
     before = directory.record.get("train_sha256") if begun else None
     if before not in (None, images.sha256):
         raise UserError(
-            f"run {directory.run_id} was begun on other training images of {images.info.name} "
+            f"run {directory.run_id} began with other training images of {images.info.name} "
             f"(hash {before[:12]}, here {images.sha256[:12]}): give the --data-root that it began "
             f"with, or remove {directory.path} to train again"
         )
 
 
 def check_weights(directory: RunDirectory) -> None:
-    """Raise a UserError if a run has evaluations, but no longer the weights they are of."""
+    """Raise a UserError if a run has finished evaluations, but its weights are missing."""
     if directory.finished_evaluations() and not directory.model_path.exists():
         raise UserError(
             f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
-            "missing: `db merge` the results folder that has it, or train it again in another one"
+            "missing: `db merge` the results folder that has it, or train it again in another "
+            "results folder"
         )

@@ -1,6 +1,6 @@
-"""Seconds per training step of several methods, timed in turns in one process on one device.
+"""Time the training steps of several methods, in turn in one process on one device.
 
-Networks are freshly initialised, teachers too, which does not change the cost of a step.
+All networks, including teachers, are freshly initialised, which does not change the cost of a step.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from harness.training.schedules import inner_schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """What is timed, and how often.
+    """The setup of a timing, and the number of steps.
 
     Attributes:
         teacher: the teacher's network, for methods that have one.
-        student: the network in training.
-        dataset: a registered dataset, for shapes and augmentation.
+        student: the network being trained.
+        dataset: a registered dataset, which sets the shapes and the augmentation.
         batch_size: B.
         repeats: timed steps of each method.
-        warmup: steps of each method before them.
+        warmup: untimed steps of each method before them.
         device: auto, cpu, cuda or cuda:N.
-        data_root: folder of the images; random images replace missing ones.
+        data_root: folder of the images; without one, random images replace missing ones.
     """
 
     teacher: str
@@ -61,7 +61,7 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
     """Time the training steps of each method; see ``Subject``.
 
     A method that needs teacher logits is timed twice: with the teacher's forward pass in each
-    step, and with logits from a table that has them all.
+    step, and with logits from a complete table.
 
     Returns:
         ``rows``, one for each method and source of logits, and the conditions of the measurement.
@@ -78,7 +78,7 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
             if subjects[-1].trainer.task.needs_teacher_logits:
                 subjects.append(Subject(config, data, labels, Path(folder), "table"))
         for turn in range(plan.warmup + plan.repeats):
-            # The first of a turn may find caches cold, so the order rotates.
+            # The first subject of a turn may find cold caches, so the order rotates.
             first = turn % len(subjects)
             for subject in (*subjects[first:], *subjects[:first]):
                 subject.step(timed=turn >= plan.warmup)
@@ -109,11 +109,11 @@ def _config(method: str, plan: Plan) -> RunConfig:
 def training_images(plan: Plan) -> tuple[Dataset, Tensor, str]:
     """Training images for full batches, the labels of the whole training set, and their source.
 
-    The source is ``real``, or ``random`` where no folder is given and the images are missing: then
-    both are noise.
+    The source is ``real``, or ``random`` if no folder is given and the images are missing: images
+    and labels are then random.
 
     Raises:
-        UserError: the given folder has no such images, or the training set is smaller than a batch.
+        UserError: the given folder lacks the images, or the training set is smaller than a batch.
     """
     needed, info = plan.batch_size * (plan.warmup + plan.repeats), dataset_info(plan.dataset)
     try:
@@ -138,18 +138,18 @@ def training_images(plan: Plan) -> tuple[Dataset, Tensor, str]:
 
 
 class Subject:
-    """One method's trainer, which makes one step at a time.
+    """One method's trainer, run one step at a time.
 
-    A step is all that the trainer does for a batch: teacher logits, forward and backward passes,
-    the optimiser. The time "with data" includes loading, augmentation and transfer of the batch.
-    Both end when the device has finished. ``logits`` says how teacher logits are computed,
+    A step is everything that the trainer does for a batch: teacher logits, forward and backward
+    passes, the optimiser. The time "with data" includes loading, augmentation and transfer of the
+    batch. Both end when the device has finished. ``logits`` is the source of teacher logits,
     ``forward`` or ``table``; ``labels`` are those of the whole training set.
     """
 
     def __init__(
         self, config: RunConfig, data: Dataset, labels: Tensor, folder: Path, logits: str
     ) -> None:
-        """Build the trainer, and fill the table where one is used; ``folder`` is temporary."""
+        """Build the trainer and fill the table if one is used; ``folder`` is temporary."""
         self.device = choose_device(config.device)
         before = self._allocated()
         self.teacher: Teacher | None = None
@@ -160,7 +160,7 @@ class Subject:
         self.config, self.logits = config, logits
         inputs = TrainingInputs(data, teacher=self.teacher)
         run = RunDirectory.create(folder, f"{config.method}-{logits}")
-        # With all labels, memory banks and the like are as large as in a real run.
+        # With all labels, memory banks and similar state are as large as in a real run.
         self.trainer = build_trainer(config, inputs, run, Reporter(quiet=True), self.device, labels)
         loader = self.trainer.loader
         self.batches = chain.from_iterable(loader.epoch(0, 1) for _ in count())
@@ -169,11 +169,11 @@ class Subject:
         if logits == "table" and self.trainer.teacher_logits is not None:
             for batch in loader.epoch(0, 1):
                 self.trainer.teacher_logits(batch)
-        # What it keeps on the GPU between steps.
+        # GPU memory kept between steps.
         self.held_bytes = self._allocated() - before
 
     def step(self, *, timed: bool) -> None:
-        """Load a batch and train on it."""
+        """Load a batch and train on it; ``timed`` records the time and the peak memory."""
         training = self.config.training
         schedule = inner_schedule(training.attack, 1, training.epochs) if training.attack else None
         generator = torch.Generator(device=self.device).manual_seed(0)
@@ -208,7 +208,7 @@ class Subject:
         }
 
     def _now(self) -> float:
-        """The time at which the device has finished, in seconds."""
+        """The time in seconds, once the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -1,8 +1,8 @@
-"""Sweeps: many runs, of which the missing ones are done one after the other.
+"""Sweeps: many runs, of which the missing ones are executed one after the other.
 
-``rows`` gives the runs of a sweep, ``plan`` their state, and ``run_missing`` does the rest. A sweep
-stores nothing of its own: the state is in the run directories, so that sweeps and other commands
-share finished work.
+``rows`` returns the runs of a sweep, ``plan`` adds their state, and ``run_missing`` executes those
+that are not done. A sweep stores nothing itself: its state is in the run directories, so sweeps and
+other commands share finished work.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from harness.registry import METHODS
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 
 State = Literal["done", "partial", "missing"]
-# More runs of one setting than anybody trains: a larger count is a slip.
+# A larger number of seeds is assumed to be a mistake.
 MOST_SEEDS = 1000
 
 
 class RunSpec(Strict):
-    """One run of a sweep's file: a method, or a recipe of only one method, and its settings."""
+    """One run in a sweep file: a method, or a recipe of only one method, and its settings."""
 
     method: str | None = None
     recipe: str | None = None
@@ -46,12 +46,12 @@ class RunSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """The runs of a sweep: those of recipes, of methods and of a list, together.
+    """The runs of a sweep, given by recipes, by methods and by a list.
 
-    A recipe may be a pattern such as ``table1/*``: every recipe of every method that it matches.
-
-    ``set`` applies to all of them; a run of the list may override it. ``scale: small`` scales each
-    recipe to the size of the method's recipe for digits. ``seeds`` is a count, from 0, or a list.
+    A recipe may be a pattern such as ``table1/*``, which selects every matching recipe of every
+    method. ``set`` applies to all runs; a run in the list may override it. ``scale: small`` scales
+    each recipe to the size of the method's recipe for digits. ``seeds`` is a list, or a count of
+    seeds starting at 0.
     """
 
     methods: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ Spec = TypeVar("Spec", bound=SweepSpec)
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep and its name there; two rows may be the same run."""
+    """One run of a sweep and its name in it; two rows may be the same run."""
 
     name: str
     config: RunConfig
@@ -91,14 +91,14 @@ class Item:
     Attributes:
         config: the run.
         names: the names of its rows.
-        left_out: settings of a row that its small scale leaves out.
+        left_out: settings of its rows that the small scale leaves out.
         state: done, partial or missing.
         epochs: finished epochs.
         chunks: finished chunks of its evaluation.
         error: the error of the last attempt, if it failed.
-        seconds: the estimate for the rest, by measurements of similar work; None without any.
-        whole: whether the estimate covers both training and evaluation.
-        alike: whether the estimate is by runs of the same method.
+        seconds: estimated time of the remaining work, from similar work; None without measurements.
+        whole: whether the estimate covers all of the remaining work.
+        alike: whether the estimate comes only from runs of the same method.
     """
 
     config: RunConfig
@@ -122,7 +122,7 @@ class Failure:
 
 
 def read_spec(path: Path, kind: type[Spec]) -> Spec:
-    """The sweep of the given kind that a YAML file describes.
+    """Read a sweep of the given kind from a YAML file.
 
     Raises:
         UserError: see ``read_settings``; or a name is unknown.
@@ -132,7 +132,7 @@ def read_spec(path: Path, kind: type[Spec]) -> Spec:
 
 
 def rows(spec: SweepSpec, costs: dict[str, Any] | None = None) -> list[Row]:
-    """The rows of a sweep in order, seed by seed within each.
+    """The rows of a sweep in order, each run once per seed.
 
     Args:
         spec: the sweep.
@@ -193,7 +193,7 @@ def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row
     return Row(run.name or run.recipe or method, config, left_out)
 
 
-# Images, networks and budget, which the recipe of the small dataset decides.
+# Images, networks and budget, which the recipe of the small dataset sets.
 SIZE = (
     "data",
     "model",
@@ -221,15 +221,15 @@ def at_scale(
 ) -> tuple[str, dict[str, JsonValue], tuple[str, ...]]:
     """A method's recipe at the size of its recipe for ``dataset``.
 
-    A row of a table is the recipe of its dataset with a few changes. These apply to the method's
-    recipe for the small dataset, except for those of the row's size.
+    A row of a table is the recipe of its dataset with a few changes. These are applied to the
+    method's recipe for the small dataset, except for changes of size.
 
     Returns:
         The recipe of the small dataset, the settings to change in it (dotted path to value), and
         the paths of the row's changes that are left out.
 
     Raises:
-        UserError: the method has no recipe of one of the names.
+        UserError: the method has no recipe with one of the names.
     """
     row, small = resolve(method, recipe=recipe), resolve(method, recipe=dataset)
     if row.data.name == dataset:
@@ -294,14 +294,15 @@ def _checkpointed(directory: RunDirectory) -> int:
 def find_evaluation(
     directory: RunDirectory, config: RunConfig, protocol: EvalProtocol | None = None
 ) -> EvaluationDirectory | None:
-    """The run's evaluation by a protocol: a finished one, else that of most chunks.
+    """The run's evaluation with a protocol: a finished one, else the one with the most chunks.
 
-    Evaluations by another version of the attacks are left out: ``evaluate`` cannot resume them.
+    Evaluations with another version of the attacks are left out: ``evaluate`` cannot resume them.
 
     Args:
-        directory: of the run.
-        config: its configuration.
-        protocol: one of ``config.evaluation.protocols()``; default: that of the largest radius.
+        directory: the run directory.
+        config: the run's configuration.
+        protocol: one of ``config.evaluation.protocols()``; default: the one with the largest
+            radius.
     """
     protocol = protocol or config.evaluation.protocols()[-1]
     expected = protocol.identity_payload()
@@ -324,7 +325,7 @@ def run_missing(
     reporter: Reporter,
     passed: dict[str, Any] | None = None,
 ) -> list[Failure]:
-    """Do the runs that are not done; a failure is recorded and does not stop the others.
+    """Execute the runs that are not done; a failure is recorded and does not stop the others.
 
     Args:
         items: the plan.
@@ -339,7 +340,7 @@ def run_missing(
         try:
             runner.run(config, reporter, passed)
         except Exception as error:
-            # Any error is recorded and reported, and the other runs go on.
+            # Any error is recorded and reported, and the other runs continue.
             failures.append(failed(config, error, reporter))
     return failures
 
@@ -354,7 +355,7 @@ def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
 
 
 def record_failure(config: RunConfig, error: str, reporter: Reporter) -> None:
-    """Write a record of the failure for a run that failed before it had a record."""
+    """Record the failure of a run that failed before it had a record."""
     directory = RunDirectory.create(config.results, config.run_id)
     if directory.exists:
         return

@@ -1,4 +1,4 @@
-"""The teacher of a distilled run: loaded or trained, measured, and its logits."""
+"""The teacher of a distillation run: loading or training it, its accuracy and its logits."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Teacher:
 
     Attributes:
         model: takes images in [0, 1].
-        sha256: of the weights in its source.
-        state_sha256: of its parameters and buffers, normalisation included.
-        facts: what the run's record says of it.
+        sha256: SHA-256 of the weights in its source.
+        state_sha256: SHA-256 of its parameters and buffers, normalisation included.
+        facts: what the run's record says about it.
     """
 
     model: nn.Module
@@ -61,7 +61,7 @@ class Teacher:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The fields of the run's record on the teacher."""
+        """The fields about the teacher in the run's record."""
         return {"teacher": self.facts["arch"], "teacher_facts": self.facts}
 
 
@@ -73,18 +73,21 @@ def prepare_teacher(
     *,
     fresh: bool = False,
 ) -> Teacher | None:
-    """The run's teacher, measured; None where it has none or its model is trained already.
+    """Load the run's teacher and measure its accuracy; train it first where needed.
 
     Args:
         config: the student's run.
         data: its images; the teacher's accuracy is measured on the test split.
-        reporter: gets lines on the training and the accuracy.
-        train: does a run; called for an ``auto`` teacher that is missing or unfinished.
-        fresh: as if the student had no run yet.
+        reporter: receives messages about the training and the accuracy.
+        train: performs a run; called for an ``auto`` teacher that is missing or unfinished.
+        fresh: ignore any existing run of the student.
+
+    Returns:
+        The teacher, or None if the run has none or its model is already trained.
 
     Raises:
         UserError: the teacher cannot be loaded, is less accurate than required, or is not the one
-            that the run began with.
+            that the run started with.
     """
     student = RunDirectory(config.results, config.run_id)
     if config.teacher is None or (student.model_path.exists() and not fresh):
@@ -100,7 +103,7 @@ def prepare_teacher(
     if before and before["sha256"] != sha256:
         raise UserError(
             f"run {config.run_id} began with another teacher (SHA-256 {before['sha256'][:12]}, now "
-            f"{sha256[:12]}): restore that one, or delete the run's folder {student.path}"
+            f"{sha256[:12]}): restore that one, or delete the run directory {student.path}"
         )
     facts = before or {
         "arch": config.teacher.arch,
@@ -139,20 +142,20 @@ def _check_accuracy(
     if teacher.minimum is not None and found["value"] < teacher.minimum:
         raise UserError(
             f"{measured}, but at least {100 * teacher.minimum:.2f}% is required: train it longer "
-            "(teacher.config), give another by --teacher, or set teacher.minimum"
+            "(teacher.config), choose another with --teacher, or set teacher.minimum"
         )
     right = round(found["value"] * found["n"])
     chosen = teacher.source != "auto" and teacher.minimum is None
     if chosen and not surely_more(right, found["n"], 1 / num_classes):
         raise UserError(
-            f"{measured}, no more than by guessing: give another by --teacher, say how images are "
-            "normalised by teacher.normalize, or accept it by teacher.minimum=0"
+            f"{measured}, no better than guessing: choose another with --teacher, set the image "
+            "normalisation with teacher.normalize, or accept it with teacher.minimum=0"
         )
     reporter.line(measured)
 
 
 def untrained_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Teacher:
-    """A teacher with random weights, for what depends on its shapes alone."""
+    """A teacher with random weights, where only its shapes matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(arch, info.num_classes, info.channels, info.image_size)
@@ -162,11 +165,11 @@ def untrained_teacher(arch: str, info: DatasetInfo, device: torch.device) -> Tea
 
 
 def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
-    """The teacher's network with its weights, on the CPU, and the weights' SHA-256.
+    """Load the teacher's network, on the CPU, and return it with the SHA-256 of its weights.
 
-    The network is the registered one, which gives its features, unless the source brings its own.
-    A bare state dict does not say how images were normalised: they are normalised as
-    ``teacher.normalize`` says, or as for the student.
+    The network is the registered one, which exposes its features, unless the source brings its
+    own. A bare state dict does not say how images were normalised: ``teacher.normalize`` decides,
+    or else the student's normalisation is used.
 
     Raises:
         UserError: the weights cannot be loaded, or belong to another network.
@@ -176,7 +179,7 @@ def load_teacher(config: RunConfig, info: DatasetInfo) -> tuple[nn.Module, str]:
     if is_external(source):
         found, facts = load_external(source, dataset_info=info, normalize=config.teacher.normalize)
         if is_own_network(source):
-            # A teacher sees the student's images, also where it was published for other ones.
+            # A teacher sees the student's images, even if it was published for other images.
             check_model(found, info, source)
             return found, facts["sha256"]
         network = build_model(arch, info.num_classes, info.channels, info.image_size)
@@ -209,7 +212,7 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
 
 @contextmanager
 def unchanged(teacher: Teacher | None, task: Task) -> Iterator[None]:
-    """Check after a student's training that its teacher has not changed.
+    """Check on exit that training the student has not changed its teacher.
 
     Raises:
         RuntimeError: a parameter of the teacher changed, or a buffer did and the task does not set
@@ -231,10 +234,10 @@ def unchanged(teacher: Teacher | None, task: Task) -> Iterator[None]:
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Logits float32 [B, C] of images [B, K, H, W], independent of the batch that they are in.
+    """Logits float32 [B, C] of images [B, K, H, W], independent of the rest of the batch.
 
-    This holds on a CPU, where small batches are padded to the size from which kernels treat each
-    image alike; on a GPU logits may differ by rounding. Mixed precision is off.
+    This holds on a CPU, where small batches are padded to the size from which kernels process every
+    image in the same way; on a GPU, logits may differ by rounding. Mixed precision is off.
     """
     x = x.to(next(model.parameters()).dtype)
     short = max(0, GRAIN - len(x))
@@ -252,9 +255,10 @@ def teacher_logits_fn(
     reporter: Reporter,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> TeacherLogitsFn | None:
-    """The function that gives a batch's teacher logits; None where the task does not need them.
+    """Return the function that gives a batch's teacher logits; None if the task needs none.
 
-    Each of several processes computes its share of a batch; each reads the table by itself.
+    With several processes, each one computes the logits of its share of a batch. The table is read
+    by every process separately.
 
     Raises:
         UserError: the configuration requires a table where none is possible.
@@ -280,10 +284,10 @@ def teacher_logits_fn(
         and not folder.exists()
         and 2 * table_bytes(rows, classes, dtype) > free
     ):
-        # More than half of the free space is used only on request.
+        # Using more than half of the free space needs an explicit setting.
         reporter.line(
             f"teacher logits are computed for each batch: a table needs {size}, and "
-            f"{gigabytes(free)} are free; teacher.logits=table makes it anyway"
+            f"{gigabytes(free)} are free; set teacher.logits=table to store one anyway"
         )
         return forward
     reporter.line(f"teacher logits are kept in {folder}, {size}")
@@ -291,7 +295,7 @@ def teacher_logits_fn(
 
 
 def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
-    """The folder of a table, named after all that its logits depend on."""
+    """The name of a table's folder, made from everything that its logits depend on."""
     assert config.teacher is not None
     data = config.data
     augmentation = f"{data.crop_mode}{data.crop_padding}{'-flip' if data.flip else ''}"
@@ -300,7 +304,7 @@ def table_name(config: RunConfig, teacher: Teacher, split: ImageSource) -> str:
 
 
 def table_possible(settings: TeacherConfig, task: Task, loader: Loader) -> bool:
-    """Whether teacher logits can be kept in a table.
+    """Whether teacher logits can be stored in a table.
 
     Raises:
         UserError: they cannot, but the configuration requires it.
@@ -312,7 +316,7 @@ def table_possible(settings: TeacherConfig, task: Task, loader: Loader) -> bool:
 
 
 def _no_table(task: Task, loader: Loader) -> str | None:
-    """The reason why there can be no table, if there is one."""
+    """The reason why a table is impossible; None if it is possible."""
     if task.teacher_state_moves:
         return "the teacher changes during training"
     if loader.views is None:
@@ -322,7 +326,7 @@ def _no_table(task: Task, loader: Loader) -> str | None:
 
 @dataclass(frozen=True)
 class _Forward:
-    """Logits by a forward pass of each batch, rounded as a float16 table would round them."""
+    """Logits from a forward pass of each batch; ``half`` rounds them as a float16 table would."""
 
     model: nn.Module
     half: bool = False
@@ -334,14 +338,14 @@ class _Forward:
 
 @dataclass(frozen=True)
 class _FromTable:
-    """Logits from the table; missing ones by a forward pass of their images only."""
+    """Logits from the table; a forward pass computes the missing ones."""
 
     model: nn.Module
     table: LogitTable
 
     def __call__(self, batch: Batch) -> Tensor:
         if batch.view is None:
-            raise RuntimeError("the batch has no numbers of its views")
+            raise RuntimeError("the batch has no view numbers")
         logits, found = self.table.read(batch.view)
         missing = (~found).nonzero().flatten()
         if len(missing):

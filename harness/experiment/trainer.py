@@ -1,4 +1,4 @@
-"""Builds the trainer of a run from its configuration and its inputs."""
+"""Build the trainer of a run from its configuration and its inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.training.schedules import cycle_ends
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a training needs beside its configuration."""
+    """What a training run needs in addition to its configuration."""
 
     data: Dataset
     generated: NpzImages | None = None
@@ -43,19 +43,19 @@ def build_trainer(
     device: torch.device,
     labels: Tensor | None = None,
 ) -> Trainer:
-    """The trainer of a run, resumed from its last checkpoint if there is one.
+    """Build the trainer of a run, resumed from its last checkpoint if there is one.
 
     Args:
         config: the run.
         inputs: images, teacher and processes.
         directory: the run's directory.
-        reporter: gets a line on where teacher logits are kept, and on a student larger than its
-            teacher.
+        reporter: receives messages on how teacher logits are computed or stored, and on a student
+            larger than its teacher.
         device: the training device.
-        labels: of the whole training set [N], where ``inputs`` has only a part of its images.
+        labels: labels of the whole training set [N], if ``inputs`` has only some of its images.
 
     Raises:
-        UserError: the configuration, the images and the teacher do not fit each other.
+        UserError: the configuration, the images and the teacher do not fit together.
     """
     data, teacher, processes = inputs.data, inputs.teacher, inputs.processes
     train_set, watched = _splits(config, data)
@@ -110,13 +110,13 @@ def _note_larger_student(
     own, taught_by = (sum(p.numel() for p in model.parameters()) for model in (student, teacher))
     if own > taught_by:
         reporter.line(
-            f"the student {config.model.arch} is larger than its teacher: {own:,} parameters, "
-            f"{taught_by:,} in the teacher"
+            f"the student {config.model.arch} is larger than its teacher: {own:,} parameters "
+            f"against {taught_by:,} in the teacher"
         )
 
 
 def _splits(config: RunConfig, data: Dataset) -> tuple[ImageSource, ImageSource]:
-    """The training images, and those watched during training."""
+    """The training images, and the images whose accuracy is monitored during training."""
     on_test = config.training.selection.rule == "best-on-test"
     if config.data.val_size:
         train_set, validation = split_validation(data.train, config.data.val_size, config.seed)

@@ -1,4 +1,4 @@
-"""Weight averaging: the exponential average of the weights over epochs or steps."""
+"""Weight averaging: an exponential moving average of the weights over epochs or steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, config: AveragingConfig, epochs: int = 0) -> None:
-        """Make the average of ``model``, on its device, over a training of ``epochs``."""
+        """Create the average of ``model``, on its device, for a training run of ``epochs``."""
         self._config = config
         self._start = first_epoch(config, epochs)
         self._live = model
@@ -72,11 +72,12 @@ Update = Callable[[Tensors, Tensors, Tensor | int], None]
 
 
 def _rule(config: AveragingConfig) -> Update:
-    """The update of a list of averaged tensors by the current ones, after ``count`` updates."""
+    """The function that updates averaged tensors with current ones, after ``count`` updates."""
 
     @torch.no_grad()
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # A list holds tensors of one type. Averages of integers would be rounded down each time.
+        # All tensors of a list have the same type. Averages of integers would be rounded down each
+        # time.
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
             return

@@ -1,4 +1,4 @@
-"""Builds the parts of a training from its configuration: device, batches, network and task."""
+"""Build the parts of a training run from its configuration: device, batches, network and task."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from harness.seeding import derive_seed
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is a GPU if there is one.
+    """The device with that name; ``auto`` is a GPU if one is available.
 
     A GPU with a number becomes the current device, so that events and seeds apply to it.
 
     Raises:
-        UserError: there is no such device.
+        UserError: the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # Other types that torch has, such as mps and meta, lack operations that are needed here.
+    # Torch's other device types, such as mps and meta, lack operations that are needed here.
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"there is no device {name!r}, torch finds no GPU: use --device cpu")
+        raise UserError(f"there is no device {name!r}: torch finds no GPU; use --device cpu")
     if device.type == "cuda" and device.index is not None:
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"there is no device {name!r}, torch finds {torch.cuda.device_count()} GPUs: their "
-                "numbers start at 0"
+                f"there is no device {name!r}: torch finds {torch.cuda.device_count()} GPUs, "
+                "numbered from 0"
             )
         torch.cuda.set_device(device)
     return device
@@ -60,13 +60,13 @@ def training_loader(
     processes: ProcessGroup = SINGLE_PROCESS,
     views: int = 0,
 ) -> Loader:
-    """The loader of original and generated images, with ``views`` further views of each image.
+    """The loader of original and generated images, with ``views`` additional views of each image.
 
-    ``originals`` counts the original images before a validation split: it sets the length of an
-    epoch with generated images, as in released trainings.
+    ``originals`` is the number of original images before a validation split: it sets the length of
+    an epoch with generated images, as in released training code.
 
     Raises:
-        UserError: these images cannot be changed or mixed so.
+        UserError: the images cannot be augmented or mixed as configured.
     """
     data, batch_size = config.data, config.training.batch_size
     augment = Augmentation(
@@ -97,15 +97,15 @@ def training_loader(
         return with_views(loader, split, views)
     if views:
         raise UserError(
-            f"{config.method} compares views of an image, which CutMix would mix with others: set "
-            "data.cutmix=0"
+            f"{config.method} compares views of an image, which CutMix would mix with other "
+            "images: set data.cutmix=0"
         )
     return CutMixLoader(loader, split.info.num_classes, data.cutmix)
 
 
 @contextmanager
 def default_dtype(config: RunConfig) -> Iterator[None]:
-    """Networks built inside have the run's precision.
+    """Build networks inside in the run's precision.
 
     Random float32 numbers differ in the last bit between processors, random float64 ones do not.
     """
@@ -123,7 +123,7 @@ def training_dtype(config: RunConfig) -> torch.dtype:
 
 
 def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
-    """A freshly initialised network, the same for the same seed."""
+    """Build a freshly initialised network, the same for the same seed."""
     with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(config.model.arch, info.num_classes, info.channels, info.image_size)
@@ -131,7 +131,7 @@ def new_model(config: RunConfig, info: DatasetInfo) -> nn.Module:
 
 
 def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
-    """The method's task; its own networks are the same for the same seed."""
+    """Build the method's task; its own networks are the same for the same seed."""
     params = method.params.model_validate(config.params)
     with torch.random.fork_rng(devices=[]), default_dtype(config):
         torch.manual_seed(derive_seed(config.seed, "task"))
@@ -145,7 +145,7 @@ def new_task(config: RunConfig, method: Method, context: TaskContext) -> Task:
 
 
 def normalisation(config: RunConfig, info: DatasetInfo) -> dict[str, list[float]] | None:
-    """Mean and standard deviation of each channel that the saved model applies, if any."""
+    """The mean and standard deviation per channel that the saved model applies, if any."""
     if not config.model.normalize:
         return None
     return {"mean": list(info.mean), "std": list(info.std)}

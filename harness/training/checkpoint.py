@@ -1,4 +1,4 @@
-"""Training checkpoints, from which a killed training resumes exactly, and saved models.
+"""Training checkpoints, from which a killed training run resumes exactly.
 
 No random state is saved: every epoch draws from generators seeded by (run seed, epoch), so an epoch
 is the same whether or not the process was restarted before it.
@@ -21,16 +21,16 @@ def save_training(path: Path, **state: Any) -> None:
 
 
 def load_training(path: Path) -> dict[str, Any] | None:
-    """The training checkpoint at ``path``, on the CPU, or None if the file does not exist.
+    """Load the training checkpoint at ``path`` to the CPU; None if the file does not exist.
 
     Raises:
-        UserError: the file is no training checkpoint.
+        UserError: the file is not a training checkpoint.
     """
     if not path.exists():
         return None
     try:
         state = read_torch(path)
-    except Exception as error:  # of any kind, if the bytes are damaged
+    except Exception as error:  # damaged bytes can raise any type
         raise UserError(
             f"the training checkpoint {path} cannot be read ({type(error).__name__}): delete it to "
             "train that run from the start"

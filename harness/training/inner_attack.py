@@ -13,7 +13,7 @@ from harness.training.schedules import InnerSchedule
 
 
 def starting_point(x: Tensor, start: str, eps: float, generator: torch.Generator | None) -> Tensor:
-    """The attack's first point; with Gaussian noise it is projected only after the first step."""
+    """The attack's starting point; Gaussian noise is projected only after the first step."""
     if start == "clean":
         return x.clone()
     if start == "gaussian":
@@ -31,18 +31,18 @@ def pgd(
     config: InnerAttackConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Adversarial images within ``schedule.eps`` of ``x``, by projected gradient ascent.
+    """Find adversarial images within ``schedule.eps`` of ``x`` by projected gradient ascent.
 
-    Each sign step is followed by a projection on the Linf ball and on [0, 1]. The caller sets the
+    Each sign step is followed by a projection onto the Linf ball and [0, 1]. The caller sets the
     model's mode and which parameters require gradients.
 
     Args:
         model: maps images [B, K, H, W] to logits [B, C].
-        objective: scalar of logits [B, C] to maximise.
+        objective: scalar function of logits [B, C] to maximise.
         x: clean images in [0, 1].
         schedule: radius, step size, step count.
-        config: gives the kind of starting point.
-        generator: of the starting noise, on the device of ``x``.
+        config: sets the kind of starting point.
+        generator: generates the starting noise, on the device of ``x``.
 
     Returns:
         Adversarial images, detached, in [0, 1] and within the radius of ``x``.
@@ -60,9 +60,9 @@ def planned_pgd(
     config: InnerAttackConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``pgd`` with a radius, step size and step count for each image.
+    """``pgd`` with a separate radius, step size and step count for each image.
 
-    Images with fewer steps wait for the others. The plan's radii are not checked here.
+    Images with fewer steps stay unchanged in the remaining ones. The plan's radii are not checked.
     """
     steps = int(plan.steps_B.max())
     sizes = (_per_image(plan.step_size_B * (step < plan.steps_B), x) for step in range(steps))
@@ -71,7 +71,7 @@ def planned_pgd(
 
 
 def clipped(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """``x_adv`` within ``eps`` of ``x`` and in [0, 1]."""
+    """``x_adv`` clipped to within ``eps`` of ``x`` and to [0, 1]."""
     return torch.clamp(x_adv, *_ball(x, eps))
 
 

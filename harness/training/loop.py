@@ -36,26 +36,26 @@ from harness.training.tiles import Tiled, images_at_once
 from harness.training.validate import NonFiniteGuard, validate_training
 from harness.training.weight_perturbation import perturbation, perturbed
 
-# The number of single-step losses in an epoch's record.
+# Number of steps at the start of an epoch whose losses are stored in its record.
 OPENING_STEPS = 20
 
 
 class TrainingReporter(Protocol):
-    """Receives the progress of the training."""
+    """Receives the progress of training."""
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """After each optimiser step."""
+        """Called after each optimiser step."""
 
     def line(self, text: str) -> None:
-        """A message of one line."""
+        """Show a message of one line."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """After each epoch, with its record."""
+        """Called after each epoch with its record."""
 
 
 @dataclass
 class Selected:
-    """The model that is the run's result, and the epoch of its weights."""
+    """The model selected as the run's result, and the epoch of its weights."""
 
     model: nn.Module
     epoch: int
@@ -63,7 +63,7 @@ class Selected:
 
 
 class Trainer:
-    """Trains one model by one task, and records epochs and checkpoints in the run directory."""
+    """Trains one model with one task, and writes epochs and checkpoints to the run directory."""
 
     def __init__(
         self,
@@ -86,12 +86,13 @@ class Trainer:
             task: the method's part of a step.
             model: the network to train.
             loader: the training batches.
-            watched: the images for the accuracies of each epoch and for selection.
+            watched: the images on which accuracy is monitored and epochs are selected.
             run: where epochs and checkpoints are written, by the first process only.
             device: the training device.
-            test_accuracy: counts a model's correct test images, and all of them; the accuracy of
-                every epoch is recorded, and nothing is selected by it.
-            teacher_logits: gives the teacher's logits of a batch.
+            test_accuracy: returns the number of test images that a model classifies correctly, and
+                the number of test images. The accuracy of every epoch is recorded, but never used
+                for selection.
+            teacher_logits: returns the teacher's logits for a batch.
             processes: the processes that train together.
         """
         self.processes = processes
@@ -118,7 +119,7 @@ class Trainer:
         processes.copy_first_(_tensors(self.model, self.task))
 
     def fit(self, reporter: TrainingReporter) -> Selected:
-        """Train to the last epoch, report the progress, and return the selected model.
+        """Train up to the last epoch and return the selected model.
 
         Raises:
             UserError: the task cannot be trained with these batches or settings.
@@ -130,7 +131,7 @@ class Trainer:
         return self._select()
 
     def _end_epoch(self, record: dict[str, Any], reporter: TrainingReporter) -> None:
-        """Measure the accuracies, write the record and the checkpoint; in the first process."""
+        """Measure the accuracies, and write the record and the checkpoint, in the first process."""
         epoch = record["epoch"]
         record |= self._watch(epoch) | self._test()
         self.run.append_epoch(record)
@@ -143,7 +144,7 @@ class Trainer:
         training, attack = self.training, self.training.attack
         rate = set_epoch(self.optimizer, training, epoch)
         schedule = inner_schedule(attack, epoch, training.epochs) if attack else None
-        # Layers that draw from the global generator (dropout) draw the same after a restart.
+        # Makes layers that draw from the global generator (dropout) repeatable after a restart.
         torch.manual_seed(derive_seed(self.config.seed, "global", epoch))
         generator = seeded_generator(self.device, self.config.seed, "attack", epoch)
         if self.device.type == "cuda":
@@ -182,7 +183,7 @@ class Trainer:
     def step(
         self, batch: Batch, schedule: InnerSchedule | None, generator: torch.Generator
     ) -> StepOutput:
-        """Teacher logits, attack, weight perturbation, optimiser step, restored weights."""
+        """Compute teacher logits, attack, perturb weights, update the weights, and restore them."""
         if self.training.channels_last:
             for each in (batch, *batch.others):
                 each.x = each.x.contiguous(memory_format=torch.channels_last)
@@ -219,7 +220,7 @@ class Trainer:
         if output.loss.ndim:
             raise UserError(
                 f"{type(self.task).__name__}.loss returned a loss of shape "
-                f"{list(output.loss.shape)}, which must be one number: average it over the images"
+                f"{list(output.loss.shape)}, but it must be a scalar: average it over the images"
             )
         return output
 
@@ -232,7 +233,7 @@ class Trainer:
             return self.task.perturbation_loss(self.forward, batch)
 
     def _precision(self, *, cached: bool = True) -> AbstractContextManager[object]:
-        """The run's arithmetic; ``cached`` keeps a weight's rounded copy until the context ends."""
+        """The run's precision; ``cached`` keeps a weight's rounded copy until the context ends."""
         if self.training.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=cached)
         return nullcontext()
@@ -241,8 +242,8 @@ class Trainer:
         """Set ``batch.plan`` and ``batch.x_adv``, which is clipped to the attack's radius."""
         attack = self.training.attack
         assert attack is not None
-        # Networks that a task trains in here change in place: a cached copy would outlive the step.
-        # The frozen weights of the attack have no copies to lose.
+        # A task may train its own networks in this context, in place, so a cached copy would become
+        # stale. The attack itself loses nothing: frozen weights are never cached.
         with attack_mode(self.model, attack.model_mode), self._precision(cached=False):
             if type(self.task).before_attack is not Task.before_attack:
                 self.task.before_attack(batch, self._lookahead(batch.epoch, schedule, generator))
@@ -289,7 +290,7 @@ class Trainer:
             return self.plain.collected(x_adv)
 
     def _attacked(self, x: Tensor) -> Forward:
-        """The forward of the attack: on a CPU in eval mode, in pieces that fit the cache."""
+        """The forward pass of the attack: on a CPU in eval mode, in pieces that fit the cache."""
         in_pieces = self.device.type == "cpu" and self.processes.count == 1
         if not in_pieces or self.model.training:
             return self.forward
@@ -298,14 +299,14 @@ class Trainer:
         return self.tiled
 
     def _watch(self, epoch: int) -> dict[str, Any]:
-        """Accuracies on the watched images; keeps the best weights where selection needs them."""
+        """Measure accuracy on the watched images; keep the best weights if selection needs them."""
         selection, monitor = self.training.selection, self.training.monitor
         selecting = selection.rule != "last"
         due = monitor.every and (epoch % monitor.every == 0 or epoch == self.training.epochs)
         if not (selecting or due):
             return {}
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
-        # The training attack's own radius: no setting of the evaluation may change the weights.
+        # Uses the training attack's radius: no evaluation setting may affect the selected weights.
         attack = self.training.attack
         accuracy = monitor_accuracy(
             self.average.model,
@@ -322,12 +323,12 @@ class Trainer:
         return {"clean_val": accuracy["clean"], "pgd_val": accuracy.get("pgd")}
 
     def _test(self) -> dict[str, Any]:
-        """Clean accuracy on all test images, where the run records it."""
+        """Measure clean accuracy on all test images, if the run records it."""
         if self.test_accuracy is None:
             return {}
         model = self.average.model
         if self.dtype != torch.float32:
-            model = copy.deepcopy(model).float()  # as it will be saved and evaluated
+            model = copy.deepcopy(model).float()  # the precision in which it is saved and evaluated
         correct, count = self.test_accuracy(model)
         return {"clean_test": correct / count}
 
@@ -351,7 +352,7 @@ class Trainer:
         )
 
     def _resume(self) -> int:
-        """Load the last checkpoint; returns the number of finished epochs."""
+        """Load the last checkpoint and return the number of finished epochs."""
         state = self.processes.broadcast(self._last_checkpoint)
         if state is None:
             return 0
@@ -364,7 +365,7 @@ class Trainer:
         return int(state["epoch"])
 
     def _last_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint; drops the records of epochs after it."""
+        """Read the last checkpoint and drop the records of later epochs."""
         state = load_training(self.run.checkpoint_path)
         self.run.truncate_epochs(state["epoch"] if state else 0)
         return state
@@ -380,7 +381,7 @@ def _tensors(*modules: nn.Module) -> Iterator[Tensor]:
 def _split_between(
     model: nn.Module, config: RunConfig, loader: Loader, processes: ProcessGroup
 ) -> nn.Module:
-    """The network for several processes that each take parts of every batch.
+    """Prepare the network for several processes, each of which takes parts of every batch.
 
     Raises:
         UserError: a batch has fewer parts than there are processes.

@@ -1,4 +1,4 @@
-"""Modes of a network inside a training step."""
+"""Modes and forward passes of a network within a training step."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def batchnorms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """BatchNorm in training mode normalises by the batch without updating running statistics.
+    """Keep BatchNorm in training mode from updating its running statistics inside.
 
-    A layer in eval mode still uses its running statistics.
+    It still normalises by the statistics of the batch; a layer in eval mode still uses its running
+    statistics.
     """
     layers = [layer for layer in batchnorms(model) if layer.track_running_stats]
     for layer in layers:
@@ -40,7 +41,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient: an attack needs none, which saves activations."""
+    """Freeze all parameters inside: an attack needs no gradients for them, which saves memory."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -53,7 +54,7 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attack_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    """The model in ``eval``, ``train`` or ``train-frozen`` mode, then as it was."""
+    """Put the model in ``eval``, ``train`` or ``train-frozen`` mode, and restore it on exit."""
     was_training = {module: module.training for module in model.modules()}
     model.train(mode != "eval")
     try:
@@ -71,17 +72,17 @@ class ReplicaForward(nn.Module):
     """Forward passes in which BatchNorm normalises the batch as data-parallel replicas would.
 
     ``nn.DataParallel`` splits a batch over devices: each part is normalised by its own statistics,
-    and the running statistics follow the first part alone. With one replica this is a plain
-    forward.
+    and only the first part updates the running statistics. With one replica this is a plain forward
+    pass.
 
-    Several processes divide the parts among themselves, with the result of one process. With one
-    replica, each process's share goes through a plain forward with synchronised BatchNorms.
+    Several processes divide the parts among themselves, with the same result as one process. With
+    one replica, each process's share goes through a plain forward pass with synchronised BatchNorm.
     """
 
     def __init__(
         self, model: nn.Module, replicas: int, processes: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        """Wrap the model, which keeps its parameters and statistics."""
+        """Wrap the model, sharing its parameters and statistics."""
         super().__init__()
         self.model = model
         self.replicas = replicas
@@ -105,14 +106,14 @@ class ReplicaForward(nn.Module):
         )
 
     def collected(self, x: Tensor) -> Tensor:
-        """Images [B, K, H, W], each taken from the process that has its part of the batch."""
+        """Gather images [B, K, H, W], each from the process that has its part of the batch."""
         if self.processes.count == 1:
             return x
         parts = self._parts(x)
         return self._joined(parts[self.processes.own(parts)], parts)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """All parts of a batch, for all processes, the same in every mode of the network."""
+        """All parts of a batch, for all processes; they do not depend on the network's mode."""
         if self.replicas > 1:
             return x.chunk(self.replicas)
         return x.tensor_split(self.processes.count)
@@ -131,7 +132,7 @@ class ReplicaForward(nn.Module):
     def exclude_communication_from_graphs(self) -> None:
         """Keep the communication between processes out of compiled graphs.
 
-        A decorator would do the same but load the compiler with this module.
+        A decorator would do the same, but import the compiler along with this module.
         """
         if self.processes.count > 1:
             self._gathered = torch.compiler.disable(self._gathered)

@@ -1,4 +1,4 @@
-"""Accuracy during training: on a subset to watch a run, on a whole split to select an epoch."""
+"""Accuracy during training: on a subset to monitor a run, on a whole split to select an epoch."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def monitor_accuracy(
     pgd_steps: int,
     batch_size: int = 250,
 ) -> dict[str, float]:
-    """Clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD with a uniform start.
+    """Measure clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD.
 
-    Uses the first ``limit`` images, or all, and the step size 2.5 eps / steps. This PGD monitors
-    training; it is not an evaluation.
+    PGD starts from uniform noise and takes steps of 2.5 eps / ``pgd_steps`` on the first ``limit``
+    images, or on all. It monitors training and is no substitute for an evaluation.
 
     Returns:
         ``{"clean": fraction}`` and, for ``pgd_steps`` > 0, ``"pgd"``.

@@ -1,4 +1,4 @@
-"""The optimiser of a network's and its task's parameters, and a trial step on a copy."""
+"""The optimiser of the parameters of a network and its task, and a trial step on a copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.training.weight_perturbation import perturbation, perturbed
 def build_optimizer(
     model: nn.Module, others: Iterable[nn.Parameter], config: OptimizerConfig
 ) -> torch.optim.Optimizer:
-    """SGD over the model's and other parameters, some undecayed; see ``OptimizerConfig``."""
+    """SGD for the parameters of the model and others, some undecayed; see ``OptimizerConfig``."""
     exempt = {id(parameter) for parameter in undecayed(model, config.decay)}
     decayed = [p for p in [*model.parameters(), *others] if id(p) not in exempt]
     groups: list[dict[str, object]] = [{"params": decayed}]
@@ -36,7 +36,7 @@ def build_optimizer(
 
 
 def set_epoch(optimizer: torch.optim.Optimizer, training: TrainConfig, epoch: int) -> float:
-    """Set the epoch's learning rate and momentum; returns the learning rate."""
+    """Set the epoch's learning rate and momentum, and return the learning rate."""
     rate = learning_rate(training.optimizer, epoch, training.epochs)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -64,10 +64,10 @@ def look_ahead(
     loss: ModelLoss,
     perturbation_loss: ModelLoss,
 ) -> nn.Module:
-    """A copy of the network after one optimiser step on ``loss``, in training mode.
+    """Return a copy of the network after one optimiser step on ``loss``, in training mode.
 
     The step uses the run's settings without accumulated momentum: the epoch's learning rate,
-    weight decay, and weights perturbed along ``perturbation_loss`` where the run perturbs them.
+    weight decay, and weights perturbed along ``perturbation_loss`` if the run perturbs them.
     """
     processes = forward.processes
     copy = deepcopy(forward).train()

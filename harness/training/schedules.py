@@ -28,7 +28,7 @@ def inner_schedule(config: InnerAttackConfig, epoch: int, epochs: int) -> InnerS
         case "two-full":
             return InnerSchedule(eps, eps, 2)
         case "staged":
-            # A quarter includes its last epoch: e = E/4 still takes two steps.
+            # Each quarter includes its last epoch: e = E/4 still takes two steps.
             quarter = min(3, (4 * epoch - 1) // epochs)
             steps, fraction = ((2, 1.0), (3, 2 / 3), (4, 0.5), (5, 0.5))[quarter]
             return InnerSchedule(eps, fraction * eps, steps)
@@ -54,12 +54,12 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
 
 
 def cycle_ends(epochs: int, cycles: int) -> list[int]:
-    """The last epoch of each of ``cycles`` equal parts of the training, as far as there are any."""
+    """The last epochs of the ``cycles`` equal parts of training; empty parts are left out."""
     return sorted({end for part in range(1, cycles + 1) if (end := round(epochs * part / cycles))})
 
 
 def _cycle(epoch: int, ends: list[int]) -> tuple[int, int]:
-    """The last epoch before the cycle that has ``epoch``, and the last one of it."""
+    """The last epoch before the cycle that contains ``epoch``, and the cycle's last epoch."""
     last = next(end for end in ends if epoch <= end)
     return max((end for end in ends if end < epoch), default=0), last
 
@@ -82,9 +82,9 @@ def _one_cycle(
 ) -> float:
     """Half a cosine from the first value to the second, then another to the third.
 
-    Like torch's ``OneCycleLR`` stepped once per epoch: the turn is at step pct_start E - 1 and the
-    end at step E - 1, counted from 0. Where torch would divide by a phase of length 0, the phase is
-    skipped.
+    This is torch's ``OneCycleLR`` stepped once per epoch: the turning point is at step
+    pct_start E - 1 and the end at step E - 1, counted from 0. A phase of length 0, by which torch
+    would divide, is skipped.
     """
     step, turn, end = epoch - 1, config.pct_start * epochs - 1, epochs - 1
     first, middle, last = values

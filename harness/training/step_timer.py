@@ -18,11 +18,11 @@ Events = tuple[torch.cuda.Event, torch.cuda.Event]
 class StepTimer:
     """Times repeated steps.
 
-    On CUDA a step lies between two events on the current stream, which are read later, so that no
-    step waits for the device. On other devices it is wall-clock time.
+    On CUDA, a step is timed by two events on the current stream, which are read later so that no
+    step waits for the device. On other devices, wall-clock time is used.
 
     Args:
-        device: where the steps compute.
+        device: where the steps are computed.
         warmup: number of first steps (also after each ``load_state``) that do not count, unless
             there are no others.
     """
@@ -53,15 +53,15 @@ class StepTimer:
             self._add(self._warm(), time.perf_counter() - began)
 
     def median(self, last: int | None = None) -> float:
-        """The median in seconds, of the ``last`` steps or of all; NaN before the first step."""
+        """Median seconds of the ``last`` steps, or of all steps; NaN before the first step."""
         values = self._values()
         return statistics.median(values[-(last or 0) :]) if values else float("nan")
 
     def summary(self) -> dict[str, float]:
-        """The median with its number of steps and, from six steps on, its 95% interval.
+        """The median, the number of steps and, from six steps on, a 95% confidence interval.
 
-        The interval lies between order statistics, by the binomial distribution with p = 1/2, so
-        it assumes nothing of the distribution of the seconds.
+        The bounds are order statistics chosen by the binomial distribution with p = 1/2, so the
+        interval assumes nothing about the distribution of the times.
         """
         values = sorted(self._values())
         summary: dict[str, float] = {"value": self.median(), "n": len(values)}
@@ -75,7 +75,7 @@ class StepTimer:
         return list(self._values())
 
     def load_state(self, seconds: list[float]) -> None:
-        """Continue after these; the warm-up starts again."""
+        """Restore the seconds from a checkpoint; the warm-up starts again."""
         self._values()
         self._seconds, self._early, self._seen = list(seconds), [], 0
 
@@ -102,7 +102,7 @@ class StepTimer:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of a GPU since its statistics were reset, else of the whole process."""
+    """Peak memory in MiB: on a GPU since its statistics were reset, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

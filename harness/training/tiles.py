@@ -1,4 +1,4 @@
-"""Forward passes in eval mode by pieces of a batch whose activations stay in the cache."""
+"""Forward passes in eval mode on pieces of a batch whose activations fit in the cache."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, cat, nn
 from harness.method import Forward
 from harness.training.modes import batchnorms
 
-# The size of a piece's largest activation. On two cores, pieces of 8 MiB save an attack in batches
-# of 128 on wrn-16-4 15% of its time (21% with channels first), on preact-resnet18 12% (5%), and
-# pieces of 16 images in batches of 64 on wrn-34-10 17%. Smaller pieces slow small networks down,
-# and pieces of 16 MiB save only 12% (14%) on wrn-16-4.
+# Size of a piece's largest activation. On two cores, pieces of 8 MiB reduce the time of an attack
+# in batches of 128 by 15% on wrn-16-4 (21% with channels first) and by 12% (5%) on preact-resnet18;
+# pieces of 16 images in batches of 64 reduce it by 17% on wrn-34-10. Smaller pieces slow small
+# networks down, and pieces of 16 MiB save only 12% (14%) on wrn-16-4.
 TILE_BYTES = 8 * 2**20
-# With fewer images convolutions lose more than the cache gains.
+# With fewer images, convolutions lose more than the cache gains.
 SMALLEST_TILE = 16
 
 
 class Tiled:
-    """Logits [B, C] of images [B, K, H, W], piece by piece.
+    """Logits [B, C] of images [B, K, H, W], computed in pieces of at most ``images`` images.
 
-    The result is that of the whole batch for a network in eval mode whose layers treat each image
-    by itself, in pieces of at most ``images_at_once`` images.
+    The result is that of the whole batch for a network in eval mode whose layers process each image
+    independently.
     """
 
     def __init__(self, forward: Forward, images: int) -> None:
-        """Cut batches into equal pieces, since a network is compiled for each size."""
+        """Split batches into pieces of equal size, since a network is compiled for each size."""
         self.forward = forward
         self.images = images
 
@@ -40,14 +40,14 @@ class Tiled:
 
 
 def images_at_once(model: nn.Module, images: Tensor) -> int:
-    """The number of images in a piece, by the sizes of the activations of a network in eval mode.
+    """The number of images in a piece, from the activation sizes of a network in eval mode.
 
-    A BatchNorm without running statistics uses those of its batch in eval mode too: such a network
+    BatchNorm without running statistics uses those of the batch in eval mode too, so such a network
     gets whole batches.
 
     Args:
         model: the network.
-        images: at least one image [B, K, H, W], of which the first is used.
+        images: at least one image [B, K, H, W]; only the first is used.
     """
     if any(layer.running_mean is None for layer in batchnorms(model)):
         return sys.maxsize

@@ -1,4 +1,4 @@
-"""Checks of a training: its settings before the first step, its losses and weights during it."""
+"""Check a training run: its settings before the first step, its losses and weights during it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from harness.method import Task
 from harness.models.features import FeatureNetwork
 from harness.training.averaging import first_epoch
 
-# Reading a loss back stalls a GPU, so it is read only every so many steps; the first bad step is
-# kept on the device and named exactly.
+# Number of steps between reads of the loss from a GPU, since each read stalls it. The first bad
+# step is recorded on the device, so the error still names it exactly.
 CHECK_EVERY = 50
 
 
 def validate_training(
     config: RunConfig, model: nn.Module, task: Task, loader: Loader, notify: Callable[[str], None]
 ) -> None:
-    """Check the networks' and the task's requirements on their batches, and the settings.
+    """Check the settings, and the requirements of the networks and the task on their batches.
 
-    ``notify`` gets a line on a setting that has no effect, as where a recipe was shortened.
+    ``notify`` receives a message if weight perturbation would start after the last epoch, as in a
+    shortened recipe.
 
     Raises:
         UserError: a requirement is not met.
@@ -57,9 +58,9 @@ def validate_training(
 
 
 def _check_smallest_part(config: RunConfig, model: nn.Module, task: Task, images: int) -> None:
-    """Check that BatchNorm has several numbers a channel, also in the smallest part of a batch.
+    """Check that BatchNorm gets several values per channel, even in the smallest part of a batch.
 
-    Only the trained network's batches are in parts; a task's own networks get whole ones.
+    Only the trained network's batches are split into parts; a task's own networks get whole ones.
     """
     replicas = config.training.batchnorm_replicas
     parts = torch.arange(images).chunk(replicas)
@@ -69,7 +70,7 @@ def _check_smallest_part(config: RunConfig, model: nn.Module, task: Task, images
             split = f", {images} in {len(parts)} parts," if replicas > 1 else ""
             raise UserError(
                 f"the last batch of an epoch{split} leaves one image to a BatchNorm of "
-                f"{type(network).__name__}, which needs several numbers a channel: set "
+                f"{type(network).__name__}, which needs several values per channel: set "
                 "training.drop_last=true or another training.batch_size"
             )
 
@@ -81,7 +82,7 @@ def _trains_on_one_image(network: nn.Module, task: Task) -> bool:
     try:
         with torch.no_grad():
             copy.deepcopy(network).train()(image)
-    except ValueError:  # torch's BatchNorm
+    except ValueError:  # raised by torch's BatchNorm
         return False
     return True
 
@@ -96,7 +97,7 @@ class NonFiniteGuard:
         self._first_bad = torch.zeros((), dtype=torch.int64, device=device)
 
     def check(self, step: int, loss: Tensor) -> None:
-        """Check a step's loss; on a GPU the error may come some steps later."""
+        """Check a step's loss; on a GPU the error may be raised some steps later."""
         bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         if step % self._every == 0:
@@ -120,5 +121,5 @@ class NonFiniteGuard:
             raise self._diverged(f"the loss is not finite at epoch {self._epoch}, step {step}")
 
     def _diverged(self, what: str) -> UserError:
-        kept = "; the checkpoint of the epoch before is kept" if self._epoch > 1 else ""
+        kept = "; the last checkpoint is kept" if self._epoch > 1 else ""
         return UserError(f"training diverged: {what}{kept}: try a lower training.optimizer.lr")

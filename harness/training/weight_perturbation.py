@@ -16,7 +16,7 @@ from harness.training.modes import frozen_statistics
 
 
 def perturbed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The perturbed tensors: weights with more than one dimension (no BatchNorm, no bias)."""
+    """The parameters to perturb: weights with more than one dimension (no BatchNorm, no bias)."""
     return [
         parameter
         for name, parameter in model.named_parameters()
@@ -30,16 +30,16 @@ def perturbation(
     gamma: float,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Tensor]:
-    """Per tensor, v = gamma ||w|| g / ||g||, where g is the loss's gradient at the weights w.
+    """Per tensor, v = gamma ||w|| g / ||g||, where g is the gradient of the loss at the weights w.
 
-    The loss is evaluated on the model itself with frozen BatchNorm statistics, not on a proxy copy:
+    The loss is computed on the model itself with frozen BatchNorm statistics, not on a proxy copy:
     v is the same, since the proxy's learning rate cancels.
     """
     parameters = perturbed_parameters(model)
     with frozen_statistics(model):
         gradients = torch.autograd.grad(loss(), parameters)
     processes.average_(gradients)
-    # The foreach norms need a few kernels, a loop hundreds.
+    # The foreach norms launch a few kernels, a loop would launch hundreds.
     weight_norms = torch._foreach_norm([parameter.detach() for parameter in parameters])
     gradient_norms = torch._foreach_norm(gradients)
     scales = [
@@ -51,9 +51,9 @@ def perturbation(
 
 @contextmanager
 def perturbed(model: nn.Module, offsets: list[Tensor]) -> Iterator[None]:
-    """The model at w + v inside; on exit v is subtracted, whatever happened to w in between.
+    """Perturb the model's weights w to w + v inside; on exit, subtract v from their current values.
 
-    The optimiser's step is made inside, at the perturbed weights, as in the released code.
+    The optimiser step is taken inside, at the perturbed weights, as in the released code.
     """
     parameters = perturbed_parameters(model) if offsets else []
     with torch.no_grad():

@@ -114,7 +114,7 @@ def test_an_installed_dataset_and_network_work_in_another_process_and_are_missed
     assert line == (
         f"error: run {found.run_id} has the dataset my-digits, which is not registered here: "
         "install the package whose entry point harness.datasets registers it, or call "
-        "divergence_bench.register_dataset before"
+        "divergence_bench.register_dataset first"
     )
     with pytest.raises(UserError, match="dataset my-digits, which is not registered here"):
         bench.load_model(found.run_id, results=results)

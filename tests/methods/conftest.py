@@ -1,4 +1,4 @@
-"""A tiny float64 model, a batch, and tasks of any registered method with any parameters."""
+"""A tiny float64 model, a batch, and tasks of any registered method."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ NUM_CLASSES, BATCH_SIZE = 7, 12
 
 
 class Recorder(nn.Module):
-    """Keeps the images of every forward pass."""
+    """Stores the images of every forward pass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Recorder(nn.Module):
 
 
 def gradients(loss: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    """Zero where the loss does not depend on a tensor."""
+    """The gradients of the loss, zero for tensors on which it does not depend."""
     return list(torch.autograd.grad(loss, tensors, retain_graph=True, materialize_grads=True))
 
 
@@ -38,7 +38,7 @@ def assert_same_loss(
     rtol: float = 1e-10,
     atol: float = 1e-10,
 ) -> None:
-    """The values agree, and so do the gradients for the tensors and the modules' parameters."""
+    """Assert equal values, and equal gradients for the tensors and the modules' parameters."""
     torch.testing.assert_close(loss, expected, rtol=rtol, atol=atol)
     tensors: list[Tensor] = []
     for source in sources:
@@ -73,7 +73,7 @@ def colour_network() -> nn.Module:
 
 @pytest.fixture
 def colour_batch() -> Batch:
-    """Images of three channels, which torchvision can change."""
+    """A batch of three-channel images, which torchvision can augment."""
     torch.manual_seed(2)
     x = torch.rand(BATCH_SIZE, 3, 6, 6, dtype=torch.float64)
     y = torch.randint(NUM_CLASSES, (BATCH_SIZE,))
@@ -82,7 +82,7 @@ def colour_batch() -> Batch:
 
 @pytest.fixture
 def make_task() -> Callable[..., Task]:
-    """``make_task(name, **params)``: a method's task on the tiny problem."""
+    """``make_task(name, **params)`` returns a method's task on the tiny problem."""
 
     def make(name: str, **params: Any) -> Task:
         method = METHODS.get(name)

@@ -19,7 +19,7 @@ def divergence(predictions: list[Tensor]) -> Tensor:
 
 
 def test_loss_is_the_plain_one(colour_network: nn.Module, colour_batch: Batch, make_task) -> None:
-    """Of the image and two mixtures of it, which go through the network together."""
+    """It covers the image and two mixtures of it, in one pass through the network."""
     network, batch = colour_network, colour_batch
     recorder = Recorder(network)
     task = make_task("augmix", js_weight=5.0)

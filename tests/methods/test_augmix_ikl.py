@@ -22,7 +22,7 @@ def plain(logits: Tensor, y: Tensor, matrix: Tensor) -> Tensor:
 
 
 def test_loss_is_the_plain_one(colour_network: nn.Module, colour_batch: Batch, make_task) -> None:
-    """Uniform weights in the first epoch, the images' mean predictions of the class afterwards."""
+    """Weights are uniform in the first epoch, then the mean predictions for the class's images."""
     network, batch = colour_network, colour_batch
     task, recorder = make_task("augmix-ikl", **PARAMS), Recorder(network)
     matrix = torch.full((NUM_CLASSES, NUM_CLASSES), 1 / NUM_CLASSES).double()

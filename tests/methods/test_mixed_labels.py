@@ -1,4 +1,4 @@
-"""Labels mixed by CutMix, and images changed by AutoAugment, in trainings of registered methods."""
+"""Labels mixed by CutMix and images changed by AutoAugment, in runs of registered methods."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ MIXED = {"data.cutmix": 1.0, "data.autoaugment": True}
 
 
 def mixed(batch: Batch, share: float) -> Batch:
-    """The batch with its labels mixed with those of its images in reverse."""
+    """The batch with its labels mixed with its labels in reverse order."""
     own, other = (one_hot(y, NUM_CLASSES).double() for y in (batch.y, batch.y.flip(0)))
     return replace(batch, soft_labels=share * own + (1 - share) * other)
 
@@ -45,7 +45,7 @@ def test_score_takes_the_distance_to_the_shares(network, batch, make_task):
 
 @pytest.mark.parametrize("method", ["ikl", "mart", "las-trades", "kd"])
 def test_a_training_on_mixed_images_resumes(tmp_path, method):
-    """Its batches are drawn again, and a teacher's logits are not looked up."""
+    """The same batches are drawn again, and teacher logits are not read from a table."""
     options: dict[str, Any] = dict(MIXED)
     if method == "kd":
         source = trained(tmp_path / "teacher", "vanilla").model_path

@@ -1,4 +1,4 @@
-"""What every registered method must have: a complete card, and recipes that are runs."""
+"""Every registered method must have a complete card, and recipes that resolve to runs."""
 
 import re
 

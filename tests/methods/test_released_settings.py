@@ -1,4 +1,4 @@
-"""Recipes have the settings of the released trainings in ``released_settings.yaml``."""
+"""Recipes have the released training settings listed in ``released_settings.yaml``."""
 
 from fractions import Fraction
 from functools import reduce
@@ -17,7 +17,7 @@ RELEASED = yaml.safe_load(Path(__file__).with_name("released_settings.yaml").rea
 
 
 def number(value: Any) -> Any:
-    """Fractions such as ``8/255`` as floats, also within lists."""
+    """Convert fractions such as ``8/255`` to floats, including in lists."""
     if isinstance(value, list):
         return tuple(map(number, value))
     if isinstance(value, str) and "/" in value:

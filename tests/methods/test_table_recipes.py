@@ -19,7 +19,7 @@ BY_CITATION = {
     "[37]": "gowal",
     "[38]": "wang-dm",
 }
-# AWP is another method in each table, and IKL on generated images prints no setting.
+# AWP is a different method in each table, and rows of IKL on generated images print no setting.
 AWP = {2: "at-awp", 4: "trades-awp"}
 
 
@@ -40,7 +40,7 @@ def recipe_of(row: "pd.Series[object]") -> str:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(recipe, data set, network) of each row."""
+    """(recipe, dataset, network) of each row."""
     frame = load_reported()
     kept = frame[frame["table"].isin(TABLES) & (frame["metric"] == "clean")]
     found = set()
@@ -70,7 +70,7 @@ SPELLED = {"mobilenetv1": "mobilenet-v1"}
 
 
 def kd_rows() -> list[tuple[str, int, str, str]]:
-    """(printed method, table, teacher, student), names of networks as recipes have them."""
+    """(printed method, table, teacher, student), with network names as in recipes."""
     frame = load_reported()
     kept = frame[frame["table"].isin(KD_TABLES) & frame["metric"].str.endswith("top1")]
     found = set()
@@ -83,7 +83,7 @@ def kd_rows() -> list[tuple[str, int, str, str]]:
 
 
 def test_distillation_rows_are_all_there() -> None:
-    """Teacher, student and seven methods in each column of Table 3, one more in 5 and 7."""
+    """Teacher, student and seven methods per column of Table 3, one method more in 5 and 7."""
     assert len(kd_rows()) == 9 * 2 + 10 * (6 + 5)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of experiments share."""
+"""Fixtures shared by the tests of experiments."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,6 @@ from distilling import registered
 
 @pytest.fixture
 def _registered() -> Iterator[None]:
-    """The small distillation methods are registered."""
+    """Register the small distillation methods."""
     with registered():
         yield

@@ -1,4 +1,4 @@
-"""Chunks and runs as tasks of a local Ray: the same answers, also where its processes die."""
+"""Chunks and runs as tasks on local Ray: the same results, even if its processes die."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ QUIET = Reporter(quiet=True)
 
 @pytest.fixture(scope="class")
 def executor() -> Iterator[ChunkExecutor]:
-    """Chunks on a local Ray, whose processes find the module of the models."""
+    """An executor on local Ray whose processes can import the models' module."""
     paths = [str(Path(unreliable.__file__).parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
@@ -113,7 +113,7 @@ class TestChunks:
         ("task", "device"), [("cpus=100", "cpu"), ("memory=100000", "cpu"), ("gpus=99", "cuda")]
     )
     def test_a_task_larger_than_this_machine_is_refused(self, executor, task, device):
-        """Ray itself would wait for a node that has so much."""
+        """Ray itself would wait for a node with enough resources."""
         cluster = Cluster.parse("local", task)
         match = rf"a task needs .*{task}.*: lower --task, or choose another --device"
         with pytest.raises(UserError, match=match):
@@ -144,7 +144,7 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     items = planned(there)
     broken = items[1].config
-    # A folder in place of the weights: this run fails, and the others go on.
+    # A folder in place of the weights makes this run fail; the others continue.
     RunDirectory(there, broken.run_id).model_path.mkdir(parents=True)
     failures = run_missing_on(Cluster("local", cpus=1), items, QUIET)
     assert [failure.run_id for failure in failures] == [broken.run_id]
@@ -183,7 +183,7 @@ def test_a_wrong_resource_is_refused(monkeypatch):
     [
         ("127.0.0.1:{port}", None, "Connection refused"),
         ("ray://localhost:{port}", None, "Connection refused"),
-        # By its variable: without it `auto` would find any Ray of this machine.
+        # Without the environment variable, `auto` would find any Ray on this machine.
         ("auto", "127.0.0.1:{port}", "Connection refused"),
         ("localhost", None, "not the form host:port"),
         ("localhost:six", None, "six"),

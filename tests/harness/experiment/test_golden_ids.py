@@ -1,7 +1,6 @@
-"""Names of runs, teachers and evaluations stay: stored results would not be found under new ones.
+"""Names of runs, teachers and evaluations never change, or stored results would not be found.
 
-``golden_ids.json`` was written by the code of release 0.1, ``run_ids.json`` before there were
-teachers.
+``golden_ids.json`` was written by release 0.1, ``run_ids.json`` before teachers were supported.
 """
 
 import json

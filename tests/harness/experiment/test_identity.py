@@ -1,4 +1,4 @@
-"""What decides a trained model is in its name, and nothing else is, over all settings."""
+"""A run's name depends on exactly the settings that determine its trained model."""
 
 import math
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def leaves(model: type[BaseModel], prefix: str = "", hashed: bool = True) -> Iterator[Field]:
-    """Dotted path, declaration, and whether it and all that it is in are declared as identity."""
+    """Dotted path, declaration, and whether the field and its sections are declared as identity."""
     for name, info in model.model_fields.items():
         assert isinstance(info.json_schema_extra, dict), name
         counts = hashed and info.json_schema_extra["identity"] is True
@@ -51,9 +51,9 @@ def leaves(model: type[BaseModel], prefix: str = "", hashed: bool = True) -> Ite
 
 
 FIELDS = {path: (info, counts) for path, info, counts in leaves(RunConfig)}
-# Declared as identity, but with one value only so far.
+# Declared as identity, but with only one possible value so far.
 SINGLE_VALUED = {"training.attack.norm"}
-# What a setting of the evaluation needs beside it.
+# Other settings that a setting of the evaluation requires.
 NEEDS = {
     "half_width": {"order": "random", "limit": None},
     "n_max": {"order": "random", "limit": None},
@@ -64,7 +64,7 @@ NEEDS = {
 
 
 def values(path: str, info: FieldInfo) -> st.SearchStrategy[Any]:
-    """Valid values of a field, as JSON has them."""
+    """Valid values of a field, as in JSON."""
     if path.endswith("evaluation.attacks"):
         return st.lists(st.sampled_from(["apgd-ce", "apgd-t", "fab-t", "square"]), unique=True)
     if path.endswith("evaluation.graph_sizes"):
@@ -94,7 +94,7 @@ def value_at(config: RunConfig, path: str) -> Any:
 
 
 def changed(path: str, value: Any) -> RunConfig:
-    """The base configuration with one field changed; skips values that are refused."""
+    """The base configuration with one field changed; values that are refused are skipped."""
     needed = NEEDS.get(path.removeprefix("evaluation."), {}) if value else {}
     try:
         return RunConfig.model_validate(
@@ -127,7 +127,7 @@ def test_a_field_changes_the_name_if_and_only_if_it_is_declared_to(path, data):
 @settings(max_examples=60, derandomize=True, deadline=None, database=None)
 @given(data=st.data())
 def test_no_evaluation_changes_the_name_of_a_run_or_of_its_teacher(data):
-    """All fields at once, each at random."""
+    """All evaluation fields change at once, each at random."""
     layers: dict[str, Any] = {}
     for path, (info, _) in FIELDS.items():
         if path.startswith("evaluation."):
@@ -150,14 +150,14 @@ KD = resolve("kd")
 
 
 class Forbidden:
-    """In place of the evaluation's settings: whoever reads one fails."""
+    """Replaces the evaluation's settings; reading one fails."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"training reads evaluation.{name}")
 
 
 def test_training_reads_no_setting_of_the_evaluation(tmp_path):
-    """With a selection on validation images, which are attacked after each epoch."""
+    """Epochs are selected on validation images, which are attacked after each epoch."""
     options: dict[str, Any] = {
         **TINY,
         "training.monitor.every": 1,

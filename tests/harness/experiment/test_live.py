@@ -1,4 +1,4 @@
-"""The file that says what a run is doing now."""
+"""The file with a run's current progress."""
 
 import json
 

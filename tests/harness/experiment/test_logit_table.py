@@ -1,4 +1,4 @@
-"""The table of teacher logits: equal to the teacher, whatever happened to its files."""
+"""The table of teacher logits equals the teacher's output, whatever happened to its files."""
 
 import os
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_a_table_that_the_disk_cannot_hold_is_refused(tmp_path):
         LogitTable(tmp_path / "huge", rows, 100, "float32")
     assert table_bytes(50_000 * 162, 100, "float32") == 50_000 * 162 * 404
     table(tmp_path / "small")
-    with pytest.raises(UserError, match="is another table"):
+    with pytest.raises(UserError, match="holds a different table"):
         table(tmp_path / "small", "float16")
 
 
@@ -143,7 +143,7 @@ def test_two_processes_fill_one_table_and_a_killed_one_leaves_it_usable(server, 
     assert [each["code"] for each in ended] == [0, 0, -9]
     rows = torch.arange(200)
     read, there = table(tmp_path).read(rows)
-    # The killed one may have left one batch half written; what counts as there is right.
+    # The killed process may have left one batch half written; rows that count as valid are correct.
     assert there.sum() >= 200 - 32
     expected = (rows[:, None] * 7 + torch.arange(7)).float().sin()
     assert torch.equal(read[there], expected[there])
@@ -178,7 +178,7 @@ def test_logits_from_the_table_are_the_teachers(tmp_path, dtype):
         found = from_table(batch)
         assert found.dtype == torch.float32
         assert not found.requires_grad
-        # On a CPU the logits of an image are the same in any batch, to the last bit.
+        # On a CPU, the logits of an image are the same in any batch, to the last bit.
         assert torch.equal(found, forward(batch))
     network.images = 0
     for batch in epochs_of(loader, 3):

@@ -31,7 +31,7 @@ Call = Callable[[str], Any]
 def call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Call]:
-    """Calls a command beside a copy of the folder, and gives its JSON."""
+    """A function that runs a command next to a copy of the folder and returns its JSON."""
     shutil.copytree(STORED / "runs", tmp_path / "results" / "runs")
     shutil.copy(STORED / "outside.pt", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -52,7 +52,7 @@ def call(
 
 
 def rounded(value: Any) -> Any:
-    """For comparisons up to the last digits of floating-point numbers."""
+    """Wrap floats for comparison up to their last digits."""
     if isinstance(value, float):
         return pytest.approx(value, rel=1e-9, abs=1e-12)
     if isinstance(value, dict):
@@ -61,7 +61,7 @@ def rounded(value: Any) -> Any:
 
 
 def picked(value: Any, like: Any) -> Any:
-    """Of nested values, those that have a place in ``like``."""
+    """The nested values that have a counterpart in ``like``."""
     if isinstance(like, dict):
         return {name: picked(value[name], each) for name, each in like.items()}
     if isinstance(like, list) and like and isinstance(like[0], dict):
@@ -84,7 +84,7 @@ def test_it_opens_ranks_and_compares(call):
     for command, expected in EXPECTED["ranking"].items():
         found = call(command)
         for now, before in zip(found["rows"], expected["rows"], strict=True):
-            # Then a place such as ``1=``, now the ranks that the intervals allow.
+            # Release 0.1 gave a rank such as ``1=``; now it is the ranks that the intervals allow.
             low, _, high = now["rank"].partition("-")
             place = before.pop("rank").rstrip("=")
             if place.isdecimal():
@@ -98,7 +98,7 @@ def test_it_opens_ranks_and_compares(call):
 
 
 def same_machine(directory: RunDirectory) -> bool:
-    """Whether processor and torch are those that the run began with."""
+    """Whether the processor and torch are the ones that the run began with."""
     here, there = provenance.collect(torch.device("cpu")), directory.record["provenance"]
     torches = here["packages"]["torch"], there["packages"]["torch"]
     return here["cpu"] == there["cpu"] and torches[0] == torches[1]
@@ -133,7 +133,7 @@ def test_its_interrupted_evaluation_resumes(call):
     assert record["protocol"]["attack_version"] == expected["attack_version"]
     assert record["flags"] == expected["flags"]
     assert {path: path.read_bytes() for path in chunks} == chunks
-    # Verdicts are of float32 attacks: another processor may decide one image otherwise.
+    # Attacks run in float32, so another processor may change the verdict of an image.
     for name, metric in expected["metrics"].items():
         tolerance = 1e-12 if same or name == "clean" else 1.01 / metric["n"]
         assert record["metrics"][name]["value"] == pytest.approx(metric["value"], abs=tolerance)

@@ -36,7 +36,7 @@ from harness.registry import METHODS
 ROOT = Path(__file__).parents[3]
 BASELINE = ROOT / "results" / "baselines" / "digits.json"
 QUIET = Reporter(quiet=True)
-# The run of the committed baseline whose golden losses show a fault.
+# For each fault, the run of the committed baseline whose golden losses show it.
 SHOWN_BY = {
     "class means not updated": "ikl",
     "epsilon not ramped": "kl",
@@ -84,7 +84,7 @@ def test_a_clear_drop_is_a_regression_and_reports_its_size():
     found = compared(result("." * 160 + "1" * 40), result("." * 140 + "1" * 60))
     (text,) = found.worse
     assert "robust accuracy fell by 10.00 points" in text
-    assert "20 images lost, 0 won, McNemar p = 1.9e-06" in text
+    assert "20 images lost, 0 gained, McNemar p = 1.9e-06" in text
     clean = compared(result("." * 200), result("." * 180 + "x" * 20))
     assert len(clean.worse) == 2
     rose = compared(result("." * 140 + "1" * 60), result("." * 160 + "1" * 40))
@@ -93,9 +93,9 @@ def test_a_clear_drop_is_a_regression_and_reports_its_size():
 
 
 def test_a_drop_within_the_margin_or_within_randomness_passes():
-    # 2 points, though all 8 of 400 images were lost (p = 0.008).
+    # 2 points: 8 of 400 images were lost and none gained (p = 0.008).
     assert compared(result("." * 400), result("." * 392 + "1" * 8)).worse == ()
-    # 5 points of 100 images: 13 lost, 8 won (p = 0.38).
+    # 5 points of 100 images: 13 lost, 8 gained (p = 0.38).
     then = result("." * 13 + "1" * 8 + "." * 79)
     assert compared(then, result("1" * 13 + "." * 8 + "." * 79)).worse == ()
 
@@ -106,7 +106,7 @@ def test_a_drop_within_the_margin_or_within_randomness_passes():
         ((2.0, 1.1), 0.5, "loss of step 2 of 2 is 1.1, in the baseline 1"),
         ((2.0, float("nan")), 0.5, "loss of step 2 of 2 is nan"),
         ((2.0, 1.0), 0.4, "mean margin of the resulting model is 0.4"),
-        ((2.0,), 0.5, "another number of steps"),
+        ((2.0,), 0.5, "a different number of steps"),
     ],
 )
 def test_another_computation_is_a_regression(losses, margin, message):
@@ -118,7 +118,7 @@ def test_a_run_that_fails_and_other_images_are_regressions():
     assert compared(result("..."), "ValueError: no").worse == ("it failed: ValueError: no",)
     for other in (result("...."), result("...", index_sha256="x"), result("...", data_sha256="x")):
         (text,) = compared(result("..."), other).worse
-        assert "other images" in text
+        assert "different images" in text
         assert "--update" in text
 
 
@@ -138,7 +138,7 @@ def test_verdicts_by_another_protocol_are_not_compared(changed, message):
     then, now = result("." * 200), result("." * 150 + "1" * 50, **changed)
     found = compared(then, now)
     (text,) = found.worse
-    assert text.startswith("other protocol: ")
+    assert text.startswith("different protocol: ")
     assert message in text
     assert text.endswith(": update the baseline with --update --reason")
     assert found.accuracies == {}
@@ -202,7 +202,7 @@ def test_the_committed_baseline_is_complete(tmp_path):
         assert run.result.protocol == benchmark.evaluation.identity_payload() | images
         assert len(run.result.losses) >= 12
         assert len(run.result.verdicts) == 360
-        # Neither all right nor all wrong: there is something to lose and to win.
+        # Neither all right nor all wrong, so that accuracies can fall and rise.
         robust = run.result.verdicts.count(".") / 360
         assert 0.3 < robust < 1
         assert 0.85 < 1 - run.result.verdicts.count("x") / 360 < 1
@@ -229,7 +229,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name !=
 
 @pytest.mark.parametrize("name", [FAST, *SLOW])
 def test_the_golden_losses_show_every_planted_fault(name, tmp_path, monkeypatch):
-    """Or the engine itself stops it."""
+    """The fault shows in the golden losses, or the engine raises an error."""
     FAULTS[name](monkeypatch)
     try:
         step = golden(SHOWN_BY.get(name, "ikl"), tmp_path).step
@@ -262,7 +262,7 @@ def test_the_check_passes_unchanged(tmp_path):
         assert compare(baseline, run, each).worse == ()
 
 
-# The command, with a method of another distribution
+# The command, with a method from another package
 
 
 def test_the_example_package_registers_its_method_when_it_is_installed():
@@ -306,7 +306,7 @@ def test_a_method_of_another_distribution_is_checked(tmp_path):
     failed = check("--json")
     assert failed.returncode == 1, failed.stderr
     (run,) = json.loads(failed.stdout)["runs"]
-    assert "training computes something else: the loss of step 1" in run["worse"][0]
+    assert "training computes something different: the loss of step 1" in run["worse"][0]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_the_workflows_use_the_command():
     for workflow in (own, reusable):
         commands = [step.get("run", "") for step in workflow["jobs"]["check"]["steps"]]
         assert any("-m harness check --baseline" in command for command in commands)
-        # An input in a command would be run by the shell.
+        # The shell would execute an input placed in a command.
         assert not any("${{" in command for command in commands)
 
 

@@ -1,4 +1,4 @@
-"""From the user's options to a configuration: layers, and one-line errors."""
+"""From the user's options to a configuration: layers and one-line errors."""
 
 import pytest
 
@@ -155,7 +155,7 @@ def test_a_number_that_is_not_finite_is_refused(path: str, value: str) -> None:
 @pytest.mark.parametrize("path", ["method", "recipe"])
 def test_a_run_has_the_method_whose_recipe_it_follows(path: str) -> None:
     with pytest.raises(
-        UserError, match=rf"^{path}=trades cannot be a setting: give it by --{path}"
+        UserError, match=rf"^{path}=trades cannot be a setting: give it with --{path}"
     ):
         resolve("pgd-at", assignments=[f"{path}=trades"])
 

@@ -1,4 +1,4 @@
-"""A run's record stays true of its model, whatever is evaluated, resumed or loaded."""
+"""A run's record always matches its model, whatever is evaluated, resumed or loaded."""
 
 import importlib
 import os
@@ -75,7 +75,7 @@ def test_a_training_goes_on_with_the_images_it_began_with_only(tmp_path, monkeyp
     before = directory.record
     with monkeypatch.context() as patch:
         patch.setattr(runner, "load_dataset", other)
-        with pytest.raises(UserError, match="was begun on other training images of digits"):
+        with pytest.raises(UserError, match="began with other training images of digits"):
             run(config, QUIET)
     assert directory.record == before
     run(config, QUIET)
@@ -126,13 +126,13 @@ def test_a_run_that_other_code_trained_is_reported(edited, tmp_path, monkeypatch
             run(config, reporter)
             return "\n".join(reporter.lines)
 
-        assert "trained already" not in output()
+        assert "already trained" not in output()
         again = output()
-        assert "is trained already" in again
+        assert "is already trained" in again
         assert "code" not in again
         path = folder / edited
         path.write_text(path.read_text() + "\n# another text\n")
-        assert "the code of Weighted is not what" in output()
+        assert "the code of Weighted has changed" in output()
 
 
 def test_an_evaluation_finds_the_images_where_the_run_had_them(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_workers_beyond_the_cores_are_not_started_and_this_is_said(tmp_path, mon
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     lines = Lines()
     trained(tmp_path, "vanilla", lines, **{"training.epochs": 1, "evaluation.workers": 64})
-    assert lines.about("workers") == ["64 workers asked for, 1 used: one a core"]
+    assert lines.about("workers") == ["64 workers requested, 1 used: one per core"]
 
 
 FUNCTION = """
@@ -185,7 +185,7 @@ def same():
 
 
 def test_functions_with_the_same_weights_are_told_apart_by_what_they_compute(tmp_path, monkeypatch):
-    """What a network does with its weights is in its code and in its answers."""
+    """Networks with equal weights may differ in their code, and so in their outputs."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     source = tmp_path / "networks_of_a_test.py"
@@ -216,7 +216,7 @@ def test_functions_with_the_same_weights_are_told_apart_by_what_they_compute(tmp
 
 
 def test_no_setting_of_the_evaluation_changes_the_training_or_its_name(tmp_path):
-    """The epoch is selected, and the training watched, with the radius of its own attack."""
+    """Epochs are selected, and training is monitored, with the radius of the training attack."""
     training = {
         "training.selection.rule": "best-on-val",
         "training.selection.pgd_steps": 3,

@@ -1,4 +1,4 @@
-"""Timing steps of methods, and distilling, by the command line."""
+"""Timing the steps of methods, and distillation, from the command line."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from harness.experiment.step_timing import Plan, Subject, quartiles, training_im
 
 
 def harness(*arguments: str) -> str:
-    """Call the command line; what it prints, folded lines joined."""
+    """Call the command line and return its output, with wrapped lines joined."""
     ended = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return " ".join(ended.output.split())

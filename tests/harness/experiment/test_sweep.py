@@ -1,4 +1,4 @@
-"""Sweeps: what they consist of, what is done of it, and how long the rest takes."""
+"""Sweeps: their runs, which of them are done, and how long the rest will take."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def planned(results: Path, **spec: Any) -> list[Item]:
     return estimate.with_estimates(plan(found), estimate.stored_timings(results))
 
 
-# Which runs
+# The runs of a sweep
 
 
 def test_rows_that_are_the_same_run_are_planned_once(tmp_path):
@@ -83,11 +83,11 @@ def test_every_row_of_every_table_runs_at_small_scale(method):
 def test_a_small_row_keeps_the_printed_parameters_and_its_switches():
     _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3", "digits")
     assert settings == {"params.wmse_weight": 12.0}
-    # Table 4 leaves the KL term out and takes a larger network, which is a matter of size.
+    # Table 4 leaves the KL term out and uses a larger network, which is a change of size.
     _, settings, left_out = at_scale("lbgat", "table4/lbgat", "digits")
     assert settings == {"params.kl_weight": 0.0}
     assert left_out == ("model.arch",)
-    # The row on generated images has another training than the dataset's recipe.
+    # The row on generated images trains differently from the dataset's recipe.
     _, settings, left_out = at_scale("ikl", "table2/ikl-1m", "digits")
     assert settings["training.optimizer.schedule"] == "onecycle"
     assert settings["training.weight_perturbation.gamma"] == 0
@@ -113,10 +113,10 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
     assert settings["training.optimizer.milestones"] == [epochs / 3, 2 * epochs / 3]
 
 
-# What is wrong with a file
+# Errors in a sweep file
 
 
-# Ten lists, each of ten times the one before: ten billion values in 400 bytes.
+# Ten lists, each of ten references to the one before: ten billion values in 400 bytes.
 ALIASES = "methods: [kl]\nset:\n  a0: &a0 [0]\n" + "".join(
     f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11)
 )
@@ -177,12 +177,12 @@ def test_a_runs_settings_lie_over_those_of_all(tmp_path):
     ]  # fmt: skip
 
 
-# What is done, and how long the rest takes
+# Finished runs, and how long the rest will take
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A finished sweep of which one run cannot be started, and the names of what failed."""
+    """A finished sweep in which one run cannot start, and the names of the failed runs."""
     results = tmp_path_factory.mktemp("swept")
     runs = (
         {"method": "trades"},
@@ -228,7 +228,7 @@ def test_estimates_come_from_similar_runs(swept):
         "SELECT median(seconds) AS s FROM epochs JOIN runs USING (run_id) WHERE method = 'trades'"
     )["s"][0]
     assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
-    # No similar evaluation is stored: only the training is known.
+    # No similar evaluation is stored, so only the training time is known.
     for unlike in (attacks, budget):
         assert unlike.seconds == pytest.approx(2 * epochs)
         assert not unlike.whole
@@ -283,7 +283,7 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
     stored("b", "error", 2)
     stored("c", "cancelled", 1)
     assert state() == ("b", "partial", 2)
-    # Other attacks' verdicts are no part of what `evaluate` would finish.
+    # `evaluate` would not resume an evaluation with another version of the attacks.
     stored("d", "success", 3, attack_version="custom(apgd-ce) pyautoattack-0.0.1")
     assert state() == ("b", "partial", 2)
     stored("e", "success", 1)
@@ -293,5 +293,5 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 
 
 def version(config: RunConfig) -> str:
-    """What the attacks of a run are called today."""
+    """The current attack version of a run."""
     return attack_version(config.evaluation.protocols()[0], 10)

@@ -1,4 +1,4 @@
-"""Teachers: found or trained, measured, part of the identity, and not changed by their students."""
+"""Teachers are found or trained, measured, part of the identity, and unchanged by students."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("_registered")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A finished student with its teacher in one results folder, which tests leave as it is."""
+    """A finished student and its teacher in one results folder, which tests do not modify."""
     with registered():
         return student(tmp_path_factory.mktemp("trained"))
 
@@ -163,7 +163,7 @@ def test_a_student_larger_than_its_teacher_is_told_of(trained, tmp_path, arch, l
     student(tmp_path, lines, **options, **{"training.epochs": 1})
     networks = [build_model(name, 10, 1, 8) for name in (arch, "resnet8")]
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
-    expected = f"{sizes[0]:,} parameters, {sizes[1]:,} in the teacher"
+    expected = f"{sizes[0]:,} parameters against {sizes[1]:,} in the teacher"
     assert [expected in line for line in lines.about("larger than its teacher")] == [True] * larger
 
 
@@ -279,7 +279,7 @@ def test_a_function_may_give_the_teacher_and_a_guessing_one_is_refused(tmp_path,
     assert facts["arch"] == "teachers_of_a_test:means"
     assert facts["accuracy"]["value"] > 0.8
     guessing = {"teacher.source": "teachers_of_a_test:guessing"}
-    with pytest.raises(UserError, match=r"no more than by guessing: .*teacher\.minimum=0"):
+    with pytest.raises(UserError, match=r"no better than guessing: .*teacher\.minimum=0"):
         student(tmp_path, **guessing)
     student(tmp_path, **guessing, **{"teacher.minimum": 0})
     with pytest.raises(UserError, match="the teacher, a Sequential, does not expose its features"):

@@ -1,4 +1,4 @@
-"""Attacks that a task plans, how the engine limits them, and steps that look ahead."""
+"""Attacks that a task plans, their limits in the engine, and steps that look ahead."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_start_is_drawn_in_its_own_radius_and_held_to_the_image_s():
 
 
 class Greedy(Task):
-    """Proposes a ball of radius 1, and keeps what it is trained on and a parameter of its own."""
+    """Plans a ball of radius 1, and stores its training images and a separate parameter."""
 
     def __init__(self, params: Params, context: TaskContext) -> None:
         super().__init__(params, context)
@@ -122,7 +122,7 @@ class Silent:
 
 
 def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
-    """The task after an epoch of three steps on digits."""
+    """Return the task after one epoch of three steps on digits."""
     config = RunConfig.model_validate(
         {"method": "greedy", "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}}}
     )

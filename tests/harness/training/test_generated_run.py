@@ -1,4 +1,4 @@
-"""Small runs: on generated images, and under each switch of the engine."""
+"""Small runs on generated images, and with each switch of the engine."""
 
 import importlib.util
 import shutil
@@ -48,8 +48,8 @@ def test_a_row_without_its_file_is_refused_before_anything_is_read(tmp_path):
 @pytest.mark.parametrize("switch", [{"channels_last": True}, {"precision": "bf16"}])
 def test_switches_leave_the_training_what_it_is(tmp_path, switch):
     options = {f"training.{name}": value for name, value in switch.items()}
-    # One step from clean images by a loss that has a gradient there: later steps, and those from a
-    # zero gradient or from noise drawn in the order of memory, turn rounding into other signs.
+    # One step from clean images, with a loss that has a gradient there. In later steps, and from a
+    # zero gradient or from noise drawn in memory order, rounding errors would flip signs.
     common: dict[str, Any] = {"training.epochs": 1, "data.train_limit": 32}
     common["training.attack.start"] = "clean"
     common["training.weight_perturbation.gamma"] = 0.005

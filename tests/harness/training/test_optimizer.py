@@ -1,4 +1,4 @@
-"""One-cycle schedules against torch's own, weight decay by parameter, averaging with warm-up."""
+"""One-cycle schedules against torch's, weight decay per parameter, averaging with warm-up."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""Schedules against tables written out by hand from the released code's behaviour."""
+"""Schedules against tables written by hand from the behaviour of the released code."""
 
 import math
 
@@ -18,7 +18,7 @@ def test_inner_schedule_table_of_every_rule_ramp_and_length(rule, ramp, epochs):
     config = InnerAttackConfig(eps=EPS, ramp=ramp, step_rule=rule, steps=7, step_size=0.003)
     for epoch in range(1, epochs + 1):
         eps = EPS * epoch / epochs if ramp == "linear" else EPS
-        # The last epoch of the first, second, third quarter still belongs to it.
+        # The last epoch of each of the first three quarters still belongs to it.
         quarters_over = sum(4 * epoch > k * epochs for k in (1, 2, 3))
         steps, size = {
             "fixed": (7, 0.003),
@@ -57,7 +57,7 @@ def test_warmup_scales_the_first_epochs():
     ("epochs", "cycles", "ends"), [(240, 4, [60, 120, 180, 240]), (2, 4, [1, 2])]
 )
 def test_a_cosine_in_cycles_is_one_cosine_after_another(epochs, cycles, ends):
-    """In a training with fewer epochs than cycles, each epoch is a cycle."""
+    """In a training run with fewer epochs than cycles, each epoch is a cycle."""
     assert cycle_ends(epochs, cycles) == ends
     config = OptimizerConfig(lr=0.2, cycles=cycles)
     rates = [learning_rate(config, epoch, epochs) for epoch in range(1, epochs + 1)]

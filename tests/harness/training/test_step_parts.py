@@ -1,4 +1,4 @@
-"""Inner attack, weight perturbation, averaging and network modes, each against its definition."""
+"""Inner attack, weight perturbation, averaging and network modes against their definitions."""
 
 from copy import deepcopy
 
@@ -226,7 +226,7 @@ def test_replicas_show_the_features_of_their_forward_pass(replicas):
 
 
 def test_compiled_features_are_those_of_the_model(monkeypatch):
-    """Both passes go through the compiler, and students share weights with what is compiled."""
+    """Both passes are compiled, and the compiled network shares the student's weights."""
     seen = []
 
     def eager(function: object) -> object:

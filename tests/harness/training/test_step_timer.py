@@ -1,4 +1,4 @@
-"""Seconds of steps: what counts, their median and its interval."""
+"""Step times: which steps count, their median and its interval."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from harness.training.step_timer import StepTimer
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds, which a test moves."""
+    """The current time in seconds, which a test sets."""
     now = [0.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     return now
@@ -57,5 +57,6 @@ def test_the_interval_is_that_of_a_fair_coin(clock):
     timed(timer, clock, 5, 4, 3, 2, 1)
     assert timer.summary() == {"value": 3, "n": 5}
     timed(timer, clock, 6, 7, 8, 9, 10)
-    # Of ten tosses, at most one is heads with probability 11 / 1024 < 0.025, two with 56 / 1024.
+    # In ten coin tosses, at most one is heads with probability 11 / 1024 < 0.025, and at most two
+    # with 56 / 1024.
     assert timer.summary() == {"value": 5.5, "n": 10, "low": 2, "high": 9}

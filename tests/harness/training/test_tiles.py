@@ -1,4 +1,4 @@
-"""Attacks of training that send a batch through the network in pieces."""
+"""Training attacks that pass a batch through the network in pieces."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from harness.training.tiles import SMALLEST_TILE, TILE_BYTES, Tiled, images_at_o
 
 
 class Sized(nn.Module):
-    """Its largest activation of an image has so many float32 values."""
+    """Its largest activation for an image has ``values`` float32 numbers."""
 
     def __init__(self, values: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def test_a_batch_is_not_cut_where_its_statistics_count_in_eval_mode():
     network, x = nn.Sequential(nn.Flatten(), norm).eval(), torch.rand(20, 1, 1, TILE_BYTES // 4)
     tiled = Tiled(network, images_at_once(network, x))
     torch.testing.assert_close(tiled(x), network(x), rtol=0, atol=0)
-    # The check has something to find.
+    # Pieces would have changed the result.
     assert not torch.allclose(Tiled(network, 10)(x), network(x))
 
 

@@ -1,4 +1,4 @@
-"""What a training refuses before its first step, in one sentence."""
+"""Settings that training refuses before its first step, with a one-sentence error."""
 
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ AVERAGING = {"training.averaging.kind": "epoch", "training.averaging.start_epoch
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings for a finished teacher."""
+    """The settings that name a finished teacher."""
     done = trained(tmp_path_factory.mktemp("teacher"), "vanilla", **{"training.epochs": 1})
     source = str(done.model_path)
     return {"teacher.arch": "resnet8", "teacher.source": source, "teacher.minimum": 0.0}
 
 
 def refused(results: Path, method: str, match: str, **options: Any) -> None:
-    """The refusal comes before any step of the training."""
+    """Assert that a run is refused before its first training step."""
     lines = Lines()
     with pytest.raises(UserError, match=match):
         trained(results, method, lines, **options)
@@ -40,7 +40,7 @@ def test_a_last_batch_of_one_image_is_refused_where_numbers_are_normalised(tmp_p
     assert trained(tmp_path, "kd", **options).epochs()
 
 
-# Their last feature map on digits is 1 x 1, so that one image is one number a channel.
+# Their last feature map on digits is 1 x 1, so one image gives one value per channel.
 ONE_PIXEL = ("vgg8", "mobilenet-v2", "shufflenet-v1", "shufflenet-v2", "preact-resnet18")
 
 
@@ -93,7 +93,7 @@ def test_an_average_that_never_begins_is_refused(tmp_path):
 def test_a_recipe_of_fewer_epochs_still_averages(tmp_path):
     done = trained(tmp_path, "acat", **{"training.epochs": 12, "data.train_limit": 32})
     kept = torch.load(done.checkpoint_path, weights_only=True)
-    # A step an epoch, from epoch 9 on.
+    # One step per epoch, from epoch 9 on.
     assert int(kept["average"]["n_averaged"]) == 4
     result = torch.load(done.model_path, weights_only=True)["state_dict"]
     assert not all(torch.equal(tensor, kept["model"][name]) for name, tensor in result.items())
@@ -113,14 +113,14 @@ def test_a_weight_perturbation_that_never_begins_is_reported(tmp_path):
 
 
 class VectorTask(Task):
-    """It forgets to average over the images."""
+    """Forgets to average over the images."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         return StepOutput(cross_entropy(model(batch.x), batch.y, reduction="none"), {})
 
 
 class NanTask(Task):
-    """It divides by zero from the first step on."""
+    """Divides by zero from the first step on."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         return StepOutput(cross_entropy(model(batch.x), batch.y) * float("nan"), {})
@@ -134,7 +134,7 @@ NAN = Method(CARD, Params, NanTask, {"digits": dict})
 @pytest.mark.parametrize(
     ("faulty", "match"),
     [
-        ("vector", r"VectorTask.loss returned a loss of shape \[32\], which must be one number"),
+        ("vector", r"VectorTask.loss returned a loss of shape \[32\], but it must be a scalar"),
         ("nan", "not finite at the first step, before any update: check the formula"),
     ],
 )

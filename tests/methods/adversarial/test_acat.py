@@ -1,4 +1,4 @@
-"""acat: smoothed labels in the descent alone, and the released training."""
+"""acat: smoothed labels in the descent only, and the released training settings."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ def test_labels_are_smoothed_in_the_loss_and_not_in_the_weight_perturbation(
 def test_weights_are_averaged_over_the_last_quarter_of_any_number_of_epochs(
     method: str, dataset: str
 ) -> None:
-    """The release begins with epoch 150 E // 200; a fraction gives that or a neighbour."""
+    """The released code starts at epoch 150 E // 200; a fraction of E is at most one epoch off."""
     training = METHODS.get(method).recipes[dataset]()["training"]
     averaging = AveragingConfig.model_validate(training["averaging"])
     for epochs in (24, 110, 200):

@@ -1,4 +1,4 @@
-"""dajat: its loss over all views, their own BatchNorms and attack, and the released training."""
+"""dajat: its loss over all views, the views' BatchNorms and attack, the released settings."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -32,7 +32,7 @@ def normed() -> nn.Module:
 
 
 def disturbed(network: nn.Module) -> nn.Module:
-    """BatchNorms with parameters and statistics that are not the initial ones."""
+    """Change the parameters and statistics of all BatchNorms from their initial values."""
     for layer in norms(network):
         for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
             tensor.data += torch.rand_like(tensor)
@@ -45,7 +45,7 @@ def norms(network: nn.Module) -> list[nn.Module]:
 
 @pytest.fixture
 def viewed(batch: Batch) -> Batch:
-    """A batch with two further views, all attacked."""
+    """A batch with two additional views, all attacked."""
     for _ in range(2):
         x = torch.rand_like(batch.x)
         x_adv = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
@@ -68,7 +68,7 @@ def make(network: nn.Module, **params: object) -> Task:
 
 @pytest.fixture
 def task(normed: nn.Module) -> Task:
-    """Of two views, whose BatchNorms differ from the network's by now."""
+    """A task with BatchNorms for two views, which differ from those of the network."""
     task = make(normed)
     disturbed(task.norms)
     return task
@@ -83,7 +83,7 @@ def for_views(network: nn.Module, task: Task) -> nn.Module:
 
 
 def plain_loss(base: nn.Module, augmented: nn.Module, batch: Batch) -> Tensor:
-    """Each image by itself, term by term."""
+    """The loss, term by term."""
     views = [(base, batch), *((augmented, other) for other in batch.others)]
     total, predictions = torch.zeros((), dtype=torch.float64), []
     for network, view in views:
@@ -148,7 +148,7 @@ def test_weights_are_perturbed_by_the_images_alone_without_smoothing(
 
 
 class View:
-    """What a task sees before a step: the attack alone."""
+    """A stand-in for ``LookaheadStep`` that can only attack."""
 
     def __init__(self, task: Task, network: nn.Module) -> None:
         self.task, self.network = task, network

@@ -36,7 +36,7 @@ def test_loss_is_its_formula(
 
 
 def test_dkl_trains_as_kl(network: nn.Module, batch: Batch, make_task: Callable[..., Task]) -> None:
-    """By default DKL has the gradients of the KL baseline, in training and in the attack."""
+    """By default, DKL has the gradients of the KL baseline in training and in the attack."""
     kl, dkl = make_task("kl"), make_task("dkl")
     parameters = list(network.parameters())
     by_kl, by_dkl = (
@@ -69,7 +69,7 @@ def test_constant_weight(batch: Batch, network: nn.Module, make_task: Callable[.
 def test_attack_weights(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
 ) -> None:
-    """The attack maximises its own mixture of the two parts."""
+    """The attack weights the two parts separately from the training loss."""
     values = []
     for wmse, ce in ((1.0, 0.0), (0.0, 1.0), (2.0, 3.0)):
         task = make_task(method, attack_wmse_weight=wmse, attack_ce_weight=ce)

@@ -1,4 +1,4 @@
-"""ikl and gkl against plain transcriptions of the released losses, by their released names."""
+"""ikl and gkl against plain transcriptions of the released losses, with the released names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from harness.method import Batch, StepOutput, Task
 from harness.registry import METHODS
 from tests.methods.conftest import Recorder, assert_same_loss
 
-# Distinct, so that no two can be swapped unseen.
+# Distinct values, so that a swap of any two is detected.
 PARAMS = {"wmse_weight": 20.0, "ce_weight": 3.0, "temperature": 2.5}
 
 
@@ -26,7 +26,7 @@ def released_loss(
     beta: float,
     gamma: float = 1.0,
 ) -> Tensor:
-    """What the released trainers minimise, in the names of their options."""
+    """The loss of the released trainers, in terms of their option names."""
     prior = class_matrix.double()[y] ** gamma
     squares = torch.zeros((), dtype=clean.dtype)
     normaliser = torch.zeros((), dtype=clean.dtype)
@@ -46,7 +46,7 @@ def by_released_names(method: str, params: dict[str, float]) -> dict[str, float]
 
 
 def train_one_epoch(task: Task, network: nn.Module, batch: Batch) -> StepOutput:
-    """Two observed steps and the epoch's end, so that class means are no longer uniform."""
+    """Two observed steps and the end of the epoch, so that class means are no longer uniform."""
     for _ in range(2):
         output = task.loss(network, batch)
         task.observe(batch, output)
@@ -82,14 +82,14 @@ def test_loss_is_the_released_one(
         gamma=released.get("gamma", 1.0),
     )
     loss = task.loss(network, batch).loss
-    # Rows of the float32 class means sum to one only to float32's precision.
+    # Rows of the float32 class means sum to one only up to float32 precision.
     assert_same_loss(loss, expected, network, rtol=1e-6, atol=1e-7)
 
 
 def test_class_means_are_the_released_ones(
     network: nn.Module, batch: Batch, make_task: Callable[..., Any]
 ) -> None:
-    """Gathered over the epoch at the released T, uniform until its end."""
+    """They are gathered over the epoch at the released T, and uniform until its end."""
     released = by_released_names("ikl", {"temperature": 2.5, "class_mean_momentum": 1.0})
     assert released == {"T": 2.5, "m": 1.0}
     task = make_task("ikl", **PARAMS)
@@ -106,7 +106,7 @@ def test_class_means_are_the_released_ones(
 def test_only_observe_and_end_epoch_change_the_task(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task]
 ) -> None:
-    """The loss is evaluated twice a step under weight perturbation, and must not count twice."""
+    """Weight perturbation evaluates the loss twice per step, which must not count twice."""
     task = make_task("ikl")
     before = {name: value.clone() for name, value in task.state_dict().items()}
     task.attack_objective(network, batch)
@@ -135,11 +135,11 @@ def test_class_means_are_part_of_a_checkpoint(
 def test_cross_entropy_alone_attacks_as_trades_does(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str, seed: int
 ) -> None:
-    """Every sign of the step is the same in float32, and weight 0 takes the weighted MSE out."""
+    """Every sign of the step is the same in float32, and weight 0 removes the weighted MSE."""
     torch.manual_seed(seed)
     network = network.float()
     with torch.no_grad():
-        # Far from linear, or all divergences would point the same way.
+        # Make the network far from linear, or all divergences would point in the same direction.
         for parameter in network.parameters():
             parameter.mul_(5)
     x = batch.x.float()
@@ -175,7 +175,7 @@ def test_gkl_attacks_at_power_one(
 
 
 def test_forward_passes(network: nn.Module, batch: Batch, make_task: Callable[..., Task]) -> None:
-    """Clean logits once per attack; in the loss adversarial images go before clean ones."""
+    """One clean pass per attack; in the loss, adversarial images come before clean ones."""
     recorder = Recorder(network)
     task = make_task("ikl")
     objective = task.attack_objective(recorder, batch)

@@ -1,4 +1,4 @@
-"""las-at, las-awp, las-trades: losses, the strategy network's learning, its plans, restarts."""
+"""las-at, las-awp, las-trades: losses, updates and plans of the strategy network, restarts."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -94,7 +94,7 @@ def test_strategy_loss_is_reinforce() -> None:
             exponentials = scores[b].exp()
             expected -= 2.5 * (exponentials[choices[b, h]] / exponentials.sum()).log() / 6
     torch.testing.assert_close(loss, expected)
-    # Of a softmax, d log pi(a) / d logits is one-hot(a) - pi.
+    # For a softmax, d log pi(a) / d logits is one-hot(a) - pi.
     for h, gradient in enumerate(torch.autograd.grad(loss, logits)):
         taken = torch.eye(logits[h].shape[1], dtype=torch.float64)[choices[:, h]]
         torch.testing.assert_close(gradient, -2.5 * (taken - logits[h].detach().softmax(1)) / 6)
@@ -108,7 +108,7 @@ class Constant(nn.Module):
 
 
 class StubView:
-    """Shows a network, moves images by 0.01 and looks ahead to a network that always says 2."""
+    """Holds a network, shifts images by 0.01 and looks ahead to a network that predicts class 2."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -153,7 +153,7 @@ def test_strategy_learns_from_the_loss_and_both_accuracies(
     torch.testing.assert_close(
         task.reward, (reached + 4 * share + 2 * share).float().detach(), check_dtype=False
     )
-    # The update is one clipped descent on REINFORCE's loss of the draw that was tried.
+    # The update is one clipped gradient step on the REINFORCE loss of the tried draw.
     weight, bias = (value.clone().requires_grad_(True) for value in before)
     logits = (batch.x.flatten(1) @ weight.T + bias).split(task.sizes, 1)
     drawn = torch.cat([torch.multinomial(s.softmax(1), 1, generator=generator) for s in logits], 1)
@@ -276,7 +276,7 @@ def test_only_its_own_optimiser_moves_the_strategy_network(tmp_path: Path) -> No
 def test_mixed_precision_judges_and_plans_by_the_weights_after_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Autocast may keep a weight's rounded copy, which a step in place does not change."""
+    """Autocast may cache a weight's rounded copy, which an in-place step does not change."""
     checked = []
 
     def check(network: nn.Module, x: Tensor, role: str) -> None:
@@ -315,7 +315,7 @@ def test_cards_note_of_which_release_the_rewards_attack_moves_fewer_images() -> 
 def test_labels_cannot_be_smoothed_past_uniform_ones(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
 ) -> None:
-    """Two classes are uniform at a half; more classes later."""
+    """With two classes, labels are uniform at 0.5; with more classes, at a larger value."""
     with pytest.raises(ValueError, match="label_smoothing"):
         METHODS.get(method).params(label_smoothing=0.51)
     task = make_task("las-at", strategy_arch="resnet8", label_smoothing=0.5)

@@ -12,7 +12,7 @@ from tests.methods.conftest import assert_same_loss
 
 
 def released_loss(clean: Tensor, adv: Tensor, y: Tensor, beta: float) -> Tensor:
-    """Sample by sample, with the released guards against log 0."""
+    """The loss sample by sample, with the released guards against log 0."""
     total = torch.zeros((), dtype=clean.dtype)
     for i, label in enumerate(y.tolist()):
         nat, rob = clean[i].softmax(0), adv[i].softmax(0)

@@ -1,4 +1,4 @@
-"""pgd-at, at-awp and what follows them: the loss, and whole steps as they are released."""
+"""pgd-at, at-awp and methods that extend them: the loss, and whole steps as released."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -78,7 +78,7 @@ def trainer_of(method: str, mode: str, gamma: float, folder: Path) -> Trainer:
 def released_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, mode: str, gamma: float
 ) -> None:
-    """The released step up to its logging: attack, perturb, descend, restore."""
+    """The released step without its logging: attack, perturb, descend, restore."""
     x, y = batch.x, batch.y
     model.train(mode == "train")
     x_adv = x.clone()
@@ -118,7 +118,7 @@ def released_step(
 def test_steps_move_weights_and_running_statistics_as_released(
     tmp_path: Path, method: str, mode: str, gamma: float, logs: str
 ) -> None:
-    """The pass that logs clean accuracy is in training mode, at weights that are not perturbed."""
+    """The pass that logs clean accuracy runs in training mode with unperturbed weights."""
     trainer = trainer_of(method, mode, gamma, tmp_path)
     reference = deepcopy(trainer.model).train()
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)

@@ -1,4 +1,4 @@
-"""The ablation recipes: sweeps that change nothing but the printed settings."""
+"""The ablation recipes: sweeps that change only the printed settings."""
 
 import pytest
 

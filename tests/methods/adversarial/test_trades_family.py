@@ -1,4 +1,4 @@
-"""trades, trades-awp and kl: one task, several trainings."""
+"""trades, trades-awp and kl: one task with different training settings."""
 
 from collections.abc import Callable
 

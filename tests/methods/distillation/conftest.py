@@ -1,4 +1,4 @@
-"""One step of distillation with a tiny pair in float64, for tasks of any distillation method."""
+"""One distillation step with a tiny float64 pair, for any distillation method."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ TEACHER_CHANNELS = (6, 8, 12, 20)
 
 
 class LeafStudent(nn.Module):
-    """A student with random features that are leaves, so that losses are differentiated by them."""
+    """A student whose features are random leaf tensors, so that losses have gradients for them."""
 
     def __init__(self, network: ResNet, x: Tensor) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Step:
 
     @property
     def teacher_features(self) -> Features:
-        """In eval mode."""
+        """The teacher's features in eval mode."""
         with torch.no_grad():
             return self.teacher.eval().features(self.batch.x)
 
@@ -65,7 +65,7 @@ class Step:
 
 
 def random_teacher() -> ResNet:
-    """In eval mode, with BatchNorms that are not the identity."""
+    """A teacher in eval mode whose BatchNorms are not the identity."""
     teacher = ResNet(
         NUM_CLASSES, image_size=SIZE, blocks=(1, 1, 1), channels=TEACHER_CHANNELS
     ).double()
@@ -80,13 +80,13 @@ def random_teacher() -> ResNet:
 
 @pytest.fixture
 def step() -> Step:
-    """The same in each test."""
+    """A step that is the same in each test."""
     return make_step((4, 5, 6, 7))
 
 
 @pytest.fixture
 def equal_step() -> Step:
-    """With a student whose stages have the teacher's channels, as some methods need."""
+    """A step whose student has the teacher's channels in each stage, as some methods need."""
     return make_step(TEACHER_CHANNELS)
 
 

@@ -1,4 +1,4 @@
-"""AB against a case distinction for each number, and its two stages."""
+"""AB against a case distinction for each value, and its two stages."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""BAN: generations of one network as runs of their own."""
+"""BAN: generations of one network as separate runs."""
 
 from pathlib import Path
 

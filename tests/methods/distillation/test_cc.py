@@ -9,7 +9,7 @@ from tests.methods.distillation.conftest import Step
 
 
 def test_loss_is_the_plain_one(step: Step) -> None:
-    """Both embeddings learn."""
+    """Both embeddings are trained."""
     student, teacher = step.student.outputs, step.teacher_features
     task = step.make_task("cc", label_weight=0.5, correlation_weight=0.3, embedding_size=9)
     deviations = []

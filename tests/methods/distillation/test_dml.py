@@ -30,7 +30,7 @@ def test_loss_is_the_plain_one_of_both(step: Step) -> None:
 
 
 def test_each_student_learns_as_if_the_other_were_a_teacher(step: Step) -> None:
-    """The other's terms have no gradient for it."""
+    """The other student's loss has no gradient for it."""
     task = step.make_task("dml", **PARAMS)
     s, y = step.student.outputs.logits, step.batch.y
     alone = 0.5 * cross_entropy(s, y) + 3.0 * kl(task.peer(step.batch.x), s)

@@ -1,4 +1,4 @@
-"""ESKD: a teacher of fewer epochs, which is a run of its own."""
+"""ESKD: a teacher trained for fewer epochs, which is a separate run."""
 
 import pytest
 from torch.nn.functional import cross_entropy

@@ -63,7 +63,7 @@ def overhaul(step: Step, task: Task, teacher: Features) -> Tensor:
 
 
 def ofd(step: Step, task: Task) -> Tensor:
-    """The teacher normalises by the batch, as released."""
+    """The teacher's BatchNorms use batch statistics, as in the released code."""
     with torch.no_grad():
         teacher = step.teacher.train().features(step.batch.x)
     step.teacher.eval()
@@ -71,7 +71,7 @@ def ofd(step: Step, task: Task) -> Tensor:
 
 
 def reviewkd(step: Step, task: Task) -> Tensor:
-    """In epoch 5 of the 20 of the warm-up."""
+    """The loss in epoch 5 of a warm-up of 20 epochs."""
     student, teacher = step.student.outputs, step.teacher_features
     students = [*student.stages[1:], student.pooled[:, :, None, None]]
     teachers = [*teacher.preacts[1:], teacher.pooled[:, :, None, None]]
@@ -105,7 +105,7 @@ def test_ofd_with_the_teacher_in_eval_mode_is_one_parameter_away(step: Step) -> 
 
 
 class PlainMemory:
-    """The memories as lists of vectors, all sums as loops."""
+    """CRD with memories as lists of vectors and sums as loops."""
 
     def __init__(self, task: CrdTask) -> None:
         memory = task.contrast.memory
@@ -113,7 +113,7 @@ class PlainMemory:
         self.z = [0.0, 0.0]
 
     def loss(self, embeddings: list[Tensor], index: list[int], negatives: Tensor) -> Tensor:
-        """Each network's embedding against the other's memory."""
+        """Compare each network's embedding with the other's memory."""
         total = torch.zeros((), dtype=torch.float64)
         noise = negatives.shape[1] / TRAIN_SIZE
         self.fresh = list(self.z)
@@ -227,7 +227,7 @@ def test_modules_of_their_own_are_the_same_for_the_same_seed(equal_step: Step, m
 def test_a_larger_or_a_deeper_student_is_taught_or_refused_in_a_sentence(
     method: str, channels: tuple[int, ...]
 ) -> None:
-    """Than its teacher, in channels or in stages."""
+    """The student has more channels or more stages than its teacher."""
     step = make_step(channels)
     sentence = r"^[^\n]*student[^\n]*teacher[^\n]*: choose another pair or method$"
     refused = pytest.raises(UserError, match=sentence)

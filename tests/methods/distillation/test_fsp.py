@@ -11,13 +11,13 @@ from tests.methods.distillation.conftest import Step
 
 
 def halved(maps: Tensor, side: int) -> Tensor:
-    """The mean of each square, so that ``side`` squares are on a side."""
+    """Average the maps over squares, ``side`` squares to a side."""
     cell = maps.shape[-1] // side
     return maps.unfold(2, cell, cell).unfold(3, cell, cell).mean((4, 5))
 
 
 def flow(before: Tensor, after: Tensor) -> Tensor:
-    """Products of channels, averaged over places; the stage before is never the smaller one."""
+    """Products of channels, averaged over positions; ``before`` is never the smaller map."""
     before = halved(before, after.shape[-1])
     rows = [torch.stack([(a * b).mean((1, 2)) for b in before.unbind(1)]) for a in after.unbind(1)]
     return torch.stack(rows).permute(2, 0, 1)
@@ -33,7 +33,7 @@ def test_first_stage_is_the_plain_loss_of_flows(equal_step: Step) -> None:
 
 
 def test_labels_alone_follow_the_first_ninth_of_the_epochs(equal_step: Step) -> None:
-    """Four of 40 epochs are the first stage."""
+    """The first stage is four of 40 epochs."""
     step = equal_step
     task = step.make_task("fsp", label_weight=0.5)
     for step.batch.epoch in (5, 40):

@@ -13,7 +13,7 @@ from tests.methods.losses.transcriptions import attention_map, batch_norm
 
 
 def coded(maps: Tensor, layers: nn.Sequential) -> Tensor:
-    """Convolutions, BatchNorms where there are some, and leaky ReLUs.
+    """Apply convolutions, BatchNorms if present, and leaky ReLUs.
 
     A transposed convolution of stride 1 is a convolution with the mirrored kernel.
     """
@@ -40,7 +40,7 @@ def test_first_stage_reconstructs_the_teachers_map_without_the_student(step: Ste
 
 
 def test_second_stage_is_the_plain_loss(step: Step) -> None:
-    """The paraphraser no longer learns."""
+    """The paraphraser is no longer trained."""
     task = step.make_task("ft", label_weight=0.5, factor_weight=30.0)
     s, t = step.student.outputs.stages[-1], step.teacher_features.stages[-1]
     one = attention_map(coded(s, task.translate))
@@ -53,7 +53,7 @@ def test_second_stage_is_the_plain_loss(step: Step) -> None:
 
 
 def test_networks_have_the_released_shape(step: Step) -> None:
-    """Half of the teacher's 20 channels are the code; only the translator normalises."""
+    """The code has half of the teacher's 20 channels; only the translator has BatchNorms."""
     task = step.make_task("ft")
     shapes = [
         [tuple(layer.weight.shape[:2]) for layer in coder if hasattr(layer, "kernel_size")]
@@ -70,7 +70,7 @@ def test_networks_have_the_released_shape(step: Step) -> None:
 
 @pytest.mark.parametrize(("pair", "weight"), [("wrn-40-2-wrn-16-2", 0.2), ("vgg13-vgg8", 1.0)])
 def test_paraphrase_has_the_released_step_size(pair: str, weight: float) -> None:
-    """0.01 for the wide student, that of the run, 0.05, for VGG."""
+    """The step size is 0.01 for the wide student, and the run's 0.05 for VGG."""
     recipe = METHODS.get("ft").recipes[f"table5/{pair}"]()
     assert recipe.get("params", {}).get("paraphrase_weight", 0.2) == weight
 

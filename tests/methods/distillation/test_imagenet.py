@@ -1,4 +1,4 @@
-"""ImageNet from a folder of JPEGs to a stored result: small pictures of four classes stand in."""
+"""ImageNet from a folder of JPEGs to a stored result, with small images of four classes."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ CLASSES, PER_CLASS = 4, 2
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """JPEGs of different shapes, one colour a class, where the dataset looks for them."""
+    """JPEGs of different shapes, one colour per class, where the dataset looks for them."""
     info = replace(imagenet.INFO, num_classes=CLASSES, image_size=32)
     monkeypatch.setattr(imagenet, "INFO", info)
     monkeypatch.setattr(imagenet, "IMAGENET", DatasetSource(info, imagenet.load))

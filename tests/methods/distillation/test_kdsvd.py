@@ -1,4 +1,4 @@
-"""KDSVD against eigenvectors and loops over pairs of channels, and its gradient against torch's."""
+"""KDSVD against eigenvectors and loops over channel pairs, and its gradient against torch's."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from tests.methods.distillation.conftest import Step
 def decomposed(image: Tensor, number: int) -> tuple[list[Tensor], list[Tensor]]:
     """Leading eigenvectors of the channels' products, and the roots of their eigenvalues.
 
-    There are no more than places.
+    Their number is at most the number of positions.
     """
     rows = image.flatten(1)
     number = min(number, rows.shape[1])
@@ -26,7 +26,7 @@ def decomposed(image: Tensor, number: int) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def relations(here: list[Tensor], before: list[Tensor]) -> Tensor:
-    """exp(-difference^2 / 8) of each channel of one stage and of the other, for each vector."""
+    """exp(-difference^2 / 8) for each vector and each pair of channels of the two stages."""
     return torch.stack(
         [
             torch.exp(-((one - other) ** 2) / 8)

@@ -1,4 +1,4 @@
-"""kd, dkd and the decoupled divergences against plain float64 transcriptions of released losses."""
+"""kd, dkd and the decoupled divergences against float64 transcriptions of released losses."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.methods.distillation.conftest import NUM_CLASSES, Step
 from tests.methods.losses.transcriptions import pairwise_mse
 
 DECOUPLED = ("dkl-kd", "ikl-kd", "gkl-kd")
-# Distinct, so that no two can be swapped unseen.
+# Distinct values, so that a swap of any two is detected.
 PARAMS = {"label_weight": 0.7, "wmse_weight": 5.0, "ce_weight": 3.0, "temperature": 2.5}
 
 
@@ -59,7 +59,7 @@ def test_dkd(step: Step, epoch: int, share: float) -> None:
 
 
 def plain_decoupled(step: Step, weights: Tensor, names: dict[str, Any], share: float) -> Tensor:
-    """What the released IKL-KD and GKL-KD minimise; without a power, IKL."""
+    """The loss of the released IKL-KD (without GAMMA) and GKL-KD (with GAMMA)."""
     s, t, y = step.student.outputs.logits, step.batch.teacher_logits, step.batch.y
     if "GAMMA" in names:
         powers = weights ** names["GAMMA"]
@@ -90,12 +90,12 @@ def test_decoupled_with_each_samples_weights(
 def test_decoupled_with_global_information(
     step: Step, method: str, power: dict[str, float]
 ) -> None:
-    """Uniform weights in the first epoch, the epoch's mean predictions of the class in the next."""
+    """Weights are uniform in the first epoch, then the class's mean predictions of that epoch."""
     params = {**PARAMS, **power, "global_information": True, "class_temperature": 1.7}
     task = step.make_task(method, **params)
     names = released(method, params)
     assert names["GI"] is True
-    # The means start in float32.
+    # The initial means are float32.
     matrix = torch.full((NUM_CLASSES, NUM_CLASSES), 1 / NUM_CLASSES).double()
     y, leaves = step.batch.y, step.student.leaves()
     uniform = plain_decoupled(step, matrix[y], names, 0.25)
@@ -114,7 +114,7 @@ def test_decoupled_with_global_information(
 
 
 def test_weighted_mse_of_dkl_kd_has_no_effect_on_the_student(step: Step) -> None:
-    """It changes the loss's value and no gradient; in ikl-kd it does change the gradient."""
+    """It changes the value of the loss but no gradient; in ikl-kd it also changes the gradient."""
     leaves = step.student.leaves()
     values, found = {}, {}
     for method in ("dkl-kd", "ikl-kd"):
@@ -130,7 +130,7 @@ def test_weighted_mse_of_dkl_kd_has_no_effect_on_the_student(step: Step) -> None
 
 
 def test_dkl_kd(step: Step) -> None:
-    """The value of ikl-kd with weights at temperature 1, and KD's gradient."""
+    """Its value is that of ikl-kd with weights at temperature 1, its gradient that of KD."""
     leaves = step.student.leaves()
     ours = step.loss(step.make_task("dkl-kd", **PARAMS))
     names = {"BETA": 5.0, "ALPHA": 3.0, "T": 2.5, "CE_WEIGHT": 0.7}
@@ -155,7 +155,7 @@ def test_parts_are_unweighted_and_detached(step: Step, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["kd", "dkd", *DECOUPLED])
 def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(step: Step, method: str) -> None:
-    """A table of logits takes the teacher's place, so that it must not run again."""
+    """A table of logits may replace the teacher, so the task must not run it."""
 
     def refuse(x: Tensor) -> Features:
         raise AssertionError("the teacher ran")

@@ -1,4 +1,4 @@
-"""Logit standardisation against SciPy, and its base methods against transcriptions."""
+"""Logit standardisation against SciPy, and its base methods against their plain tasks."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_kd_as_released(step: Step) -> None:
 
 @pytest.mark.parametrize("base", ["kd", "dkd", "ikl-kd", "gkl-kd", "dist"])
 def test_any_logit_method_takes_it(step: Step, base: str) -> None:
-    """The base's loss without labels, of logits that a test standardises, and the labels' own."""
+    """It equals the base's label-free loss of standardised logits plus the label loss."""
     s, y = step.student.outputs.logits, step.batch.y
     found = step.loss(step.make_task("logit-std", base=base, base_params={"label_weight": 0.3}))
     plain = step.make_task(base, label_weight=0.0)
@@ -54,7 +54,7 @@ def test_any_logit_method_takes_it(step: Step, base: str) -> None:
 
 
 def test_state_of_the_base_is_the_tasks(step: Step) -> None:
-    """Class means of standardised logits are gathered, kept in checkpoints and used."""
+    """Class means of standardised logits are gathered, stored in checkpoints and used."""
     params = {"base": "ikl-kd", "base_params": {"global_information": True}}
     task, resumed = (step.make_task("logit-std", **params) for _ in range(2))
     before = step.loss(task)

@@ -15,7 +15,7 @@ TEMPERATURES = (4, 3, 5, 2, 6)
 
 
 class TwoViews(LeafStudent):
-    """Other leaves for the view than for the image."""
+    """A student with separate leaf logits for the image and its view."""
 
     def __init__(self, step: Step) -> None:
         torch.nn.Module.__init__(self)
@@ -40,7 +40,7 @@ def kl(s: Tensor, t: Tensor, temperature: float) -> Tensor:
 
 
 def products(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The distances between images and between classes, by loops over pairs."""
+    """The losses between images and between classes, as loops over pairs."""
     p, q = (t / temperature).softmax(1), (s / temperature).softmax(1)
     totals = []
     for a, b in ((p, q), (p.T, q.T)):
@@ -52,7 +52,7 @@ def products(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("repeated", [(2.0, 6.0), ()])
 def test_loss_is_the_plain_one(step: Step, model: TwoViews, repeated: tuple[float, ...]) -> None:
-    """With and without the released code's repetition of the image in place of its view."""
+    """With and without the temperatures at which the released code reuses the image's logits."""
     s, v, t, y = model.image, model.view, step.batch.teacher_logits, step.batch.y
     with torch.no_grad():
         t_view = step.teacher(step.batch.others[0].x)

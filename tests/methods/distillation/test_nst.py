@@ -11,7 +11,7 @@ from tests.methods.distillation.conftest import Step
 
 
 def channels(image: Tensor) -> list[Tensor]:
-    """Each of length one, or zero where the channel is not active."""
+    """The channels, scaled to length one; a channel that is not active is zero."""
     active = [channel.flatten() for channel in image]
     return [each / each.norm() if bool(each.any()) else each for each in active]
 

@@ -1,4 +1,4 @@
-"""Every method on every pair: what recipes say, and two steps of each on CIFAR-sized images."""
+"""Every method on every pair: its recipes, and three steps on CIFAR-sized images."""
 
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from leaderboards.printed import load_reported
 from methods._pairs import CIFAR_PAIRS, PAIRS, natural
 
 NAMES = [name for name in METHODS.names() if METHODS.get(name).card.family == "distillation"]
-# Recipes of these have another schedule, which their own tests check.
+# The recipes of these methods have a different schedule, which their own tests check.
 OWN_SCHEDULE = {"mlkd", "snapshot-kd"}
 RECIPES = [
     (name, pair)
@@ -90,7 +90,7 @@ def test_recipe_of_a_pair_is_the_literatures_training(name: str, pair: Any) -> N
 
 
 def teachers(config: RunConfig) -> list[RunConfig]:
-    """The runs that a run needs before it, from its own teacher to the first of the chain."""
+    """The runs that a run depends on, from its own teacher to the first of the chain."""
     if config.teacher is None:
         return []
     teacher = teacher_run(config)
@@ -135,7 +135,7 @@ def test_the_first_teacher_has_nearly_its_printed_accuracy(name: str, pair: Any)
 
 @lru_cache(maxsize=1)
 def networks(name: str) -> tuple[nn.Module, nn.Module, dict[str, Tensor]]:
-    """The pair's teacher, its student, and the student's first state."""
+    """The pair's teacher, its student, and the student's initial state."""
     pair = PAIRS[name]
     torch.manual_seed(0)
     built = [
@@ -143,7 +143,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module, dict[str, Tensor]]:
         for arch in (pair.teacher, pair.student)
     ]
     teacher, student = built
-    # With the statistics of images, as a trained one has: without them its activations explode.
+    # Give the teacher the statistics of images, or its activations explode.
     for layer in batchnorms(teacher):
         layer.momentum = None
     with torch.no_grad():
@@ -152,7 +152,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module, dict[str, Tensor]]:
     return teacher, student, {k: v.clone() for k, v in student.state_dict().items()}
 
 
-# Two pairs of every method are stepped each time, the others with the slow tests.
+# Every test run covers two pairs per method; the others are slow tests.
 QUICK = ("resnet56-resnet20", "vgg13-mobilenet-v2")
 STEPPED = [
     pytest.param(pair, name, marks=() if pair in QUICK else pytest.mark.slow)
@@ -163,7 +163,7 @@ STEPPED = [
 
 @pytest.mark.parametrize(("pair", "name"), STEPPED)
 def test_three_steps(pair: str, name: str) -> None:
-    """In the first, a middle and the last epoch; a method without a recipe refuses the pair."""
+    """Steps in the first, a middle and the last epoch; without a recipe, the pair is refused."""
     teacher, student, start = networks(pair)
     student.load_state_dict(start)
     untouched = state_dict_sha256(teacher)
@@ -227,7 +227,7 @@ def test_three_steps(pair: str, name: str) -> None:
 
 
 def named_parameters(*modules: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Of all modules, under names that differ."""
+    """The parameters of all modules under unique names."""
     return [
         (f"{i}.{key}", value)
         for i, each in enumerate(modules)

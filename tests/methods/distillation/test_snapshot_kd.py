@@ -21,7 +21,7 @@ CYCLES = {"training.epochs": 4, "training.optimizer.cycles": 2}
 
 @pytest.fixture
 def task(step: Step) -> Task:
-    """Of two cycles of 20 epochs."""
+    """A task with two cycles of 20 epochs."""
     context = replace(step.make_task("kd").context, cycle_ends=(20, 40))
     method = METHODS.get("snapshot-kd")
     params = method.params(label_weight=0.5, kd_weight=3.0, temperature=2.5)
@@ -29,7 +29,7 @@ def task(step: Step) -> Task:
 
 
 def plain(step: Step, teacher: Tensor) -> Tensor:
-    """Only the teacher is softened."""
+    """The loss; only the teacher's logits are softened by the temperature."""
     s = step.student.outputs.logits
     p, q = (teacher / 2.5).softmax(1), s.softmax(1)
     kl = sum(a * (a.log() - b.log()) for a, b in zip(p.flatten(), q.flatten(), strict=True)) / len(
@@ -39,7 +39,7 @@ def plain(step: Step, teacher: Tensor) -> Tensor:
 
 
 def test_the_copy_of_the_cycles_last_epoch_teaches(step: Step, task: Task) -> None:
-    """In eval mode, whatever the task's mode, and unlike the model's later weights."""
+    """The copy stays in eval mode in any mode of the task, and ignores later weight changes."""
     student = task.context.student
     assert student is not None
     for epoch in range(1, 21):

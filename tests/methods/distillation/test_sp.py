@@ -9,7 +9,7 @@ from tests.methods.distillation.conftest import Step
 
 
 def similarities(maps: Tensor) -> list[list[Tensor]]:
-    """Inner products of all pairs of images, each row divided by its length."""
+    """Inner products of all pairs of images, each row normalised to length one."""
     rows = [[(one * other).sum() for other in maps] for one in maps]
     lengths = [sum(value**2 for value in row).sqrt() for row in rows]
     return [[value / length for value in row] for row, length in zip(rows, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""TAKD: a chain of three runs that are made, shared and continued like any run."""
+"""TAKD: a chain of three runs that are created, shared and resumed like any run."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 def test_assistant_and_teacher_are_runs_that_others_share(whole: RunDirectory) -> None:
     results = whole.path.parents[1]
     assert methods_run(results) == ["kd", "takd", "vanilla"]
-    # The assistant is the run that `kd` makes of the same pair.
+    # The assistant is the `kd` run for the same pair.
     config = teacher_run(resolve("takd", options={**TINY, "results": results, **CHAIN}))
     assert config.method == "kd"
     assert config.run_id == whole.record["teacher_facts"]["weights"]
@@ -59,7 +59,7 @@ STOPS = ["the teacher, resnet20", "the teacher resnet20", "the teacher resnet14"
 def test_a_chain_that_stops_anywhere_ends_with_the_same_weights(
     whole: RunDirectory, tmp_path: Path, after: str
 ) -> None:
-    """In the training of the assistant, and, slower, of the teacher and of the student."""
+    """It stops while training the assistant, or in slow tests the teacher or the student."""
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, "takd", Lines("epoch 1/2", after=after), **CHAIN)
     assert_same_weights(whole, trained(tmp_path, "takd", **CHAIN))
@@ -82,7 +82,7 @@ def test_assistants_are_between_teacher_and_student() -> None:
 
 
 def test_a_published_pair_serves_as_assistant() -> None:
-    """The kd run of a pair of Table 5 is trained once, for that table and as an assistant."""
+    """The kd run of a Table 5 pair is trained once, for that table and as an assistant."""
     config = resolve("takd", recipe="table5/wrn-40-2-wrn-40-1")
     published = resolve("kd", recipe="table5/wrn-40-2-wrn-16-2")
     assert teacher_run(config).run_id == published.run_id

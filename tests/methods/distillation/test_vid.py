@@ -10,7 +10,7 @@ from tests.methods.distillation.conftest import Step
 
 
 def predicted(maps: Tensor, mean: nn.Sequential) -> Tensor:
-    """Three linear maps of the channels at each place, ReLU between them."""
+    """Three linear maps of the channels at each position, with ReLUs in between."""
     for number in (0, 2, 4):
         maps = torch.einsum("ok,bkhw->bohw", mean[number].weight[:, :, 0, 0], maps)
         if number < 4:
@@ -19,7 +19,7 @@ def predicted(maps: Tensor, mean: nn.Sequential) -> Tensor:
 
 
 def test_loss_is_the_plain_one(step: Step) -> None:
-    """The likelihood is torch's of a normal variable, up to the constant."""
+    """The likelihood is that of torch's normal distribution, up to the constant."""
     task = step.make_task("vid", label_weight=0.5, prediction_weight=3.0)
     for predictor in task.predictors:
         nn.init.normal_(predictor.raw_variance)

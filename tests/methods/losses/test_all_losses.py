@@ -1,4 +1,4 @@
-"""Properties of every loss: precision, gradients, and no read of a value from the device."""
+"""Properties of every loss: precision, gradients, and no synchronisation with the device."""
 
 from collections.abc import Callable, Sequence
 
@@ -38,7 +38,7 @@ def labels(logits: Tensor) -> Tensor:
     return torch.arange(BATCH, device=logits.device)
 
 
-# Of a student's and a teacher's tensors, in this order.
+# Functions of a student's and a teacher's tensors, in this order.
 DISTILLATION_LOGITS: dict[str, Loss] = {
     "kd": lambda s, t: [kd_loss(s, t, 4.0)],
     "dkd": lambda s, t: dkd_loss(s, t, labels(s), 4.0),
@@ -96,7 +96,7 @@ def test_autocast_does_not_reach_a_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_waits_for_the_device(name: str) -> None:
-    """A tensor on the device ``meta`` has no values, and raises where one is read."""
+    """A tensor on the ``meta`` device has no values and raises an error when one is read."""
     assert all(loss.shape == () for loss in LOSSES[name](*(x.to("meta") for x in pair(name))))
 
 
@@ -119,7 +119,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(name: str) -> None:
         )
 
 
-# A boundary has a margin, a variance is predicted too, and DIST adds 1e-8 to small lengths.
+# AB has a margin, VID also predicts a variance, and DIST adds 1e-8 to small lengths.
 NEVER_ZERO = {"ab", "vid", "dist"}
 
 

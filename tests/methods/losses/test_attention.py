@@ -30,7 +30,7 @@ def draw(channels: int, side: int) -> Tensor:
 
 
 def test_attention_loss_is_the_printed_sum() -> None:
-    """Equal sizes, a larger student, a larger teacher; stems do not count."""
+    """Maps have equal sizes, or the student's or the teacher's is larger; stems are left out."""
     student = [draw(3, 9), draw(4, 8), draw(5, 8), draw(6, 2)]
     teacher = [draw(7, 5), draw(8, 8), draw(9, 4), draw(9, 4)]
     goals = [t.detach() for t in teacher]

@@ -37,7 +37,7 @@ def test_two_epochs_against_a_loop() -> None:
     means = ClassMeans(CLASSES, temperature=TEMPERATURE)
     uniform = torch.full((CLASSES, CLASSES), 1 / CLASSES)
     expected = uniform.double()
-    # The second epoch has no sample of the last class, which keeps its row of the first.
+    # The second epoch has no sample of the last class, which keeps its row from the first.
     for seed, classes in ((1, range(0, CLASSES)), (2, range(0, CLASSES - 1))):
         in_force = means.matrix_CC.clone()
         batches = epoch_of_batches(seed, classes)

@@ -1,6 +1,6 @@
-"""Contrastive distillation: its memory, its loss of one image, and its draws of negatives.
+"""Contrastive distillation: its memory, its loss for one image, and how negatives are drawn.
 
-``distillation/test_feature_methods.py`` has the loop over images and negatives, of whole steps.
+``distillation/test_feature_methods.py`` tests whole steps with a loop over images and negatives.
 """
 
 import math
@@ -77,7 +77,7 @@ def test_negatives_are_drawn_evenly_and_again_for_each_image(replacement: bool) 
     number, times = 6, 4000
     sampler = OtherClasses(LABELS, number, replacement=replacement)
     for label in (0, 1, 4):
-        # One image a call: images of a batch share an order.
+        # One image per call: images of a batch share an order.
         drawn = torch.cat([sampler(torch.tensor([label])) for _ in range(times)])
         counts = drawn.flatten().bincount(minlength=len(LABELS))[label != LABELS]
         expected = times * number / len(counts)
@@ -88,7 +88,7 @@ def test_negatives_are_drawn_evenly_and_again_for_each_image(replacement: bool) 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_pairs_of_negatives_are_drawn_evenly(label: int) -> None:
-    """Without replacement every set of two other images is as likely as any other."""
+    """Without replacement, all pairs of images of other classes are equally likely."""
     sampler = OtherClasses(LABELS, 2)
     drawn = torch.cat([sampler(torch.full((20,), label)) for _ in range(2000)]).sort(1).values
     counts = (drawn[:, 0] * len(LABELS) + drawn[:, 1]).bincount()
@@ -96,7 +96,7 @@ def test_pairs_of_negatives_are_drawn_evenly(label: int) -> None:
     counts = counts[counts > 0]
     assert len(counts) == others * (others - 1) // 2
     expected = len(drawn) / len(counts)
-    # Images of one call are not independent, hence the wide bound.
+    # The images of a call are not independent, hence the wide bound.
     assert float((counts - expected).abs().max()) < 8 * math.sqrt(expected)
 
 

@@ -1,4 +1,4 @@
-"""The losses against their formulas, written plainly in float64."""
+"""The losses against plain float64 versions of their formulas."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_kl_is_torchs_and_the_printed_sum(classes: int) -> None:
 
 
 def test_kl_gradients_are_those_printed() -> None:
-    """Eqs. 3 and 4 for one sample."""
+    """Equations 3 and 4 for one sample."""
     m, n = draw_logits(1, 10)
     s_m, s_n = softmax(m[0], -1).detach(), softmax(n[0], -1).detach()
     difference = (m - n)[0].detach()
@@ -126,7 +126,7 @@ def test_kl_and_dkl_agree_in_gradient_and_not_in_value(classes: int) -> None:
 
 
 def test_asymmetry() -> None:
-    """A fixed reference leaves the weighted MSE without effect (Eq. 7), unless broken (Eq. 8)."""
+    """With a fixed reference, the weighted MSE has no gradient (Eq. 7) unless broken (Eq. 8)."""
     m, n = draw_logits(8, 10)
     m = m.detach()
     assert not dkl_loss(m, n).wmse.requires_grad

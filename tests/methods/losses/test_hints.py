@@ -1,4 +1,4 @@
-"""The hint's regressor: the convolution that the two sizes determine."""
+"""The hint regressor: a convolution determined by the two sizes."""
 
 import pytest
 import torch

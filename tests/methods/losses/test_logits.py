@@ -1,6 +1,6 @@
-"""DKD against its released masking and its relation to KD, and at its limits.
+"""DKD against its released masking, its relation to KD, and its limits.
 
-Its printed sums, and those of KD, are in ``distillation/test_logit_methods.py``.
+Its printed sums, and those of KD, are tested in ``distillation/test_logit_methods.py``.
 """
 
 import pytest
@@ -33,7 +33,7 @@ def labels() -> Tensor:
 
 
 def test_dkd_is_the_released_masking(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
-    """Where the released code takes 1000 off the target's logit, here it is left out."""
+    """The released code subtracts 1000 from the target's logit; ours leaves the target out."""
     masked = 1000 * one_hot(labels, C)
     log_s, log_t = (log_softmax(x / 4 - masked, 1) for x in (student, teacher.detach()))
     expected = 16 * kl_div(log_s, log_t, reduction="batchmean", log_target=True)
@@ -41,7 +41,7 @@ def test_dkd_is_the_released_masking(student: Tensor, teacher: Tensor, labels: T
 
 
 def test_dkd_of_kd(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
-    """KD is TCKD plus NCKD weighted by the teacher's doubt, sample by sample."""
+    """For each sample, KD is TCKD plus NCKD weighted by the teacher's non-target probability."""
     doubt = 1 - softmax(teacher.detach() / 4, 1).gather(1, labels[:, None]).squeeze(1)
     total = torch.zeros((), dtype=torch.float64)
     for i in range(B):

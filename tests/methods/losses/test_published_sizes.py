@@ -1,6 +1,6 @@
-"""Every teacher-student pair: published numbers of extra parameters, and every loss of maps runs.
+"""Every teacher-student pair: published numbers of extra parameters, and all feature losses run.
 
-Networks are on the device ``meta``, which computes shapes only and raises where a value is read.
+Networks are on the ``meta`` device, which computes only shapes and raises when a value is read.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from methods.losses.review import ReviewDistillation
 
 
 class Extra(NamedTuple):
-    """Published parameters beside the student's; None where nothing is published."""
+    """Published numbers of parameters in addition to the student's; None if not published."""
 
     hint: int | None
     contrastive: int
@@ -45,8 +45,8 @@ PAIRS = {
     ("imagenet-resnet34", "imagenet-resnet18"): Extra(None, 131_328, None, 7_552_904),
     ("imagenet-resnet50", "mobilenet-v1"): Extra(None, 393_472, None, 28_664_328),
 }
-# Of the connectors that are not published, with 1x1 convolutions from the student's channels to the
-# teacher's and two numbers for each of the latter's in BatchNorm.
+# Channels (student's, teacher's) of unpublished connectors: a 1x1 convolution, and a BatchNorm with
+# two parameters per teacher channel.
 OVERHAUL_CHANNELS = {
     ("resnet32x4", "shufflenet-v1"): [(240, 64), (480, 128), (960, 256)],
     ("wrn-40-2", "shufflenet-v1"): [(240, 32), (480, 64), (960, 128)],
@@ -120,7 +120,7 @@ def test_every_loss_runs_with_the_published_number_of_parameters(names: tuple[st
 
 
 def test_published_overhaul_for_mobilenet_v1_leaves_its_first_stage_out() -> None:
-    """The released code takes that stage for the stem, and so connects three stages, not four."""
+    """The released code treats that stage as the stem, so it connects three stages, not four."""
     (teacher, _), (student, _) = (shown(name) for name in ("imagenet-resnet50", "mobilenet-v1"))
     parts = student.feature_channels[1:], teacher.batchnorm_before_relu()[1:]
     assert count(on_meta(OverhaulDistillation, *parts)) == 2_759_680
@@ -130,7 +130,7 @@ def test_published_overhaul_for_mobilenet_v1_leaves_its_first_stage_out() -> Non
     "name", ["vgg8", "mobilenet-v2", "shufflenet-v1", "shufflenet-v2", "wrn-16-1", "resnet8"]
 )
 def test_any_network_can_teach_by_maps_and_learn(name: str) -> None:
-    """With values: losses are finite, and gradients reach student and connectors only."""
+    """With actual values, losses are finite and only student and connectors get gradients."""
     teacher, student = (build_model(arch, 10, 3, 16) for arch in (name, "vgg8"))
     x = torch.rand(4, 3, 16, 16)
     with torch.no_grad():

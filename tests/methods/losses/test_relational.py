@@ -29,7 +29,7 @@ def teacher() -> Tensor:
 def test_loss_is_the_loop_over_pairs_and_triples(
     student: Tensor, teacher: Tensor, stretch: float
 ) -> None:
-    """Stretched, one point lies so far out that Huber's loss is in its linear part."""
+    """With ``stretch``, one point is so far away that the Huber loss is in its linear part."""
     teacher[0] *= stretch
     for found, expected in zip(
         rkd_loss(student, teacher), relational(student, teacher), strict=True
@@ -58,7 +58,7 @@ def test_coinciding_points_and_a_single_point_stay_finite(points: Tensor) -> Non
 
 
 def test_close_points_keep_their_relations_in_float32(teacher: Tensor) -> None:
-    """Points that differ little next to their size, as pooled features may."""
+    """Points may differ little relative to their size, as pooled features do."""
     points = 1 + 1e-3 * torch.randn(B, 3)
     exact = rkd_loss(points.double(), teacher)
     for found, right in zip(rkd_loss(points, teacher.float()), exact, strict=True):

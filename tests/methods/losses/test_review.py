@@ -23,7 +23,7 @@ def test_hcl_is_the_plain_transcription(sides: list[int]) -> None:
 
 
 def test_review_is_the_plain_chain() -> None:
-    """Teacher's maps larger and smaller than the student's, and stems that do not count."""
+    """The teacher's maps are larger or smaller than the student's, and stems are left out."""
     channels, sides = [9, 3, 4, 5], [16, 8, 4, 4]
     teacher_channels, teacher_sides = [9, 6, 7, 8], [16, 16, 2, 8]
     module = ReviewDistillation(channels, 5, teacher_channels, 8).double()

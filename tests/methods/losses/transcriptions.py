@@ -16,7 +16,7 @@ def pairwise_mse(m: Tensor, n: Tensor, weights: Tensor) -> Tensor:
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """The sum of squares over channels, one image at a time, of length one."""
+    """The sum of squares over channels, scaled to length one, image by image."""
     rows = []
     for image in maps:
         activity = sum(channel**2 for channel in image).flatten()
@@ -41,7 +41,7 @@ def relational(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         return [each / (sum(lengths) / len(pairs)) for each in lengths]
 
     def cosine(points: Tensor, i: int, j: int, k: int) -> Tensor:
-        """Of the angle at i between j and k; zero where j or k is i."""
+        """The cosine of the angle at i between j and k; zero if j or k is i."""
         if i in (j, k):
             return torch.zeros((), dtype=torch.float64)
         product = (points[j] - points[i]) @ (points[k] - points[i])
@@ -56,21 +56,21 @@ def relational(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Normalised by the batch."""
+    """BatchNorm with batch statistics."""
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
     scale, shift = norm.weight.view(1, -1, 1, 1), norm.bias.view(1, -1, 1, 1)
     return (x - mean) / (var + norm.eps).sqrt() * scale + shift
 
 
 def margin(mean: float, std: float) -> float:
-    """E[x | x < 0] of a normal variable by SciPy, or -3 std where x < 0 is rare."""
+    """E[x | x < 0] of a normal variable from SciPy, or -3 std if x < 0 is rare."""
     if 0.5 * math.erfc(mean / std / math.sqrt(2)) <= 1e-3:
         return -3 * std
     return float(truncnorm.mean(-math.inf, -mean / std, loc=mean, scale=std))
 
 
 def partial_l2(student: Tensor, teacher: Tensor, margins: Sequence[float]) -> Tensor:
-    """One number at a time."""
+    """The partial L2 loss, one value at a time."""
     total, teacher = torch.zeros((), dtype=torch.float64), teacher.detach()
     for b, k, h, w in torch.cartesian_prod(*(torch.arange(n) for n in student.shape)).tolist():
         s, t, m = student[b, k, h, w], float(teacher[b, k, h, w]), margins[k]
@@ -85,7 +85,7 @@ def partial_l2(student: Tensor, teacher: Tensor, margins: Sequence[float]) -> Te
 
 
 def grid_mean(x: Tensor, level: int) -> Tensor:
-    """The mean of each cell of a grid of ``level`` cells a side, cells overlapping where uneven."""
+    """The mean of each cell of a ``level`` x ``level`` grid; cells overlap if sizes are uneven."""
     side = x.shape[-1]
     edges = [(i * side // level, math.ceil((i + 1) * side / level)) for i in range(level)]
     cells = [x[..., a:b, c:d].mean((-2, -1)) for a, b in edges for c, d in edges]
@@ -111,7 +111,7 @@ def nearest(x: Tensor, side: int) -> Tensor:
 
 
 def review(fusions: nn.ModuleList, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """ReviewKD's fusions in training mode from the deepest map on, and its loss."""
+    """The loss of ReviewKD, with its fusions in training mode from the deepest map on."""
     outputs, above = [], None
     for fusion, s, t in reversed([*zip(fusions, student, teacher, strict=True)]):
         x = batch_norm(conv2d(s, fusion.reduce[0].weight), fusion.reduce[1])
