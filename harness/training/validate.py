@@ -120,6 +120,6 @@ class NonFiniteGuard:
         if step:
             raise self._diverged(f"the loss is not finite at epoch {self._epoch}, step {step}")
 
-    def _diverged(self, what: str) -> UserError:
-        kept = "; the last checkpoint is kept" if self._epoch > 1 else ""
-        return UserError(f"training diverged: {what}{kept}: try a lower training.optimizer.lr")
+    @staticmethod
+    def _diverged(what: str) -> UserError:
+        return UserError(f"training diverged: {what}: try a lower training.optimizer.lr")
