@@ -110,7 +110,7 @@ METHOD = Method(
             "the released code from a continuous range.",
             "The released divergence clamps the mean prediction at 1e-7; here it is not clamped. "
             "The released code lowers the learning rate after each step, and standardises images "
-            "by mean 0.5 and standard deviation 0.5.",
+            "with mean 0.5 and standard deviation 0.5.",
         ),
         released_names={"severity": "aug_severity", "width": "mixture_width"},
     ),

@@ -57,8 +57,8 @@ METHOD = Method(
     card=MethodCard(
         title="AugMix-IKL",
         family="natural",
-        summary="Replaces AugMix's consistency loss by the improved KL divergence from an image to "
-        "its mixtures, weighted by the mean prediction of each class.",
+        summary="Replaces AugMix's consistency loss with the improved KL divergence from an image "
+        "to its mixtures, weighted by the mean prediction of each class.",
         formula=(
             r"\mathrm{CE}(o, y) + \frac{1}{2} \sum_{v=1}^{2} \left[\frac{\mathtt{wmse\_weight}}{4} "
             r"\sum_{j,k} \bar s_y^j \bar s_y^k (\Delta o_{jk} - \Delta v_{jk})^2 - "

@@ -40,7 +40,8 @@ METHOD = Method(
             "CIFAR recipes choose it on 1,000 held-out training images, by 20 steps of PGD as "
             "released; table2/at-awp chooses it on the test images, like the printed row.",
             "The released code rotates CIFAR-100 images by up to 15 degrees and pads CIFAR-10 "
-            "crops by reflection. The recipes do neither; data.rotation and data.crop_mode can.",
+            "crops by reflection. The recipes do neither; data.rotation and data.crop_mode turn "
+            "them on.",
             CLEAN_PASS_NOTE + " The perturbation of the weights is removed before this pass.",
             RESTART_NOTE,
         ),

@@ -94,8 +94,9 @@ METHOD = Method(
             "The teacher is the helper network, a run of vanilla on the same images.",
             "Helper examples are not clipped to [0, 1], as released.",
             "The release trains ResNet-18 and keeps the epoch that is most robust on the test "
-            "images, as do the recipes cifar10-best-on-test and cifar100-best-on-test. The "
-            "datasets' own recipes keep the last epoch; all have the arch of the other rows.",
+            "images; the recipes cifar10-best-on-test and cifar100-best-on-test keep that epoch "
+            "too. The datasets' own recipes keep the last epoch; all have the arch of the other "
+            "rows.",
             "The released weights and schedule are for CIFAR-10; the CIFAR-100 recipe uses them "
             "too.",
         ),

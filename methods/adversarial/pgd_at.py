@@ -63,7 +63,8 @@ METHOD = Method(
             "the printed row. Early stopping is worth about 7 points of robust accuracy.",
             "The released learning rate falls within an epoch; here it falls between epochs.",
             "The released code pads CIFAR-10 crops by reflection and rotates CIFAR-100 images by "
-            "up to 15 degrees. The recipes do neither; data.crop_mode and data.rotation can.",
+            "up to 15 degrees. The recipes do neither; data.crop_mode and data.rotation turn them "
+            "on.",
             "The attack runs on the model in training mode, as released.",
             CLEAN_PASS_NOTE,
             RESTART_NOTE,

@@ -70,7 +70,7 @@ METHOD = Method(
     card=MethodCard(
         title="SCORE",
         family="adversarial",
-        summary="Replaces the divergences of TRADES by squared distances between predictions, to "
+        summary="Replaces the divergences of TRADES with squared distances between predictions, to "
         "reconcile robustness and accuracy.",
         formula=(
             r"\|s_m - e_y\|_2^2 + \mathtt{distance\_weight}\, \|s_n - s_m\|_2^2, \quad "

@@ -13,7 +13,7 @@ def _training(dataset: str) -> Overrides:
     base = merge(piecewise(dataset), {"training": {"weight_perturbation": {"gamma": 0.005}}})
     if dataset in SMALL:
         return merge(base, {"training": {"weight_perturbation": {"start_epoch": 5}}})
-    # The release lowers the rate from epochs 100 and 150 on, hence after 99 and 149.
+    # The release lowers the rate from epochs 100 and 150 on, so after epochs 99 and 149.
     return merge(base, {"training": {"optimizer": {"milestones": (99, 149)}}})
 
 

@@ -87,8 +87,8 @@ METHOD = Method(
         **cite("yim2017gift"),
         notes=(
             "The first stage has 30 epochs, as in RepDistiller's table. RepDistiller's weight of "
-            "50 has no effect in that stage and is left out. Momentum is kept between the stages; "
-            "the released code uses a separate optimiser for each.",
+            "50 has no effect and is left out here. Momentum is kept between the stages; the "
+            "released code uses a separate optimiser for each.",
             "Both models need the same channels, as five of the eleven CIFAR pairs have. "
             "RepDistiller reports no numbers for the others either.",
         ),

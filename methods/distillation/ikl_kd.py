@@ -88,7 +88,8 @@ METHOD = Method(
             "The weights are tuned for each pair, on the test images since none are held out; the "
             "printed rows are those of the best epoch on the test images.",
             "The released T2 is sample_temperature, or class_temperature with global information. "
-            "A class without a sample in an epoch keeps its mean; in the release it becomes NaN.",
+            "A class without a sample in an epoch keeps its mean; in the released code it becomes "
+            "NaN.",
         ),
         needs_teacher=True,
         released_names={

@@ -58,7 +58,8 @@ METHOD = Method(
         notes=(
             "On CIFAR the weights are 0.1 and 0.9 at temperature 4, on ImageNet 0.5 and 0.5 at "
             "temperature 1, as released with mdistiller.",
-            "Tables 5 and 7 print the last epoch's accuracy, Table 3 the best on the test images.",
+            "Tables 5 and 7 print the accuracy of the last epoch, Table 3 that of the best epoch "
+            "on the test images.",
         ),
         needs_teacher=True,
         released_names={

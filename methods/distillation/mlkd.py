@@ -171,9 +171,9 @@ METHOD = Method(
         ),
         **cite("jin2023multi"),
         notes=(
-            "The paper uses only less confident images and classes. The released code instead "
-            "multiplies the mean over all of them by the share of those, about one half, as does "
-            "this implementation.",
+            "The paper uses only less confident images and classes. The released code, which is "
+            "followed here, instead multiplies the mean over all of them by the share of the less "
+            "confident ones, about one half.",
             "The instance level includes the further view. At temperatures 2 and 6 the released "
             "code uses the image's logits again instead of the view's; "
             "params.image_temperatures=[] always uses the view's.",

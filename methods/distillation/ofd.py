@@ -85,8 +85,8 @@ METHOD = Method(
             "teacher's running statistics change meanwhile, without effect; here they do not.",
             "Every pair runs. The public code crashes on four of the five pairs of Table 7 and on "
             "ResNet34 to ResNet18, so it cannot have produced those printed numbers.",
-            "From ResNet50 to MobileNetV1 the release takes the student's first stage for its stem "
-            "and connects three stages; here there are four.",
+            "From ResNet50 to MobileNetV1 the released code treats the student's first stage as "
+            "its stem and connects three stages; here four are connected.",
             "On ImageNet the batch size is 128, the learning rate 0.05 and the weight 0.0001.",
         ),
         needs_teacher=True,

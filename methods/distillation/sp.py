@@ -67,7 +67,7 @@ METHOD = Method(
         **cite("tung2019similarity"),
         notes=(
             "The weight is that of RepDistiller and mdistiller, the same for all pairs. "
-            "RepDistiller's loss was verified by the author; its table has the last epoch.",
+            "RepDistiller's loss was verified by the author; its table prints the last epoch.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "similarity_weight": "FEAT_WEIGHT"},

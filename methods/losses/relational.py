@@ -13,7 +13,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from methods.losses.precision import exact_matmul, float32_or_wider
 
-# Embeddings whose squared distance is below this count as one point; it has no gradient.
+# Embeddings whose squared distance is below this count as one point, without a gradient.
 SMALLEST_SQUARE = 1e-12
 
 
