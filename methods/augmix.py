@@ -23,7 +23,7 @@ VIEWS = 2
 
 @cache
 def _mixer(severity: int, width: int) -> Callable[[Tensor], Tensor]:
-    """AugMix of torchvision, without the operations that overlap with common corruptions."""
+    """The AugMix transform without the operations that overlap with common corruptions."""
     transforms = import_torchvision("torchvision.transforms")
     made: Callable[[Tensor], Tensor] = transforms.AugMix(
         severity=severity, mixture_width=width, all_ops=False

@@ -1,4 +1,4 @@
-"""Shared by the methods on generated images: a loss, its parameters and recipes."""
+"""Loss, parameters and recipes shared by the methods on generated images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SmoothedTradesParams(TradesParams):
 
 
 class PortedParams(SmoothedTradesParams):
-    """The same with the divergence's weight in the public port of two earlier works."""
+    """``SmoothedTradesParams`` with the weight used by the public port of two earlier works."""
 
     kl_weight: float = Field(6.0, ge=0)
 

@@ -1,4 +1,4 @@
-"""Shared by the LAS methods: a strategy model that learns how to attack each image.
+"""Strategy model of the LAS methods, which learns how to attack each image.
 
 The strategy model chooses a radius, a step size and a step count for each image. The choice has no
 gradient, so the strategy learns by REINFORCE from one reward per batch.

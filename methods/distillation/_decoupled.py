@@ -1,4 +1,4 @@
-"""Shared by the decoupled divergences as distillation losses."""
+"""Parameters and base task of the decoupled divergences as distillation losses."""
 
 from __future__ import annotations
 

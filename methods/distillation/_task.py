@@ -1,4 +1,4 @@
-"""Shared by the distillation methods: parameters, and access to both models' features."""
+"""Parameters and base task shared by the distillation methods."""
 
 from __future__ import annotations
 

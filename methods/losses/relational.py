@@ -30,7 +30,7 @@ class RelationalParts(NamedTuple):
 
 
 def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
-    """Compare the relations in a batch, with memory for B x B x (B + D + E) numbers.
+    """Compare the relations in a batch; this needs memory for B x B x (B + D + E) numbers.
 
     Args:
         student_BD: embeddings [B, D].
