@@ -1,1 +1,1 @@
-"""Methods, one a file: pure losses, parameters, a card, a training task, recipes."""
+"""Training methods, one per file: losses, parameters, a card, a training task and recipes."""

@@ -2,9 +2,9 @@
 
 Recipes return nested overrides of ``harness.config.RunConfig``. CIFAR-100 and ImageNet follow the
 released code of the distillation literature (RepDistiller, mdistiller); ``digits`` and
-``fashion-mnist`` are small-scale settings of this project; CIFAR-10 uses those of CIFAR-100.
+``fashion-mnist`` use this project's small-scale settings, and CIFAR-10 uses those of CIFAR-100.
 
-A pair's recipes are named by table and pair, such as ``table5/resnet56-resnet20``.
+A pair's recipe is named after its table and archs, such as ``table5/resnet56-resnet20``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from harness.method import Recipe
 from methods._recipes import CIFAR_EPS, DATASETS, SMALL, Overrides, changed
 
 IMAGENET_EPS = 4 / 255
-# A teacher more than this many points below its printed accuracy is an error; seeds vary by less
-# than one.
+# A teacher more than this many points below its printed accuracy is rejected; seeds differ by less
+# than one point.
 TOLERATED_POINTS = 2.0
 
 
@@ -41,17 +41,17 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """Both archs, without a dataset's prefix."""
+        """Teacher and student arch joined by a hyphen, without the prefix ``imagenet-``."""
         return "-".join(arch.removeprefix("imagenet-") for arch in (self.teacher, self.student))
 
     @property
     def recipe(self) -> str:
-        """The name of the pair's recipes."""
+        """Name of the pair's recipe."""
         return f"table{self.table}/{self.name}"
 
     @property
     def dataset(self) -> str:
-        """The dataset of its table."""
+        """Dataset of the pair's table."""
         return "imagenet" if self.table == 3 else "cifar100"
 
 
@@ -74,7 +74,7 @@ PAIRS = {
     )
 }
 CIFAR_PAIRS = tuple(name for name, pair in PAIRS.items() if pair.dataset == "cifar100")
-# Pairs whose stages have the same channels.
+# Pairs whose stages have the same number of channels in both models.
 SAME_CHANNELS = (
     "resnet56-resnet20",
     "resnet110-resnet32",
@@ -87,14 +87,14 @@ DEFAULT_PAIR = {
     "cifar100": "resnet56-resnet20",
     "imagenet": "resnet34-resnet18",
 }
-# The literature reports the last epoch for some rows and the best on test for others.
+# The literature reports the last epoch for some rows and the best test epoch for others.
 BOTH_RULES: Overrides = {"training": {"selection": {"track_test": True}}}
-# These have a lower learning rate on CIFAR.
+# Archs with a lower learning rate on CIFAR.
 LIGHT = frozenset({"mobilenet-v2", "shufflenet-v1", "shufflenet-v2"})
 
 
 def cifar(dataset: str, arch: str) -> Overrides:
-    """240 epochs at batch 64; the rate falls tenfold after epochs 150, 180 and 210."""
+    """240 epochs, batch size 64; the learning rate falls tenfold after epochs 150, 180 and 210."""
     return {
         "data": {"name": dataset, "crop_padding": 4, "flip": True},
         "model": {"arch": arch, "normalize": True},
@@ -113,7 +113,7 @@ def cifar(dataset: str, arch: str) -> Overrides:
 
 
 def imagenet(arch: str) -> Overrides:
-    """100 epochs at batch 512; the rate falls tenfold after epochs 30, 60 and 90."""
+    """100 epochs, batch size 512; the learning rate falls tenfold after epochs 30, 60 and 90."""
     return {
         "data": {"name": "imagenet", "flip": True},
         "model": {"arch": arch, "normalize": True},
@@ -137,12 +137,12 @@ def imagenet_batch(size: int) -> Overrides:
 
 
 def natural(dataset: str, arch: str) -> Overrides:
-    """The literature's training of a model on ``dataset`` with labels only."""
+    """The literature's training of a model on ``dataset`` from labels only."""
     return imagenet(arch) if dataset == "imagenet" else cifar(dataset, arch)
 
 
 def distilled(pair: Pair, dataset: str) -> Overrides:
-    """The training of the pair's student, with a teacher of the same training.
+    """Distillation of the pair's student from a teacher that is trained with the same settings.
 
     On ImageNet the teacher is torchvision's; ``teacher.source=auto`` trains one instead.
     """
@@ -152,19 +152,19 @@ def distilled(pair: Pair, dataset: str) -> Overrides:
     teacher = {
         "arch": pair.teacher,
         "method": "vanilla",
-        # ImageNet has no recipe of its own name, so the table's recipe is the base.
+        # No recipe is named after ImageNet, so the table's recipe is the base.
         "recipe": f"table{pair.table}/{pair.teacher.removeprefix('imagenet-')}",
         "config": natural(dataset, pair.teacher),
         "minimum": minimum,
     }
     if dataset == "imagenet":
-        # The published weights that the literature distils from.
+        # The published weights from which the literature distils.
         teacher["source"] = "torchvision:" + pair.teacher.removeprefix("imagenet-")
     return merge(merge(natural(dataset, pair.student), BOTH_RULES), {"teacher": teacher})
 
 
 def small(dataset: str) -> Overrides:
-    """A small teacher and a smaller student that train within seconds or minutes."""
+    """A small teacher and a smaller student that train in seconds or minutes."""
     teacher_epochs, minimum = {"digits": (10, 0.95), "fashion-mnist": (15, 0.88)}[dataset]
     base = merge(DATASETS[dataset](), {"evaluation": {"attacks": []}})
     optimizer: Overrides = {"training": {"optimizer": {"lr": 0.05}}}
@@ -182,7 +182,7 @@ Settings = Callable[[Pair], Overrides]
 
 
 def two_stages(pair: Pair) -> Overrides:
-    """30 epochs before the 240 of ``cifar``, as released with RepDistiller."""
+    """A first stage of 30 epochs before the 240 of ``cifar``, as in RepDistiller."""
     return {"training": {"epochs": 270, "optimizer": {"milestones": [180, 210, 240]}}}
 
 
@@ -192,12 +192,12 @@ def recipes(
     pairs: Iterable[str] = PAIRS,
     small_changes: Overrides | None = None,
 ) -> dict[str, Recipe]:
-    """A method's recipes: one for each dataset, and one for each pair, under its table and name.
+    """A method's recipes: one per dataset, and one per pair, named after its table and archs.
 
     Args:
-        settings: what the method changes for a pair; by default nothing.
-        pairs: names of the pairs for which it has recipes.
-        small_changes: what it changes on the small datasets.
+        settings: returns the method's changes for a pair; by default none.
+        pairs: names of the pairs that get recipes.
+        small_changes: the method's changes on the small datasets.
     """
     own_pairs = {name: PAIRS[name] for name in pairs}
     found: dict[str, Recipe] = {
@@ -225,9 +225,9 @@ def natural_recipes() -> dict[str, Recipe]:
 
 
 def last_epoch_note(pairs: Iterable[str] = CIFAR_PAIRS) -> dict[str, str]:
-    """The note of rows whose printed number is that of the last epoch."""
+    """The note for rows that print the accuracy of the last epoch."""
     note = (
-        "The printed number is that of the last epoch, as in the literature that it is quoted "
-        "from; rows such as IKL-KD's and DKD's print the best epoch on test."
+        "The printed number is from the last epoch, as in the literature it is quoted from; other "
+        "rows, such as those of IKL-KD and DKD, print the best epoch on the test images."
     )
     return {PAIRS[name].recipe: note for name in pairs}

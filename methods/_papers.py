@@ -1,7 +1,7 @@
 """Citations for method cards, read from ``papers.bib``.
 
-That file holds one field a line. A conference is an ``@string`` whose name is its short form, which
-the printed line shows; the BibTeX entry for users has the full name.
+The file has one field per line. A conference is an ``@string`` named by its short form, which the
+one-line citation shows; the BibTeX entry given to users has the full name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def bibliography() -> dict[str, Citation]:
 
 
 def cite(key: str) -> Citation:
-    """The printed line, address and BibTeX entry of a paper, to unpack into a card."""
+    """Return the one-line citation, URL and BibTeX entry of a paper, to unpack into a card."""
     return bibliography()[key]
 
 

@@ -1,8 +1,9 @@
-"""Recipes that methods share: what a run overrides of the configuration's defaults.
+"""Recipes shared by methods: the settings in which a run differs from the defaults.
 
-Each function returns nested overrides of ``harness.config.RunConfig``. The first ones set dataset,
-model and length; the others add a kind of training. Recipes for ``digits`` and ``fashion-mnist``
-are small-scale settings of this project; those for CIFAR follow released trainings.
+Each function returns nested overrides of ``harness.config.RunConfig``. The first functions set the
+dataset, the model and the number of epochs; the others add a kind of training. Recipes for
+``digits`` and ``fashion-mnist`` are this project's small-scale settings; those for CIFAR follow
+released code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def digits() -> Overrides:
         "data": {"name": "digits", "crop_padding": 1, "flip": False},
         "model": {"arch": "resnet8"},
         "training": {"epochs": 24, "batch_size": 64, "optimizer": {"lr": 0.1}},
-        # Half of the 360 test images for each core of a small machine.
+        # Half of the 360 test images for each of two cores.
         "evaluation": {"eps": 0.15, "chunk_size": 180, "workers": 2},
     }
 
@@ -55,7 +56,7 @@ def cifar10() -> Overrides:
 
 
 def cifar100() -> Overrides:
-    """As CIFAR-10."""
+    """The settings of CIFAR-10."""
     return merge(cifar10(), {"data": {"name": "cifar100"}})
 
 
@@ -75,7 +76,7 @@ def natural(dataset: str) -> Overrides:
 
 
 def adversarial(dataset: str) -> Overrides:
-    """A fixed attack at the evaluation's radius: ten steps of a quarter of it."""
+    """Training with a fixed attack at the evaluation's radius: ten steps of a quarter of it."""
     base = natural(dataset)
     eps = base["evaluation"]["eps"]
     attack = {"eps": eps, "step_rule": "fixed", "steps": 10, "step_size": eps / 4}
@@ -83,11 +84,11 @@ def adversarial(dataset: str) -> Overrides:
 
 
 def growing_epsilon(dataset: str) -> Overrides:
-    """The training of the paper's own rows, as its released scripts run it.
+    """The training of the paper's own rows, as in its released scripts.
 
-    The radius grows over the epochs, with five attack steps of half of it. There is adversarial
-    weight perturbation, and weights are averaged over epochs. The released scripts use four
-    devices, so each BatchNorm batch has 32 images.
+    The radius grows over the epochs, and each attack takes five steps of half the radius. Weights
+    are perturbed adversarially and averaged over epochs. The released scripts use four devices, so
+    BatchNorm normalises over 32 images.
     """
     base = merge(
         adversarial(dataset),
@@ -123,7 +124,7 @@ def trades_training(dataset: str) -> Overrides:
 
 
 def piecewise(dataset: str) -> Overrides:
-    """200 epochs at radius 8/255, step size 2/255; the rate falls tenfold at 50 % and at 75 %."""
+    """200 epochs, radius 8/255, step size 2/255; the rate falls tenfold at 50 % and at 75 %."""
     return _cifar_only(
         adversarial(dataset),
         {
@@ -136,8 +137,9 @@ def piecewise(dataset: str) -> Overrides:
 def uniform_start(dataset: str) -> Overrides:
     """``piecewise`` as released for PGD adversarial training.
 
-    The attack starts uniformly in the ball, on the model in training mode; the input is
-    standardised; the result is the epoch that is most robust on held-out training images.
+    The attack starts at a uniformly random point of the ball and runs on the model in training
+    mode. On CIFAR the input is standardised, and the result is the epoch that is most robust on
+    held-out training images.
     """
     base = merge(
         piecewise(dataset), {"training": {"attack": {"start": "uniform", "model_mode": "train"}}}
@@ -152,7 +154,7 @@ def uniform_start(dataset: str) -> Overrides:
     return merge(base, held_out)
 
 
-# As the literature reports it: the epoch is chosen on the test images, and tables mark that.
+# As in the literature: the epoch is chosen on the test images, which tables mark.
 CHOSEN_ON_TEST: Overrides = {
     "data": {"val_size": 0},
     "training": {"selection": {"rule": "best-on-test"}},
@@ -169,7 +171,7 @@ def _cifar_only(base: Overrides, training: Overrides) -> Overrides:
 def by_dataset(
     training: Training, changes: Mapping[str, Overrides] | None = None
 ) -> dict[str, Recipe]:
-    """One recipe for each dataset, under its name: ``training``, changed by ``changes``."""
+    """One recipe per dataset, under its name: ``training`` with the dataset's ``changes``."""
     return {
         dataset: changed(partial(training, dataset), (changes or {}).get(dataset, {}))
         for dataset in DATASETS

@@ -1,4 +1,4 @@
-"""A small part of training steps that methods share."""
+"""A helper for the training steps of methods."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def detached(**parts: Tensor) -> dict[str, Tensor]:
-    """Named tensors without their gradients, for ``StepOutput``'s parts and extras."""
+    """Detach named tensors, for the parts and extras of ``StepOutput``."""
     return {name: value.detach() for name, value in parts.items()}

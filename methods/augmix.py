@@ -1,4 +1,4 @@
-"""AugMix: an image and mixtures of its views get one prediction (Hendrycks et al., 2020)."""
+"""AugMix: consistent predictions for an image and its mixtures (Hendrycks et al., 2020)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIEWS = 2
 
 @cache
 def _mixer(severity: int, width: int) -> Callable[[Tensor], Tensor]:
-    """AugMix of torchvision, without the operations that common corruptions are made of."""
+    """The AugMix transform without the operations that overlap with common corruptions."""
     transforms = import_torchvision("torchvision.transforms")
     made: Callable[[Tensor], Tensor] = transforms.AugMix(
         severity=severity, mixture_width=width, all_ops=False
@@ -32,9 +32,9 @@ def _mixer(severity: int, width: int) -> Callable[[Tensor], Tensor]:
 
 
 def augmixed(x: Tensor, severity: int, width: int) -> Tensor:
-    """A mixture of each image with ``width`` chains of one to three operations.
+    """Mix each image with ``width`` chains of one to three operations.
 
-    The random numbers are torch's global ones on the CPU, which the engine seeds in each epoch.
+    Random numbers come from torch's global CPU generator, which the engine seeds in each epoch.
 
     Args:
         x: images [B, K, H, W] in [0, 1].
@@ -42,7 +42,7 @@ def augmixed(x: Tensor, severity: int, width: int) -> Tensor:
         width: number of chains.
 
     Returns:
-        Images like ``x``, rounded to 1/255.
+        Images of the shape, dtype and device of ``x``, rounded to multiples of 1/255.
     """
     mixer = _mixer(severity, width)
     pixels = (x * 255).round().to("cpu", torch.uint8)
@@ -50,20 +50,20 @@ def augmixed(x: Tensor, severity: int, width: int) -> Tensor:
 
 
 class MixtureParams(Params):
-    """The strength and the number of the chains in a mixture."""
+    """Strength of the operations and number of chains in a mixture."""
 
     severity: int = Field(3, ge=1, le=10)
     width: int = Field(3, ge=1)
 
 
 class AugmixParams(MixtureParams):
-    """The weight of the divergence, and the mixtures."""
+    """Weight of the divergence, and the settings of the mixtures."""
 
     js_weight: float = Field(12.0, ge=0)
 
 
 class AugmixTask(Task):
-    """An image and its mixtures pass the model in one batch."""
+    """Consistency loss; an image and its mixtures pass through the model in one batch."""
 
     def predictions(self, model: Forward, batch: Batch) -> Sequence[Tensor]:
         """Logits [B, C] of the images and of each mixture."""
@@ -80,7 +80,7 @@ class AugmixTask(Task):
 def training(dataset: str) -> Overrides:
     """The released training: 100 epochs of a WRN-40-2 with Nesterov momentum."""
     base = natural(dataset)
-    # Robustness to common corruptions needs no attack.
+    # Robustness to common corruptions is measured without attacks.
     base = merge(base, {"evaluation": {"attacks": []}})
     if dataset in SMALL:
         return base
@@ -95,21 +95,22 @@ METHOD = Method(
     card=MethodCard(
         title="AugMix",
         family="natural",
-        summary="An image and two random mixtures of its views get the same prediction, which "
-        "makes a model robust to common corruptions.",
+        summary="Trains the model to predict the same for an image and two random mixtures of its "
+        "augmentations, which improves robustness to common corruptions.",
         formula=(
             r"\mathrm{CE}(o, y) + \mathtt{js\_weight}\, \frac{1}{3} \sum_{v=0}^{2} "
             r"D_{\mathrm{KL}}(s_v \,\|\, \bar s), \quad \bar s = \frac{1}{3} \sum_v s_v"
         ),
         **cite("hendrycks2020augmix"),
         notes=(
-            "Its robustness is that to common corruptions, which the command corrupt measures on "
-            "CIFAR-10-C and CIFAR-100-C; recipes evaluate clean accuracy only.",
-            "The views are torchvision's AugMix of the cropped and flipped image, with the nine "
-            "operations of the paper that no corruption uses. It draws strengths from ten levels, "
-            "the release from a continuous range.",
-            "The released divergence clamps the mean prediction at 1e-7, which is left out here. "
-            "The release lowers the rate after each step, and standardises images by 0.5 and 0.5.",
+            "The method targets common corruptions: the command corrupt measures robustness to "
+            "them on CIFAR-10-C and CIFAR-100-C. The recipes evaluate clean accuracy only.",
+            "torchvision's AugMix makes the mixtures from the cropped and flipped image, with the "
+            "paper's nine operations that no corruption uses. It draws strengths from ten levels, "
+            "the released code from a continuous range.",
+            "The released divergence clamps the mean prediction at 1e-7; here it is not clamped. "
+            "The released code lowers the learning rate after each step, and standardises images "
+            "with mean 0.5 and standard deviation 0.5.",
         ),
         released_names={"severity": "aug_severity", "width": "mixture_width"},
     ),

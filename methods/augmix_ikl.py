@@ -1,4 +1,4 @@
-"""AugMix with IKL: views follow the image's prediction by the improved divergence."""
+"""AugMix with IKL: the improved KL divergence between an image and its mixtures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class AugmixIklParams(MixtureParams):
 
 
 class AugmixIklTask(AugmixTask):
-    """IKL from the image to each of its mixtures, with the class means of the epoch before."""
+    """IKL from the image to each of its mixtures, with the class means of the previous epoch."""
 
     def __init__(self, params: AugmixIklParams, context: TaskContext) -> None:
-        """Class means start uniform."""
+        """Start from uniform class means."""
         super().__init__(params, context)
         self.class_means = ClassMeans(
             context.num_classes, temperature=params.temperature, device=context.device
@@ -45,11 +45,11 @@ class AugmixIklTask(AugmixTask):
         return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce), extras)
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
-        """Gather the predictions of the images themselves."""
+        """Add the predictions on the unmixed images to the class means."""
         self.class_means.update(output.extras["clean_logits"], batch.y)
 
     def end_epoch(self, epoch: int) -> None:
-        """The next epoch is weighted by this epoch's means."""
+        """Weight the next epoch by this epoch's means."""
         self.class_means.end_epoch()
 
 
@@ -57,8 +57,8 @@ METHOD = Method(
     card=MethodCard(
         title="AugMix-IKL",
         family="natural",
-        summary="AugMix whose consistency is the improved divergence from an image to its "
-        "mixtures, with the mean prediction of each class as weights.",
+        summary="Replaces AugMix's consistency loss with the improved KL divergence from an image "
+        "to its mixtures, weighted by the mean prediction of each class.",
         formula=(
             r"\mathrm{CE}(o, y) + \frac{1}{2} \sum_{v=1}^{2} \left[\frac{\mathtt{wmse\_weight}}{4} "
             r"\sum_{j,k} \bar s_y^j \bar s_y^k (\Delta o_{jk} - \Delta v_{jk})^2 - "
@@ -66,9 +66,10 @@ METHOD = Method(
         ),
         **cite("cui2024decoupled"),
         notes=(
-            "Not in the paper: its conclusion names other tasks for IKL, and this is one. Mixtures "
-            "and training are AugMix's; weights and temperature are this project's and not tuned.",
-            "Robustness to common corruptions is measured by the command corrupt.",
+            "This method is not in the paper, whose conclusion names other tasks for IKL. Mixtures "
+            "and training are AugMix's; weights and temperature are this project's choice and are "
+            "not tuned.",
+            "The command corrupt measures robustness to common corruptions.",
         ),
     ),
     params=AugmixIklParams,

@@ -27,14 +27,15 @@ METHOD = Method(
     card=MethodCard(
         title="Natural training",
         family="natural",
-        summary="Cross-entropy on clean images: high clean accuracy and no robustness to attacks.",
+        summary="Minimises cross-entropy on clean images, which gives high clean accuracy but no "
+        "robustness to attacks.",
         formula=r"\mathrm{CE}(o, y) = -\log s^y",
         **cite("zagoruyko2016wide"),
         notes=(
-            "Cited for the model and its natural training. The schedule here is a cosine over 200 "
-            "epochs, comparable to the adversarial rows.",
+            "The paper is cited for the model and its natural training. The schedule here is a "
+            "cosine over 200 epochs, comparable to the adversarial rows.",
             "Recipes such as table5/resnet56 train teachers and students of the distillation "
-            "tables with labels only, as the distillation literature does.",
+            "tables on labels only, as the distillation literature does.",
         ),
     ),
     params=VanillaParams,

@@ -1,1 +1,1 @@
-"""Adversarial-training methods, one a file."""
+"""Adversarial-training methods, one per file."""

@@ -1,4 +1,4 @@
-"""What methods on generated images share: a loss, a training and its settings."""
+"""Loss, parameters and recipes shared by the methods on generated images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ FORMULA = (
 
 # Notes on the shared training for all cards that use it.
 TRAINING_NOTES = (
-    "The attack normalises by batch statistics and leaves the running ones alone, as released.",
+    "During the attack BatchNorm uses batch statistics and leaves its running statistics "
+    "unchanged, as released.",
     "Weights are averaged over steps; BatchNorm's running statistics are those of the live model. "
-    "The epoch is chosen on 1,024 held-out training images by PGD-40 on cross-entropy. The "
-    "released training uses a margin loss and holds out the first 1,024, here they are random. Of "
-    "epochs that are equally good the release keeps the latest, here the earliest is kept.",
+    "The epoch is chosen on 1,024 held-out training images, drawn at random, by PGD-40 on "
+    "cross-entropy. The released training holds out the first 1,024 and uses a margin loss. Of "
+    "equally good epochs the released code keeps the latest; here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
-    "Small-scale recipes train without generated images, since none exist; with --generated FILE, "
-    "data.generated_fraction and data.generated_name any dataset mixes them in.",
+    "Small-scale recipes train without generated images, since none exist; --generated FILE, "
+    "data.generated_fraction and data.generated_name add generated images to any dataset.",
 )
 
 RELEASED_NAMES = {"kl_weight": "beta", "label_smoothing": "ls"}
@@ -43,7 +44,7 @@ class SmoothedTradesParams(TradesParams):
 
 
 class PortedParams(SmoothedTradesParams):
-    """The weight of the divergence in the port of two earlier works."""
+    """``SmoothedTradesParams`` with the weight used by the public port of two earlier works."""
 
     kl_weight: float = Field(6.0, ge=0)
 
@@ -52,7 +53,7 @@ class SmoothedTradesTask(TradesTask):
     """TRADES with smoothed labels."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n); clean images pass first, as released."""
+        """Smoothed CE(o_m, y) + kl_weight KL(s_m || s_n); clean images go first, as released."""
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         ce = label_cross_entropy(clean_BC, batch.targets, self.params.label_smoothing)
         kl = kl_divergence(clean_BC, adv_BC)
@@ -62,8 +63,9 @@ class SmoothedTradesTask(TradesTask):
 def one_cycle(dataset: str) -> Overrides:
     """The released training on generated images, without the images.
 
-    A wide model with a smooth activation and standardised input; a one-cycle schedule whose epochs
-    have as many steps as the original images fill; weights averaged over steps from its peak on.
+    A wide model with a smooth activation and standardised input is trained with a one-cycle
+    schedule, from whose peak on weights are averaged over steps. The original images determine the
+    number of steps per epoch.
     """
     optimizer = {"lr": 0.2, "nesterov": True, "decay": "not-norm", "schedule": "onecycle"}
     averaging = {"kind": "step", "decay": 0.995, "decay_warmup": True, "buffers": "live"}
@@ -96,15 +98,15 @@ def images(name: str, source: str, fraction: float = 0.7) -> Overrides:
 EDM_SOURCE = "Wang et al. (2023) with the repository DM-Improves-AT"
 DDPM_SOURCE = "Rebuffi et al. and Gowal et al. (2021) with the repository deepmind-research"
 
-# Batch and epochs for 20 and 50 million images, by dataset.
+# Batch size and epochs for 20 and 50 million images, by dataset.
 LONG = {
     ("cifar10", "20m"): {"batch_size": 2048, "epochs": 2400},
     ("cifar10", "50m"): {"batch_size": 2048, "epochs": 1600},
     ("cifar100", "50m"): {"batch_size": 2048, "epochs": 1600},
 }
 LONG_NOTE = (
-    "Batch 2048 and 2,400 epochs for 20 million images, 1,600 for 50 million, are as remembered "
-    "from the release, not verified."
+    "Batch size 2048, and 2,400 epochs for 20 million images or 1,600 for 50 million, are quoted "
+    "from memory of the released code and not verified."
 )
 
 
@@ -121,17 +123,17 @@ def ddpm(dataset: str, size: str) -> Overrides:
 
 
 def ported(dataset: str, size: str) -> Overrides:
-    """``ddpm`` with the settings of the port in which two earlier works can be trained."""
+    """``ddpm`` with the settings of the public port that trains two earlier works."""
     wide: Overrides = {"training": {"batch_size": 1024, "optimizer": {"lr": 0.4}}}
     return merge(ddpm(dataset, size), wide)
 
 
 PORT_NOTE = (
-    "The authors' own trainer is in another framework. These are the settings of its public port, "
-    "batch 1024 and rate 0.4, over 400 epochs."
+    "The authors' own trainer uses another framework. These are the settings of its public port: "
+    "batch size 1024, learning rate 0.4 and 400 epochs."
 )
 
 
 def by_generated(cifar: Callable[[str], Overrides]) -> dict[str, Recipe]:
-    """One recipe for each dataset: ``cifar`` with generated images, small ones without."""
+    """One recipe per dataset: ``cifar`` with generated images, small datasets without."""
     return by_dataset(lambda dataset: one_cycle(dataset) if dataset in SMALL else cifar(dataset))

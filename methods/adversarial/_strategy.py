@@ -1,7 +1,7 @@
-"""What the LAS methods share: a model that learns how to attack each image.
+"""Strategy model of the LAS methods, which learns how to attack each image.
 
 The strategy model chooses a radius, a step size and a step count for each image. The choice has no
-gradient, so the strategy learns by REINFORCE from one reward for the whole batch.
+gradient, so the strategy learns by REINFORCE from one reward per batch.
 
 Shape suffixes: B batch, H choices to make, A alternatives of a choice.
 """
@@ -37,7 +37,7 @@ from methods._recipes import SMALL, Overrides, natural
 from methods.losses.cross_entropy import label_cross_entropy, smoothed_cross_entropy
 from methods.losses.precision import float32_or_wider
 
-# Steps, each a quarter of the radius, and restarts of the attack in the reward.
+# The reward's attack: number of steps, each a quarter of the radius, and of restarts.
 REWARD_STEPS, REWARD_RESTARTS = 10, 2
 
 STRATEGY_FORMULA = (
@@ -55,16 +55,17 @@ STRATEGY_NAMES = {
     "clean_reward_weight": "R3_param",
 }
 STRATEGY_NOTES = (
-    "The strategy model is a ResNet-18 whose one classifier holds the alternatives of all choices "
-    "side by side. The released choice of the attack's type has one alternative and is left out.",
-    "training.attack.eps is the largest radius of any image; the steps and step size there are not "
-    "used, since the strategy model chooses them.",
-    "The reward's PGD, ten steps and two restarts, runs on the copy of the model in training mode, "
-    "as released.",
+    "The strategy model is a ResNet-18 with a single classifier over the alternatives of all "
+    "choices. The released code also chooses the type of attack, from one alternative; this choice "
+    "is left out.",
+    "training.attack.eps is the largest radius of any image; the step count and step size set "
+    "there are not used, since the strategy model chooses them.",
+    "The reward's PGD, with ten steps and two restarts, runs on the copy of the model in training "
+    "mode, as released.",
 )
 MOVED_NOTE = (
-    "The reward's PGD moves every image; the released one does not move those that are already "
-    "misclassified."
+    "The reward's PGD perturbs every image; the released one leaves images unchanged that are "
+    "already misclassified."
 )
 
 
@@ -74,7 +75,7 @@ def strategy_loss(logits: Sequence[Tensor], choices_BH: Tensor, reward: Tensor) 
     Args:
         logits: one tensor [B, A] for each of the H choices.
         choices_BH: the chosen alternatives a_bh, int64 in [0, A).
-        reward: R, one scalar for the batch, without a gradient.
+        reward: R, one detached scalar for the batch.
 
     Returns:
         A scalar.
@@ -94,15 +95,16 @@ class StrategyParams(Params):
 
     Attributes:
         strategy_arch: its architecture.
-        strategy_lr, strategy_momentum, strategy_weight_decay: its optimiser.
+        strategy_lr, strategy_momentum, strategy_weight_decay: settings of its optimiser.
         strategy_follows: whether its learning rate falls with that of the trained model.
-        strategy_interval: training steps from one of its updates to the next.
+        strategy_interval: training steps per update of the strategy model.
         eps_choices, step_size_choices, steps_choices: the alternatives; radii and step sizes are in
             pixel space.
-        target_eps: the radius of the start and of the reward's attack, in pixel space.
-        robust_reward_weight, clean_reward_weight: weights of the two accuracies after a step.
-        label_smoothing: the label's mass that smoothing moves to other classes in that step; at 0.5
-            two classes are equal.
+        target_eps: the radius of the random start and of the reward's attack, in pixel space.
+        robust_reward_weight, clean_reward_weight: weights, in the reward, of the two accuracies
+            after a lookahead step.
+        label_smoothing: the share of the label that smoothing moves to other classes in that step;
+            at 0.5 two classes are equal.
     """
 
     strategy_arch: str = "resnet18-cifar"
@@ -121,9 +123,9 @@ class StrategyParams(Params):
 
 
 class StrategyTask(Task):
-    """Attacks each image as the strategy model chooses, and trains that model alongside.
+    """Attack each image as the strategy model chooses, and train that model alongside.
 
-    The strategy model has an optimiser of its own, whose state is stored with the task's.
+    The strategy model has its own optimiser, whose state is stored with the task's.
     """
 
     reward: Tensor
@@ -149,7 +151,7 @@ class StrategyTask(Task):
         self.register_buffer("reward", torch.zeros(()))
 
     def choices(self) -> dict[str, tuple[float, ...]]:
-        """The alternatives of each choice, by its name."""
+        """Return the alternatives of each choice by name."""
         return {
             "eps": self.params.eps_choices,
             "step_size": self.params.step_size_choices,
@@ -157,15 +159,15 @@ class StrategyTask(Task):
         }
 
     def optimised_parameters(self) -> Iterable[nn.Parameter]:
-        """None: the strategy model has its own optimiser."""
+        """Return no parameters: the strategy model has its own optimiser."""
         return ()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state of the strategy's training, for checkpoints."""
+        """Return the state of the strategy's training, for checkpoints."""
         return {"steps": self.steps_seen, "optimizer": self.strategy_optimizer.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Continue the strategy's training."""
+        """Restore the state of the strategy's training."""
         self.steps_seen = state["steps"]
         self.strategy_optimizer.load_state_dict(state["optimizer"])
 
@@ -175,12 +177,12 @@ class StrategyTask(Task):
         return self.plan(draw(self.strategy_logits(batch.x), generator))
 
     def strategy_logits(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Scores [B, A] of the alternatives of each choice."""
+        """Return logits [B, A] for the alternatives of each choice."""
         logits: Tensor = self.strategy(x)
         return torch.split(logits, self.sizes, dim=1)
 
     def plan(self, choices_BH: Tensor) -> AttackPlan:
-        """The attack of the chosen alternatives."""
+        """Return the attack plan for the chosen alternatives."""
         chosen = dict(zip(self.choices(), choices_BH.unbind(1), strict=True))
         return AttackPlan(
             eps_B=self.get_buffer("eps")[chosen["eps"]],
@@ -190,7 +192,7 @@ class StrategyTask(Task):
         )
 
     def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
-        """Every ``strategy_interval`` steps, update the strategy by the reward of one draw."""
+        """Every ``strategy_interval`` steps, update the strategy by the reward of a drawn plan."""
         self.steps_seen += 1
         if self.steps_seen % self.params.strategy_interval:
             return
@@ -208,14 +210,14 @@ class StrategyTask(Task):
         self.strategy_optimizer.step()
 
     def plan_reward(self, tried: Batch, view: LookaheadStep) -> Tensor:
-        """The loss under a plan's attack, plus the model's weighted accuracies after a step on it.
+        """Return the loss under a plan's attack plus weighted accuracies after a lookahead step.
 
         Args:
-            tried: a batch with a plan; its adversarial images are made here.
-            view: the step that the engine can look ahead.
+            tried: a batch with a plan; its adversarial images are computed here.
+            view: the engine's attack and lookahead for this step.
 
         Returns:
-            A scalar >= 0 without a gradient.
+            A detached scalar >= 0.
         """
         tried.x_adv = view.attack(tried)
         with torch.no_grad():
@@ -235,7 +237,7 @@ class StrategyTask(Task):
         return reward
 
     def logged(self, batch: Batch) -> dict[str, Tensor]:
-        """The mean radius and step count of a batch's plan, and the last reward, for the log."""
+        """Return the plan's mean radius and step count and the last reward, for the log."""
         if batch.plan is None:
             return {}
         plan = batch.plan
@@ -250,17 +252,17 @@ class StrategyTask(Task):
         return lambda adv_BC: label_cross_entropy(adv_BC, batch.targets)
 
     def attacked_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The part of the reward that the attack itself earns: CE(o_n, y), unsmoothed."""
+        """The loss term of the reward: CE(o_n, y), without label smoothing."""
         return label_cross_entropy(model(batch.adversarial), batch.targets)
 
     def trial_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The loss of the step after which both accuracies are taken."""
+        """The loss of the lookahead step, after which both accuracies are measured."""
         logits_BC = model(batch.adversarial)
         return smoothed_cross_entropy(logits_BC, batch.targets, self.params.label_smoothing)
 
 
 def draw(logits: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-    """One alternative for each image and choice, [B, H], from the softmax of its logits [B, A]."""
+    """Draw an alternative for each image and choice, [B, H], from the softmax of logits [B, A]."""
     return torch.cat(
         [
             torch.multinomial(softmax(float32_or_wider(scores), -1), 1, generator=generator)
@@ -271,7 +273,7 @@ def draw(logits: Sequence[Tensor], generator: torch.Generator) -> Tensor:
 
 
 def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Generator) -> Tensor:
-    """The images of highest cross-entropy that PGD with restarts finds around ``batch.x``."""
+    """Return the images of highest cross-entropy that PGD with restarts finds near ``batch.x``."""
 
     def objective(logits_BC: Tensor) -> Tensor:
         return label_cross_entropy(logits_BC, batch.targets)
@@ -292,7 +294,7 @@ def strongest(model: nn.Module, batch: Batch, eps: float, generator: torch.Gener
 def chosen_from(
     dataset: str, radii: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
 ) -> Overrides:
-    """Parameters with alternatives in units of 1/255 on CIFAR.
+    """Return parameters with the given alternatives, in units of 1/255, on CIFAR.
 
     Small datasets have fewer alternatives, in units of an eighth of the evaluation's radius.
     """
@@ -310,5 +312,5 @@ def chosen_from(
 
 
 def allowed(params: Overrides) -> Overrides:
-    """Settings in which images may be attacked at the largest radius of the choice."""
+    """Return settings with ``params`` and with the largest of its radii as the attack's radius."""
     return {"params": params, "training": {"attack": {"eps": max(params["eps_choices"])}}}

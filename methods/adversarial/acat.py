@@ -1,4 +1,4 @@
-"""ACAT: TRADES in two full steps of a growing radius, with averaging and weight perturbation."""
+"""ACAT: TRADES with two attack steps, a growing radius, weight perturbation and averaging."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from methods.adversarial.trades import TradesParams
 from methods.losses.cross_entropy import smoothed_cross_entropy
 from methods.losses.divergence import kl_divergence
 
-# The releases' defaults for WRN-34-10 in the same file; none is published for ACAT itself.
+# The released defaults of DAJAT for WRN-34-10; none are published for ACAT itself.
 KL_WEIGHTS = {"cifar10": 10.0, "cifar100": 9.0}
 
-# The release averages from epoch floor(0.75 E) on, counted from 1: it leaves out one epoch less
-# than three quarters, 149 of 200 and 81 of 110.
+# The release averages from epoch floor(0.75 E) on, counted from 1: it leaves out the first 149
+# epochs of 200, or 81 of 110.
 AVERAGED_AFTER = 0.745
 
 
 class AcatParams(TradesParams):
-    """The weight of the divergence, and the label's mass that smoothing moves to other classes."""
+    """The weight of the divergence, and the label's share that smoothing moves to other classes."""
 
     kl_weight: float = Field(9.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
@@ -45,7 +45,7 @@ class AcatTask(Task):
         return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
 
     def perturbation_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The same without label smoothing, as released."""
+        """The same loss without label smoothing, as released."""
         _, ce, kl = self.view_terms(model, batch, 0.0)
         loss: Tensor = ce + self.params.kl_weight * kl
         return loss
@@ -54,14 +54,14 @@ class AcatTask(Task):
         self, model: Forward, batch: Batch, smoothing: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Clean logits [B, C], their smoothed cross-entropy, and the KL divergence from them."""
-        # Clean images pass first, as released.
+        # Clean images go first, as released.
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         ce = smoothed_cross_entropy(clean_BC, batch.targets, smoothing)
         return clean_BC, ce, kl_divergence(clean_BC, adv_BC)
 
 
 def acat_training(dataset: str) -> Overrides:
-    """The released training in its low budget: 110 epochs, two steps an attack."""
+    """The released low-budget training: 110 epochs, two steps per attack."""
     small = dataset in SMALL
     decay = 0.98 if small else 0.9996
     training: Overrides = {

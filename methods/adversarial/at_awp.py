@@ -23,7 +23,8 @@ METHOD = Method(
     card=MethodCard(
         title="AT-AWP",
         family="adversarial",
-        summary="PGD adversarial training at weights that are perturbed to raise its loss.",
+        summary="PGD adversarial training that takes each step's gradient at weights perturbed to "
+        "increase the loss.",
         formula=(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \max_{\|x_n - x\|_\infty \le \epsilon} "
             r"\mathrm{CE}(o_n, y) \quad \text{at weights } w + v"
@@ -33,13 +34,15 @@ METHOD = Method(
         notes=(
             "Row AWP of Table 2 (CIFAR-100) is this method; row AWP of Table 4 (CIFAR-10) is "
             "trades-awp.",
-            "gamma is a setting of the training, 0.01 from the first epoch on as released.",
-            "The released training chooses the epoch by robust accuracy on the test images; the "
+            "gamma is training.weight_perturbation.gamma, 0.01 from the first epoch on as "
+            "released.",
+            "The released training chooses the epoch by robust accuracy on the test images. The "
             "CIFAR recipes choose it on 1,000 held-out training images, by 20 steps of PGD as "
-            "released; table2/at-awp chooses it on test, as the printed row.",
-            "The released CIFAR-100 images are rotated by up to 15 degrees and the CIFAR-10 crop "
-            "pads by reflection; the recipes do neither, data.crop_mode and data.rotation can.",
-            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before it.",
+            "released; table2/at-awp chooses it on the test images, like the printed row.",
+            "The released code rotates CIFAR-100 images by up to 15 degrees and pads CIFAR-10 "
+            "crops by reflection. The recipes do neither; data.rotation and data.crop_mode turn "
+            "them on.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before this pass.",
             RESTART_NOTE,
         ),
     ),
@@ -49,7 +52,7 @@ METHOD = Method(
     recipe_notes={
         "table2/at-awp": "Row AWP is AT-AWP here and TRADES-AWP in Table 4. Its epoch was chosen "
         "on the test images; its images were also rotated by up to 15 degrees, unlike those of "
-        "the other rows and of this recipe. TRADES-AWP on the same model, left out, has "
-        "62.41/29.54."
+        "the other rows and of this recipe. TRADES-AWP on the same model, which the table leaves "
+        "out, has 62.41/29.54."
     },
 )

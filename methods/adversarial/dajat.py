@@ -1,4 +1,4 @@
-"""DAJAT: adds views by AutoAugment with their own BatchNorms (Addepalli et al., 2022)."""
+"""DAJAT: ACAT with AutoAugment views that have separate BatchNorms (Addepalli et al., 2022)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JS_WEIGHTS = {"cifar10": 3.0, "cifar100": 2.0}
 
 
 class DajatParams(AcatParams):
-    """ACAT's, the number of AutoAugment views, and the weight of the divergence between views."""
+    """ACAT's parameters, the number of AutoAugment views, and the weight of their divergence."""
 
     views: int = Field(2, ge=0)
     js_weight: float = Field(2.0, ge=0)
@@ -41,8 +41,8 @@ class DajatParams(AcatParams):
 class DajatTask(AcatTask):
     """ACAT's loss on an image and on views of it, plus a Jensen-Shannon divergence of all views.
 
-    The views share the model's weights but not its BatchNorms: theirs belong to the task. The
-    engine optimises them together with the model and stores them in checkpoints. They are not part
+    The views share the model's weights but have separate BatchNorms, which belong to the task. The
+    engine optimises these together with the model and stores them in checkpoints; they are not part
     of the result.
     """
 
@@ -111,8 +111,8 @@ METHOD = Method(
     card=MethodCard(
         title="DAJAT",
         family="adversarial",
-        summary="ACAT on each image and on two AutoAugment views of it, which have their own "
-        "BatchNorms, with all clean predictions pulled to their mean.",
+        summary="Applies ACAT to each image and to two AutoAugment views of it, which have "
+        "separate BatchNorms, and pulls all clean predictions towards their mean.",
         formula=(
             r"\frac{1}{V + 1} \sum_{v=0}^{V} \left[ \mathrm{CE}_{\mathtt{label\_smoothing}}"
             r"(o_m^v, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m^v \,\|\, s_n^v) + "
@@ -121,15 +121,15 @@ METHOD = Method(
         ),
         **cite("addepalli2022efficient"),
         notes=(
-            "The paper's step count grows over the epochs. The released code always takes five "
-            "steps of half the radius, and so do the recipes; training.attack.step_rule=staged is "
-            "what it seems to intend.",
-            "The weight perturbation raises ACAT's loss of the images, without their views and "
-            "without label smoothing, as released; all views are trained at its weights.",
-            "The released divergence clamps the mean prediction at 1e-7, which is left out here.",
-            "The policy is torchvision's of AutoAugment for CIFAR-10, for every dataset, before "
-            "crop and flip. The released code has the same policy in PIL.",
-            "Weights are averaged over the last quarter of the epochs, from 150 of 200 on as "
+            "In the paper the number of attack steps grows over the epochs. The released code "
+            "always takes five steps of half the radius, and so do the recipes; "
+            "training.attack.step_rule=staged is what the code seems to intend.",
+            "The weight perturbation increases ACAT's loss on the images, without their views and "
+            "without label smoothing, as released; all views are trained at the perturbed weights.",
+            "The released divergence clamps the mean prediction at 1e-7; here it is not clamped.",
+            "All datasets use torchvision's AutoAugment policy for CIFAR-10, before crop and flip. "
+            "The released code has the same policy in PIL.",
+            "Weights are averaged over the last quarter of the epochs, from epoch 150 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",
         ),
         released_names={

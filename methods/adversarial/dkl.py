@@ -13,22 +13,22 @@ from methods.losses.divergence import dkl_loss, soft_cross_entropy
 
 
 class DklParams(Params):
-    """With equal weights, by default those of the KL baseline, the gradients are those of KL."""
+    """Weights of the two parts, by default the KL baseline's; equal ones give KL's gradients."""
 
     wmse_weight: float = Field(9.0, ge=0)
     ce_weight: float = Field(9.0, ge=0)
 
 
 class DklTask(Task):
-    """Eq. 5: adversarial logits take no gradient from the weighted MSE."""
+    """Eq. 5: no gradient of the weighted MSE flows into the adversarial logits."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """The soft cross-entropy: the only part of Eq. 5 with a gradient here, that of KL."""
+        """The soft cross-entropy: the only part of Eq. 5 with a gradient here, equal to KL's."""
         clean_BC = model(batch.x)
         return lambda adv_BC: soft_cross_entropy(clean_BC, adv_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
         ce = label_cross_entropy(clean_BC, batch.targets)
         wmse, soft_ce = dkl_loss(clean_BC, adv_BC)
@@ -42,8 +42,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL",
         family="adversarial",
-        summary="The KL divergence written as a weighted MSE and a soft cross-entropy, with the "
-        "same gradients, so that each part has its own weight.",
+        summary="Writes the KL divergence as a weighted MSE plus a soft cross-entropy with the "
+        "same gradients, so that each part can have its own weight.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \mathcal{S}(\Delta n_{jk}))^2 "
@@ -53,7 +53,7 @@ METHOD = Method(
         tables=(1,),
         notes=(
             "Row (b) of Table 1 prints no weights. Both are 9 here, the weight of the KL baseline "
-            "in row (a), with which the two have the same gradients.",
+            "in row (a), which gives both rows the same gradients.",
             "The values of DKL and KL differ; only their gradients agree.",
             "Small-scale recipes are exactly those of the KL baseline.",
         ),
@@ -63,7 +63,8 @@ METHOD = Method(
     task=DklTask,
     recipes={**RECIPES, "table1/dkl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/dkl": "The table prints no weights for rows (b) to (d). With equal ones DKL is the "
-        "KL loss, and row (b) should repeat row (a); it prints 62.54/30.20 against 62.87/30.29."
+        "table1/dkl": "The table prints no weights for rows (b) to (d). With equal weights DKL has "
+        "the gradients of KL, so row (b) should repeat row (a); it prints 62.54/30.20 against "
+        "62.87/30.29."
     },
 )

@@ -14,14 +14,14 @@ from methods.losses.divergence import dkl_loss
 
 
 class DklBaParams(DecoupledParams):
-    """The weights of DKL, and the attack's."""
+    """The weights of DKL, and those of the attack."""
 
     wmse_weight: float = Field(9.0, ge=0)
     ce_weight: float = Field(9.0, ge=0)
 
 
 class DklBaTask(Task):
-    """The weighted MSE sends gradients into clean and adversarial logits."""
+    """The gradient of the weighted MSE flows into both clean and adversarial logits."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
         """The same divergence with the attack's weights."""
@@ -30,7 +30,7 @@ class DklBaTask(Task):
         return lambda adv_BC: dkl_loss(clean_BC, adv_BC, break_asymmetry=True).weighted(*weights)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
         ce = label_cross_entropy(clean_BC, batch.targets)
         wmse, soft_ce = dkl_loss(clean_BC, adv_BC, break_asymmetry=True)
@@ -44,8 +44,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL with broken asymmetry",
         family="adversarial",
-        summary="DKL whose weighted MSE also trains the adversarial output, so that it has an "
-        "effect even with a fixed clean output.",
+        summary="DKL in which the weighted MSE also trains the adversarial output, so that it has "
+        "an effect even if the clean output is fixed.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(s_m^j s_m^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -54,10 +54,10 @@ METHOD = Method(
         **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
-            "Row (c) of Table 1 prints no weights. They are those of row (b) here, so that only "
+            "Row (c) of Table 1 prints no weights. Here they are those of row (b), so that only "
             "one thing changes between the rows.",
-            "Eq. 8 stops the gradient of the clean logit differences since its teacher is fixed; "
-            "in adversarial training Eq. 6 and the released code let it flow, as here.",
+            "Eq. 8 stops the gradient of the clean logit differences, since its teacher is fixed. "
+            "In adversarial training Eq. 6 and the released code let it flow, as here.",
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),

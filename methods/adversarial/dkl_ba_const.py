@@ -41,7 +41,7 @@ class DklBaConstTask(Task):
         return lambda adv_BC: self.divergence(clean_BC, adv_BC).weighted(*weights)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
         ce = label_cross_entropy(clean_BC, batch.targets)
         wmse, soft_ce = self.divergence(clean_BC, adv_BC)
@@ -55,7 +55,8 @@ METHOD = Method(
     card=MethodCard(
         title="DKL with broken asymmetry, constant weights",
         family="adversarial",
-        summary="The ablation that removes all information about classes from the weighted MSE.",
+        summary="Ablation of DKL with broken asymmetry: the weighted MSE gives all classes the "
+        "same constant weight, which removes all information about classes.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathtt{class\_weight}^2 (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -64,10 +65,10 @@ METHOD = Method(
         **cite("cui2024decoupled"),
         tables=(1,),
         notes=(
-            "Row (d) of Table 1 prints a pair weight of 0.01 on 100 classes. A uniform class mean "
-            "is 0.01 there and makes pair weights of 0.0001. We read 0.01 as the class mean, since "
-            "IKL starts from it; class_weight 0.1 is the other reading.",
-            "The row prints no alpha and beta. They are those of IKL here, so that only one thing "
+            "Row (d) of Table 1 prints a pair weight of 0.01. On 100 classes a uniform class mean "
+            "is 0.01 and gives pair weights of 0.0001. We read 0.01 as the class mean, since IKL "
+            "starts from it; class_weight 0.1 is the other reading.",
+            "The row prints no alpha and beta. Here they are those of IKL, so that only one thing "
             "changes between rows (d) and (e).",
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
@@ -79,7 +80,7 @@ METHOD = Method(
     recipes={**RECIPES, "table1/dkl-ba-const": RECIPES["cifar100"]},
     recipe_notes={
         "table1/dkl-ba-const": "The table prints a pair weight of 0.01 and no alpha or beta. On "
-        "100 classes uniform class means are 0.01 and make pair weights of 0.0001; we read 0.01 as "
+        "100 classes uniform class means are 0.01 and give pair weights of 0.0001; we read 0.01 as "
         "the class mean. params.class_weight=0.1 is the other reading."
     },
 )

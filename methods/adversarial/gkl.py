@@ -26,7 +26,7 @@ class GklTask(IklTask):
     """IKL with flattened class weights in training; its attack is that of IKL, as released."""
 
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y_B: Tensor) -> DecoupledParts:
-        """Class weights to a power, normalised over the whole batch."""
+        """Eq. 6 with class weights raised to a power, normalised over the batch, unweighted."""
         return gkl_loss(clean_BC, adv_BC, self.class_means.of(y_B), self.params.power)
 
 
@@ -51,8 +51,8 @@ METHOD = Method(
         ),
         **cite("cui2025generalized"),
         notes=(
-            "Not in the tables of the reference paper: this is the loss of the second version of "
-            "its released code.",
+            "The reference paper's tables have no row for this loss, which is from the second "
+            "version of its released code.",
             "The weighted MSE is normalised once over the batch, not sample by sample; at power 1 "
             "it is that of IKL.",
             "The released CIFAR-10 script ends before its temperature option, so it uses the "

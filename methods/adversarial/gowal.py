@@ -12,16 +12,16 @@ METHOD = Method(
     card=MethodCard(
         title="Gowal et al.",
         family="adversarial",
-        summary="TRADES on original images and up to a hundred million generated ones, with a "
-        "smooth model and averaged weights.",
+        summary="Trains TRADES on original images and up to a hundred million generated ones, with "
+        "a smooth activation function and averaged weights.",
         formula=_generated.FORMULA,
         **cite("gowal2021improving"),
         tables=(4,),
         notes=(
             _generated.PORT_NOTE,
-            "The port does not give the epochs and the fraction of generated images of the row "
-            "with 100 million: 400 and 0.7 are those of a million. training.epochs and "
-            "data.generated_fraction change them.",
+            "For the row with 100 million images the port gives neither the epochs nor the "
+            "fraction of generated images; 400 and 0.7 are those for a million. training.epochs "
+            "and data.generated_fraction change them.",
             *_generated.TRAINING_NOTES,
         ),
         released_names=_generated.RELEASED_NAMES,

@@ -18,7 +18,7 @@ from methods.losses.divergence import kl_divergence
 
 
 class HatParams(TradesParams):
-    """Weights of the divergence and of the helper examples, and how far those lie."""
+    """Weights of the divergence and of the helper examples, and the scale of the latter."""
 
     kl_weight: float = Field(2.5, ge=0)
     helper_weight: float = Field(0.5, ge=0)
@@ -26,10 +26,10 @@ class HatParams(TradesParams):
 
 
 class HatTask(TradesTask):
-    """Helper examples have the labels that a naturally trained network gives the adversarial ones.
+    """Label helper examples as a naturally trained network classifies the adversarial ones.
 
-    Where the perturbation fools that network, the trained one may change its class farther out, so
-    that its boundary need not lie far beyond the radius.
+    Where the perturbation fools that network, the trained one may change its class beyond the
+    radius, so that its margin need not become larger than necessary.
     """
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
@@ -46,14 +46,14 @@ class HatTask(TradesTask):
 
     @torch.no_grad()
     def _helper_labels(self, batch: Batch) -> Tensor:
-        """The teacher's predictions on the adversarial images, int64 [B]."""
+        """Return the teacher's predicted classes of the adversarial images, int64 [B]."""
         if self.context.teacher is None:
             raise UserError("this method needs a naturally trained teacher: set teacher.arch")
         labels: Tensor = self.context.teacher(batch.adversarial).argmax(-1)
         return labels
 
 
-# One cycle over 50 epochs, for helper and robust network alike.
+# One cycle over 50 epochs, for both the helper and the robust network.
 RELEASED: Overrides = {
     "epochs": 50,
     "optimizer": {
@@ -82,8 +82,8 @@ METHOD = Method(
     card=MethodCard(
         title="HAT",
         family="adversarial",
-        summary="TRADES, and helper examples beyond the radius with the labels of a naturally "
-        "trained network, so that margins grow no larger than they need be.",
+        summary="Adds to TRADES helper examples beyond the radius, labelled by a naturally trained "
+        "network, so that margins become no larger than necessary.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \mathtt{kl\_weight}\, D_{\mathrm{KL}}(s_m \,\|\, s_n) + "
             r"\mathtt{helper\_weight}\, \mathrm{CE}(o(x_m + \mathtt{helper\_scale}\,(x_n - x_m)), "
@@ -93,9 +93,10 @@ METHOD = Method(
         notes=(
             "The teacher is the helper network, a run of vanilla on the same images.",
             "Helper examples are not clipped to [0, 1], as released.",
-            "The release trains ResNet-18 and keeps the epoch that is most robust on test: recipes "
-            "cifar10-best-on-test and cifar100-best-on-test. The datasets' own recipes keep the "
-            "last epoch; all have the arch of the other rows.",
+            "The release trains ResNet-18 and keeps the epoch that is most robust on the test "
+            "images; the recipes cifar10-best-on-test and cifar100-best-on-test keep that epoch "
+            "too. The datasets' own recipes keep the last epoch; all have the arch of the other "
+            "rows.",
             "The released weights and schedule are for CIFAR-10; the CIFAR-100 recipe uses them "
             "too.",
         ),

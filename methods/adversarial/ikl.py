@@ -30,9 +30,9 @@ from methods.losses.divergence import DecoupledParts, ikl_loss
 
 
 class IklParams(DecoupledParams):
-    """Weights of the loss and of the attack, and how class means are taken.
+    """Weights of the loss and of the attack, and the settings of the class means.
 
-    ``temperature`` flattens the predictions that the class means gather, and nothing else.
+    ``temperature`` softens the predictions averaged in the class means, and nothing else.
     ``class_mean_momentum`` 1 replaces the means after each epoch. ``label_smoothing`` is the weight
     of the uniform distribution in the labels of the clean cross-entropy.
     """
@@ -43,10 +43,10 @@ class IklParams(DecoupledParams):
 
 
 class IklTask(Task):
-    """Samples are weighted by the mean prediction of their class in the previous epoch."""
+    """Weight each sample by the mean prediction of its class in the previous epoch."""
 
     def __init__(self, params: IklParams, context: TaskContext) -> None:
-        """Class means start uniform."""
+        """Start from uniform class means."""
         super().__init__(params, context)
         self.class_means = ClassMeans(
             context.num_classes,
@@ -66,7 +66,7 @@ class IklTask(Task):
         return ikl_loss(clean_BC, adv_BC, self.class_means.of(y_B))
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images pass first."""
+        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
         ce = label_cross_entropy(clean_BC, batch.targets, self.params.label_smoothing)
         wmse, soft_ce = self.divergence(clean_BC, adv_BC, batch.y)
@@ -75,11 +75,11 @@ class IklTask(Task):
         return StepOutput(loss, parts, {"clean_logits": clean_BC.detach()})
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
-        """Gather the clean predictions of the training forward pass, at its perturbed weights."""
+        """Add the training pass's clean predictions, at perturbed weights, to the class means."""
         self.class_means.update(output.extras["clean_logits"], batch.y)
 
     def end_epoch(self, epoch: int) -> None:
-        """The next epoch is weighted by this epoch's means."""
+        """Weight the next epoch by this epoch's means."""
         self.class_means.end_epoch()
 
 
@@ -119,11 +119,11 @@ ROWS: dict[str, Recipe] = {
 
 BEST = (
     "The weights 20 and 3 at temperature 4 are those of the authors' log and of Table 8; no "
-    "released script has them (they pass ce_weight 4 and 5). "
+    "released script uses them (the scripts pass ce_weight 4 and 5). "
 )
 SAME_ROW = (
     "Tables 6 and 8 (temperature 4) and Table 9 (temperature 2) print the same row for alpha 24, "
-    "63.59/31.44. It fits the neighbours at temperature 2, so the row at 4 is in doubt."
+    "63.59/31.44. It fits the neighbouring rows at temperature 2, so the row at 4 is in doubt."
 )
 IMPOSSIBLE = (
     "The printed AutoAttack accuracy, 30.69, is above that of its own second stage, APGD-T 30.66, "
@@ -134,13 +134,14 @@ ROW_NOTES = {
     "those of this row of Table 2.",
     "table2/ikl-a20-b3": BEST
     + "The authors' log gives AutoAttack 31.43, the table 31.45. The gain "
-    "is counted against 30.77; LBGAT with weight perturbation, left out, has 62.99/31.20.",
+    "is counted against 30.77; LBGAT with weight perturbation, which the table leaves out, has "
+    "62.99/31.20.",
     "table2/ikl-a20-b4": "The label is blank in the table; weights and temperature are those of "
     "the row with the same numbers in Table 9. The authors' log gives AutoAttack 31.65, the table "
     "31.67.",
     "table4/ikl": BEST + "Clean accuracy is 84.70 in Section 4.1 and 85.31 in the table and in the "
     "authors' log; the log gives AutoAttack 57.09, the table 57.13. The released CIFAR-10 attack "
-    "leaves the weighted MSE out; params.attack_wmse_weight=1 takes it in.",
+    "leaves out the weighted MSE; params.attack_wmse_weight=1 includes it.",
     **{f"table{table}/ikl-a24-b3": SAME_ROW for table in (6, 8, 9)},
     **{f"table{table}/ikl-a20-b1": IMPOSSIBLE for table in (6, 8)},
 }
@@ -149,8 +150,8 @@ METHOD = Method(
     card=MethodCard(
         title="IKL-AT",
         family="adversarial",
-        summary="The decoupled KL divergence whose weighted MSE trains both outputs, with the mean "
-        "prediction of each class as weights.",
+        summary="Trains on the improved KL divergence, whose weighted MSE trains both outputs and "
+        "uses the mean prediction of each class as weights.",
         formula=(
             r"\mathrm{CE}(o_m, y) + \frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} "
             r"\mathcal{S}(\bar s_y^j \bar s_y^k) (\Delta m_{jk} - \Delta n_{jk})^2 "
@@ -165,28 +166,28 @@ METHOD = Method(
             "released code swaps alpha and beta, in its options and in the names of its "
             "checkpoints.",
             "Eq. 6 leaves out the cross-entropy of clean images that the released code adds.",
-            "The defaults 20, 3, 4 are those of the best CIFAR-100 and CIFAR-10 rows by the "
-            "authors' logs; the released scripts pass ce_weight 4 and 5.",
-            "Class means are those of the previous epoch, gathered in training at perturbed "
+            "The defaults 20, 3, 4 are those of the best CIFAR-100 and CIFAR-10 rows according to "
+            "the authors' logs; the released scripts pass ce_weight 4 and 5.",
+            "Class means are those of the previous epoch, computed during training at perturbed "
             "weights on augmented images, and uniform in epoch 1, as released. A class without a "
-            "sample keeps its row, where the released code would divide by zero.",
+            "sample keeps its row; the released code would divide by zero.",
             "Class means are part of each checkpoint. The released trainer does not store them, so "
-            "a resumed run starts from uniform ones.",
+            "its resumed runs start from uniform ones.",
             "In the released trainers the weighted MSE drives the attack on CIFAR-100 "
             "(attack_wmse_weight 1) but not on CIFAR-10 (0); the paper does not mention it.",
-            "The released code always takes five attack steps of half the radius, in any epoch; "
+            "The released code takes five attack steps of half the radius in every epoch; "
             "training.attack.step_rule=staged is what it seems to intend.",
             "The released scripts average the weights over epochs; the paper does not mention it.",
-            "The trainer on generated images was never released. By the paper, it replaces KL in "
-            "the training of Wang et al. (wang-dm) and changes nothing else, so the recipes with "
-            "generated images keep that training, with smoothed labels and without weight "
-            "perturbation. One difference: adversarial images pass before clean ones, as in the "
-            "released IKL trainers; wang-dm passes clean ones first. Class means include generated "
-            "images, and the attack's objective is that of the dataset's other recipe; both are "
-            "choices.",
-            "Weights with generated images: 12, 5 (CIFAR-100, 50 million) and 10, 3 (CIFAR-10, 20 "
-            "million) by the names of the authors' logs. Those with a million images are unknown; "
-            "they are taken from the same dataset.",
+            "The trainer for generated images was never released. According to the paper, it "
+            "replaces KL in the training of Wang et al. (wang-dm) and changes nothing else, so the "
+            "recipes with generated images keep that training, with smoothed labels and without "
+            "weight perturbation. One difference: adversarial images go before clean ones, as in "
+            "the released IKL trainers; in wang-dm clean ones go first. Class means include "
+            "generated images, and the attack's objective is that of the dataset's own recipe; "
+            "both are this project's choices.",
+            "The weights with generated images, 12 and 5 (CIFAR-100, 50 million) and 10 and 3 "
+            "(CIFAR-10, 20 million), are taken from the names of the authors' logs. Those with a "
+            "million images are unknown; the recipes use the same weights on the same dataset.",
             LONG_NOTE,
         ),
         released_names={

@@ -34,7 +34,7 @@ METHOD = Method(
             "Weight 9, rate 0.2 and the growing radius are those of the released baseline script.",
             "Its trainer drops the last partial batch and starts the cosine at epoch 1 with the "
             "full rate; the trainer of the decoupled divergences does neither. The CIFAR recipes "
-            "follow each; the small-scale recipes are the same for all.",
+            "follow the respective trainer; the small-scale recipes are the same for all.",
         ),
         released_names={"kl_weight": "beta"},
     ),
@@ -42,7 +42,7 @@ METHOD = Method(
     task=TradesTask,
     recipes={**RECIPES, "table1/kl": RECIPES["cifar100"]},
     recipe_notes={
-        "table1/kl": "The table names no weight, arch or seed: they are those of the released "
+        "table1/kl": "The table gives no weight, arch or seed: they are those of the released "
         "baseline script, with the arch of Table 2."
     },
 )

@@ -24,13 +24,13 @@ class LasAtTask(StrategyTask):
     """Cross-entropy with smoothed labels on images attacked as the strategy model chooses."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The smoothed CE(o_n, y), a mean over the batch."""
+        """Smoothed CE(o_n, y), a mean over the batch."""
         logits_BC = model(batch.adversarial)
         loss = smoothed_cross_entropy(logits_BC, batch.targets, self.params.label_smoothing)
         return StepOutput(loss, detached(adv_ce=loss) | self.logged(batch))
 
 
-# What the release changes for CIFAR-100.
+# The released settings that differ for CIFAR-100.
 CIFAR100: Overrides = {
     "label_smoothing": 0.4,
     "strategy_momentum": 0.9,
@@ -59,20 +59,20 @@ METHOD = Method(
     card=MethodCard(
         title="LAS-AT",
         family="adversarial",
-        summary="A second model, trained alongside by reinforcement learning, chooses radius, step "
-        "size and step count of the attack on each image.",
+        summary="Trains on attacks whose radius, step size and step count a second model, trained "
+        "alongside by reinforcement learning, chooses for each image.",
         formula=(r"\mathrm{CE}_{\mathtt{label\_smoothing}}(o_n, y), \quad " + STRATEGY_FORMULA),
         **cite("jia2022las"),
         notes=(
             "This is the variant LAS-PGD-AT. The rows LAS-AT of Tables 2 and 4 print the numbers "
-            "of the variant with weight perturbation: las-awp has their recipes.",
-            "Images are attacked and trained on at up to 15/255, as released.",
-            "The release keeps 0.7 of a label's mass on CIFAR-10 and 0.6 on CIFAR-100, here "
-            "label_smoothing 0.3 and 0.4.",
-            "The strategy model's rate never falls, since the release counts its milestones in "
-            "steps but compares them with updates, one in twenty steps.",
-            "The released training chooses the epoch by PGD-10 on the test images; the recipes "
-            "choose it on 1,000 held-out training images, those named best-on-test as released.",
+            "of the variant with weight perturbation, whose recipes are under las-awp.",
+            "Images are attacked and trained on at radii of up to 15/255, as released.",
+            "The released label smoothing leaves 0.7 on the label on CIFAR-10 and 0.6 on "
+            "CIFAR-100; this is label_smoothing 0.3 and 0.4 here.",
+            "The strategy model's learning rate never falls: the released code gives its "
+            "milestones in steps but compares them with updates, one in twenty steps.",
+            "The released training chooses the epoch by PGD-10 on the test images, as do the "
+            "recipes named best-on-test; the others choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),

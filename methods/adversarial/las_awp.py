@@ -35,7 +35,7 @@ class LasAwpParams(StrategyParams):
 class LasAwpTask(StrategyTask):
     """Plain cross-entropy; labels are smoothed only in the reward's lookahead step.
 
-    As released, each step ends with a forward pass of the clean images.
+    As released, each step ends with a forward pass on the clean images.
     """
 
     clean_pass_last = True
@@ -82,7 +82,7 @@ def _training(dataset: str) -> Overrides:
 
 RECIPES = by_dataset(_training)
 NOTE = (
-    "The row's name is LAS-AT; its numbers are those printed elsewhere for LAS-AWP, {numbers}, "
+    "The row is named LAS-AT, but its numbers, {numbers}, are those printed elsewhere for LAS-AWP, "
     "which is this method. The epoch is chosen on the test images, as released."
 )
 
@@ -90,8 +90,8 @@ METHOD = Method(
     card=MethodCard(
         title="LAS-AWP",
         family="adversarial",
-        summary="LAS-AT at weights that are perturbed to raise the loss, with images clipped to "
-        "the radius of the evaluation.",
+        summary="LAS-AT with weights perturbed to increase the loss, and with adversarial images "
+        "clipped to the radius of the evaluation.",
         formula=(
             r"\max_{\|v_l\| \le \gamma \|w_l\|} \; \mathrm{CE}(o_n, y) \quad "
             r"\text{at weights } w + v, \quad " + STRATEGY_FORMULA
@@ -99,18 +99,20 @@ METHOD = Method(
         **cite("jia2022las"),
         tables=(2, 4),
         notes=(
-            "Images are attacked at up to 15/255 and then clipped to 8/255, as released.",
-            "gamma is a setting of the training, 0.01 from the first epoch on as released.",
-            "The lookahead step of the reward smooths labels, by 0.3; the training does not.",
-            "On CIFAR-10 the release updates the strategy at each step with weight 1 on both "
-            "accuracies; on CIFAR-100 at each tenth step, with weights 4 and 2.",
-            "The rate falls between epochs, in the release within an epoch. In the released reward "
-            "on CIFAR-10 the model gets images that are not standardised; here they are.",
-            "The released training chooses the epoch by PGD-20 on the test images; the recipes "
-            "choose it on 1,000 held-out training images, the table's recipes as released.",
-            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before it.",
+            "Images are attacked at radii of up to 15/255 and then clipped to 8/255, as released.",
+            "gamma is training.weight_perturbation.gamma, 0.01 from the first epoch on as "
+            "released.",
+            "The reward's lookahead step smooths labels by 0.3; training does not smooth them.",
+            "On CIFAR-10 the released code updates the strategy at every step, with weight 1 on "
+            "both accuracies; on CIFAR-100 at every tenth step, with weights 4 and 2.",
+            "The learning rate falls between epochs; in the released code it falls within an "
+            "epoch. In the released reward on CIFAR-10 the model gets images that are not "
+            "standardised; here they are.",
+            "The released training chooses the epoch by PGD-20 on the test images, as do the "
+            "tables' recipes; the others choose it on 1,000 held-out training images.",
+            CLEAN_PASS_NOTE + " The perturbation of the weights is removed before this pass.",
             *STRATEGY_NOTES,
-            "The reward's PGD moves every image, as released for this variant.",
+            "The reward's PGD perturbs every image, as released for this variant.",
         ),
         released_names=STRATEGY_NAMES,
     ),

@@ -54,11 +54,11 @@ class LasTradesTask(StrategyTask):
     reward_cap = 20.0
 
     def choices(self) -> dict[str, tuple[float, ...]]:
-        """The choices of the attack, and the weight."""
+        """Return the alternatives of the attack and of the weight."""
         return super().choices() | {"kl_weight": self.params.kl_weight_choices}
 
     def plan(self, choices_BH: Tensor) -> TradesPlan:
-        """The attack and the weights of the chosen alternatives."""
+        """Return the attack and the weights for the chosen alternatives."""
         weights = self.get_buffer("kl_weight")
         return TradesPlan(**vars(super().plan(choices_BH)), kl_weight_B=weights[choices_BH[:, -1]])
 
@@ -68,7 +68,7 @@ class LasTradesTask(StrategyTask):
         return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + weighted KL(s_m || s_n); clean images pass first, as released."""
+        """CE(o_m, y) + weighted KL(s_m || s_n); clean images go first, as released."""
         plan = batch.plan
         if not isinstance(plan, TradesPlan):
             raise RuntimeError("this batch holds no plan of the strategy model")
@@ -120,9 +120,10 @@ METHOD = Method(
         ),
         **cite("jia2022las"),
         notes=(
-            "Images are attacked at up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as released.",
-            "The reward's loss is computed in the attack's mode; in the release the model is then "
-            "in training mode, which updates its running statistics once more.",
+            "Images are attacked at radii of up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as "
+            "released.",
+            "The reward's loss is computed in the attack's mode; in the released code the model is "
+            "then in training mode, which updates its running statistics once more.",
             "The released training chooses the epoch by PGD-10 on the test images; the recipes "
             "choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,

@@ -26,10 +26,10 @@ class LbgatParams(TradesParams):
 
 
 class LbgatTask(TradesTask):
-    """Adversarial logits follow those of a natural model on the clean images.
+    """Match adversarial logits to those of a natural model on the clean images.
 
-    The natural model is the task's own: the engine optimises it together with the trained model and
-    stores it in checkpoints. It is not attacked and not part of the result.
+    The natural model belongs to the task: the engine optimises it together with the trained model
+    and stores it in checkpoints. It is not attacked and not part of the result.
     """
 
     def __init__(self, params: LbgatParams, context: TaskContext) -> None:
@@ -42,8 +42,8 @@ class LbgatTask(TradesTask):
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """mean_{B,C} (o_n - t)^2 + CE(t, y) + kl_weight KL(s_m || s_n), t natural logits.
 
-        Gradients of the first term flow into both models. The trained model's clean logits have no
-        cross-entropy.
+        Gradients of the first term flow into both models. There is no cross-entropy on the trained
+        model's clean logits.
         """
         adv_BC = float32_or_wider(model(batch.adversarial))
         clean_BC = model(batch.x)
@@ -72,8 +72,8 @@ METHOD = Method(
     card=MethodCard(
         title="LBGAT",
         family="adversarial",
-        summary="Pulls adversarial logits to those of a natural model that is trained alongside on "
-        "clean images.",
+        summary="Pulls adversarial logits towards those of a natural model that is trained "
+        "alongside on clean images.",
         formula=(
             r"\frac{1}{C} \|o_n - t\|_2^2 + \mathrm{CE}(t, y) + \mathtt{kl\_weight}\, "
             r"D_{\mathrm{KL}}(s_m \,\|\, s_n), \quad t = \mathtt{natural\_arch}(x_m)"
@@ -85,9 +85,10 @@ METHOD = Method(
             "evaluation is at 8/255.",
             "Table 2 has weight 6, for which the release gives AutoAttack accuracy 29.33. The "
             "weight of Table 4's row is not printed; the only released script sets 0.",
-            "The natural model's logits are not detached, as released: it also follows the trained "
-            "model. Its ResNet-18 downsamples in the last two of its four stages.",
-            "The released checkpoints are those of epochs 91 and 92; here it is the last of 100.",
+            "The natural model's logits are not detached, as released, so it is also pulled "
+            "towards the trained model. It is a ResNet-18 that downsamples in the last two of its "
+            "four stages.",
+            "The released checkpoints are those of epochs 91 and 92; here the last of 100 is kept.",
             "Variants with weight perturbation are reported by the authors but not released.",
         ),
         released_names={"kl_weight": "beta"},

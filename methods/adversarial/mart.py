@@ -58,7 +58,7 @@ class MartTask(PgdAtTask):
     """The attack of PGD adversarial training with MART's loss."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Boosted CE + kl_weight weighted KL; clean images pass first, as released."""
+        """Boosted CE + kl_weight weighted KL; clean images go first, as released."""
         clean_BC, adv_BC = model(batch.x), model(batch.adversarial)
         parts = mart_loss(clean_BC, adv_BC, batch.y)
         loss = parts.bce + self.params.kl_weight * parts.kl
@@ -88,8 +88,8 @@ METHOD = Method(
         notes=(
             "Settings are those of the released training of WRN-34-10 on CIFAR-10; the CIFAR-100 "
             "recipe uses them too.",
-            "The margin term is bounded as in the released code, by 1.0001 in place of 1; its "
-            "other two guards against log 0 are not needed with log-softmax.",
+            "The margin term is bounded as in the released code, with 1.0001 in place of 1; the "
+            "code's other two guards against log 0 are not needed with log-softmax.",
         ),
         released_names={"kl_weight": "beta"},
     ),

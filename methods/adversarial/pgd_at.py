@@ -10,11 +10,11 @@ from methods.losses.cross_entropy import label_cross_entropy
 
 
 class PgdAtParams(Params):
-    """PGD adversarial training has no parameters of its own."""
+    """PGD adversarial training has no parameters."""
 
 
 class PgdAtTask(Task):
-    """Cross-entropy on the images for which the attack has maximised it."""
+    """Cross-entropy on adversarial images, which maximise it."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
         """CE(o_n, y); no clean logits are needed."""
@@ -27,9 +27,9 @@ class PgdAtTask(Task):
 
 
 class LoggedPgdAtTask(PgdAtTask):
-    """As released: each step ends with a forward pass of the clean images, to log their accuracy.
+    """PGD-AT that ends each step with a forward pass on clean images, as released for the log.
 
-    It moves BatchNorm's running statistics, which evaluation uses, towards clean images.
+    This pass moves BatchNorm's running statistics, which evaluation uses, towards clean images.
     """
 
     clean_pass_last = True
@@ -39,31 +39,32 @@ WIDE = {"model": {"arch": "wrn-34-20"}}
 RECIPES = by_dataset(uniform_start)
 ON_TEST = best_on_test(RECIPES)
 CLEAN_PASS_NOTE = (
-    "Each step ends with a forward pass of the clean images in training mode, as released for the "
-    "log: it moves BatchNorm's running statistics, with which the model is evaluated."
+    "Each step ends with a forward pass on the clean images in training mode, as released for the "
+    "log: it changes BatchNorm's running statistics, with which the model is evaluated."
 )
 RESTART_NOTE = (
-    "The released attack makes one more forward pass in training mode to choose among restarts, "
-    "of which there is only one; this pass is left out."
+    "The released attack makes one more forward pass in training mode to choose among restarts; "
+    "since there is only one restart, this pass is left out."
 )
 
 METHOD = Method(
     card=MethodCard(
         title="PGD-AT",
         family="adversarial",
-        summary="Trains on the worst images that projected gradient descent finds, with early "
+        summary="Trains on adversarial images found by projected gradient descent, with early "
         "stopping against robust overfitting.",
         formula=r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y)",
         **cite("rice2020overfitting"),
         tables=(4,),
         notes=(
             "The released training chooses the epoch by robust accuracy on the test images. The "
-            "CIFAR recipes choose it on 1,000 held-out training images, an option of the release; "
-            "the recipes best-on-test and table4 choose it on test, as the printed row. Early "
-            "stopping is worth about 7 points of robust accuracy.",
-            "The released rate falls within an epoch's steps; here it falls between epochs.",
-            "The released CIFAR-10 crop pads by reflection and the CIFAR-100 images are rotated by "
-            "up to 15 degrees; the recipes here do neither, data.crop_mode and data.rotation can.",
+            "CIFAR recipes choose it on 1,000 held-out training images, an option of the released "
+            "code; the recipes named best-on-test and table4 choose it on the test images, like "
+            "the printed row. Early stopping is worth about 7 points of robust accuracy.",
+            "The released learning rate falls within an epoch; here it falls between epochs.",
+            "The released code pads CIFAR-10 crops by reflection and rotates CIFAR-100 images by "
+            "up to 15 degrees. The recipes do neither; data.crop_mode and data.rotation turn them "
+            "on.",
             "The attack runs on the model in training mode, as released.",
             CLEAN_PASS_NOTE,
             RESTART_NOTE,
@@ -77,7 +78,7 @@ METHOD = Method(
         "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], {"model": {"arch": "wrn-34-20"}}),
     },
     recipe_notes={
-        "table4/pgd-at": "The epoch is chosen on the test images: the authors' log of this model "
-        "has its best PGD-10 accuracy, 58.16, after 102 of 200 epochs and 51.33 at the end."
+        "table4/pgd-at": "The epoch is chosen on the test images: in the authors' log of this "
+        "model, PGD-10 accuracy is best, 58.16, after 102 of 200 epochs and 51.33 at the end."
     },
 )

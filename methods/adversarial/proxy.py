@@ -26,7 +26,8 @@ class ProxyParams(Params):
 class ProxyPgdTask(PgdAtTask):
     """PGD adversarial training whose steps begin with a clean forward pass, as released.
 
-    The attack is in training mode, so this pass moves BatchNorm's running statistics.
+    The model is in training mode during the attack, so this pass changes BatchNorm's running
+    statistics.
     """
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
@@ -48,7 +49,7 @@ def _training(dataset: str) -> Overrides:
 
 
 def _mixed(dataset: str, size: str) -> Overrides:
-    """128 original and 128 generated images a batch, 100 passes over the originals."""
+    """128 original and 128 generated images per batch, 100 passes over the originals."""
     base = merge(_training(dataset), images(f"ddpm-{size}", SOURCE, fraction=0.5))
     augmented = dataset != "cifar10"
     selection = {"rule": "best-on-val", "pgd_steps": 10}
@@ -77,7 +78,7 @@ METHOD = Method(
     card=MethodCard(
         title="Proxy distributions (Sehwag et al.)",
         family="adversarial",
-        summary="Adversarial training on original and generated images in equal parts, the latter "
+        summary="Adversarial training on equal numbers of original images and of images generated "
         "from a distribution close to that of the data.",
         formula=(
             r"\max_{\|x_n - x\|_\infty \le \epsilon} \mathrm{CE}(o_n, y) \;\text{ or }\; "
@@ -86,18 +87,18 @@ METHOD = Method(
         **cite("sehwag2022robust"),
         tables=(2, 4),
         notes=(
-            "The release offers PGD adversarial training and TRADES of weight 6; which one made "
-            "the printed rows is not known: the parameter loss chooses, pgd by default. Under "
-            "trades the attack maximises KL.",
-            "Under pgd each step begins with a forward pass of the clean images in training mode, "
-            "as released for the log: it moves BatchNorm's running statistics. Under trades that "
-            "pass gives the attack its clean predictions. The release then attacks in eval mode "
-            "and passes clean images first; here the attack is in training mode and adversarial "
-            "images pass first.",
+            "The released code offers PGD adversarial training and TRADES with weight 6; it is not "
+            "known which of them gave the printed rows. The parameter loss chooses, by default "
+            "pgd. Under trades the attack maximises KL.",
+            "Under pgd each step begins with a forward pass on the clean images in training mode, "
+            "as released for the log: it changes BatchNorm's running statistics. Under trades this "
+            "pass gives the attack its clean predictions; the released code then attacks in eval "
+            "mode and clean images go first, while here the attack is in training mode and "
+            "adversarial images go first.",
             "An epoch is one pass over the original images, 128 in each batch of 256. Generated "
             "images are neither cropped nor flipped on CIFAR-10, as released.",
-            "The released rate falls with each step to 0.001; here it falls between epochs, to "
-            "nearly zero.",
+            "The released learning rate falls with each step to 0.001; here it falls between "
+            "epochs, to nearly zero.",
             "The released training and the recipes of the tables choose the epoch by robust "
             "accuracy on the test images; the datasets' recipes choose it on 1,000 held-out "
             "training images.",

@@ -12,15 +12,15 @@ METHOD = Method(
     card=MethodCard(
         title="Rebuffi et al.",
         family="adversarial",
-        summary="TRADES on original images and a million generated ones, with a smooth model and "
-        "averaged weights.",
+        summary="Trains TRADES on original images and a million generated ones, with a smooth "
+        "activation function and averaged weights.",
         formula=_generated.FORMULA,
         **cite("rebuffi2021fixing"),
         tables=(2, 4),
         notes=(
             _generated.PORT_NOTE,
             "The paper also mixes images by CutMix; neither the port nor this recipe does, but "
-            "data.cutmix can.",
+            "data.cutmix turns it on.",
             *_generated.TRAINING_NOTES,
         ),
         released_names=_generated.RELEASED_NAMES,

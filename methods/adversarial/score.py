@@ -49,7 +49,7 @@ class ScoreTask(Task):
         return lambda adv_BC: squared_distance(_predictions(adv_BC), clean_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """Both distances; clean images pass first, as released."""
+        """|s_m - y|^2 + distance_weight |s_n - s_m|^2; clean images go first, as released."""
         clean_BC = _predictions(model(batch.x))
         adv_BC = _predictions(model(batch.adversarial))
         labels_BC = batch.soft_labels
@@ -70,8 +70,8 @@ METHOD = Method(
     card=MethodCard(
         title="SCORE",
         family="adversarial",
-        summary="Replaces the divergences of TRADES by squared distances, which reconcile "
-        "robustness and accuracy.",
+        summary="Replaces the divergences of TRADES with squared distances between predictions, to "
+        "reconcile robustness and accuracy.",
         formula=(
             r"\|s_m - e_y\|_2^2 + \mathtt{distance\_weight}\, \|s_n - s_m\|_2^2, \quad "
             r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} \|s(x') - s_m\|_2^2"
@@ -79,9 +79,9 @@ METHOD = Method(
         **cite("pang2022robustness"),
         tables=(2,),
         notes=(
-            "The row of Table 2 adds a million generated images, WRN-28-10 and 400 epochs: recipes "
-            "table2/score-1m and cifar10-1m. The datasets' own recipes have no generated images, "
-            "and the arch and schedule of the other rows.",
+            "The row of Table 2 uses a million generated images, WRN-28-10 and 400 epochs, as do "
+            "the recipes table2/score-1m and cifar10-1m. The datasets' own recipes use no "
+            "generated images, and the arch and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
             *TRAINING_NOTES[:3],
         ),

@@ -32,7 +32,7 @@ class TradesTask(Task):
         return lambda adv_BC: kl_divergence(clean_BC, adv_BC)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + kl_weight KL(s_m || s_n); adversarial images pass first."""
+        """CE(o_m, y) + kl_weight KL(s_m || s_n); adversarial images go first."""
         adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
         ce, kl = label_cross_entropy(clean_BC, batch.targets), kl_divergence(clean_BC, adv_BC)
         return StepOutput(ce + self.params.kl_weight * kl, detached(ce=ce, kl=kl))
@@ -42,13 +42,13 @@ METHOD = Method(
     card=MethodCard(
         title="TRADES",
         family="adversarial",
-        summary="Trades clean accuracy for robustness by the KL divergence between the predictions "
-        "on clean and on adversarial images.",
+        summary="Trades clean accuracy for robustness by penalising the KL divergence between the "
+        "predictions on clean and on adversarial images.",
         formula=FORMULA,
         **cite("zhang2019theoretically"),
         notes=(
             "The released radius is 0.031, a little less than 8/255; evaluation is at 8/255.",
-            "The released loss computes the clean logits twice, which only moves BatchNorm's "
+            "The released loss computes the clean logits twice, which only updates BatchNorm's "
             "running statistics once more; here they are computed once.",
             "The released settings are for CIFAR-10; the CIFAR-100 recipe uses them too.",
         ),

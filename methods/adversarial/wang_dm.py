@@ -12,14 +12,14 @@ METHOD = Method(
     card=MethodCard(
         title="Better DM (Wang et al.)",
         family="adversarial",
-        summary="TRADES on original images and many generated ones of a better diffusion model, "
-        "with a smooth model, a one-cycle schedule and averaged weights.",
+        summary="Trains TRADES on original images and many images from a better diffusion model, "
+        "with a smooth activation function, a one-cycle schedule and averaged weights.",
         formula=_generated.FORMULA,
         **cite("wang2023better"),
         tables=(2, 4),
         notes=(
-            "Seven tenths of each batch are generated. The original images set the steps of an "
-            "epoch, 98 at batch 512, for any number of generated ones.",
+            "Seven tenths of each batch are generated. The original images set the number of steps "
+            "per epoch, 98 at batch size 512, for any number of generated ones.",
             "The authors' million images are the tenth of five million with the highest classifier "
             "confidence; their larger sets are not selected.",
             _generated.LONG_NOTE,

@@ -1,1 +1,1 @@
-"""Knowledge distillation: methods that train a student with a teacher's outputs or features."""
+"""Knowledge distillation: methods that train a student on a teacher's outputs or features."""

@@ -1,4 +1,4 @@
-"""What the decoupled divergences share as distillation losses."""
+"""Parameters and base task of the decoupled divergences as distillation losses."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class DecoupledKdParams(WarmedParams):
     """Weights of the two parts, and how classes are weighted in the first.
 
     ``temperature`` softens both models' logits in the soft cross-entropy. Classes are weighted by
-    the teacher's prediction: that of each sample, softmax(t / ``sample_temperature``), or, with
-    ``global_information``, the mean of softmax(t / ``class_temperature``) over the sample's class
-    in the previous epoch.
+    the teacher's prediction for each sample, softmax(t / ``sample_temperature``), or, with
+    ``global_information``, by the mean of softmax(t / ``class_temperature``) over the sample's
+    class in the previous epoch.
     """
 
     wmse_weight: float = Field(8.0, ge=0)
@@ -34,12 +34,12 @@ class DecoupledKdParams(WarmedParams):
 
 
 class DecoupledKdTask(Task):
-    """Class weights of a decoupled divergence between the teacher's and the student's logits."""
+    """Base of tasks that distil by a decoupled divergence, with class weights from the teacher."""
 
     needs_teacher_logits = True
 
     def __init__(self, params: Any, context: TaskContext) -> None:
-        """Class means start uniform; only global information needs them."""
+        """Start from uniform class means, which only global information needs."""
         super().__init__(params, context)
         self.class_means = (
             ClassMeans(
@@ -50,7 +50,7 @@ class DecoupledKdTask(Task):
         )
 
     def class_weights(self, batch: Batch) -> Tensor:
-        """Class weights [B, C]."""
+        """Return class weights [B, C]."""
         if self.class_means is not None:
             return self.class_means.of(batch.y)
         return sample_weights(batch.teacher_logits, self.params.sample_temperature)
@@ -64,11 +64,11 @@ class DecoupledKdTask(Task):
         return StepOutput(loss, detached(ce=ce, wmse=parts.wmse, soft_ce=parts.ce))
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
-        """Gather the teacher's predictions of the augmented images."""
+        """Add the teacher's predictions on the augmented images to the class means."""
         if self.class_means is not None:
             self.class_means.update(batch.teacher_logits, batch.y)
 
     def end_epoch(self, epoch: int) -> None:
-        """The next epoch is weighted by this epoch's means."""
+        """Weight the next epoch by this epoch's means."""
         if self.class_means is not None:
             self.class_means.end_epoch()

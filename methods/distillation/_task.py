@@ -1,4 +1,4 @@
-"""What distillation methods share: parameters, and the features of both models."""
+"""Parameters and base task shared by the distillation methods."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class DistillationParams(Params):
 
 
 class WarmedParams(DistillationParams):
-    """The teacher's weight grows as e / ``warmup_epochs`` to its full value; 1 is no warm-up."""
+    """The teacher's weight grows as e / ``warmup_epochs`` to its full value; 1 means no warm-up."""
 
     warmup_epochs: int = Field(20, ge=1)
 
     def warmup(self, epoch: int) -> float:
-        """The factor in (0, 1] of the teacher's weight in ``epoch``, counted from 1."""
+        """Return the factor in (0, 1] of the teacher's weight in ``epoch``, counted from 1."""
         return min(epoch / self.warmup_epochs, 1.0)
 
 
 class TwoStageParams(DistillationParams):
-    """Training begins with a stage of its own: ``first_stage`` is its share of all epochs."""
+    """Training has two stages; ``first_stage`` is the first one's share of all epochs."""
 
     first_stage: float = Field(1 / 9, gt=0, lt=1)
 
     def in_first_stage(self, epoch: int, epochs: int) -> bool:
-        """Whether ``epoch`` of ``epochs`` is in the first stage; each stage has at least one.
+        """Return whether ``epoch`` is in the first stage; each stage has at least one epoch.
 
         Raises:
             UserError: there are not enough epochs for two stages.
@@ -50,20 +50,20 @@ class TwoStageParams(DistillationParams):
 
 
 class FeatureTask(Task):
-    """A task that compares features; the teacher gets the images that the student gets."""
+    """A task that compares features; teacher and student get the same images."""
 
     def features(self, model: Forward, batch: Batch) -> tuple[Features, Features]:
-        """The student's features and the teacher's, which have no gradient."""
+        """Return the student's features and the teacher's, the latter without gradient."""
         student = features_of(model, batch.x)
         with torch.no_grad():
             return student, self.teacher_features(batch.x)
 
     def teacher_features(self, x: Tensor) -> Features:
-        """The teacher's features of images [B, K, H, W]."""
+        """Return the teacher's features of images [B, K, H, W]."""
         return self.teacher.features(x)
 
-    # Both models stay the engine's: as parts of the context they are no submodules of the task, so
-    # that they enter neither its checkpoint nor the optimiser.
+    # Both models belong to the engine. They are read from the context, not registered as submodules
+    # of the task, so they enter neither its checkpoint nor the optimiser.
 
     @property
     def teacher(self) -> Network:
@@ -76,10 +76,10 @@ class FeatureTask(Task):
         return _with_features(self.context.student, "student")
 
     def require_same_channels(self) -> None:
-        """Check that the two models' features have the same channels, the stem included.
+        """Check that both models' features have the same channels, including the stem.
 
         Raises:
-            UserError: they do not.
+            UserError: the channels differ.
         """
         student, teacher = self.student.feature_channels, self.teacher.feature_channels
         if student != teacher:
@@ -89,7 +89,7 @@ class FeatureTask(Task):
             )
 
     def shapes(self, model: Network) -> Features:
-        """Its features of one image of the dataset, as tensors without values."""
+        """Return the model's features of one image of the dataset, as tensors without values."""
         return feature_shapes(model, self.context.in_channels, self.context.image_size)
 
 
@@ -99,8 +99,8 @@ def _with_features(model: Any, role: str) -> Network:
     bare = model.model if isinstance(model, Normalized) else model
     if not isinstance(bare, FeatureNetwork):
         raise UserError(
-            f"the {role}, a {type(bare).__name__}, does not expose its features: choose a model of "
-            "`list models`, or a method that needs only logits"
+            f"the {role}, a {type(bare).__name__}, does not expose its features: choose a model "
+            "from `list models`, or a method that needs only logits"
         )
     found: Network = model
     return found

@@ -1,4 +1,4 @@
-"""AB: the student is active where the teacher is (Heo et al., 2019)."""
+"""AB: the student imitates the teacher's activation boundaries (Heo et al., 2019)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def boundary_loss(student_BKHW: Tensor, teacher_BKHW: Tensor, margin: float) -> 
 
     Args:
         student_BKHW: values before activation, [B, K, H, W].
-        teacher_BKHW: the teacher's of the same shape; they take no gradient.
+        teacher_BKHW: the teacher's, of the same shape; no gradient flows into them.
         margin: >= 0.
 
     Returns:
@@ -43,10 +43,10 @@ def boundary_loss(student_BKHW: Tensor, teacher_BKHW: Tensor, margin: float) -> 
 
 
 class Connector(HintRegressor):
-    """The same convolution and BatchNorm without activation."""
+    """``HintRegressor`` without the activation."""
 
     def forward(self, student_BKHW: Tensor) -> Tensor:
-        """The student's map in the teacher's shape."""
+        """Return the student's map in the teacher's shape."""
         connected: Tensor = self.bn(self.conv(student_BKHW))
         return connected
 
@@ -59,7 +59,7 @@ class AbParams(TwoStageParams):
 
 
 class AbTask(FeatureTask):
-    """First the stages learn the teacher's boundaries, by connectors; then all learns labels."""
+    """First learn the teacher's boundaries through connectors; then train the student on labels."""
 
     def __init__(self, params: AbParams, context: TaskContext) -> None:
         """Build a connector for each pair of stages that have different shapes.
@@ -77,7 +77,10 @@ class AbTask(FeatureTask):
         )
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """boundary_weight sum_l 2^(l + 1 - n) of the first stage, label_weight CE after it."""
+        """boundary_weight sum_l 2^(l - n) boundary_loss_l in the first stage, then label_weight CE.
+
+        The sum is over pairs of network stages l = 1 to n.
+        """
         if not self.params.in_first_stage(batch.epoch, self.context.epochs):
             ce = label_cross_entropy(model(batch.x), batch.targets)
             return StepOutput(self.params.label_weight * ce, detached(ce=ce))
@@ -97,8 +100,8 @@ METHOD = Method(
     card=MethodCard(
         title="AB",
         family="distillation",
-        summary="The student's stages first learn at which places the teacher's channels are "
-        "active, whatever their values; then the student learns from labels.",
+        summary="First trains the student's stages to be active at the same positions as the "
+        "teacher's, whatever the values; then trains the student on labels.",
         formula=(
             r"\mathtt{boundary\_weight} \sum_{l=1}^n 2^{l - n} \sum \left[1_{t > 0} "
             r"(\mathtt{margin} - s)_+^2 + 1_{t \le 0} (\mathtt{margin} + s)_+^2\right] \text{ in "
@@ -106,11 +109,11 @@ METHOD = Method(
         ),
         **cite("heo2019knowledge"),
         notes=(
-            "The first stage is 30 epochs, as RepDistiller trains its table, and the second has "
-            "labels only; the paper's adds KD. Momentum is kept between the stages, which the "
-            "release begins with another optimiser.",
-            "As released, a stage has half the weight of the next, the sum is scaled by 0.003, and "
-            "stages of the same shape have no connector. Connectors of other sizes are FitNet's "
+            "The first stage has 30 epochs, as in RepDistiller's table, and the second uses labels "
+            "only; the paper's second stage adds KD. Momentum is kept between the stages; the "
+            "released code uses a separate optimiser for each.",
+            "As released, a network stage has half the weight of the next, the sum is scaled by "
+            "0.003, and stages of the same shape have no connector. Other connectors are FitNet's "
             "convolutions with BatchNorm; the paper's are 1x1.",
         ),
         needs_teacher=True,

@@ -1,4 +1,4 @@
-"""Attention transfer: the student is active where the teacher is (Zagoruyko, Komodakis, 2017)."""
+"""Attention transfer: attention maps imitate the teacher's (Zagoruyko, Komodakis, 2017)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ METHOD = Method(
     card=MethodCard(
         title="AT",
         family="distillation",
-        summary="Maps of where the student's stages are active imitate the teacher's maps.",
+        summary="Trains attention maps, which show where each stage of the student is active, to "
+        "imitate the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{attention\_weight} \sum_l "
             r"\mathrm{mean} \left(Q_s^l - Q_t^l\right)^2, \quad Q = \frac{a}{\|a\|_2}, \quad a = "
@@ -45,11 +46,11 @@ METHOD = Method(
         tables=(3,),
         notes=(
             "The stem is left out, and the larger map is pooled to the smaller one, as released.",
-            "Stages are paired from the last one backwards. The released code pairs those of "
-            "MobileNetV1, which lists no stem, one too early with those of ResNet50 and drops the "
-            "teacher's last.",
-            "The weight is the same on all pairs; Tables 5 and 7 print no row of it. Small-scale "
-            "recipes use 50, since the mean over fewer places is larger.",
+            "Stages are paired from the last one backwards. The released code, in which "
+            "MobileNetV1 lists no stem, pairs its stages with those of ResNet50 one too early and "
+            "drops the teacher's last.",
+            "The weight is the same for all pairs; Tables 5 and 7 have no row for this method. "
+            "Small-scale recipes use 50, since the mean over fewer positions is larger.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "attention_weight": "FEAT_WEIGHT"},
@@ -59,6 +60,6 @@ METHOD = Method(
     recipes=_pairs.recipes(small_changes={"params": {"attention_weight": 50.0}}),
     recipe_notes={
         "table3/resnet50-mobilenet-v1": "Here each of the four stages of 56, 28, 14 and 7 pixels "
-        "is paired with the teacher's of the same size; the released code pairs other sizes."
+        "is paired with the teacher's of the same size; the released code pairs different sizes."
     },
 )

@@ -1,4 +1,4 @@
-"""BAN: generations of one network, each taught by the one before (Furlanello et al., 2018)."""
+"""BAN: generations of one network, each distilled from the previous (Furlanello et al., 2018)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GENERATIONS = 2
 
 
 class BanParams(KdParams):
-    """Labels and the generation before have the same weight, without a temperature."""
+    """Labels and the previous generation have the same weight, at temperature 1."""
 
     label_weight: float = Field(1.0, ge=0)
     kd_weight: float = Field(1.0, ge=0)
@@ -25,14 +25,14 @@ class BanParams(KdParams):
 
 
 def generation(natural: Overrides, number: int) -> Overrides:
-    """The run of a generation, of which number 0 learns from labels alone.
+    """The run of generation ``number``; number 0 learns from labels alone.
 
     Args:
         natural: the natural training of the network.
         number: >= 0.
     """
     if number == 0:
-        # It may be merged over a recipe with a teacher.
+        # Explicit, since this may be merged over a recipe with a teacher.
         return {**natural, "teacher": None}
     teacher = {
         "arch": natural["model"]["arch"],
@@ -67,8 +67,8 @@ METHOD = Method(
     card=MethodCard(
         title="BAN",
         family="distillation",
-        summary="A network learns from labels and from a trained network of its own architecture, "
-        "generation after generation.",
+        summary="Trains successive generations of one architecture, each on labels and on the "
+        "predictions of the previous generation.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s_k, y) + \mathtt{kd\_weight}\, T^2 "
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(s_{k-1} / T) \,\|\, \mathrm{Softmax}(s_k / T)), "
@@ -77,11 +77,11 @@ METHOD = Method(
         **cite("furlanello2018born"),
         notes=(
             "Recipes end with the second generation after the first network, which learns from "
-            "labels alone; a pair's recipe has its student in all of them. Each generation is a "
-            "run of its own, trained if it is missing and shared. More generations nest in "
+            "labels alone; a pair's recipe uses its student in all of them. Each generation is a "
+            "separate run, trained if it is missing and shared. More generations can be nested in "
             "teacher.config.",
-            "All generations have one seed for their start and their batches unless teacher.seed "
-            "differs; the first has seed 0, like every teacher.",
+            "Earlier generations have seed 0, like every teacher, so at seed 0 all generations "
+            "have the same initial weights and batches unless teacher.seed differs.",
             "The paper's other objectives, which weight or permute the teacher's predictions, and "
             "its ensembles of generations are left out.",
         ),

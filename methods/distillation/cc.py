@@ -39,7 +39,7 @@ class CcParams(DistillationParams):
 
 
 class CcTask(FeatureTask):
-    """Linear embeddings of both models' pooled features are trained alongside."""
+    """Linear embeddings of both models' pooled features are trained alongside the student."""
 
     least_batch = 2
 
@@ -66,8 +66,8 @@ METHOD = Method(
     card=MethodCard(
         title="CC",
         family="distillation",
-        summary="How the embeddings of two images deviate from the teacher's is made uncorrelated "
-        "and small.",
+        summary="Penalises products of the deviations of two images' embeddings from the "
+        "teacher's, which makes the deviations uncorrelated and small.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{correlation\_weight}\, "
             r"\frac{1}{B - 1} \sum_{i=1}^{B-1} \delta_i^\top \delta_{i+1}, \quad \delta_i = "
@@ -78,9 +78,9 @@ METHOD = Method(
             "The paper matches Gaussian kernels of all pairs, expanded in a Taylor series. The "
             "authors' code, which RepDistiller uses for its table and which is followed here, "
             "multiplies the deviations of neighbours in the batch.",
-            "Both embeddings are trained, so the loss can also fall because the teacher's becomes "
-            "small.",
-            "The weight is that of RepDistiller, the same on all pairs.",
+            "Both embeddings are trained, so the loss can also fall because the teacher's "
+            "embedding becomes small.",
+            "The weight is that of RepDistiller, the same for all pairs.",
         ),
         needs_teacher=True,
         released_names={

@@ -17,11 +17,11 @@ from methods.losses.cross_entropy import label_cross_entropy
 
 
 class CrdParams(DistillationParams):
-    """The contrast's weight, its negatives and its memory.
+    """The weight, negatives and memory of the contrastive loss.
 
     Each image is contrasted with ``negatives`` images of other classes, drawn from the training set
-    with or without ``replacement``. The memory keeps ``embedding_size`` numbers of each image, with
-    ``momentum`` on the old ones. ``temperature`` is that of the scores.
+    with or without ``replacement``. The memory keeps an embedding of length ``embedding_size`` for
+    each image, updated with ``momentum`` on the old one. ``temperature`` is that of the scores.
     """
 
     contrast_weight: float = Field(0.8, ge=0)
@@ -35,7 +35,7 @@ class CrdParams(DistillationParams):
 class CrdTask(FeatureTask):
     """Embeddings of both models are trained alongside; memories are part of every checkpoint.
 
-    Negatives come from the global generator, which the engine seeds in each epoch.
+    Negatives are drawn with the global generator, which the engine seeds in each epoch.
     """
 
     remembers_images = True
@@ -57,7 +57,7 @@ class CrdTask(FeatureTask):
         )
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """label_weight CE + contrast_weight contrast; ``observe`` updates the memories."""
+        """label_weight CE + contrast_weight contrastive loss; ``observe`` updates the memories."""
         student, teacher = self.features(model, batch)
         contrast = self.contrast(student.pooled, teacher.pooled, batch.index, batch.y)
         ce = label_cross_entropy(student.logits, batch.targets)
@@ -83,8 +83,8 @@ METHOD = Method(
     card=MethodCard(
         title="CRD",
         family="distillation",
-        summary="The student's embedding of an image is recognised among thousands of the "
-        "teacher's, and the teacher's among the student's.",
+        summary="Trains the student's embedding of an image to identify the teacher's embedding of "
+        "the same image among thousands, and vice versa.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{contrast\_weight}\, (L_s + "
             r"L_t), \quad L = -\mathrm{mean} \left[\log \frac{h^+}{h^+ + K/N} + \sum_K \log "
@@ -94,10 +94,10 @@ METHOD = Method(
         **cite("tian2020contrastive"),
         tables=(3, 5, 7),
         notes=(
-            "Negatives are 16,384 images of other classes, without replacement on CIFAR and with "
-            "it on ImageNet, as released. Small-scale recipes take 64.",
+            "Negatives are 16,384 images of other classes, drawn without replacement on CIFAR and "
+            "with replacement on ImageNet, as released. Small-scale recipes use 64.",
             "The first batch sets the normaliser Z.",
-            "ImageNet is trained at batch 256 and rate 0.1.",
+            "On ImageNet the batch size is 256 and the learning rate 0.1.",
             "All pairs have the same parameters. The rows of Tables 5 and 7 are the last epoch's.",
         ),
         needs_teacher=True,

@@ -1,4 +1,4 @@
-"""DIST: predictions correlate with the predictions of the teacher (Huang et al., 2022)."""
+"""DIST: predictions correlate with the teacher's (Huang et al., 2022)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def correlation_loss(
     """T^2 (1 - mean Pearson correlation) of the predictions softmax(. / T), by rows and by columns.
 
     Source: Huang et al., "Knowledge distillation from a stronger teacher", NeurIPS 2022, Eqs. 9-10,
-    with the factor T^2 and the 1e-8 beside the product of lengths of the released code.
+    and, from the released code, the factor T^2 and the 1e-8 added to the product of lengths.
 
     Args:
         student_BC: logits [B, C].
-        teacher_BC: logits [B, C]; they take no gradient.
+        teacher_BC: logits [B, C]; no gradient flows into them.
         temperature: T > 0.
 
     Returns:
@@ -60,7 +60,7 @@ def correlation_loss(
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    """The correlation of each row of ``a`` with that of ``b``."""
+    """Return the correlation of each row of ``a`` with the same row of ``b``."""
     a, b = (each - each.mean(dim=1, keepdim=True) for each in (a, b))
     correlation: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)
     return correlation
@@ -75,7 +75,7 @@ class DistParams(DistillationParams):
 
 
 class DistTask(Task):
-    """Correlations of predictions."""
+    """Correlations between the student's and the teacher's predictions."""
 
     needs_teacher_logits = True
 
@@ -98,8 +98,8 @@ METHOD = Method(
     card=MethodCard(
         title="DIST",
         family="distillation",
-        summary="Predictions correlate with the teacher's over the classes of each image, and over "
-        "the images for each class, whatever their scale.",
+        summary="Maximises the correlation of predictions with the teacher's, over the classes of "
+        "each image and over the images for each class, whatever their scale.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + T^2 \left[\mathtt{inter\_weight}\, "
             r"\mathrm{mean}_b (1 - \rho(p_b^s, p_b^t)) + \mathtt{intra\_weight}\, \mathrm{mean}_c "
@@ -110,8 +110,8 @@ METHOD = Method(
             "Both parts have weight 2, at temperature 4 on CIFAR and 1 on ImageNet, as released; "
             "the factor T^2 is in the code only. The paper's beta is inter_weight, its gamma "
             "intra_weight; the code has one more factor for both.",
-            "The released training on CIFAR is that of the other methods. On ImageNet its batch is "
-            "256 at rate 0.1; here it is 512 at 0.2, as for KD.",
+            "The released training on CIFAR is that of the other methods. On ImageNet its batch "
+            "size is 256 at learning rate 0.1; here it is 512 at 0.2, as for KD.",
         ),
         needs_teacher=True,
         released_names={

@@ -11,7 +11,7 @@ from methods.losses.divergence import ikl_loss
 
 
 class DklKdTask(DecoupledKdTask):
-    """The weighted MSE is measured; only the soft cross-entropy trains."""
+    """The weighted MSE counts in the loss without a gradient; the soft cross-entropy trains."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """Eq. 7: as IKL-KD, but the weighted MSE has a gradient only into the fixed teacher."""
@@ -25,7 +25,7 @@ METHOD = Method(
     card=MethodCard(
         title="DKL-KD",
         family="distillation",
-        summary="The KL divergence written as a weighted MSE and a soft cross-entropy; with a "
+        summary="Writes the KL divergence as a weighted MSE plus a soft cross-entropy; with a "
         "fixed teacher the weighted MSE trains nothing, which IKL fixes.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
@@ -34,8 +34,9 @@ METHOD = Method(
         ),
         **cite("cui2024decoupled"),
         notes=(
-            "No table prints it: it is the baseline that shows the effect of broken asymmetry. Its "
-            "recipes are those of ikl-kd on each pair, named by the pair's table.",
+            "No table has a row for this method; it is the baseline that shows the effect of "
+            "broken asymmetry. Its recipes are those of ikl-kd for each pair, named after the "
+            "pair's table.",
             "wmse_weight changes the value of the loss but not the training. The gradient is that "
             "of KD at kd_weight = ce_weight / temperature^2.",
             "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",

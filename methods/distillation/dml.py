@@ -1,4 +1,4 @@
-"""DML: two students teach each other (Zhang et al., 2018)."""
+"""DML: two students learn from each other (Zhang et al., 2018)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class DmlParams(DistillationParams):
 class DmlTask(Task):
     """Both students learn from labels and from each other.
 
-    The other student is the task's own: the engine optimises it together with the trained model and
-    stores it in checkpoints. It is not part of the result.
+    The other student belongs to the task: the engine optimises it together with the trained model
+    and stores it in checkpoints. It is not part of the result.
     """
 
     def __init__(self, params: DmlParams, context: TaskContext) -> None:
@@ -45,7 +45,7 @@ class DmlTask(Task):
         self.peer = peer
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """label_weight (CE + the other's) + mutual_weight (KL from the other + the other's)."""
+        """label_weight (CE + the other's CE) + mutual_weight (KL from the other + its KL)."""
         student_BC, peer_BC = model(batch.x), self.peer(batch.x)
         ce = label_cross_entropy(student_BC, batch.targets)
         peer_ce = label_cross_entropy(peer_BC, batch.targets)
@@ -64,7 +64,7 @@ METHOD = Method(
     card=MethodCard(
         title="DML",
         family="distillation",
-        summary="Two untrained students learn from labels and from each other's predictions.",
+        summary="Trains two students from scratch on labels and on each other's predictions.",
         formula=(
             r"\mathtt{label\_weight} \left[\mathrm{CE}(s, y) + \mathrm{CE}(p, y)\right] + "
             r"\mathtt{mutual\_weight} \left[D_{\mathrm{KL}}(\bar p \,\|\, s) + "
@@ -77,8 +77,8 @@ METHOD = Method(
             "same optimiser. It is not evaluated; its losses are logged.",
             "The paper updates the students in turn, the second with the first one's new "
             "predictions; here both take one step from the same predictions.",
-            "The training is that of the other methods; the paper's has 200 epochs at rate 0.1 "
-            "with Nesterov momentum.",
+            "Training settings are those of the other methods; the paper trains for 200 epochs at "
+            "learning rate 0.1 with Nesterov momentum.",
         ),
     ),
     params=DmlParams,

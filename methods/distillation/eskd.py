@@ -13,7 +13,7 @@ from methods.distillation.kd import KdParams, KdTask
 
 
 def stopped_early(student: Overrides, shorter: int) -> Overrides:
-    """A distilled run whose teacher has so many times fewer epochs, on a shortened schedule."""
+    """A distilled run whose teacher's epochs and milestones are divided by ``shorter``."""
     training = student["teacher"]["config"]["training"]
     early: Overrides = {"epochs": training["epochs"] // shorter}
     if milestones := training["optimizer"].get("milestones"):
@@ -41,7 +41,8 @@ METHOD = Method(
     card=MethodCard(
         title="ESKD",
         family="distillation",
-        summary="KD from a teacher of few epochs, whose predictions a small student can imitate.",
+        summary="KD from a teacher whose training is stopped early, so that a small student can "
+        "imitate its predictions.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{kd\_weight}\, T^2 "
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / T) \,\|\, \mathrm{Softmax}(s / T)), \quad T = "
@@ -49,10 +50,10 @@ METHOD = Method(
         ),
         **cite("cho2019efficacy"),
         notes=(
-            "The teacher is a run of vanilla with a third of the usual epochs and a rate that "
-            "falls as much earlier; teacher.config.training has both. The third is this project's "
-            "choice: the paper tries several lengths for other networks and schedules, and "
-            "releases no code for these pairs. Small-scale recipes take half.",
+            "The teacher is a run of vanilla with a third of the usual epochs and a learning rate "
+            "that falls correspondingly earlier; teacher.config.training sets both. The third is "
+            "this project's choice: the paper tries several lengths for other networks and "
+            "schedules, and releases no code for these pairs. Small-scale recipes use half.",
             "Weights and temperature are KD's.",
         ),
         needs_teacher=True,

@@ -53,8 +53,8 @@ METHOD = Method(
     card=MethodCard(
         title="FitNet",
         family="distillation",
-        summary="A middle feature map of the student, mapped by a small trained convolution, "
-        "imitates the teacher's.",
+        summary="Trains a middle feature map of the student, passed through a small trained "
+        "convolution, to imitate the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{hint\_weight}\, \mathrm{mean} "
             r"\left(r(f_s) - f_t\right)^2, \quad r = \mathrm{ReLU} \circ \mathrm{BN} \circ "
@@ -63,8 +63,8 @@ METHOD = Method(
         **cite("romero2015fitnets"),
         tables=(5, 7),
         notes=(
-            "The paper trains in two stages; as released with CRD and mdistiller, hint and labels "
-            "train together, and the two sizes determine the convolution's kernel.",
+            "The paper trains in two stages. As released with CRD and mdistiller, hint and labels "
+            "are used together, and the two sizes determine the convolution's kernel.",
             "All pairs have the same parameters. The printed rows are the last epoch's.",
         ),
         needs_teacher=True,

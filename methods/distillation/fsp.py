@@ -19,16 +19,16 @@ from methods.losses.stages import pooled_to
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """sum_l mean (G_l(s) - G_l(t))^2, G_l the mean over places of products of channels.
+    """sum_l mean (G_l(s) - G_l(t))^2, G_l the mean over positions of products of channels.
 
-    A channel of each stage is multiplied by each channel of the stage before, the larger map pooled
-    to the smaller: the "flow of solution procedure".
+    Each channel of a stage is multiplied by each channel of the previous stage, with the larger map
+    pooled to the smaller: the "flow of solution procedure".
 
     Source: Yim et al., "A gift from knowledge distillation", CVPR 2017, Eqs. 1-2.
 
     Args:
         student: feature maps [B, K, H, W] of the stem and of each stage.
-        teacher: those of the teacher, with the same channels; they take no gradient.
+        teacher: the teacher's maps, with the same channels; no gradient flows into them.
 
     Returns:
         The mean over the batch and the entries of G, summed over pairs of stages, a scalar >= 0.
@@ -41,7 +41,7 @@ def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _flow(before_BKHW: Tensor, after_BLHW: Tensor) -> Tensor:
-    """G [B, L, K]."""
+    """Return G [B, L, K]."""
     before_BKP = float32_or_wider(pooled_to(before_BKHW, after_BLHW)).flatten(2)
     after_BLP = float32_or_wider(pooled_to(after_BLHW, before_BKHW)).flatten(2)
     return exact_matmul(after_BLP, before_BKP.transpose(1, 2)) / before_BKP.shape[2]
@@ -52,19 +52,19 @@ class FspParams(TwoStageParams):
 
 
 class FspTask(FeatureTask):
-    """First the student's stages learn the teacher's flow alone, then all of it learns labels."""
+    """First learn the teacher's flow in the student's stages; then train the student on labels."""
 
     def __init__(self, params: FspParams, context: TaskContext) -> None:
         """Check the channels.
 
         Raises:
-            UserError: the models' features have other channels.
+            UserError: the models' features have different channels.
         """
         super().__init__(params, context)
         self.require_same_channels()
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The flows' distance in the first stage, label_weight CE after it."""
+        """The flows' distance in the first stage, then label_weight CE."""
         if self.params.in_first_stage(batch.epoch, self.context.epochs):
             student, teacher = self.features(model, batch)
             flow = flow_loss(student.stages, teacher.stages)
@@ -77,8 +77,8 @@ METHOD = Method(
     card=MethodCard(
         title="FSP",
         family="distillation",
-        summary="The student's stages first learn how the teacher's features flow from stage to "
-        "stage, as products of their maps; then the student learns from labels.",
+        summary="First trains the student to imitate how the teacher's features flow from stage to "
+        "stage, measured by products of their maps; then trains it on labels.",
         formula=(
             r"\sum_l \mathrm{mean} \left(G_l^s - G_l^t\right)^2 \text{ in the first "
             r"stage, then } \mathtt{label\_weight}\, \mathrm{CE}(s, y), \quad G_l = "
@@ -86,11 +86,11 @@ METHOD = Method(
         ),
         **cite("yim2017gift"),
         notes=(
-            "The first stage is 30 epochs, as RepDistiller trains its table; its weight of 50 has "
-            "no effect there, nor has it here. Momentum is kept between the stages, which the "
-            "release begins with another optimiser.",
-            "Both models need the same channels: five of the eleven CIFAR pairs. RepDistiller "
-            "reports none for the others either.",
+            "The first stage has 30 epochs, as in RepDistiller's table. RepDistiller's weight of "
+            "50 has no effect and is left out here. Momentum is kept between the stages; the "
+            "released code uses a separate optimiser for each.",
+            "Both models need the same channels, as five of the eleven CIFAR pairs have. "
+            "RepDistiller reports no numbers for the others either.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "gamma"},

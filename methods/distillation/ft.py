@@ -1,4 +1,4 @@
-"""FT: the student imitates a paraphrase of the map of the teacher (Kim et al., 2018)."""
+"""FT: the student imitates a paraphrase of the teacher's feature map (Kim et al., 2018)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from methods.losses.stages import pooled_to
 
 
 def factor_loss(student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
-    """The mean of |Q(s) - Q(t)|, Q the squares' mean over channels, divided by its length.
+    """The mean of |Q(s) - Q(t)|, Q the mean square over channels, divided by its length.
 
     Source: Kim et al., "Paraphrasing complex network: network compression via factor transfer",
     NeurIPS 2018, Eq. 3, with RepDistiller's Q; the paper's is the factor divided by its length.
 
     Args:
         student_BKHW: the student's factor [B, K, H, W].
-        teacher_BKHW: the teacher's; it takes no gradient. The larger one is pooled to the smaller.
+        teacher_BKHW: the teacher's factor; no gradient flows into it. The larger one is pooled to
+            the smaller.
 
     Returns:
         A scalar >= 0.
@@ -45,7 +46,7 @@ def coder(*channels: int, transposed: bool = False, norm: bool = False) -> nn.Se
     """3x3 convolutions of stride 1, each followed by a leaky ReLU of slope 0.1.
 
     Args:
-        *channels: those of the input and of each layer's output.
+        *channels: channels of the input and of each layer's output.
         transposed: use transposed convolutions.
         norm: add a BatchNorm before each activation.
     """
@@ -59,9 +60,9 @@ def coder(*channels: int, transposed: bool = False, norm: bool = False) -> nn.Se
 
 
 class FtParams(TwoStageParams):
-    """The weights of the factors and of the paraphrase, and the factors' share of channels.
+    """Weights of the factors and of the paraphrase, and the number of the factors' channels.
 
-    ``factor_channels`` is the number of the factors' channels as a share of the teacher's.
+    ``factor_channels`` is that number as a share of the teacher's channels.
     """
 
     factor_weight: float = Field(200.0, ge=0)
@@ -70,9 +71,9 @@ class FtParams(TwoStageParams):
 
 
 class FtTask(FeatureTask):
-    """First an autoencoder of the teacher's last map is trained alone, then the student.
+    """First train an autoencoder of the teacher's last map alone, then the student.
 
-    The student's map is translated to the autoencoder's code, by a network trained alongside.
+    A network trained alongside translates the student's map to the autoencoder's code.
     """
 
     def __init__(self, params: FtParams, context: TaskContext) -> None:
@@ -85,7 +86,7 @@ class FtTask(FeatureTask):
         self.translate = coder(student, student, code, code, norm=True)
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """paraphrase_weight MSE, then label_weight CE + factor_weight times the distance."""
+        """First paraphrase_weight MSE; then label_weight CE + factor_weight times the distance."""
         if self.params.in_first_stage(batch.epoch, self.context.epochs):
             with no_grad():
                 map_BKHW = self.teacher_features(batch.x).stages[-1]
@@ -111,8 +112,8 @@ METHOD = Method(
     card=MethodCard(
         title="FT",
         family="distillation",
-        summary="An autoencoder first learns to paraphrase the teacher's last map; then a "
-        "translation of the student's map imitates the paraphrase.",
+        summary="First trains an autoencoder to paraphrase the teacher's last map; then trains a "
+        "translation of the student's map to imitate the paraphrase.",
         formula=(
             r"\mathtt{paraphrase\_weight}\, \mathrm{mean} (d(p(f_t)) - f_t)^2 \text{ in the first "
             r"stage, then } \mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{factor\_weight}\, "
@@ -120,12 +121,12 @@ METHOD = Method(
         ),
         **cite("kim2018paraphrasing"),
         notes=(
-            "The first stage is 30 epochs, as RepDistiller trains its table. Its rate there is "
-            "0.01 for students that are ResNets, also wide ones; here the weight 0.2 at rate 0.05 "
-            "gives the same steps, up to weight decay.",
+            "The first stage has 30 epochs, as in RepDistiller's table. Its learning rate there is "
+            "0.01 for students that are ResNets, including wide ones; here the weight 0.2 at "
+            "learning rate 0.05 gives the same steps, up to weight decay.",
             "The paper compares factors divided by their length; RepDistiller, which is followed "
-            "here, their squares' mean over channels. The weight 200 is its own; small-scale "
-            "recipes use 20, since the mean over fewer places is larger.",
+            "here, compares their mean squares over channels. The weight 200 is RepDistiller's; "
+            "small-scale recipes use 20, since the mean over fewer positions is larger.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "gamma", "factor_weight": "beta", "factor_channels": "k"},

@@ -85,12 +85,12 @@ METHOD = Method(
         ),
         **cite("cui2025generalized"),
         notes=(
-            "Not in the tables of the reference paper: this is the second version of its released "
-            "code. Its recipes are named by the pairs' tables.",
+            "The reference paper's tables have no row for this method, which is from the second "
+            "version of its released code. Its recipes are named after the pairs' tables.",
             "Global information is on or off as released for each pair. At power 0 weights are "
             "uniform and it changes nothing.",
-            "The weighted MSE is normalised once over the batch; in the release over each device's "
-            "part of it.",
+            "The weighted MSE is normalised once over the batch; the released code normalises it "
+            "over each device's part of the batch.",
             "The warm-up takes 20 epochs on CIFAR and, by a released default, 5 on ImageNet.",
             "The released T2, 4 on CIFAR and 1 on ImageNet, is sample_temperature and "
             "class_temperature here.",

@@ -13,7 +13,7 @@ from methods.losses.divergence import ikl_loss
 
 
 class IklKdParams(DecoupledKdParams):
-    """As released: each sample has its own class weights, nearly uniform at temperature 100."""
+    """As released, each sample has its own class weights, nearly uniform at temperature 100."""
 
     sample_temperature: float = Field(100.0, gt=0)
 
@@ -48,7 +48,7 @@ WEIGHTS = {
 
 
 def settings(pair: _pairs.Pair) -> Overrides:
-    """The released weights; on ImageNet also global information, at temperature 1, no warm-up."""
+    """The released weights; on ImageNet also global information, temperature 1 and no warm-up."""
     wmse_weight, ce_weight = WEIGHTS[pair.name]
     params: Overrides = {"wmse_weight": wmse_weight, "ce_weight": ce_weight}
     if pair.dataset == "imagenet":
@@ -62,8 +62,8 @@ METHOD = Method(
     card=MethodCard(
         title="IKL-KD",
         family="distillation",
-        summary="The decoupled KL divergence whose weighted MSE of logit differences trains the "
-        "student, with class weights that may be global means.",
+        summary="Distils by the improved KL divergence, whose weighted MSE of logit differences "
+        "trains the student, with class weights that may be global means.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\left[\frac{\mathtt{wmse\_weight}}{4} \sum_{j,k} w_j w_k (\Delta t_{jk} - \Delta "
@@ -84,11 +84,12 @@ METHOD = Method(
             "The labels' cross-entropy is in the released code but not in Eqs. 6 to 8: "
             "params.label_weight=0 leaves it out.",
             "A warm-up over 20 epochs on CIFAR is in the released configurations but not in the "
-            "paper: params.warmup_epochs=1 leaves it out. Small-scale recipes take three epochs.",
-            "The weights are tuned for each pair, on test since no images are held out; the "
-            "printed rows are those of the best epoch on test.",
+            "paper: params.warmup_epochs=1 leaves it out. Small-scale recipes use three epochs.",
+            "The weights are tuned for each pair, on the test images since none are held out; the "
+            "printed rows are those of the best epoch on the test images.",
             "The released T2 is sample_temperature, or class_temperature with global information. "
-            "A class without a sample in an epoch keeps its mean; in the release it becomes NaN.",
+            "A class without a sample in an epoch keeps its mean; in the released code it becomes "
+            "NaN.",
         ),
         needs_teacher=True,
         released_names={

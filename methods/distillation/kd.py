@@ -46,7 +46,8 @@ METHOD = Method(
     card=MethodCard(
         title="KD",
         family="distillation",
-        summary="The student's predictions, softened by a temperature, match the teacher's.",
+        summary="Trains the student's predictions, softened by a temperature, to match the "
+        "teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{kd\_weight}\, T^2 "
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / T) \,\|\, \mathrm{Softmax}(s / T)), "
@@ -57,7 +58,8 @@ METHOD = Method(
         notes=(
             "On CIFAR the weights are 0.1 and 0.9 at temperature 4, on ImageNet 0.5 and 0.5 at "
             "temperature 1, as released with mdistiller.",
-            "Tables 5 and 7 print the last epoch's accuracy, Table 3 the best epoch's on test.",
+            "Tables 5 and 7 print the accuracy of the last epoch, Table 3 that of the best epoch "
+            "on the test images.",
         ),
         needs_teacher=True,
         released_names={

@@ -1,4 +1,4 @@
-"""KDSVD: leading singular vectors of the maps relate as the teacher's do (Lee et al., 2018)."""
+"""KDSVD: relations of the maps' leading singular vectors are distilled (Lee et al., 2018)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.precision import exact_matmul, float32_or_wider
 from methods.losses.stages import matched_stages
 
-# Each of the teacher's vectors is compared with the most similar of so many more of the student's.
+# The student has this many more candidate vectors than the teacher; each of the teacher's vectors
+# is compared with the most similar candidate.
 FURTHER = 3
-# Squared singular values that differ by less than this share of the largest are taken as equal.
+# Squared singular values that differ by less than this share of the largest count as equal.
 RESOLUTION = 1e-5
 
 
 class RightVectors(torch.autograd.Function):
     """The leading right singular vectors [B, K, n] of matrices [B, P, K].
 
-    The gradient needs the n vectors' own singular values to differ from all others; torch's needs
-    all of them to differ, and is not a number for maps with two channels that are never active.
+    The gradient needs the singular values of these n vectors to differ from all others; torch's
+    needs all values to differ, and is NaN for maps with two channels that are never active.
     """
 
     @staticmethod
@@ -67,16 +68,16 @@ def singular_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], vectors:
     """sum_l sum (R_l(s) - R_l(t))^2 over pairs of stages, channels of both, and vectors.
 
     R_l = exp(-(v_l[k] - v_(l-1)[k'])^2 / 8), v_l the leading right singular vectors of the map of
-    stage l as a matrix of places by channels. Each of the student's is the one that is most similar
-    to the teacher's, with its sign, and both are scaled by the teacher's singular values, which
-    have length 1.
+    stage l as a matrix of positions by channels. Each of the teacher's vectors is compared with the
+    student's most similar one, with matched sign, and both are scaled by the teacher's singular
+    values, normalised to length 1.
 
     Source: Lee et al., "Self-supervised knowledge distillation using singular value decomposition",
     ECCV 2018, Eqs. 3-6, as released with RepDistiller.
 
     Args:
         student: feature maps [B, K, H, W] of the stem and of each stage; the stem is left out.
-        teacher: those of the teacher, with the same channels; they take no gradient.
+        teacher: the teacher's maps, with the same channels; no gradient flows into them.
         vectors: number of the teacher's vectors.
 
     Returns:
@@ -101,7 +102,7 @@ def _matrix(map_BKHW: Tensor) -> Tensor:
 
 
 def _leading(map_BKHW: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Right singular vectors [B, K, n], each of positive sum, and values [B, n] of length 1."""
+    """Return right singular vectors [B, K, n] with positive sums and values [B, n] of length 1."""
     _, values_BR, right_BRK = torch.linalg.svd(_matrix(map_BKHW), full_matrices=False)
     vectors_BKN = right_BRK[:, :number].transpose(1, 2)
     signs_B1N = vectors_BKN.sum(dim=1, keepdim=True).sign()
@@ -109,7 +110,7 @@ def _leading(map_BKHW: Tensor, number: int) -> tuple[Tensor, Tensor]:
 
 
 def _aligned(student_BKM: Tensor, teacher_BKN: Tensor) -> Tensor:
-    """For each of the teacher's vectors the student's with the largest absolute cosine."""
+    """Return, for each teacher vector, the student's of largest absolute cosine, sign matched."""
     cosine_BMN = exact_matmul(student_BKM.detach().transpose(1, 2), teacher_BKN)
     best_B1N = cosine_BMN.abs().argmax(dim=1, keepdim=True)
     chosen_BKN = student_BKM.gather(2, best_B1N.expand(-1, student_BKM.shape[1], -1))
@@ -134,7 +135,7 @@ class KdsvdTask(FeatureTask):
         """Check the channels.
 
         Raises:
-            UserError: the models' features have other channels.
+            UserError: the models' features have different channels.
         """
         super().__init__(params, context)
         self.require_same_channels()
@@ -152,8 +153,8 @@ METHOD = Method(
     card=MethodCard(
         title="KDSVD",
         family="distillation",
-        summary="How the leading singular vectors of a stage's map relate to those of the stage "
-        "before imitates the teacher's.",
+        summary="Trains the relations between the leading singular vectors of successive stages' "
+        "maps to imitate the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{correlation\_weight} \sum_l "
             r"\left\|R_l^s - R_l^t\right\|_2^2, \quad R_l = \exp\left(-\frac{1}{8} (v_l[k] - "
@@ -161,15 +162,15 @@ METHOD = Method(
         ),
         **cite("lee2018self"),
         notes=(
-            "RepDistiller decomposes maps as places by channels, as the paper and as here, so that "
-            "both models need the same channels: five of the eleven CIFAR pairs. mdistiller "
-            "decomposes channels and rows by columns instead.",
-            "The weight and the single vector are mdistiller's; RepDistiller gives none, and "
-            "neither table has a row.",
-            "The sign of a singular vector is arbitrary. The release leaves the teacher's to the "
-            "library; here its sum is positive.",
-            "The gradient neglects vectors with nearly equal singular values, for which that of "
-            "the release is not a number.",
+            "As in the paper and RepDistiller, maps are decomposed as positions by channels, so "
+            "both models need the same channels, as five of the eleven CIFAR pairs have. "
+            "mdistiller decomposes channels and rows by columns instead.",
+            "The weight and the single vector are mdistiller's. RepDistiller gives none, and "
+            "neither of their tables has a row for this method.",
+            "The sign of a singular vector is arbitrary. The released code leaves the teacher's to "
+            "the library; here its sum is positive.",
+            "The gradient ignores vectors with nearly equal singular values, for which the "
+            "released code's gradient is NaN.",
         ),
         needs_teacher=True,
         released_names={

@@ -26,7 +26,7 @@ def standardised(logits_BC: Tensor) -> Tensor:
     """(z - mean) / (std + 1e-7) of each sample, with std over C - 1.
 
     Source: Sun et al., "Logit standardization in knowledge distillation", CVPR 2024, Algorithm 1;
-    the temperature follows in the loss.
+    the temperature is applied later, in the loss.
 
     Args:
         logits_BC: logits [B, C], C >= 2.
@@ -49,7 +49,7 @@ class LogitStdParams(Params):
 
 
 class LogitStdTask(Task):
-    """The base method's loss on standardised logits; labels are compared with the logits as is."""
+    """The base method's loss on standardised logits; the labels' CE uses the raw logits."""
 
     needs_teacher_logits = True
 
@@ -57,7 +57,7 @@ class LogitStdTask(Task):
         """Build the base method's task.
 
         Raises:
-            UserError: that method is not one of logits, or has no such parameters.
+            UserError: that method does not distil logits of one view, or has no such parameters.
         """
         super().__init__(params, context)
         method = METHODS.get(params.base)
@@ -74,7 +74,7 @@ class LogitStdTask(Task):
         self.base, self.label_weight = base, own.label_weight
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The base's label_weight CE of the logits + its loss of standardised logits."""
+        """The base's label_weight CE on raw logits + its loss on standardised logits."""
         student_BC = model(batch.x)
         ce = label_cross_entropy(student_BC, batch.targets)
         output = self.base.loss(lambda x: standardised(student_BC), _of_standardised(batch))
@@ -95,7 +95,7 @@ def _of_standardised(batch: Batch) -> Batch:
     return replace(batch, teacher_output=standardised(batch.teacher_logits))
 
 
-# (temperature, weight) where the names of the authors' logs have others than (2, 9).
+# (temperature, weight) of pairs for which the names of the authors' logs differ from (2, 9).
 LOGGED = {
     "vgg13-vgg8": (3.0, 9.0),
     "vgg13-mobilenet-v2": (3.0, 9.0),
@@ -113,20 +113,20 @@ METHOD = Method(
     card=MethodCard(
         title="Logit Std.",
         family="distillation",
-        summary="A method that distils logits gets them with mean 0 and standard deviation 1 for "
-        "each image, so that the student need not match the teacher's scale.",
+        summary="Standardises each image's logits before a method distils them, so that the "
+        "student need not match the scale of the teacher's logits.",
         formula=(
             r"\lambda\, \mathrm{CE}(s, y) + L_{\mathtt{base}}(Z(s), Z(t)), \quad Z(o) = \frac{o - "
             r"\mathrm{mean}(o)}{\mathrm{std}(o)}"
         ),
         **cite("sun2024logit"),
         notes=(
-            "params.base names the method, such as dkd, and params.base_params has its parameters; "
-            "its label_weight is the formula's lambda. Recipes take KD.",
-            "As released: temperature 2 and weight 9 beside a label weight of 0.1 for KD; DKD's "
-            "two weights times 9. The names of the authors' logs have other values for three of "
-            "the pairs, which their recipes have.",
-            "The losses in the logs of resnet32x4 to ShuffleNetV2 begin at 1.7, too low for the "
+            "params.base names the method, such as dkd, and params.base_params sets its "
+            "parameters; its label_weight is the formula's lambda. Recipes use KD.",
+            "The released code uses temperature 2, weight 9 and label weight 0.1 for KD, and "
+            "multiplies DKD's two weights by 9. For three of the pairs the names of the authors' "
+            "logs have other values, which their recipes use.",
+            "The losses in the logs of resnet32x4 to ShuffleNetV2 start at 1.7, too low for the "
             "weight 9 in their name.",
         ),
         needs_teacher=True,

@@ -25,8 +25,8 @@ class LevelParts(NamedTuple):
 
     Attributes:
         instance: KL divergences of each image's predictions.
-        batch: squared distances of the products of all pairs of images.
-        classes: squared distances of the products of all pairs of classes.
+        batch: squared distances between the products of all pairs of images.
+        classes: squared distances between the products of all pairs of classes.
     """
 
     instance: Tensor
@@ -41,7 +41,7 @@ def batch_loss(student_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Te
 
     Args:
         student_BC: logits [B, C].
-        teacher_BC: logits [B, C]; they take no gradient.
+        teacher_BC: logits [B, C]; no gradient flows into them.
         temperature: T > 0.
 
     Returns:
@@ -70,13 +70,16 @@ def _gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def lower_half(values: Tensor) -> Tensor:
-    """The share of values that are not above their median, a scalar of about one half."""
+    """Return the share of values not above their median, a scalar of about one half."""
     values = float32_or_wider(values)
     return (values <= values.quantile(0.5)).to(values.dtype).mean()
 
 
 class MlkdParams(DistillationParams):
-    """Weights of labels and of the three levels, and the temperatures that are summed over."""
+    """Weights of labels and of the three levels, and the temperatures that are summed over.
+
+    At ``image_temperatures`` the view's instance term uses the image's logits.
+    """
 
     label_weight: float = Field(0.1, ge=0)
     kd_weight: float = Field(0.9, ge=0)
@@ -85,7 +88,7 @@ class MlkdParams(DistillationParams):
 
 
 class MlkdTask(Task):
-    """Levels of logits of an image and of an AutoAugment view of it."""
+    """Distil an image's logits at three levels, and those of an AutoAugment view at one."""
 
     needs_teacher_logits = True
     autoaugmented_views = 1
@@ -105,12 +108,12 @@ class MlkdTask(Task):
     @torch.no_grad()
     def _teach(self, x: Tensor) -> Tensor:
         if self.context.teacher is None:
-            raise RuntimeError("mlkd runs its teacher on the views, and has none")
+            raise RuntimeError("mlkd runs its teacher on the views, but has no teacher")
         logits_BC: Tensor = self.context.teacher(x)
         return logits_BC
 
     def _levels(self, student_BC: Tensor, teacher_BC: Tensor) -> LevelParts:
-        """All levels of the images over all temperatures, times the shares of ``lower_half``."""
+        """Return the images' levels, summed over temperatures, times shares of ``lower_half``."""
         predictions_BC = softmax(float32_or_wider(teacher_BC), dim=1)
         images = lower_half(predictions_BC.max(dim=1).values)
         classes = lower_half(predictions_BC.sum(dim=0))
@@ -128,7 +131,7 @@ class MlkdTask(Task):
     def _view(
         self, image_BC: Tensor, teacher_BC: Tensor, view_BC: Tensor, teacher_view_BC: Tensor
     ) -> Tensor:
-        """The instance level of the view; at ``image_temperatures`` of the image once more."""
+        """Return the view's instance level; ``image_temperatures`` use the image's logits."""
         repeated = self.params.image_temperatures
         terms = [
             kd_loss(image_BC, teacher_BC, t)
@@ -158,8 +161,8 @@ METHOD = Method(
     card=MethodCard(
         title="MLKD",
         family="distillation",
-        summary="Predictions at several temperatures match the teacher's for each image, in their "
-        "products between images, and in those between classes.",
+        summary="Matches the teacher's predictions at several temperatures for each image, in "
+        "their products between images, and in those between classes.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE} + \mathtt{kd\_weight} \sum_{T \in "
             r"\mathtt{temperatures}} \left[T^2 D_{\mathrm{KL}}(P_t \,\|\, P_s) + \frac{1}{B} "
@@ -168,14 +171,16 @@ METHOD = Method(
         ),
         **cite("jin2023multi"),
         notes=(
-            "The paper uses only less confident images and classes. The released code multiplies "
-            "the mean over all images by the share of those, about one half; so does this.",
-            "The instance level also has the further view. At temperatures 2 and 6 the released "
-            "code gives it the image's logits once more; params.image_temperatures=[] does not.",
-            "The view is by AutoAugment's CIFAR policy; the release draws two operations of "
-            "RandAugment and cuts a square out.",
-            "Rates are half of the other methods' and trainings up to four times as long, with the "
-            "same milestones, as released.",
+            "The paper uses only less confident images and classes. The released code, which is "
+            "followed here, instead multiplies the mean over all of them by the share of the less "
+            "confident ones, about one half.",
+            "The instance level includes the further view. At temperatures 2 and 6 the released "
+            "code uses the image's logits again instead of the view's; "
+            "params.image_temperatures=[] always uses the view's.",
+            "The view is made by AutoAugment's CIFAR policy; the released code applies two "
+            "operations of RandAugment and cuts out a square.",
+            "As released, the learning rate is half of the other methods', except for MobileNetV2 "
+            "and ShuffleNets, and training is up to four times as long with the same milestones.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "kd_weight": "KD_WEIGHT"},

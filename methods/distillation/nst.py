@@ -1,4 +1,4 @@
-"""NST: channels are active where the teacher's are, as distributions (Huang and Wang, 2017)."""
+"""NST: the distribution of channel activations is distilled (Huang and Wang, 2017)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def selectivity_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
 
     Args:
         student: feature maps [B, K, H, W] of the stem and of each stage; the stem is left out.
-        teacher: those of the teacher; they take no gradient. The larger map is pooled to the
+        teacher: the teacher's maps; no gradient flows into them. The larger map is pooled to the
             smaller.
 
     Returns:
@@ -57,7 +57,7 @@ class NstParams(DistillationParams):
 
 
 class NstTask(FeatureTask):
-    """The channels of all stages."""
+    """Maximum mean discrepancy of the channels' maps in all stages."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + selectivity_weight times the discrepancy, summed over stages."""
@@ -72,8 +72,8 @@ METHOD = Method(
     card=MethodCard(
         title="NST",
         family="distillation",
-        summary="The places at which the student's channels are active have the distribution of "
-        "the teacher's, by the maximum mean discrepancy.",
+        summary="Matches the distribution of the student's channel activation maps to the "
+        "teacher's by minimising their maximum mean discrepancy.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{selectivity\_weight} \sum_l "
             r"\left[\mathrm{mean}_{kk'} (t_k^\top t_{k'})^2 + \mathrm{mean}_{kk'} (s_k^\top "
@@ -82,7 +82,7 @@ METHOD = Method(
         **cite("huang2017like"),
         notes=(
             "The paper transfers the last stage; RepDistiller and mdistiller, which are followed "
-            "here, sum over all stages with the weight 50, the same on all pairs.",
+            "here, sum over all stages with the weight 50, the same for all pairs.",
             "The kernel is (a . b)^2: the paper's polynomial of degree 2 with constant 0.",
         ),
         needs_teacher=True,

@@ -53,8 +53,8 @@ class OfdTask(FeatureTask):
     def teacher_features(self, x: Tensor) -> Features:
         """See ``FeatureTask``.
 
-        The released teacher, in training mode, also moves its running statistics, which nothing
-        reads; here they do not change.
+        The released teacher, in training mode, also updates its running statistics, which are never
+        used; here they do not change.
         """
         mode = "train-frozen" if self.params.batch_statistics else "eval"
         with attack_mode(self.teacher, mode):
@@ -71,8 +71,8 @@ METHOD = Method(
     card=MethodCard(
         title="OFD",
         family="distillation",
-        summary="The student's maps before activation, mapped to the teacher's channels, imitate "
-        "the teacher's where its activation passes values on.",
+        summary="Trains the student's pre-activation maps, projected to the teacher's channels, to "
+        "imitate the teacher's where its activation passes values on.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{overhaul\_weight} \sum_{l < n} "
             r"2^{l + 1 - n} d_p\left(\max(f_t^l, m), r_l(f_s^l)\right)"
@@ -80,14 +80,14 @@ METHOD = Method(
         **cite("heo2019comprehensive"),
         tables=(3, 5, 7),
         notes=(
-            "The teacher is in training mode, as its author intended: it normalises by the batch. "
-            "params.batch_statistics=false puts it in eval mode. The released teacher's running "
-            "statistics change meanwhile, to no effect; here they do not.",
+            "The teacher is in training mode, as its author intended, so its BatchNorms use batch "
+            "statistics; params.batch_statistics=false puts it in eval mode. The released "
+            "teacher's running statistics change meanwhile, without effect; here they do not.",
             "Every pair runs. The public code crashes on four of the five pairs of Table 7 and on "
             "ResNet34 to ResNet18, so it cannot have produced those printed numbers.",
-            "From ResNet50 to MobileNetV1 the release takes the student's first stage for its stem "
-            "and connects three stages; here there are four.",
-            "ImageNet is trained at batch 128 and rate 0.05 with weight 0.0001.",
+            "From ResNet50 to MobileNetV1 the released code treats the student's first stage as "
+            "its stem and connects three stages; here four are connected.",
+            "On ImageNet the batch size is 128, the learning rate 0.05 and the weight 0.0001.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "overhaul_weight": "FEAT_WEIGHT"},

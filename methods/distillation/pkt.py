@@ -1,4 +1,4 @@
-"""PKT: images are neighbours as often as by the teacher (Passalis and Tefas, 2018)."""
+"""PKT: the probabilities that images are neighbours are distilled (Passalis and Tefas, 2018)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def neighbour_loss(student_BD: Tensor, teacher_BE: Tensor) -> Tensor:
 
     Args:
         student_BD: features [B, D].
-        teacher_BE: the teacher's [B, E]; they take no gradient.
+        teacher_BE: the teacher's [B, E]; no gradient flows into them.
 
     Returns:
         A scalar.
@@ -38,7 +38,7 @@ def neighbour_loss(student_BD: Tensor, teacher_BE: Tensor) -> Tensor:
 
 def _neighbours(features_BD: Tensor) -> Tensor:
     features_BD = float32_or_wider(features_BD)
-    # The length of a zero vector has gradient zero here, where a square root would have none.
+    # ``norm`` has gradient zero at a zero vector, where a square root would have none.
     units_BD = features_BD / (features_BD.norm(dim=1, keepdim=True) + EPSILON)
     near_BB = (exact_matmul(units_BD, units_BD.T) + 1) / 2
     return near_BB / near_BB.sum(dim=1, keepdim=True)
@@ -66,8 +66,8 @@ METHOD = Method(
     card=MethodCard(
         title="PKT",
         family="distillation",
-        summary="The probabilities that two images of a batch are neighbours, by the cosine of "
-        "their features, imitate the teacher's.",
+        summary="Matches the probabilities that two images of a batch are neighbours, given by the "
+        "cosine of their features, to the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{neighbour\_weight}\, "
             r"\frac{1}{B^2} \sum_{ij} p_{ij}^t \log \frac{p_{ij}^t}{p_{ij}^s}, \quad p_{ij} = "
@@ -78,7 +78,7 @@ METHOD = Method(
             "The paper sums over pairs without i = j; the authors' code, which RepDistiller and "
             "mdistiller use and which is followed here, takes the mean over all pairs and adds "
             "1e-7 to lengths and probabilities.",
-            "The weight is that of RepDistiller and mdistiller, the same on all pairs.",
+            "The weight is that of RepDistiller and mdistiller, the same for all pairs.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "neighbour_weight": "FEAT_WEIGHT"},

@@ -16,9 +16,9 @@ from methods.losses.review import ReviewDistillation
 
 
 class ReviewKdParams(WarmedParams):
-    """The review's weight and shape.
+    """The weight and structure of the review.
 
-    ``student_preacts``: the student's maps are taken before their activation. ``max_middle`` is the
+    ``student_preacts`` takes the student's maps before their activation. ``max_middle`` is the
     largest number of channels in which maps are fused.
     """
 
@@ -30,7 +30,7 @@ class ReviewKdParams(WarmedParams):
 class ReviewKdTask(FeatureTask):
     """A chain of fusions, trained alongside, from the student's maps to the teacher's.
 
-    The deepest fuses pooled features; its BatchNorm gets one number per channel and image.
+    The deepest fusion takes pooled features, so its BatchNorm gets one value per channel and image.
     """
 
     least_batch = 2
@@ -48,7 +48,7 @@ class ReviewKdTask(FeatureTask):
         )
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """label_weight CE + warm-up review_weight HCL."""
+        """label_weight CE + warm-up (review_weight HCL)."""
         student, teacher = self.features(model, batch)
         ce = label_cross_entropy(student.logits, batch.targets)
         maps = student.preacts if self.params.student_preacts else student.stages
@@ -91,8 +91,8 @@ METHOD = Method(
     card=MethodCard(
         title="ReviewKD",
         family="distillation",
-        summary="The student's maps, fused by attention from the deepest to the shallowest, "
-        "imitate the teacher's maps at several scales.",
+        summary="Trains the student's maps, fused by attention from the deepest to the shallowest, "
+        "to imitate the teacher's maps at several scales.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \min(e / \mathtt{warmup\_epochs}, 1) "
             r"\mathtt{review\_weight} \sum_l \mathrm{HCL}(\mathrm{ABF}(f_s^l, "
@@ -101,12 +101,12 @@ METHOD = Method(
         **cite("chen2021distilling"),
         tables=(3, 5, 7),
         notes=(
-            "The training is that of mdistiller: epochs of the warm-up count from 1, the teacher "
-            "is in eval mode. The numbers of Tables 5 and 7 come from the authors' own code, with "
-            "Nesterov momentum, batch 128, rate 0.1, other statistics of the images, a teacher "
-            "that normalises by the batch, and the best epoch on test.",
-            "The student's maps are those after activation on CIFAR, before it on ImageNet.",
-            "ImageNet is trained at batch 256 and rate 0.1, without warm-up.",
+            "Training follows mdistiller: warm-up epochs count from 1, and the teacher is in eval "
+            "mode. The numbers of Tables 5 and 7 come from the authors' own code, with Nesterov "
+            "momentum, batch size 128, learning rate 0.1, other statistics of the images, a "
+            "teacher that normalises by the batch, and the best epoch on the test images.",
+            "The student's maps are taken after activation on CIFAR, before it on ImageNet.",
+            "On ImageNet the batch size is 256 and the learning rate 0.1, without warm-up.",
         ),
         needs_teacher=True,
         released_names={
@@ -127,8 +127,8 @@ METHOD = Method(
         "table7/vgg13-mobilenet-v2": NOT_PUBLISHED
         + "30 is a user's value for ResNet50 to the same "
         "student.",
-        "table7/resnet50-mobilenet-v2": NOT_PUBLISHED + "A user got 69.88 with 30, batch 64 and "
-        "rate 0.01, and 66.82 with 7 (mdistiller, issue 39).",
+        "table7/resnet50-mobilenet-v2": NOT_PUBLISHED + "A user got 69.88 with 30, batch size 64 "
+        "and learning rate 0.01, and 66.82 with 7 (mdistiller, issue 39).",
         "table3/resnet50-mobilenet-v1": "Maps are fused in 256 channels, as in the authors' code; "
         "mdistiller ignores that setting and fuses them in 512.",
     },

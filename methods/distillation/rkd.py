@@ -14,7 +14,7 @@ from methods.losses.relational import rkd_loss
 
 
 class RkdParams(DistillationParams):
-    """Weights of the two relations."""
+    """Weights of the distances and of the angles."""
 
     distance_weight: float = Field(25.0, ge=0)
     angle_weight: float = Field(50.0, ge=0)
@@ -24,7 +24,7 @@ class RkdTask(FeatureTask):
     """Relations between the pooled features of a batch."""
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """label_weight CE + distance_weight and angle_weight times Huber's losses of relations."""
+        """label_weight CE + distance_weight and angle_weight times their Huber losses."""
         student, teacher = self.features(model, batch)
         ce = label_cross_entropy(student.logits, batch.targets)
         distance, angle = rkd_loss(student.pooled, teacher.pooled)
@@ -37,8 +37,8 @@ METHOD = Method(
     card=MethodCard(
         title="RKD",
         family="distillation",
-        summary="Distances between the embeddings of a batch, and angles between triples of them, "
-        "imitate the teacher's.",
+        summary="Trains distances between the embeddings of a batch, and angles in triples of "
+        "them, to imitate the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{distance\_weight}\, "
             r"\mathrm{mean}_{ij}\, h(d_{ij}^s - d_{ij}^t) + \mathtt{angle\_weight}\, "

@@ -24,16 +24,16 @@ CYCLES = 4
 
 
 class SnapshotKdParams(DistillationParams):
-    """The teacher's weight, and the temperature that smooths its predictions alone."""
+    """The teacher's weight, and the temperature that smooths only the teacher's predictions."""
 
     kd_weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0)
 
 
 class SnapshotKdTask(Task):
-    """At the end of each cycle of the learning rate the model is copied, and teaches the next one.
+    """Copy the model at the end of each learning-rate cycle, and distil the copy in the next one.
 
-    The copy belongs to the task, so that it is part of every checkpoint.
+    The copy belongs to the task, so it is part of every checkpoint.
     """
 
     def __init__(self, params: SnapshotKdParams, context: TaskContext) -> None:
@@ -44,20 +44,20 @@ class SnapshotKdTask(Task):
         """
         super().__init__(params, context)
         if context.student is None:
-            raise RuntimeError("snapshot-kd copies the model in training, and has none")
+            raise RuntimeError("snapshot-kd copies the model in training, but has none")
         if len(context.cycle_ends) < 2:
             raise UserError(
-                "snapshot-kd learns from the model of the cycle before, but the learning rate has "
-                "one cycle: set training.optimizer.cycles and training.epochs to 2 or more"
+                "snapshot-kd learns from the model of the previous cycle, but the learning rate "
+                "has one cycle: set training.optimizer.cycles and training.epochs to 2 or more"
             )
         self.snapshot = deepcopy(context.student).eval().requires_grad_(False)
 
     def optimised_parameters(self) -> Iterable[nn.Parameter]:
-        """None: the copy is not trained."""
+        """Return no parameters: the copy is not trained."""
         return ()
 
     def train(self, mode: bool = True) -> SnapshotKdTask:
-        """The copy stays in eval mode."""
+        """Keep the copy in eval mode."""
         super().train(mode)
         self.snapshot.eval()
         return self
@@ -89,8 +89,8 @@ METHOD = Method(
     card=MethodCard(
         title="Snapshot KD",
         family="distillation",
-        summary="The learning rate falls and restarts in cycles; the model at the end of each "
-        "cycle, its predictions smoothed, teaches the next cycle.",
+        summary="Trains in cycles of the learning rate, each distilled from the smoothed "
+        "predictions of the model at the end of the previous cycle.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{kd\_weight}\, "
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(t / \mathtt{temperature}) \,\|\, "
@@ -98,7 +98,7 @@ METHOD = Method(
         ),
         **cite("yang2019snapshot"),
         notes=(
-            "No teacher is trained before. A pair's recipe trains its student in four cosine "
+            "No separate teacher is trained. A pair's recipe trains its student in four cosine "
             "cycles of equal length; training.optimizer.cycles sets their number, and the result "
             "is the last cycle's model.",
             "The authors release no code. Only the teacher's predictions are smoothed, as in the "

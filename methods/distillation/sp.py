@@ -1,4 +1,4 @@
-"""SP: images that are similar to the teacher are similar to the student (Tung and Mori, 2019)."""
+"""SP: similarities between images imitate the teacher's (Tung and Mori, 2019)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def similarity_loss(student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
 
     Args:
         student_BKHW: feature maps [B, K, H, W].
-        teacher_BKHW: the teacher's, of any shape [B, ...]; they take no gradient.
+        teacher_BKHW: the teacher's, of any shape [B, ...]; no gradient flows into them.
 
     Returns:
         A scalar >= 0.
@@ -57,8 +57,8 @@ METHOD = Method(
     card=MethodCard(
         title="SP",
         family="distillation",
-        summary="Similarities between the images of a batch, by the maps of the last stage, "
-        "imitate the teacher's.",
+        summary="Matches the similarities between the images of a batch, computed from the maps of "
+        "the last stage, to the teacher's.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{similarity\_weight}\, "
             r"\frac{1}{B^2} \|G_s - G_t\|_F^2, \quad G_i = \frac{(F F^\top)_i}"
@@ -66,8 +66,8 @@ METHOD = Method(
         ),
         **cite("tung2019similarity"),
         notes=(
-            "The weight is that of RepDistiller and mdistiller, the same on all pairs. "
-            "RepDistiller's loss was verified by the author; its table has the last epoch.",
+            "The weight is that of RepDistiller and mdistiller, the same for all pairs. "
+            "RepDistiller's loss was verified by the author; its table prints the last epoch.",
         ),
         needs_teacher=True,
         released_names={"label_weight": "CE_WEIGHT", "similarity_weight": "FEAT_WEIGHT"},

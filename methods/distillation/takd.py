@@ -67,7 +67,8 @@ METHOD = Method(
     card=MethodCard(
         title="TAKD",
         family="distillation",
-        summary="A model of middle size learns from the teacher by KD, and the student from it.",
+        summary="Distils the teacher into an assistant of intermediate size, and the assistant "
+        "into the student, by KD.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{kd\_weight}\, T^2 "
             r"D_{\mathrm{KL}}(\mathrm{Softmax}(a / T) \,\|\, \mathrm{Softmax}(s / T)), \quad T = "
@@ -76,11 +77,11 @@ METHOD = Method(
         **cite("mirzadeh2020improved"),
         notes=(
             "The assistant is a run of kd, and its teacher one of vanilla: both are trained if "
-            "they are missing, and shared with all runs that need them. Longer chains nest in "
-            "teacher.config.",
-            "The paper's assistants are of the same plain or residual family for CIFAR, found by "
-            "size. The pairs here are not in the paper; their assistants have a size between "
-            "teacher and student among the registered networks. Weights and temperature are KD's.",
+            "they are missing, and shared with all runs that need them. Longer chains can be "
+            "nested in teacher.config.",
+            "On CIFAR the paper's assistants are of the same plain or residual family, chosen by "
+            "size. The pairs here are not in the paper; their assistants are registered networks "
+            "of a size between teacher and student. Weights and temperature are KD's.",
         ),
         needs_teacher=True,
         released_names={"kd_weight": "lambda_student", "temperature": "T_student"},

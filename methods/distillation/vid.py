@@ -20,7 +20,7 @@ from methods.losses.stages import matched_stages, pooled_to
 
 
 def gaussian_nll(mean_BKHW: Tensor, variance_K: Tensor, teacher_BKHW: Tensor) -> Tensor:
-    """A Gaussian's mean negative log-likelihood, without the constant log(2 pi) / 2.
+    """Mean Gaussian negative log-likelihood, without the constant log(2 pi) / 2.
 
     It is mean [(t - mean)^2 / variance + log variance] / 2.
 
@@ -30,7 +30,7 @@ def gaussian_nll(mean_BKHW: Tensor, variance_K: Tensor, teacher_BKHW: Tensor) ->
     Args:
         mean_BKHW: the prediction [B, K, H, W].
         variance_K: its variance for each channel, > 0.
-        teacher_BKHW: the teacher's map of the prediction's shape; it takes no gradient.
+        teacher_BKHW: the teacher's map of the prediction's shape; no gradient flows into it.
 
     Returns:
         A scalar.
@@ -41,7 +41,7 @@ def gaussian_nll(mean_BKHW: Tensor, variance_K: Tensor, teacher_BKHW: Tensor) ->
 
 
 class Predictor(nn.Module):
-    """A Gaussian of the teacher's map, given the student's: its mean and its variance."""
+    """A Gaussian model of the teacher's map given the student's: its mean and variance."""
 
     def __init__(self, inputs: int, outputs: int, variance: float, floor: float) -> None:
         """Build three 1x1 convolutions without bias for the mean, and a variance for each channel.
@@ -49,8 +49,8 @@ class Predictor(nn.Module):
         Args:
             inputs: channels of the student's map.
             outputs: channels of the teacher's map.
-            variance: the variances' start.
-            floor: the least variance.
+            variance: initial value of the variances.
+            floor: smallest variance.
         """
         super().__init__()
         self.mean = nn.Sequential(
@@ -66,14 +66,14 @@ class Predictor(nn.Module):
         )
 
     def forward(self, student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
-        """The loss of one stage; the larger map is pooled to the smaller."""
+        """Return the loss of one stage; the larger map is pooled to the smaller."""
         mean_BKHW = self.mean(pooled_to(student_BKHW, teacher_BKHW))
         variance_K = softplus(float32_or_wider(self.raw_variance)) + self.floor
         return gaussian_nll(mean_BKHW, variance_K, pooled_to(teacher_BKHW, student_BKHW))
 
 
 class VidParams(DistillationParams):
-    """The weight of the prediction, the start of its variances, and the least variance."""
+    """The weight of the prediction, the initial value of its variances, and their minimum."""
 
     prediction_weight: float = Field(1.0, ge=0)
     initial_variance: float = Field(5.0, gt=0)
@@ -81,7 +81,7 @@ class VidParams(DistillationParams):
 
 
 class VidTask(FeatureTask):
-    """A predictor of each stage is trained alongside."""
+    """A predictor for each stage is trained alongside the student."""
 
     def __init__(self, params: VidParams, context: TaskContext) -> None:
         """Build a predictor for each pair of stages."""
@@ -92,7 +92,7 @@ class VidTask(FeatureTask):
         )
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """label_weight CE + prediction_weight times the negative log-likelihood, over stages."""
+        """label_weight CE + prediction_weight times the NLL, summed over stages."""
         student, teacher = self.features(model, batch)
         ce = label_cross_entropy(student.logits, batch.targets)
         pairs = matched_stages(student.stages, teacher.stages)
@@ -106,8 +106,8 @@ METHOD = Method(
     card=MethodCard(
         title="VID",
         family="distillation",
-        summary="The student's maps predict the teacher's by a Gaussian of trained mean and "
-        "variance, which raises a bound on their mutual information.",
+        summary="Trains the student's maps to predict the teacher's by a Gaussian of trained mean "
+        "and variance, which raises a bound on their mutual information.",
         formula=(
             r"\mathtt{label\_weight}\, \mathrm{CE}(s, y) + \mathtt{prediction\_weight} \sum_l "
             r"\mathrm{mean}\, \frac{1}{2} \left[\frac{(f_t^l - \mu_l(f_s^l))^2}{\sigma_l^2} + "
@@ -115,12 +115,12 @@ METHOD = Method(
         ),
         **cite("ahn2019variational"),
         notes=(
-            "The paper sums over elements and writes log sigma; the authors' code, as RepDistiller "
-            "has it and as here, takes the mean and half the log of the variance.",
+            "The paper sums over elements and writes log sigma; the authors' code in RepDistiller, "
+            "which is followed here, takes the mean and half the log of the variance.",
             "The variances are trained, as in the paper and RepDistiller; mdistiller leaves them "
-            "out of the optimiser, so that they stay 5.",
+            "out of the optimiser, so they stay 5.",
             "Stages are paired from the last one backwards; the stem is left out. The weight is "
-            "the same on all pairs.",
+            "the same for all pairs.",
         ),
         needs_teacher=True,
         released_names={

@@ -1,1 +1,1 @@
-"""Losses as pure functions and modules on tensors; they need torch and nothing of the engine."""
+"""Losses as pure functions and modules on tensors, independent of the training engine."""

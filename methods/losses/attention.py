@@ -1,8 +1,8 @@
-"""Attention transfer: maps of where the student is active imitate the teacher's.
+"""Attention transfer: the student's spatial activation maps imitate the teacher's.
 
-Source: Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017, with p = 2; the
-mean over elements as released with Tian et al., "Contrastive representation distillation",
-ICLR 2020.
+Source: Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017, with p = 2, and
+the mean over elements as in the code released with Tian et al., "Contrastive representation
+distillation", ICLR 2020.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
 
     Args:
         student: feature maps [B, K, H, W] of the stem and of each stage.
-        teacher: those of the teacher; they take no gradient.
+        teacher: the teacher's feature maps; no gradient flows into them.
 
     Returns:
         A scalar >= 0.

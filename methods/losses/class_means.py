@@ -12,11 +12,11 @@ from methods.losses.precision import float32_or_wider
 class ClassMeans(nn.Module):
     """The matrix W [C, C] whose row y is the mean softmax(o / T) of class y (Eq. 10).
 
-    W is uniform, 1/C, in the first epoch. During an epoch ``update`` sums its predictions, and W is
-    constant; ``end_epoch`` replaces W by their means, so W lags by one epoch. A class without a
+    W is uniform, 1/C, in the first epoch. During an epoch W is constant while ``update`` sums the
+    predictions; ``end_epoch`` replaces W by their means, so W lags by one epoch. A class without a
     sample in the epoch keeps its row. Rows sum to one.
 
-    The matrix and the running sums are buffers, hence part of every checkpoint.
+    The matrix and the running sums are buffers, so they are part of every checkpoint.
     """
 
     matrix_CC: Tensor
@@ -34,9 +34,9 @@ class ClassMeans(nn.Module):
 
         Args:
             num_classes: C >= 1.
-            temperature: T > 0, of these predictions only.
+            temperature: T > 0, applied to these predictions only.
             momentum: weight in (0, 1] of the new means; 1 replaces the old ones.
-            device: where the buffers live.
+            device: device of the buffers.
         """
         super().__init__()
         self.temperature = temperature
@@ -46,7 +46,7 @@ class ClassMeans(nn.Module):
         self.register_buffer("sums_CC", torch.zeros(shape, device=device))
 
     def of(self, labels_B: Tensor) -> Tensor:
-        """The rows of the labels' classes, [B, C]."""
+        """Return the labels' rows of W, [B, C]."""
         return self.matrix_CC[labels_B]
 
     @torch.no_grad()
@@ -63,7 +63,7 @@ class ClassMeans(nn.Module):
     @torch.no_grad()
     def end_epoch(self) -> None:
         """Replace the means by those of the epoch, and reset the sums."""
-        # A row's sum is the number of samples in it, since each prediction sums to one.
+        # Each prediction sums to one, so a row's sum is its number of samples.
         counts_C1 = self.sums_CC.sum(-1, keepdim=True)
         new_CC = self.sums_CC / counts_C1.clamp_min(1)
         mixed_CC = self.momentum * new_CC + (1 - self.momentum) * self.matrix_CC

@@ -1,11 +1,11 @@
-"""Contrastive distillation: find the other model's embedding of the same image among many.
+"""Contrastive distillation: recognise the other model's embedding of the same image among many.
 
-The student's embedding of an image is contrasted with the teacher's of the same and of other
-images, which a memory holds, and the teacher's with the student's.
+The student's embedding of an image is contrasted with the teacher's embeddings of the same and of
+other images, which are kept in a memory; likewise the teacher's with those of the student.
 
-Source: Tian et al., "Contrastive representation distillation", ICLR 2020, with its released noise
-contrastive estimation. Shape suffixes: B batch, N training images, K negatives, E embedding, D
-pooled features, C classes, W a window of a random order.
+Source: Tian et al., "Contrastive representation distillation", ICLR 2020, with the noise
+contrastive estimation of its released code. Shape suffixes: B batch, N training images, K
+negatives, E embedding, D pooled features, C classes, W a window of a random order.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ EPSILON = 1e-7
 
 
 class Embedding(nn.Module):
-    """Unit vectors: a linear map of the pooled features, normalised."""
+    """Linear map of the pooled features, normalised to unit length."""
 
     def __init__(self, in_features: int, features: int = 128) -> None:
-        """From ``in_features`` to ``features`` numbers."""
+        """Build the linear map from ``in_features`` to ``features`` dimensions."""
         super().__init__()
         self.linear = nn.Linear(in_features, features)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Embeddings [B, E] of length one, at least in float32."""
+        """Return embeddings [B, E] of length one, in float32 or wider."""
         return normalize(float32_or_wider(self.linear(pooled_BD)), dim=1)
 
 
 class OtherClasses(nn.Module):
-    """Draws training images of classes other than an image's own.
+    """Draw training images of classes other than an image's own.
 
     Without replacement, each image's draw is uniform over all sets of K. The images of a batch
-    share one random order, in which each starts at a random place, so the cost is O(N + B K).
+    share one random order, in which each starts at a random position, so the cost is O(N + B W),
+    where W is K plus the size of the largest class.
     """
 
     order_N: Tensor
@@ -51,22 +52,22 @@ class OtherClasses(nn.Module):
         """Sort the training images by class.
 
         Args:
-            labels_N: classes of the training images, int64 >= 0, on the device to draw on.
+            labels_N: classes of the training images, int64 >= 0; draws are on their device.
             number: K >= 1 images to draw.
-            replacement: whether an image can be drawn twice for the same image.
+            replacement: whether the K images drawn for an image may repeat.
 
         Raises:
             UserError: there are too few images of other classes.
         """
         super().__init__()
         counts_C = labels_N.bincount()
-        # One read of the device, here and not in each step.
+        # Read from the device once, here, rather than in each step.
         self.largest = int(counts_C.max())
         others = len(labels_N) - self.largest
         if others < (1 if replacement else number):
             raise UserError(
-                f"{number} negatives of other classes are needed, but some class has only {others} "
-                "such images: use fewer, or draw with replacement"
+                f"{number} negatives of other classes are needed, but for the largest class there "
+                f"are only {others} such images: use fewer, or draw with replacement"
             )
         self.number = number
         self.replacement = replacement
@@ -75,34 +76,34 @@ class OtherClasses(nn.Module):
         self.register_buffer("starts_C", counts_C.cumsum(0) - counts_C, persistent=False)
 
     def forward(self, labels_B: Tensor) -> Tensor:
-        """Indices of training images [B, K] of classes other than ``labels_B`` [B]."""
+        """Return indices [B, K] of training images of classes other than ``labels_B`` [B]."""
         starts_B1 = self.starts_C[labels_B].unsqueeze(1)
         counts_B1 = self.counts_C[labels_B].unsqueeze(1)
         draw = self._repeated if self.replacement else self._distinct
         return self.order_N[draw(starts_B1, counts_B1)]
 
-    # Both draw places in the order by class, in which each class is one block.
+    # Both return positions in ``order_N``, in which each class is one block.
 
     def _repeated(self, starts_B1: Tensor, counts_B1: Tensor) -> Tensor:
         total, device = len(self.order_N), starts_B1.device
-        # The remainder's bias is below one part in 2^62 / N.
+        # The modulo bias is below one part in 2^62 / N.
         draws_BK = torch.randint(2**62, (len(starts_B1), self.number), device=device)
         return (starts_B1 + counts_B1 + draws_BK % (total - counts_B1)) % total
 
     def _distinct(self, starts_B1: Tensor, counts_B1: Tensor) -> Tensor:
         total, device = len(self.order_N), starts_B1.device
-        # This many places of a random order include K outside of any one class.
+        # This many positions of a random order include at least K outside any one class.
         window = torch.randperm(total, device=device)[: self.number + self.largest]
         places_BW = (window + torch.randint(total, starts_B1.shape, device=device)) % total
         other_BW = (places_BW - starts_B1) % total >= counts_B1
-        # The first K others go to columns 0 to K - 1, all the rest to column K.
+        # The first K of other classes go to columns 0 to K - 1, all the rest to column K.
         column_BW = (other_BW.cumsum(1) - 1).clamp_max(self.number).where(other_BW, self.number)
         chosen = places_BW.new_empty(len(places_BW), self.number + 1)
         return chosen.scatter_(1, column_BW, places_BW)[:, : self.number]
 
 
 def contrast_loss(positive_B: Tensor, negatives_BK: Tensor, train_size: int) -> Tensor:
-    """Noise contrastive estimation, for noise that is uniform over the training images.
+    """Noise contrastive estimation with noise that is uniform over the training images.
 
     -mean_B [log h+ / (h+ + K/N + eps) + sum_k log (K/N) / (h- + K/N + eps)], eps = 1e-7.
 
@@ -121,13 +122,13 @@ def contrast_loss(positive_B: Tensor, negatives_BK: Tensor, train_size: int) -> 
 
 
 class Contrast(NamedTuple):
-    """The result of a contrastive step; all but the loss is for ``update`` and has no gradient.
+    """Result of a contrastive step; all but the loss is detached and meant for ``update``.
 
     Attributes:
         loss: the student's and the teacher's contrast, a scalar.
         student: embeddings [B, E].
         teacher: embeddings [B, E].
-        normalizers: the constants Z [2] for the student's and for the teacher's scores.
+        normalizers: the constants Z [2] of the student's and of the teacher's scores.
     """
 
     loss: Tensor
@@ -141,7 +142,7 @@ class ContrastMemory(nn.Module):
 
     A score is exp(v . m / temperature) / Z between one model's embedding v and the other's memory
     m. Z is fixed by the first batch that ``update`` sees: N times its mean unnormalised score.
-    Memories and Z are buffers, hence part of every checkpoint.
+    Memories and Z are buffers, so they are part of every checkpoint.
     """
 
     student_NE: Tensor
@@ -164,7 +165,7 @@ class ContrastMemory(nn.Module):
             features: length E of the embeddings.
             temperature: > 0.
             momentum: weight in [0, 1) of an image's old memory in its new one.
-            device: where the buffers live.
+            device: device of the buffers.
         """
         super().__init__()
         self.temperature = temperature
@@ -178,13 +179,13 @@ class ContrastMemory(nn.Module):
     def forward(
         self, student_BE: Tensor, teacher_BE: Tensor, index_B: Tensor, negatives_BK: Tensor
     ) -> Contrast:
-        """Contrast a batch with the memories, without a change to them.
+        """Contrast a batch with the memories, without changing them.
 
         Args:
             student_BE: the student's embeddings, [B, E] of length one.
             teacher_BE: the teacher's; gradients flow into both.
-            index_B: the images' places in the training set, int64 in [0, N).
-            negatives_BK: places of other images, [B, K].
+            index_B: indices of the images in the training set, int64 in [0, N).
+            negatives_BK: indices of other images, [B, K].
         """
         places = torch.cat([index_B.unsqueeze(1), negatives_BK], dim=1)
         pairs = ((student_BE, self.teacher_NE), (teacher_BE, self.student_NE))
@@ -212,7 +213,7 @@ class ContrastMemory(nn.Module):
         """Move the images' memories towards their embeddings; the first time, also fix Z.
 
         Args:
-            index_B: the images' places in the training set; each at most once.
+            index_B: indices of the images in the training set, each at most once.
             contrast: what ``forward`` returned for them.
         """
         self.normalizers.copy_(contrast.normalizers)
@@ -224,7 +225,7 @@ class ContrastMemory(nn.Module):
 
 
 class ContrastiveDistillation(nn.Module):
-    """Embeddings, negatives and memory together."""
+    """Contrastive distillation with its embeddings, negatives and memory."""
 
     def __init__(
         self,
@@ -269,5 +270,5 @@ class ContrastiveDistillation(nn.Module):
         return contrast
 
     def update(self, index_B: Tensor, contrast: Contrast) -> None:
-        """See ``ContrastMemory.update``; once an optimiser step."""
+        """See ``ContrastMemory.update``; call it once per optimiser step."""
         self.memory.update(index_B, contrast)

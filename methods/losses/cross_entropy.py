@@ -13,7 +13,7 @@ def label_cross_entropy(logits_BC: Tensor, y: Tensor, label_smoothing: float = 0
 
     Args:
         logits_BC: logits [B, C].
-        y: labels, int64 [B] in [0, C), or the shares of the classes [B, C].
+        y: labels, int64 [B] in [0, C), or class probabilities [B, C].
         label_smoothing: the weight of the uniform distribution in the labels, in [0, 1].
 
     Returns:
@@ -29,12 +29,12 @@ def smoothed_cross_entropy(logits_BC: Tensor, y: Tensor, smoothing: float) -> Te
 
     Args:
         logits_BC: logits [B, C], C >= 2.
-        y: labels, int64 [B] in [0, C), or the shares of the classes [B, C].
+        y: labels, int64 [B] in [0, C), or class probabilities [B, C].
         smoothing: in [0, (C - 1) / C), so that the label keeps more than any other class.
 
     Returns:
         The mean over the batch, a scalar >= 0.
     """
     classes = logits_BC.shape[-1]
-    # torch spreads its share over all classes, the label included.
+    # torch spreads the smoothing over all classes, including the label.
     return label_cross_entropy(logits_BC, y, smoothing * classes / (classes - 1))

@@ -7,8 +7,8 @@ d = o_m - o_n, S = sum_j w_j and mu = sum_j w_j d_j / S,
     1/4 sum_jk w_j w_k (d_j - d_k)^2 = S/2 sum_j w_j (d_j - mu)^2.
 
 Shape suffixes: B batch, C classes, 1 a kept axis. ``logits_m`` are the reference's logits o_m
-(clean images, the teacher), ``logits_n`` those that follow it (adversarial images, the student).
-Losses are means over the batch, at least in float32 whatever the precision of the logits.
+(clean images, the teacher), ``logits_n`` those compared with it (adversarial images, the student).
+Losses are means over the batch, in float32 or wider whatever the precision of the logits.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def soft_cross_entropy(logits_m: Tensor, logits_n: Tensor, temperature: float = 
     """Cross-entropy of softmax(o_n / T) with soft labels softmax(o_m / T): second part of Eq. 5.
 
     Args:
-        logits_m: logits [B, C] of the soft labels; they take no gradient.
+        logits_m: logits [B, C] of the soft labels; no gradient flows into them.
         logits_n: logits [B, C].
-        temperature: T > 0; no factor T^2 makes up for it.
+        temperature: T > 0; the loss is not multiplied by T^2.
 
     Returns:
         The mean over the batch, a scalar >= 0.
@@ -93,12 +93,12 @@ def soft_cross_entropy(logits_m: Tensor, logits_n: Tensor, temperature: float = 
 def weighted_mse_per_sample(logits_m: Tensor, logits_n: Tensor, weights_BC: Tensor) -> Tensor:
     """1/4 sum_jk w_j w_k (Delta m_jk - Delta n_jk)^2 for each sample: the first part of Eq. 5.
 
-    Exact for any weights >= 0, also for those that do not sum to one.
+    Exact for any weights >= 0, including weights that do not sum to one.
 
     Args:
         logits_m: logits [B, C].
         logits_n: logits [B, C].
-        weights_BC: class weights w >= 0, [B, C] or broadcast to it; they take no gradient.
+        weights_BC: class weights w >= 0, broadcastable to [B, C]; no gradient flows into them.
 
     Returns:
         Values >= 0, [B].
@@ -109,7 +109,7 @@ def weighted_mse_per_sample(logits_m: Tensor, logits_n: Tensor, weights_BC: Tens
     # The floor matters only for rows whose weights are all zero; their loss is zero.
     floor = torch.finfo(sum_B1.dtype).tiny
     mean_B1 = (weights_BC * delta_BC).sum(-1, keepdim=True) / sum_B1.clamp_min(floor)
-    # Centred before it is squared: the mean of squares less the squared mean would cancel.
+    # Centre before squaring: the mean of squares minus the squared mean would cancel.
     variance_B = (weights_BC * (delta_BC - mean_B1).square()).sum(-1)
     return 0.5 * sum_B1.squeeze(-1) * variance_B
 
@@ -124,13 +124,13 @@ def dkl_loss(
 ) -> DecoupledParts:
     """The decoupled KL divergence, Eq. 5, whose gradients at weights 1, 1 are those of KL.
 
-    Its values are not those of KL. Each sample is weighted by its own softmax(o_m), Eq. 9.
+    Its values differ from those of KL. Each sample is weighted by its own softmax(o_m), Eq. 9.
 
     Args:
         logits_m: the reference's logits [B, C].
         logits_n: logits [B, C].
-        break_asymmetry: let the weighted MSE's gradient flow into ``logits_n`` too. With detached
-            ``logits_m`` the weighted MSE then still trains (Eq. 8); without it, it has no gradient
+        break_asymmetry: let the weighted MSE's gradient flow into ``logits_n`` too. If ``logits_m``
+            are detached, the weighted MSE then still has a gradient (Eq. 8); otherwise it has none
             (Eq. 7).
 
     Returns:
@@ -147,13 +147,13 @@ def dkl_loss(
 def ikl_loss(
     logits_m: Tensor, logits_n: Tensor, class_weights_BC: Tensor, *, temperature: float = 1.0
 ) -> DecoupledParts:
-    """The improved KL divergence, Eq. 6: asymmetry broken, samples weighted by their class.
+    """The improved KL divergence, Eq. 6, with broken asymmetry and class-wise weights.
 
     Args:
         logits_m: the reference's logits [B, C].
         logits_n: logits [B, C].
-        class_weights_BC: for each sample the mean prediction s_y of its class, Eq. 10: >= 0, rows
-            summing to one, [B, C]. It takes no gradient.
+        class_weights_BC: the mean prediction s_y of each sample's class, Eq. 10: [B, C], >= 0, rows
+            summing to one. No gradient flows into it.
         temperature: T > 0 of the cross-entropy. As in the released distillation code, the weighted
             MSE compares raw logits.
 
@@ -178,7 +178,7 @@ def gkl_loss(
 
     With q = w^power and S_i = sum_j q_ij the weighted MSE is
     sum_i 1/4 sum_jk q_ij q_ik (Delta m_jk - Delta n_jk)^2 / sum_i S_i^2. At power 1 it is IKL;
-    below 1 a sample whose class weights are flatter counts for more.
+    below 1, samples with flatter class weights count for more.
 
     Args:
         logits_m: the reference's logits [B, C].
@@ -188,7 +188,7 @@ def gkl_loss(
         temperature: as for ``ikl_loss``.
 
     Returns:
-        The unweighted parts: ratio over the batch, mean over the batch.
+        The unweighted parts: ``wmse`` is a ratio of batch sums, ``ce`` a mean over the batch.
     """
     dtype = float32_or_wider(logits_m).dtype
     weights_BC = class_weights_BC.detach().to(dtype).pow(power)

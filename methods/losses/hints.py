@@ -1,8 +1,8 @@
-"""FitNet: the student's middle map, mapped by a convolution, imitates the teacher's.
+"""FitNet: the student's middle feature map, passed through a convolution, imitates the teacher's.
 
-Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the convolution as released
-with Tian et al., "Contrastive representation distillation", ICLR 2020. There it is trained together
-with the student in one stage, and the two sizes determine its kernel.
+Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015; the convolution is that of
+the code released with Tian et al., "Contrastive representation distillation", ICLR 2020. There it
+is trained together with the student in one stage, and the two sizes determine its kernel.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from methods.losses.precision import float32_or_wider
 
 
 class HintRegressor(nn.Module):
-    """relu(bn(conv(x))), a map from the student's shape to the teacher's."""
+    """relu(bn(conv(x))), which maps the student's shape to the teacher's."""
 
     def __init__(self, student_shape: tuple[int, int], teacher_shape: tuple[int, int]) -> None:
-        """Choose the convolution.
+        """Choose the convolution for the two shapes.
 
         Args:
             student_shape: channels and side in pixels of the student's map.
@@ -45,16 +45,16 @@ class HintRegressor(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, student_BKHW: Tensor) -> Tensor:
-        """The student's map in the teacher's shape."""
+        """Return the student's map in the teacher's shape."""
         return relu(self.bn(self.conv(student_BKHW)))
 
 
 def hint_loss(regressed_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
-    """The mean square of the difference, over all elements.
+    """The mean squared error over all elements.
 
     Args:
         regressed_BKHW: the regressor's output.
-        teacher_BKHW: the teacher's map of the same shape; it takes no gradient.
+        teacher_BKHW: the teacher's map of the same shape; no gradient flows into it.
 
     Returns:
         A scalar >= 0.

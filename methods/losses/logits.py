@@ -1,7 +1,8 @@
 """Distillation from a teacher's logits: KD, DKD, and class weights from the teacher.
 
-Shape suffixes: B batch, C classes, 1 a kept axis. The teacher's logits take no gradient. Losses are
-means over the batch, at least in float32. IKL, DKL and GKL distil by ``methods.losses.divergence``.
+Shape suffixes: B batch, C classes, 1 a kept axis. No gradient flows into the teacher's logits.
+Losses are means over the batch, in float32 or wider. The losses of IKL, DKL and GKL are in
+``methods.losses.divergence``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class TargetParts(NamedTuple):
     """The two parts of DKD, unweighted scalars >= 0.
 
     Attributes:
-        target: TCKD, of the target class against all others together.
-        non_target: NCKD, of the other classes among themselves.
+        target: TCKD, between the target class and all others together.
+        non_target: NCKD, among the other classes.
     """
 
     target: Tensor
@@ -93,6 +94,6 @@ def sample_weights(teacher_BC: Tensor, temperature: float) -> Tensor:
 
     Args:
         teacher_BC: logits [B, C].
-        temperature: T > 0; far above the logits' spread, weights are nearly uniform.
+        temperature: T > 0; if it is far above the logits' spread, weights are nearly uniform.
     """
     return softmax(float32_or_wider(teacher_BC.detach()) / temperature, dim=-1)

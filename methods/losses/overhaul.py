@@ -1,4 +1,4 @@
-"""OFD: the student's maps before activation imitate the teacher's.
+"""OFD: the student's pre-activation maps imitate the teacher's.
 
 Source: Heo et al., "A comprehensive overhaul of feature distillation", ICCV 2019.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from methods.losses.precision import float32_or_wider
 from methods.losses.stages import matched_stages, pooled_to
 
-# The mean negative value of a channel that is less often negative is ill-conditioned.
+# The mean negative value is ill-conditioned for a channel that is negative less often than this.
 RARE = 1e-3
 
 
@@ -28,7 +28,7 @@ def negative_margins(norm: nn.BatchNorm2d) -> Tensor:
     """
     mean_K = norm.bias.detach().double()
     std_K = norm.weight.detach().double().abs()
-    # A constant channel has no tail: any tiny spread gives it its limit.
+    # A constant channel has no tail: a tiny spread gives the limit.
     z_K = mean_K / std_K.clamp_min(torch.finfo(torch.float32).tiny)
     negative_K = torch.special.ndtr(-z_K)
     density_K = (-z_K.square() / 2).exp() / math.sqrt(2 * math.pi)
@@ -38,14 +38,14 @@ def negative_margins(norm: nn.BatchNorm2d) -> Tensor:
 
 
 def partial_l2(student_BKHW: Tensor, teacher_BKHW: Tensor, margins_K: Tensor) -> Tensor:
-    """Squared distance from max(t, m), where t > 0 or the student is above it.
+    """Squared distance from max(t, m), counted where t > 0 or the student is above it.
 
-    That is, (s - t)^2 where t > 0; else with u = max(t, m) the square (s - u)^2 where s > u, and
-    nothing where s <= u, since activation hides how negative a value is.
+    That is, (s - t)^2 where t > 0. Elsewhere, with u = max(t, m), it is (s - u)^2 where s > u and
+    zero where s <= u, since the activation hides how negative a value is.
 
     Args:
-        student_BKHW: the student's translated map before activation.
-        teacher_BKHW: the teacher's of the same shape; it takes no gradient.
+        student_BKHW: the student's pre-activation map, in the teacher's channels.
+        teacher_BKHW: the teacher's map of the same shape; no gradient flows into it.
         margins_K: m <= 0 of each channel.
 
     Returns:
@@ -65,7 +65,7 @@ class OverhaulStage(nn.Module):
     margins_K: Tensor
 
     def __init__(self, student_channels: int, norm: nn.BatchNorm2d) -> None:
-        """The connector is a 1x1 convolution without bias, N(0, 2 / out), and BatchNorm.
+        """Build the connector: 1x1 convolution without bias, from N(0, 2 / out), and BatchNorm.
 
         Args:
             student_channels: channels of the student's map.
@@ -79,18 +79,18 @@ class OverhaulStage(nn.Module):
         self.register_buffer("margins_K", negative_margins(norm))
 
     def forward(self, student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
-        """A scalar >= 0; the larger map is pooled to the smaller."""
+        """Return the partial L2, a scalar >= 0; the larger map is pooled to the smaller."""
         connected = self.connector(pooled_to(student_BKHW, teacher_BKHW))
         return partial_l2(connected, pooled_to(teacher_BKHW, student_BKHW), self.margins_K)
 
 
 class OverhaulDistillation(nn.Module):
-    """sum_l 2^-(n - 1 - l) of the stages l = 0 to n - 1: each counts half of the next."""
+    """sum_l 2^-(n - 1 - l) loss_l over stages l = 0 to n - 1: each counts half of the next."""
 
     def __init__(
         self, student_channels: Sequence[int], teacher_norms: Sequence[nn.BatchNorm2d]
     ) -> None:
-        """One connector for each pair of ``matched_stages``.
+        """Build one connector for each pair of ``matched_stages``.
 
         Args:
             student_channels: channels of the student's stem and stages.
@@ -101,7 +101,7 @@ class OverhaulDistillation(nn.Module):
         self.stages = nn.ModuleList(OverhaulStage(*pair) for pair in pairs)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """The loss of both models' ``Features.preacts``, a scalar >= 0."""
+        """Return the loss of both models' ``Features.preacts``, a scalar >= 0."""
         losses = [
             stage(*maps)
             for stage, maps in zip(self.stages, matched_stages(student, teacher), strict=True)

@@ -1,7 +1,7 @@
 """Relational distillation: distances and angles between a batch's embeddings.
 
-Source: Park et al., "Relational knowledge distillation", CVPR 2019, Eqs. 6-10; Huber's loss and the
-means over all entries, also the zero ones of a point with itself, as released with it.
+Source: Park et al., "Relational knowledge distillation", CVPR 2019, Eqs. 6-10. As in its released
+code, the loss is Huber's, and means include the zeros of a point with itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from methods.losses.precision import exact_matmul, float32_or_wider
 
-# Two embeddings closer than this are one point; their distance has no gradient.
+# Embeddings whose squared distance is below this count as one point, without a gradient.
 SMALLEST_SQUARE = 1e-12
 
 
@@ -30,11 +30,11 @@ class RelationalParts(NamedTuple):
 
 
 def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
-    """Compare the relations in a batch; it needs memory for B x B x (B + D + E) numbers.
+    """Compare the relations in a batch; this needs memory for B x B x (B + D + E) numbers.
 
     Args:
         student_BD: embeddings [B, D].
-        teacher_BE: embeddings [B, E]; they take no gradient.
+        teacher_BE: embeddings [B, E]; no gradient flows into them.
 
     Returns:
         The unweighted parts.
@@ -50,7 +50,7 @@ def rkd_loss(student_BD: Tensor, teacher_BE: Tensor) -> RelationalParts:
 def _relations(points_BD: Tensor) -> tuple[Tensor, Tensor]:
     """Distances [B, B] in units of their mean, and cosines [B, B, B]."""
     points_BD = float32_or_wider(points_BD)
-    # Not from inner products: close points would lose their distance to rounding.
+    # With inner products, close points would lose their distance to rounding.
     arms_BBD = points_BD.unsqueeze(0) - points_BD.unsqueeze(1)
     lengths_BB = arms_BBD.square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
     units_BBD = arms_BBD / lengths_BB.unsqueeze(-1)

@@ -19,14 +19,14 @@ LEVELS = (4, 2, 1)
 
 
 def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean square errors of maps and of their averages over coarse grids.
+    """Mean squared errors of maps and of their averages over coarse grids.
 
     For each pair of maps of side h: [mse(s, t) + sum_k 2^-k mse(pool_k(s), pool_k(t))] / [1 + sum_k
-    2^-k] where k = 1, 2, ... counts the grids of 4, 2 and 1 cells a side that are coarser than h.
+    2^-k] where k = 1, 2, ... counts the grids of side 4, 2 and 1 that are coarser than h.
 
     Args:
         student: fused maps [B, K, H, W].
-        teacher: maps of the same shapes; they take no gradient.
+        teacher: maps of the same shapes; no gradient flows into them.
 
     Returns:
         The sum over pairs, a scalar >= 0.
@@ -48,10 +48,10 @@ def hcl_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """ABF: fuses a student's map with the deeper ones, and gives it the teacher's shape.
+    """ABF: fuse a student's map with the deeper ones and give it the teacher's shape.
 
     With x = bn(conv1x1(map)) and the residual y from the deeper maps, x becomes a x + b y, where
-    (a, b) = sigmoid(conv1x1([x, y])) at each place; then bn(conv3x3(x)) is the output.
+    (a, b) = sigmoid(conv1x1([x, y])) at each position; the output is bn(conv3x3(x)).
     """
 
     def __init__(self, channels: int, middle: int, out_channels: int, *, fuses: bool) -> None:
@@ -59,7 +59,7 @@ class Fusion(nn.Module):
 
         Args:
             channels: channels of the student's map.
-            middle: channels in which maps are fused.
+            middle: number of channels in which maps are fused.
             out_channels: channels of the teacher's map.
             fuses: whether there is a residual; the deepest map has none.
         """
@@ -71,7 +71,7 @@ class Fusion(nn.Module):
     def forward(
         self, map_BKHW: Tensor, residual: Tensor | None, size: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """The output in the teacher's shape and the residual for the next map.
+        """Return the output in the teacher's shape and the residual for the next map.
 
         Args:
             map_BKHW: the student's map.
@@ -94,7 +94,7 @@ def _convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Sequent
 
 
 def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The nearest value at each place of another height and width."""
+    """Resize to another height and width by nearest neighbour."""
     return x if x.shape[-2:] == tuple(size) else interpolate(x, size=tuple(size), mode="nearest")
 
 
@@ -110,14 +110,15 @@ class ReviewDistillation(nn.Module):
         *,
         max_middle: int = 512,
     ) -> None:
-        """One fusion for each pair of ``matched_stages`` and one for the pooled features.
+        """Build one fusion for each pair of ``matched_stages`` and one for the pooled features.
 
         Args:
             student_channels: channels of the student's stem and stages.
             student_pooled: length of the student's pooled features.
             teacher_channels: channels of the teacher's stem and stages.
             teacher_pooled: length of the teacher's pooled features.
-            max_middle: most channels in which maps are fused; ``student_pooled`` if it is fewer.
+            max_middle: largest number of channels in which maps are fused; ``student_pooled`` if
+                that is smaller.
         """
         super().__init__()
         pairs = [*matched_stages(student_channels, teacher_channels)]
@@ -136,14 +137,14 @@ class ReviewDistillation(nn.Module):
         teacher: Sequence[Tensor],
         teacher_pooled: Tensor,
     ) -> Tensor:
-        """The HCL loss of the fused maps, a scalar >= 0.
+        """Return the HCL loss of the fused maps, a scalar >= 0.
 
         In training B must be at least 2: the pooled features are normalised over the batch.
 
         Args:
             student: maps [B, K, H, W] of the student's stem and stages.
             student_pooled: its pooled features [B, D].
-            teacher: maps of the teacher; they take no gradient.
+            teacher: the teacher's maps; no gradient flows into them.
             teacher_pooled: its pooled features.
         """
         pairs = matched_stages(student, teacher)

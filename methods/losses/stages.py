@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 def matched_stages(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, T]]:
-    """Pairs of a student's and a teacher's stages, matched from the last one backwards.
+    """Pair the student's stages with the teacher's, from the last one backwards.
 
     Args:
-        student: one entry for the stem and one for each stage: maps, channels, or the like.
-        teacher: the same of the teacher; it may have more or fewer stages.
+        student: one entry for the stem and one for each stage, such as maps or channels.
+        teacher: the same for the teacher, which may have more or fewer stages.
 
     Returns:
         As many pairs as the model with fewer stages has stages, in forward order.
@@ -27,7 +27,7 @@ def matched_stages(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, 
 
 
 def pooled_to(map_BKHW: Tensor, other_BKHW: Tensor) -> Tensor:
-    """The map, average-pooled to the other's height and width if it is larger."""
+    """Return the map, average-pooled to the other's height and width if it is larger."""
     height, width = other_BKHW.shape[-2:]
     if map_BKHW.shape[-2] <= height:
         return map_BKHW
