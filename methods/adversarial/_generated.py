@@ -105,8 +105,8 @@ LONG = {
     ("cifar100", "50m"): {"batch_size": 2048, "epochs": 1600},
 }
 LONG_NOTE = (
-    "Batch size 2048, and 2,400 epochs for 20 million images or 1,600 for 50 million, are quoted "
-    "from memory of the released code and not verified."
+    "Batch size 2048, and 2,400 epochs for 20 million images or 1,600 for 50 million, have not "
+    "been checked against the released code."
 )
 
 
