@@ -1,4 +1,4 @@
-"""The commands ``db``: ``rebuild``, ``merge``, ``export``, ``import`` and ``delete``."""
+"""The command group ``db``: ``rebuild``, ``merge``, ``export``, ``import`` and ``delete``."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def command(name: str) -> Any:
 
 
 class LazyGroup(SuggestingGroup):
-    """Imports a command only when it is called, so ``--help`` loads no torch and no database."""
+    """Imports a command only when it is called, so ``--help`` needs neither torch nor DuckDB."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the called command's name, the command and the arguments after it."""

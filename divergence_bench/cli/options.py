@@ -233,20 +233,20 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def is_given(context: typer.Context, parameter: str) -> bool:
-    """Return whether the user typed the option, even with its default value."""
+    """Return whether the option is on the command line, even with its default value."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def refuse_unused(context: typer.Context, reasons: Mapping[str, str]) -> None:
-    """Refuse typed options that would have no effect.
+    """Refuse options on the command line that would have no effect.
 
     Args:
         context: the command's context.
         reasons: parameter name to when it has no effect, such as "with --json".
 
     Raises:
-        UserError: such an option was typed.
+        UserError: such an option is given.
     """
     flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name, reason in reasons.items():

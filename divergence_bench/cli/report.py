@@ -85,7 +85,7 @@ def report(
 
 @import_.command("robustbench")
 def import_robustbench(
-    folder: Annotated[Path, Argument(help="Folder model_info of a RobustBench checkout.")],
+    folder: Annotated[Path, Argument(help="The model_info folder of a RobustBench checkout.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
