@@ -1,18 +1,18 @@
-"""The app over 1,000 runs and 10 million verdicts: its queries and its pages, on a CPU.
+"""Time the app's queries and pages with 1,000 runs and 10 million verdicts, on a CPU.
 
 With the project installed:
 
     python benchmarks/app_queries.py [--runs 1000] [--images 10000] [--json]
 
-A results database of that size is made in a temporary folder. Each query is run three times on
-connections of its own, as the app does. A leaderboard is its queries and the table made of them.
-Each page is opened with empty caches. The first table is timed in a browser, from the request to
-its first row, of a page that this server and this browser have shown before; CHROMIUM names the
-browser if it is not playwright's, and without one this is left out.
+A results database of that size is created in a temporary folder. Each query runs three times on
+separate connections, as in the app. A leaderboard's time includes its queries and building the
+table. Each page is opened with empty caches. The first table is timed in a browser, from the
+request to the first row, on a page that the server and the browser have shown before; CHROMIUM
+names the browser if it is not playwright's, and without a browser this part is skipped.
 
-A median query of 200 ms or more, a leaderboard of 1 s or more, a page of 2 s or more, or a first
-table of 1.5 s or more exits with status 1: these are limits of wall time on two idle cores.
-Processor time, of all threads, is beside it.
+The exit status is 1 if a median query takes 200 ms or more, a leaderboard 1 s, a page 2 s, or a
+first table 1.5 s. These are limits of wall time on two idle cores. Processor time of all threads is
+printed next to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from leaderboards.build import table
 from leaderboards.results import FINISHED, LIKE
 from leaderboards.summary import run_summary
 
-# The server and the browser of the app's tests. Their folder has packages that must not be found.
+# Server and browser of the app's tests, run by path: packages in that folder must not be found.
 BROWSING = Path(__file__).parents[1] / "tests" / "browsing.py"
 
 LIMITS_S = {"queries": 0.2, "leaderboards": 1.0, "pages": 2.0, "first tables": 1.5}
@@ -49,7 +49,7 @@ REPEATS = 3
 PAGES = (
     "start", "leaderboards", "tradeoffs", "runs", "run", "compare", "methods", "losses", "tsne"
 )  # fmt: skip
-# Pages with a table of numbers, and what their first row is.
+# Pages with a table of numbers, and the selector of its first row.
 FIRST_ROWS = {
     "table 2": ("leaderboards?table=2", "tr.row"),
     "table 5": ("leaderboards?table=5", "tr.row"),
@@ -59,14 +59,14 @@ FIRST_ROWS = {
 
 
 class Timed(NamedTuple):
-    """Seconds on the clock and of the processor."""
+    """Wall time and processor time in seconds."""
 
     wall: float
     processor: float
 
 
 def page_queries(results: Path) -> dict[str, Callable[[], Any]]:
-    """The pages' queries, by name."""
+    """Return the pages' queries, by name."""
     database = Database(results)
     known = queries.protocols(database).iloc[0]
     own = {"run_id": known["run_id"], "evaluation_id": known["evaluation_id"]}
@@ -88,7 +88,7 @@ def page_queries(results: Path) -> dict[str, Callable[[], Any]]:
 
 
 def leaderboards(results: Path) -> dict[str, Callable[[], Any]]:
-    """Whole leaderboards, by name."""
+    """Return the leaderboards, by name."""
     known = queries.protocols(Database(results)).iloc[0]
     own = (known["run_id"], known["evaluation_id"])
     return {
@@ -98,14 +98,14 @@ def leaderboards(results: Path) -> dict[str, Callable[[], Any]]:
 
 
 def timed(action: Callable[[], Any]) -> Timed:
-    """One call."""
+    """Time one call."""
     wall, processor = time.perf_counter(), time.process_time()
     action()
     return Timed(time.perf_counter() - wall, time.process_time() - processor)
 
 
 def page_seconds(page: str, run_id: str) -> Timed:
-    """What a page's script takes with empty caches, as for the first visitor."""
+    """Time a page's script with empty caches, as for the first visitor."""
     visitor = AppTest.from_file(str(MAIN), default_timeout=120)
     # The entry point must have run once before a page can be chosen.
     visitor.run()
@@ -122,7 +122,7 @@ def page_seconds(page: str, run_id: str) -> Timed:
 
 
 def first_tables(results: Path) -> dict[str, Timed]:
-    """From the request to the first row of a warm page, the median of several; the wall alone."""
+    """Return the median wall time from the request to the first row of a warm page, by page."""
     browsing = runpy.run_path(str(BROWSING))
     if browsing["CHROMIUM"] is None:
         return {}
@@ -146,7 +146,7 @@ def first_tables(results: Path) -> dict[str, Timed]:
 
 
 def measure(runs: int, images: int) -> dict[str, dict[str, Timed]]:
-    """Median of each query and leaderboard, each page, and the first tables."""
+    """Time each query and leaderboard (medians), each page, and the first tables."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         making = timed(lambda: make_store(results, runs=runs, images=images))
@@ -188,7 +188,7 @@ def main() -> None:
             )
         )
     else:
-        print(f"{given.runs:,} runs, {given.runs * given.images:,} verdicts; ms, of the processor")
+        print(f"{given.runs:,} runs, {given.runs * given.images:,} verdicts; wall ms, processor ms")
         for kind, limit in LIMITS_S.items():
             print(f"{kind} (limit {1000 * limit:.0f} ms)")
             for name, seconds in found[kind].items():

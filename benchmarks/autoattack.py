@@ -1,36 +1,36 @@
-"""What an evaluation costs beside its passes, and against ``pyautoattack`` as its users call it.
+"""Compare the time of an evaluation with that of its passes alone and with ``pyautoattack``.
 
 With the project installed, and Parquet shards of CIFAR-10 in a folder:
 
     python benchmarks/autoattack.py --data-root DATA --cache CACHE
 
-A GPU, and a shorter version:
+On a GPU, and a shorter version:
 
     python benchmarks/autoattack.py --data-root DATA --cache CACHE --device cuda \
         --network wrn-28-10 --workers 1 --graph-sizes 16 32 64
     python benchmarks/autoattack.py --data-root DATA --cache CACHE --images 64 --network resnet20
 
-Several processes take turns on each batch of images, and each has its own interpreter:
+Several sides take turns on each batch of images, each in a separate process:
 
 - ``harness`` evaluates the network as an external model, in chunks that the workers share. Its
-  time has everything: imports, reading the images, plan, flags, attacks, judging and files.
-- ``passes`` repeats the passes that those attacks asked for, forward or forward and backward, of
-  the same sizes in the same order by the same copy of the network and as many workers, and nothing
-  else.
+  time includes everything: imports, reading the images, plan, flags, attacks, judging and files.
+- ``passes`` repeats only the passes of those attacks (forward, or forward and backward), with the
+  same sizes, order, copy of the network and number of workers.
 - ``reference`` attacks the same chunks with the same seeds by ``pyautoattack`` with all threads.
-  Its time begins when it has read the images.
+  Its time starts after the images are read.
 - ``graphs``, if ``--graph-sizes`` are given, is the harness with ``evaluation.graph_sizes``.
 
-``overhead`` is the time of the harness over that of the passes, and ``ratio`` the time of the
-reference over that of the harness, in processor seconds, which a busy machine hardly moves, and by
-the clock. Of a process with several threads believe the clock, on a quiet machine: threads that
-wait for others count as busy, and a busy machine lets them wait.
-Wall time of the passes is that of workers which end together. On a GPU only wall time counts.
+``overhead`` is the time of the harness divided by that of the passes, and ``ratio`` the time of the
+reference divided by that of the harness, both in processor time, which hardly depends on other
+load, and in wall time. If a process has several threads, use wall time on an idle machine: threads
+that wait for others count as busy, and they wait longer on a busy machine. Wall time of the passes
+assumes that the workers end together. On a GPU only wall time counts.
 
-The networks are made robust first by a short adversarial training, since on a network that breaks
-at once the long attacks have nothing to do; ``--cache`` keeps the runs. In ``resnet8-folded`` each
-BatchNorm is part of a convolution, so that the harness has nothing left to fold. The exit status is
-1 if an overhead is above ``--most-overhead``, a ratio below ``--wanted``, or a verdict differs.
+The networks are first made robust by a short adversarial training run, since the long attacks have
+nothing to do on a network that breaks at once; ``--cache`` keeps these runs. In ``resnet8-folded``
+each BatchNorm is already folded into a convolution, so the harness has nothing left to fold. The
+exit status is 1 if an overhead is above ``--most-overhead``, a ratio is below ``--wanted``, or a
+verdict differs.
 """
 
 from __future__ import annotations
@@ -68,28 +68,28 @@ from harness.store.rundir import RunDirectory
 MOST_OVERHEAD = 1.15
 RATIO_WANTED = 1.1
 EPS = 8 / 255
-# Architecture, whether BatchNorm is folded before anybody sees the network, and the radius.
+# Architecture, whether BatchNorm is folded beforehand, and the radius.
 NETWORKS = {"resnet8-folded": ("resnet8", True, 2 / 255)}
 SIDES = ("harness", "passes", "reference")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a side needs to do its part on one batch in a process of its own.
+    """What a side needs to process one batch in a separate process.
 
     Attributes:
         model: file of the trained network.
         folded: whether its BatchNorm is folded first.
         eps: radius in Linf.
         data_root: folder of the images.
-        start: the batch's first image.
-        stop: the one after its last.
-        chunk: images in one chunk.
-        workers: of the harness.
-        threads: of the process.
+        start: position of the batch's first image.
+        stop: position after its last image.
+        chunk: images per chunk.
+        workers: number of the harness's workers.
+        threads: number of the process's threads.
         device: where to compute.
-        graph_sizes: of the side ``graphs``.
-        folder: where the harness leaves results and passes.
+        graph_sizes: batch sizes of CUDA graphs, for the side ``graphs``.
+        folder: where the harness writes results and passes.
     """
 
     model: Path
@@ -106,7 +106,7 @@ class Task:
     folder: Path
 
     def network(self) -> nn.Module:
-        """The network on the CPU, in eval mode."""
+        """Load the network on the CPU, in eval mode."""
         network: nn.Module = load_model_file(self.model).eval()
         if self.folded:
             traced = fx.symbolic_trace(network)
@@ -119,18 +119,18 @@ class Task:
         return network
 
     def data(self) -> Dataset:
-        """CIFAR-10 with the batch as its test split."""
+        """Load CIFAR-10 with the batch as its test split."""
         data = load_dataset("cifar10", self.data_root, splits=("test",))
         rows = torch.arange(self.start, self.stop)
         return Dataset(data.info, test=data.test.take(rows, complete=False))
 
     def executor(self) -> ChunkExecutor:
-        """The executor that the harness has for so many workers."""
+        """Return the harness's executor for this number of workers."""
         return local_executor(self.workers, -(-(self.stop - self.start) // self.chunk))
 
 
 def by_harness(task: Task, side: str) -> list[bool]:
-    """Which images survive the evaluation; its passes are written down."""
+    """Return which images survive the evaluation, and record its passes."""
     config = EvalConfig(
         eps=(task.eps,),
         chunk_size=task.chunk,
@@ -152,8 +152,8 @@ def by_harness(task: Task, side: str) -> list[bool]:
 
 
 def by_reference(task: Task) -> tuple[list[bool], Cost]:
-    """Which images survive the reference package, chunk by chunk, and its cost."""
-    # It warns of flags that this comparison does not turn on.
+    """Return which images survive the reference package, attacked by chunks, and its cost."""
+    # Hide its warnings about flags, which this comparison does not use.
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     device, test = torch.device(task.device), task.data().test
     network, robust = task.network().to(device), []
@@ -168,7 +168,7 @@ def by_reference(task: Task) -> tuple[list[bool], Cost]:
 
 
 def work(side: str, task: Task, began: float, answer: Connection) -> None:
-    """One side's work, in a process that was just started for it."""
+    """Run one side in the process just started for it."""
     torch.set_num_threads(task.threads)
     if side == "passes":
         executor, device = task.executor(), torch.device(task.device)
@@ -183,7 +183,7 @@ def work(side: str, task: Task, began: float, answer: Connection) -> None:
 
 
 def started(side: str, task: Task) -> tuple[list[bool], Cost]:
-    """One side's surviving images and cost, from a new process."""
+    """Run one side in a new process; return its surviving images and cost."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(side, task, time.perf_counter(), sender))
@@ -197,9 +197,9 @@ def started(side: str, task: Task) -> tuple[list[bool], Cost]:
 
 
 def robust_network(arch: str, options: argparse.Namespace) -> Path:
-    """The file of a network after a short adversarial training with two steps of the radius.
+    """Return the file of a network after short adversarial training with two steps of size eps.
 
-    The training is a run in the folder ``--cache``, so the same settings train only once.
+    The training run is stored in the folder ``--cache``, so the same settings train only once.
     """
     settings = {
         "model.arch": arch,
@@ -225,7 +225,7 @@ def robust_network(arch: str, options: argparse.Namespace) -> Path:
 
 
 def compare(name: str, workers: int, options: argparse.Namespace) -> dict[str, Any]:
-    """All sides on every batch, in turns."""
+    """Run all sides on every batch, in turns."""
     arch, folded, eps = NETWORKS.get(name, (name, False, EPS))
     model = robust_network(arch, options)
     sides = (*SIDES, "graphs") if options.graph_sizes else SIDES
@@ -263,7 +263,7 @@ def compare(name: str, workers: int, options: argparse.Namespace) -> dict[str, A
 
 
 def show(name: str, result: dict[str, Any], options: argparse.Namespace) -> str:
-    """One comparison as a few lines of text."""
+    """Format one comparison as text."""
     overhead, ratio = result["overhead"], result["ratio"]
     lines = [
         f"{name}: {result['images']} images in chunks of {result['chunk']}, "
@@ -274,10 +274,10 @@ def show(name: str, result: dict[str, Any], options: argparse.Namespace) -> str:
         for side, cost in result["seconds"].items()
     ]
     lines += [
-        f"  overhead   {overhead['processor']:8.3f} of processors, {overhead['wall']:.3f} by the "
-        f"clock, at most {options.most_overhead}",
-        f"  ratio      {ratio['processor']:8.3f} of processors, {ratio['wall']:.3f} by the clock, "
-        f"wanted {options.wanted}",
+        f"  overhead   {overhead['processor']:8.3f} processor time, {overhead['wall']:.3f} wall "
+        f"time, at most {options.most_overhead}",
+        f"  ratio      {ratio['processor']:8.3f} processor time, {ratio['wall']:.3f} wall time, "
+        f"at least {options.wanted}",
         *(
             f"  verdicts that differ from the reference, {side}: {count}"
             for side, count in result["verdicts_that_differ"].items()
@@ -287,7 +287,7 @@ def show(name: str, result: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def met(result: dict[str, Any], options: argparse.Namespace) -> bool:
-    """Whether a comparison is as wanted."""
+    """Return whether a comparison is within its limits and no verdict differs."""
     clock = "processor" if options.device.type == "cpu" else "wall"
     return (
         result["overhead"][clock] <= options.most_overhead
@@ -297,20 +297,20 @@ def met(result: dict[str, Any], options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether all is as wanted."""
+    """Measure and print; the exit status is 1 if a comparison misses a limit."""
     parser = argparse.ArgumentParser(description="Standard AutoAttack: harness against reference.")
-    parser.add_argument("--data-root", type=Path, help="folder of cifar10/*.parquet")
+    parser.add_argument("--data-root", type=Path, help="folder that holds cifar10/*.parquet")
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--network", nargs="+", default=["resnet20", "wrn-16-2", *NETWORKS])
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=128, help="images of one evaluation")
+    parser.add_argument("--batch", type=int, default=128, help="images per evaluation")
     parser.add_argument("--chunk", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=12, help="of the adversarial training")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of adversarial training")
     parser.add_argument("--train-images", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--graph-sizes", type=int, nargs="+", default=[], help="of CUDA graphs")
+    parser.add_argument("--graph-sizes", type=int, nargs="+", default=[], help="batch sizes")
     parser.add_argument("--most-overhead", type=float, default=MOST_OVERHEAD)
     parser.add_argument("--wanted", type=float, default=RATIO_WANTED)
     parser.add_argument("--json", action="store_true", help="print one JSON object")

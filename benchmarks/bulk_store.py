@@ -1,4 +1,4 @@
-"""A results database of any size, inserted in bulk: for benchmarks and tests of reading."""
+"""Build a results database of any size by bulk inserts, for benchmarks and tests of reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.store.schema import TABLES, arrow_schema, migrate
 
 
 def make_store(results: Path, *, runs: int, images: int) -> None:
-    """``runs`` runs with ``images`` verdicts each, inserted in bulk: no directories."""
+    """Insert ``runs`` runs with ``images`` verdicts each, without run directories."""
     results.mkdir(parents=True, exist_ok=True)
     names = [f"m{run % 20}-{run:012x}" for run in range(runs)]
     config = json.dumps(RunConfig(method="ikl").model_dump(mode="json"))
@@ -84,7 +84,7 @@ def make_store(results: Path, *, runs: int, images: int) -> None:
 
 
 def insert(results: Path, **records: list[dict[str, Any]]) -> None:
-    """Insert rows in the tables of a results database, which is made where it is missing."""
+    """Insert rows in the tables of a results database, which is created if missing."""
     with duckdb.connect(Database(results).path) as connection:
         migrate(connection)
         for name, rows in records.items():

@@ -1,13 +1,13 @@
-"""The time that an evaluation is expected to take, against the time that it takes.
+"""Compare the estimated time of an evaluation with the time it takes.
 
 With the project installed and a folder that holds ``cifar10/*.parquet``:
 
     python benchmarks/estimate.py --data-root ../shared/data --cache ~/networks [--json]
 
-Standard AutoAttack of four networks, each trained for a few epochs: on digits and on CIFAR-10, by
-natural training, of which few images survive, and by adversarial training, of which many do. An
-error above 30% exits with status 1. Measure on a machine that does nothing else, or with ``--clock
-processor``, which counts the seconds of this process.
+Standard AutoAttack runs on four networks, each trained for a few epochs: on digits and CIFAR-10, by
+natural training, where few images survive, and by adversarial training, where many do. The exit
+status is 1 if an error is above 30%. Measure on an idle machine, or with ``--clock processor``,
+which counts the processor time of this process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from harness.store.rundir import RunDirectory
 
 MOST_ERROR = 0.3
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-# Dataset, method, and settings of a training of a minute or two.
+# Settings of training runs of a minute or two, by dataset and method.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "vanilla"): {"training.epochs": 5},
     ("digits", "pgd-at"): {"training.epochs": 10},
@@ -56,7 +56,7 @@ SMALL_CIFAR = {
 
 
 def trained(dataset: str, method: str, options: argparse.Namespace) -> torch.nn.Module:
-    """The network of a short training, which is a run in the folder ``--cache``."""
+    """Return the network of a short training run, stored in the folder ``--cache``."""
     settings = {
         **(SMALL_CIFAR if dataset == "cifar10" else {}),
         **SETTINGS[dataset, method],
@@ -75,7 +75,7 @@ def trained(dataset: str, method: str, options: argparse.Namespace) -> torch.nn.
 def measure(
     dataset: str, method: str, options: argparse.Namespace, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Expected and real seconds of one evaluation, and what the estimate itself took."""
+    """Measure one evaluation: expected seconds, real seconds, and those the estimate took."""
     data = load_dataset(dataset, options.data_root, splits=("test",))
     images = data.test.subset(min(options.images, len(data.test)))
     config = EvalConfig(eps=data.info.default_eps, workers=options.workers)
@@ -92,7 +92,7 @@ def measure(
         executor.attack(job, range(job.chunks), no_progress)
         real_s = clock() - began
     if found is None:
-        raise SystemExit(f"{dataset}, {method}: too short to be estimated; give more --images")
+        raise SystemExit(f"{dataset}, {method}: too short to be estimated: give more --images")
     sizes = [len(job.chunk(number).rows) for number in range(job.chunks)]
     workers = 1 if isinstance(executor, InProcess) else config.workers
     expected_s = found.wall_s(sizes, workers)
@@ -111,8 +111,8 @@ def measure(
 
 def main() -> int:
     """Measure and print; the exit status is 1 if an estimate is further off than its limit."""
-    parser = argparse.ArgumentParser(description="Expected against real time of AutoAttack.")
-    parser.add_argument("--data-root", type=Path, help="folder of cifar10/*.parquet")
+    parser = argparse.ArgumentParser(description="Estimated against real time of AutoAttack.")
+    parser.add_argument("--data-root", type=Path, help="folder that holds cifar10/*.parquet")
     parser.add_argument("--cache", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--dataset", nargs="+", default=["digits", "cifar10"])
     parser.add_argument("--images", type=int, default=250)
@@ -133,11 +133,11 @@ def main() -> int:
 
 
 def text(result: dict[str, Any]) -> str:
-    """One evaluation in a line."""
+    """Format one evaluation as a line of text."""
     return (
         f"{result['images']} images, {result['survive']:.0%} survive a short attack: expected "
         f"{result['expected_s']:.1f} s, took {result['real_s']:.1f} s ({result['error']:+.0%}), "
-        f"the estimate {result['estimate_s']:.1f} s"
+        f"estimating took {result['estimate_s']:.1f} s"
     )
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What users wait for on a GPU, measured in under ten minutes on one:
+# Measure the operations that users wait for on a GPU, in under ten minutes on one:
 #
 #   benchmarks/gpu.sh DATA OUT
 #
 # DATA holds cifar10/*.parquet; OUT gets a log of each part, which ends with its exit status, and
 # summary.txt. A part that fails, misses its limit (status 1) or runs out of time (124) does not stop
-# the others; the script's own status is then 1. It installs nothing, and takes the python3 at hand,
-# or PYTHON, with the project's dependencies, pytest among them. SMOKE=1 tries it all at tiny size on
-# a CPU in about a minute, which says nothing about speed.
+# the others; the script's own status is then 1. It installs nothing and uses python3, or PYTHON,
+# which must have the project's dependencies and pytest. SMOKE=1 runs everything at tiny size on a
+# CPU in about a minute, which says nothing about speed.
 set -euo pipefail
 
 if (( $# != 2 )); then
@@ -39,7 +39,7 @@ else
   attack+=(--graph-sizes 16 32 64 128 192 256)
 fi
 
-# part NAME SECONDS COMMAND...: run a command for at most so long, and within the budget.
+# part NAME SECONDS COMMAND...: run a command for at most SECONDS, within the budget.
 part() {
   local name=$1 most=$2 log=$out/$1.log began=$SECONDS status=0
   shift 2
@@ -56,7 +56,7 @@ part() {
 }
 
 main() {
-  # -k: the tests that need a GPU have it in their names.
+  # -k: tests that need a GPU have "gpu" or "cuda" in their names.
   part tests 90 "$python" -m pytest -p no:cacheprovider -rs -k "gpu or cuda" \
     tests/harness/data/test_loader.py tests/harness/evaluation/speed/test_graphs.py \
     tests/harness/training/test_build.py
@@ -64,17 +64,17 @@ main() {
     "${kd[@]}" "${step[@]}"
   part adversarial-step 150 "$python" benchmarks/step.py --device "$device" --method ikl \
     "${at[@]}" "${step[@]}"
-  # Last, with all the time that is left: each side is in the log once it has ended.
+  # Last, with all the remaining time; each side is logged when it ends.
   part autoattack "$budget" "$python" benchmarks/autoattack.py --device "$device" --workers 1 \
     --data-root "$data" --cache "$out/cache" "${attack[@]}"
   if (( ${#failed[@]} )); then
     printf '\nfailed: %s\n' "${failed[*]}"
     return 1
   fi
-  printf '\nall parts ended as wanted\n'
+  printf '\nall parts passed\n'
 }
 
-# Not in a pipe, whose subshell would keep the list of failures to itself.
+# Not in a pipe, whose subshell would not pass on the list of failures.
 status=0
 main > "$out/summary.txt" 2>&1 || status=$?
 cat "$out/summary.txt"

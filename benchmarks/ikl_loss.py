@@ -1,14 +1,14 @@
-"""IKL loss, forward and backward: the closed form against the plain pairwise sum, on CPU.
+"""Time the IKL loss, forward and backward: closed form against plain pairwise sum, on CPU.
 
 With the project installed:
 
     python benchmarks/ikl_loss.py [--json]
 
-At B=128, C=1000 the plain sum moves some ten tensors of 488 MiB, the closed form some tens of
-0.5 MiB, hence a predicted ratio well over 1000; at C=21,841 the closed form should need 0.2 GB.
+At B=128, C=1000 the plain sum moves about ten tensors of 488 MiB and the closed form some tens of
+0.5 MiB, so the predicted ratio is well over 1000; at C=21,841 the closed form should need 0.2 GB.
 
-Both run in one process on the same inputs, in turns, and must agree before they are timed. A
-ratio below 500 or extra memory of 1 GB or more exits with status 1.
+Both run in one process on the same inputs, in turns, and must agree before they are timed. The exit
+status is 1 if the ratio is below 500 or the extra memory is 1 GB or more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 def make_inputs(batch: int, classes: int) -> Inputs:
-    """Two sets of logits that require gradients, and class weights, in float32."""
+    """Return two sets of logits that require gradients, and class weights, in float32."""
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> Tensor:
@@ -45,23 +45,23 @@ def make_inputs(batch: int, classes: int) -> Inputs:
 
 
 def closed_form(inputs: Inputs) -> Tensor:
-    """The loss as methods compute it, by the closed form."""
+    """Return the loss by the closed form, as methods compute it."""
     return ikl_loss(*inputs).weighted(WMSE_WEIGHT, CE_WEIGHT)
 
 
 def pairwise(inputs: Inputs) -> Tensor:
-    """The loss as it is printed, by the pairwise sum."""
+    """Return the loss by the pairwise sum, as the paper prints it."""
     return ikl_loss_pairwise(*inputs, WMSE_WEIGHT, CE_WEIGHT)
 
 
 def forward_backward(loss: Callable[[Inputs], Tensor], inputs: Inputs) -> tuple[Tensor, ...]:
-    """The loss's value and its two gradients."""
+    """Return the loss and its two gradients."""
     value = loss(inputs)
     return (value.detach(), *torch.autograd.grad(value, inputs[:2]))
 
 
 def seconds(loss: Callable[[Inputs], Tensor], inputs: Inputs, calls: int) -> float:
-    """Wall time of one forward and backward pass, the mean of ``calls`` in a row."""
+    """Return the mean wall time of ``calls`` forward and backward passes in a row."""
     started = time.perf_counter()
     for _ in range(calls):
         forward_backward(loss, inputs)
@@ -69,7 +69,7 @@ def seconds(loss: Callable[[Inputs], Tensor], inputs: Inputs, calls: int) -> flo
 
 
 def worst_relative_difference(inputs: Inputs) -> float:
-    """The largest difference of values and gradients of the two forms, relative to the largest."""
+    """Return the largest difference of the forms' values and gradients, relative to the largest."""
     pairs = zip(
         forward_backward(closed_form, inputs), forward_backward(pairwise, inputs), strict=True
     )
@@ -77,7 +77,7 @@ def worst_relative_difference(inputs: Inputs) -> float:
 
 
 def measure_ratio(batch: int, classes: int, repeats: int) -> dict[str, Any]:
-    """Medians and extremes of both forms, timed in turns."""
+    """Time both forms in turns; return medians and extremes."""
     inputs = make_inputs(batch, classes)
     difference = worst_relative_difference(inputs)
     if difference > 1e-3:
@@ -98,13 +98,13 @@ def measure_ratio(batch: int, classes: int, repeats: int) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The peak memory of this process."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def extra_peak_bytes(batch: int, classes: int) -> int:
-    """How much the closed form, with its inputs, raises this process's peak."""
+    """Return by how much the closed form, with its inputs, raises this process's peak memory."""
     forward_backward(closed_form, make_inputs(2, 10))
     before = peak_bytes()
     forward_backward(closed_form, make_inputs(batch, classes))
@@ -112,14 +112,14 @@ def extra_peak_bytes(batch: int, classes: int) -> int:
 
 
 def measure_memory(batch: int, classes: int) -> dict[str, Any]:
-    """``extra_peak_bytes`` in a process of its own."""
+    """Run ``extra_peak_bytes`` in a separate process."""
     command = [sys.executable, __file__, "--memory-of", str(batch), str(classes)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {"batch": batch, "classes": classes, "extra_bytes": int(answer)}
 
 
 def show(result: dict[str, Any]) -> str:
-    """The result as a few lines of text."""
+    """Format the result as text."""
     ratio, memory = result["ratio"], result["memory"]
 
     def cells(name: str, unit: str) -> str:
@@ -133,8 +133,8 @@ def show(result: dict[str, Any]) -> str:
             f"  closed form    {cells('closed_form_ms', 'ms')}",
             f"  pairwise sum   {cells('pairwise_ms', 'ms')}",
             f"  ratio          {cells('ratio', 'times')}, at least {LEAST_RATIO:.0f} expected; "
-            f"median [least, greatest] of {ratio['repeats']}",
-            f"  apart by       {ratio['difference']:.1e} of the largest entry",
+            f"median [min, max] of {ratio['repeats']}",
+            f"  difference     {ratio['difference']:.1e} of the largest entry",
             f"closed form, B={memory['batch']}, C={memory['classes']}: "
             f"{memory['extra_bytes'] / 1e9:.3f} GB extra at peak, inputs included, "
             f"allowed {MOST_EXTRA_BYTES / 1e9:.0f}",

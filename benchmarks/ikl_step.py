@@ -1,20 +1,21 @@
-"""IKL-AT training step: the harness's trainer against the same step in plain code, on CPU.
+"""Time the harness's IKL-AT training step against the same step in plain code, on CPU.
 
 With the project installed:
 
     python benchmarks/ikl_step.py [--no-compile] [--json]
 
-Weight perturbation on, five attack steps, wrn-16-4, 100 classes, batches of 64, two threads,
-float32. The trainer is timed with its switch ``training.channels_last``, and then with
-``training.compile`` too, whose first step takes a minute and needs a C++ compiler.
+Settings: weight perturbation, five attack steps, wrn-16-4, 100 classes, batches of 64, two threads,
+float32. The trainer is timed with ``training.channels_last``, and then also with
+``training.compile``, whose first step takes a minute and needs a C++ compiler.
 
-The plain step makes passes worth 27 forward ones, the trainer's 23, and convolutions are four
-fifths of either step. Compiled, the ratio is 0.632 on an AMD EPYC and 0.686 [0.674, 0.701] of 15 on
-an Intel Xeon (eager 0.736), where the trainer's convolutions alone take 0.58 of the plain step.
+The plain step costs as much as 27 forward passes and the trainer's as much as 23; convolutions are
+four fifths of either step. Compiled, the ratio is 0.632 on an AMD EPYC and 0.686 [0.674, 0.701] of
+15 on an Intel Xeon (eager 0.736), where the trainer's convolutions alone take 0.58 of the plain
+step.
 
-First all take one step in float64 from the same weights, images and noise, and must end with the
-same loss and weights; then they are timed in turns. A median ratio above 0.65, of the compiled
-trainer unless it is left out, exits with status 1.
+First, all take one step in float64 from the same weights, images and noise, and must reach the same
+loss and weights; then they are timed in turns. The exit status is 1 if the median ratio is above
+0.65, for the compiled trainer or, with ``--no-compile``, for the eager one.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ CPU = torch.device("cpu")
 
 
 class NoLoader:
-    """The trainer's steps are called one by one here, so that nothing is loaded."""
+    """A loader without batches, since the benchmark calls the trainer's steps directly."""
 
     steps_per_epoch = 1
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """No batch."""
+        """Return no batches."""
         return iter(())
 
 
 def make_trainer(folder: Path, dtype: torch.dtype, compiled: bool) -> Trainer:
-    """The CIFAR-100 recipe's trainer on the benchmark's network, one BatchNorm batch a pass."""
+    """Build the CIFAR-100 recipe's trainer for this network, with one BatchNorm batch per pass."""
     config = resolve(
         "ikl",
         recipe="cifar100",
@@ -87,7 +88,7 @@ def make_trainer(folder: Path, dtype: torch.dtype, compiled: bool) -> Trainer:
 
 
 def make_plain(trainer: Trainer) -> PlainStep:
-    """The plain step from the trainer's weights, with the trainer's settings."""
+    """Build the plain step from the trainer's weights and settings."""
     training = trainer.training
     schedule = inner_schedule(cast(Any, training.attack), EPOCH, training.epochs)
     model = deepcopy(trainer.model).to(memory_format=torch.contiguous_format)
@@ -111,28 +112,28 @@ def make_plain(trainer: Trainer) -> PlainStep:
 
 
 def images(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Random images [B, 3, 32, 32] and labels."""
+    """Return random images [B, 3, 32, 32] and labels."""
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(count, 3, 32, 32, generator=generator, dtype=dtype)
     return x, torch.randint(CLASSES, (count,), generator=generator)
 
 
 def our_step(trainer: Trainer, x: Tensor, y: Tensor) -> Tensor:
-    """One step of the trainer, noise from seed 2."""
+    """Take one step of the trainer, with noise from seed 2; return the loss."""
     schedule = inner_schedule(cast(Any, trainer.training.attack), EPOCH, trainer.training.epochs)
     batch = Batch(x=x, y=y, index=torch.arange(len(y)), epoch=EPOCH)
     return trainer.step(batch, schedule, torch.Generator().manual_seed(2)).loss.detach()
 
 
 def plain_step(step: PlainStep, x: Tensor, y: Tensor) -> Tensor:
-    """One plain step, with the trainer's noise in the trainer's layout."""
+    """Take one plain step with the noise that the trainer draws in its layout; return the loss."""
     noise = torch.empty_like(x, memory_format=torch.channels_last)
     noise.normal_(generator=torch.Generator().manual_seed(2))
     return step(x, y, noise.contiguous())
 
 
 def make_trainers(folder: Path, dtype: torch.dtype, compiled: bool) -> dict[str, Trainer]:
-    """The trainers to be timed, all from the same weights."""
+    """Build the trainers to be timed, all with the same weights."""
     trainers = {"trainer": make_trainer(folder / "eager", dtype, compiled=False)}
     if compiled:
         trainers["compiled"] = make_trainer(folder / "compiled", dtype, compiled=True)
@@ -140,7 +141,7 @@ def make_trainers(folder: Path, dtype: torch.dtype, compiled: bool) -> dict[str,
 
 
 def difference(folder: Path, batch: int, compiled: bool) -> float:
-    """How far loss and weights are apart after one step in float64, relative to the largest."""
+    """Return the largest relative difference of loss and weights after one step in float64."""
     trainers = make_trainers(folder, torch.float64, compiled)
     plain = make_plain(trainers["trainer"])
     x, y = images(batch, torch.float64)
@@ -155,7 +156,7 @@ def difference(folder: Path, batch: int, compiled: bool) -> float:
 
 
 def measure(folder: Path, repeats: int, compiled: bool) -> dict[str, Any]:
-    """Medians and extremes of all steps, timed in turns."""
+    """Time all steps in turns; return medians and extremes."""
     apart = difference(folder / "check", batch=8, compiled=compiled)
     if apart > 1e-6:
         raise SystemExit(f"the steps differ by {apart:.1e}: nothing was timed")
@@ -185,7 +186,7 @@ def measure(folder: Path, repeats: int, compiled: bool) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> str:
-    """The result as a few lines of text."""
+    """Format the result as text."""
 
     def cells(values: dict[str, float]) -> str:
         return f"{values['median']:.3f} [{values['min']:.3f}, {values['max']:.3f}]"
@@ -194,13 +195,13 @@ def show(result: dict[str, Any]) -> str:
     lines = [
         f"IKL-AT step, {ARCH}, C={CLASSES}, B={BATCH}, weight perturbation, 5 attack steps, "
         f"float32, {result['threads']} threads, torch {result['torch']}, {result['machine']}",
-        f"median [least, greatest] of {result['repeats']}, in turns",
+        f"median [min, max] of {result['repeats']}, in turns",
     ]
     for name, values in result["seconds"].items():
         share = f"   {cells(ratio[name])} of plain" if name in ratio else ""
         lines.append(f"  {name:9} {cells(values)} s{share}")
     lines.append(f"  limit     {MOST_RATIO} of plain")
-    lines.append(f"  apart by  {result['difference']:.1e} after a step in float64")
+    lines.append(f"  differ by {result['difference']:.1e} after a step in float64")
     return "\n".join(lines)
 
 

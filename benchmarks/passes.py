@@ -1,4 +1,4 @@
-"""The passes that an evaluation asks its network for: written down, and repeated alone."""
+"""Record the network passes of an evaluation, and repeat them alone."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from harness.evaluation.guards import unit_images
 from harness.evaluation.speed.plan import image_gradient
 from harness.evaluation.speed.precision import pinned
 
-# How many images, and whether they go backward as well.
+# Number of images, and whether there is a backward pass.
 Pass = tuple[int, bool]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Time of one side in seconds: of all its processors together, and by the clock."""
+    """Processor time (of all processors together) and wall time of one side, in seconds."""
 
     processor: float
     wall: float
 
     def __add__(self, other: Cost) -> Cost:
-        """One after the other."""
+        """Add the times of two costs."""
         return Cost(self.processor + other.processor, self.wall + other.wall)
 
 
 class RecordedModel(AttackModel):
-    """A network under attack that notes each pass."""
+    """A network under attack that records each pass."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """See ``AttackModel``."""
@@ -48,12 +48,12 @@ class RecordedModel(AttackModel):
 
     @cached_property
     def passes(self) -> list[Pass]:
-        """How many images, and whether backward as well."""
+        """The recorded passes."""
         return []
 
 
 class RecordedJob(Job):
-    """An evaluation that writes down the passes of each chunk."""
+    """An evaluation that saves the passes of each chunk."""
 
     @cached_property
     def attacked(self) -> AttackModel:
@@ -72,16 +72,16 @@ class RecordedJob(Job):
 
 
 class ReplayedJob(Job):
-    """The recorded passes of each chunk and nothing else, with what they cost."""
+    """Repeats only the recorded passes of each chunk, and saves their cost."""
 
     def attack(self, number: int, progress: ProgressFn, path: Path | None = None) -> None:
-        """Repeat the passes of a chunk; the network is prepared and the images lie ready before."""
+        """Repeat the passes of a chunk; the time excludes preparing the network and the images."""
         passes: list[Pass] = json.loads(passes_path(self, number).read_text())
         images = unit_images(self.images, self.chunk(number).positions).to(self.device)
         model = bare(self)
         pieces = {size: prepared(model, images[:size]) for size, _ in passes if size}
         with pinned("reference"):
-            for size in list(pieces)[:1]:  # not charged with what a first pass prepares
+            for size in list(pieces)[:1]:  # warm-up, not timed
                 replay(model.network, pieces[size], backward=True)
             with timed(self.device) as cost:
                 for size, backward in passes:
@@ -90,11 +90,11 @@ class ReplayedJob(Job):
 
 
 class Recording:
-    """An executor that writes down the passes of each chunk, for ``cost_of_passes``.
+    """An executor that records the passes of each chunk, for ``cost_of_passes``.
 
     Args:
-        inner: where chunks are attacked.
-        kept: file for the job.
+        inner: executor that attacks the chunks.
+        kept: file in which the job is saved.
     """
 
     def __init__(self, inner: ChunkExecutor, kept: Path) -> None:
@@ -110,7 +110,7 @@ class Recording:
 
 
 def cost_of_passes(kept: Path, executor: ChunkExecutor, device: torch.device, workers: int) -> Cost:
-    """What the passes cost that ``Recording`` wrote down; by the clock, of equally busy workers."""
+    """Repeat recorded passes; return their cost, with wall time as of equally busy workers."""
     job = as_kind(ReplayedJob, pickle.loads(kept.read_bytes()).on(device))
     executor.attack(job, range(job.chunks), no_progress)
     paths = [cost_path(job, number) for number in range(job.chunks)]
@@ -120,28 +120,28 @@ def cost_of_passes(kept: Path, executor: ChunkExecutor, device: torch.device, wo
 
 
 def as_kind(kind: type[Job], job: Job) -> Job:
-    """The same job of another kind."""
+    """Return the same job as another subclass of ``Job``."""
     return kind(**{each.name: getattr(job, each.name) for each in fields(job) if each.init})
 
 
 def bare(job: Job) -> AttackModel:
-    """The network under attack as ``Job`` makes it."""
+    """Return the network under attack as ``Job`` builds it."""
     made: AttackModel = Job.attacked.func(job)
     return made
 
 
 def passes_path(job: Job, number: int) -> Path:
-    """Where the passes of a chunk are written down."""
+    """Return the file of a chunk's passes."""
     return job.directory.path / f"passes-{number}.json"
 
 
 def cost_path(job: Job, number: int) -> Path:
-    """Where the cost of a chunk's passes is written down."""
+    """Return the file of the cost of a chunk's passes."""
     return job.directory.path / f"cost-{number}.json"
 
 
 def prepared(model: AttackModel, x: Tensor) -> list[Tensor]:
-    """What the network gets of images [B, K, H, W]: pieces, padded and in its layout."""
+    """Split images [B, K, H, W] into pieces for the network, padded and in its layout."""
     pieces = []
     for start, stop in model.batching.pieces(len(x)):
         extra = model.batching.padded(stop - start) - (stop - start)
@@ -151,7 +151,7 @@ def prepared(model: AttackModel, x: Tensor) -> list[Tensor]:
 
 
 def replay(network: Callable[[Tensor], Tensor], pieces: list[Tensor], *, backward: bool) -> None:
-    """One pass of the prepared pieces."""
+    """Run one pass over the prepared pieces."""
     for piece in pieces:
         with torch.set_grad_enabled(backward):
             leaf = piece.detach().requires_grad_(backward)
@@ -172,11 +172,11 @@ def timed(device: torch.device) -> Iterator[Callable[[], Cost]]:
 
 
 def all_processor_seconds() -> float:
-    """Of this process from its start, of its children that ended, and on Linux of those alive."""
+    """Return the time of this process, its ended children and, on Linux, its live children."""
     ticks = 0
     for listed in Path("/proc/self/task").glob("*/children"):
         for child in listed.read_text().split():
-            # After the name in brackets, its time and that of its children that ended.
+            # Fields after the name in brackets: the child's time and that of its ended children.
             values = Path("/proc", child, "stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, values[11:15]))
     return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")

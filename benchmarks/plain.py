@@ -1,4 +1,4 @@
-"""The IKL loss and its training step in plain code, with which benchmarks compare ours."""
+"""The IKL loss and its training step in plain code, as baselines for benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ikl_loss_pairwise(
     wmse_weight: float,
     ce_weight: float,
 ) -> Tensor:
-    """Eq. 6 of arXiv:2305.13948 through its [B, C, C] tensors, a mean over the batch."""
+    """Return Eq. 6 of arXiv:2305.13948 from its [B, C, C] tensors, a mean over the batch."""
     delta_m_BCC = logits_m[:, :, None] - logits_m[:, None, :]
     delta_n_BCC = logits_n[:, :, None] - logits_n[:, None, :]
     with torch.no_grad():
@@ -32,7 +32,7 @@ def ikl_loss_pairwise(
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings of a step; radius and step size in pixel space."""
+    """Settings of a step; radius and step size are in pixel space."""
 
     eps: float
     step_size: float
@@ -46,8 +46,8 @@ class StepSettings:
 class PlainStep:
     """Attack, perturb by proxy, descend, restore: the mathematics of the harness's trainer.
 
-    Clean logits are computed again, with their graph, in each step of the attack; weights are
-    perturbed by a proxy network that loads a state dict; memory is NCHW.
+    Clean logits are recomputed with their graph in each step of the attack, weights are perturbed
+    by a proxy network that loads a state dict, and memory is NCHW.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PlainStep:
         self.sums_CC = torch.zeros(classes, classes)
 
     def __call__(self, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        """One step; ``noise`` is standard normal, shaped like ``x``. The training loss."""
+        """Take one step, return the training loss; ``noise`` is standard normal, like ``x``."""
         x_adv = self.attack(x, y, noise)
         self.model.train()
         offsets = self.offsets(x, x_adv, y)
@@ -80,7 +80,7 @@ class PlainStep:
         return loss.detach()
 
     def attack(self, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        """The released attack: both weights 1."""
+        """Return adversarial images by the released attack, whose weights are both 1."""
         settings = self.settings
         self.model.eval()
         x_adv = x + 0.001 * noise
@@ -93,7 +93,7 @@ class PlainStep:
         return x_adv.detach()
 
     def offsets(self, x: Tensor, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The proxy takes one step uphill; the difference is rescaled tensor by tensor."""
+        """Return one ascent step of the proxy, rescaled tensor by tensor."""
         before = deepcopy(self.model.state_dict())
         self.proxy.load_state_dict(before)
         self.proxy.train()
@@ -117,13 +117,13 @@ class PlainStep:
                     parameter.add_(sign * self.settings.gamma * offsets[name])
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss, and the clean logits."""
+        """Return the training loss and the clean logits."""
         adv_BC, clean_BC = model(x_adv), model(x)
         settings = self.settings
         binding = self.divergence(clean_BC, adv_BC, y, settings.wmse_weight, settings.ce_weight)
         return cross_entropy(clean_BC, y) + binding, clean_BC
 
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor, y: Tensor, a: float, b: float) -> Tensor:
-        """IKL through its pairwise tensors."""
+        """Return the IKL loss from its pairwise tensors."""
         weights_BC = self.class_means_CC[y].to(clean_BC.dtype)
         return ikl_loss_pairwise(clean_BC, adv_BC, weights_BC, a, b)

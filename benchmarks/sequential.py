@@ -1,17 +1,18 @@
-"""Sequential evaluation by simulation: coverage, errors, and how many images a decision takes.
+"""Simulate sequential evaluation: coverage, errors, and the number of images a decision takes.
 
 With the project installed:
 
     python benchmarks/sequential.py --out docs/sequential.svg
 
-Accuracies and differences are known here, as test sets of ``--population`` images are made up. An
-interval covers if it holds the accuracy on the whole test set after every image but the last; a
-decision is looked for after each chunk of 250 images. Beside it stands the number of images after
-which an ordinary McNemar test at 5% finds the difference with 80% probability, which is fixed
-before and assumes that the difference is known (R. J. Connor, Biometrics 43 (1987) 207-211).
+The test sets of ``--population`` images are simulated, so accuracies and differences are known. An
+interval covers if it contains the accuracy on the whole test set after every image but the last; a
+decision is tested after each chunk of 250 images. For comparison, the table has the number of
+images with which an ordinary McNemar test at 5% finds the difference with 80% probability; it is
+fixed in advance and assumes that the difference is known (R. J. Connor, Biometrics 43 (1987)
+207-211).
 
 Then the stored verdicts of ``results/reference`` are replayed in random orders, and the decisions
-are compared with what all their images say.
+are compared with the difference on all their images.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ DIFFERENCES = (0.0, 0.02, 0.05, 0.1)
 # Share of the images on which exactly one of the two models is right.
 DISCORDANT = 0.2
 ALPHA, CHUNK = 0.05, 250
-# Decisions that are made again by intervals, as the harness makes them.
+# Number of decisions repeated with intervals, as the harness makes them.
 CHECKED = 5
 
 
 def coverage(accuracy: float, population: int, trials: int, rng: np.random.Generator) -> float:
-    """Share of evaluations whose interval holds the accuracy at all times."""
+    """Return the share of evaluations whose interval always contains the accuracy."""
     values = (np.arange(population) < round(accuracy * population)).astype(float)
     held = 0
     for _ in range(trials):
@@ -55,7 +56,7 @@ def coverage(accuracy: float, population: int, trials: int, rng: np.random.Gener
 
 
 def pair(difference: float, population: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two models with the difference, of which one alone is right on DISCORDANT of the images."""
+    """Return two models with this difference; exactly one is right on DISCORDANT of the images."""
     kinds = np.arange(population)
     only_a = round(population * (DISCORDANT + difference) / 2)
     only_b = round(population * DISCORDANT) - only_a
@@ -66,9 +67,9 @@ def pair(difference: float, population: int) -> tuple[NDArray[np.bool_], NDArray
 def decided(
     a: NDArray[np.bool_], b: NDArray[np.bool_], rule: DecisionRule, chunk: int
 ) -> tuple[str | None, int]:
-    """The decision on two models in the order of the images, and after how many.
+    """Return the decision on two models in the order of the images, and the images it took.
 
-    It follows from the capitals of four bets, which is faster than the interval after each chunk.
+    It uses the capitals of four bets, which is faster than an interval after each chunk.
     """
     population, x = len(a), (a.astype(float) - b + 1) / 2
     ends = np.minimum(np.arange(chunk, population + chunk, chunk), population) - 1
@@ -95,7 +96,7 @@ def decided(
 def decided_by_intervals(
     a: NDArray[np.bool_], b: NDArray[np.bool_], rule: DecisionRule, chunk: int
 ) -> tuple[str | None, int]:
-    """As ``decided``, but as the harness does it."""
+    """Like ``decided``, but with intervals, as in the harness."""
     n = 0
     while n < len(a):
         n = min(n + chunk, len(a))
@@ -106,14 +107,14 @@ def decided_by_intervals(
 
 
 def fixed(difference: float) -> int:
-    """Images that an ordinary test at ALPHA needs for 80% power."""
+    """Return the number of images that an ordinary test at ALPHA needs for 80% power."""
     z_alpha, z_power = norm.ppf(1 - ALPHA / 2), norm.ppf(0.8)
     spread = z_alpha * math.sqrt(DISCORDANT) + z_power * math.sqrt(DISCORDANT - difference**2)
     return math.ceil((spread / difference) ** 2)
 
 
 def simulated_decisions(population: int, trials: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Decisions on models whose difference is known."""
+    """Return decisions on models whose difference is known."""
     rows = []
     for difference in DIFFERENCES:
         a, b = pair(difference, population)
@@ -137,7 +138,7 @@ def simulated_decisions(population: int, trials: int, rng: np.random.Generator) 
 
 
 def replayed(folder: Path, orders: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Decisions on stored verdicts in random orders, against what all images say."""
+    """Return decisions on stored verdicts in random orders, compared with all images."""
     with tempfile.TemporaryDirectory() as place:
         results = Path(place)
         for study in sorted(folder.iterdir()):
@@ -179,7 +180,7 @@ def replayed(folder: Path, orders: int, rng: np.random.Generator) -> pd.DataFram
 
 
 def by_difference(found: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of runs in groups of similar differences."""
+    """Summarise pairs of runs in groups of similar differences."""
     found["points"] = pd.cut(100 * found["difference"].abs(), [0, 1, 3, 6, 100], right=False)
     found["share of images"] = found["mean images"] / found["images"]
     groups = found.groupby("points", observed=True)
@@ -188,7 +189,7 @@ def by_difference(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def chart(covered: pd.DataFrame, decisions: pd.DataFrame) -> alt.HConcatChart:
-    """Coverage by accuracy, and images needed by difference."""
+    """Plot coverage by accuracy, and images needed by difference."""
     bars = alt.Chart(covered, title="Intervals that never miss").mark_line(point=True)
     left = bars.encode(
         x=alt.X("accuracy", title="accuracy on the whole test set"),

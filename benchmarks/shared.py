@@ -1,4 +1,4 @@
-"""What benchmarks share: the machine, the spread of measurements, and the printed result."""
+"""Helpers shared by benchmarks: the machine, the spread of measurements, the printed result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """The conditions of a measurement."""
+    """Return the conditions of a measurement."""
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -21,11 +21,11 @@ def machine() -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def finish(result: dict[str, Any], text: str, *, met: bool, as_json: bool) -> int:
-    """Print a result as JSON or text; the exit status is 1 if it misses its limit."""
+    """Print a result as JSON or text; return exit status 1 if it misses its limit, else 0."""
     print(json.dumps(result) if as_json else text)
     return 0 if met else 1

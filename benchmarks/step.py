@@ -1,15 +1,15 @@
-"""Training steps of the harness's trainer: as it is, compiled, and with CUDA graphs.
+"""Time training steps of the harness's trainer: eager, compiled and with CUDA graphs.
 
 With the project installed:
 
     python benchmarks/step.py --method ikl --student wrn-28-10 --device cuda
     python benchmarks/step.py --method ikl-kd --teacher resnet56 --student resnet20 --device cuda
 
-Images are random, of CIFAR-100's size, the settings those of the method's recipe, and networks are
-untrained, which changes no cost. ``compiled`` is the setting ``training.compile``. ``graphs``
-compiles in torch's mode ``reduce-overhead``, which replays CUDA graphs; the harness has no setting
-for it, and on a CPU it does the same as ``compiled``. Modes are timed one after the other, and each
-is printed when it ends. There is no limit: the exit status is 0 unless a mode fails.
+Images are random and of CIFAR-100's size, settings are those of the method's recipe, and networks
+are untrained, which does not affect the time. ``compiled`` is the setting ``training.compile``.
+``graphs`` compiles in torch's mode ``reduce-overhead``, which replays CUDA graphs; the harness has
+no setting for it, and on a CPU it is the same as ``compiled``. Modes are timed one after the other
+and printed as they end. There is no limit: the exit status is 0 unless a mode fails.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Replayed(nn.Module):
     """A network compiled to CUDA graphs, whose logits the next pass does not overwrite."""
 
     def __init__(self, forward: nn.Module) -> None:
-        """Compile at the first pass."""
+        """Prepare the network, which is compiled at the first pass."""
         super().__init__()
         self.compiled = torch.compile(forward, mode="reduce-overhead")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, C]."""
+        """Return logits [B, C]."""
         return cast(Tensor, self.compiled(x)).clone()
 
 
@@ -71,7 +71,7 @@ def measure(mode: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 
 
 def show(mode: str, result: dict[str, Any], eager: float | None) -> str:
-    """One mode as a line of text."""
+    """Format one mode as a line of text."""
     seconds, memory = result["seconds"], result["peak_memory_mb"]
     line = (
         f"  {mode:9}{1000 * seconds['median']:10.2f} ms "
@@ -85,8 +85,8 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Training steps: eager, compiled, CUDA graphs.")
     parser.add_argument("--method", default="ikl")
-    parser.add_argument("--student", default="preact-resnet18", help="the network in training")
-    parser.add_argument("--teacher", help="of a method that has one")
+    parser.add_argument("--student", default="preact-resnet18", help="network to train")
+    parser.add_argument("--teacher", help="teacher network, for a method that has one")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=20)

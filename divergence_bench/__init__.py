@@ -1,11 +1,11 @@
-"""Evaluate, train and compare models of adversarial robustness and knowledge distillation.
+"""Evaluate, train and compare models for adversarial robustness and knowledge distillation.
 
     import divergence_bench as bench
 
     result = bench.evaluate(model, "cifar10", eps=8 / 255, name="mine")
     print(result.robust, result.clean)
 
-Names are imported when they are first used, so that ``divergence_bench.losses`` needs torch alone.
+Names are imported on first use, so ``divergence_bench.losses`` needs only torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from divergence_bench.result import Accuracy, Result, compare, results, verdicts
 
-# Public names by the module that defines them.
+# Module to the public names it defines.
 _NAMES = {
     "api": ("attack", "decide", "evaluate", "load_model", "train"),
     "hub": ("export",),
@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     if name == "losses":
         return importlib.import_module("divergence_bench.losses")
     if name in _MODULES:
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
+    """Return the public names."""
     return __all__

@@ -1,4 +1,4 @@
-"""The Python API: a few typed functions over the engine that lies under the command line."""
+"""The Python API: typed functions over the same engine as the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from harness.method import Method
 
 Model = nn.Module | Callable[[Tensor], Tensor] | str | Path
-# Short names of settings, as the command line has them.
+# Short names of settings, as on the command line.
 SETTINGS = {
     "arch": "model.arch",
     "teacher": "teacher.source",
@@ -78,9 +78,9 @@ def evaluate(
     quiet: bool = False,
     **settings: Any,
 ) -> Result:
-    """Evaluate a model by the protocol and store every verdict.
+    """Evaluate a model and store the verdict on every image.
 
-    The same call again finishes what was interrupted, or returns what is stored.
+    Repeating the call resumes an interrupted evaluation or returns the stored result.
 
     Args:
         model: an ``nn.Module`` or a function that maps images [B, K, H, W] in [0, 1] to logits
@@ -92,25 +92,25 @@ def evaluate(
         attacks: ``standard`` (AutoAttack), ``fast`` (APGD-CE, APGD-T), ``none``, or stages in
             order.
         norm: ``Linf`` or ``L2``.
-        eps: radius, such as 8 / 255 or "8/255", images being in [0, 1]. Of several radii each is
-            evaluated, and the result is that of the largest. Default: the dataset's customary
-            Linf radius.
-        n: evaluate the first ``n`` test images; such a result is marked partial.
-        precision: draw images at random, and stop once robust accuracy on all of them is known
-            to within this, such as 0.01, by an interval that is valid at any stopping time. The
-            result is marked sequential and partial; ``n`` then bounds the images drawn.
-        name: what tables call the model; default: its class.
+        eps: radius, such as 8 / 255 or "8/255", for images in [0, 1]. If there are several radii,
+            each is evaluated and the result for the largest is returned. Default: the radius of a
+            stored run, else the dataset's customary Linf radius.
+        n: evaluate the first ``n`` test images; the result is marked partial.
+        precision: draw images at random and stop once robust accuracy on the whole test set is
+            known to within this, such as 0.01, by an interval that is valid at any stopping time.
+            The result is marked sequential and partial; ``n`` then limits the images drawn.
+        name: name of the model in tables; by default derived from the model.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        workers: processes that share the work; these must be able to import the model's class.
+        workers: number of processes; each must be able to import the model's class.
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
-        arch: of a checkpoint file that does not name its own.
-        weights: local weights of a zoo model.
-        weights_key: which weights of a file are meant, if it holds several.
-        root: folder of the datasets.
+        arch: architecture of a checkpoint file that does not name one.
+        weights: local weights file for a zoo model.
+        weights_key: key of the weights in a file that holds several.
+        root: folder that holds the datasets.
         quiet: show no progress.
         **settings: further fields of the protocol, such as ``seed``, ``chunk_size`` or
-            ``budget={"n_iter": 20, "n_queries": 1000}``, which labels the result.
+            ``budget={"n_iter": 20, "n_queries": 1000}``; the result is labelled with the budget.
 
     Raises:
         UserError: the model, the data or a setting cannot be used; the message says why.
@@ -141,7 +141,7 @@ def evaluate(
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
-        raise UserError("no customary radius of these images is known: give eps, such as 8 / 255")
+        raise UserError("these images have no customary radius: give eps, such as 8 / 255")
     default = {"eps": loaded.info.default_eps}
     default |= resolve.random_order(loaded.info) if sequential else {}
     protocol = resolve.evaluation(default, given, ())
@@ -183,22 +183,22 @@ def decide(
     quiet: bool = False,
     **settings: Any,
 ) -> Decision:
-    """Find out which of two models is more robust, on as few images as that needs.
+    """Find out which of two models is more robust, using only as many images as needed.
 
-    Both are attacked on the same images, drawn at random. After each chunk the difference of their
-    robust accuracies on the whole test set is known by an interval that is valid at any stopping
-    time. The evaluations are stored, and the same call again continues or returns them.
+    Both are attacked on the same images, drawn at random. Each chunk gives an interval for the
+    difference of their robust accuracies on the whole test set, valid at any stopping time. The
+    evaluations are stored; repeating the call continues or returns them.
 
     Args:
         a: the first model, as for ``evaluate``.
         b: the second.
         data: the test images, as for ``evaluate``.
         margin: the models are equal if their accuracies differ by no more than this.
-        alpha: probability of calling one better where there is no difference, or equal where they
-            differ by more than the margin.
-        n: stop undecided after so many images.
+        alpha: probability of calling one model better if there is no difference, or of calling
+            them equal if they differ by more than the margin.
+        n: stop undecided after this many images.
         results: the results folder.
-        workers: processes that share the work.
+        workers: number of processes that share the work.
         quiet: show no progress.
         **settings: further arguments of ``evaluate``, for both models.
 
@@ -239,14 +239,14 @@ def train(
     quiet: bool = False,
     **settings: Any,
 ) -> Result:
-    """Train a model by a method, evaluate it and store both; as ``run`` of the command line.
+    """Train a model with a method, evaluate it and store both, like the command ``run``.
 
-    The same call again finishes what was interrupted, or returns what is stored.
+    Repeating the call resumes an interrupted run or returns the stored result.
 
     Args:
         method: a registered method, or a ``Method``, which is registered under its title.
         dataset: a registered dataset or ``folder:PATH``; default: the recipe's, else digits.
-        recipe: one of the method's recipes; default: the one named like the dataset.
+        recipe: one of the method's recipes; default: the one for the dataset.
         results: the results folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         quiet: show no progress.
@@ -256,7 +256,7 @@ def train(
             ``params={"temperature": 2}`` or ``training={"optimizer": {"lr": 0.1}}``.
 
     Raises:
-        UserError: a name or a setting is not known, or training diverged; the message says why.
+        UserError: a name or a setting is invalid, or training diverged; the message says why.
     """
     if not isinstance(method, str):
         title = method.card.title.lower().replace(" ", "-")
@@ -283,21 +283,21 @@ def load_model(
     normalize: str | Statistics | None = None,
     norm: str = "Linf",
 ) -> nn.Module:
-    """A trained model of images in [0, 1], in eval mode on the CPU.
+    """Load a trained model for images in [0, 1], in eval mode on the CPU.
 
     Args:
         model: a stored run, a checkpoint file, ``robustbench:NAME``, ``timm:NAME``,
             ``torchvision:NAME`` or ``package.module:function``.
         results: the results folder, for a run.
-        dataset: the dataset that the model classifies; needed unless ``model`` is a run.
-        arch: of a checkpoint file that does not name its own.
-        weights: local weights of a zoo model.
-        weights_key: which weights of a file are meant, if it holds several.
+        dataset: the dataset that the model classifies; required unless ``model`` is a run.
+        arch: architecture of a checkpoint file that does not name one.
+        weights: local weights file for a zoo model.
+        weights_key: key of the weights in a file that holds several.
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         norm: RobustBench's threat model.
 
     Raises:
-        UserError: there is no such model, or it does not fit the dataset.
+        UserError: the model does not exist or does not fit the dataset.
     """
     run = stored_run(Path(results), model)
     if run is not None:
@@ -305,7 +305,7 @@ def load_model(
         with own_random_state(torch.device("cpu")):
             return load_run_model(run)
     if dataset is None:
-        raise UserError(f"{model} is no stored run: give the dataset that it classifies")
+        raise UserError(f"{model} is not a stored run: give the dataset that it classifies")
     info = dataset_info(dataset)
     with own_random_state(torch.device("cpu")):
         return load_external(
@@ -332,26 +332,26 @@ def attack(
     batch_size: int | None = None,
     **budget: int,
 ) -> Tensor:
-    """Adversarial images by one of AutoAttack's stages.
+    """Compute adversarial images with one of AutoAttack's stages.
 
     Args:
         model: maps images [B, K, H, W] in [0, 1] to logits [B, C].
         images: clean images [B, K, H, W] in [0, 1].
         labels: true classes [B].
         name: ``apgd-ce``, ``apgd-t``, ``fab-t`` or ``square``.
-        eps: radius, images being in [0, 1].
+        eps: radius, for images in [0, 1].
         norm: ``Linf`` or ``L2``.
-        seed: of the attack's randomness; the global generators stay as they are.
+        seed: seed of the attack; the global random state is left unchanged.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: images per forward pass; default: all.
         **budget: ``n_iter``, ``n_restarts``, ``n_queries`` or ``n_target_classes``.
 
     Returns:
         Images like ``images``, in [0, 1] and within ``eps``; an image that the attack did not
-        break may be returned as it was.
+        break may be returned unchanged.
 
     Raises:
-        UserError: there is no such attack, or a value is refused.
+        UserError: the attack is unknown or a value is invalid.
     """
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
@@ -368,16 +368,16 @@ def attack(
 
 
 def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None:
-    """Refuse arguments that would have no effect: a run and a module have their own.
+    """Refuse arguments that have no effect on a stored run or on a module.
 
     Raises:
-        UserError: there is such an argument.
+        UserError: such an argument is given.
     """
     if run is not None:
         unused, what = given, f"{run.run_id} is a stored run"
     elif not isinstance(model, str | Path):
         unused = {name: given[name] for name in ("arch", "weights", "weights_key")}
-        what = "the model is given as it is"
+        what = "the model is a module or a function"
     else:
         return
     found = [name for name, value in unused.items() if value is not None]

@@ -1,4 +1,4 @@
-"""A run's model for others: a folder with the model file, ``config.json`` and a model card."""
+"""Export a run's model as a folder with the model file, ``config.json`` and a model card."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def export(
     format: str = DEFAULT_FORMAT,
     results: str | Path = "results",
 ) -> Path:
-    """Write a trained run's model, with its normalisation inside, and what a model hub shows.
+    """Export a trained run's model, including its normalisation, with a model card for hubs.
 
-    The file is read again, and its logits must agree with the model's. The same folder may hold
-    several formats: each call adds one.
+    The file is read back, and its logits must agree with the model's. A folder may hold several
+    formats: each call adds one.
 
     Args:
         run: a stored run.
@@ -54,12 +54,12 @@ def export(
         results: the results folder.
 
     Returns:
-        The folder: the model file, ``config.json`` and ``README.md``, a model card with every
-        finished evaluation, its protocol, number of images and interval.
+        The folder. It holds the model file, ``config.json`` and ``README.md``: a model card with
+        every finished evaluation, its protocol, number of images and intervals.
 
     Raises:
-        UserError: there is no such run or format, a package is missing, or the network cannot be
-            written in that format.
+        UserError: the run or format does not exist, a package is missing, or the network cannot
+            be written in that format.
     """
     directory = find_run(Path(results), run)
     if directory.record.get("kind") == "loaded":
@@ -68,7 +68,7 @@ def export(
             "only a model that a run trained can be exported"
         )
     folder = DEFAULT_FOLDER / directory.run_id if out is None else Path(out)
-    # New networks draw their first weights from the caller's generator.
+    # Building a network draws its initial weights from the global generator.
     with own_random_state(torch.device("cpu")):
         exported, config = described(directory)
         others = _other_files(folder, config)
@@ -82,7 +82,7 @@ def export(
 
 
 def described(directory: RunDirectory) -> tuple[Exported, Facts]:
-    """A run's model, and what ``config.json`` says of it.
+    """Return a run's model and the content of ``config.json``.
 
     Raises:
         UserError: the run is not trained, or its model is not the one that it trained.
@@ -152,10 +152,10 @@ def _evaluation(dataset: str, record: Mapping[str, Any]) -> Facts:
 
 
 def _other_files(folder: Path, config: Mapping[str, Any]) -> Facts:
-    """The files of other formats that the folder has of the same weights.
+    """Return the folder's files that hold the same weights in other formats.
 
     Raises:
-        UserError: it is the folder of another model.
+        UserError: the folder holds another model.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -169,7 +169,7 @@ def _other_files(folder: Path, config: Mapping[str, Any]) -> Facts:
 
 
 def card(config: Mapping[str, Any]) -> str:
-    """A model card in Markdown, with the metadata that model hubs read."""
+    """Return a model card in Markdown, with the metadata that model hubs read."""
     method = config["training"]["method"]
     template = files("divergence_bench").joinpath("card.md.jinja").read_text("utf-8")
     known = METHODS.get(method).card if method in METHODS else None
@@ -189,7 +189,7 @@ def _interval(found: Mapping[str, float]) -> str:
 
 
 def _metadata(config: Mapping[str, Any]) -> Facts:
-    """What a hub's index reads: every accuracy of every evaluation, in percent."""
+    """Metadata for a hub's index: clean and robust accuracy of every evaluation, in percent."""
     data = {"type": config["dataset"], "name": config["dataset"], "split": "test"}
     metrics = [
         {

@@ -1,4 +1,4 @@
-"""What callers of the Python API hand in, as the engine takes it: images and models."""
+"""Convert images and models passed to the Python API into what the engine takes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from harness.models.normalize import Statistics, normalized
 
 
 def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Dataset:
-    """The test split of a dataset by name, or of images and labels.
+    """Return a dataset with the test split that ``data`` names or holds.
 
     Args:
         data: a name, a ``Dataset``, a pair (images, labels), or a ``torch.utils.data.Dataset``.
-        model: answers how many classes there are, where ``data`` does not.
-        root: folder of the datasets.
+        model: gives the number of classes if ``data`` does not.
+        root: folder that holds the datasets.
 
     Raises:
-        UserError: it is none of these, or its images or labels do not fit.
+        UserError: ``data`` is none of these, or its images or labels are invalid.
     """
     if isinstance(data, str):
         return load_dataset(data, root, splits=("test",))
@@ -52,12 +52,12 @@ def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Datase
 
 
 def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Dataset:
-    """Test images and labels from Python; their name is made from their hash.
+    """Return test images and labels as a dataset, named after their hash.
 
     Args:
-        images: [N, K, S, S] or, of one channel, [N, S, S]: uint8 in 0..255, or floats in [0, 1].
-        labels: [N], whole numbers in [0, C).
-        model: maps images to C logits; without it C is one more than the largest label.
+        images: [N, K, S, S], or [N, S, S] for one channel; uint8 in 0..255 or floats in [0, 1].
+        labels: [N], integers in [0, C).
+        model: maps images to C logits; if None, C is one more than the largest label.
     """
     x, y = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
     x = x[:, None] if x.ndim == 3 else x
@@ -70,10 +70,13 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
         )
     if y.is_floating_point() or y.ndim != 1:
         raise UserError(
-            f"labels are {y.dtype} of shape {list(y.shape)}: give one class number an image"
+            f"labels are {y.dtype} of shape {list(y.shape)}: give one integer class per image"
         )
     if not len(x) or len(x) != len(y):
-        raise UserError(f"there are {len(x)} images and {len(y)} labels: give as many of each")
+        raise UserError(
+            f"there are {len(x)} images and {len(y)} labels: give one label per image, and at "
+            "least one image"
+        )
     channels, size = x.shape[1], x.shape[2]
     classes = int(y.max()) + 1 if model is None else _classes(model, channels, size)
     info = DatasetInfo(
@@ -95,17 +98,17 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
 
 
 def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
-    """The model as a module; a plain function becomes one with the networks that it calls."""
+    """Return the model as a module; a function is wrapped together with the networks it calls."""
     return model if isinstance(model, nn.Module) else FunctionModel(model)
 
 
 def probed(
     module: nn.Module, info: DatasetInfo, normalize: str | Statistics | None, name: str | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A module behind its normalisation, once it is found to be fit, and the facts about it.
+    """Check a module; return it with its normalisation in front, and facts about it.
 
     Raises:
-        UserError: it cannot be evaluated; see ``check_model``.
+        UserError: the module cannot be evaluated; see ``check_model``.
     """
     where, described = device_of(module), class_name(module)
     if isinstance(module, FunctionModel):
@@ -120,18 +123,18 @@ def _classes(model: nn.Module, channels: int, size: int) -> int:
     try:
         with torch.no_grad(), evaluating(model):
             logits = model(torch.full((1, channels, size, size), 0.5, device=device_of(model)))
-    except Exception as error:  # whatever a foreign network raises
+    except Exception as error:  # a user's network may raise anything
         raise UserError(
             f"the model cannot take images of {channels}x{size}x{size} "
-            f"({type(error).__name__}: {error}): give images of the size that it was trained on"
+            f"({type(error).__name__}: {error}): give images of the size it was trained on"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UserError("the model does not answer with logits [B, C]: wrap it so that it does")
+        raise UserError("the model does not return logits [B, C]: wrap it so that it does")
     return logits.shape[1]
 
 
 def _image(image: Any) -> Tensor:
-    """An item of a dataset as [K, S, S]; pictures of Pillow as uint8."""
+    """Return an image of a dataset as [K, S, S]; Pillow images become uint8."""
     if isinstance(image, Tensor):
         return image
     array = torch.from_numpy(np.array(image))

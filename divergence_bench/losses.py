@@ -1,11 +1,11 @@
-"""The losses, as functions and as modules for any training loop; they need torch alone.
+"""The losses as functions and as modules, for any training loop; they need only torch.
 
 Functions return the unweighted parts of a loss; modules hold the weights and return one scalar.
 Every module takes logits [B, C] of any float type and computes in float32 or wider.
 
 The reference comes first, as in the paper: ``logits_m`` are the logits o_m of the clean images or
 of the teacher, ``logits_n`` those of the adversarial images or of the student. Detach ``logits_m``
-where it must not be trained, as in distillation.
+if it must not receive gradients, as in distillation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 class DKLLoss(nn.Module):
     """The decoupled KL divergence, Eq. 5: wmse_weight * wMSE + ce_weight * CE.
 
-    At weights 1, 1 its gradients are those of KL; its values are not.
+    With weights 1, 1 its gradients equal those of KL; its values do not.
 
     Args:
         wmse_weight: weight of the weighted MSE, the paper's alpha.
@@ -56,22 +56,22 @@ class DKLLoss(nn.Module):
         self.break_asymmetry = break_asymmetry
 
     def forward(self, logits_m: Tensor, logits_n: Tensor) -> Tensor:
-        """The mean over the batch, a scalar, of logits [B, C]."""
+        """Return the mean over the batch, a scalar, for logits [B, C]."""
         parts = dkl_loss(logits_m, logits_n, break_asymmetry=self.break_asymmetry)
         return parts.weighted(self.wmse_weight, self.ce_weight)
 
 
 class IKLLoss(nn.Module):
-    """The improved KL divergence, Eq. 6, with class means that it gathers itself, Eq. 10.
+    """The improved KL divergence, Eq. 6, with class means that it accumulates itself, Eq. 10.
 
-    Class means are uniform in the first epoch and those of the epoch before afterwards. They are
-    buffers, so that ``state_dict()`` holds them. Call ``end_epoch()`` after each epoch.
+    Class means are uniform in the first epoch and those of the previous epoch afterwards. They are
+    buffers, so ``state_dict()`` includes them. Call ``end_epoch()`` after each epoch.
 
     Args:
         num_classes: C.
         wmse_weight: weight of the weighted MSE, the paper's alpha.
         ce_weight: weight of the soft cross-entropy, the paper's beta.
-        temperature: of the predictions that the class means gather, the paper's tau.
+        temperature: temperature of the predictions in the class means, the paper's tau.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class IKLLoss(nn.Module):
         self.class_means = ClassMeans(num_classes, temperature=temperature)
 
     def parts(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> DecoupledParts:
-        """The unweighted parts; the class means are left as they are."""
+        """Return the unweighted parts without updating the class means."""
         return ikl_loss(logits_m, logits_n, self.class_means.of(labels))
 
     def forward(self, logits_m: Tensor, logits_n: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the batch, a scalar.
+        """Return the mean over the batch, a scalar.
 
         In training mode the predictions softmax(o_m / temperature) are added to the class means of
         the next epoch. In eval mode they are not: call ``eval()`` while an inner attack maximises
@@ -109,10 +109,10 @@ class IKLLoss(nn.Module):
         return loss
 
     def end_epoch(self) -> None:
-        """Use the class means of this epoch from now on; call it after each epoch.
+        """Start using the class means of this epoch; call this after each epoch.
 
-        Where ``torch.distributed`` is initialised, the predictions of all processes are added up
-        first, so that the class means are the same in each.
+        If ``torch.distributed`` is initialised, the predictions of all processes are summed first,
+        so that every process has the same class means.
         """
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.class_means.sums_CC)
@@ -122,13 +122,13 @@ class IKLLoss(nn.Module):
 class GKLLoss(IKLLoss):
     """The generalised KL divergence (Cui et al., 2025, arXiv:2503.08038).
 
-    As ``IKLLoss``, with class weights raised to ``power`` and normalised over the batch.
+    Like ``IKLLoss``, but with class weights raised to ``power`` and normalised over the batch.
 
     Args:
         num_classes: C.
         wmse_weight: weight of the weighted MSE.
         ce_weight: weight of the soft cross-entropy.
-        temperature: of the predictions that the class means gather.
+        temperature: temperature of the predictions in the class means.
         power: exponent of the class weights, in [0, 1]; at 1 the loss is ``IKLLoss``.
     """
 
@@ -162,7 +162,7 @@ class KDLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The mean over the batch, a scalar; the teacher's logits [B, C] take no gradient."""
+        """Return the mean over the batch, a scalar; ``teacher`` [B, C] receives no gradient."""
         return kd_loss(student, teacher, self.temperature)
 
 
@@ -185,9 +185,9 @@ class DKDLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the batch, a scalar; labels are int64 [B].
+        """Return the mean over the batch, a scalar; labels are int64 [B].
 
-        The teacher's logits [B, C] take no gradient.
+        ``teacher`` [B, C] receives no gradient.
         """
         parts = dkd_loss(student, teacher, labels, self.temperature)
         return parts.weighted(self.target_weight, self.non_target_weight)

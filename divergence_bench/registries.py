@@ -1,4 +1,4 @@
-"""Names that can be given: methods, datasets and architectures, and how to add to them."""
+"""List methods, datasets and architectures; register datasets and architectures."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from harness.registry import METHODS
 
 
 def methods() -> list[str]:
-    """Names of the registered methods."""
+    """Return the names of the registered methods."""
     return METHODS.names()
 
 
 def datasets() -> list[str]:
-    """Names of the registered datasets."""
+    """Return the names of the registered datasets."""
     return DATASETS.names()
 
 
 def models() -> list[str]:
-    """Names of the registered architectures."""
+    """Return the names of the registered architectures."""
     return ARCHITECTURES.names()
 
 
 def register_dataset(name: str, source: DatasetSource) -> None:
-    """Register a dataset for this process; the entry points ``harness.datasets`` are for packages.
+    """Register a dataset in this process; packages use entry points ``harness.datasets``.
 
     Args:
-        name: for ``--dataset``, ``train`` and ``evaluate``; as ``source.info.name``.
+        name: for ``--dataset``, ``train`` and ``evaluate``; must equal ``source.info.name``.
         source: its description, and a function that loads a split from a root folder.
 
     Raises:
-        UserError: the name is taken or is not that of the description.
+        UserError: the name is taken or differs from ``source.info.name``.
     """
     if source.info.name != name:
         raise UserError(f"the description names the dataset {source.info.name!r}, not {name!r}")
@@ -40,11 +40,11 @@ def register_dataset(name: str, source: DatasetSource) -> None:
 
 
 def register_model(name: str, architecture: Architecture) -> None:
-    """Register an architecture for this process; entry points ``harness.models`` are for packages.
+    """Register an architecture in this process; packages use entry points ``harness.models``.
 
     Args:
         name: for ``--arch`` and ``arch=``.
-        architecture: makes a network from (num_classes, in_channels, image_size).
+        architecture: builds a network from (num_classes, in_channels, image_size).
 
     Raises:
         UserError: the name is taken.

@@ -1,4 +1,4 @@
-"""Results as the Python API gives them: one evaluation, all of a folder, two compared."""
+"""Results in the Python API: one evaluation, all those of a folder, and comparisons of two."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Accuracy:
     n: int
 
     def __float__(self) -> float:
-        """The value."""
+        """Return the value."""
         return self.value
 
     def __str__(self) -> str:
-        """Such as ``0.5713 [0.562, 0.581] (n=10,000)``."""
+        """Return text such as ``0.5713 [0.562, 0.581] (n=10,000)``."""
         return f"{self.value:.4f} [{self.low:.3f}, {self.high:.3f}] (n={self.n:,})"
 
 
@@ -60,7 +60,7 @@ class Result:
         evaluation_id: the evaluation.
         path: the folder of the run.
         metrics: accuracy on clean images (``clean``), after each stage, and after all (``robust``).
-        protocol: all that the numbers must be quoted with.
+        protocol: the settings that must be quoted with the numbers.
         flags: reasons to doubt the numbers, one sentence each.
         stored_at: when an earlier call finished it (UTC); None if this call computed it.
     """
@@ -75,7 +75,7 @@ class Result:
 
     @property
     def clean(self) -> Accuracy:
-        """Accuracy on the images as they are."""
+        """Accuracy on clean images."""
         return self.metrics["clean"]
 
     @property
@@ -85,17 +85,17 @@ class Result:
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """One row an image: label, clean_pred, broken_by, target, adv_pred, distance, margin."""
+        """One row per image: label, clean_pred, broken_by, target, adv_pred, distance, margin."""
         return verdicts(self.run_id, self.evaluation_id, results=self.path.parents[1])
 
     def __str__(self) -> str:
-        """Clean and robust accuracy in one line, and since when they are stored."""
+        """Return clean and robust accuracy in one line, and when they were stored."""
         stored = f", stored {self.stored_at}" if self.stored_at else ""
         return f"{self.run_id}: clean {self.clean}, robust {self.robust}{stored}"
 
 
 def result_of(outcome: Outcome) -> Result:
-    """The evaluation of an outcome at the largest radius."""
+    """Return an outcome's evaluation at the largest radius."""
     evaluation = outcome.evaluation
     directory = RunDirectory(outcome.directory.parents[1], outcome.run_id)
     record = directory.evaluation(evaluation.evaluation_id).record
@@ -116,7 +116,7 @@ def result_of(outcome: Outcome) -> Result:
 def compare(
     a: Result | str, b: Result | str, *, results: str | Path = "results"
 ) -> paired.Comparison:
-    """Compare two runs image by image, after clean and after each stage.
+    """Compare two runs image by image, on clean images and after each stage.
 
     Args:
         a: a result, a run, or ``RUN@EVALUATION``.
@@ -136,10 +136,10 @@ def compare(
 
 
 def results(results: str | Path = "results") -> pd.DataFrame:
-    """One row for each finished evaluation of each run; accuracies are fractions.
+    """Return one row per finished evaluation of each run; accuracies are fractions.
 
     Raises:
-        UserError: there is no database in the folder.
+        UserError: the folder has no database.
     """
     return Database(Path(results)).query(RESULTS)
 
@@ -147,10 +147,10 @@ def results(results: str | Path = "results") -> pd.DataFrame:
 def verdicts(
     run: str, evaluation: str | None = None, *, results: str | Path = "results"
 ) -> pd.DataFrame:
-    """One row an image of a run's evaluation; default: its newest finished one.
+    """Return one row per image of a run's evaluation; default: the newest finished one.
 
     Raises:
-        UserError: there is no such run or evaluation, or its verdicts are damaged.
+        UserError: the run or evaluation does not exist, or its verdicts are damaged.
     """
     name = run if evaluation is None else f"{run}@{evaluation}"
     directory = stored.finished(Path(results), name, None, None)[0]

@@ -1,4 +1,4 @@
-"""What a run would refuse, found out without a run."""
+"""Check a run's settings, data and teacher without running it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from harness.training.validate import validate_training
 def check(config: RunConfig, *, fresh: bool = False) -> None:
     """Refuse what ``run`` would refuse before the first step; nothing is trained or stored.
 
-    A teacher that would be trained first is checked likewise, and the student then with an
-    untrained one.
+    A teacher that would be trained first is checked in the same way; the student is then checked
+    with an untrained teacher.
 
     Raises:
         UserError: the run would be refused.
     """
     with TemporaryDirectory() as folder:
         trial = config.model_copy(update={"results": Path(folder)})
-        # A run that begins again has nothing of the one that is there.
+        # A fresh run uses nothing of the existing one.
         _, device, data, generated, _ = runner.opened(trial if fresh else config)
         directory = RunDirectory(config.results, config.run_id)
         check_writable(directory.path)
@@ -49,7 +49,7 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
                 return
             runner.check_images(directory, data.train)
         if config.teacher is not None:
-            # A table would take gigabytes of the disk.
+            # A table of logits would take gigabytes of disk space.
             forward = config.teacher.model_copy(update={"logits": "forward"})
             trial = trial.model_copy(update={"teacher": forward})
         inputs = TrainingInputs(data, generated, trial_teacher(config, data, device, fresh=fresh))
@@ -63,10 +63,10 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
 def trial_teacher(
     config: RunConfig, data: Dataset, device: torch.device, *, fresh: bool
 ) -> Teacher | None:
-    """The run's teacher, or an untrained one where it would be trained first.
+    """Return the run's teacher, or an untrained one if the run would train it first.
 
     Raises:
-        UserError: its training, or the teacher itself, would be refused.
+        UserError: the teacher, or its training run, would be refused.
     """
     if config.teacher is None:
         return None
@@ -77,7 +77,7 @@ def trial_teacher(
 
 
 def missing_teacher(config: RunConfig) -> RunConfig | None:
-    """The run that trains the teacher first, if that is not done."""
+    """Return the run that must train the teacher first, or None."""
     if config.teacher is None or config.teacher.source != "auto":
         return None
     needed = teacher_run(config)
@@ -86,7 +86,7 @@ def missing_teacher(config: RunConfig) -> RunConfig | None:
 
 
 def begin_again(config: RunConfig, reporter: Reporter) -> None:
-    """Move a run aside, if there is one and a new one would not be refused.
+    """Move an existing run aside, unless the new run would be refused.
 
     Raises:
         UserError: the new run would be refused, or another process works on the run.
@@ -94,4 +94,4 @@ def begin_again(config: RunConfig, reporter: Reporter) -> None:
     directory = RunDirectory(config.results, config.run_id)
     if directory.path.exists():
         check(config, fresh=True)
-        reporter.line(f"the run that was there is kept in {set_aside(directory)}")
+        reporter.line(f"the previous run is kept in {set_aside(directory)}")

@@ -1,4 +1,4 @@
-"""The verb ``check``: the small benchmark against a baseline."""
+"""The command ``check``: the small benchmark against a baseline."""
 
 from __future__ import annotations
 
@@ -43,32 +43,32 @@ def check(
         str | None,
         opt.value(
             "NAMES",
-            "With --update: methods of a baseline that is not there yet.",
+            "With --update: methods of a new baseline.",
             BASELINE,
             complete=completion.methods,
         ),
     ] = None,
     keep: Annotated[
         Path | None,
-        opt.value("DIR", "Keep the runs in this folder; it must hold none yet.", opt.STORAGE),
+        opt.value("DIR", "Keep the runs in this folder, which must not hold any yet.", opt.STORAGE),
     ] = None,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Run the small benchmark against a baseline and print a report in Markdown.
+    """Run the small benchmark, compare it with a baseline and print a report in Markdown.
 
-    Exit status 1 means that something got worse.
+    Exit status 1 means that a result got worse.
     """
     from harness.experiment import regression
 
     if update != bool(reason):
-        raise UserError("a new baseline needs its reason: give --update and --reason together")
+        raise UserError("a new baseline needs a reason: give --update and --reason together")
     if methods and (not update or baseline.exists()):
         raise UserError(
-            "--methods makes a new baseline: give --update and a file that is not there"
+            "--methods makes a new baseline: give --update and a --baseline that does not exist"
         )
     if keep is not None and run_folders(keep):
-        raise UserError(f"{keep} holds runs, perhaps of other code: give an empty folder")
+        raise UserError(f"{keep} holds runs, perhaps from other code: give an empty folder")
     if methods:
         expected = regression.new_baseline(opt.names(methods))
     else:
@@ -91,7 +91,7 @@ def check(
 
 
 def markdown(baseline: Baseline, checked: Sequence[Checked]) -> str:
-    """What got worse, a table of all runs, the rule, and where the environment differs."""
+    """Return what got worse, a table of all runs, the rule and differences in the environment."""
     worse = [f"- **{each.name}**: {text}" for each in checked for text in each.worse]
     better = [f"- {each.name}: {text}" for each in checked for text in each.better]
     parts = [f"# {'Regression' if worse else 'No regression'}"]
@@ -101,11 +101,11 @@ def markdown(baseline: Baseline, checked: Sequence[Checked]) -> str:
     titles += ["clean now", "change", "p", "robust now", "change", "p", ""]
     parts.append(markdown_table(titles, map(_row, checked)))
     if better:
-        parts.append("Better, so that the baseline may be updated:\n\n" + "\n".join(better))
+        parts.append("Better than the baseline, which may be updated:\n\n" + "\n".join(better))
     parts.append(
         f"A regression is a golden loss further than {baseline.loss_tolerance:g} (relative) from "
         f"the baseline's, or an accuracy more than {100 * baseline.margin:g} points lower with an "
-        f"exact McNemar p below {baseline.alpha:g}. Accuracies are now minus the baseline, in "
+        f"exact McNemar p below {baseline.alpha:g}. Changes are now minus the baseline, in "
         "points with 95% intervals."
     )
     parts.append(_environment(baseline))
@@ -134,8 +134,8 @@ def _environment(baseline: Baseline) -> str:
         if baseline.environment.get(name) != value
     ]
     if not differing:
-        return "The environment is the baseline's."
+        return "The environment is the same as the baseline's."
     return (
-        "The environment differs from the baseline's, so verdicts can differ a little without a "
-        "cause in the code:\n\n" + "\n".join(differing)
+        "The environment differs from the baseline's, so verdicts may differ slightly even if "
+        "the code is the same:\n\n" + "\n".join(differing)
     )

@@ -1,4 +1,4 @@
-"""The verb ``compare``: the same blocks as text, as Markdown and, as numbers, in JSON."""
+"""The command ``compare``, which prints text or Markdown from the same blocks, or JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compare(
         list[str] | None,
         Argument(
             metavar="RUN",
-            help="Runs, or RUN@EVALUATION; several of one recipe count as its seeds.",
+            help="Runs, or RUN@EVALUATION; runs of one recipe count as its seeds.",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -49,7 +49,7 @@ def compare(
         str | None,
         opt.value(
             "NAME",
-            "Instead of runs: a method, over all its seeds.",
+            "Instead of runs: a method, with all its seeds.",
             opt.SELECTION,
             complete=completion.methods,
         ),
@@ -64,7 +64,7 @@ def compare(
         str | None,
         opt.value(
             "NAME",
-            "The methods' runs on this dataset.",
+            "Only the methods' runs on this dataset.",
             opt.SELECTION,
             complete=completion.datasets,
         ),
@@ -81,19 +81,19 @@ def compare(
     ] = None,
     out: Annotated[
         Path | None,
-        opt.value("FILE", "Write Markdown as well.", opt.STORAGE),
+        opt.value("FILE", "Also write Markdown to this file.", opt.STORAGE),
     ] = None,
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Compare models: paired on the images they share, or by their means over seeds."""
+    """Compare models image by image, or by their means over seeds."""
     from harness.evaluation.analysis import stored
 
     methods = [method for method in (method_a, method_b) if method]
     if bool(runs) == bool(methods) or len(methods) == 1:
         raise UserError("nothing to compare: give two runs or more, or --method-a and --method-b")
     if runs and dataset is not None:
-        raise UserError("--dataset has no effect on runs that are named: leave it out")
+        raise UserError("--dataset has no effect on named runs: leave it out")
     compared: Compared = (
         stored.compare_runs(results, runs, norm=norm, eps=eps)
         if runs
@@ -118,7 +118,7 @@ class Block:
 
 
 def blocks_of(compared: Compared) -> list[Block]:
-    """What is printed of a comparison, in order."""
+    """Return the blocks to print for a comparison, in order."""
     from harness.evaluation.analysis.paired import SeedsComparison
 
     if isinstance(compared, SeedsComparison):
@@ -131,7 +131,7 @@ def blocks_of(compared: Compared) -> list[Block]:
 
 
 def paired_blocks(comparison: Comparison) -> list[Block]:
-    """Notes, the differences by metric, and the 2 x 2 table of the last metric."""
+    """Return notes, the differences by metric, and the 2 x 2 table of the last metric."""
     last, paired = list(comparison.metrics.items())[-1]
     head = (
         f"A: {comparison.a}, evaluation {comparison.evaluations[0]}",
@@ -154,7 +154,7 @@ def paired_blocks(comparison: Comparison) -> list[Block]:
 
 
 def seeds_blocks(comparison: SeedsComparison) -> list[Block]:
-    """Notes, a row a group and metric, and each further group's difference from the first."""
+    """Return notes, rows by group and metric, and differences of the first from other groups."""
     groups = {chr(ord("A") + number): group for number, group in enumerate(comparison.groups)}
     head = (
         *(
@@ -179,7 +179,7 @@ def seeds_blocks(comparison: SeedsComparison) -> list[Block]:
 
 
 def protocol_text(protocol: dict[str, Any], shared: int) -> str:
-    """The protocol that the numbers must be quoted with."""
+    """Return the protocol that the numbers must be quoted with."""
     attack = (
         f"{protocol['norm']} {eps_text(protocol['eps'])}, {protocol['attack_version']}, "
         f"{protocol['precision']}"
@@ -229,7 +229,7 @@ def print_blocks(blocks: Sequence[Block], console: Console) -> None:
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as Markdown: lines as a list, tables as tables."""
+    """Return blocks as Markdown: lines as a list, tables as tables."""
     parts = []
     for block in blocks:
         parts.append("\n".join(f"- {markdown_text(line)}" for line in block.lines))
@@ -239,7 +239,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def to_json(compared: Compared) -> Any:
-    """The numbers, with null for what is not known, such as a single seed's deviation."""
+    """Return the numbers, with null for unknown ones such as a single seed's deviation."""
     from harness.evaluation.analysis.paired import SeedsComparison
 
     return without_nan(

@@ -1,4 +1,4 @@
-"""Names that the shell completes. None of these imports torch: a shell waits for them."""
+"""Names for shell completion. None of these imports torch, since the shell waits for them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 LISTINGS = ("methods", "recipes", "datasets", "models", "runs")
 TABLES = tuple("123456789")
-# Written out, since the tables and formats themselves need pandas; a test holds them together.
+# Written out because importing the tables and formats needs pandas; a test compares them.
 REPORTS = (*TABLES, "small", "field-cifar10", "field-cifar100")
 REPORT_FORMATS = ("terminal", "markdown", "latex", "csv", "html", "json", "bibtex")
 
 
 def _completer(names: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
-    """Completes a name, or the last of several with commas between."""
+    """Return a function that completes a name, or the last of several separated by commas."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -69,7 +69,7 @@ reports = _completer(lambda: REPORTS)
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of runs in the results folder that was typed before, else in the default one."""
+    """Complete runs of the results folder typed earlier on the line, else of the default one."""
     from harness.store.rundir import run_folders
 
     results = Path(ctx.params.get("results") or "results")
@@ -78,5 +78,5 @@ def runs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def runs_and_methods(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of runs, and of methods."""
+    """Complete runs and methods."""
     return runs(ctx, incomplete) + methods(incomplete)

@@ -1,4 +1,4 @@
-"""The verb ``corrupt``: accuracy on CIFAR-10-C and CIFAR-100-C."""
+"""The command ``corrupt``: accuracy on CIFAR-10-C and CIFAR-100-C."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def corrupt(
     run: opt.Run,
     corruptions: Annotated[
         str,
-        opt.value("NAMES", "all, or some with commas between: fog,snow.", opt.ATTACK),
+        opt.value("NAMES", "all, or a comma-separated list such as fog,snow.", opt.ATTACK),
     ] = "all",
-    severities: Annotated[str, opt.value("LIST", "Some of 1 to 5.", opt.ATTACK)] = "1,2,3,4,5",
+    severities: Annotated[str, opt.value("LIST", "Levels from 1 to 5.", opt.ATTACK)] = "1,2,3,4,5",
     eval_limit: Annotated[
         int | None,
         opt.value(
             "N",
-            "Use the first N images of each severity; the result is partial.",
+            "Use the first N images of each severity; marks the result partial.",
             opt.ATTACK,
             min=1,
         ),
@@ -103,10 +103,10 @@ def show(result: CorruptionResult, run_id: str, console: Console) -> None:
 
 
 def parse_corruptions(text: str) -> tuple[str, ...]:
-    """The corruptions in ``"fog,snow"`` in their published order; ``all`` is every one.
+    """Parse ``"fog,snow"`` into corruptions in their published order; ``all`` is every one.
 
     Raises:
-        UserError: a name is not known.
+        UserError: a name is unknown.
     """
     from harness.data.cifar import CORRUPTIONS
 
@@ -117,7 +117,7 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
 
 
 def parse_severities(text: str) -> tuple[int, ...]:
-    """The severities in ``"1,3"``, ascending.
+    """Parse ``"1,3"`` into severities in ascending order.
 
     Raises:
         UserError: one is not between 1 and 5.

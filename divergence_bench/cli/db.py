@@ -1,4 +1,4 @@
-"""The verb ``db``: ``rebuild``, ``merge``, ``export``, ``import`` and ``delete``."""
+"""The command group ``db``: ``rebuild``, ``merge``, ``export``, ``import`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.store.rundir import find_run
 if TYPE_CHECKING:
     from harness.store.sharing import Merged
 
-# Exit status where only a part was done.
+# Exit status if something was left out or is in conflict.
 INCOMPLETE = 1
 
-db = opt.new_typer(help="The results database, and the runs that it holds.")
+db = opt.new_typer(help="Manage the results database and its runs.")
 
 
 @db.command()
 def rebuild(results: opt.StoredResults = opt.RESULTS, as_json: opt.Json = False) -> None:
-    """Build the database again from the run directories.
+    """Rebuild the database from the run directories.
 
-    Exit status 1 means that something cannot be read and was left out.
+    Exit status 1 means that something could not be read and was left out.
     """
     from harness.store.database import Database
     from leaderboards.printed import REPORTED_CSV
@@ -50,10 +50,10 @@ def merge_(
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Copy the runs of another results folder here.
+    """Copy the runs of another results folder into this one.
 
-    Runs in conflict are kept aside and named. Exit status 1 means that there are some, or that
-    something was left out.
+    Conflicting runs are set aside and named.
+    Exit status 1 means that there are conflicts or something was left out.
     """
     from harness.store import exchange
 
@@ -66,9 +66,9 @@ def export(
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Write all tables as Parquet files.
+    """Export all tables as Parquet files, with a file of their hashes.
 
-    Their hashes are written beside them. They hold no weights, and name no folder of this machine.
+    The files contain no weights and no folder names of this machine.
     """
     from harness.store import exchange
 
@@ -83,7 +83,7 @@ def import_(
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Copy the runs of an export here, as `db merge` does."""
+    """Copy the runs of an export into the results folder, as `db merge` does."""
     from harness.store import exchange
 
     print_merged(exchange.import_(results, folder), as_json=as_json)
@@ -96,9 +96,9 @@ def delete(
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Delete a run: its model, its evaluations and its rows of the database.
+    """Delete a run: its model, its evaluations and its rows in the database.
 
-    It asks first, and names the runs whose teacher it is.
+    The command asks first, and names the runs that have this run as teacher.
     """
     from harness.store import removal
 
@@ -120,7 +120,7 @@ def print_merged(merged: Merged, *, as_json: bool) -> None:
     """Print how many runs were added, and which are in conflict or left out.
 
     Raises:
-        typer.Exit: with status 1 where some are.
+        typer.Exit: with status 1 if any are in conflict or left out.
     """
     counts: dict[str, Sized] = {
         "added": merged.added,
@@ -132,7 +132,7 @@ def print_merged(merged: Merged, *, as_json: bool) -> None:
     lines = ["runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items())]
     for run_id, folder in merged.conflicts.items():
         lines.append(
-            f"in conflict: {run_id} is here with other weights or verdicts; theirs is in {folder}"
+            f"in conflict: {run_id} has other weights or verdicts here; theirs is in {folder}"
         )
     lines += [f"left out: {run_id}: {reason}" for run_id, reason in merged.left_out.items()]
     print_result(asdict(merged), "\n".join(lines), as_json=as_json)

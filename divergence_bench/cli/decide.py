@@ -1,4 +1,4 @@
-"""The verb ``decide``: which of two models is more robust, on as few images as that needs."""
+"""The command ``decide``: which of two models is more robust, using few images."""
 
 from __future__ import annotations
 
@@ -26,22 +26,20 @@ DECISION = "Decision"
 def decide(
     model_a: Annotated[
         str,
-        Argument(help="A run, or a model as `evaluate` takes it.", autocompletion=completion.runs),
+        Argument(help="A run, or any model that `evaluate` takes.", autocompletion=completion.runs),
     ],
     model_b: Annotated[
         str, Argument(help="The model to compare it with.", autocompletion=completion.runs)
     ],
     margin: Annotated[
         float,
-        opt.value("PERCENT", "They are equal if no further apart.", DECISION, parser=opt.share),
+        opt.value("PERCENT", "Accuracies this close count as equal.", DECISION, parser=opt.share),
     ] = "1%",  # type: ignore[assignment]  # the parser reads it
     alpha: Annotated[
         float,
         opt.value("PERCENT", "Probability of a wrong decision.", DECISION, parser=opt.share),
     ] = "5%",  # type: ignore[assignment]
-    n_max: Annotated[
-        int | None, opt.value("N", "Stop undecided after so many images.", DECISION)
-    ] = None,
+    n_max: Annotated[int | None, opt.value("N", "Stop undecided after N images.", DECISION)] = None,
     attacks: opt.Attacks = None,
     budget: opt.Budget = None,
     norm: opt.Norm = None,
@@ -49,15 +47,17 @@ def decide(
     dataset: opt.Dataset = None,
     data_root: opt.DataRoot = None,
     results: opt.Results = opt.RESULTS,
-    out: Annotated[Path | None, opt.value("FILE", "Write Markdown as well.", opt.STORAGE)] = None,
+    out: Annotated[
+        Path | None, opt.value("FILE", "Also write Markdown to this file.", opt.STORAGE)
+    ] = None,
     device: opt.Device = "auto",
     workers: opt.Workers = None,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate two models on the same random images until one is better, or both are equal.
+    """Evaluate two models on the same random images until one is better or both are equal.
 
-    The decision is valid although it is looked for after each chunk of images.
+    The decision is valid although it is tested after each chunk of images.
     """
     from divergence_bench import api
 
@@ -90,7 +90,7 @@ def decide(
 
 
 def verdict_text(decision: Decision) -> str:
-    """The decision in one sentence."""
+    """Return the decision as one sentence."""
     rule = decision.rule
     verdict = {
         "a": "A is more robust than B",

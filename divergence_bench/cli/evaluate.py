@@ -1,4 +1,4 @@
-"""The verbs ``evaluate`` and ``export-adversarial``, and what an evaluated run prints."""
+"""The commands ``evaluate`` and ``export-adversarial``, and printing an evaluation."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def evaluate(
         str | None,
         opt.value(
             "NAME",
-            "Network of a bare state dict; see `list models`.",
+            "Architecture of a bare state dict; see `list models`.",
             MODEL,
             complete=completion.models,
         ),
     ] = None,
     weights: Annotated[
         Path | None,
-        opt.value("FILE", "Local weights of a zoo model.", MODEL),
+        opt.value("FILE", "Local weights file for a zoo model.", MODEL),
     ] = None,
     weights_key: Annotated[
         str | None,
-        opt.value("KEY", "Which weights of a file are meant, such as state_dict_ema.", MODEL),
+        opt.value("KEY", "Key of the weights in the file, such as state_dict_ema.", MODEL),
     ] = None,
     normalize: Annotated[
         str | None,
@@ -74,7 +74,7 @@ def evaluate(
             MODEL,
         ),
     ] = None,
-    name: Annotated[str | None, opt.value("TEXT", "What tables call the model.", MODEL)] = None,
+    name: Annotated[str | None, opt.value("TEXT", "Name of the model in tables.", MODEL)] = None,
     eval_limit: opt.EvalLimit = None,
     attacks: opt.Attacks = None,
     budget: opt.Budget = None,
@@ -93,7 +93,7 @@ def evaluate(
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate a stored run, or with --dataset an external model."""
+    """Evaluate a stored run or, with --dataset, an external model."""
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
     from harness.experiment import loaded, resolve, runner
@@ -115,7 +115,7 @@ def evaluate(
     elif dataset is not None:
         default = {"eps": dataset_info(dataset, data_root).default_eps}
     else:
-        raise UserError(f"{source!r} is no stored run: for an external model give --dataset")
+        raise UserError(f"{source!r} is not a stored run: for an external model give --dataset")
     if precision is not None or n_max is not None:
         place = images_root(directory, data_root) if directory else data_root
         info = dataset_info(directory.record["dataset"] if directory else str(dataset), place)
@@ -155,12 +155,12 @@ def export_adversarial(
     ],
     evaluation: Annotated[
         str | None,
-        opt.value("ID", "If the run has several.", opt.SELECTION),
+        opt.value("ID", "Evaluation, if the run has several.", opt.SELECTION),
     ] = None,
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Write kept adversarial images as one tensor, in RobustBench's form."""
+    """Export saved adversarial images as one tensor, in RobustBench's format."""
     from harness.evaluation.attack import images
 
     found = images.find_evaluation(find_run(results, run), evaluation)
@@ -176,12 +176,12 @@ def protocol_settings(
     """Return the options that are fields of ``EvalConfig``.
 
     Args:
-        assignments: those of ``--set``.
-        budget: what ``parse_budget`` read.
+        assignments: the values of ``--set``.
+        budget: the result of ``parse_budget``.
         **options: the other options.
 
     Raises:
-        UserError: an assignment sets the radius too, or both options name attacks.
+        UserError: the radius is also in ``assignments``, or attacks are given in two ways.
     """
     assigned = {text.partition("=")[0].strip() for text in assignments}
     if options["eps"] is not None and {"eps", "evaluation.eps"} & assigned:
@@ -196,7 +196,7 @@ def protocol_settings(
 
 
 def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
-    """Print the leaderboard of a finished evaluation, its curve, and where it is stored."""
+    """Print a finished evaluation: its leaderboard, its curve and where it is stored."""
     from harness.evaluation.analysis import curves
     from harness.store.database import Database
     from leaderboards.summary import run_summary
@@ -220,7 +220,7 @@ def print_outcome(outcome: runner.Outcome, *, as_json: bool) -> None:
 
 @contextmanager
 def _indexed_in(run: RunDirectory) -> Iterator[Path]:
-    """A folder whose database has the run: its own, or one without other runs if that is held."""
+    """Yield the results folder, or a temporary one with this run only if the database is locked."""
     from harness.experiment.record import INDEX_WAIT_S
     from harness.store.database import Database
     from leaderboards.printed import REPORTED_CSV
@@ -243,7 +243,7 @@ def _indexed_in(run: RunDirectory) -> Iterator[Path]:
 def print_curve(
     points: Sequence[curves.Point], record: Mapping[str, Any], console: Console
 ) -> None:
-    """Print accuracy by radius; nothing where there is no curve."""
+    """Print accuracy by radius, or nothing if there is no curve."""
     if not points:
         return
     protocol = record["protocol"]

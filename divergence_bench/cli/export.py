@@ -1,4 +1,4 @@
-"""The verb ``export``: a run's model for other programs and model hubs."""
+"""The command ``export``: a run's model for other programs and model hubs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export(
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Write a run's model, with its normalisation inside, as a folder for a model hub."""
+    """Export a run's model, including its normalisation, as a folder for a model hub."""
     from divergence_bench import hub
 
     with results_alone():

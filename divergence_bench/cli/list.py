@@ -1,6 +1,6 @@
-"""The verb ``list``: methods, recipes, datasets, models and runs.
+"""The command ``list``: methods, recipes, datasets, models and runs.
 
-What needs torch is imported only where it is used: runs are listed without it.
+Modules that need torch are imported only where they are used, so runs are listed without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ APPLIES = {
     "zoo": ("models",),
     "results": ("runs",),
 }
-OWN_IMAGES = "Images of your own: --dataset folder:PATH, see docs/python.md."
+OWN_IMAGES = "For your own images, use --dataset folder:PATH; see docs/python.md."
 
 
 def list_(
@@ -48,7 +48,7 @@ def list_(
     ] = None,
     zoo: Annotated[
         bool,
-        opt.flag("--zoo", "Models that RobustBench publishes, with their weights.", opt.SELECTION),
+        opt.flag("--zoo", "Models whose weights RobustBench publishes.", opt.SELECTION),
     ] = False,
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
@@ -79,7 +79,7 @@ def list_(
 
 
 def method_rows() -> list[Row]:
-    """Return a row a method."""
+    """Return one row per method."""
     loaded, broken = METHODS.load_all()
     rows: dict[str, Row] = {
         name: {
@@ -96,7 +96,7 @@ def method_rows() -> list[Row]:
 
 
 def recipe_rows(table: int | None, method: str | None) -> list[Row]:
-    """Return a row a recipe, of one table of the paper or one method if given."""
+    """Return one row per recipe, of one table of the paper or one method if given."""
     from harness.experiment.resolve import resolve
 
     rows = []
@@ -121,7 +121,7 @@ def recipe_rows(table: int | None, method: str | None) -> list[Row]:
 
 
 def dataset_rows() -> list[Row]:
-    """Return a row a dataset."""
+    """Return one row per dataset."""
     from harness.data import DATASETS, dataset_info
 
     infos = {name: dataset_info(name) for name in DATASETS.names()}
@@ -139,7 +139,7 @@ def dataset_rows() -> list[Row]:
 
 
 def model_rows(zoo: bool) -> list[Row]:
-    """Return a row a network, or with ``zoo`` a row a model that RobustBench publishes."""
+    """Return one row per architecture or, with ``zoo``, per model that RobustBench publishes."""
     if zoo:
         from harness.models.zoos import robustbench_models
 
@@ -150,7 +150,7 @@ def model_rows(zoo: bool) -> list[Row]:
 
 
 def run_rows(results: Path, method: str | None) -> list[Row]:
-    """Return a row a stored run, the oldest first; one that cannot be read has a note."""
+    """Return one row per stored run, oldest first; an unreadable run has a note."""
     rows = []
     for run in list_runs(results):
         try:
@@ -170,7 +170,7 @@ RUN_COLUMNS = (
 
 
 def run_row(run: RunDirectory) -> Row:
-    """The ``RUN_COLUMNS`` of a run, with the accuracies of its own protocol, and its method."""
+    """Return a run's ``RUN_COLUMNS``, with accuracies under its own protocol, and its method."""
     record, own = run.record, run.own_evaluation()
     metrics: dict[str, Any] = own.record["metrics"] if own is not None else {}
     return {

@@ -1,7 +1,7 @@
-"""The command line: its verbs by name, and its exit status.
+"""The command line: its commands and exit status.
 
-Exit status: 0 done; 1 a regression, or something left out: a failed run of a sweep, a damaged run
-of `db`; 2 an error of the user; 130 or 143 interrupted.
+Exit status: 0 done; 1 a regression or something left out (a failed run of a sweep, a damaged run
+of `db`); 2 a user error; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from harness.distributed.signals import stopping
 from harness.errors import UserError
 
 SCRIPT, MODULE = "divergence-bench", "python -m harness"
-# Mistakes in options; of these classes Typer shows only one that is derived from it.
+# Click's UsageError, which Typer does not export: the base class of BadParameter.
 USAGE_ERROR = cast(type[Exception], typer.BadParameter.__mro__[1])
 
-# What each verb does, and the function or the group of verbs that does it.
+# The function or group that implements each command, and its summary.
 VERBS = {
-    "run": ("run:run", "Train a model, evaluate it, store the result."),
+    "run": ("run:run", "Train a model, evaluate it and store the result."),
     "evaluate": ("evaluate:evaluate", "Evaluate a stored run or an external model."),
-    "export": ("export:export", "Write a run's model for other programs and model hubs."),
-    "export-adversarial": ("evaluate:export_adversarial", "Write adversarial images as a tensor."),
+    "export": ("export:export", "Export a run's model for other programs and model hubs."),
+    "export-adversarial": ("evaluate:export_adversarial", "Export adversarial images as a tensor."),
     "list": ("list:list_", "List methods, recipes, datasets, models or runs."),
     "show": ("show:show", "Show one run with its table, or a method's card."),
     "compare": ("compare:compare", "Compare runs image by image, or methods over seeds."),
-    "decide": ("decide:decide", "Find out which of two runs is more robust on few images."),
-    "report": ("report:report", "Show a table of the paper with our numbers beside it."),
+    "decide": ("decide:decide", "Find the more robust of two models from few images."),
+    "report": ("report:report", "Show a table of the paper with our numbers next to it."),
     "leaderboards": ("report:leaderboards", "Import and export entries of public leaderboards."),
     "app": ("show:browse", "Show leaderboards and runs in the browser."),
-    "sql": ("sql:sql", "Query the results database in SQL."),
+    "sql": ("sql:sql", "Query the results database with SQL."),
     "db": ("db:db", "Rebuild, merge, export or import the database; delete runs."),
-    "sweep": ("sweep:sweep", "Run what is missing of many runs."),
-    "check": ("check:check", "Run the small benchmark against a baseline."),
+    "sweep": ("sweep:sweep", "Run many runs, skipping those already done."),
+    "check": ("check:check", "Run the small benchmark and compare it with a baseline."),
     "corrupt": ("corrupt:corrupt", "Measure accuracy on CIFAR-10-C or CIFAR-100-C."),
     "time": ("time:time", "Time training steps of methods."),
 }
 
 
 def command(name: str) -> Any:
-    """Import a verb and return its Click command."""
+    """Import a command and return its Click object."""
     module, _, attribute = VERBS[name][0].partition(":")
     verb = getattr(importlib.import_module(f"divergence_bench.cli.{module}"), attribute)
     if not isinstance(verb, typer.Typer):
@@ -58,16 +58,16 @@ def command(name: str) -> Any:
 
 
 class LazyGroup(SuggestingGroup):
-    """Imports a verb when it is called: the list of verbs needs neither torch nor a database."""
+    """Imports a command only when it is called, so ``--help`` needs neither torch nor DuckDB."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the called verb's name, its command and the arguments after it."""
+        """Return the called command's name, the command and the arguments after it."""
         name, _, rest = super().resolve_command(ctx, args)
         refuse_empty_values(rest)
         return name, command(name) if name else None, rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Call the verb."""
+        """Invoke the command."""
         with explained_paths():
             return super().invoke(ctx)
 
@@ -78,7 +78,7 @@ for _name, (_, _summary) in VERBS.items():
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and end."""
+    """Print the version and exit."""
     if wanted:
         print(f"divergence-bench {__version__}")
         raise typer.Exit
@@ -94,17 +94,17 @@ def require_single_process(
         ),
     ] = False,
 ) -> None:
-    """Train, evaluate and rank models of adversarial robustness and knowledge distillation."""
+    """Train, evaluate and rank models for adversarial robustness and knowledge distillation."""
     count = _torchrun("WORLD_SIZE", 1)
     if count > 1 and context.invoked_subcommand != "run":
         raise UserError(
-            f"torchrun started {count} processes, which only `run` can share: call "
+            f"torchrun started {count} processes, which only `run` supports: call "
             f"`python -m harness {context.invoked_subcommand}` without torchrun"
         )
 
 
 def main() -> None:
-    """Run the command line; an error of the user is one line on standard error and status 2."""
+    """Run the command line; a user error is one line on standard error and exit status 2."""
     rank = _torchrun("RANK", 0)
     open_streams()
     with stopping() as stop:
@@ -115,7 +115,7 @@ def main() -> None:
                 print(f"error{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except typer.Abort:
-            # At a terminal the answer has ended the line of the question.
+            # On a terminal, the user's input has already ended the prompt's line.
             begin = "" if sys.stdin.isatty() else "\n"
             print(f"{begin}error: nothing was done: the answer was not yes", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
@@ -127,22 +127,22 @@ def main() -> None:
 
 
 def program() -> str:
-    """How this was started, for usage lines and completion.
+    """Return the program's name for usage lines and completion.
 
     Raises:
-        UserError: completion is to be installed for a command that shells cannot complete.
+        UserError: completion is requested for ``python -m harness``, which shells cannot complete.
     """
     if Path(sys.argv[0]).stem == SCRIPT:
         return SCRIPT
     if {"--install-completion", "--show-completion"} & set(sys.argv[1:2]):
         raise UserError(
-            f"shells complete the installed command alone: call `{SCRIPT} {sys.argv[1]}`"
+            f"shells complete only the installed command: call `{SCRIPT} {sys.argv[1]}`"
         )
     return MODULE
 
 
 def error_text(error: Exception) -> str:
-    """The message of an error as one sentence; empty where help was shown instead."""
+    """Return an error's message as one sentence; empty if help was shown instead."""
     if isinstance(error, UserError):
         return str(error)
     message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
@@ -150,5 +150,5 @@ def error_text(error: Exception) -> str:
 
 
 def _torchrun(variable: str, default: int) -> int:
-    """A number that torchrun sets, read here since ``harness.distributed.group`` needs torch."""
+    """Return a number set by torchrun, without importing torch."""
     return int(os.environ.get(variable, default))

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each declared once, and what all options have in common."""
+"""Options shared by several commands, and helpers to declare and check options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.registry import unknown_name
 
 RESULTS = Path("results")
 
-# The panels of `--help`, in which every option has its place.
+# Panels of `--help`.
 TRAINING = "Training"
 ATTACK = "Attack and evaluation"
 DATA = "Data"
@@ -37,11 +37,11 @@ def value(
     """Return an option that takes a value.
 
     Args:
-        metavar: what `--help` calls the value.
+        metavar: name of the value in `--help`.
         help: one sentence.
-        panel: where `--help` shows it.
-        flag: the option's name, where it is not that of the parameter.
-        complete: gives the values that a shell completes.
+        panel: panel of `--help` that lists it.
+        flag: the option's name, if it differs from the parameter's.
+        complete: returns completions for the shell.
         **more: further arguments of ``typer.Option``.
     """
     names = () if flag is None else (flag,)
@@ -51,24 +51,24 @@ def value(
 
 
 def flag(name: str, help: str, panel: str | None = None) -> Any:
-    """Return an option that takes no value; without a panel it is among those of every verb."""
+    """Return an option that takes no value; without a panel it is listed under "Options"."""
     return Option(name, metavar="", help=help, rich_help_panel=panel)
 
 
 def share(text: str) -> float:
-    """Read a percentage such as ``1%``, or a fraction such as ``0.01``."""
+    """Parse a percentage such as ``1%``, or a fraction such as ``0.01``."""
     number, percent, rest = text.partition("%")
     try:
         fraction = float(number) / (100 if percent else 1)
     except ValueError:
         fraction = -1.0
     if rest.strip() or not 0 <= fraction < 1:
-        raise typer.BadParameter(f"{text!r} is no percentage such as 1% or 0.01")
+        raise typer.BadParameter(f"{text!r} is not a percentage such as 1% or 0.01")
     return fraction
 
 
 def budget(text: str) -> dict[str, Any]:
-    """Read a budget such as ``fast``, ``n_iter=20`` or both, as settings of an evaluation."""
+    """Parse a budget such as ``fast``, ``n_iter=20`` or both into evaluation settings."""
     from harness.config import parse_budget
 
     try:
@@ -78,37 +78,37 @@ def budget(text: str) -> dict[str, Any]:
 
 
 def existing(context: typer.Context, results: Path) -> Path:
-    """Refuse a results folder that is given but not there: a command that reads finds nothing.
+    """Refuse a results folder that is given but does not exist, for commands that only read.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the given folder does not exist, or it is a file.
     """
     if results.is_file():
-        raise UserError(f"{results} is a file: give --results the folder, which holds runs/")
+        raise UserError(f"{results} is a file: give --results the folder that holds runs/")
     if is_given(context, "results") and not results.exists():
         raise UserError(f"there is no results folder {results}: check --results")
     return results
 
 
-# A results folder that is made where it is missing, and one that must be there.
+# A results folder that is created if missing, and one that must exist.
 Results = Annotated[
     Path,
-    value("DIR", "Folder of run directories and database.", STORAGE),
+    value("DIR", "Folder of the run directories and database.", STORAGE),
 ]
 StoredResults = Annotated[
     Path,
-    value("DIR", "Folder of run directories and database.", STORAGE, callback=existing),
+    value("DIR", "Folder of the run directories and database.", STORAGE, callback=existing),
 ]
 Run = Annotated[
     str,
-    Argument(help="A run, by its name or the beginning of it.", autocompletion=completion.runs),
+    Argument(help="A run: its id, or the start of it.", autocompletion=completion.runs),
 ]
 Json = Annotated[bool, flag("--json", "Print one JSON object instead of text.")]
 Quiet = Annotated[bool, flag("--quiet", "Show no progress.")]
-# Needed by one verb, and not by another.
+# Required by one command, optional in another.
 METHODS = value(
     "NAMES",
-    "Methods with commas between; see `list methods`.",
+    "Comma-separated methods; see `list methods`.",
     SELECTION,
     complete=completion.methods,
 )
@@ -118,11 +118,13 @@ Table = Annotated[
 ]
 Dataset = Annotated[
     str | None,
-    value("NAME", "See `list datasets`; or folder:PATH.", DATA, complete=completion.datasets),
+    value(
+        "NAME", "Dataset; see `list datasets`. Or folder:PATH.", DATA, complete=completion.datasets
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
-    value("DIR", "Folder of the images.", DATA, envvar="HARNESS_DATA"),
+    value("DIR", "Folder that holds the datasets.", DATA, envvar="HARNESS_DATA"),
 ]
 Device = Annotated[
     str,
@@ -130,11 +132,11 @@ Device = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    value("A.B=C", "Any setting of the configuration. Repeatable.", TRAINING, flag="--set"),
+    value("A.B=C", "Set any field of the configuration. Repeatable.", TRAINING, flag="--set"),
 ]
 EvaluationSet = Annotated[
     list[str] | None,
-    value("A.B=C", "Any setting of the evaluation. Repeatable.", ATTACK, flag="--set"),
+    value("A.B=C", "Set any field of the evaluation. Repeatable.", ATTACK, flag="--set"),
 ]
 Norm = Annotated[
     str | None,
@@ -142,7 +144,7 @@ Norm = Annotated[
 ]
 Eps = Annotated[
     str | None,
-    value("RADIUS", "Of the threat model, such as 8/255; 0,2/255,8/255 is a curve.", ATTACK),
+    value("RADIUS", "Perturbation radius, such as 8/255; 0,2/255,8/255 gives a curve.", ATTACK),
 ]
 Attacks = Annotated[
     str | None,
@@ -157,8 +159,8 @@ Budget = Annotated[
     Any,
     value(
         "LIST",
-        "standard (AutoAttack), fast (apgd-ce,apgd-t), or n_iter=20,n_queries=1000; all but "
-        "standard is labelled.",
+        "standard (AutoAttack), fast (apgd-ce,apgd-t), or n_iter=20,n_queries=1000; any "
+        "but standard is labelled.",
         ATTACK,
         complete=completion.budgets,
         parser=budget,
@@ -172,15 +174,15 @@ Precision = Annotated[
     float | None,
     value(
         "PERCENT",
-        "Draw images at random and stop once robust accuracy is known to within this.",
+        "Draw images at random and stop once robust accuracy is known this precisely.",
         ATTACK,
         parser=share,
     ),
 ]
-NMax = Annotated[int | None, value("N", "Draw images at random, at most so many.", ATTACK)]
+NMax = Annotated[int | None, value("N", "Draw at most N images, at random.", ATTACK)]
 SaveAdversarial = Annotated[
     str | None,
-    value("KIND", "Keep the adversarial images: float32 or uint8.", ATTACK),
+    value("KIND", "Save the adversarial images as float32 or uint8.", ATTACK),
 ]
 Workers = Annotated[
     int | None,
@@ -188,22 +190,22 @@ Workers = Annotated[
 ]
 OnCluster = Annotated[
     str | None,
-    value("ADDRESS", "Ray: local, auto or the address of a cluster.", EXECUTION, flag="--cluster"),
+    value("ADDRESS", "Ray cluster: local, auto or an address.", EXECUTION, flag="--cluster"),
 ]
 PerTask = Annotated[
     str | None,
-    value("LIST", "Resources of a task: cpus=4,gpus=1,memory=16 (GiB).", EXECUTION, flag="--task"),
+    value("LIST", "Resources per task: cpus=4,gpus=1,memory=16 (GiB).", EXECUTION, flag="--task"),
 ]
 
 
 class SuggestingGroup(TyperGroup):
-    """A group of verbs that answers an unknown verb as registries answer an unknown name."""
+    """A group of commands that suggests names for an unknown command, as registries do."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the called verb's name, its command and the arguments after it.
+        """Return the called command's name, the command and the arguments after it.
 
         Raises:
-            UserError: there is no such verb.
+            UserError: the command does not exist.
         """
         known = self.list_commands(ctx)
         if not (args[0] in known or args[0].startswith("-") or ctx.resilient_parsing):
@@ -212,7 +214,7 @@ class SuggestingGroup(TyperGroup):
 
 
 def new_typer(**settings: Any) -> typer.Typer:
-    """Return a ``typer.Typer`` whose errors reach ``main`` as they are."""
+    """Return a ``typer.Typer`` whose errors reach ``main`` unchanged."""
     return typer.Typer(
         **{
             "cls": SuggestingGroup,
@@ -231,20 +233,20 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def is_given(context: typer.Context, parameter: str) -> bool:
-    """Whether the user typed the option, which may have its default value all the same."""
+    """Return whether the option is on the command line, even with its default value."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def refuse_unused(context: typer.Context, reasons: Mapping[str, str]) -> None:
-    """Refuse options that the user typed and that would have no effect.
+    """Refuse options on the command line that would have no effect.
 
     Args:
-        context: of the command.
-        reasons: names of parameters, each with the reason why it would have none.
+        context: the command's context.
+        reasons: parameter name to when it has no effect, such as "with --json".
 
     Raises:
-        UserError: there is such an option.
+        UserError: such an option is given.
     """
     flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name, reason in reasons.items():

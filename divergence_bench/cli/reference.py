@@ -1,6 +1,6 @@
-"""Every verb and option in Markdown, for ``docs/commands.md``.
+"""The Markdown reference of all commands and options in ``docs/commands.md``.
 
-``python -m divergence_bench.cli.reference docs/commands.md`` writes the reference at its end anew.
+``python -m divergence_bench.cli.reference docs/commands.md`` rewrites it at the end of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADING = "## Reference\n"
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Every verb, those of groups too, with its Click command: ``db merge`` for one."""
+    """Yield every command, such as ``run`` or ``db merge``, by name with its Click command."""
 
     def within(name: str, found: Any) -> Iterator[tuple[str, Any]]:
         if not isinstance(found, TyperGroup):
@@ -33,7 +33,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 def reference() -> str:
-    """The reference: for each verb what it does, its arguments and its options."""
+    """Return the reference: description, arguments and options of each command."""
     return "\n".join([HEADING, *(_section(name, found) for name, found in commands())])
 
 

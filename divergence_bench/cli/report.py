@@ -1,4 +1,4 @@
-"""The verbs ``report`` and ``leaderboards``."""
+"""The commands ``report`` and ``leaderboards``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from harness.store.rundir import find_run
 ENTRY = "Entry"
 
 leaderboards = opt.new_typer(help="Entries of public leaderboards.")
-import_ = opt.new_typer(help="Load published entries beside ours.")
-export = opt.new_typer(help="Write ours in the form of a public leaderboard.")
+import_ = opt.new_typer(help="Load published entries, to show next to ours.")
+export = opt.new_typer(help="Export ours as entries of a public leaderboard.")
 leaderboards.add_typer(import_, name="import")
 leaderboards.add_typer(export, name="export")
 
@@ -31,7 +31,7 @@ def report(
         str | None,
         opt.value(
             "NAME",
-            "1 to 9 of the paper, small, field-cifar10 or field-cifar100.",
+            "1 to 9 (of the paper), small, field-cifar10 or field-cifar100.",
             opt.SELECTION,
             complete=completion.reports,
         ),
@@ -48,20 +48,20 @@ def report(
     ] = "terminal",
     printed_only: Annotated[
         bool,
-        opt.flag("--printed-only", "The printed numbers, without ours.", opt.SELECTION),
+        opt.flag("--printed-only", "Show the printed numbers without ours.", opt.SELECTION),
     ] = False,
     all_: Annotated[
         bool,
-        opt.flag("--all", "All tables as a static site; needs --out.", opt.SELECTION),
+        opt.flag("--all", "Write all tables as a static site; needs --out.", opt.SELECTION),
     ] = False,
     out: Annotated[
         Path | None,
-        opt.value("DIR", "Folder of the site.", opt.STORAGE),
+        opt.value("DIR", "Folder to write the site to.", opt.STORAGE),
     ] = None,
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Show a table of the paper with our numbers beside the printed ones."""
+    """Show a table of the paper with our numbers next to the printed ones."""
     from leaderboards.render.report import print_report, write_site
 
     if printed_only:
@@ -85,11 +85,11 @@ def report(
 
 @import_.command("robustbench")
 def import_robustbench(
-    folder: Annotated[Path, Argument(help="model_info of a RobustBench checkout.")],
+    folder: Annotated[Path, Argument(help="The model_info folder of a RobustBench checkout.")],
     results: opt.Results = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Load RobustBench's published entries, in place of those loaded before."""
+    """Load RobustBench's published entries, replacing those loaded before."""
     from leaderboards import robustbench
 
     found = robustbench.import_folder(folder, results)
@@ -102,16 +102,16 @@ def export_robustbench(
     run: opt.Run,
     out: Annotated[
         Path,
-        opt.value("FILE", "Such as Me2026Mine.json.", opt.STORAGE),
+        opt.value("FILE", "File to write, such as Me2026Mine.json.", opt.STORAGE),
     ],
     name: Annotated[str | None, opt.value("TEXT", "The paper's title.", ENTRY)] = None,
     authors: Annotated[
         str | None, opt.value("TEXT", "The paper's authors: A B, C D.", ENTRY)
     ] = None,
-    link: Annotated[str | None, opt.value("TEXT", "The paper's address.", ENTRY)] = None,
-    venue: Annotated[str | None, opt.value("TEXT", "Such as ICML 2023.", ENTRY)] = None,
+    link: Annotated[str | None, opt.value("TEXT", "The paper's URL.", ENTRY)] = None,
+    venue: Annotated[str | None, opt.value("TEXT", "The venue, such as ICML 2023.", ENTRY)] = None,
     architecture: Annotated[
-        str | None, opt.value("TEXT", "Such as WideResNet-34-10.", ENTRY)
+        str | None, opt.value("TEXT", "Name, such as WideResNet-34-10.", ENTRY)
     ] = None,
     reported: Annotated[
         str | None, opt.value("TEXT", "The paper's robust accuracy.", ENTRY)
@@ -119,12 +119,12 @@ def export_robustbench(
     footnote: Annotated[str | None, opt.value("TEXT", "A remark on the entry.", ENTRY)] = None,
     additional_data: Annotated[
         bool | None,
-        opt.value("", "Whether further real images were trained on.", ENTRY),
+        opt.value("", "Whether training used additional real images.", ENTRY),
     ] = None,
     results: opt.StoredResults = opt.RESULTS,
     as_json: opt.Json = False,
 ) -> None:
-    """Write a run as a RobustBench entry; what is not given comes from the method."""
+    """Export a run as a RobustBench entry; the run and its method fill in what is not given."""
     from leaderboards import robustbench
 
     directory = find_run(results, run)

@@ -1,4 +1,4 @@
-"""The verb ``run``: train a model by a method and evaluate it."""
+"""The command ``run``: train a model with a method and evaluate it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(
         str | None,
         opt.value(
             "NAME",
-            "See `list methods`. Not needed with its own --recipe.",
+            "Method; see `list methods`. Optional if only one has the --recipe.",
             opt.TRAINING,
             complete=completion.methods,
         ),
@@ -36,48 +36,50 @@ def run(
     recipe: Annotated[
         str | None,
         opt.value(
-            "NAME", "See `list recipes`. Default: the one named like the dataset.", opt.TRAINING
+            "NAME", "Recipe; see `list recipes`. Default: the one for the dataset.", opt.TRAINING
         ),
     ] = None,
     config_file: Annotated[
         Path | None,
         opt.value(
             "FILE",
-            "Settings in YAML, as --dry-run prints them; options override them.",
+            "YAML file of settings, as --dry-run prints; options override it.",
             opt.TRAINING,
             flag="--config",
         ),
     ] = None,
     arch: Annotated[
         str | None,
-        opt.value("NAME", "Network; see `list models`.", opt.TRAINING, complete=completion.models),
+        opt.value(
+            "NAME", "Architecture; see `list models`.", opt.TRAINING, complete=completion.models
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
         opt.value(
             "SOURCE",
-            "auto (trained first), a run, a file, or what `evaluate` loads.",
+            "auto (trained first), a run, a file, or a model as in `evaluate`.",
             opt.TRAINING,
             complete=completion.runs,
         ),
     ] = None,
     teacher_arch: Annotated[
         str | None,
-        opt.value("NAME", "The teacher's network.", opt.TRAINING, complete=completion.models),
+        opt.value("NAME", "The teacher's architecture.", opt.TRAINING, complete=completion.models),
     ] = None,
-    epochs: Annotated[int | None, opt.value("N", "Length.", opt.TRAINING)] = None,
+    epochs: Annotated[int | None, opt.value("N", "Number of epochs.", opt.TRAINING)] = None,
     batch_size: Annotated[int | None, opt.value("N", "Images per step.", opt.TRAINING)] = None,
     lr: Annotated[float | None, opt.value("X", "Base learning rate.", opt.TRAINING)] = None,
     seed: Annotated[
         int | None,
-        opt.value("N", "Seed of everything random.", opt.TRAINING),
+        opt.value("N", "Random seed.", opt.TRAINING),
     ] = None,
     set_: opt.Set = None,
     fresh: Annotated[
         bool,
         opt.flag(
             "--fresh",
-            "Train from the beginning; the run that is there is moved aside.",
+            "Train from the beginning; an existing run is moved aside.",
             opt.TRAINING,
         ),
     ] = False,
@@ -99,7 +101,7 @@ def run(
     save_adversarial: opt.SaveAdversarial = None,
     track: Annotated[
         str | None,
-        opt.value("NAMES", "Show epochs by tensorboard, wandb or both too.", opt.EXECUTION),
+        opt.value("NAMES", "Also log epochs to tensorboard, wandb or both.", opt.EXECUTION),
     ] = None,
     results: opt.Results = opt.RESULTS,
     device: opt.Device = "auto",
@@ -110,14 +112,14 @@ def run(
         bool,
         opt.flag(
             "--dry-run",
-            "Check and show the configuration and what is done; run nothing.",
+            "Check and show the configuration and what is done already; run nothing.",
             opt.EXECUTION,
         ),
     ] = False,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Train a model by a method, evaluate it by the protocol, store the result, show the table."""
+    """Train a model with a method, evaluate it, store the result and show its table."""
     from divergence_bench import trial
     from harness.distributed.group import process_group
     from harness.evaluation.attack.ray_executor import ray_executor
@@ -149,7 +151,7 @@ def run(
     settings = None
     if config_file is not None:
         settings = read_settings(config_file, "the configuration")
-        # Their defaults override nothing.
+        # Defaults of these options must not override the file.
         for name in ("device", "results"):
             options[name] = options[name] if opt.is_given(context, name) else None
     config = resolve.resolve(
@@ -175,7 +177,7 @@ def run(
         if fresh:
             trial.begin_again(config, reporter)
         elif trial.missing_teacher(config):
-            # A student that is refused is refused before its teacher is trained.
+            # Refuse a bad student before its teacher is trained.
             trial.check(config)
         passed = {"argv": sys.argv[1:]}
         with ray_executor(cluster) as executor:
@@ -204,7 +206,7 @@ def plan_of(config: RunConfig, *, fresh: bool = False) -> dict[str, Any]:
 
 
 def plan_text(plan: dict[str, Any], config: RunConfig) -> str:
-    """A plan for reading, and for ``--config``: the configuration in YAML below comments."""
+    """Return a plan as text that ``--config`` can read: YAML below comments."""
     from harness.experiment import resolve
 
     lines = [f"# run {plan['run_id']}, training {plan['training']}"]

@@ -1,6 +1,6 @@
-"""The verbs ``show`` and ``app``: one run, a method's card, or all in the browser.
+"""The commands ``show`` and ``app``: one run, a method's card, or everything in the browser.
 
-What needs torch is imported only where it is used: runs are shown without it.
+Modules that need torch are imported only where they are used, so runs are shown without it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def show(
         str | None,
         opt.value(
             "ID",
-            "One of the run's evaluations; default: by the protocol of the run itself.",
+            "Evaluation to show; default: the one with the run's own protocol.",
             opt.SELECTION,
         ),
     ] = None,
@@ -68,14 +68,14 @@ def browse(
     host: Annotated[str, opt.value("TEXT", "Address to listen on.", opt.EXECUTION)] = "localhost",
     results: opt.StoredResults = opt.RESULTS,
 ) -> None:
-    """Show leaderboards, runs and comparisons in the browser; it only reads."""
+    """Show leaderboards, runs and comparisons in the browser; nothing is written."""
     from app.launch import serve
 
     serve(results, port=port, host=host)
 
 
 def _run(results: Path, name: str) -> RunDirectory:
-    """A run by its name; where there is none, a method may have been meant."""
+    """Find a run by name; if there is none, suggest similar runs and methods."""
     try:
         return find_run(results, name)
     except UserError as error:
@@ -115,12 +115,12 @@ def show_method(name: str, *, as_json: bool) -> None:
 
 
 def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> None:
-    """Print what a stored run is, its table, and its evaluations.
+    """Print a stored run's facts, its table and its evaluations.
 
     Args:
         run: the run.
-        evaluation: the one that the table and the stages are about, by the beginning of its name;
-            default: the run's own.
+        evaluation: start of the id of the evaluation in the table and the stages; default: the
+            run's own.
         as_json: print JSON.
 
     Raises:
@@ -171,7 +171,7 @@ def show_run(run: RunDirectory, evaluation: str | None, *, as_json: bool) -> Non
 def print_evaluations(
     run: RunDirectory, headed: EvaluationDirectory | None, console: Console
 ) -> None:
-    """Print the stages of one evaluation, a line for each other finished one, and curves."""
+    """Print one evaluation's stages, a line for each other finished evaluation, and curves."""
     from divergence_bench.cli.evaluate import print_curve
     from harness.evaluation.analysis import curves
     from harness.store.database import Database
@@ -199,7 +199,7 @@ def print_evaluations(
 
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
-    """An evaluation in one line: its id, protocol, images, result and flags."""
+    """Return an evaluation in one line: its id, protocol, images, result, flags and time."""
     protocol, metrics = record["protocol"], record["metrics"]
     threat = f"{protocol['norm']} {eps_text(protocol['eps'])}"
     flags = ", ".join(flag["name"] for flag in record.get("flags") or [])
@@ -211,7 +211,7 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
 
 
 def stage_table(record: Mapping[str, Any]) -> Table:
-    """Images that each stage attacked, broke and left, its passes and its seconds."""
+    """Return a table of each stage: images attacked, broken and left, passes and seconds."""
     protocol, metrics = record["protocol"], record["metrics"]
     n, clean = protocol["n"], metrics["clean"]["value"]
     table = plain_table("stage", *COUNTS.values(), "seconds", "left")

@@ -1,4 +1,4 @@
-"""The verb ``sql``: one statement that reads the results database, answered as rows."""
+"""The command ``sql``: one read-only statement on the results database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 def sql(
     context: typer.Context,
     statement: Annotated[
-        str | None, Argument(metavar="QUERY", help='Such as "select * from runs".')
+        str | None, Argument(metavar="QUERY", help='SQL, such as "select * from runs".')
     ] = None,
     show_schema: Annotated[
         bool,
@@ -40,13 +40,13 @@ def sql(
     as_csv: Annotated[bool, opt.flag("--csv", "Print CSV.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Query the results database in SQL; it is only read."""
+    """Query the results database with SQL; statements that write are refused."""
     if as_json:
         opt.refuse_unused(context, {"as_csv": "with --json"})
     if show_schema:
         opt.refuse_unused(context, {"results": "with --schema"})
         if statement is not None:
-            raise UserError("--schema prints no query: leave one out")
+            raise UserError("--schema takes no query: leave one out")
         result = schema()
     elif statement is not None:
         result = query(results, statement)
@@ -71,11 +71,11 @@ class QueryResult:
 
 
 def query(results: Path, statement: str) -> QueryResult:
-    """Return the rows of one reading statement.
+    """Return the rows of one read-only statement.
 
     Raises:
-        UserError: the statement writes, or it is several or none; it is wrong; or there is no
-            database that can be read.
+        UserError: ``statement`` is invalid, writes, or is not exactly one statement; or there is
+            no readable database.
     """
     from harness.store.database import Database
 
@@ -85,19 +85,19 @@ def query(results: Path, statement: str) -> QueryResult:
             raise UserError(f"give one SQL statement, not {len(parsed)}")
         if parsed[0].type not in READING:
             raise UserError(
-                "sql only reads: give a SELECT, WITH, DESCRIBE, SHOW or EXPLAIN statement; results "
-                "are written by runs alone"
+                "sql only reads: give a SELECT, WITH, DESCRIBE, SHOW or EXPLAIN statement; only "
+                "runs write results"
             )
         columns, rows = Database(results).fetch(statement)
     except duckdb.Error as error:
-        # DuckDB's reason, without its drawing of the statement.
+        # DuckDB's reason, without its excerpt of the statement.
         reason = str(error).partition("\nLINE ")[0]
         raise UserError(f"the database refuses the query: {' '.join(reason.split())}") from error
     return QueryResult(distinct(columns), tuple(tuple(map(_without_nan, row)) for row in rows))
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Column names without repetition: ``a``, ``a`` become ``a``, ``a_1``, as in DuckDB."""
+    """Make column names unique: ``a``, ``a`` become ``a``, ``a_1``, as in DuckDB."""
     found: list[str] = []
     for name in names:
         numbered = (f"{name}_{number}" for number in count(1))
@@ -117,7 +117,7 @@ def schema() -> QueryResult:
 
 
 def print_text(result: QueryResult, console: Console, *, wrap: bool = False) -> None:
-    """Print a table, or where it is wider than the console and does not wrap, one value a line."""
+    """Print a table or, if it is wider than the console and may not wrap, one value per line."""
     table = _table(result)
     unlimited = console.options.update(width=sys.maxsize)
     if wrap or console.measure(table, options=unlimited).maximum <= console.width:
@@ -141,7 +141,7 @@ def _table(result: QueryResult) -> Table:
 
 
 def _print_vertically(result: QueryResult, console: Console) -> None:
-    """A terminal cuts a long line, a pipe gets the full text."""
+    """Print one value per line, truncated on a terminal but not in a pipe."""
     widest = max(map(len, result.columns))
     for number, row in enumerate(result.rows, 1):
         console.print(Text(f"-[ {number} ]-", style="dim"))

@@ -1,4 +1,4 @@
-"""What the command line makes of its surroundings: encodings, paths that cannot be used."""
+"""Handling of the environment: output encodings, unusable paths and empty option values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MAY_BE_EMPTY = ("--attacks", "--eps", "--set")
 
 
 def open_streams() -> None:
-    """Let output fail for no character: a file or a pipe gets UTF-8, a terminal what it can show.
+    """Prevent encoding errors: files and pipes get UTF-8, a terminal what it can show.
 
-    A pipe's encoding is otherwise that of the locale, which may lack signs that tables have.
+    By default a pipe has the locale's encoding, which may lack characters used in tables.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -27,7 +27,7 @@ def open_streams() -> None:
 
 @contextmanager
 def explained_paths() -> Iterator[None]:
-    """Turn the system's refusal of a path, such as a name too long, into a UserError.
+    """Turn system errors about a path, such as a name that is too long, into a ``UserError``.
 
     Raises:
         UserError: a path inside cannot be used.
@@ -42,17 +42,17 @@ def explained_paths() -> Iterator[None]:
             f"cannot use {_short(error.filename)} ({reason}): check the path"
         ) from error
     except RuntimeError as error:
-        # Before Python 3.13 a path that cannot be resolved is of this class.
+        # Before Python 3.13, a path that cannot be resolved raises RuntimeError.
         if "Symlink loop" not in str(error):
             raise
         raise UserError(f"cannot use a path ({error}): check it") from error
 
 
 def refuse_empty_values(arguments: Sequence[str]) -> None:
-    """Refuse ``--results ""``, as of an unset shell variable: Python takes an empty path for ``.``.
+    """Refuse empty values, such as an unset shell variable's; an empty path would mean ``.``.
 
     Raises:
-        UserError: an option has an empty value, and is none whose verb says what that means.
+        UserError: an option has an empty value and is not in ``MAY_BE_EMPTY``.
     """
     for name, value in pairwise([*arguments, "--"]):
         option, _, attached = name.partition("=")

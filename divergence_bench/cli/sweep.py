@@ -1,4 +1,4 @@
-"""The verb ``sweep``: its plan, its outcome, and its runs compared with the first row's."""
+"""The command ``sweep``: its plan, its outcome, and its runs compared with the first row's."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from leaderboards.summary import RunSummary
 
 FAILED = 1
-# Rows of one run that are named.
+# Most names of rows printed per run.
 NAMED = 3
-# Fields of an item that JSON has under the same name.
+# Fields of an item that keep their names in JSON.
 PLANNED = ("names", "left_out", "state", "epochs", "chunks", "error", "seconds")
 
 
@@ -48,15 +48,15 @@ def sweep(
     methods: Annotated[str | None, opt.METHODS] = None,
     recipes: Annotated[
         str | None,
-        opt.value("NAMES", "Recipes with commas between: table1/kl,table1/*.", opt.SELECTION),
+        opt.value("NAMES", "Comma-separated recipes: table1/kl,table1/*.", opt.SELECTION),
     ] = None,
     scale: Annotated[
         str | None,
-        opt.value("SIZE", "small: each row at the size of digits; default: paper.", opt.SELECTION),
+        opt.value("SIZE", "small: every row at the size of digits; default: paper.", opt.SELECTION),
     ] = None,
     seeds: Annotated[
         int | None,
-        opt.value("N", "Number of seeds of each run, from 0.", opt.SELECTION),
+        opt.value("N", "Number of seeds per run, starting at 0.", opt.SELECTION),
     ] = None,
     set_: opt.Set = None,
     dataset: opt.Dataset = None,
@@ -67,14 +67,14 @@ def sweep(
     per_task: opt.PerTask = None,
     dry_run: Annotated[
         bool,
-        opt.flag("--dry-run", "Show what is done and missing; run nothing.", opt.EXECUTION),
+        opt.flag("--dry-run", "Show what is done and what is missing; run nothing.", opt.EXECUTION),
     ] = False,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Run what is missing of many runs; the same command again finishes them.
+    """Run many runs, skipping those already done; repeat the command to resume.
 
-    Exit status 1 means that a run failed; the others are finished all the same.
+    Exit status 1 means that a run failed; the others still finish.
     """
     from harness.experiment import cluster, estimate
     from harness.experiment import sweep as sweeps
@@ -116,7 +116,7 @@ def sweep(
 
 
 def load_printed(results: Path, reporter: Reporter) -> None:
-    """Load the printed numbers; where the database is held, say that it lacks them."""
+    """Load the printed numbers; if the database is locked, report that it lacks them."""
     from harness.experiment.record import INDEX_WAIT_S
     from harness.store.database import Database
     from leaderboards.printed import REPORTED_CSV
@@ -128,7 +128,7 @@ def load_printed(results: Path, reporter: Reporter) -> None:
 
 
 def name_broken_methods() -> None:
-    """Print which methods cannot be loaded, so that their recipes are missing."""
+    """Print the methods that cannot be loaded, whose recipes are missing."""
     for reason in METHODS.load_all()[1].values():
         print(f"note: left out: {reason}", file=sys.stderr)
 
@@ -141,7 +141,7 @@ def _print_finished(
     *,
     as_json: bool,
 ) -> None:
-    """Print the outcome, after the paper's table where the sweep is of one."""
+    """Print the paper's table, if the sweep fills one, and then the outcome."""
     from leaderboards.render.report import print_report
 
     if as_json:
@@ -154,18 +154,18 @@ def _print_finished(
 
 
 def sweep_of(file: Path | None, given: dict[str, Any]) -> tuple[SweepSpec, int | None]:
-    """The sweep of a file or of options, and the table that it fills, if any.
+    """Return the sweep of a file or of options, and the table that it fills, if any.
 
     Options override the file's settings.
 
     Raises:
-        UserError: an option contradicts the file, or a setting is refused.
+        UserError: an option contradicts the file, or a setting is invalid.
     """
     from harness.config.validate import validated
     from harness.experiment.sweep import SweepSpec, read_spec
 
     class PaperSweep(SweepSpec):
-        """A sweep that may have all rows of one table of the paper."""
+        """A sweep that may include all rows of one table of the paper."""
 
         table: int | None = None
 
@@ -185,7 +185,7 @@ def sweep_of(file: Path | None, given: dict[str, Any]) -> tuple[SweepSpec, int |
 
 
 def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The plan, ready for JSON."""
+    """Return the plan, ready for JSON."""
     return [
         {name: getattr(item.config, name) for name in ("run_id", "method", "recipe", "seed")}
         | {name: value for name, value in vars(item).items() if name in PLANNED}
@@ -195,7 +195,7 @@ def plan_json(items: Sequence[Item]) -> list[dict[str, Any]]:
 
 
 def print_plan(items: Sequence[Item], console: Console) -> None:
-    """Print what is done, partial and missing, and how long the rest may take."""
+    """Print what is done, partial and missing, and an estimate of the time left."""
     table = plain_table("run", "seed", "state", "left", "row", text=("state", "left", "row"))
     for item in items:
         more = len(item.names) - NAMED
@@ -210,7 +210,7 @@ def print_plan(items: Sequence[Item], console: Console) -> None:
 
 
 def summary(items: Sequence[Item]) -> str:
-    """One line: how many of which state, and the estimate."""
+    """Return one line: the number of runs in each state, and the estimate."""
     counts = Counter(item.state for item in items)
     text = f"{len(items)} runs: "
     text += ", ".join(f"{counts[state]} {state}" for state in ("done", "partial", "missing"))
@@ -219,7 +219,7 @@ def summary(items: Sequence[Item]) -> str:
     if not left:
         return text
     if not known:
-        return f"{text}; how long they take is unknown: no like run is stored"
+        return f"{text}; the time left is unknown: no similar run is stored"
     unknown = len(left) - sum(item.whole for item in left)
     if not unknown:
         return f"{text}; about {duration(sum(known))} left"
@@ -251,7 +251,7 @@ def _source(item: Item) -> str | None:
 
 
 def outcome_json(items: Sequence[Item], failures: Sequence[Failure]) -> dict[str, Any]:
-    """Plan after the sweep, failures and comparisons, ready for JSON."""
+    """Return the plan after the sweep, failures, tables and comparisons, ready for JSON."""
     return {
         "runs": plan_json(items),
         "failures": [vars(failure) for failure in failures],
@@ -283,9 +283,9 @@ def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: C
 
 
 def summaries(items: Sequence[Item]) -> list[RunSummary]:
-    """The table of one finished run of each protocol, which holds the sweep's others.
+    """Return one table per protocol: that of its first finished run, which includes the others.
 
-    Runs that a held database does not have yet are left out; each was reported when it ended.
+    Runs missing from a locked database are left out; each was reported when it ended.
     """
     from harness.store.database import Database
     from leaderboards.summary import run_summary
@@ -299,7 +299,7 @@ def summaries(items: Sequence[Item]) -> list[RunSummary]:
 
 
 def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedComparison]]:
-    """Each later row against the first, seed by seed, where the protocol is the same."""
+    """Compare each later row with the first, seed by seed, if the protocol is the same."""
     from harness.evaluation.analysis.paired import compare
 
     done = [item for item in items if item.state == "done"]
@@ -316,7 +316,7 @@ def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedCompariso
 
 
 def protocol(item: Item) -> tuple[str, str]:
-    """What must be equal for two runs to be compared."""
+    """Return what must be equal for two runs to be compared."""
     return item.config.data.name, fingerprint(item.config.evaluation.identity_payload())
 
 

@@ -1,4 +1,4 @@
-"""How the verbs print tables, accuracies and JSON."""
+"""Printing of tables, accuracies and JSON."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Row = dict[str, Any]
 
 
 def new_console() -> Console:
-    """The console of all verbs: it prints names, paths and cards as they are, whatever is in them.
+    """Return a console without markup, emoji or highlighting, which prints text unchanged.
 
-    Rich would read ``[red]`` as a colour and ``:warning:`` as a picture.
+    Otherwise Rich would read ``[red]`` in a name as a colour and ``:warning:`` as an emoji.
     """
     return Console(markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
 def results_alone() -> Iterator[None]:
-    """What foreign code prints inside goes to standard error: standard output is for results."""
+    """Redirect prints of other code to standard error: standard output is for results."""
     with redirect_stdout(sys.stderr):
         yield
 
 
 def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
-    """Return a table without lines, to which rows are added.
+    """Return an empty table without lines.
 
     Args:
         titles: column titles; the first column is text, the others are numbers.
-        text: further columns that are text; these wrap where the width is short.
+        text: further text columns, which wrap if the console is narrow.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
@@ -49,7 +49,7 @@ def plain_table(*titles: str, text: Collection[str] = ()) -> Table:
 
 
 def fact_table(facts: Iterable[tuple[str, object]]) -> Table:
-    """Return a table of a name and a text a row, without titles."""
+    """Return a table without titles that has a name and a text in each row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -59,15 +59,15 @@ def fact_table(facts: Iterable[tuple[str, object]]) -> Table:
 
 
 def print_rows(kind: str, rows: Sequence[Row], console: Console, *, cut: str = "") -> None:
-    """Print rows as a table, and below it their notes.
+    """Print rows as a table, with their notes below it.
 
-    On a terminal cells wrap between words. Elsewhere, and where the words do not fit, a row is one
+    On a terminal, cells wrap between words. Elsewhere, or if the words do not fit, a row is one
     line.
 
     Args:
-        kind: what the rows are, for the case that there are none.
-        rows: values by column, all with the same columns; ``note`` is none.
-        console: where they are printed.
+        kind: what the rows are, for the message printed if there are none.
+        rows: values by column, all with the same columns; ``note`` is not a column.
+        console: where to print.
         cut: the last column, if its text is cut at the console's width.
     """
     if not rows:
@@ -104,7 +104,7 @@ def print_rows(kind: str, rows: Sequence[Row], console: Console, *, cut: str = "
 
 
 def _cell(name: str, value: Any) -> str:
-    """A value as text; JSON has it as it is."""
+    """Return a value as text for a table."""
     if value is None or value is False:
         return ""
     if name == "started":
@@ -127,17 +127,17 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Escape what would end a cell of a Markdown table."""
+    """Escape the pipe, which would end a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
 def percent(accuracy: float) -> str:
-    """``0.6425`` as ``64.25``."""
+    """Format ``0.6425`` as ``64.25``."""
     return f"{100 * accuracy:.2f}"
 
 
 def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """An accuracy, or with ``sign`` a difference, in percent with its interval."""
+    """Format an accuracy, or with ``sign`` a difference, in percent with its interval."""
     plus = "+" if sign else ""
     return f"{100 * value:{plus}.2f} [{100 * low:{plus}.2f}, {100 * high:{plus}.2f}]"
 

@@ -1,4 +1,4 @@
-"""The verb ``time``."""
+"""The command ``time``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ HEAD = (
     "{teacher} -> {student}, {dataset} (images: {images}; weights: {weights}), batches of "
     "{batch_size}, {device}, {threads} threads, torch {torch}, {machine}"
 )
-FOOT = "ms, median [quartiles] of {repeats} after {warmup}, in turns; memory on GPUs only"
+FOOT = (
+    "ms, median [quartiles] of {repeats} steps after {warmup} untimed ones, in turns; memory on "
+    "GPUs only"
+)
 
 
 def time(
@@ -20,7 +23,9 @@ def time(
     pair: Annotated[
         str,
         opt.value(
-            "TEACHER-STUDENT", "Such as resnet56-resnet20; see `list models`.", opt.SELECTION
+            "TEACHER-STUDENT",
+            "Architectures, such as resnet56-resnet20; see `list models`.",
+            opt.SELECTION,
         ),
     ],
     batch_size: Annotated[int, opt.value("N", "Images per step.", opt.TRAINING, min=1)] = 64,
@@ -30,16 +35,16 @@ def time(
     ] = 20,
     warmup: Annotated[
         int,
-        opt.value("N", "Steps of each before them.", opt.EXECUTION, min=0),
+        opt.value("N", "Untimed steps of each method first.", opt.EXECUTION, min=0),
     ] = 5,
     dataset: opt.Dataset = "cifar100",
     data_root: opt.DataRoot = None,
     device: opt.Device = "auto",
     as_json: opt.Json = False,
 ) -> None:
-    """Time training steps of methods, in turns, in one process, on one device.
+    """Time training steps of methods, in turns, in one process on one device.
 
-    The dataset gives shapes, classes and augmentation; random images replace missing ones.
+    The dataset sets shapes, classes and augmentation; if it is missing, images are random.
     """
     from harness.experiment.step_timing import Plan, time_methods
 
@@ -55,10 +60,10 @@ def time(
 
 
 def split_pair(pair: str) -> tuple[str, str]:
-    """``resnet56-resnet20`` as teacher and student; both names may contain dashes.
+    """Split ``resnet56-resnet20`` into teacher and student; both names may contain dashes.
 
     Raises:
-        UserError: the text is not two registered networks with a dash between them.
+        UserError: the text is not two registered architectures joined by a dash.
     """
     from harness.models import ARCHITECTURES
 
@@ -67,12 +72,12 @@ def split_pair(pair: str) -> tuple[str, str]:
         if teacher in ARCHITECTURES and student in ARCHITECTURES:
             return teacher, student
     raise UserError(
-        f"{pair!r} is not TEACHER-STUDENT, two networks of `list models` such as resnet56-resnet20"
+        f"{pair!r} is not TEACHER-STUDENT, two models of `list models` such as resnet56-resnet20"
     )
 
 
 def rows_for_reading(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a method, times in ms."""
+    """Return one row per method, times in ms."""
     return [
         {
             "method": row["method"],

@@ -273,7 +273,7 @@ def test_importing_the_package_is_light_and_public_names_are_there() -> None:
 
 def test_an_argument_without_effect_is_refused(tmp_path):
     options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
-    with pytest.raises(UserError, match="arch given, but the model is given as it is"):
+    with pytest.raises(UserError, match="arch given, but the model is a module or a function"):
         bench.evaluate(network(), "digits", arch="resnet8", **options)
     run = bench.train("vanilla", "digits", epochs=1, train_limit=64, **options)
     for argument in ({"normalize": "dataset"}, {"name": "other"}, {"arch": "resnet8"}):

@@ -96,7 +96,7 @@ def test_the_card_has_every_number_with_its_protocol(results: Path, tmp_path: Pa
     assert robust["name"] == f"Robust accuracy, {protocol}, 95% interval {interval}"
     assert f"| {protocol} | APGD-CE | {100 * row['robust']:.2f} {interval} |" in body
     assert f"`{config['weights_sha256']}`" in body
-    assert "trained on a part of the dataset only" in body
+    assert "trained on only part of the dataset" in body
 
     from safetensors import safe_open
 

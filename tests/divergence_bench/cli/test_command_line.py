@@ -155,7 +155,7 @@ def test_a_run_that_begins_again_is_another_and_the_old_one_is_kept(
     ended = call(*command)
     assert ended.status == 0, ended.err
     (kept,) = (results / "replaced").iterdir()
-    assert f"the run that was there is kept in {kept}" in ended.err
+    assert f"the previous run is kept in {kept}" in ended.err
     assert (kept / "runs" / run / "epochs.jsonl").read_text() == "{}\n" * 7
     assert len((old / "epochs.jsonl").read_text().splitlines()) == 1
     before = (stored / "runs" / run / "run.json").read_text()

@@ -99,7 +99,7 @@ def test_datasets_are_listed_with_sizes_and_radius(call) -> None:
     }  # fmt: skip
     lines = [line.split() for line in call("list", "datasets").out.splitlines()]
     assert ["cifar10", "10", "3x32x32", "50000", "10000", "8/255"] in lines
-    assert "folder:PATH," in lines[-1]
+    assert "folder:PATH;" in lines[-1]
 
 
 def test_a_method_that_cannot_be_loaded_is_named_beside_the_others(call) -> None:

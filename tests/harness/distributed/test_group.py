@@ -218,5 +218,5 @@ def test_a_batch_with_too_few_parts_is_refused():
 
 def test_processes_share_only_a_run(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="torchrun started 2 processes, which only `run` can share"):
+    with pytest.raises(UserError, match="torchrun started 2 processes, which only `run` supports"):
         CliRunner().invoke(app, ["list", "methods"], catch_exceptions=False)

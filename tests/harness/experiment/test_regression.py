@@ -312,8 +312,8 @@ def test_a_method_of_another_distribution_is_checked(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--update"], "needs its reason"),
-        (["--reason", "x"], "needs its reason"),
+        (["--update"], "needs a reason"),
+        (["--reason", "x"], "needs a reason"),
         (["--methods", "kl"], "makes a new baseline"),
         (["--baseline", "no-such.json"], "no-such.json"),
     ],

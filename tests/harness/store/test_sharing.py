@@ -271,7 +271,7 @@ def test_the_verbs_print_what_they_did(lab, tmp_path):
 
     first, second = verb("merge", theirs, "--results", ours, status=1).splitlines()
     assert first == "runs: 1 added, 0 completed, 0 the same, 1 in conflict, 0 left out"
-    assert second.startswith("in conflict: a is here with other weights or verdicts; theirs is in ")
+    assert second.startswith("in conflict: a has other weights or verdicts here; theirs is in ")
     exported = verb("export", "--parquet", tmp_path / "p", "--results", ours)
     assert exported.startswith(f"exported to {tmp_path / 'p'}: 2 runs, 2 evaluations")
     answer = json.loads(verb("import", tmp_path / "p", "--results", third, "--json"))
