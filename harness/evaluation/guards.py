@@ -72,7 +72,7 @@ def unit_images(source: ImageSource, positions: Tensor) -> Tensor:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"images of {source.info.name} are in [{low:.4g}, {high:.4g}], not in [0, 1]: give "
+            f"images of {source.info.name} lie in [{low:.4g}, {high:.4g}], not in [0, 1]: give "
             "them unnormalised, and let the model normalise"
         )
     return images

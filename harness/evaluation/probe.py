@@ -198,7 +198,7 @@ def softmax_output(logits: Tensor) -> Flag | None:
         return None
     return Flag(
         "softmax-output",
-        f"the outputs for all {len(logits)} images are in [0, 1] and sum to 1: losses on logits "
+        f"the outputs for all {len(logits)} images lie in [0, 1] and sum to 1: losses on logits "
         "lose their gradient through a softmax; evaluate the network without it",
     )
 

@@ -33,7 +33,7 @@ OTHER_FORMATS = {
     b"version https://git-lfs": (
         "is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`"
     ),
-    b"\x89HDF": "is an HDF5 file, as Keras writes: convert its weights to a PyTorch state dict",
+    b"\x89HDF": "is an HDF5 file, as Keras writes it: convert its weights to a PyTorch state dict",
     b"\x1f\x8b": "is compressed with gzip: unpack it first",
 }
 
@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> Any:
         if blocked:
             raise UserError(
                 f"{path} holds a Python object, {blocked[1]}, which could run code, and was not "
-                "loaded: save only the state dict, torch.save(model.state_dict(), path)"
+                "loaded: save the state dict alone, torch.save(model.state_dict(), path)"
             ) from error
         raise UserError(
             f"{path} is damaged or not a checkpoint of plain weights ({type(error).__name__}): "

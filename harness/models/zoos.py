@@ -100,7 +100,7 @@ def from_torchvision(
         network = models.get_model(name, weights=None, num_classes=info.num_classes)
     elif chosen is None:
         raise UserError(
-            f"torchvision publishes no IMAGENET1K_V1 weights for {name}: give a file with --weights"
+            f"torchvision publishes no IMAGENET1K_V1 weights of {name}: give a file with --weights"
         )
     else:
         network = fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=chosen))
@@ -158,7 +158,7 @@ def from_robustbench(
         return replace(found, preparation=robustbench_preparation(name, info, threat))
     if weights:
         raise UserError(
-            f"robustbench:{name} is not loaded from a single file: leave out the weights {weights}"
+            f"robustbench:{name} is not loaded from one file: leave out the weights {weights}"
         )
     network = fetched(f"robustbench:{name}", lambda: load(name, dataset, threat, cache))
     preparation = robustbench_preparation(name, info, threat)
@@ -206,7 +206,7 @@ def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
     tables = robustbench_tables()
     if (dataset, threat) not in tables:
         known = ", ".join(f"{key} {kind}" for key, kind in tables)
-        raise UserError(f"RobustBench has no models for {dataset} {threat}, only for {known}")
+        raise UserError(f"RobustBench has no models for {dataset} {threat}: it has {known}")
     entries = tables[dataset, threat]
     if name not in entries:
         others = [kind for key, kind in tables if key == dataset and name in tables[key, kind]]
@@ -266,7 +266,7 @@ def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.
         except (KeyError, RuntimeError) as error:
             raise UserError(
                 f"the weights in {path} are not those of robustbench:{name} "
-                f"({first_line(error)}): choose the entry they belong to"
+                f"({first_line(error)}): choose the entry that they belong to"
             ) from error
 
 

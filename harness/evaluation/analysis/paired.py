@@ -237,7 +237,7 @@ def shared_correct(
 
 
 def cause_notes(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
-    """Note any further differences between two runs, with which their gap has no single cause.
+    """Note further differences between two runs, which leave their gap without a single cause.
 
     The intended difference is the method with its parameters if the methods differ, the source of
     a loaded model, or else the one setting that differs. ``seeds`` is whether a seed counts.
@@ -280,5 +280,7 @@ def evaluation_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
     counts = [len(each.verdicts) for each in several]
     if max(counts) > shared:
         named = ", ".join(map(str, counts))
-        notes.append(f"they were evaluated on {named} images: the {shared} they share are compared")
+        notes.append(
+            f"they were evaluated on {named} images: the {shared} that they share are compared"
+        )
     return notes

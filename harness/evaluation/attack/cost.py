@@ -25,7 +25,7 @@ class StageCost:
     image_s: float
 
     def seconds(self, images: float) -> float:
-        """Return the cost of attacking ``images`` images; below 1 it is the probability of one."""
+        """Return the cost of ``images`` images; below 1, that is the probability of one."""
         return min(1.0, images) * self.fixed_s + images * self.image_s
 
 
@@ -42,7 +42,7 @@ class Forecast:
     stages: tuple[StageCost, ...]
 
     def remaining(self, stage: int, alive: float) -> float:
-        """Return the cost of this stage and the later ones on a chunk with ``alive`` images left."""
+        """Return the cost of this and the later stages on a chunk with ``alive`` images left."""
         total = 0.0
         for cost in self.stages[stage:]:
             total += cost.seconds(alive)

@@ -225,7 +225,7 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def _job_file(job: Job) -> Iterator[Path]:
-    """Write the job to a file for the block; a killed process's file goes with other leftovers."""
+    """Write the job to a file for the block; what a killed process leaves is cleaned up later."""
     path = job.directory.path / f".job{TEMPORARY_SUFFIX}"
     content = job.pickled()
     try:

@@ -66,8 +66,8 @@ def check_diameter(norm: Norm, eps: float, pixels: int) -> None:
     diameter = 1.0 if norm == "Linf" else math.sqrt(pixels)
     if eps > diameter:
         raise UserError(
-            f"the {norm} radius {eps_text(eps)} is larger than the largest distance between two "
-            f"images, {diameter:.4g}: give a smaller --eps, for images in [0, 1]"
+            f"the {norm} radius {eps_text(eps)} is larger than any distance between two images, "
+            f"{diameter:.4g}: give a smaller --eps, for images in [0, 1]"
         )
 
 
