@@ -138,7 +138,7 @@ def with_weights(
 def from_robustbench(
     name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
 ) -> Loaded:
-    """Load an entry of RobustBench's zoo; if it needs normalisation, it includes it.
+    """Load an entry of RobustBench's zoo, which includes any normalisation it needs.
 
     ``THREAT/NAME`` is an entry for a threat model other than the evaluation's. Without ``weights``,
     its file is read from ``robustbench`` in ``torch.hub.get_dir()``, or downloaded to it.

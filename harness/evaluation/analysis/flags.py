@@ -99,7 +99,7 @@ def before(stages: Stages, name: str) -> list[str]:
 
 
 def square_after_white_box(stages: Stages, n: int) -> Flag | None:
-    """Flag significantly more than 0.2 points broken by Square after gradient-based attacks.
+    """Flag if Square broke significantly over 0.2 points after gradient-based attacks.
 
     Nothing is flagged if no gradient-based attack ran before Square. The threshold is a rule of
     thumb of AutoAttack's authors; ``surely_more`` accounts for ``n``.
@@ -117,7 +117,7 @@ def square_after_white_box(stages: Stages, n: int) -> Flag | None:
 
 
 def targeted_gap(stages: Stages, n: int) -> Flag | None:
-    """Flag over 10 points, and over a quarter of the images APGD-CE left, broken by APGD-T."""
+    """Flag if APGD-T broke significantly over 10 points, and a quarter of what APGD-CE left."""
     if "apgd-ce" not in before(stages, "apgd-t"):
         return None
     broken, left = int(stages["apgd-t"]["broken"]), int(stages["apgd-t"]["attacked"])
@@ -132,7 +132,7 @@ def targeted_gap(stages: Stages, n: int) -> Flag | None:
 
 
 def left_ball(stages: Stages) -> Flag | None:
-    """Flag images that attacks returned outside the ball or [0, 1]; they were put back first."""
+    """Flag images that attacks returned outside the ball or [0, 1] and that were put back."""
     outside = sum(int(facts["left_ball"]) for facts in stages.values())
     if not outside:
         return None

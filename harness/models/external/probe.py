@@ -121,7 +121,7 @@ def check_logits(output: Any, count: int, source: str) -> None:
     if not output.is_floating_point():
         kind = str(output.dtype).removeprefix("torch.")
         raise UserError(
-            f"{source} returns {kind}, which has no gradient, not float logits: return the "
+            f"{source} returns {kind}, not float logits, and so has no gradient: return the "
             "logits before they are rounded or compared"
         )
     if bool(output.isnan().all()):
