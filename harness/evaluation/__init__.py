@@ -1,1 +1,1 @@
-"""Evaluation by a fixed protocol: the attacks are the maintainers' own, the driver is ours."""
+"""Evaluation under a fixed protocol: AutoAttack's own attacks, run by this package's driver."""

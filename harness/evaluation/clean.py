@@ -15,10 +15,10 @@ BATCH = 250
 
 
 def clean_accuracy(model: nn.Module, images: ImageSource, device: torch.device) -> tuple[int, int]:
-    """How many images of a split the model classifies correctly in eval mode, and of how many.
+    """Return how many images of a split the model classifies correctly, and how many there are.
 
     Args:
-        model: on ``device``; its mode is restored.
+        model: on ``device``; evaluated in eval mode, then its mode is restored.
         images: the split.
         device: where to compute.
     """
@@ -31,9 +31,9 @@ def clean_accuracy(model: nn.Module, images: ImageSource, device: torch.device) 
 def count_correct(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> int:
-    """How many images the model classifies correctly.
+    """Count the images that the model classifies correctly.
 
-    Logits that are not finite are wrong; of equal largest logits the lowest class counts.
+    Non-finite logits count as wrong; of equal largest logits, the lowest class is the prediction.
 
     Args:
         model: in eval mode, on ``device``.

@@ -20,7 +20,7 @@ from harness.evaluation.speed.precision import pinned
 from harness.store.files import read_json, write_json_atomic
 from harness.store.rundir import RunDirectory
 
-# As the database's ``reported`` table names the published mean.
+# The name of the published mean in the database's ``reported`` table.
 METRIC = "corruptions"
 
 
@@ -29,8 +29,8 @@ class CorruptionResult:
     """Accuracies on corrupted images.
 
     Attributes:
-        protocol: the dataset, the corruptions, the severities, ``n`` images of each, hashes of data
-            and model, and whether the result is ``partial``.
+        protocol: the dataset, the corruptions, the severities, the number ``n`` of images at each,
+            hashes of the data and the model, and whether the result is ``partial``.
         correct: corruption to the number of images classified correctly at each severity.
     """
 
@@ -42,10 +42,10 @@ class CorruptionResult:
         return float(np.mean(list(self.correct.values()))) / int(self.protocol["n"])
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Metrics as the database stores them; names of a partial result say so.
+        """Metrics as the database stores them; the names of a partial result say so.
 
-        Only one corruption at one severity has an interval: the parts of a mean are made of the
-        same test images and are not independent.
+        Only a single corruption at a single severity has an interval: the parts of a mean come from
+        the same test images and are not independent.
         """
         n = self.protocol["n"]
         name = f"{METRIC}-partial" if self.protocol["partial"] else METRIC
@@ -69,14 +69,14 @@ def evaluate_corrupted(
 ) -> CorruptionResult:
     """Compute a model's accuracy at each corruption and severity, and store it in the run.
 
-    What an interrupted call finished is kept: it stored each count as soon as it was known.
+    Each count is stored as soon as it is known, so a repeated call continues an interrupted one.
 
     Args:
         model: maps images [B, 3, 32, 32] in [0, 1] to logits [B, C].
         images: the corrupted images.
-        run: the run of the model; its record gets the metrics.
-        severities: some of 1 to 5.
-        limit: use the first so many images of each severity; the result is partial.
+        run: the model's run; the metrics are added to its record.
+        severities: a subset of 1 to 5.
+        limit: use only this many images of each severity, the first ones; the result is partial.
         device: where to compute.
         progress: called with the finished share in [0, 1] and the current corruption.
 

@@ -1,4 +1,4 @@
-"""An evaluation from start to stored verdicts, chunk by chunk, resumable after each chunk."""
+"""Run an evaluation from start to stored verdicts, chunk by chunk; resumable after each chunk."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NotifyFn = Callable[[str], None]
 
 
 def no_notice(text: str) -> None:
-    """Tell nobody."""
+    """Ignore the message."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class EvaluationResult:
     """A finished evaluation.
 
     Attributes:
-        evaluation_id: its name.
+        evaluation_id: its id.
         protocol: how the model was evaluated.
         metrics: metric name to ``value``, ``n``, ``low`` and ``high``.
-        verdicts: one row an image.
-        stored_at: when it was finished, if an earlier call did; None if this call computed it.
+        verdicts: one row per image.
+        stored_at: when an earlier call finished it; None if this call computed it.
     """
 
     evaluation_id: str
@@ -82,23 +82,24 @@ def evaluate(
 ) -> tuple[EvaluationResult, ...]:
     """Attack a model at each configured radius and store every verdict in the run's directory.
 
-    Chunks that an earlier call finished are kept, and a finished evaluation is returned as it is
-    stored, unless adversarial images are to be kept as well. The model is left as it was.
+    Chunks that an earlier call finished are reused. A finished evaluation is returned from disk
+    unless adversarial images are to be saved as well. The model is left unchanged.
 
     Args:
         model: maps images [B, K, H, W] in [0, 1] to logits [B, C]; its parameters are float32.
         images: the test split.
-        config: the radii, and the protocol that they share.
-        run: whose model it is.
+        config: the radii and the protocol that they share.
+        run: the run the model belongs to.
         device: where to compute.
         executor: where chunks are attacked; by default ``config.workers`` processes.
-        progress: called with the share of the work that is done, in [0, 1], and what is being done.
-        notify: called with what a user should know: doubts before the attacks, and that a result
-            was stored before.
-        foreign: whether the model is an external one, so that its normalisation is in doubt.
+        progress: called with the share of the work that is done, in [0, 1], and a description of
+            the current work.
+        notify: called with messages for the user: flags raised before the attacks, and that a
+            result was already stored.
+        foreign: whether the model is external, so that its normalisation is in doubt.
 
     Returns:
-        One result for each radius, in the order of ``config.eps``.
+        One result per radius, in the order of ``config.eps``.
 
     Raises:
         UserError: the limit exceeds the number of images, the model is not float32, its forward
@@ -144,15 +145,16 @@ def finish(
     *,
     foreign: bool = False,
 ) -> EvaluationResult:
-    """Probe the model, attack the chunks that are missing, then store all verdicts and flags.
+    """Probe the model, attack the missing chunks, then store all verdicts and flags.
 
     Args:
         job: the evaluation.
         executor: where chunks are attacked.
-        flags: what the model raised before it was in eval mode.
+        flags: flags raised before the model was put in eval mode.
         progress: called with the share of this evaluation that is done.
-        notify: called with each flag that is raised before the attacks.
-        foreign: whether the model is an external one.
+        notify: called with the plan's notes, each flag raised before the attacks, and the
+            estimated duration.
+        foreign: whether the model is external.
     """
     for note in job.plan.notes if job.plan.is_plain else ():
         notify(f"note: {note}")
@@ -197,12 +199,12 @@ def finish(
 def attack_chunks(
     job: Job, executor: ChunkExecutor, progress: ProgressFn
 ) -> tuple[list[pa.Table], list[dict[str, Any]]]:
-    """Attack chunks from the first on, all or until the evaluation may stop.
+    """Attack the chunks in order, all of them or until the evaluation may stop.
 
-    Chunks come from their files, also those that were made just now: as after an interruption.
+    Every chunk is read back from its file, so results are the same after an interruption.
 
     Returns:
-        The verdicts and the facts of each chunk that counts.
+        The verdicts and the facts of each chunk used.
     """
     protocol, tables, facts = job.protocol, [], []
     step = job.chunks if protocol.half_width is None else max(1, protocol.workers)
@@ -224,15 +226,15 @@ def attack_chunks(
 
 
 def is_narrow(interval: tuple[float, float], protocol: EvalProtocol) -> bool:
-    """Whether an interval is as narrow as the protocol wants it."""
+    """Whether an interval is as narrow as the protocol requires."""
     low, high = interval
     return protocol.half_width is not None and high - low <= 2 * protocol.half_width
 
 
 def is_enough(directory: EvaluationDirectory, protocol: EvalProtocol) -> bool:
-    """Whether a finished evaluation has as many images as its protocol asks for now.
+    """Whether a finished evaluation covers as many images as its protocol now requires.
 
-    Only one in random order can have too few: an earlier call asked for less precision.
+    Only an evaluation in random order can have too few: an earlier call required less precision.
     """
     record = directory.record if directory.exists else {}
     if protocol.order == "file" or record.get("status") != "success":
@@ -245,10 +247,10 @@ def is_enough(directory: EvaluationDirectory, protocol: EvalProtocol) -> bool:
 def stored_result(
     directory: EvaluationDirectory, protocol: EvalProtocol
 ) -> EvaluationResult | None:
-    """A finished evaluation's result; None where it is not finished.
+    """Return a finished evaluation's result, or None if it is not finished or is damaged.
 
-    Its chunks need not be there: an evaluation from another results folder has none. What is
-    damaged is made again from the chunks that are there; a damaged record is removed.
+    Its chunks are not needed: an evaluation from another results folder has none. Damaged verdicts
+    are rebuilt from the chunks that exist; a damaged record is removed.
     """
     try:
         record = directory.record if directory.exists else {}
@@ -267,12 +269,12 @@ def stored_result(
 
 
 def plan_of(job: Job) -> Plan:
-    """How the attacked copy is run: as an earlier call on such a device stored, else by ``decide``.
+    """Return the plan an earlier call stored on this type of device, else that of ``decide``.
 
-    One plan holds for all workers and all resumptions, so that all run the network alike.
+    All workers and all resumptions share one plan, so they run the network in the same way.
 
     Raises:
-        UserError: the copy is to be compiled, or its passes recorded, which fails here.
+        UserError: compiling the copy or recording its passes was requested but fails here.
     """
     if not job.protocol.accelerate:
         return PLAIN
@@ -281,7 +283,7 @@ def plan_of(job: Job) -> Plan:
     plan = None
     stored = job.directory.record if job.directory.exists else {}
     if stored.get("planned_on") == job.device.type and stored.get("acceleration"):
-        # A plan of a release with other fields is not followed.
+        # Ignore a plan from a release with other fields.
         with suppress(KeyError):
             plan = Plan.from_dict(stored["acceleration"])
     if plan is None:
@@ -296,9 +298,9 @@ def plan_of(job: Job) -> Plan:
 
 
 def about(job: Job, n: int | None = None) -> dict[str, Any]:
-    """What an evaluation's record says from the start.
+    """Return the fields that an evaluation's record holds from the start.
 
-    Its ``protocol`` is what a number of this evaluation must be quoted with.
+    Its ``protocol`` must be quoted with every number of this evaluation.
 
     Args:
         job: the evaluation.
@@ -331,9 +333,9 @@ def accuracies(
 ) -> dict[str, dict[str, float]]:
     """Accuracy with its 95% interval: clean, after each stage, and after all of them.
 
-    The interval is Wilson's; of images in random order, one of the accuracy on all ``population``
-    images of the test set that is valid at any stopping time. The last accuracy is also
-    ``robust``, and ``aa`` where the attacks are the standard ones.
+    The interval is Wilson's. For images in random order, it is an interval for the accuracy on all
+    ``population`` images of the test set, valid at any stopping time. The last accuracy is also
+    named ``robust``, and ``aa`` if the attacks are standard AutoAttack.
     """
     broken_by = verdicts["broken_by"].to_pandas().fillna("").to_numpy(dtype=str)
     alive = np.ones(len(broken_by), dtype=bool)
@@ -349,7 +351,7 @@ def accuracies(
 
 
 def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
-    """The facts of each stage added up over chunks."""
+    """Sum the facts of each stage over chunks."""
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     for chunk in facts:
         for stage, counts in chunk["stages"].items():
@@ -358,7 +360,7 @@ def stage_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
 
 
 def adversarial_totals(facts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The adversarial images that are kept, and rows that are right again after rounding."""
+    """Summarise the saved adversarial images and the rows that rounding made correct again."""
     kept = [chunk["adversarial"] for chunk in facts if chunk.get("adversarial")]
     if not kept:
         return None
@@ -375,7 +377,7 @@ def _recorded(
 ) -> Iterator[None]:
     """Record that the evaluation started, and whether it failed; ``finish`` records its success.
 
-    A finished evaluation whose images are to be kept as well stays one, whatever happens.
+    A finished evaluation that is repeated to save its images stays finished, whatever happens.
     """
     if not finished:
         began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}

@@ -1,4 +1,4 @@
-"""Evaluation leaves no trace: the model, its mode, and the global generators are as before."""
+"""Leave the model, its mode and the global random generators as they were before an evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.models.external.probe import check_float32
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[str]:
-    """The model in eval mode with frozen parameters; afterwards as it was.
+    """Put the model in eval mode with frozen parameters for the block, then restore it.
 
     Yields:
         The hash of its parameters and buffers.
@@ -29,7 +29,7 @@ def untouched(model: nn.Module) -> Iterator[str]:
     modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    for parameter in trainable:  # one by one, since TorchScript refuses it for all at once
+    for parameter in trainable:  # one by one: TorchScript modules have no ``requires_grad_``
         parameter.requires_grad_(False)
     try:
         yield before
@@ -42,10 +42,10 @@ def untouched(model: nn.Module) -> Iterator[str]:
 
 
 def ensure_unchanged(model: nn.Module, sha256: str) -> None:
-    """Check that the model's parameters and buffers have the hash from before its evaluation.
+    """Check that the model's parameters and buffers still have the hash from before its evaluation.
 
     Raises:
-        UserError: they have another.
+        UserError: the hash differs.
     """
     if state_dict_sha256(model) != sha256:
         raise UserError(
@@ -56,17 +56,17 @@ def ensure_unchanged(model: nn.Module, sha256: str) -> None:
 
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Within, attacks may seed torch's global generators; afterwards these are as before."""
+    """Restore torch's global generators after the block, in which attacks may seed them."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 def unit_images(source: ImageSource, positions: Tensor) -> Tensor:
-    """Images at positions [B] of a split: float32 [B, K, H, W], which must lie in [0, 1].
+    """Return the images at positions [B] of a split: float32 [B, K, H, W] in [0, 1].
 
     Raises:
-        UserError: a value is outside [0, 1] or not finite: radii would mean something else.
+        UserError: a value is outside [0, 1] or not finite, which would change what radii mean.
     """
     images = source.images_float(positions)
     low, high = float(images.min()), float(images.max())

@@ -1,4 +1,4 @@
-"""Flags that a model raises when it is queried, outside the verdicts."""
+"""Flags found by querying the model directly, independently of the verdicts."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PROBE_IMAGES = 64
 SINGLE_IMAGES = 8
 LARGE_STEPS = 20
 SAME_LOGITS = 1e-5
-# Far above the rounding of float32, of which batches of other sizes may have another one.
+# Far above the rounding of float32, which may differ with the batch size.
 BATCH_LOGITS = 1e-3
 SUM_TO_ONE = 1e-4
 CLEAN_IMAGES = 128
-# An accuracy that is by so much higher is so for a reason.
+# A difference in accuracy this large is not due to chance.
 CLEARLY_BETTER = 0.1
 
 
 class Probe:
-    """Queries of a job's model on the first images of its evaluation, before and after attacks.
+    """Query a job's model on the first images of its evaluation, before and after the attacks.
 
     Args:
         job: the evaluation.
@@ -49,7 +49,7 @@ class Probe:
         self._before = torch.empty(0)
 
     def before_attacks(self) -> list[Flag]:
-        """The flags that the model raises before it is attacked."""
+        """Return the flags that the model raises before it is attacked."""
 
         def attempt(model: AttackModel) -> list[Flag | None]:
             with torch.no_grad():
@@ -59,7 +59,7 @@ class Probe:
             found = [again, softmax_output(first)]
             if again is None:
                 found.append(batch_dependent(model, self.x))
-            # Gradients matter only where the evaluation attacks.
+            # Gradients matter only to attacks.
             if self.job.protocol.attacks:
                 found.append(zero_gradients(model, self.x, self.y))
                 correct = predict(first) == self.y
@@ -72,7 +72,7 @@ class Probe:
         return [flag for flag in self._queried(attempt) if flag is not None]
 
     def after_attacks(self) -> list[Flag]:
-        """The flag of a model that now answers otherwise than before; call it last."""
+        """Return a flag if the logits have changed since ``before_attacks``; call it last."""
 
         def attempt(model: AttackModel) -> list[Flag | None]:
             with torch.no_grad():
@@ -82,7 +82,7 @@ class Probe:
         return [flag for flag in found if flag is not None]
 
     def _queried(self, attempt: Callable[[AttackModel], list[T]]) -> list[T]:
-        """What the attempt finds by the untouched model, within memory."""
+        """Run the attempt on the original model, with smaller batches if memory runs out."""
         job, batching = self.job, Batching(limit=self.job.protocol.device_batch)
         model = AttackModel(job.model, job.num_classes, batching)
 
@@ -94,19 +94,19 @@ class Probe:
 
 
 def randomised(first: Tensor, second: Tensor) -> Flag | None:
-    """Two answers [B, C] to the same images differ by more than rounding."""
+    """Flag logits [B, C] of the same images that differ by more than rounding."""
     moved, largest = moved_rows(first, second, SAME_LOGITS)
     if not moved:
         return None
     return Flag(
         "randomised",
-        f"two passes of {len(first)} images gave other logits for {moved} of them, by "
+        f"two passes of {len(first)} images gave different logits for {moved} of them, by "
         f"up to {largest:.2g}: an attack on the average over passes may break more",
     )
 
 
 def moved_rows(first: Tensor, second: Tensor, tolerance: float) -> tuple[int, float]:
-    """How many rows of two answers [B, C] differ, and by how much at most.
+    """Return how many rows of two sets of logits [B, C] differ, and the largest difference.
 
     The tolerance is relative to the largest finite logit, or to 1 if that is smaller.
     """
@@ -117,7 +117,7 @@ def moved_rows(first: Tensor, second: Tensor, tolerance: float) -> tuple[int, fl
         if bool(torch.isfinite(first).any())
         else 0.0,
     )
-    # Equal infinities have no difference.
+    # The difference of equal infinities is NaN, and counts as 0.
     difference = torch.where(first == second, 0.0, (first - second).abs())
     moved = ((difference.amax(dim=1) > tolerance * scale) & both) | (
         finite(first) != finite(second)
@@ -127,7 +127,7 @@ def moved_rows(first: Tensor, second: Tensor, tolerance: float) -> tuple[int, fl
 
 
 def batch_dependent(model: AttackModel, x: Tensor) -> Flag | None:
-    """Some image gets other logits alone than among the others, far beyond rounding."""
+    """Flag images whose logits alone and in a batch differ by far more than rounding."""
     single = x[:SINGLE_IMAGES]
     with torch.no_grad(), pinned("strict"):
         together = model(x)[: len(single)]
@@ -137,28 +137,28 @@ def batch_dependent(model: AttackModel, x: Tensor) -> Flag | None:
         return None
     return Flag(
         "batch-dependent",
-        f"{moved} of {len(single)} images got other logits alone than in a batch of {len(x)}, by "
-        f"up to {largest:.2g}: the images see each other, and the result depends on how they are "
-        "cut into batches",
+        f"{moved} of {len(single)} images got different logits alone and in a batch of {len(x)}, "
+        f"by up to {largest:.2g}: the images of a batch affect each other, and the result depends "
+        "on how they are batched",
     )
 
 
 def stateful(before: Tensor, after: Tensor) -> Flag | None:
-    """Answers [B, C] to the same images before and after the attacks differ."""
+    """Flag logits [B, C] of the same images that differ before and after the attacks."""
     moved, largest = moved_rows(before, after, SAME_LOGITS)
     if not moved:
         return None
     return Flag(
         "stateful",
-        f"after the attacks {moved} of {len(before)} images got other logits than before, by up "
-        f"to {largest:.2g}: the model's answers depend on what it was asked before",
+        f"after the attacks {moved} of {len(before)} images got different logits, by up to "
+        f"{largest:.2g}: the model's output depends on its earlier inputs",
     )
 
 
 def normalisation(job: Job) -> Flag | None:
-    """An external model is no better than guessing, or better on normalised images.
+    """Flag an external model that is no better than guessing, or better on normalised images.
 
-    Images are taken from all of the split, since folders of classes are in order.
+    Images are taken from the whole split, since image folders are sorted by class.
     """
     images, info = job.images, job.images.info
     positions = torch.linspace(0, len(images) - 1, min(CLEAN_IMAGES, len(images))).long().unique()
@@ -178,8 +178,8 @@ def normalisation(job: Job) -> Flag | None:
     if better > plain + CLEARLY_BETTER * n:
         return Flag(
             "normalisation",
-            f"{plain} of {n} images are classified correctly as they are, but {better} once they "
-            f"are normalised by the mean and std of {info.name}: give --normalize dataset",
+            f"{plain} of {n} images are classified correctly, but {better} when they are "
+            f"normalised by the mean and std of {info.name}: give --normalize dataset",
         )
     if surely_more(plain, n, 1 / info.num_classes):
         return None
@@ -191,20 +191,20 @@ def normalisation(job: Job) -> Flag | None:
 
 
 def softmax_output(logits: Tensor) -> Flag | None:
-    """All answers [B, C] are probabilities."""
+    """Flag logits [B, C] that are all probabilities."""
     sums = (logits.sum(dim=1) - 1).abs() <= SUM_TO_ONE
     inside = ((logits >= 0) & (logits <= 1)).all(dim=1)
     if not bool((sums & inside).all()):
         return None
     return Flag(
         "softmax-output",
-        f"the answers to all of {len(logits)} images lie in [0, 1] and sum to 1: losses on logits "
+        f"the outputs for all {len(logits)} images lie in [0, 1] and sum to 1: losses on logits "
         "lose their gradient through a softmax; evaluate the network without it",
     )
 
 
 def zero_gradients(attacked: AttackModel, x: Tensor, y: Tensor) -> Flag | None:
-    """The cross-entropy has no gradient at all at some of the images."""
+    """Flag images at which the gradient of the cross-entropy is zero."""
     leaf = x.detach().clone().requires_grad_()
     (gradients,) = torch.autograd.grad(cross_entropy(attacked(leaf), y, reduction="sum"), leaf)
     zero = int((gradients == 0).flatten(1).all(dim=1).sum())
@@ -212,20 +212,20 @@ def zero_gradients(attacked: AttackModel, x: Tensor, y: Tensor) -> Flag | None:
         return None
     return Flag(
         "zero-gradients",
-        f"the cross-entropy has no gradient at {zero} of {len(gradients)} images "
-        f"({100 * zero / len(gradients):.0f}%): attacks by gradient are blind there",
+        f"the gradient of the cross-entropy is zero at {zero} of {len(gradients)} images "
+        f"({100 * zero / len(gradients):.0f}%): gradient-based attacks are blind there",
     )
 
 
 def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -> Flag | None:
-    """A short APGD-CE at a radius where every image can become grey leaves accuracy above chance.
+    """Flag above-chance accuracy after a short APGD-CE at a radius where all images can turn grey.
 
     Args:
         attacked: the model.
         x: correctly classified images.
         y: their labels.
         norm: of the ball.
-        n: images of which these are the correctly classified ones.
+        n: number of images before the misclassified ones were left out.
     """
     eps = grey_eps(norm, x[0].numel())
     wide = EvalProtocol(norm=norm, eps=eps, budget=AttackBudget(n_iter=LARGE_STEPS))
@@ -239,14 +239,14 @@ def large_eps(attacked: AttackModel, x: Tensor, y: Tensor, norm: Norm, n: int) -
     return Flag(
         "large-eps",
         f"{survived} of {n} images survive {LARGE_STEPS} steps of APGD-CE at {norm} "
-        f"{eps_text(eps)}, where all can become grey: gradients are masked",
+        f"{eps_text(eps)}, where every image can turn grey: gradients are masked",
     )
 
 
 def train_mode(model: nn.Module) -> list[Flag]:
-    """The flag of a model in training mode, if modules that behave otherwise in it are.
+    """Flag a model in training mode, and name the BatchNorm and dropout modules that are in it.
 
-    Of modules that only pass the mode on, the root alone counts, and only if no other does.
+    If none of these is in training mode, but the model itself is, the model is named.
     """
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     names = [
@@ -259,7 +259,7 @@ def train_mode(model: nn.Module) -> list[Flag]:
         return []
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     detail = (
-        f"the model came in training mode ({shown}) and was evaluated in eval mode, which is "
-        "right for BatchNorm and dropout"
+        f"the model was in training mode ({shown}) and was evaluated in eval mode, as BatchNorm "
+        "and dropout require"
     )
     return [Flag("train-mode", detail)]

@@ -1,4 +1,4 @@
-"""The progress of a part of an evaluation as progress of the whole."""
+"""Convert the progress of a part of an evaluation to progress of the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.evaluation.attack.job import ProgressFn
 
 
 def never_falling(progress: ProgressFn) -> ProgressFn:
-    """Progress whose share never falls, also where more images survive than was expected."""
+    """Keep the share from falling, even if more images survive than expected."""
     most = 0.0
 
     def advance(share: float, note: str) -> None:
@@ -21,7 +21,7 @@ def never_falling(progress: ProgressFn) -> ProgressFn:
 
 
 def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
-    """The share of one radius as a share of all of them; radius 0, without attack, takes none."""
+    """Convert one radius's share to a share of all radii; radius 0 has no attack and weight 0."""
     weights = [1.0 if eps else 0.0 for eps in radii] if any(radii) else [1.0]
     before, total = sum(weights[:number]), sum(weights)
     where = f"eps {eps_text(radii[number])}, " if len(radii) > 1 else ""
@@ -33,5 +33,5 @@ def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> Prog
 
 
 def of_missing(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
-    """The share of the missing chunks as a share of all, of which so many are finished."""
+    """Convert the missing chunks' share to a share of all, ``finished`` of which are done."""
     return lambda share, note: progress((finished + share * missing) / chunks, note)

@@ -1,4 +1,4 @@
-"""Architectures by name; their names are known without torch, which takes seconds to import."""
+"""Architectures by name; the names are available without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Architecture = Callable[[int, int, int], "FeatureNetwork"]
 
-# The module of a family to its networks; ``-`` in a name is ``_`` in its attribute.
+# Module of a family to its networks; ``-`` in a name is ``_`` in the attribute.
 FAMILIES = {
     "resnet": """
         resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4
@@ -41,7 +41,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 def build_model(
     arch: str, num_classes: int, in_channels: int = 3, image_size: int = 32
 ) -> FeatureNetwork:
-    """A new network with random weights, for images in [0, 1].
+    """Build a network with random weights, for images in [0, 1].
 
     Args:
         arch: a name in ``ARCHITECTURES``.

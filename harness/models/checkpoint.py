@@ -1,4 +1,4 @@
-"""Model files: written for a run, and read without running code that a file may contain."""
+"""Write model files for runs, and read checkpoints without running code they may contain."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from harness.errors import UserError
 from harness.store.files import read_torch, write_torch_atomic
 
 MODEL_FORMAT = "divergence-bench model"
-# How files of other kinds begin, what they are, and what to do.
+# First bytes of other file formats, with what the file is and what to do.
 OTHER_FORMATS = {
     b"<": (
         "is a web page, not a checkpoint (a download that needs confirmation saves one): delete it "
         "and download the file with a browser"
     ),
     b"version https://git-lfs": (
-        "is a pointer of Git LFS, not the file that it stands for: fetch it with `git lfs pull`"
+        "is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`"
     ),
     b"\x89HDF": "is an HDF5 file, as Keras writes it: convert its weights to a PyTorch state dict",
-    b"\x1f\x8b": "is compressed by gzip: unpack it first",
+    b"\x1f\x8b": "is compressed with gzip: unpack it first",
 }
 
 
 def save_model(path: Path, model: nn.Module, **facts: Any) -> None:
-    """Write a model's weights, with the ``facts`` from which ``load_model_file`` builds it."""
+    """Write a model's weights with the ``facts`` that ``load_model_file`` needs to build it."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_torch_atomic({"format": MODEL_FORMAT, **facts, "state_dict": weights}, path)
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file on the CPU by ``read_torch``, or a safetensors file.
+    """Read a PyTorch file with ``read_torch``, or a safetensors file, to the CPU.
 
     Raises:
-        UserError: the file is missing, of another kind, damaged, or holds objects other than
+        UserError: the file is missing, in another format, damaged, or holds objects other than
             tensors and plain data; these could run code and are not loaded.
     """
-    if not os.path.isfile(path):  # unlike ``Path.is_file`` false for names that are too long
+    if not os.path.isfile(path):  # unlike ``Path.is_file``, returns False for names too long
         raise UserError(f"there is no checkpoint file at {path}: check the path")
     if found := other_format(path):
         raise UserError(f"{path} {found}")
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} needs the package {error.name}, which is not installed: "
             "pip install 'divergence-bench[export]'"
         ) from error
-    except Exception as error:  # of any kind, if the bytes are damaged
+    except Exception as error:  # damaged bytes can raise anything
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:
             raise UserError(
@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def other_format(path: Path) -> str | None:
-    """What a file is that is no checkpoint of weights, and what to do; None if it may be one."""
+    """Return what a file is and what to do if it is not a checkpoint; None if it may be one."""
     with path.open("rb") as file:
         start = file.read(512).removeprefix(b"\xef\xbb\xbf")
     for magic, text in OTHER_FORMATS.items():
@@ -101,9 +101,9 @@ def other_format(path: Path) -> str | None:
 
 
 def plain_data() -> list[Any]:
-    """Types that files hold beside weights and that run no code: numbers, settings, paths.
+    """Return harmless types that files hold besides weights: numbers, settings, paths.
 
-    Each has the name by which a file refers to it, where that is not its own.
+    A type comes with the name that files use for it if that is not its own.
     """
     core = importlib.import_module(
         "numpy._core.multiarray" if hasattr(numpy, "_core") else "numpy.core.multiarray"
@@ -114,7 +114,7 @@ def plain_data() -> list[Any]:
         for folder in ("core", "_core")
     ]
     builtin = [(kind, f"builtins.{kind.__name__}") for kind in (dict, float, int, list, set, str)]
-    # Paths of either system, as paths that touch no disk.
+    # Paths of any system are read as pure paths, which never access the disk.
     paths = [(PurePosixPath, "pathlib.PosixPath"), (PureWindowsPath, "pathlib.WindowsPath")]
     dtypes = {type(numpy.dtype(code)) for code in "?bhilqBHILQefdFDSUMO"}
     types = [numpy.ndarray, numpy.dtype, argparse.Namespace, SimpleNamespace]
@@ -124,7 +124,7 @@ def plain_data() -> list[Any]:
 
 
 def _plain_dict(*factory: Any) -> dict[Any, Any]:
-    """In place of a ``defaultdict``, which torch does not fill."""
+    """Stand in for ``defaultdict``, which torch cannot fill."""
     return {}
 
 
@@ -142,16 +142,16 @@ def weights_only() -> Iterator[None]:
 
 
 def state_dict_sha256(module: nn.Module) -> str:
-    """The SHA-256 of a module's parameters and buffers, in hexadecimal.
+    """Return the SHA-256 of a module's parameters and buffers, in hexadecimal.
 
-    It covers names, dtypes, shapes and values, independently of the order of definition, the device
-    and the memory layout.
+    It covers names, dtypes, shapes and values; the order of definition, the device and the memory
+    layout do not matter.
     """
     return tensors_sha256(module.state_dict())
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of named tensors; see ``state_dict_sha256``."""
+    """Return the SHA-256 of named tensors; see ``state_dict_sha256``."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())

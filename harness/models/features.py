@@ -19,12 +19,12 @@ class Features:
     have one entry for the stem and one for each stage, in the order of the forward pass.
 
     Attributes:
-        stages: feature maps [B, K, H, W]. In a network with activations at the end of its blocks:
-            after the stage's last ReLU. In a pre-activation network: the residual sum, before the
-            next BatchNorm and activation.
-        preacts: the inputs [B, K, H, W] of the activation next to ``stages``. In a pre-activation
-            network: ``stages`` after the next BatchNorm. In a stage without an activation at its
-            end: ``stages``.
+        stages: feature maps [B, K, H, W]. In a network with activations at the end of its blocks,
+            they are taken after the stage's last ReLU; in a pre-activation network, they are the
+            residual sum before the next BatchNorm and activation.
+        preacts: inputs [B, K, H, W] of the activation adjacent to ``stages``. In a pre-activation
+            network, they are ``stages`` after the next BatchNorm; for a stage without an activation
+            at its end, they are ``stages``.
         pooled: the final feature map averaged over space [B, D], the classifier's input.
         logits: class scores [B, C].
     """
@@ -43,8 +43,8 @@ class FeatureNetwork(nn.Module):
     Attributes:
         image_sizes: the smallest and the largest supported height and width in pixels.
         feature_channels: channels of the stem's and each stage's feature map.
-        published_names: patterns and replacements for ``re.sub``, applied in order, that turn the
-            parameter names of widely used releases of the same network into the names here.
+        published_names: patterns and replacements for ``re.sub``, applied in order, that map the
+            parameter names of widely used releases of the same network to the names here.
         unused_names: patterns of names in such releases that the network does not use.
     """
 
@@ -64,32 +64,32 @@ class FeatureNetwork(nn.Module):
         if not smallest <= image_size <= largest:
             raise UserError(
                 f"images of {image_size}x{image_size} pixels do not suit this architecture, which "
-                f"is for {smallest} to {largest}: choose another dataset or load a model with "
+                f"takes {smallest} to {largest}: choose another dataset or load a model with "
                 "timm:NAME"
             )
 
     def features(self, x: Tensor) -> Features:
         """Features and logits of images [B, K, H, W] in [0, 1].
 
-        Every layer runs once, as in ``forward``: in training mode, the running statistics of each
+        Every layer runs once, as in ``forward``, so in training mode the running statistics of each
         BatchNorm are updated once.
         """
         raise NotImplementedError
 
     def batchnorm_before_relu(self) -> list[nn.BatchNorm2d]:
-        """The last BatchNorm before the activation next to each of ``Features.stages``.
+        """The last BatchNorm before the activation adjacent to each of ``Features.stages``.
 
-        If a shortcut is added between the two, it is the last BatchNorm of the residual branch. In
-        a stage without an activation at its end it is the stage's last BatchNorm.
+        If a shortcut is added between the two, it is the last BatchNorm of the residual branch. For
+        a stage without an activation at its end, it is the stage's last BatchNorm.
         """
         raise NotImplementedError
 
 
 def features_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Features:
-    """The features of images [B, K, H, W] by a model that has ``features``.
+    """Return a model's features for images [B, K, H, W].
 
     Raises:
-        UserError: the model has logits only.
+        UserError: the model has no ``features`` method.
     """
     show: Callable[[Tensor], Features] | None = getattr(model, "features", None)
     if show is None:

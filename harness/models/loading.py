@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 # More classes, channels or pixels than any network here has.
 LARGEST_SIZE = 100_000
-# What a run writes beside the weights.
+# Fields of a run's model file, and their types.
 OWN_FIELDS: dict[str, Any] = {
     "arch": str,
     "num_classes": int,
@@ -58,28 +58,30 @@ def load_external(
     """Load a trained model of images in [0, 1], in eval mode, and facts about it.
 
     Weights are read without running code that a file may contain. Images are normalised as the
-    source says, unless ``normalize`` is given; a bare state dict says nothing. A ``spec`` is one of
+    source specifies, unless ``normalize`` is given; a bare state dict specifies nothing. A ``spec``
+    is one of
 
     * ``path/to/file.pt``: a model saved by a run, or a state dict of the architecture ``arch``;
     * ``robustbench:NAME``: an entry of RobustBench's model zoo for the dataset and ``threat``;
-    * ``timm:NAME``: with its default pretrained weights;
-    * ``torchvision:NAME``: with its weights ``IMAGENET1K_V1``, which the literature uses;
+    * ``timm:NAME``: a timm model with its default pretrained weights;
+    * ``torchvision:NAME``: a torchvision model with its ``IMAGENET1K_V1`` weights, which the
+      literature uses;
     * ``package.module:function``: a function without arguments that returns the network.
 
     Args:
         spec: the source.
         dataset_info: the dataset that the model classifies.
         arch: a name in ``ARCHITECTURES``, for a state dict.
-        weights: a file of weights for the other sources, instead of a download.
-        weights_key: which weights of a file are meant, if it holds several.
+        weights: a weights file for the other sources, instead of a download.
+        weights_key: which weights to use if a file holds several.
         normalize: ``dataset``, ``imagenet``, ``none``, (mean, std) or text such as ``0.5;0.2``.
         threat: RobustBench's threat model: Linf, L2 or corruptions.
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
-        ``sha256`` of the file of weights, or of the state dict if there is no single file, and
-        ``notes``: what a reader should know, one sentence each; and ``preparation`` where the
-        source asks for another than the usual one of the dataset's images.
+        ``sha256`` of the weights file, or of the state dict if there is no single file, ``notes``
+        for the user, one sentence each, and ``preparation`` if the source specifies one other than
+        the dataset's usual one.
 
     Raises:
         UserError: the model cannot be loaded, or does not match the dataset.
@@ -120,21 +122,21 @@ def load_external(
 
 
 def is_function_name(spec: str) -> bool:
-    """Whether a source is of the form ``package.module:function`` and names no file or zoo."""
+    """Whether a source has the form ``package.module:function`` and names no file or zoo."""
     named = FUNCTION.fullmatch(spec) is not None and not os.path.exists(spec)
     return named and spec.partition(":")[0] not in ZOOS
 
 
 def is_external(spec: str) -> bool:
-    """Whether a source is a network of a zoo or a function, and not a run or a file."""
+    """Whether a source is a zoo's network or a function, not a run or a file."""
     return spec.partition(":")[0] in ZOOS or is_function_name(spec)
 
 
 def load_run_model(run: RunDirectory) -> nn.Module:
-    """Load the model of a run, in eval mode, and check that it is the one that was trained.
+    """Load a run's model in eval mode, and check that it is the one that was trained.
 
     Raises:
-        UserError: its training is not finished, or its file is damaged or was replaced.
+        UserError: training is not finished, or the model file is damaged or was replaced.
     """
     model = load_model_file(run.trained_model)
     trained = run.record.get("model_sha256") if run.exists else None
@@ -147,7 +149,7 @@ def load_run_model(run: RunDirectory) -> nn.Module:
 
 
 def load_model_file(path: Path) -> nn.Module:
-    """Load the model that a run saved, in eval mode.
+    """Load a model that a run saved, in eval mode.
 
     Raises:
         UserError: the file cannot be read, or was not saved by a run.
@@ -175,7 +177,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
     """Build the network from a checkpoint saved by a run.
 
     Raises:
-        UserError: a field is missing or was changed to something else.
+        UserError: a field is missing or has an invalid value.
     """
     for name, kind in OWN_FIELDS.items():
         value: Any = content.get(name)
@@ -196,7 +198,7 @@ def from_own(content: Mapping[str, Any], path: Path) -> Loaded:
 
 
 def statistics_from(normalize: Mapping[str, Any], source: str) -> Statistics:
-    """Mean and std of a run's checkpoint; ``UserError`` if they are not numbers any more."""
+    """Return the mean and std of a run's checkpoint; ``UserError`` if they are invalid."""
     mean, std = normalize.get("mean"), normalize.get("std")
     if not (_are_numbers(mean) and _are_numbers(std) and len(mean) == len(std) and min(std) > 0):
         raise UserError(
@@ -221,7 +223,7 @@ def from_checkpoint(
     key: str | None = None,
     normalize: str | Statistics | None = None,
 ) -> Loaded:
-    """Build the network from a checkpoint file; a note says if nothing tells its normalisation."""
+    """Build the network from a checkpoint file; a note says if its normalisation is unknown."""
     content = read_checkpoint(path)
     if is_own(content):
         if arch not in (None, content.get("arch")):

@@ -3,8 +3,8 @@
 Sources: Howard et al., "MobileNets", 2017; Sandler et al., "MobileNetV2: inverted residuals and
 linear bottlenecks", CVPR 2018, in the form of the distillation literature (Tian et al.,
 "Contrastive representation distillation", ICLR 2020). That form has ReLU instead of ReLU6, a stem
-of stride 2 followed by three more, so that images of 32 pixels end at 2, and keeps the first
-block's expansion, by 1, as a convolution.
+of stride 2 followed by three more strides of 2, so that 32-pixel images end at 2 pixels, and keeps
+the first block's expansion by 1 as a convolution.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class SeparableBlock(Block):
 class MobileNetV1(StagedNetwork):
     """A stem and thirteen separable blocks up to 1024 channels; PyTorch's initialisation.
 
-    The stages have 128, 256, 512 and 1024 channels at a 4th, an 8th, a 16th and a 32nd of the image
-    side, as in the ImageNet ResNets.
+    The stages have 128, 256, 512 and 1024 channels at 1/4, 1/8, 1/16 and 1/32 of the image side,
+    as in the ImageNet ResNets.
     """
 
     image_sizes = (32, 512)
@@ -74,7 +74,7 @@ class InvertedResidual(Block):
     """1x1 to more channels, depthwise 3x3, 1x1 back without activation, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
-        """The shortcut is the identity, if the shape does not change; otherwise there is none."""
+        """Build the block; its shortcut is the identity, or absent if the shape changes."""
         super().__init__()
         inner = in_channels * expansion
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
@@ -86,7 +86,7 @@ class InvertedResidual(Block):
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def preact(self, x: Tensor) -> Tensor:
-        """The block's output, after which there is no activation."""
+        """The block's output, which has no activation."""
         inner = relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
         residual: Tensor = self.bn3(self.conv3(inner))
         return x + residual if self.has_shortcut else residual

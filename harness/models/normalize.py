@@ -1,4 +1,4 @@
-"""Input normalisation as a part of the model, so that attacks work on images in [0, 1]."""
+"""Input normalisation as part of the model, so that attacks work on images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Normalised images [B, K, H, W] of images in [0, 1]."""
+        """Normalise images [B, K, H, W] in [0, 1]."""
         return (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Normalized(nn.Module):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """The network's features of images [B, K, H, W] in [0, 1]."""
+        """The network's features for images [B, K, H, W] in [0, 1]."""
         return self._network.features(self.normalize(x))
 
     @property
@@ -67,15 +67,16 @@ class Normalized(nn.Module):
 
 
 def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Statistics | None:
-    """The mean and std that ``normalize`` means for a dataset; None for no normalisation.
+    """Return the mean and std that ``normalize`` selects for a dataset; None for no normalisation.
 
     Args:
-        normalize: ``dataset``, ``imagenet``, (mean, std) or text such as ``0.5;0.2``, one value a
+        normalize: ``dataset``, ``imagenet``, (mean, std) or text such as ``0.5;0.2``, one value per
             channel; ``none`` or None for none.
         info: the dataset's description.
 
     Raises:
-        UserError: it is something else, or the dataset has no statistics.
+        UserError: it is none of these, its values do not match the channels, or the dataset has no
+            statistics.
     """
     if normalize is None or normalize == "none":
         return None
@@ -91,7 +92,7 @@ def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Stat
     if not len(mean) == len(std) == info.channels:
         raise UserError(
             f"normalize has {len(mean)} means and {len(std)} stds, but images of {info.name} have "
-            f"{info.channels} channels: give one of each a channel"
+            f"{info.channels} channels: give one of each per channel"
         )
     return mean, std
 
@@ -99,10 +100,10 @@ def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Stat
 def normalized(
     model: nn.Module, normalize: str | Statistics | None, info: DatasetInfo
 ) -> tuple[nn.Module, dict[str, Sequence[float]] | None]:
-    """The model behind a normalisation of its images, and its mean and std; see ``statistics_of``.
+    """Return the model with normalised input, and the mean and std; see ``statistics_of``.
 
     Raises:
-        UserError: there are no such statistics.
+        UserError: ``statistics_of`` finds no such statistics.
     """
     statistics = statistics_of(normalize, info)
     if statistics is None:
@@ -111,7 +112,7 @@ def normalized(
 
 
 def _parsed(normalize: str | Statistics) -> Statistics:
-    """Mean and std, also from text such as ``0.5,0.5,0.5;0.2,0.2,0.2``."""
+    """Convert to mean and std, also from text such as ``0.5,0.5,0.5;0.2,0.2,0.2``."""
     try:
         if isinstance(normalize, str):
             mean, std = ([float(part) for part in half.split(",")] for half in normalize.split(";"))

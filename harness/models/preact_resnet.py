@@ -1,8 +1,8 @@
 """Pre-activation ResNets for small images.
 
 Source: He et al., "Identity mappings in deep residual networks", ECCV 2016: BatchNorm and
-activation come before each convolution, also before a shortcut's convolution and before the final
-pooling. The 18-layer network with a 3x3 stem is the usual small network of adversarial training.
+activation come before each convolution, including a shortcut's, and before the final pooling. The
+18-layer network with a 3x3 stem is the usual small network of adversarial training.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ Norm = Callable[[int], nn.BatchNorm2d]
 class SamePad(nn.Module):
     """Zero padding with which a 3x3 convolution of stride 2 gives ceil(size / 2).
 
-    An even side is padded by one at its end, an odd side by one at each end: TensorFlow's "SAME".
+    An even side is padded by one at its end, an odd side by one at each end, as TensorFlow's "SAME"
+    does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Padded images [B, K, H + 1 or 2, W + 1 or 2]."""
+        """Pad images to [B, K, H + 1 or 2, W + 1 or 2]."""
         height, width = x.shape[-2:]
         return pad(x, (width % 2, 1, height % 2, 1))
 
@@ -49,7 +50,7 @@ class PreActBlock(nn.Module):
         norm: Norm = nn.BatchNorm2d,
         same_padding: bool = False,
     ) -> None:
-        """Without ``same_padding`` a 3x3 convolution pads one zero on each side."""
+        """Build the block; without ``same_padding`` 3x3 convolutions pad one zero on each side."""
         super().__init__()
         uneven = same_padding and stride == 2
         self.activation = activation
@@ -79,9 +80,9 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(FeatureNetwork):
-    """A 3x3 stem, stages that halve the image except the first, BatchNorm, and a classifier.
+    """A 3x3 stem, stages that halve the image (except the first), BatchNorm, and a classifier.
 
-    PyTorch's default initialisation, as in the released adversarial-training code.
+    It uses PyTorch's default initialisation, as the released adversarial-training code does.
     """
 
     published_names: ClassVar = {
@@ -137,7 +138,7 @@ class PreActResNet(FeatureNetwork):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; stem and stages are taken before the next BatchNorm."""
+        """See ``FeatureNetwork``; stem and stage outputs are taken before the next BatchNorm."""
         x = self.conv1(x)
         stages, preacts = [x], []
         for first, *rest in self._blocks():

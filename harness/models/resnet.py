@@ -4,10 +4,10 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016. Sh
 the shape are 1x1 convolutions (option B), and a bottleneck has its stride in the 3x3 convolution,
 as in torchvision.
 
-The networks for small images have a 3x3 stem of stride 1 without pooling. Those of three stages
+The networks for small images have a 3x3 stem of stride 1 without pooling. Those with three stages
 follow section 4.2 of the paper; ``x4`` networks have four times the channels in the stages and
 twice in the stem (Tian et al., "Contrastive representation distillation", ICLR 2020). ``resnet50``
-is that of table 1 with the small stem, as the distillation literature has it.
+is that of table 1 with the small stem, as in the distillation literature.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.models.staged import Block, StagedNetwork
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity, or a 1x1 convolution with BatchNorm where the shape changes."""
+    """Return the identity, or a 1x1 convolution with BatchNorm if the shape changes."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
@@ -107,7 +107,7 @@ class ResNet(StagedNetwork):
             blocks: number of blocks in each stage.
             channels: channels of the stem and of each stage's output.
             strides: the stride of each stage's first block; by default 1, then 2 for all others.
-            block: the kind of the blocks.
+            block: class of the blocks.
         """
         super().__init__(image_size)
         self.feature_channels = channels
@@ -129,7 +129,7 @@ class ResNet(StagedNetwork):
 
 
 class ImageNetResNet(ResNet):
-    """With a 7x7 stem of stride 2 and max-pooling of stride 2 before the stages."""
+    """A ResNet with a 7x7 stem of stride 2 and max-pooling of stride 2 before the stages."""
 
     image_sizes = (32, 512)
 
@@ -142,7 +142,7 @@ class ImageNetResNet(ResNet):
 
 
 def small_resnet(depth: int, channels: tuple[int, ...] = (16, 16, 32, 64)) -> partial[ResNet]:
-    """Three stages of n basic blocks each; ``depth`` counts the 6n + 2 weighted layers."""
+    """Three stages of n basic blocks each; ``depth`` is the number of weighted layers, 6n + 2."""
     return partial(ResNet, blocks=[(depth - 2) // 6] * 3, channels=channels)
 
 
@@ -160,7 +160,7 @@ resnet110 = small_resnet(110)
 resnet8x4 = small_resnet(8, X4)
 resnet32x4 = small_resnet(32, X4)
 resnet18_cifar = partial(ResNet, blocks=(2, 2, 2, 2), channels=NARROW)
-# Its last feature map has a quarter of the image's side.
+# Its last feature map is a quarter of the image's side.
 resnet18_quarter = partial(resnet18_cifar, strides=(1, 1, 2, 2))
 resnet50 = partial(ResNet, blocks=(3, 4, 6, 3), channels=WIDE, block=Bottleneck)
 imagenet_resnet18 = partial(ImageNetResNet, blocks=(2, 2, 2, 2), channels=NARROW)

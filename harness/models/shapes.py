@@ -1,4 +1,4 @@
-"""The shapes of a network's features, without computing them."""
+"""Find the shapes of a network's features without computing them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.models.normalize import Normalized
 def feature_shapes(
     network: FeatureNetwork | Normalized, in_channels: int, image_size: int
 ) -> Features:
-    """The features of one image as tensors without values (device ``meta``).
+    """Return the features of one image as tensors without values (device ``meta``).
 
     Args:
-        network: is not changed.
+        network: the network; it is not changed.
         in_channels: channels of the images.
         image_size: height and width of the images in pixels.
     """

@@ -3,7 +3,7 @@
 Sources: Zhang et al., "ShuffleNet", CVPR 2018; Ma et al., "ShuffleNet V2", ECCV 2018, in the form
 of the distillation literature (Tian et al., "Contrastive representation distillation", ICLR 2020):
 a 1x1 stem of 24 channels without stride or pooling, and in version 1 a ReLU after each 3x3
-convolution. PyTorch's initialisation.
+convolution. They use PyTorch's initialisation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GroupedBlock(Block):
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, *, groups: int, first_groups: int
     ) -> None:
-        """``first_groups``: groups of the first 1x1 convolution and of the shuffle."""
+        """Build the block; ``first_groups`` is for the first 1x1 convolution and the shuffle."""
         super().__init__()
         self.stride = stride
         self.first_groups = first_groups
@@ -83,7 +83,7 @@ class ShuffleNetV1(StagedNetwork):
 
 
 def join(left: Tensor, right: Tensor) -> Tensor:
-    """Two halves of the channels, interleaved."""
+    """Interleave two halves of the channels."""
     return channel_shuffle(torch.cat([left, right], dim=1), 2)
 
 
@@ -94,7 +94,7 @@ def norm_state(norm: nn.BatchNorm2d) -> Tensor:
 
 
 class HalvingBlock(Block):
-    """Halves the image; each half of the output channels is computed from all of the input."""
+    """Halves the image; each half of the output channels is computed from the whole input."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         """Left: depthwise 3x3, 1x1. Right: 1x1, depthwise 3x3, 1x1."""
@@ -118,18 +118,18 @@ class HalvingBlock(Block):
         return join(left, self.bn5(self.conv5(right)))
 
     def norm_parameters(self) -> Tensor:
-        """``NORM_STATE`` of the BatchNorm that each output channel last passed, [1, K, 4]."""
+        """``NORM_STATE`` of the last BatchNorm that each output channel passed, [1, K, 4]."""
         return join(norm_state(self.bn2), norm_state(self.bn5))
 
 
 class PassingBlock(Block):
     """One half of the channels passes unchanged, the other goes through 1x1, 3x3, 1x1.
 
-    The half that passes has been rectified before, so a ReLU of all channels does not change it.
+    The half that passes is already rectified, so a ReLU of all channels does not change it.
     """
 
     def __init__(self, channels: int) -> None:
-        """The input has as many channels as the output."""
+        """Build the block; input and output have the same number of channels."""
         super().__init__()
         half = channels // 2
         self.conv1 = nn.Conv2d(half, half, 1, bias=False)
@@ -146,7 +146,7 @@ class PassingBlock(Block):
         return join(halves[0], self.bn3(self.conv3(right)))
 
     def norm_parameters(self, before: Tensor) -> Tensor:
-        """See ``HalvingBlock``; ``before`` is the value of the block before."""
+        """See ``HalvingBlock``; ``before`` is the value of the previous block."""
         return join(before.chunk(2, dim=1)[0], norm_state(self.bn3))
 
 
@@ -181,7 +181,7 @@ class ShuffleNetV2(StagedNetwork):
         """See ``FeatureNetwork``.
 
         A stage's channels come from the BatchNorms of all its blocks. The returned BatchNorm is a
-        copy with the state of each channel's last one.
+        copy that holds, for each channel, the state of its last BatchNorm.
         """
         return [self.bn1, *(gathered_norm(blocks) for blocks in self._blocks())]
 

@@ -12,7 +12,7 @@ from harness.models.features import FeatureNetwork, Features, global_average
 
 
 class Block(nn.Module):
-    """A part of a stage whose value before its last activation is accessible."""
+    """A block of a stage that exposes its output before the last activation."""
 
     def preact(self, x: Tensor) -> Tensor:
         """The block's output before its last activation."""
@@ -24,7 +24,7 @@ class Block(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The last BatchNorm of the residual branch; that of a shortcut is inside a module."""
+        """The last BatchNorm of the residual branch; a shortcut's BatchNorm is in a submodule."""
         return [child for child in self.children() if isinstance(child, nn.BatchNorm2d)][-1]
 
 
@@ -40,7 +40,7 @@ class StagedNetwork(FeatureNetwork):
     fc: nn.Linear
 
     def before_stages(self, x: Tensor) -> Tensor:
-        """Applied to the stem's feature map before the first stage; by default the identity."""
+        """Transform the stem's feature map before the first stage; by default the identity."""
         return x
 
     def activate_stage(self, preact: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class StagedNetwork(FeatureNetwork):
         return relu(preact)
 
     def after_stages(self, x: Tensor) -> Tensor:
-        """Applied to the last stage's feature map before pooling; by default the identity."""
+        """Transform the last stage's feature map before pooling; by default the identity."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class VGG(FeatureNetwork):
             convolutions: number of convolutions in each stage.
         """
         super().__init__(image_size)
-        # Each stage stops before its last ReLU and is preceded by its pooling.
+        # Each stage ends before its last ReLU; its pooling comes first.
         self.stages = nn.ModuleList()
         self.pools = nn.ModuleList()
         inputs = in_channels
@@ -68,7 +68,7 @@ class VGG(FeatureNetwork):
         return logits
 
     def features(self, x: Tensor) -> Features:
-        """See ``FeatureNetwork``; stages are taken after their last ReLU, before pooling."""
+        """See ``FeatureNetwork``; stage outputs are taken after the last ReLU, before pooling."""
         stages: list[Tensor] = []
         preacts: list[Tensor] = []
         for pool, stage in zip(self.pools, self.stages, strict=True):

@@ -1,16 +1,16 @@
 """Wide residual networks, ``wrn-DEPTH-WIDTH``.
 
-Source: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, without dropout, as the
-literature on distillation and on adversarial training uses them.
+Source: Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, without dropout, as used in
+the literature on distillation and adversarial training.
 
 ``-silu`` is the variant of Gowal et al., "Uncovering the limits of adversarial training against
-norm-bounded adversarial examples", 2020, which work with generated data builds on. It differs in:
+norm-bounded adversarial examples", 2020, on which work with generated data builds. It differs in:
 
 * the activation: SiLU, which is smooth;
-* the padding of a 3x3 convolution of stride 2: at the end of each side only, the "SAME" of the
-  framework in which the first such networks were trained, and which their weights need;
+* the padding of 3x3 convolutions of stride 2: only at the end of each side, the "SAME" padding of
+  the framework in which the first such networks were trained, which their weights require;
 * BatchNorm's momentum: 0.01 instead of 0.1, as in the released training code. (That code also sets
-  it to 1 for the very first step; here the initial statistics fade instead.)
+  it to 1 for the very first step; here the initial statistics decay instead.)
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class WideResNet(PreActResNet):
         r"^batchnorm\.": "bn.",
         r"^logits\.": "fc.",
     }
-    # Released code of adversarial training defines a block that it never calls.
+    # Released adversarial-training code defines a block that it never calls.
     unused_names: ClassVar = (r"^sub_block1\.",)
 
     def __init__(self, *args: Any, depth: int, width: int, **options: Any) -> None:
         """Build and initialise.
 
         Args:
-            *args: as of ``PreActResNet``.
-            depth: number of weighted layers, 6n + 4 with n blocks in each stage.
+            *args: positional arguments of ``PreActResNet``.
+            depth: number of weighted layers, 6n + 4 for n blocks in each stage.
             width: the factor k of the stages' channels.
             **options: ``activation``, ``norm`` and ``same_padding`` of ``PreActResNet``.
         """

@@ -1,4 +1,4 @@
-"""Networks of public model zoos: RobustBench, timm and torchvision."""
+"""Networks from public model zoos: RobustBench, timm and torchvision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
 
 T = TypeVar("T")
-# Transforms of torchvision that a preparation is read from, and those that only convert numbers.
+# torchvision transforms that define a preparation, and those that only convert values.
 PREPARING = ("Resize", "CenterCrop")
 CONVERTING = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "Normalize"}
 
@@ -43,9 +43,9 @@ class Loaded:
         arch: its architecture.
         name: its name in the source.
         statistics: mean and standard deviation per channel, None for images in [0, 1].
-        sha256: of the file of its weights, None if there is no single one.
-        notes: what a reader should know, one sentence each.
-        preparation: of its images, where they are ImageNet's and the source says how.
+        sha256: hash of its weights file, None if there is no single file.
+        notes: notes for the user, one sentence each.
+        preparation: preparation of its images, if they are ImageNet's and the source specifies it.
     """
 
     network: nn.Module
@@ -59,18 +59,18 @@ class Loaded:
     def normalized_by(
         self, statistics: Statistics | None, normalize: str | Statistics | None
     ) -> Loaded:
-        """The same with other statistics, unless ``normalize`` is None, which leaves them."""
+        """Return the same network with ``statistics``, or unchanged if ``normalize`` is None."""
         return self if normalize is None else replace(self, statistics=statistics)
 
     def model(self) -> nn.Module:
-        """The network behind the normalisation of its images."""
+        """Return the network, preceded by the normalisation of its images if it has one."""
         return Normalized(self.network, *self.statistics) if self.statistics else self.network
 
 
 def from_timm(
     name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
 ) -> Loaded:
-    """A timm network with its pretrained weights or those of a file."""
+    """Load a timm network with its pretrained weights or those of a file."""
     timm = installed("timm", import_timm)
     if not timm.is_model(name):
         raise UserError(unknown_name("timm model", name, timm.list_models()))
@@ -90,7 +90,7 @@ def from_timm(
 def from_torchvision(
     name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
 ) -> Loaded:
-    """A torchvision classifier with its weights IMAGENET1K_V1 or those of a file."""
+    """Load a torchvision classifier with its IMAGENET1K_V1 weights or those of a file."""
     models = installed("torchvision", import_torchvision).models
     if name not in models.list_models(module=models):
         raise UserError(unknown_name("torchvision model", name, models.list_models(module=models)))
@@ -120,10 +120,10 @@ def with_weights(
     info: DatasetInfo,
     key: str | None = None,
 ) -> Loaded:
-    """The network with the weights of a file, if one is given.
+    """Return the network with the weights of a file, if one is given.
 
-    Statistics of the pretrained weights say nothing of a network for other channels: that is
-    normalised by those of its dataset.
+    Statistics of the pretrained weights do not apply to a network with another number of channels:
+    its images are normalised by the statistics of its dataset.
     """
     if weights is None:
         return Loaded(network, name, name, statistics)
@@ -138,10 +138,10 @@ def with_weights(
 def from_robustbench(
     name: str, info: DatasetInfo, threat: str, weights: Path | None, key: str | None = None
 ) -> Loaded:
-    """An entry of RobustBench's zoo; if needed, it normalises images itself.
+    """Load an entry of RobustBench's zoo, which includes any normalisation it needs.
 
-    ``THREAT/NAME`` is an entry for another threat model than that of the evaluation. Without
-    ``weights`` its file is in ``robustbench`` in ``torch.hub.get_dir()``, or is downloaded there.
+    ``THREAT/NAME`` is an entry for a threat model other than the evaluation's. Without ``weights``,
+    its file is read from ``robustbench`` in ``torch.hub.get_dir()``, or downloaded to it.
     """
     installed("robustbench", import_robustbench)
     given, slash, name = name.rpartition("/")
@@ -166,12 +166,12 @@ def from_robustbench(
 
 
 def is_imagenet(info: DatasetInfo) -> bool:
-    """Whether the images are ImageNet's, for which public zoos prepare them."""
+    """Whether the images are ImageNet's, for which public zoos define a preparation."""
     return (info.part_of or info.name) == "imagenet"
 
 
 def robustbench_preparation(name: str, info: DatasetInfo, threat: str) -> Preparation | None:
-    """The preparation of ImageNet's images by which RobustBench measures an entry."""
+    """Return RobustBench's preparation of ImageNet images for an entry, None for other datasets."""
     if not is_imagenet(info):
         return None
     data = importlib.import_module("robustbench.data")
@@ -182,16 +182,16 @@ def robustbench_preparation(name: str, info: DatasetInfo, threat: str) -> Prepar
 
 
 def preparation_of(transforms: Any, source: str) -> Preparation | None:
-    """The preparation that torchvision's transforms of a zoo make; None if they make none.
+    """Return the preparation that a zoo's torchvision transforms define; None if they have none.
 
     Raises:
-        UserError: they take other steps than resizing and a crop at the centre.
+        UserError: they do more than resize and crop at the centre.
     """
     steps = {type(step).__name__: step for step in transforms.transforms}
     if unknown := steps.keys() - set(PREPARING) - CONVERTING:
         raise UserError(
-            f"{source} prepares its images by {', '.join(sorted(unknown))}, which is not known "
-            "here: evaluate it as package.module:function on images of your own"
+            f"{source} prepares its images by {', '.join(sorted(unknown))}, which is not "
+            "supported: evaluate it as package.module:function on your own images"
         )
     resize, crop = map(steps.get, PREPARING)
     if resize is None:
@@ -202,7 +202,7 @@ def preparation_of(transforms: Any, source: str) -> Preparation | None:
 
 
 def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
-    """An entry of RobustBench's table of models for a dataset and threat model."""
+    """Return an entry of RobustBench's table of models for a dataset and threat model."""
     tables = robustbench_tables()
     if (dataset, threat) not in tables:
         known = ", ".join(f"{key} {kind}" for key, kind in tables)
@@ -221,7 +221,7 @@ def robustbench_entry(name: str, dataset: str, threat: str) -> dict[str, Any]:
 
 
 def robustbench_tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """RobustBench's entries by (dataset, threat model) and name."""
+    """Return RobustBench's entries by (dataset, threat model) and name."""
     zoo = importlib.import_module("robustbench.model_zoo").model_dicts
     return {
         (key.value, kind.value): dict(entries)
@@ -231,7 +231,7 @@ def robustbench_tables() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
 
 
 def robustbench_models() -> list[dict[str, str]]:
-    """Every entry of RobustBench's zoo: source, dataset, threat model and weights."""
+    """List every entry of RobustBench's zoo: source, dataset, threat model and weights."""
     installed("robustbench", import_robustbench)
     return [
         {
@@ -246,7 +246,7 @@ def robustbench_models() -> list[dict[str, str]]:
 
 
 def weights_needed(path: str, file_ids: Any) -> str:
-    """The origin of an entry's weights: its files, or the package that publishes them."""
+    """Describe where an entry's weights come from: its files, or the package that has them."""
     if isinstance(file_ids, list):
         return f"{len(file_ids)} files {path}.pt_m0.pt ..., downloaded"
     if file_ids:
@@ -255,7 +255,7 @@ def weights_needed(path: str, file_ids: Any) -> str:
 
 
 def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.Module:
-    """An entry with the weights of a file, linked into the folder layout that RobustBench reads."""
+    """Load an entry with a weights file, linked into the folder layout that RobustBench expects."""
     read_checkpoint(path)  # raises a clear message if the file cannot be used
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, dataset, threat, f"{name}.pt")
@@ -271,7 +271,7 @@ def robustbench_network(name: str, dataset: str, threat: str, path: Path) -> nn.
 
 
 def load(name: str, dataset: str, threat: str, folder: Path) -> nn.Module:
-    """Load by RobustBench; its messages go to standard error."""
+    """Load a model with RobustBench; its messages go to standard error."""
     utils = importlib.import_module("robustbench.utils")
     with contextlib.redirect_stdout(sys.stderr):
         network: nn.Module = utils.load_model(name, str(folder), dataset, threat)
@@ -279,7 +279,7 @@ def load(name: str, dataset: str, threat: str, folder: Path) -> nn.Module:
 
 
 def download(file_id: str, path: Path) -> None:
-    """Download by RobustBench; ``path`` is written only if the file can be read."""
+    """Download a file with RobustBench; ``path`` is written only if the file can be read."""
     utils = importlib.import_module("robustbench.utils")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
@@ -303,10 +303,10 @@ def installed(package: str, load_module: Callable[[], ModuleType]) -> ModuleType
 
 
 def fetched(source: str, fetch: Callable[[], T]) -> T:
-    """The result of a call that needs the internet."""
+    """Return the result of a call that needs the internet; ``UserError`` if it fails."""
     try:
         return fetch()
-    except Exception as error:  # each zoo raises other kinds
+    except Exception as error:  # each zoo raises different types
         raise UserError(
             f"the weights of {source} cannot be downloaded ({first_line(error)}): connect to the "
             "network, or give its weights as a file (--weights of evaluate, --teacher of run)"

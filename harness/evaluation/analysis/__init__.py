@@ -1,1 +1,1 @@
-"""What stored verdicts say: statistics, comparisons, curves and flags."""
+"""Analysis of stored verdicts: statistics, comparisons, curves and flags."""

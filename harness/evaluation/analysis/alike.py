@@ -1,4 +1,4 @@
-"""Which evaluations measure the same quantity, and what differs between two runs."""
+"""Find evaluations that measure the same quantity, and differences between two runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from harness.errors import UserError
 Facts = Mapping[str, Any]
 T = TypeVar("T")
 
-# Numbers whose protocols differ in one of these measure different quantities.
+# Protocols that differ in one of these measure different quantities.
 PROTOCOL_FIELDS = ("attacks", "norm", "eps", "attack_version", "precision")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run under one protocol.
+    """One run evaluated under one protocol.
 
     Attributes:
-        run: what ``run.json`` says; ``config`` is the whole configuration, None of a loaded model.
-        evaluation_id: the evaluation.
-        protocol: what ``evaluation.json`` says under that name.
-        verdicts: one row an image; ``index``, ``label`` and ``broken_by`` are used.
+        run: content of ``run.json``; ``config`` is the whole configuration, None for a loaded
+            model.
+        evaluation_id: id of the evaluation.
+        protocol: the ``protocol`` field of ``evaluation.json``.
+        verdicts: one row per image; ``index``, ``label`` and ``broken_by`` are used.
     """
 
     run: Facts
@@ -47,19 +48,19 @@ class Evaluated:
 def differences(
     a: Facts, b: Facts, names: Iterable[str] | None = None
 ) -> dict[str, tuple[Any, Any]]:
-    """The entries in which two mappings differ: name to the value of each, None where it has none.
+    """Return the entries in which two mappings differ: name to both values, None if missing.
 
     Args:
         a: one mapping, such as the ``settings`` of a run, or a protocol.
         b: the other.
-        names: the entries to look at; by default all.
+        names: the entries to compare; by default all.
     """
     names = dict.fromkeys([*a, *b]) if names is None else names
     return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
 
 
 def protocol_key(protocol: Facts) -> tuple[Any, ...]:
-    """Equal for protocols that measure the same quantity on the same test set.
+    """Return a key that is equal for protocols measuring the same quantity on the same test set.
 
     Without attacks the threat model does not matter.
     """
@@ -70,14 +71,14 @@ def protocol_key(protocol: Facts) -> tuple[Any, ...]:
 def by_one_protocol(
     several: Sequence[Sequence[T]], protocol: Callable[[T], Facts]
 ) -> list[T] | None:
-    """Of each run one evaluation, all by one protocol; None where they have none in common.
+    """Pick one evaluation of each run, all by one protocol; None if they have none in common.
 
-    Of the protocols that all runs have, the first run's newest one is taken, one with attacks
-    before one without; of a run's evaluations by it the one of most images.
+    Among the protocols that all runs share, those with attacks come first, then the first run's
+    newest; among a run's evaluations by it, the one with the most images.
 
     Args:
-        several: of each run its evaluations, newest first.
-        protocol: an evaluation's protocol, with ``n``.
+        several: the evaluations of each run, newest first.
+        protocol: returns an evaluation's protocol, with ``n``.
     """
 
     def key(evaluation: T) -> tuple[Any, ...]:
@@ -94,18 +95,18 @@ def by_one_protocol(
     ]
     if not common:
         return None
-    # With attacks, the key has the threat model as well.
+    # With attacks, the key also holds the threat model and is longer.
     best = max(common, key=len)
     return [table[best] for table in by_protocol]
 
 
 def quoted_protocol(evaluated: Evaluated) -> dict[str, Any]:
-    """The part of the protocol that belongs beside every number."""
+    """Return the part of the protocol that must be quoted with every number."""
     return {name: evaluated.protocol[name] for name in PROTOCOL_FIELDS}
 
 
 def check_protocols(several: Sequence[Evaluated]) -> None:
-    """Raise a UserError that names what differs, unless all have the same ``protocol_key``."""
+    """Raise a UserError naming the differences unless all have the same ``protocol_key``."""
     first = several[0]
     for other in several[1:]:
         if protocol_key(first.protocol) == protocol_key(other.protocol):
@@ -120,12 +121,12 @@ def check_protocols(several: Sequence[Evaluated]) -> None:
         what = "; ".join(f"{name} {ours} and {theirs}" for name, (ours, theirs) in found.items())
         raise UserError(
             f"{names} were evaluated by different protocols ({what}), so their difference would "
-            "say nothing of the models: evaluate both by one protocol"
+            "say nothing about the models: evaluate both by one protocol"
         )
 
 
 def check_order(several: Sequence[Evaluated], shared: pd.Index[int]) -> None:
-    """Raise a UserError unless each drew the shared images [M] first, and in that order."""
+    """Raise a UserError unless each drew the shared images [M] first, in the same order."""
     for each in several:
         if not shared.equals(pd.Index(each.verdicts["index"][: len(shared)])):
             raise UserError(
@@ -135,12 +136,12 @@ def check_order(several: Sequence[Evaluated], shared: pd.Index[int]) -> None:
 
 
 def settings(run: Facts) -> dict[str, Any]:
-    """The settings that determine a run's model: dotted path to value."""
+    """Return the settings that determine a run's model: dotted path to value."""
     config = run.get("config")
     if not config:
         source = run.get("source") or {}
         return {"source": source.get("source"), "arch": run.get("arch")}
     try:
         return flat(RunConfig.model_validate(config).identity_payload())
-    except ValidationError:  # of a release with other settings
+    except ValidationError:  # the run is from a release with other settings
         return flat(config)

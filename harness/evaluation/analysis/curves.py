@@ -1,7 +1,6 @@
-"""Robust accuracy over the radius: one evaluation a radius, and the flags that their order shows.
+"""Robust accuracy over the radius: one evaluation per radius, and the flags the curve raises.
 
-The flags of a curve depend on all of its evaluations, so they are computed when they are read and
-never stored.
+A curve's flags depend on all of its evaluations, so they are computed on reading and never stored.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
 
 RISES = "rises-with-eps"
 SURVIVES = "survives-large-eps"
-# Evaluations that agree in these are points of one curve; only the radius differs.
+# Evaluations that agree in these fields are points of one curve; only the radius differs.
 CURVE_FIELDS = (
     "norm", "attacks", "attack_version", "precision", "data_sha256", "model_sha256", "index_sha256",
     "seed", "chunk_size", "accelerate",
 )  # fmt: skip
 
-# Values of the smallest registered images, 8x8 digits.
+# Pixel values of the smallest registered images, 8x8 digits.
 FEWEST_VALUES = 64
 
 FlagDict = dict[str, str]
@@ -37,7 +36,7 @@ FlagDict = dict[str, str]
 
 @dataclass(frozen=True)
 class Point:
-    """One radius of a curve; accuracies are fractions, ``stages`` in the order of attack."""
+    """One radius of a curve; accuracies are fractions, and ``stages`` is in the order of attack."""
 
     eps: float
     evaluation_id: str
@@ -50,9 +49,9 @@ class Point:
 
 
 def curves(database: Database, run_id: str) -> list[list[Point]]:
-    """A run's curves of more than one radius, each by ascending radius, from 0.
+    """Return a run's curves of more than one radius, each in ascending order from radius 0.
 
-    The point at 0 is the clean accuracy that each of the curve's evaluations has.
+    The point at 0 is the clean accuracy, which all of the curve's evaluations share.
     """
     flags = flags_of(database, [run_id])
     rows = database.query("SELECT * FROM metrics WHERE run_id = ?", [run_id])
@@ -85,15 +84,15 @@ def curves(database: Database, run_id: str) -> list[list[Point]]:
 
 
 def curve_of(database: Database, run_id: str, evaluation_id: str) -> list[Point]:
-    """The curve with a finished evaluation; empty where no other radius was evaluated alike."""
+    """Return the curve with this evaluation; empty if no other radius has the same protocol."""
     several = curves(database, run_id)
     return next((c for c in several if evaluation_id in {p.evaluation_id for p in c}), [])
 
 
 def flags_of(database: Database, run_ids: Sequence[str]) -> dict[tuple[str, str], list[FlagDict]]:
-    """The flags of each evaluation, by (run_id, evaluation_id): stored ones, then its curve's.
+    """Return each evaluation's flags by (run_id, evaluation_id): stored ones, then its curve's.
 
-    Earlier releases stored those of curves as well; they may be out of date and are left out.
+    Earlier releases also stored curve flags; these may be out of date and are left out.
 
     Args:
         database: the results database.
@@ -116,7 +115,7 @@ def flags_of(database: Database, run_ids: Sequence[str]) -> dict[tuple[str, str]
         smallest = curve[0]
         for point in curve:
             flags = [survives(point.norm, point.eps, point.survived, point.n, point.dataset)]
-            # The smallest accuracy so far holds at this radius too: its ball lies inside.
+            # The smallest accuracy so far bounds this radius too: its ball is inside this one.
             if point.survived > smallest.survived:
                 flags.append(rises(smallest, point, *_changes(database, smallest, point)))
             if point.survived < smallest.survived:
@@ -126,10 +125,10 @@ def flags_of(database: Database, run_ids: Sequence[str]) -> dict[tuple[str, str]
 
 
 def _curves(database: Database, run_ids: Sequence[str]) -> Iterator[list[Any]]:
-    """The finished evaluations with attacks, those of a curve together, by ascending radius.
+    """Yield each curve: its finished evaluations with attacks, by ascending radius.
 
     Each has ``run_id``, ``evaluation_id``, ``dataset``, ``norm``, ``eps``, ``attacks``, ``n``, the
-    number that ``survived``, and ``robust`` with the ends ``low`` and ``high``.
+    number of images that ``survived``, and ``robust`` with its interval ``low`` to ``high``.
     """
     fields = ", ".join(f'evaluations."{name}"' for name in CURVE_FIELDS)
     rows = database.query(
@@ -151,7 +150,7 @@ def _curves(database: Database, run_ids: Sequence[str]) -> Iterator[list[Any]]:
 
 
 def _changes(database: Database, small: Any, large: Any) -> tuple[int, int]:
-    """Images that survive the large radius only, and those that survive the small one only."""
+    """Count the images that survive only the large radius, and only the small one."""
     counts = database.query(
         """
         SELECT count(*) FILTER (large.broken_by IS NULL AND small.broken_by IS NOT NULL) AS back,
@@ -165,29 +164,29 @@ def _changes(database: Database, small: Any, large: Any) -> tuple[int, int]:
 
 
 def rises(small: Any, large: Any, back: int, gone: int) -> Flag | None:
-    """More images survive the larger radius than the smaller one, whose attacks it allows too.
+    """Flag more survivors at a larger radius, which also allows every smaller perturbation.
 
-    Attacks are random, and single images come back by chance. So the images that survive one radius
-    only must differ from a fair coin at 5%, one-sided: from 5 to 0 on.
+    Attacks are random, and a few images come back by chance. So the images that survive only one of
+    the radii must differ from a fair coin at 5%, one-sided: from 5 to 0 on.
 
     Args:
-        small: the smaller radius, with ``eps`` and the number that ``survived``.
-        large: the larger one, with ``n`` as well.
-        back: images that survive the larger radius only.
-        gone: images that survive the smaller one only.
+        small: the smaller radius, with ``eps`` and the number of images that ``survived``.
+        large: the larger one, also with ``n``.
+        back: images that survive only the larger radius.
+        gone: images that survive only the smaller radius.
     """
     if not back or binomial_p(back, back + gone, 0.5) >= 0.05:
         return None
     return Flag(
         RISES,
         f"{large.survived} of {large.n} images survive at eps {eps_text(large.eps)} but only "
-        f"{small.survived} at {eps_text(small.eps)}, whose ball lies inside: the attacks fail "
+        f"{small.survived} at {eps_text(small.eps)}, whose ball is inside: the attacks fail "
         "there",
     )
 
 
 def survives(norm: Norm, eps: float, survived: int, n: int, dataset: str) -> Flag | None:
-    """Accuracy stays above chance at a radius at which every image can become grey."""
+    """Flag accuracy above chance at a radius where every image can turn grey."""
     if eps < grey_eps(norm, FEWEST_VALUES):
         return None
     info = _info(dataset)
@@ -197,16 +196,16 @@ def survives(norm: Norm, eps: float, survived: int, n: int, dataset: str) -> Fla
         return None
     return Flag(
         SURVIVES,
-        f"{survived} of {n} images survive at {norm} {eps_text(eps)}, where all can become grey: "
-        "robust accuracy does not fall to chance, so gradients are masked",
+        f"{survived} of {n} images survive at {norm} {eps_text(eps)}, where every image can turn "
+        "grey: robust accuracy does not fall to chance, so gradients are masked",
     )
 
 
 def _info(dataset: str) -> DatasetInfo | None:
-    # Tables are shown without torch, which data sets import.
+    # Tables are shown without torch, which datasets import.
     from harness.data import dataset_info
 
     try:
         return dataset_info(dataset)
-    except UserError:  # of another release, or images that are no registered data set
+    except UserError:  # from another release, or not a registered dataset
         return None

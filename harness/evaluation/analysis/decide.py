@@ -1,4 +1,4 @@
-"""Two models evaluated on the same random images until it is decided which is more robust."""
+"""Evaluate two models on the same random images until it is decided which is more robust."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from harness.evaluation.analysis.sequential import DecisionRule, Look, Winner, l
 from harness.evaluation.analysis.stored import evaluated
 from harness.store.rundir import EvaluationDirectory
 
-# Evaluates a model on so many images of the random order, or more, and returns the evaluation.
+# Evaluates a model on at least this many images of the random order and returns the evaluation.
 Grow = Callable[[int], EvaluationDirectory]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a comparison until decided found.
+    """Result of a comparison until decided.
 
     Attributes:
-        winner: ``a`` or ``b`` is more robust, or they are ``equal`` within the margin; None where
-            the images ended first.
-        rule: when it stopped.
-        looks: what was known after each step; the last is the result.
-        population: images of the test set.
+        winner: ``a`` or ``b`` is more robust, or they are ``equal`` within the margin; None if the
+            images ran out first.
+        rule: the stopping rule.
+        looks: the result after each step; the last is the final one.
+        population: number of images in the test set.
         comparison: all metrics on the images that both were evaluated on.
     """
 
@@ -43,17 +43,17 @@ def until_decided(
     chunks: int,
     show: Callable[[Look], None],
 ) -> Decision:
-    """Evaluate two models on more and more images until the rule decides, or there are no more.
+    """Evaluate two models on more and more images until the rule decides or the images run out.
 
-    Images that earlier calls evaluated count: a call continues what an earlier one began, with
-    this or another rule or partner.
+    Images evaluated by earlier calls count: a call continues earlier ones, also those with another
+    rule or opponent.
 
     Args:
         grow_a: evaluates the first model.
         grow_b: evaluates the second, on the same test set by the same protocol.
         rule: when to stop.
         chunks: how many to attack before the next look.
-        show: called with what is known after each step.
+        show: called with the result after each step.
 
     Raises:
         UserError: both are the same, or their test sets or protocols differ.

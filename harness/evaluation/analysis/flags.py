@@ -1,6 +1,6 @@
-"""Reasons to doubt a number, which are shown beside it everywhere.
+"""Flags: reasons to doubt a number, shown next to it everywhere.
 
-The list follows what AutoAttack's authors warn of (Croce and Hein, ICML 2020, and the checks of
+The list follows the warnings of AutoAttack's authors (Croce and Hein, ICML 2020, and the checks of
 their package) and the tests of Carlini et al., On Evaluating Adversarial Robustness, 2019. The
 rules here need only counts; those that need the model are in ``evaluation/probe.py``.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harness.config import Norm
 from harness.evaluation.analysis.statistics import binomial_p
 
-# Stage name to its facts over all images, in the order in which the stages ran.
+# Stage name to its facts over all images, in the order the stages ran.
 Stages = Mapping[str, Mapping[str, Any]]
 
 LARGE_EPS_POINTS = 0.1
@@ -27,8 +27,8 @@ class Flag(NamedTuple):
     """A reason to doubt a number.
 
     Attributes:
-        name: one of a fixed few, for queries.
-        detail: what was found, in one clause with its figures.
+        name: from a fixed set, for queries.
+        detail: what was found, in one clause with its numbers.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Flag(NamedTuple):
 
 
 def grey_eps(norm: Norm, values: int) -> float:
-    """The radius at which every image of so many pixel values can become the same grey one.
+    """Return the radius at which every image of ``values`` pixel values can become the same grey.
 
-    That is 0.5 in Linf, and in L2 the most that this is: 0.5 times the square root of ``values``.
+    It is 0.5 in Linf, and 0.5 times the square root of ``values`` in L2.
     """
     return 0.5 * (1.0 if norm == "Linf" else values**0.5)
 
@@ -46,13 +46,13 @@ def grey_eps(norm: Norm, values: int) -> float:
 def above_chance(survived: int, n: int, num_classes: int) -> bool:
     """Whether accuracy is 10 points above chance, which no model reaches on grey images.
 
-    Chance, since a classifier that always gives one class is right on that class's images.
+    Chance is the accuracy of a classifier that always predicts the same class.
     """
     return survived > (1 / num_classes + LARGE_EPS_POINTS) * n
 
 
 def counted(stages: Stages, n: int, clean_not_finite: int) -> list[Flag]:
-    """The flags in the facts of the stages.
+    """Return the flags that follow from the facts of the stages.
 
     Args:
         stages: the facts.
@@ -69,41 +69,40 @@ def counted(stages: Stages, n: int, clean_not_finite: int) -> list[Flag]:
 
 
 def non_finite(stages: Stages, clean: int) -> Flag | None:
-    """Logits were not finite somewhere; they count as wrong."""
+    """Flag logits that were not finite; they count as wrong."""
     attacked = sum(int(facts["not_finite"]) for facts in stages.values())
     if not clean + attacked:
         return None
     return Flag(
         "non-finite",
-        f"logits were not finite for {clean} clean images and at {attacked} points on the attacks' "
-        "ways; such an answer counts as wrong",
+        f"logits were not finite for {clean} clean images and at {attacked} points during the "
+        "attacks; such a prediction counts as wrong",
     )
 
 
 def surely_more(count: int, n: int, share: float) -> bool:
-    """Whether so many of ``n`` images say that more than ``share`` of all such images do it.
+    """Whether ``count`` of ``n`` images is evidence for a true share above ``share``.
 
-    That is the exact binomial test at 5%, one-sided: equally, whether the lower end of the
-    one-sided 95% Clopper-Pearson interval is over the bar. A bar on the bare share would be crossed
-    by 1 image of 360 at 0.2%. With this one it takes 3 of 360, 6 of 1,000 and 29 of 10,000, where
-    at a true share of 0.2% fewer than one evaluation in 20 is flagged; a model that hides its
-    gradients loses tens of points and is flagged at 40 images already.
+    This is the exact binomial test at 5%, one-sided; equivalently, the lower end of the one-sided
+    95% Clopper-Pearson interval is above ``share``. A threshold on the observed share alone would
+    be crossed by 1 image of 360 at 0.2%. This test takes 3 of 360, 6 of 1,000 and 29 of 10,000, so
+    that at a true share of 0.2% fewer than one evaluation in 20 is flagged; a model that hides its
+    gradients loses tens of points and is flagged from 40 images on.
     """
     return binomial_p(count, n, share) < 0.05
 
 
 def before(stages: Stages, name: str) -> list[str]:
-    """The stages that ran before one of that name, in order; none where it did not run."""
+    """Return the stages that ran before stage ``name``, in order; none if it did not run."""
     names = list(stages)
     return names[: names.index(name)] if name in stages else []
 
 
 def square_after_white_box(stages: Stages, n: int) -> Flag | None:
-    """Square surely broke more than 0.2 points of what attacks by gradient had left.
+    """Flag if Square broke significantly over 0.2 points after gradient-based attacks.
 
-    Where none of these ran before it, it says nothing of them.
-
-    The bar is a rule of thumb of AutoAttack's authors; ``surely_more`` allows for ``n``.
+    Nothing is flagged if no gradient-based attack ran before Square. The threshold is a rule of
+    thumb of AutoAttack's authors; ``surely_more`` accounts for ``n``.
     """
     if not any(name in WHITE_BOX for name in before(stages, "square")):
         return None
@@ -112,13 +111,13 @@ def square_after_white_box(stages: Stages, n: int) -> Flag | None:
         return None
     return Flag(
         "square-after-white-box",
-        f"Square broke {broken} of {n} images ({100 * broken / n:.1f} points) that attacks by "
-        "gradient had left: gradients may be masked",
+        f"Square broke {broken} of {n} images ({100 * broken / n:.1f} points) that gradient-based "
+        "attacks had not broken: gradients may be masked",
     )
 
 
 def targeted_gap(stages: Stages, n: int) -> Flag | None:
-    """APGD-T surely broke more than 10 points, and a quarter of what was left after APGD-CE."""
+    """Flag if APGD-T broke significantly over 10 points, and a quarter of what APGD-CE left."""
     if "apgd-ce" not in before(stages, "apgd-t"):
         return None
     broken, left = int(stages["apgd-t"]["broken"]), int(stages["apgd-t"]["attacked"])
@@ -133,7 +132,7 @@ def targeted_gap(stages: Stages, n: int) -> Flag | None:
 
 
 def left_ball(stages: Stages) -> Flag | None:
-    """An attack returned images outside the ball or [0, 1]; they were put back and judged so."""
+    """Flag images that attacks returned outside the ball or [0, 1] and that were put back."""
     outside = sum(int(facts["left_ball"]) for facts in stages.values())
     if not outside:
         return None

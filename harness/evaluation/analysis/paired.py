@@ -1,7 +1,7 @@
-"""Models compared: image by image on the images that they share, or mean by mean over seeds.
+"""Compare models image by image on the images they share, or by their means over seeds.
 
-Nothing is read from disk here: what is compared comes as records and verdict tables, so that the
-command line and the app compare alike.
+Nothing is read from disk here: the inputs are records and verdict tables, so the command line and
+the app compare in the same way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from harness.evaluation.analysis.statistics import (
     welch,
 )
 
-# These change which random attacks were tried, or how, but not what is measured.
+# These change the randomness or execution of attacks, but not what is measured.
 RANDOMNESS_FIELDS = ("seed", "chunk_size", "accelerate")
 NAMED_DIFFERENCES = 6
 
@@ -47,12 +47,12 @@ class Comparison:
     Attributes:
         a: name of the first.
         b: name of the second.
-        evaluations: the evaluation of each.
+        evaluations: the id of each one's evaluation.
         notes: caveats, which are shown before the numbers.
         protocol: the threat model and attacks of both.
-        shared: images that both were evaluated on; only these are compared.
-        metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` where the
-            attacks are not standard AutoAttack.
+        shared: number of images that both were evaluated on; only these are compared.
+        metrics: ``clean``, each stage (accuracy after it) and ``aa``, or ``robust`` if the attacks
+            are not standard AutoAttack.
     """
 
     a: str
@@ -66,11 +66,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
     Attributes:
-        name: of the first of them.
-        runs: their names.
+        name: name of the first run.
+        runs: the run ids.
         metrics: metric to its summary over the runs.
     """
 
@@ -81,15 +81,15 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class SeedsComparison:
-    """Groups of runs, over their seeds.
+    """Groups of runs compared over their seeds.
 
     Attributes:
         notes: caveats, which are shown before the numbers.
         protocol: the threat model and attacks of all.
-        shared: images that all were evaluated on; only these count.
-        groups: the groups, the first being what the others are compared with.
-        differences: of each further group, metric to the first group's mean minus its own; empty
-            where one of the two has a single run.
+        shared: number of images that all were evaluated on; only these count.
+        groups: the groups; the others are compared with the first.
+        differences: for each other group, metric to the first group's mean minus that group's mean;
+            empty if one of the two has a single run.
     """
 
     notes: tuple[str, ...]
@@ -103,8 +103,8 @@ def compare(a: Evaluated, b: Evaluated) -> Comparison:
     """Compare two models on the images that both were evaluated on.
 
     Protocols that differ in the norm, the radius, the attacks or the precision are an error, not a
-    note: their difference would be one of protocols as much as of models, and a note is lost where
-    a table is copied.
+    note: the difference would be one of protocols as much as of models, and a note is lost when a
+    table is copied.
 
     Raises:
         UserError: the protocols or the test images differ, or no image is shared.
@@ -134,8 +134,8 @@ def compare_drawn(
 
     Args:
         correct_a: bool [N], whether the first model is right, in the order of drawing.
-        correct_b: bool [N], whether the second is, image for image.
-        population: the images of the test set from which they were drawn.
+        correct_b: bool [N], whether the second is, for the same images.
+        population: number of images in the test set they were drawn from.
     """
     low, high = difference_interval(correct_a, correct_b, population)
     p_value = equality_p_value(correct_a, correct_b, population)
@@ -143,7 +143,7 @@ def compare_drawn(
 
 
 def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
-    """Compare groups of runs that differ in nothing but the seed, by their means over seeds.
+    """Compare groups, each of runs that differ only in the seed, by their means over seeds.
 
     Args:
         groups: at least one, each of at least one run.
@@ -154,7 +154,7 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
     everything = [each for group in groups for each in group]
     correct, shared = shared_correct(everything)
     remaining = iter(correct)
-    # Of each group, metric to the accuracy of each run.
+    # For each group, metric to the accuracy of each run.
     values: list[dict[str, list[float]]] = []
     for group in groups:
         runs = [next(remaining) for _ in group]
@@ -168,8 +168,8 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
         else:
             differences.append({})
             notes.append(
-                f"{first.name} or {group[0].name} has a single seed: nothing tells how much "
-                "seeds differ, so their difference has no interval"
+                f"{first.name} or {group[0].name} has a single seed: the spread over seeds is "
+                "unknown, so their difference has no interval"
             )
     return SeedsComparison(
         notes=tuple(dict.fromkeys(notes)),
@@ -188,14 +188,14 @@ def compare_seeds(groups: Sequence[Sequence[Evaluated]]) -> SeedsComparison:
 
 
 def _of_accuracies(values: Sequence[float]) -> SeedsSummary:
-    """Their summary, the interval of whose mean ends where accuracies do."""
+    """Summarise accuracies over seeds, with the mean's interval clipped to [0, 1]."""
     found = seeds_summary(values)
     low, high = np.clip([found.low, found.high], 0, 1).tolist()
     return replace(found, low=low, high=high)
 
 
 def correct_by_metric(protocol: Facts, verdicts: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Which images [N] are still right: unattacked, after each stage, and after all of them."""
+    """Return which images [N] are still right: clean, after each stage, and after all stages."""
     broken_by = verdicts["broken_by"].fillna("").to_numpy(dtype=str)
     alive = np.ones(len(broken_by), dtype=bool)
     found = {}
@@ -210,10 +210,10 @@ def correct_by_metric(protocol: Facts, verdicts: pd.DataFrame) -> dict[str, NDAr
 def shared_correct(
     several: Sequence[Evaluated],
 ) -> tuple[list[dict[str, NDArray[np.bool_]]], int]:
-    """Of each, by metric, which of the shared images [M] are right; and how many are shared.
+    """Return by metric which shared images [M] each gets right, and how many are shared.
 
     Raises:
-        UserError: the protocols differ, no image is shared, or one has two labels.
+        UserError: the protocols differ, no image is shared, or an image has two labels.
     """
     check_protocols(several)
     tables = [each.verdicts.set_index("index") for each in several]
@@ -224,7 +224,7 @@ def shared_correct(
     if shared.empty:
         raise UserError(
             f"{several[0].name} and {several[-1].name} share no test image: evaluate both on the "
-            "same ones"
+            "same images"
         )
     for each, table in zip(several, tables, strict=True):
         if (table["label"] != tables[0]["label"]).any():
@@ -237,17 +237,17 @@ def shared_correct(
 
 
 def cause_notes(a: Evaluated, b: Evaluated, *, seeds: bool = True) -> list[str]:
-    """What else differs beside the thing compared, so that the difference has no single cause.
+    """Note further differences between two runs, which leave their gap without a single cause.
 
-    The thing compared is the method with its parameters where the methods differ, the source where
-    a model was loaded, and else the one setting that differs. ``seeds`` is whether a seed counts.
+    The intended difference is the method with its parameters if the methods differ, the source of
+    a loaded model, or else the one setting that differs. ``seeds`` is whether a seed counts.
     """
     names = f"{a.name} and {b.name}"
     if a.protocol["model_sha256"] == b.protocol["model_sha256"]:
         return [f"{names} are the same weights"]
     if bool(a.run.get("config")) != bool(b.run.get("config")):
         return [
-            f"one of {names} was trained here and the other loaded: how their trainings differ is "
+            f"one of {names} was trained here and the other loaded: how their training differs is "
             "not known"
         ]
     found = differences(settings(a.run), settings(b.run))
@@ -270,7 +270,7 @@ def _named(found: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def evaluation_notes(several: Sequence[Evaluated], shared: int) -> list[str]:
-    """Settings that changed which random attacks were tried, and images that were left out."""
+    """Note settings that changed the randomness of the attacks, and images that were left out."""
     notes = []
     for name in RANDOMNESS_FIELDS:
         values = list(dict.fromkeys(each.protocol.get(name) for each in several))

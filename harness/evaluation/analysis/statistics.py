@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-# scipy.stats has the same under plainer names, but takes half a second to import.
+# scipy.stats has these under plainer names, but takes half a second to import.
 from scipy.special import bdtr, bdtrc, ndtri, stdtr, stdtrit
 
 from harness.errors import UserError
 
-# Of a distribution around 0: half of a two-sided 95% interval.
+# The quantile of a symmetric distribution that bounds a two-sided 95% interval.
 QUANTILE = 0.975
 
 
@@ -34,23 +34,23 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At the ends the formula is 0 or 1 exactly; rounding must not leave [0, 1].
+    # At the ends the formula gives exactly 0 or 1; rounding must not leave [0, 1].
     low = 0.0 if successes == 0 else (centre - half) / scale
     high = 1.0 if successes == n else (centre + half) / scale
     return low, high
 
 
 def accuracy(successes: int, n: int) -> dict[str, float]:
-    """An accuracy with its 95% Wilson interval, as records store it."""
+    """Return an accuracy with its 95% Wilson interval, as records store it."""
     low, high = wilson_interval(successes, n)
     return {"value": successes / n, "n": n, "low": low, "high": high}
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact p-value that two classifiers are equally often right.
+    """Two-sided exact p-value of the hypothesis that two classifiers are equally often right.
 
-    It is the binomial test of the images on which exactly one of them is right, against a fair
-    coin. Without such images it is 1.
+    This is the binomial test, against a fair coin, of the images on which exactly one of them is
+    right. Without such images it is 1.
 
     Source: Q. McNemar, Psychometrika 12 (1947) 153-157, in its exact form.
     """
@@ -58,19 +58,19 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def binomial_p(count: int, n: int, share: float) -> float:
-    """One-sided exact p-value of ``count`` or more of ``n``, each with probability ``share``."""
+    """One-sided exact p-value of at least ``count`` of ``n``, each with probability ``share``."""
     return float(bdtrc(count - 1, n, share))
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two models on the same images.
+    """Two models compared on the same images.
 
     Attributes:
-        both: images on which both are right.
-        only_a: on which only the first is.
-        only_b: on which only the second is.
-        neither: on which none is.
+        both: number of images on which both are right.
+        only_a: number on which only the first is.
+        only_b: number on which only the second is.
+        neither: number on which neither is.
         difference: accuracy of the first minus that of the second.
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
@@ -90,7 +90,7 @@ class PairedComparison:
 
     @property
     def n(self) -> int:
-        """The images compared."""
+        """The number of images compared."""
         return self.both + self.only_a + self.only_b + self.neither
 
 
@@ -99,7 +99,7 @@ def compare_paired(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedComparis
 
     Args:
         correct_a: bool [N], whether the first is right.
-        correct_b: bool [N], whether the second is, image for image.
+        correct_b: bool [N], whether the second is, for the same images.
 
     Raises:
         UserError: the lengths differ, or there is no image.
@@ -127,7 +127,7 @@ def compare_paired(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedComparis
 
 
 def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
-    """95% interval of a difference of two paired proportions: square-and-add of Wilson intervals.
+    """95% interval of a difference of two paired proportions: Wilson intervals, square-and-add.
 
     Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10.
     """
@@ -145,7 +145,7 @@ def newcombe_paired(both: int, only_a: int, only_b: int, neither: int) -> tuple[
 
 
 def _corrected_phi(both: int, only_a: int, only_b: int, neither: int) -> float:
-    """Correlation of the two answers, moved towards 0 by n/2 where it is positive."""
+    """Phi correlation of the two verdicts; n/2 is subtracted from a positive numerator."""
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     if not margins:
         return 0.0
@@ -157,14 +157,14 @@ def _corrected_phi(both: int, only_a: int, only_b: int, neither: int) -> float:
 
 @dataclass(frozen=True)
 class SeedsSummary:
-    """A number over seeds.
+    """Summary of a number over seeds.
 
     Attributes:
         mean: over seeds.
         std: sample standard deviation (ddof 1); NaN for one seed.
         low: lower end of the mean's t interval; NaN for one seed.
         high: its upper end.
-        n: seeds.
+        n: number of seeds.
     """
 
     mean: float
@@ -175,7 +175,7 @@ class SeedsSummary:
 
 
 def seeds_summary(values: Sequence[float]) -> SeedsSummary:
-    """Mean, sample standard deviation and Student's 95% t interval of one value a seed.
+    """Return mean, sample standard deviation and Student's 95% t interval of one value per seed.
 
     Raises:
         UserError: there is no value.
@@ -192,13 +192,13 @@ def seeds_summary(values: Sequence[float]) -> SeedsSummary:
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """A difference of two means over seeds.
+    """Difference of two means over seeds.
 
     Attributes:
         difference: the first mean minus the second.
-        low: lower end of its interval; NaN where it is unknown how much seeds differ.
-        high: upper end; NaN like it.
-        p_value: two-sided, of equal means; NaN like them.
+        low: lower end of its interval; NaN if the spread over seeds is unknown.
+        high: upper end; NaN in the same case.
+        p_value: two-sided, for equal means; NaN in the same case.
     """
 
     difference: float
@@ -210,10 +210,9 @@ class MeanDifference:
 def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     """Welch's 95% t interval and test of the difference of two means over seeds.
 
-    Seeds are not paired: that two trainings begin with the same number makes them no more alike.
-    Where the values of both are all the same, the statistic is a number over 0 and has no degrees
-    of freedom. A few seeds that break as many images agree by chance, so nothing is claimed then:
-    interval and p-value are NaN.
+    Seeds are not paired: two training runs with the same seed are no more alike than any others.
+    If neither group's values vary, the statistic divides by 0 and has no degrees of freedom. A few
+    seeds can agree by chance, so nothing is claimed then: interval and p-value are NaN.
 
     Source: B. L. Welch, Biometrika 34 (1947) 28-35.
 
@@ -221,7 +220,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
         UserError: one of them has fewer than two values.
     """
     if min(len(a), len(b)) < 2:
-        raise UserError("a mean over seeds needs two of them to be tested: train a further seed")
+        raise UserError("testing a mean over seeds needs at least two: train another seed")
     difference = float(np.mean(a) - np.mean(b))
     if not np.ptp(a) and not np.ptp(b):
         return MeanDifference(difference, math.nan, math.nan, math.nan)

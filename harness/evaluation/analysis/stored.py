@@ -1,4 +1,4 @@
-"""Which stored runs and evaluations `compare` compares."""
+"""Select the stored runs and evaluations that `compare` compares."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Compared = list[Comparison] | SeedsComparison
 def compare_runs(
     results: Path, sources: Sequence[str], *, norm: str | None, eps: str | None
 ) -> Compared:
-    """Compare stored runs: two in pairs of images, several with the first or over seeds.
+    """Compare stored runs: two image by image, several each with the first, or over seeds.
 
     Args:
         results: the results folder.
         sources: ``RUN`` or ``RUN@EVALUATION``.
-        norm: only evaluations of that norm.
-        eps: only evaluations of that radius.
+        norm: only evaluations in this norm.
+        eps: only evaluations at this radius.
 
     Raises:
         UserError: a run is unknown or not evaluated, or the runs have no protocol in common.
@@ -49,10 +49,10 @@ def compare_runs(
 def compare_methods(
     results: Path, methods: Sequence[str], *, dataset: str | None, norm: str | None, eps: str | None
 ) -> SeedsComparison:
-    """Compare methods over the seeds of their finished runs; damaged runs are named in the notes.
+    """Compare methods over the seeds of their finished runs; notes name the damaged runs.
 
     Raises:
-        UserError: a method has no finished runs, or they differ in more than the seed.
+        UserError: a method has no finished runs, or its runs differ in more than the seed.
     """
     groups = [_runs_of(results, method, dataset) for method in methods]
     chosen = iter(choose([_fitting(run, "", norm, eps) for group in groups for run in group]))
@@ -64,10 +64,10 @@ def compare_methods(
 def finished(
     results: Path, source: str, norm: str | None, eps: str | None
 ) -> list[EvaluationDirectory]:
-    """The finished evaluations of a run that fit, newest first.
+    """Return the matching finished evaluations of a run, newest first.
 
     Raises:
-        UserError: there are none; the message names those there are.
+        UserError: none matches; the message lists the run's finished evaluations.
     """
     name, _, evaluation = source.partition("@")
     return _fitting(find_run(results, name), evaluation, norm, eps)
@@ -86,17 +86,17 @@ def _fitting(
     if not fitting:
         held = "; ".join(f"{each.evaluation_id} ({threat(each)})" for each in known) or "none"
         raise UserError(
-            f"run {run.run_id} has no such finished evaluation (it has: {held}): make one with "
+            f"run {run.run_id} has no such finished evaluation (it has: {held}): create one with "
             f"`evaluate {run.run_id}`"
         )
     return fitting
 
 
 def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
-    """Of each run one evaluation, as ``by_one_protocol`` picks them.
+    """Pick one evaluation of each run with ``by_one_protocol``.
 
     Raises:
-        UserError: they have no protocol in common.
+        UserError: the runs have no protocol in common.
     """
     chosen = by_one_protocol(several, lambda evaluation: evaluation.record["protocol"])
     if chosen is None:
@@ -104,14 +104,14 @@ def choose(several: Sequence[Sequence[EvaluationDirectory]]) -> list[Evaluated]:
             f"{found[0].run.run_id}: {', '.join(map(threat, found))}" for found in several
         )
         raise UserError(
-            f"the runs share no protocol ({held}): evaluate them by one, on one test set, with "
-            "`evaluate RUN`"
+            f"the runs share no protocol ({held}): evaluate them by one protocol on one test set "
+            "with `evaluate RUN`"
         )
     return [evaluated(each) for each in chosen]
 
 
 def evaluated(evaluation: EvaluationDirectory) -> Evaluated:
-    """A finished evaluation as the comparison takes it."""
+    """Load a finished evaluation for comparison."""
     return Evaluated(
         evaluation.run.record,
         evaluation.evaluation_id,
@@ -121,7 +121,7 @@ def evaluated(evaluation: EvaluationDirectory) -> Evaluated:
 
 
 def threat(evaluation: EvaluationDirectory) -> str:
-    """An evaluation's protocol in a few words."""
+    """Describe an evaluation's protocol in a few words."""
     protocol = evaluation.record["protocol"]
     n = protocol["n"]
     if not protocol["attacks"]:
@@ -139,12 +139,12 @@ def _fits(evaluation: EvaluationDirectory, norm: str | None, eps: str | None) ->
     try:
         radius = float(parse_fraction(eps))
     except ValueError as error:
-        raise UserError(f"--eps {eps!r} is no radius: give one such as 8/255 or 0.5") from error
+        raise UserError(f"--eps {eps!r} is not a radius: give one such as 8/255 or 0.5") from error
     return abs(float(protocol["eps"]) - radius) < 1e-9
 
 
 def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirectory]:
-    """The finished runs of a method, which differ in nothing but the seed."""
+    """Return a method's finished, evaluated runs, which differ only in the seed."""
     runs = [
         run
         for run in list_runs(results)
@@ -158,9 +158,7 @@ def _runs_of(results: Path, method: str, dataset: str | None) -> list[RunDirecto
         if method not in METHODS:
             raise UserError(unknown_name("method", method, METHODS.names()))
         where = f" on {dataset}" if dataset else ""
-        raise UserError(
-            f"there is no evaluated run of {method!r}{where} in {results}: run it first"
-        )
+        raise UserError(f"no evaluated run of {method!r}{where} exists in {results}: run it first")
     groups: dict[str, list[str]] = defaultdict(list)
     for run in runs:
         groups[_group(run.record)].append(run.run_id)

@@ -1,1 +1,1 @@
-"""One chunk of images attacked and judged."""
+"""Attack and judge a chunk of images."""

@@ -1,4 +1,4 @@
-"""A chunk of the test set: its images, what the stages did to them, and its file."""
+"""A chunk of the test set: its images, the stages' results, and its file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Chunk:
     """Consecutive images of the evaluated set, without their pixels.
 
     Attributes:
-        number: from 0.
-        seed: of its attacks.
-        positions: where its images are in the split, int64 [N].
-        rows: their rows of the test split, int64 [N].
+        number: the chunk's number, from 0.
+        seed: seed of its attacks.
+        positions: positions of its images in the loaded split, int64 [N].
+        rows: their rows in the test split, int64 [N].
         labels: int64 [N].
     """
 
@@ -42,20 +42,20 @@ class Chunk:
 
 @dataclass
 class StageFacts:
-    """What one stage did to a chunk.
+    """Counts of one stage on a chunk.
 
     Attributes:
-        attacked: images it was given, all correctly classified by then.
-        by_judge: those of them that the attacked network gets wrong before any attack; they were
-            attacked through the judge's network instead.
+        attacked: images it was given, all still correctly classified.
+        by_judge: images among them that the attacked network misclassifies before any attack; they
+            were attacked through the original network instead.
         broken: images it broke.
-        forward: images that went forward through the attacked network.
-        backward: images that went backward through it.
-        repeated: images that went forward once more for lack of memory.
+        forward: images in forward passes.
+        backward: images in backward passes.
+        repeated: images passed forward again because their graph was not kept.
         seconds: wall-clock time.
         left_ball: returned images that were outside the ball or [0, 1], and were put back.
-        not_finite: logits rows on the way that were not finite.
-        zero_gradient: attack runs that began on points with zero gradient.
+        not_finite: non-finite rows of logits during the attack.
+        zero_gradient: attack runs that started at points with zero gradient.
     """
 
     attacked: int
@@ -70,7 +70,7 @@ class StageFacts:
     zero_gradient: int = 0
 
     def add(self, more: StageFacts) -> None:
-        """Add what it took to attack some of the images again, through the judge's network."""
+        """Add the counts of attacking some of the images again through the original network."""
         self.by_judge += more.attacked
         for name in (
             "forward", "backward", "repeated", "seconds", "left_ball", "not_finite", "zero_gradient"
@@ -80,23 +80,23 @@ class StageFacts:
 
 @dataclass
 class ChunkResult:
-    """The verdicts of a chunk's images, which the clean pass begins and each stage extends.
+    """Verdicts on a chunk's images, created by the clean pass and updated by each stage.
 
-    Tensors are on the device. ``correct`` are the images that nothing broke so far.
+    Tensors are on the device.
 
     Attributes:
         chunk: the images.
         adversarial: float32 [N, K, H, W], the clean image where no adversarial one was found.
         clean_pred: predicted class of the clean image [N].
-        correct: bool [N].
+        correct: bool [N], whether the image has not been broken so far.
         adv_pred: predicted class of ``adversarial`` [N].
-        margin: of ``adversarial`` [N]; NaN where logits are not finite.
+        margin: margin of ``adversarial`` [N]; NaN where it is not finite.
         distance: norm of the perturbation [N], float64.
-        target: class [N] that the stage aimed at that broke the image, else ``NO_TARGET``.
+        target: target class [N] with which a stage broke the image, else ``NO_TARGET``.
         broken_by: ``clean``, the stage that broke the image, or None.
         stages: stage name to its facts; a stage that had nothing to attack is missing.
-        out_of_memory: what ran out of memory and was repeated with half the images at once, in
-            order: the stage, or ``judge``.
+        out_of_memory: steps that ran out of memory and were repeated with half the images at once,
+            in order: a stage, ``clean`` or ``judge``.
     """
 
     chunk: Chunk
@@ -113,7 +113,7 @@ class ChunkResult:
 
     @classmethod
     def after_clean_pass(cls, chunk: Chunk, images: Tensor, logits: Tensor) -> ChunkResult:
-        """The result from clean images [N, K, H, W] and their logits [N, C]."""
+        """Create the result from clean images [N, K, H, W] and their logits [N, C]."""
         labels = chunk.labels.to(logits.device)
         clean_pred = predict(logits)
         correct = clean_pred == labels
@@ -138,15 +138,15 @@ class ChunkResult:
         distance: Tensor,
         target: Tensor,
     ) -> None:
-        """Note that a stage broke the images at those positions [M].
+        """Record that a stage broke the images at positions [M].
 
         Args:
-            positions: in the chunk.
-            stage: its name.
+            positions: positions in the chunk.
+            stage: name of the stage.
             found: the adversarial images [M, K, H, W].
-            logits: of them [M, C].
+            logits: their logits [M, C].
             distance: norm of their perturbations [M].
-            target: classes [M] that the stage aimed at, or ``NO_TARGET``.
+            target: target classes [M], or ``NO_TARGET``.
         """
         self.correct[positions] = False
         self.adversarial[positions] = found
@@ -158,7 +158,7 @@ class ChunkResult:
             self.broken_by[position] = stage
 
     def table(self) -> pa.Table:
-        """One row an image, as it is stored; null where there is no target or no finite margin."""
+        """Return one row per image, as stored; a missing target or NaN margin is null."""
         rows = {
             "index": self.chunk.rows.tolist(),
             "label": self.chunk.labels.tolist(),
@@ -172,7 +172,7 @@ class ChunkResult:
         return pa.Table.from_pydict(rows, schema=VERDICT_SCHEMA)
 
     def facts(self) -> dict[str, Any]:
-        """What is stored beside the verdicts, ready for JSON."""
+        """Return the facts stored with the verdicts, ready for JSON."""
         return {
             "stages": {name: asdict(facts) for name, facts in self.stages.items()},
             "clean_not_finite": int((self.clean_pred == NO_PREDICTION).sum()),
@@ -181,20 +181,20 @@ class ChunkResult:
 
 
 def adversarial_path(verdicts: Path) -> Path:
-    """Where a chunk's adversarial images are, from the path of its verdicts."""
+    """Return the path of a chunk's adversarial images, from that of its verdicts."""
     return verdicts.with_suffix(".adversarial.npy")
 
 
 def write_chunk(
     path: Path, verdicts: pa.Table, facts: dict[str, Any], adversarial: np.ndarray[Any, Any] | None
 ) -> None:
-    """Write a chunk; the verdicts come last, and with them the chunk exists.
+    """Write a chunk; the verdicts are written last, and mark the chunk as complete.
 
     Args:
-        path: of the verdicts.
-        verdicts: with ``VERDICT_SCHEMA``.
-        facts: ready for JSON; kept inside the file of verdicts.
-        adversarial: images to keep, if any.
+        path: path of the verdicts.
+        verdicts: table with ``VERDICT_SCHEMA``.
+        facts: ready for JSON; stored in the file of verdicts.
+        adversarial: images to save, if any.
     """
     if adversarial is not None:
         with replacing(adversarial_path(path)) as handle:
@@ -206,7 +206,7 @@ def write_chunk(
 
 
 def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """A chunk's verdicts and facts; raises if the file is damaged or is something else."""
+    """Read a chunk's verdicts and facts; raise an error if the file is damaged or not a chunk."""
     verdicts, metadata = read_table(path)
     facts = json.loads(metadata[FACTS_KEY])
     # Chunks of earlier releases have no digest.
@@ -216,13 +216,13 @@ def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def is_finished(path: Path, chunk: Chunk, evaluation_id: str, save_adversarial: str) -> bool:
-    """Whether the file of a chunk is there, undamaged and of that evaluation; else it is removed.
+    """Whether a chunk's file exists, is undamaged and is of this evaluation; else remove it.
 
     Args:
-        path: of the verdicts.
-        chunk: which images the file must hold.
-        evaluation_id: the evaluation.
-        save_adversarial: ``no``, or the type of the adversarial images that must be beside it.
+        path: path of the verdicts.
+        chunk: the images that the file must hold.
+        evaluation_id: id of the evaluation.
+        save_adversarial: ``no``, or the type of the adversarial images that must exist as well.
     """
     if not path.exists():
         return False
@@ -250,7 +250,7 @@ def _has_images(path: Path, count: int, kind: str) -> bool:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         return len(images) == count and images.dtype == np.dtype(kind)
     except Exception:
-        # What NumPy raises depends on where a file is damaged: EOFError, SyntaxError, TokenError,
+        # NumPy's error depends on where a file is damaged: EOFError, SyntaxError, TokenError,
         # BadZipFile and more.
         path.unlink()
         return False

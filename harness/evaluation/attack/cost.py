@@ -1,4 +1,4 @@
-"""What the stages of an evaluation take, and with them its chunks."""
+"""Expected cost of the stages and chunks of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.evaluation.attack.stages import passes
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage is expected to take.
+    """Expected cost of one stage.
 
     Attributes:
-        survival: share of the images attacked that it does not break.
-        fixed_s: seconds however few images there are.
-        image_s: seconds more for each image attacked.
+        survival: share of the attacked images that it does not break.
+        fixed_s: seconds independent of the number of images.
+        image_s: additional seconds per attacked image.
     """
 
     survival: float
@@ -25,24 +25,24 @@ class StageCost:
     image_s: float
 
     def seconds(self, images: float) -> float:
-        """What it takes to attack so many; below one, that is how likely there is one."""
+        """Return the cost of ``images`` images; below 1, that is the probability of one."""
         return min(1.0, images) * self.fixed_s + images * self.image_s
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the chunks of an evaluation are expected to take, in seconds or in passes.
+    """Expected cost of the chunks of an evaluation, in seconds or in passes.
 
     Attributes:
         clean: share of the images that are classified correctly.
-        stages: of each attack, in order.
+        stages: cost of each attack, in order.
     """
 
     clean: float
     stages: tuple[StageCost, ...]
 
     def remaining(self, stage: int, alive: float) -> float:
-        """The cost of that stage and the later ones on a chunk of which ``alive`` are left."""
+        """Return the cost of this and the later stages on a chunk with ``alive`` images left."""
         total = 0.0
         for cost in self.stages[stage:]:
             total += cost.seconds(alive)
@@ -50,7 +50,7 @@ class Forecast:
         return total
 
     def wall_s(self, chunks: Iterable[int], workers: int) -> float:
-        """Seconds until workers that take chunks of these sizes one by one are done."""
+        """Return the seconds that ``workers`` workers take for chunks of these sizes."""
         busy = [0.0] * workers
         for size in chunks:
             first = busy.index(min(busy))
@@ -59,7 +59,7 @@ class Forecast:
 
     @classmethod
     def by_passes(cls, protocol: EvalProtocol, num_classes: int) -> Forecast:
-        """In passes of an image, as if no attack broke any."""
+        """Build a forecast in passes per image, as if no attack broke any image."""
         costs = [sum(passes(name, protocol.budget, num_classes)) for name in protocol.attacks]
         return cls(1.0, tuple(StageCost(1.0, 0.0, cost) for cost in costs))
 
@@ -67,7 +67,7 @@ class Forecast:
     def from_chunks(
         cls, images: int, facts: Sequence[dict[str, Any]], attacks: Sequence[str]
     ) -> Forecast:
-        """As finished chunks of so many images took it; see ``ChunkResult.facts``."""
+        """Build a forecast from finished chunks of ``images`` images; see ``ChunkResult.facts``."""
 
         def total(name: str, what: str) -> float:
             return float(sum(chunk["stages"].get(name, {}).get(what, 0) for chunk in facts))

@@ -1,4 +1,4 @@
-"""Where chunks are attacked: this process, or a pool of processes (for Ray: ``ray_executor``)."""
+"""Attack chunks in this process or a pool of processes (for Ray, see ``ray_executor``)."""
 
 from __future__ import annotations
 
@@ -30,61 +30,61 @@ from harness.evaluation.attack.job import Job, ProgressFn, part_of
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 PROGRESS_EVERY_S = 0.2
-# Workers are forked from a process that has only imported this module: each would take seconds to
-# import torch. It has computed nothing, so that no thread or GPU is lost by forking.
+# Workers are forked from a process that has only imported this module, since importing torch in
+# each would take seconds. That process has computed nothing, so forking breaks no thread or GPU.
 WORKERS = multiprocessing.get_context("forkserver")
 WORKERS.set_forkserver_preload([__name__])
-# A worker's process, its chunk, the share of it that is done, and what is being done.
+# A worker's process, its chunk, the share of it that is done, and a note on the current work.
 News = tuple[int, int, float, str]
 
 
 class ChunkExecutor(Protocol):
-    """Attacks chunks of an evaluation and leaves their files in its directory.
+    """Attacks chunks of an evaluation and writes their files to its directory.
 
     Verdicts depend neither on the executor nor on the order of chunks, but their last bits may
-    depend on the threads of the process that attacks them.
+    depend on the number of threads of the process that attacks them.
     """
 
     @property
     def threads(self) -> int:
-        """The threads of each process that attacks a chunk."""
+        """The number of threads of each process that attacks a chunk."""
 
     @property
     def workers(self) -> int | None:
-        """How many chunks are attacked at a time; None if that is not known."""
+        """How many chunks are attacked at a time, None if unknown."""
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
         """Attack the missing chunks.
 
         Args:
-            job: the evaluation; chunks that are not missing are finished.
-            missing: their numbers.
+            job: the evaluation; all other chunks are finished.
+            missing: the numbers of the chunks.
             progress: called with the share of these chunks that is done.
 
         Raises:
             UserError: the model cannot be sent to another process, or a process died.
-            Exception: what an attack raised.
+            Exception: an attack raised it.
         """
 
 
 def local_executor(workers: int, chunks: int) -> ChunkExecutor:
-    """What attacks on this machine: this process, or a pool.
+    """Return an executor on this machine: this process, or a pool.
 
-    It has at most one worker a chunk and one a core. The number of workers does not depend on how
-    many chunks are missing: each one's threads follow from it.
+    It has at most one worker per chunk and one per core. The number of workers does not depend on
+    how many chunks are missing, because it determines the threads of each.
     """
     workers = min(workers, chunks, most_workers())
     return InProcess() if workers <= 1 else ProcessPool(workers)
 
 
 def most_workers() -> int:
-    """The number of this machine's cores: more workers than that take memory and save no time."""
+    """Return the number of this machine's cores: more workers use memory and save no time."""
     return os.cpu_count() or 1
 
 
 @dataclass
 class InProcess:
-    """Attacks chunks in this process, one after the other, with so many threads."""
+    """Attacks chunks in this process, one after the other, with ``threads`` threads."""
 
     threads: int = field(default_factory=torch.get_num_threads)
     workers: int = field(default=1, init=False)
@@ -97,17 +97,17 @@ class InProcess:
 
 
 class ProcessPool:
-    """Attacks chunks in processes of this machine, which share its threads and its GPUs.
+    """Attacks chunks in several processes on this machine, which share its threads and GPUs.
 
     Args:
-        workers: how many processes; fewer are started where fewer chunks are missing.
+        workers: number of processes; fewer are started if fewer chunks are missing.
     """
 
     def __init__(self, workers: int) -> None:
         """See the class."""
         self.workers = workers
         self.threads = max(1, torch.get_num_threads() // workers)
-        # It imports torch while this process plans, and stays for the next pools.
+        # The server imports torch while this process plans, and stays for later pools.
         with _signals_blocked():
             forkserver.ensure_running()
 
@@ -146,7 +146,7 @@ class ProcessPool:
 
 
 def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
-    """The device of each worker; ``cuda`` without a number is every visible GPU in turn."""
+    """Return the device of each worker; ``cuda`` without a number cycles through visible GPUs."""
     if str(device) != "cuda":
         return [device] * workers
     return [torch.device("cuda", n % torch.cuda.device_count()) for n in range(workers)]
@@ -154,7 +154,7 @@ def worker_devices(device: torch.device, workers: int) -> list[torch.device]:
 
 @contextmanager
 def num_threads(threads: int) -> Iterator[None]:
-    """Within, this process computes with so many threads."""
+    """Run the block with this number of torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -169,7 +169,7 @@ def _follow(
     last_chunks: dict[int, int],
     progress: ProgressFn,
 ) -> None:
-    """Wait for all chunks and report progress; note the last chunk of each process."""
+    """Wait for all chunks and report progress; record the last chunk of each process."""
     shares = dict.fromkeys(futures.values(), 0.0)
     running, text = set(futures), ""
     while running:
@@ -184,8 +184,8 @@ def _follow(
 
 
 def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
-    """The error that says which worker died, how, and in which chunk."""
-    # When one has died, the pool terminates the others.
+    """Return the error that says which worker died, how, and in which chunk."""
+    # When one worker dies, the pool terminates the others.
     codes = {process.pid or 0: process.exitcode or 0 for process in team}
     pid, code = min(codes.items(), key=lambda item: item[1] in (0, -signal.SIGTERM))
     how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
@@ -205,17 +205,17 @@ def _death(team: set[BaseProcess], last_chunks: dict[int, int]) -> UserError:
 
 
 def _unguarded_script() -> str | None:
-    """The script that this process runs, if it does not ask whether it is imported."""
+    """Return the script that this process runs if it has no ``__main__`` guard, else None."""
     main = sys.modules["__main__"]
     script: str | None = getattr(main, "__file__", None)
-    if script is None or main.__spec__ is not None:  # a session, or ``python -m``
+    if script is None or main.__spec__ is not None:  # interactive, or ``python -m``
         return None
     return None if "__main__" in "".join(linecache.getlines(script)) else script
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes that start within ignore Ctrl-C, which reaches all: this one ends the others."""
+    """Make processes started in the block ignore Ctrl-C, which reaches all: this one ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -225,7 +225,7 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def _job_file(job: Job) -> Iterator[Path]:
-    """The job in a file; what a killed process leaves of it is removed with other leftovers."""
+    """Write the job to a file for the block; what a killed process leaves is cleaned up later."""
     path = job.directory.path / f".job{TEMPORARY_SUFFIX}"
     content = job.pickled()
     try:
@@ -239,7 +239,7 @@ def _job_file(job: Job) -> Iterator[Path]:
 def _start(devices: SimpleQueue[str], news: SimpleQueue[News], threads: int) -> None:
     """Prepare a worker, which ends when its parent does."""
     global _device, _news
-    # The pool ends its workers by SIGTERM; Ctrl-C, which reaches all, is for the parent.
+    # The pool ends its workers with SIGTERM; Ctrl-C reaches all, but only the parent handles it.
     signal.pthread_sigmask(signal.SIG_SETMASK, set(STOPPING) - {signal.SIGTERM})
     torch.set_num_threads(threads)
     _device, _news = torch.device(devices.get()), news
@@ -261,7 +261,7 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=1)
 def _job(path: Path) -> Job:
-    """The job of this worker, on its device."""
+    """Load this worker's job onto its device."""
     job: Job = pickle.loads(path.read_bytes())
     return job.on(_device)
 
@@ -285,7 +285,7 @@ def _attack_chunk(path: Path, number: int) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or one with the same text where it cannot be sent to another process."""
+    """Return the error, or one with the same text if it cannot be sent to another process."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an exception's own reconstruction may raise anything

@@ -18,12 +18,12 @@ from torch import Tensor
 from harness.config import Norm
 from harness.evaluation.attack.targeted import NO_TARGET
 
-# Of the paper: the largest weight of the step towards the clean image, how far a step goes beyond
-# the boundary, and how far an adversarial image is drawn back to the clean one.
+# From the paper: the largest weight of the step from the clean image, how far a step goes beyond
+# the boundary, and how far an adversarial image is pulled back towards the clean one.
 ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
-# Newton's method on a piecewise linear function ends after finitely many steps, mostly three.
+# Newton's method on a piecewise linear function ends after finitely many steps, usually three.
 PROJECTION_STEPS = 50
 PROJECTION_TOLERANCE = 1e-6
 
@@ -37,9 +37,9 @@ class FastFAB:
         norm: of the perturbation, which is minimised.
         eps: an image counts as broken within this radius.
         n_iter: steps for each target class.
-        n_target_classes: classes aimed at, from the likeliest wrong one on.
-        broken_by_target: of the last ``perturb``, the class [B] aimed at when an image broke, else
-            ``NO_TARGET``.
+        n_target_classes: number of target classes, starting with the likeliest wrong one.
+        broken_by_target: for the last ``perturb``, the target class [B] at which each image broke,
+            else ``NO_TARGET``.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -50,12 +50,12 @@ class FastFAB:
     broken_by_target: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images like ``x`` [B, K, H, W] with labels ``y`` [B], else clean ones."""
+        """Return adversarial images for ``x`` [B, K, H, W], labels ``y`` [B]; clean if none."""
         adversarial = x.clone()
         self.broken_by_target = torch.full_like(y, NO_TARGET)
         with torch.no_grad():
             logits = self.model(x)
-            # Of the clean images these hold for all targets.
+            # The clean images' ranking holds for all targets.
             ranked = logits.argsort(dim=1)
             alive = (logits.argmax(dim=1) == y).nonzero()[:, 0]
             for rank in range(2, self.n_target_classes + 2):
@@ -70,9 +70,9 @@ class FastFAB:
         return adversarial
 
     def _nearest(self, clean: Tensor, y: Tensor, aimed: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest adversarial images on the way to the target classes, and their distances.
+        """Return the nearest adversarial images found towards the targets, and their distances.
 
-        Where there is none it is the clean image, at an infinite distance.
+        If none was found, it is the clean image at infinite distance.
         """
         centre = clean.flatten(1)
         point, nearest = centre.clone(), centre.clone()
@@ -92,7 +92,7 @@ class FastFAB:
         return nearest.view_as(clean), distance
 
     def _boundary(self, x: Tensor, y: Tensor, aimed: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the target's logit lies above the label's [B], and its gradient [B, D]."""
+        """Return the target's logit minus the label's [B], and its gradient [B, D]."""
         rows = torch.arange(len(x), device=x.device)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -102,7 +102,7 @@ class FastFAB:
         return lead.detach(), gradient.flatten(1)
 
     def _step(self, point: Tensor, centre: Tensor, lead: Tensor, normal: Tensor) -> Tensor:
-        """Towards the linearised boundary, from the point and a little from the centre [B, D]."""
+        """Step to the linearised boundary, mixing steps from the point and the centre: [B, D]."""
         beyond = (normal * (point - centre)).sum(dim=1)
         from_point = projection(point, normal, -lead, self.norm)
         from_centre = projection(centre, normal, beyond - lead, self.norm)
@@ -116,21 +116,21 @@ class FastFAB:
 
 
 def projection(point: Tensor, normal: Tensor, gap: Tensor, norm: Norm) -> Tensor:
-    """The shortest step [B, D] to a hyperplane inside [0, 1]^D, or to the corner nearest to it.
+    """Return the shortest step [B, D] to a hyperplane within [0, 1]^D, or to the nearest corner.
 
     The step d solves ``normal . d = gap`` with ``point + d`` in the cube. Each pixel moves in its
     direction of gain by ``min(rate * time, room)``, where the rate is 1 in Linf and ``|normal|`` in
-    L2. The gain is concave and piecewise linear in time, so that Newton's method from 0 never
-    oversteps.
+    L2. The gain is concave and piecewise linear in time, so Newton's method from 0 never
+    overshoots.
 
     Args:
         point: in the cube [B, D].
-        normal: of the hyperplane [B, D]; a pixel where it is 0 does not move.
+        normal: of the hyperplane [B, D]; pixels where it is 0 do not move.
         gap: how far ``normal . point`` is from the hyperplane [B].
-        norm: which length is shortest.
+        norm: the norm in which the step is shortest.
     """
     direction = torch.sign(normal) * torch.sign(gap)[:, None]
-    # 1 - point upwards, point downwards, 0 where the normal is 0.
+    # 1 - point if moving up, point if moving down, 0 where the normal is 0.
     room = direction * (0.5 - point) + 0.5 * direction.abs()
     slope, wanted = normal.abs(), gap.abs()
     rate = slope if norm == "L2" else slope.new_ones(1)
@@ -143,7 +143,7 @@ def projection(point: Tensor, normal: Tensor, gap: Tensor, norm: Norm) -> Tensor
         if not bool(((missing > PROJECTION_TOLERANCE * wanted) & (speed > 0)).any()):
             break
         time += missing.clamp(min=0) / speed.clamp(min=limits.tiny)
-        # Past the last corner time is infinite, which times a rate of 0 were not a number.
+        # Past the last corner time is infinite, and infinity times a rate of 0 would be NaN.
         time.clamp_(max=limits.max)
         moved = torch.minimum(rate * time[:, None], room)
     return direction.mul_(moved)

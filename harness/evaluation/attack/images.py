@@ -1,4 +1,4 @@
-"""Kept adversarial images: rounded to eight bits inside the ball, and exported as one tensor."""
+"""Saved adversarial images: rounded to eight bits inside the ball, and exported as one tensor."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LEVELS = 255
 
 
 def on_grid(adversarial: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tensor:
-    """The nearest images of eight bits that lie in the ball: uint8 [B, K, H, W].
+    """Round images to eight bits inside the ball: uint8 [B, K, H, W].
 
     Args:
         adversarial: float32 [B, K, H, W] in [0, 1], in the ball.
         clean: the ball's centres; in an L2 ball they must be multiples of 1/255.
         norm: the ball's norm.
-        eps: its radius; the ball is as wide as ``effective_eps``, as everywhere.
+        eps: its nominal radius; ``effective_eps`` is the actual one, as everywhere.
     """
     scaled, centre = adversarial.double() * LEVELS, clean.double() * LEVELS
     rounded = scaled.round()
@@ -40,9 +40,9 @@ def on_grid(adversarial: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tenso
 
 
 def _drawn_in(steps: Tensor, exact: Tensor, radius: float) -> Tensor:
-    """Whole ``steps`` from the centre with pixels drawn in by one until their L2 norm fits.
+    """Shorten integer ``steps`` from the centre by 1 in some pixels until their L2 norm fits.
 
-    The pixels that rounding carried outward furthest beyond ``exact`` come first.
+    Pixels that rounding moved furthest outward beyond ``exact`` come first.
     """
     shape, steps, length = steps.shape, steps.flatten(1), exact.flatten(1).abs()
     while True:
@@ -57,10 +57,10 @@ def _drawn_in(steps: Tensor, exact: Tensor, radius: float) -> Tensor:
 
 
 def find_evaluation(run: RunDirectory, name: str | None) -> EvaluationDirectory:
-    """The finished evaluation of a run with that name or beginning of one, or the only one.
+    """Return the finished evaluation of a run whose id starts with ``name``, or the only one.
 
     Raises:
-        UserError: none or several fit.
+        UserError: none or several match.
     """
     done = run.finished_evaluations()
     fitting = [each for each in done if each.evaluation_id.startswith(name or "")]
@@ -69,22 +69,22 @@ def find_evaluation(run: RunDirectory, name: str | None) -> EvaluationDirectory:
     known = ", ".join(each.evaluation_id for each in done) or "none"
     which = f"evaluation {name!r}" if name else "the evaluation"
     raise UserError(
-        f"{which} of run {run.run_id} is not the only one that fits: name one of its finished ones "
-        f"with --evaluation ({known})"
+        f"{which} of run {run.run_id} is missing or ambiguous: choose one of its finished "
+        f"evaluations with --evaluation ({known})"
     )
 
 
 def export(evaluation: EvaluationDirectory, path: Path) -> tuple[int, ...]:
-    """Write the adversarial images as one float32 tensor [N, K, H, W], in test-set order.
+    """Write the adversarial images as one float32 tensor [N, K, H, W] in test-set order.
 
-    It holds the clean image where none was found. That is the form in which RobustBench takes
-    evaluations by others.
+    It holds the clean image where no adversarial one was found. This is the format in which
+    RobustBench accepts evaluations by others.
 
     Returns:
         The tensor's shape.
 
     Raises:
-        UserError: images were not kept, or not those of every chunk.
+        UserError: images were not saved, or not for every chunk.
     """
     parts = []
     for number in evaluation.finished_chunks():
@@ -96,13 +96,13 @@ def export(evaluation: EvaluationDirectory, path: Path) -> tuple[int, ...]:
     count = evaluation.record["protocol"]["n"]
     if sum(len(part) for part in parts) != count:
         raise UserError(
-            f"evaluation {evaluation.evaluation_id} kept no adversarial images, or not of all "
+            f"evaluation {evaluation.evaluation_id} saved no adversarial images, or not for all "
             f"{count} test images: repeat `evaluate` with --save-adversarial float32"
         )
-    # Chunks follow the order of attack, which is not everywhere that of the rows.
+    # Chunks follow the order of attack, which may differ from that of the rows.
     order = torch.tensor(evaluation.verdicts()["index"].to_pylist()).argsort()
     tensor = torch.cat(parts)
-    # Of a large test set, each copy of the images is many gigabytes.
+    # For a large test set, each copy of the images takes many gigabytes.
     parts.clear()
     tensor = tensor[order]
     write_torch_atomic(tensor, path)

@@ -1,4 +1,4 @@
-"""One evaluation's work: which chunks it has, which are missing, and how one is attacked."""
+"""The work of one evaluation: its chunks, which of them are missing, and how to attack one."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ from harness.evaluation.speed.precision import pinned
 from harness.seeding import seeded_generator
 from harness.store.rundir import EvaluationDirectory
 
-# Called with the share of the work that is done, in [0, 1], and what is being done.
+# Called with the share of the work that is done, in [0, 1], and a note on the current work.
 ProgressFn = Callable[[float, str], None]
 Stage = tuple[Tensor, StageFacts, Tensor]
 T = TypeVar("T")
 
 
 def no_progress(share: float, note: str) -> None:
-    """Show nothing."""
+    """Ignore progress."""
 
 
 def part_of(progress: ProgressFn, number: int, count: int) -> ProgressFn:
-    """Progress of one of ``count`` equal parts, the one after ``number`` others, as of all."""
+    """Convert the progress of part ``number``, from 0, of ``count`` equal parts to that of all."""
     return lambda share, note: progress((number + share) / count, note)
 
 
 def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
-    """The chunks of an evaluation; of one that may stop early, the most that it can have."""
+    """Return the number of chunks of an evaluation, the most possible if it may stop early."""
     count = min(len(images), settings.limit or settings.n_max or len(images))
     return -(-count // settings.chunk_size)
 
 
 @dataclass(eq=False)
 class Job:
-    """All that a process needs to attack any chunk of an evaluation.
+    """Everything a process needs to attack any chunk of an evaluation.
 
     Attributes:
         model: in eval mode, on the device.
@@ -75,9 +75,9 @@ class Job:
         images: the test split.
         protocol: the protocol.
         plan: how the attacked copy of the model is run.
-        directory: where chunks belong.
+        directory: the evaluation's directory, which gets the chunks.
         device: where to compute.
-        forecast: what chunks are expected to take, for progress; None if that is not known.
+        forecast: expected cost of chunks, for progress; None if unknown.
     """
 
     model: nn.Module
@@ -92,28 +92,28 @@ class Job:
 
     @property
     def chunks(self) -> int:
-        """How many there are; they are numbered from 0."""
+        """The number of chunks, which are numbered from 0."""
         return chunk_count(self.protocol, self.images)
 
     @property
     def num_classes(self) -> int:
-        """The classes of the data set."""
+        """The number of classes of the dataset."""
         return self.images.info.num_classes
 
     @cached_property
     def positions(self) -> Tensor:
-        """The images of the evaluation [N] in the order in which they are attacked."""
+        """Positions [N] of the evaluation's images in the split, in the order of attack."""
         if self.protocol.order == "random":
             order = seeded_generator(torch.device("cpu"), self.protocol.seed, "order")
             return torch.randperm(len(self.images), generator=order)
         return torch.arange(len(self.images))[: self.protocol.limit]
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
-        """Those chunks that are not on disk, undamaged and with the images to be kept."""
+        """Return the chunks without an undamaged file, or without the images to be saved."""
         return [number for number in numbers if not self.is_finished(number)]
 
     def is_finished(self, number: int) -> bool:
-        """Whether a chunk is on disk; a file that is not valid is removed."""
+        """Whether a chunk is on disk; an invalid file is removed."""
         return is_finished(
             self.directory.chunk_path(number),
             self.chunk(number),
@@ -122,18 +122,18 @@ class Job:
         )
 
     def chunk(self, number: int) -> Chunk:
-        """The chunk of that number."""
+        """Return a chunk by its number."""
         positions = self.positions.split(self.protocol.chunk_size)[number]
         seed = chunk_seed(self.protocol.seed, number)
         rows, labels = self.images.rows[positions], self.images.labels[positions]
         return Chunk(number, seed, positions, rows, labels)
 
     def on(self, device: torch.device) -> Job:
-        """The same job on a device."""
+        """Return the same job on another device."""
         return replace(self, model=self.model.to(device), device=device)
 
     def pickled(self) -> bytes:
-        """The job for another process, its model on the CPU.
+        """Pickle the job for another process, with its model on the CPU.
 
         Raises:
             UserError: the model cannot be pickled.
@@ -148,7 +148,7 @@ class Job:
 
     @cached_property
     def attacked(self) -> AttackModel:
-        """The network that the attacks query, perhaps accelerated."""
+        """The network that the attacks query, accelerated if the plan says so."""
         protocol, plan = self.protocol, self.plan
         batching = Batching(protocol.device_batch, plan.tile, plan.multiple, plan.graph_sizes)
         network = apply(self.model, plan) if protocol.accelerate else self.model
@@ -162,22 +162,22 @@ class Job:
 
     @cached_property
     def exact(self) -> AttackModel:
-        """The untouched network, for images that the attacked one gets wrong."""
+        """The original network, for images that the attacked copy misclassifies."""
         return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
 
     @cached_property
     def judge(self) -> AttackModel:
-        """The untouched network, whose answers are the verdicts."""
+        """The original network, whose predictions decide the verdicts."""
         return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
 
     def attack(self, number: int, progress: ProgressFn, path: Path | None = None) -> None:
         """Attack a chunk and write its file.
 
         Args:
-            number: the chunk.
-            progress: called with the share of the chunk's work that is done, and what is being
-                done in which chunk.
-            path: the file to write; by default the chunk's place in the evaluation's directory.
+            number: the chunk's number.
+            progress: called with the share of the chunk's work that is done, and a note on the
+                chunk and the current work.
+            path: the file to write; by default the chunk's path in the evaluation's directory.
 
         Raises:
             UserError: the model's parameters or buffers changed; nothing is written.
@@ -204,7 +204,7 @@ class Job:
         write_chunk(path or self.directory.chunk_path(number), result.table(), facts, kept)
 
     def _run(self, chunk: Chunk, x: Tensor, progress: ProgressFn) -> ChunkResult:
-        """Clean pass, then each stage on what survived the ones before, from the clean images."""
+        """Run the clean pass, then each stage from the clean images that survived so far."""
         self._halvings = []
         labels = chunk.labels.to(self.device)
         result = ChunkResult.after_clean_pass(chunk, x, self._judged(x))
@@ -235,10 +235,10 @@ class Job:
         return result
 
     def _misread(self, x: Tensor, y: Tensor) -> Tensor:
-        """Which images [N] the attacked network gets wrong as they are.
+        """Return which clean images [N] the attacked network misclassifies.
 
-        By its rounding it may do so near a boundary, where the judge gets them right. The attacks
-        leave such images alone, which would count as robust though nothing had attacked them.
+        Its rounding can do so near a decision boundary to images that the judge gets right. Attacks
+        skip such images, which would then count as robust although nothing had attacked them.
         """
         self.attacked.listener = None
         with torch.no_grad(), pinned("reference"):
@@ -254,7 +254,7 @@ class Job:
         seed: int,
         advance: Callable[[int], None],
     ) -> Stage:
-        """One attack by the attacked network; on images that it gets wrong, by the judge's."""
+        """Run one attack on the attacked network, or the original one for images in ``lost``."""
         self.attacked.listener = advance
         found, facts, target = self._stage(self.attacked, x, y, name, seed)
         if bool(lost.any()):
@@ -267,7 +267,7 @@ class Job:
     def _stage(
         self, network: AttackModel, x: Tensor, y: Tensor, name: AttackName, seed: int
     ) -> Stage:
-        """One attack: images like ``x`` inside the ball, what it cost, and its targets [M]."""
+        """Run one attack: return images like ``x`` inside the ball, its facts and targets [M]."""
         protocol = self.protocol
 
         def attempt() -> Stage:
@@ -294,27 +294,27 @@ class Job:
         return self._fitted(name, network.batching, len(x), attempt)
 
     def _judged(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, K, H, W] by the untouched network in strict float32."""
+        """Return the original network's logits [B, C] of images [B, K, H, W], in strict float32."""
         with torch.no_grad(), pinned("strict"):
             return self._fitted("judge", self.judge.batching, len(x), lambda: self.judge(x))
 
     def _fitted(self, what: str, batching: Batching, count: int, attempt: Callable[[], T]) -> T:
-        """The result of the attempt, which seeds itself, within memory; halvings are noted."""
+        """Run an attempt, which seeds itself, within memory; record each halving of the batch."""
         return within_memory(batching, count, attempt, lambda: self._halvings.append(what))
 
     def _stage_progress(
         self, stage: int, alive: int, spent: float, progress: ProgressFn
     ) -> tuple[Callable[[int], None], float]:
-        """Report a stage that attacks ``alive`` images of a chunk, by its forward passes.
+        """Report a stage's progress by its forward passes.
 
         Args:
             stage: its number.
-            alive: how many images it attacks.
+            alive: how many of the chunk's images it attacks.
             spent: the cost of the stages before it.
             progress: called with the share of the chunk's work that is done.
 
         Returns:
-            What is to be called with the images that went forward, and the cost of the stage.
+            A function to call with the number of images in forward passes, and the stage's cost.
         """
         protocol = self.protocol
         forecast = self.forecast or Forecast.by_passes(protocol, self.num_classes)
@@ -333,7 +333,7 @@ class Job:
     def _kept(
         self, result: ChunkResult, clean: Tensor
     ) -> tuple[np.ndarray[Any, Any] | None, dict[str, Any] | None]:
-        """The adversarial images to keep, if any, and what rounding did to them."""
+        """Return the adversarial images to save, if any, and facts about their rounding."""
         kind = self.protocol.save_adversarial
         if kind == "no":
             return None, None

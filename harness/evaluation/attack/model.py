@@ -1,4 +1,4 @@
-"""The network as the attacks see it: batches cut to fit, passes counted, gradients contiguous."""
+"""The network as attacks call it: batches split to fit, passes counted, gradients contiguous."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class AttackModel:
     Attributes:
         network: the network, in eval mode, its parameters frozen.
         num_classes: C.
-        batching: how batches are cut; after ``batching.halve`` an attempt that ran out of memory
-            may be repeated.
+        batching: how batches are split; an attempt that ran out of memory may be repeated after
+            ``batching.halve``.
         layout: memory layout of the network's input.
         autocast: the type to compute in, if not float32.
         listener: called after each forward pass with ``forward_images``, or None.
-        forward_images: images that went forward, not counting padding and repetitions.
-        backward_images: images that went backward.
-        repeated_images: images that went forward again since their graph was not kept.
-        not_finite: rows of logits so far that were not finite, on the device.
+        forward_images: images in forward passes, not counting padding and repetitions.
+        backward_images: images in backward passes.
+        repeated_images: images passed forward again because their graph was not kept.
+        not_finite: number of non-finite rows of logits so far, on the device.
 
-    The network gets a copy of the images, into which it may write.
+    The network receives a copy of the images, so it may write into its input.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -56,9 +56,9 @@ class AttackModel:
         self.not_finite = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, K, H, W], in a tensor of their own; B may be 0."""
+        """Return logits [B, C] of images [B, K, H, W] in a new tensor; B may be 0."""
         if not len(x):
-            # Attacks pass on the points that are left also when none is; many networks fail there.
+            # Attacks may pass an empty batch, on which many networks fail.
             return x.new_zeros(0, self.num_classes)
         if torch.is_grad_enabled() and x.requires_grad:
             logits: Tensor = _Pieces.apply(x, self)  # type: ignore[no-untyped-call]
@@ -72,25 +72,25 @@ class AttackModel:
         return logits
 
     def run(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
-        """Logits of one piece of the batch, without a graph."""
+        """Return the logits of one piece of the batch, without a graph."""
         with torch.no_grad():
             return self._logits(self._input(x, piece), piece)
 
     def graph(self, x: Tensor, piece: tuple[int, int]) -> Graph:
-        """The network's input and logits of one piece, connected, and the number of the pass."""
+        """Return the network's input and logits of one piece, with a graph, and the pass number."""
         leaf = self._input(x.detach(), piece).requires_grad_()
         with torch.enable_grad():
             return leaf, self._logits(leaf, piece), self._passes
 
     def is_intact(self, graph: Graph) -> bool:
-        """Whether a backward pass through it is still right.
+        """Whether a backward pass through the graph is still correct.
 
-        Of recorded passes the next one overwrites what the backward pass of the one before needs.
+        Each recorded pass overwrites the tensors that the previous one's backward pass needs.
         """
         return not self.batching.graph_sizes or graph[2] == self._passes
 
     def _input(self, x: Tensor, piece: tuple[int, int]) -> Tensor:
-        """One piece of the batch as the network takes it: padded, in its layout."""
+        """Return one piece of the batch as the network's input: padded, in its memory layout."""
         part = x[slice(*piece)]
         extra = self.batching.padded(len(part)) - len(part)
         padded = pad(part, (0, 0) * 3 + (0, extra)) if extra else part
@@ -99,17 +99,18 @@ class AttackModel:
     def _logits(self, images: Tensor, piece: tuple[int, int]) -> Tensor:
         self._passes += 1
         enabled = self.autocast is not None
-        # Passes are not recorded with the cache. It keeps copies of trainable weights alone.
+        # Passes cannot be recorded with the cache, which only holds copies of trainable weights.
         with torch.autocast(
             images.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False
         ):
             logits = self.network(images.clone())[: piece[1] - piece[0]]
-        # Attacks write into the logits, which a compiled network owns, and a recorded one reuses.
+        # Attacks write into the logits, but a compiled network owns them and a recorded one reuses
+        # them.
         return logits.float().clone()
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is a lack of memory, on a GPU or in the machine."""
+    """Whether an error means that GPU or main memory ran out."""
     words = "not enough memory", "can't allocate memory", "out of memory"
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in words)
 
@@ -117,12 +118,12 @@ def out_of_memory(error: RuntimeError) -> bool:
 def within_memory(
     batching: Batching, count: int, attempt: Callable[[], T], halved: Callable[[], None]
 ) -> T:
-    """The result of an attempt, repeated with half the images at once while memory runs out.
+    """Return the result of ``attempt``, repeated with half the images at once when memory runs out.
 
     Args:
-        batching: cuts the batches of the attempt.
-        count: images in its largest batch.
-        attempt: must not depend on the attempts that failed before it.
+        batching: splits the batches of the attempt.
+        count: number of images in its largest batch.
+        attempt: must not depend on earlier failed attempts.
         halved: called before each repetition.
     """
     while True:
@@ -131,7 +132,7 @@ def within_memory(
         except RuntimeError as error:
             if not (out_of_memory(error) and batching.halve(count)):
                 raise
-        # Outside the handler, where the traceback that held the tensors is gone.
+        # Outside the handler, so that the traceback no longer holds the tensors.
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         halved()
@@ -140,8 +141,8 @@ def within_memory(
 class _Pieces(torch.autograd.Function):
     """Forward and backward piece by piece.
 
-    The last pieces keep their graphs, as many as memory allows; the others run forward again, and
-    so do those whose graphs another pass overwrote.
+    The last pieces keep their graphs, as many as memory allows. In the backward pass the others run
+    forward again, as do pieces whose graphs another pass overwrote.
     """
 
     @staticmethod
@@ -163,7 +164,7 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         model: AttackModel = ctx.model
-        # The attacks view gradients as flat rows, which a channels-last tensor does not allow.
+        # Attacks view gradients as flat rows, which channels-last tensors do not allow.
         result = torch.empty_like(x, memory_format=torch.contiguous_format)
         for number, piece in reversed(list(enumerate(ctx.pieces))):
             start, stop = piece

@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: its id, its seeds, and what its result is called."""
+"""The protocol of an evaluation: its checks, id and seeds, and the name of its attacks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PACKAGE = "pyautoattack"
 
 
 def chunk_seed(seed: int, chunk: int) -> int:
-    """The seed of a chunk's attacks, in [0, 2**63): torch and the attacks take it as it is."""
+    """Return the seed of a chunk's attacks, in [0, 2**63), as torch and the attacks accept it."""
     return derive_seed(seed, "chunk", chunk)
 
 
 def attack_version(protocol: EvalProtocol, num_classes: int) -> str:
-    """What the attacks are called beside a number, with all that differs from the standard ones."""
+    """Name the attacks for quoting next to a number, with all deviations from the standard ones."""
     attacks, budget = protocol.attacks, protocol.budget
     name = "standard" if attacks == STANDARD_ATTACKS else f"custom({','.join(attacks)})"
     parts = [name, f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"]
@@ -50,7 +50,7 @@ def check_protocol(config: EvalConfig, images: ImageSource) -> None:
     """Check an evaluation's settings against the images.
 
     Raises:
-        UserError: the limit exceeds their number, or a radius their diameter.
+        UserError: the limit exceeds the number of images, or a radius their diameter.
     """
     check_limit("evaluation.limit", config.limit, images)
     check_radii(config, images.info)
@@ -86,7 +86,7 @@ def is_standard(protocol: EvalProtocol, num_classes: int) -> bool:
 def evaluation_id(
     protocol: EvalProtocol, num_classes: int, *, data_sha256: str, model_sha256: str
 ) -> str:
-    """Names an evaluation: equal for equal protocol, images and weights."""
+    """Return the id of an evaluation: equal for equal protocol, images and weights."""
     return fingerprint(
         {
             "protocol": protocol.identity_payload(),

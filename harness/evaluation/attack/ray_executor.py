@@ -1,7 +1,7 @@
-"""Chunks as tasks of a Ray cluster.
+"""Attack chunks as tasks of a Ray cluster.
 
-The files of chunks come back as bytes and are written here, so that no file system need be shared.
-Where a node dies, Ray gives its task to another one, and the chunk is attacked again.
+Chunk files come back as bytes and are written here, so no shared file system is needed. If a node
+dies, Ray gives its task to another one, and the chunk is attacked again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from harness.store.files import make_folder, write_bytes_atomic
 
 @contextmanager
 def ray_executor(cluster: Cluster | None) -> Iterator[RayExecutor | None]:
-    """An executor on a cluster while the block runs; None for None.
+    """Connect an executor to a cluster for the block; yield None for None.
 
     Raises:
-        UserError: Ray is not installed, or no cluster answers.
+        UserError: Ray is not installed, or the cluster does not respond.
     """
     if cluster is None:
         yield None
@@ -40,8 +40,8 @@ class RayExecutor:
     """Attacks chunks as tasks; see ``ChunkExecutor``.
 
     Args:
-        ray: the module, connected.
-        cluster: what a task needs.
+        ray: the connected ``ray`` module.
+        cluster: the cluster and the resources of a task.
     """
 
     def __init__(self, ray: Any, cluster: Cluster) -> None:
@@ -52,10 +52,10 @@ class RayExecutor:
         self.workers = None
 
     def attack(self, job: Job, missing: Sequence[int], progress: ProgressFn) -> None:
-        """See ``ChunkExecutor``; which GPU a task has is decided by Ray."""
+        """See ``ChunkExecutor``; Ray assigns each task its GPU."""
         device = job.device.type
         task = self._ray.remote(_attack_chunk).options(**self._cluster.options(self._ray, device))
-        # In a list the reference itself is passed on: each process fetches the job once.
+        # Inside a list the reference itself is passed, so each process fetches the job once.
         sent = [self._ray.put(job.pickled())]
         waiting = {task.remote(sent, number, device, self.threads): number for number in missing}
         make_folder(job.directory.chunks_path)
@@ -75,7 +75,7 @@ class RayExecutor:
 def _attack_chunk(
     sent: list[Any], number: int, device: str, threads: int
 ) -> tuple[bytes, bytes | None]:
-    """A chunk's file of verdicts, and that of its adversarial images if they are kept."""
+    """Attack a chunk; return its file of verdicts, and of adversarial images if they are saved."""
     torch.set_num_threads(threads)
     with TemporaryDirectory() as folder:
         path = Path(folder, "chunk.parquet")
@@ -86,7 +86,7 @@ def _attack_chunk(
 
 @lru_cache(maxsize=1)
 def _job(reference: Any, device: str) -> Job:
-    """The job of an evaluation in this process, on its device."""
+    """Load the evaluation's job onto this process's device."""
     import ray
 
     job: Job = pickle.loads(ray.get(reference))

@@ -1,4 +1,4 @@
-"""Square in Linf with the same draws and results as the maintainers', touching fewer pixels."""
+"""Square in Linf with the same draws and results as the original, touching fewer pixels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class FastSquare(SquareAttack):  # type: ignore[misc]
-    """Square; in Linf a query reads and writes the pixels of its window only.
+    """Square; in Linf a query reads and writes only the pixels of its window.
 
-    The maintainers' loop copies all pixels of all images a dozen times for each query.
+    The original loop copies all pixels of all images a dozen times per query.
     """
 
     def attack_single_run(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``SquareAttack``; returns how many images are left [0] and what was found for all."""
+        """See ``SquareAttack``; return the number of unbroken images and the images found."""
         if self.norm != "Linf":
             result: tuple[Tensor, Tensor] = super().attack_single_run(x, y)
             return result
@@ -47,7 +47,7 @@ class FastSquare(SquareAttack):  # type: ignore[misc]
             best[window] = (before + change).clamp_(low[window], high[window])
             now = self._margin(best, y)
             better = now < margin
-            # A margin that is not a number stays one, and ends the search for its image.
+            # A margin that becomes NaN stays NaN and ends the search for its image.
             margin = torch.minimum(now, margin)
             best[window] = torch.where(better[:, None, None, None], best[window], before)
         found[rows] = best

@@ -1,7 +1,7 @@
-"""AutoAttack's stages: how each is built, and what it costs.
+"""Build AutoAttack's stages and count their cost.
 
 The standard order is ``STANDARD_ATTACKS`` of ``harness.config``: APGD-CE, APGD-T, FAB-T, Square. A
-configuration may name others; each attacks only the images that the ones before it did not break.
+configuration may list others; each attacks only the images that the previous ones did not break.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from harness.evaluation.attack.targeted import (
 from harness.registry import unknown_name
 
 TARGETED = ("apgd-t", "fab-t")
-# The targeted DLR loss divides by the difference of the first and the fourth logit.
+# The targeted DLR loss needs the four largest logits for its denominator.
 DLR_CLASSES = 4
 
 
 def target_classes(budget: AttackBudget, num_classes: int) -> int:
-    """How many classes a targeted attack aims at."""
+    """Return how many classes a targeted attack tries."""
     return min(budget.n_target_classes, num_classes - 1)
 
 
 def make_attack(
     name: AttackName, model: AttackModel, protocol: EvalProtocol, seed: int, device: torch.device
 ) -> Any:
-    """The attack of that name as AutoAttack's version ``standard`` runs it, within the budget.
+    """Build an attack as AutoAttack's version ``standard`` runs it, with the protocol's budget.
 
-    It has ``perturb(x, y)``; a targeted one has ``broken_by_target`` afterwards.
+    The attack has ``perturb(x, y)``; a targeted one then has ``broken_by_target``.
 
     Raises:
-        UserError: no attack has that name.
+        UserError: there is no attack of this name.
     """
     budget = protocol.budget
     targets = target_classes(budget, model.num_classes)
@@ -76,7 +76,7 @@ def make_attack(
 
 
 def passes(name: AttackName, budget: AttackBudget, num_classes: int) -> tuple[int, int]:
-    """Forward and backward passes that a stage costs per image it does not break, about."""
+    """Return a stage's approximate forward and backward passes per image that it does not break."""
     iterations = budget.n_iter * budget.n_restarts
     targeted = iterations * target_classes(budget, num_classes)
     return {
@@ -88,12 +88,12 @@ def passes(name: AttackName, budget: AttackBudget, num_classes: int) -> tuple[in
 
 
 def zero_gradient_starts(attack: Any) -> int:
-    """Runs of an attack that began on points with zero gradient, as the attack itself warns."""
+    """Count the runs of an attack that started at points with zero gradient, from its warnings."""
     logger = getattr(attack, "logger", None)
     return logger.warnings if isinstance(logger, ZeroGradientCount) else 0
 
 
 def aimed_targets(attack: Any, y: Tensor) -> Tensor:
-    """Of an attack that has run on labels ``y`` [B]: the class that broke each, or NO_TARGET."""
+    """Return the target class that broke each image of labels ``y`` [B], else ``NO_TARGET``."""
     targets: Tensor | None = getattr(attack, "broken_by_target", None)
     return torch.full_like(y, NO_TARGET) if targets is None else targets

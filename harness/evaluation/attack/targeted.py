@@ -1,6 +1,6 @@
-"""The maintainers' attacks, which also note the target class that broke an image.
+"""AutoAttack's own targeted attacks, recording the target class that broke each image.
 
-Nothing here changes what an attack computes.
+Nothing here changes what an attack computes, except ``MarginTargetedAPGD``'s loss.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ NO_TARGET = -1
 
 
 class ZeroGradientCount:
-    """A logger by which an attack warns of points with zero gradient; it counts the warnings."""
+    """A logger that counts an attack's warnings about points with zero gradient."""
 
     warnings = 0
 
     def warning(self, message: str) -> None:
-        """Count one attack run that began with zero gradients."""
+        """Count one attack run that started at points with zero gradient."""
         self.warnings += 1
 
 
 class _Targeted:
-    """An attack that runs once for each target class, on the rows of a batch that are left.
+    """An attack that runs once per target class, on the rows of a batch that are not yet broken.
 
     Attributes:
-        broken_by_target: of the last ``perturb``, the class [B] aimed at when a row broke, else
-            ``NO_TARGET``.
+        broken_by_target: for the last ``perturb``, the target class [B] at which each row broke,
+            else ``NO_TARGET``.
     """
 
     broken_by_target: Tensor
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images like ``x`` [B, K, H, W], with labels ``y`` [B]."""
+        """Return adversarial images for ``x`` [B, K, H, W] with labels ``y`` [B]."""
         self.broken_by_target = torch.full((len(x),), NO_TARGET, device=x.device)
         self._batch = x, y
         self._alive: Tensor | None = None
@@ -47,10 +47,10 @@ class _Targeted:
         raise NotImplementedError
 
     def note(self, targets: Tensor | None, broken: Tensor) -> None:
-        """Note one target's run.
+        """Record the run for one target.
 
         Args:
-            targets: classes that the rows left were aimed at, or None if they are not known.
+            targets: target classes of the remaining rows, None if unknown.
             broken: which of these rows broke, bool.
         """
         x, y = self._batch
@@ -59,7 +59,7 @@ class _Targeted:
             correct = torch.ones_like(broken) if every else self._logits(x).max(1)[1] == y
             self._alive = correct.nonzero()[:, 0]
         if len(self._alive) != len(broken):
-            return  # only of a randomised network, whose rows are not consistent
+            return  # only with a randomised network, whose rows are inconsistent
         if targets is not None:
             self.broken_by_target[self._alive[broken]] = targets[broken]
         self._alive = self._alive[~broken]
@@ -71,7 +71,7 @@ class TargetedAPGD(_Targeted, APGDAttack_targeted):  # type: ignore[misc]
     def attack_single_run(
         self, x: Tensor, y: Tensor, x_init: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One target class for the rows that are left."""
+        """Attack the remaining rows with one target class each."""
         result: tuple[Tensor, Tensor, Tensor, Tensor] = super().attack_single_run(x, y, x_init)
         self.note(self.y_target, result[1] == 0)
         return result
@@ -84,11 +84,11 @@ class TargetedAPGD(_Targeted, APGDAttack_targeted):  # type: ignore[misc]
 class MarginTargetedAPGD(TargetedAPGD):
     """Targeted APGD for fewer than four classes, where the targeted DLR loss has no denominator.
 
-    The loss is that one's numerator, z_target - z_true.
+    The loss is the numerator of that loss, z_target - z_true.
     """
 
     def dlr_loss_targeted(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss [B] of logits ``x`` [B, C] with labels ``y`` [B]."""
+        """Return the loss [B] of logits ``x`` [B, C] with labels ``y`` [B]."""
         rows = torch.arange(len(x), device=x.device)
         return x[rows, self.y_target] - x[rows, y]
 
@@ -97,7 +97,7 @@ class FABTargeted(_Targeted, FABAttack_PT):  # type: ignore[misc]
     """Targeted FAB."""
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adversarial images like ``x`` [B, K, H, W], with labels ``y`` [B]."""
+        """Return adversarial images for ``x`` [B, K, H, W] with labels ``y`` [B]."""
         self._aimed_at: Tensor | None = None
         self._predicted: tuple[Tensor, Tensor] | None = None
         return super().perturb(x, y)
@@ -105,9 +105,9 @@ class FABTargeted(_Targeted, FABAttack_PT):  # type: ignore[misc]
     def attack_single_run(
         self, x: Tensor, y: Tensor, use_rand_start: bool = False, is_targeted: bool = False
     ) -> Tensor:
-        """One target class for the rows that are left."""
+        """Attack the remaining rows with one target class each."""
         adversarial: Tensor = super().attack_single_run(x, y, use_rand_start, is_targeted)
-        # perturb() needs the logits of this very tensor next: they are kept for it.
+        # perturb() next asks for the logits of this very tensor, so they are kept.
         logits = self._logits(adversarial)
         self._predicted = adversarial, logits
         difference = (x - adversarial).reshape(len(x), -1)
@@ -120,7 +120,7 @@ class FABTargeted(_Targeted, FABAttack_PT):  # type: ignore[misc]
     def get_diff_logits_grads_batch_targeted(
         self, imgs: Tensor, la: Tensor, la_target: Tensor
     ) -> Any:
-        """Logit differences [B, 1] to the target classes, and their gradients."""
+        """Return logit differences [B, 1] to the target classes, and their gradients."""
         self._aimed_at = la_target
         return super().get_diff_logits_grads_batch_targeted(imgs, la, la_target)
 

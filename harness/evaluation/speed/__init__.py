@@ -1,1 +1,1 @@
-"""How the attacked copy of a network is run faster with the same verdicts."""
+"""Run the attacked copy of a network faster without changing verdicts."""

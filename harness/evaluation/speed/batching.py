@@ -1,29 +1,29 @@
-"""How many images go through the network in one piece."""
+"""Split batches into the pieces that go through the network at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Matrix products of fewer rows take other kernels, whose last bits differ.
+# Matrix products of fewer rows use other kernels, whose last bits differ.
 GRAIN = 16
 
 
 @dataclass
 class Batching:
-    """How a batch is cut into pieces so that logits and gradients do not depend on the cut.
+    """Split a batch into pieces so that logits and gradients do not depend on the split.
 
-    Matrix products treat each row alike from ``GRAIN`` rows on. So pieces start at multiples of
-    ``grain``, and a shorter tail joins the piece before it, or, where ``tile`` is set, is padded to
-    a multiple of ``multiple``, which ``plan.smallest_multiple`` finds for a network. Where
-    ``graph_sizes`` are set, each piece is padded to one of these instead.
+    Matrix products compute each row in the same way from ``GRAIN`` rows on. So pieces start at
+    multiples of ``grain``, and a shorter tail joins the previous piece or, if ``tile`` is set, is
+    padded to a multiple of ``multiple``, which ``plan.smallest_multiple`` finds for a network. If
+    ``graph_sizes`` is set, each piece is padded to one of these sizes instead.
 
     Attributes:
         limit: images whose activations are held at once, rounded up to a multiple of ``grain``;
             None is the whole batch.
         tile: images in one piece, None for as many as ``limit`` allows.
-        multiple: where ``tile`` is set, a piece is padded to a multiple of so many images.
-        graph_sizes: batch sizes, ascending, of which a network under attack has recorded passes;
-            see ``graphs``.
+        multiple: if ``tile`` is set, pieces are padded to a multiple of this number.
+        graph_sizes: ascending batch sizes for which the attacked network has recorded passes; see
+            ``graphs``.
         grain: see above.
     """
 
@@ -35,7 +35,7 @@ class Batching:
 
     @property
     def usable_sizes(self) -> tuple[int, ...]:
-        """The ``graph_sizes`` within the limit; where it allows none, batches are cut as usual."""
+        """The ``graph_sizes`` within the limit; if there are none, batches are split as usual."""
         return tuple(size for size in self.graph_sizes if size <= (self.limit or size))
 
     def pieces(self, count: int) -> list[tuple[int, int]]:
@@ -50,7 +50,7 @@ class Batching:
         return list(zip(starts, [*starts[1:], count], strict=True))
 
     def padded(self, count: int) -> int:
-        """Images to run for a piece of ``count``."""
+        """Number of images that a piece of ``count`` is padded to."""
         if sizes := self.usable_sizes:
             return next(size for size in sizes if size >= count)
         if self.tile is None:
@@ -59,9 +59,9 @@ class Batching:
         return -(-count // multiple) * multiple
 
     def graphs_kept(self, count: int) -> int:
-        """How many pieces of a batch of ``count`` may keep what their backward pass needs."""
+        """How many pieces of a batch of ``count`` may keep their graphs for the backward pass."""
         if self.usable_sizes:
-            return 1  # each replay overwrites what the one before it left
+            return 1  # each replay overwrites the previous one's tensors
         pieces = self.pieces(count)
         if self.limit is None:
             return len(pieces)
@@ -69,7 +69,7 @@ class Batching:
         return max(1, self._rounded(self.limit) // size)
 
     def halve(self, count: int) -> bool:
-        """Hold half as many images of a batch of ``count``; False if it was one already."""
+        """Halve the images of a batch of ``count`` held at once; False if it was one already."""
         held = min(self._rounded(self.limit or count), count)
         if held <= 1:
             return False
@@ -77,7 +77,7 @@ class Batching:
         if held > self.grain:
             half = max(self.grain, half // self.grain * self.grain)
         self.limit = half
-        # Memory goes before the last bit: below the grain, logits may differ by rounding.
+        # Memory matters more than the last bit: below the grain, logits may differ by rounding.
         self.grain = min(self.grain, half)
         return True
 

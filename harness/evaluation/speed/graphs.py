@@ -1,7 +1,7 @@
-"""Passes of a network recorded once as CUDA graphs at a few batch sizes, and replayed.
+"""Record a network's passes as CUDA graphs at a few batch sizes, and replay them.
 
-An attack makes thousands of passes of many small kernels each, and a GPU that waits for the next
-launch is idle. A replay launches all kernels of a pass at once.
+An attack makes thousands of passes of many small kernels each, and the GPU is idle while it waits
+for the next launch. A replay launches all kernels of a pass at once.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from harness.evaluation.speed.plan import disagreement, outputs
 from harness.evaluation.speed.precision import pinned
 
 PassFn = Callable[[Tensor], Tensor]
-# A replay runs the kernels that were recorded. What it gets wrong, such as answering for the images
-# of the recording, is wrong by far more.
+# A replay runs the recorded kernels. Its errors, such as logits of the recording's images, are far
+# larger than this.
 REPLAY_TOLERANCE = 0.01
 
 
 class RecordedNetwork:
-    """A frozen network in eval mode that replays its passes of the sizes that batches are cut to.
+    """A frozen network in eval mode that replays recorded passes at the batching's graph sizes.
 
-    A replay overwrites the logits, and what the backward pass needs, of the one before it of the
-    same size: copy the logits, and go backward before the next pass. Batches of other sizes go
-    through the network as they are.
+    A replay overwrites the logits of the previous replay of that size, and the tensors its backward
+    pass needs: copy the logits, and run backward before the next pass. Batches of other sizes run
+    through the network without a recording.
 
     Args:
         network: maps images [B, K, H, W] to logits [B, C].
-        batching: how batches are cut; passes of sizes beyond its limit are forgotten, with the
-            memory that they hold.
+        batching: how batches are split; recordings for sizes above its limit are dropped and their
+            memory is freed.
     """
 
     def __init__(self, network: PassFn, batching: Batching) -> None:
-        """Record nothing yet: the first call does, since it has images on their device."""
+        """Record nothing yet: the first call does, when it has images on their device."""
         self._network, self._batching = network, batching
         self._passes: dict[int, PassFn] = {}
 
@@ -47,7 +47,7 @@ class RecordedNetwork:
         sizes = self._batching.usable_sizes
         if tuple(self._passes) != sizes:
             self._passes = {size: each for size, each in self._passes.items() if size in sizes}
-            gc.collect()  # torch's recordings are in reference cycles, and hold memory of the GPU
+            gc.collect()  # torch's recordings are in reference cycles and hold GPU memory
             self._passes = {
                 size: self._passes.get(size) or recorded(self._network, resized(images, size))
                 for size in sizes
@@ -56,18 +56,18 @@ class RecordedNetwork:
 
 
 def resized(images: Tensor, count: int) -> Tensor:
-    """So many images in the same memory layout: the first ones, or all again and again."""
+    """Return ``count`` images in the same memory layout: the first ones, or all repeated."""
     return torch.cat([images.detach()] * -(-count // len(images)))[:count]
 
 
 def recorded(network: PassFn, images: Tensor) -> PassFn:
-    """The network's passes forward and backward at this batch size; on a CPU as they are.
+    """Record the network's forward and backward passes at this batch size; not on a CPU.
 
-    The arithmetic is that of the attacks; autocast is as it is for the caller.
+    The arithmetic is that of the attacks; autocast is the caller's.
     """
 
     def passed(x: Tensor) -> Tensor:
-        return network(x.clone())  # it may write into its input
+        return network(x.clone())  # the network may write into its input
 
     if images.device.type != "cuda":
         return passed
@@ -77,15 +77,15 @@ def recorded(network: PassFn, images: Tensor) -> PassFn:
 
 
 def check_replay(replayed: PassFn, plain: PassFn, images: Tensor) -> None:
-    """Record the passes of a network and compare replays with the network as it is.
+    """Record a network's passes and compare replays with the network itself.
 
     Args:
-        replayed: the network under attack, with recorded passes.
-        plain: the same without.
+        replayed: the attacked network with recorded passes.
+        plain: the attacked network without.
         images: [B, K, H, W], B > 1.
 
     Raises:
-        UserError: they cannot be recorded here, or a replay gives something else.
+        UserError: the passes cannot be recorded here, or a replay gives a different result.
     """
     try:
         with pinned("reference"):
@@ -96,6 +96,6 @@ def check_replay(replayed: PassFn, plain: PassFn, images: Tensor) -> None:
     except Exception as error:  # a network's own code can raise anything
         raise UserError(
             f"the network's passes cannot be recorded as CUDA graphs here ({first_line(error)}): "
-            "leave out evaluation.graph_sizes or give smaller ones; an evaluation that was started "
-            "with it must end where they can"
+            "leave out evaluation.graph_sizes or give smaller ones; an evaluation started with it "
+            "must be continued where they can be recorded"
         ) from error

@@ -15,28 +15,28 @@ from harness.evaluation.speed.batching import GRAIN
 from harness.evaluation.speed.precision import pinned
 from harness.evaluation.speed.rewriting import fold_batchnorm, pad_linear_layers
 
-# Pixels of the input that one piece holds at most: activations of so many stay in the cache.
+# Most input pixels in one piece: the activations of this many stay in the cache.
 TILE_PIXELS = 32 * 1024
 SMALLEST_TILE = 16
-# Of a multiple, the batches that are probed for it, as far as there are images.
+# Batches probed for a multiple, in units of it, up to the number of images.
 PROBED_STEPS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 16, 17, 21, 25, 29, 31)
-# Of folding in float64, relative to the norm of all logits, and of all gradients. In float32 a
-# single ReLU whose input is nearly zero moved the gradients of a network by a hundredth.
+# For folding in float64, relative to the norm of all logits and of all gradients. In float32 a
+# single ReLU with an input near zero changed a network's gradients by a hundredth.
 FOLDING_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is run under attack; stored, so that a resumed evaluation runs it alike.
+    """How a network is run under attack; stored, so that a resumed evaluation does the same.
 
     Attributes:
-        folded: BatchNorm layers that were folded into the convolution before them.
+        folded: number of BatchNorm layers folded into the preceding convolution.
         channels_last: whether activations have that memory layout.
-        tile: images in one piece on a CPU, None where pieces are as large as memory allows.
-        multiple: pieces of a tile are padded to a multiple of so many images; see
+        tile: images in one piece on a CPU, None if pieces are as large as memory allows.
+        multiple: with a tile, pieces are padded to a multiple of this number of images; see
             ``smallest_multiple``.
         compiled: whether the copy is compiled.
-        graph_sizes: batch sizes of which the copy's passes are recorded; see ``graphs``.
+        graph_sizes: batch sizes at which the copy's passes are recorded; see ``graphs``.
         notes: what was not done, and why.
     """
 
@@ -50,19 +50,19 @@ class Plan:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Plan:
-        """The plan that ``asdict`` made a dictionary, also by way of JSON.
+        """Build the plan from the dictionary that ``asdict`` returned, also after JSON.
 
         Raises:
-            KeyError: a field is missing: a release without it ran the network in another way.
+            KeyError: a field is missing: the plan is from a release that ran networks differently.
         """
-        stored = {"graph_sizes": (), **stored}  # releases without it recorded no passes
+        stored = {"graph_sizes": (), **stored}  # releases without this field recorded no passes
         values = {each.name: stored[each.name] for each in fields(cls)}
         tuples = {name: tuple(values[name]) for name in ("graph_sizes", "notes")}
         return cls(**{**values, **tuples})
 
     @property
     def is_plain(self) -> bool:
-        """Whether it leaves the network as it is, compiled or recorded or not."""
+        """Whether the network itself is unchanged; it may still be compiled or recorded."""
         return replace(self, compiled=False, graph_sizes=(), notes=()) == PLAIN
 
     @property
@@ -77,12 +77,12 @@ PLAIN = Plan()
 def decide(
     network: nn.Module, images: Tensor, device: torch.device, *, compiled: bool = False
 ) -> Plan:
-    """How a network can be run faster without computing another function.
+    """Plan how to run a network faster without changing the function it computes.
 
     Args:
         network: in eval mode, on ``device``.
-        images: some images [B, K, H, W] in [0, 1] on which the faster copy must agree with it.
-        device: where both compute.
+        images: images [B, K, H, W] in [0, 1] on which the network and its faster copy must agree.
+        device: where both run.
         compiled: whether the copy is to be compiled.
     """
     if reason := _cannot_be_copied(network, images):
@@ -100,12 +100,12 @@ def decide(
 
 
 def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
-    """A frozen copy of a network in eval mode, made for speed as the plan says.
+    """Return a frozen, faster copy of a network in eval mode, as the plan specifies.
 
-    By a plan that changes nothing it is the network itself, which perhaps cannot be copied.
+    A plan that changes nothing returns the network itself, since it may not be copyable.
 
     Raises:
-        RuntimeError: the network is not the one that the plan was made for.
+        RuntimeError: the plan was made for another network.
     """
     copied = network if plan.is_plain else rewritten(network, plan)
     if not plan.compiled:
@@ -115,15 +115,15 @@ def apply(network: nn.Module, plan: Plan) -> Callable[[Tensor], Tensor]:
 
 
 def _cannot_be_copied(network: nn.Module, images: Tensor) -> str | None:
-    """Why a network cannot be copied and rewritten; None if it can be.
+    """Return why a network cannot be copied and rewritten; None if it can be.
 
-    Locks, compiled code and tensors with a history, such as those that hooks collect, cannot.
+    Locks, compiled code and tensors with a grad history, such as hooks collect, cannot be copied.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return "it is TorchScript, whose graph is fixed"
     one = images[:1]
     try:
-        outputs(network, one)  # of which hooks may keep something that cannot be copied
+        outputs(network, one)  # hooks may keep tensors that cannot be copied
         outputs(rewritten(network, Plan(channels_last=True, tile=SMALLEST_TILE)), one)
     except Exception as error:  # a network's own code can raise anything
         return first_line(error)
@@ -131,7 +131,7 @@ def _cannot_be_copied(network: nn.Module, images: Tensor) -> str | None:
 
 
 def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
-    """Compile the copy of a plan and run it on images, as attacks will.
+    """Compile a plan's copy and run it on images as the attacks will.
 
     Raises:
         UserError: it cannot be compiled here.
@@ -145,15 +145,15 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"the network cannot be compiled here ({type(error).__name__}: {reason}): leave out "
-            "evaluation.compile; an evaluation that was started with it must end where it compiles"
+            "evaluation.compile; an evaluation started with it must be continued where it compiles"
         ) from error
 
 
 def rewritten(network: nn.Module, plan: Plan) -> nn.Module:
-    """The copy of ``apply`` without being compiled.
+    """Return the copy of ``apply`` before compilation.
 
     Raises:
-        RuntimeError: the network is not the one that the plan was made for.
+        RuntimeError: the plan was made for another network.
     """
     copied = copy.deepcopy(network)
     if plan.folded:
@@ -171,9 +171,10 @@ def rewritten(network: nn.Module, plan: Plan) -> nn.Module:
 
 
 def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
-    """How many BatchNorm layers can be folded into convolutions, checked in float64, and notes.
+    """Return how many BatchNorm layers can be folded into convolutions, and notes.
 
-    It is none for a network whose graph cannot be traced, or whose folded copy disagrees.
+    Checked in float64. None can be folded if the network cannot be traced or its folded copy
+    disagrees with it.
     """
     try:
         exact = copy.deepcopy(network).double()
@@ -192,7 +193,7 @@ def foldable(network: nn.Module, images: Tensor) -> tuple[int, tuple[str, ...]]:
 def disagreement(
     found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float
 ) -> str | None:
-    """How far two ``outputs`` of the same images are apart, relative to their norm, if too far."""
+    """Describe how far two ``outputs`` differ relative to their norm; None if within tolerance."""
     for what, ours, theirs in zip(("logits", "gradients"), found, expected, strict=True):
         difference = float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
         if not difference <= tolerance:
@@ -201,9 +202,9 @@ def disagreement(
 
 
 def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [B, C], and the gradient [B, K, H, W] of a fixed sum of them.
+    """Return logits [B, C] and the gradient [B, K, H, W] of a fixed weighted sum of them.
 
-    The gradient is needed because a tracer drops a backward pass that a network defines itself.
+    The gradient is compared because tracing drops a network's custom backward passes.
     """
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
@@ -214,11 +215,11 @@ def outputs(network: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor
 
 
 def image_gradient(logits: Tensor, images: Tensor, weights: Tensor) -> Tensor:
-    """The gradient by the images of the weighted sum of logits; zero if it does not depend on them.
+    """Gradient of a weighted sum of logits with respect to the images; zero if independent of them.
 
     Args:
         logits: of the images [B, C].
-        images: what they were computed from [B, K, H, W].
+        images: the images [B, K, H, W] that the logits were computed from.
         weights: of the sum [B, C].
     """
     if not logits.requires_grad:
@@ -228,10 +229,10 @@ def image_gradient(logits: Tensor, images: Tensor, weights: Tensor) -> Tensor:
 
 
 def smallest_multiple(network: nn.Module, images: Tensor) -> int:
-    """The least power of 2 by which batches of all probed sizes give each image the same bits.
+    """Find the smallest power of 2 whose multiples, as batch sizes, give each image the same bits.
 
-    Convolution kernels for odd batches, or for the threads that share them, may add up in another
-    order. It is ``GRAIN`` at most.
+    Convolution kernels may sum in another order for odd batch sizes, or when threads share them.
+    The result is at most ``GRAIN``.
     """
     whole = outputs(network, images)
     multiple = 1

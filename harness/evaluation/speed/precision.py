@@ -1,4 +1,4 @@
-"""How float32 is computed: which shortcuts kernels may take, pinned and recorded."""
+"""Pin and record how float32 is computed: which shortcuts kernels may take."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-# As torch has them by default, which is how the reference numbers were computed: TensorFloat-32
-# in convolutions where the GPU has it, and full float32 in matrix products.
+# ``reference`` is torch's default, with which the reference numbers were computed: TensorFloat-32
+# in convolutions if the GPU has it, and full float32 in matrix products.
 Mode = Literal["reference", "strict"]
 
 _CONVOLUTIONS = ("cudnn.conv", "cudnn.rnn")
@@ -18,14 +18,14 @@ _PRODUCTS = ("cuda.matmul", "mkldnn.conv", "mkldnn.matmul", "mkldnn.rnn")
 
 @contextmanager
 def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
-    """Pin how float32 is computed, and deterministic kernels; afterwards all is as before.
+    """Pin how float32 is computed, and deterministic kernels; restore all settings afterwards.
 
     Args:
         mode: ``strict`` is IEEE float32 everywhere; ``reference`` allows TensorFloat-32 in cuDNN
             convolutions.
 
     Yields:
-        What was set, for the record.
+        The settings, for the record.
     """
     convolutions = "tf32" if mode == "reference" else "ieee"
     precisions = dict.fromkeys(_CONVOLUTIONS, convolutions) | dict.fromkeys(_PRODUCTS, "ieee")
@@ -33,7 +33,7 @@ def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
     before = _precisions()
     choice = cudnn.benchmark, cudnn.deterministic
     _set_precisions(precisions)
-    # Autotuning picks kernels by the clock, and the fastest ones may add in any order.
+    # Autotuning picks kernels by timing them, and the fastest may sum in any order.
     cudnn.benchmark, cudnn.deterministic = False, True
     try:
         yield {"mode": mode, **_precisions(), "cudnn.benchmark": False, "cudnn.deterministic": True}
@@ -43,7 +43,7 @@ def pinned(mode: Mode) -> Iterator[dict[str, Any]]:
 
 
 def arithmetic() -> dict[str, dict[str, Any]]:
-    """What is set where attacks run and where verdicts are judged, for an evaluation's record."""
+    """Return the settings for the attacks and for the judge, for an evaluation's record."""
     modes: dict[str, Mode] = {"attacks": "reference", "judge": "strict"}
     found = {}
     for role, mode in modes.items():
@@ -58,7 +58,7 @@ def _operation(path: str) -> Any:
 
 
 def _per_operation() -> bool:
-    """Whether torch has one setting per operation (2.9 on); the older flags clash with them."""
+    """Whether torch has per-operation settings (2.9 on), which conflict with the older flags."""
     return hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 

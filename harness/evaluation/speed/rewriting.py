@@ -1,4 +1,4 @@
-"""Rewriting a network so that it runs faster or rounds alike for batches of all sizes."""
+"""Rewrite a network so that it runs faster, or rounds the same way at all batch sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.evaluation.speed.batching import GRAIN
 
 
 def fold_batchnorm(graph: fx.GraphModule) -> int:
-    """Fold each eval-mode BatchNorm into a convolution that feeds only it; returns how many."""
+    """Fold each eval-mode BatchNorm into a convolution that feeds only it; return how many."""
     modules = dict(graph.named_modules())
     folded = 0
     for node in list(graph.graph.nodes):
@@ -48,17 +48,17 @@ def _uses(graph: fx.GraphModule, target: str) -> int:
 
 
 class PaddedLinear(nn.Linear):
-    """A linear layer that never multiplies fewer than ``GRAIN`` rows, whose last bits differ."""
+    """A linear layer that pads its input to ``GRAIN`` rows: products of fewer round differently."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of [B, D]; other shapes go through as they are."""
+        """Apply to [B, D], padded; other shapes are not padded."""
         if x.ndim != 2 or len(x) >= GRAIN:
             return super().forward(x)
         return super().forward(pad(x, (0, 0, 0, GRAIN - len(x))))[: len(x)]
 
 
 def pad_linear_layers(network: nn.Module) -> None:
-    """Make each plain linear layer a padded one; its weights, hooks and name stay."""
+    """Turn each plain linear layer into a padded one; its weights, hooks and name are kept."""
     for module in network.modules():
         if type(module) is nn.Linear:
             module.__class__ = PaddedLinear

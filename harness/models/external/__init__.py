@@ -1,1 +1,1 @@
-"""External networks: finding their weights in a file, and probing what they do."""
+"""External networks: find their weights in a file, and probe their behaviour."""

@@ -1,4 +1,4 @@
-"""Model files for other programs: written from a run's model, and read again before they count."""
+"""Export a run's model to files for other programs, and check each file by reading it back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.models.normalize import Normalized
 from harness.store.files import make_folder
 
 INPUT, OUTPUT = "images", "logits"
-# Logits of other programs may differ by this part of the largest: they sum in another order.
+# Logits of other programs may differ by this fraction of the largest: they sum in another order.
 TOLERANCE = 1e-4
 PROBE_BATCHES = (5, 1)
 
@@ -29,13 +29,13 @@ Read = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that is exported.
+    """A model to export.
 
     Attributes:
-        model: from images [B, K, S, S] in [0, 1] to logits [B, C], in eval mode on the CPU.
+        model: maps images [B, K, S, S] in [0, 1] to logits [B, C], in eval mode on the CPU.
         arch: the registered name of the network.
-        shape: classes, channels and image size (C, K, S), from which the network is made.
-        facts: text for the file's metadata, where the format has room for it.
+        shape: classes, channels and image size (C, K, S), with which the network is built.
+        facts: text for the file's metadata, if the format has any.
     """
 
     model: nn.Module
@@ -44,13 +44,13 @@ class Exported:
     facts: Mapping[str, str]
 
     def images(self, count: int) -> Tensor:
-        """Random images, the same each time."""
+        """Return random images, the same on each call."""
         _, channels, size = self.shape
         generator = torch.Generator().manual_seed(0)
         return torch.rand((count, channels, size, size), generator=generator)
 
     def with_weights(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A new network of the same kind with those weights and buffers."""
+        """Build a new network of the same architecture with these weights and buffers."""
         network: nn.Module = build_model(self.arch, *self.shape)
         if isinstance(self.model, Normalized):
             channels = self.shape[1]
@@ -61,12 +61,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        file: its name.
+        file: the file's name.
         write: writes the model.
-        read: reads it as a user would, as a function from images to logits.
+        read: reads the file as a user would, into a function from images to logits.
         packages: optional packages that both need.
         exact: whether the logits must be equal to the last bit.
     """
@@ -84,14 +84,14 @@ def export_model(exported: Exported, form: str, folder: Path) -> Path:
     Args:
         exported: the model.
         form: a name in ``FORMATS``.
-        folder: is created; a file of the same name is replaced.
+        folder: created if missing; a file of the same name is replaced.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: a package is missing, the network cannot be written in that format, or what was
-            written gives other logits; then nothing is left.
+        UserError: a package is missing, the network cannot be written in this format, or the file
+            gives different logits; then no file is left behind.
     """
     kind = format_of(form)
     for package in kind.packages:
@@ -118,7 +118,7 @@ def export_model(exported: Exported, form: str, folder: Path) -> Path:
 
 
 def _difference(exported: Exported, read: Read, count: int) -> float:
-    """The largest difference of the logits, as a part of the largest logit."""
+    """Return the largest difference of the logits as a fraction of the largest logit."""
     images = exported.images(count)
     with torch.no_grad():
         expected, found = exported.model(images), read(images)
@@ -128,7 +128,7 @@ def _difference(exported: Exported, read: Read, count: int) -> float:
 
 
 def format_of(name: str) -> Format:
-    """The format of that name; ``UserError`` if there is none."""
+    """Return the format of this name; ``UserError`` if there is none."""
     if name not in FORMATS:
         raise UserError(f"there is no format {name!r}: choose one of {', '.join(FORMATS)}")
     return FORMATS[name]
@@ -155,7 +155,7 @@ def _read_state_dict(exported: Exported, path: Path) -> Read:
 
 def _write_safetensors(exported: Exported, path: Path) -> None:
     package = importlib.import_module("safetensors.torch")
-    # Tensors that share memory are refused by this format, so each gets its own.
+    # The format does not allow tensors that share memory, so each gets its own.
     state = {name: tensor.clone() for name, tensor in exported.model.state_dict().items()}
     path.write_bytes(package.save(state, metadata=dict(exported.facts)))
 
@@ -166,7 +166,7 @@ def _read_safetensors(exported: Exported, path: Path) -> Read:
 
 def _write_torchscript(exported: Exported, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated, and still what many programs load
+        warnings.simplefilter("ignore")  # deprecated, but many programs still load it
         traced = torch.jit.trace(exported.model, exported.images(2))
         traced.save(path, _extra_files={"facts.json": json.dumps(dict(exported.facts))})
 
@@ -180,7 +180,7 @@ def _read_torchscript(exported: Exported, path: Path) -> Read:
 
 def _write_onnx(exported: Exported, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own code
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         program: Any = torch.onnx.export(
             exported.model,
             (exported.images(2),),

@@ -1,8 +1,8 @@
-"""A probe of an external network, before anything else is done with it.
+"""Probe an external network before anything else is done with it.
 
-It is asked for a few fixed images. What would make its evaluation wrong is refused in a sentence,
-and its answers are part of what identifies it. Doubts that need the images of an evaluation are
-flags; see ``harness.evaluation.probe``.
+The network runs on a few fixed images. Anything that would invalidate its evaluation is rejected
+with a message, and its logits are part of its identity. Checks that need the images of an
+evaluation raise flags; see ``harness.evaluation.probe``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARYING = "varying"
 
 
 class FunctionModel(nn.Module):
-    """A plain function from images to logits as a module.
+    """Wrap a plain function from images to logits as a module.
 
     Attributes:
         function: the function.
@@ -45,25 +45,25 @@ class FunctionModel(nn.Module):
         self.members = nn.ModuleList()
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the function returns."""
+        """Return the function's output."""
         return self.function(x)
 
     def adopt_members(self, images: Tensor) -> None:
-        """Register the networks that the function calls for these images."""
+        """Register the networks that the function calls on these images."""
         with evaluating(self), strangers(self) as found, torch.no_grad():
             self(images.clone())
         self.members.extend(found)
 
 
 def probe_images(info: DatasetInfo) -> Tensor:
-    """The fixed random images [4, K, S, S] in [0, 1] on the CPU."""
+    """Return the fixed random images [4, K, S, S] in [0, 1], on the CPU."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBE_IMAGES, info.channels, info.image_size, info.image_size)
     return torch.rand(shape, generator=generator)
 
 
 def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
-    """Check that a model can be evaluated on images of a dataset; the model stays as it is.
+    """Check that a model can be evaluated on images of a dataset; the model is not changed.
 
     Args:
         model: maps images [B, K, S, S] in [0, 1] to logits [B, C].
@@ -71,11 +71,11 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
         source: the model's name in messages.
 
     Returns:
-        Notes on what is unusual and was allowed for, one sentence each.
+        Notes on unusual behaviour that was handled, one sentence each.
 
     Raises:
-        UserError: it is not float32, does not answer with one row of C float logits an image, takes
-            other images, or uses modules that are not registered with it.
+        UserError: the model is not float32, does not return one row of C float logits per image,
+            cannot take such images, or uses modules that are not registered with it.
     """
     check_float32(model, source)
     images, writes = probe_images(info).to(device_of(model)), False
@@ -93,11 +93,11 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
             "eval(), to() and state_dict() do not reach them: keep them in attributes or in an "
             "nn.ModuleList"
         )
-    return [f"{source} writes into the images that it is given: it gets copies"] * writes
+    return [f"{source} writes into the images it is given, so it gets copies"] * writes
 
 
 def check_float32(model: nn.Module, source: str) -> None:
-    """Raise ``UserError`` unless all parameters and buffers of floats are float32."""
+    """Raise ``UserError`` unless all parameters and floating-point buffers are float32."""
     kinds = {"parameters": model.named_parameters(), "buffers": model.named_buffers()}
     for kind, tensors in kinds.items():
         for name, tensor in tensors:
@@ -110,7 +110,7 @@ def check_float32(model: nn.Module, source: str) -> None:
 
 
 def check_logits(output: Any, count: int, source: str) -> None:
-    """Raise ``UserError`` unless an output has a row of float logits for each of the images."""
+    """Raise ``UserError`` unless an output has a row of float logits for each image."""
     images = f"{count} image{'s' if count > 1 else ''}"
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
         kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -121,11 +121,11 @@ def check_logits(output: Any, count: int, source: str) -> None:
     if not output.is_floating_point():
         kind = str(output.dtype).removeprefix("torch.")
         raise UserError(
-            f"{source} returns {kind}, not float logits, which have no gradient: return the "
+            f"{source} returns {kind}, not float logits, and so has no gradient: return the "
             "logits before they are rounded or compared"
         )
     if bool(output.isnan().all()):
-        raise UserError(f"{source} returns NaN for {images}: give weights that are finite")
+        raise UserError(f"{source} returns NaN for {images}: give finite weights")
 
 
 def check_classes(num_classes: int, info: DatasetInfo, source: str) -> None:
@@ -156,16 +156,16 @@ def _output(model: nn.Module, images: Tensor, info: DatasetInfo, source: str) ->
 
 @contextmanager
 def strangers(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Collect the modules with weights or dropout that are called inside, but are not the model's.
+    """Collect modules with weights or dropout that are called in the block but not the model's own.
 
-    A module that holds others that are called counts once. Inside, they are in eval mode.
+    A module is counted once together with its submodules. In the block, they are in eval mode.
     """
     known = {id(module) for module in model.modules()}
     found: list[nn.Module] = []
     modes: dict[nn.Module, bool] = {}
 
     def note(module: nn.Module, inputs: Any) -> None:
-        # Copies that data parallelism makes for each pass are marked so.
+        # Data parallelism marks the copies it makes for each pass as replicas.
         if id(module) in known or getattr(module, "_is_replica", False) or not _matters(module):
             return
         found.append(module)
@@ -183,7 +183,7 @@ def strangers(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _matters(module: nn.Module) -> bool:
-    """Whether a module has weights, buffers, or behaves otherwise in training mode."""
+    """Whether a module has weights, buffers or dropout."""
     return bool(
         next(module.parameters(), None) is not None
         or next(module.buffers(), None) is not None
@@ -192,7 +192,7 @@ def _matters(module: nn.Module) -> bool:
 
 
 def _described(model: nn.Module, stranger: nn.Module) -> str:
-    """The class of a module and, if it is in an attribute of the model's modules, its place."""
+    """Describe a module by its class and, if one of the model's modules holds it, its place."""
     kind = type(stranger).__name__
     for path, module in model.named_modules():
         for name, value in vars(module).items():
@@ -208,7 +208,7 @@ def _described(model: nn.Module, stranger: nn.Module) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards as it was."""
+    """Put the model in eval mode for the block, then restore each module's mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -219,24 +219,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU if it has none."""
+    """Return the device of the model's parameters; the CPU if it has none."""
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def identify(model: nn.Module, info: DatasetInfo) -> dict[str, str]:
-    """What identifies a model: its class, weights and code, and its answers to fixed images.
+    """Return what identifies a model: its class, weights, code, and logits of fixed images.
 
-    Weights do not say what a network does with them, and code does not say what it reads. It is the
-    same however the model was named: as a file, as a function or as an object.
+    Weights do not determine what a network does with them, nor code the data that it reads. The
+    identity does not depend on whether the model was given as a file, a function or an object.
 
     Args:
-        model: perhaps behind a normalisation.
+        model: the network, or a ``Normalized`` one.
         info: the dataset's description.
 
     Returns:
         ``arch``, the name of the class or function; ``sha256`` of parameters and buffers;
         ``code_sha256``; and ``answers``, a hash of the logits of ``probe_images``, or ``varying``
-        if they are not the same twice.
+        if two passes differ.
     """
     inner = model.model if isinstance(model, Normalized) else model
     return {
@@ -248,7 +248,7 @@ def identify(model: nn.Module, info: DatasetInfo) -> dict[str, str]:
 
 
 def class_name(model: nn.Module) -> str:
-    """The qualified name of a model's class, or of its function."""
+    """Return the qualified name of a model's class, or of its function."""
     kind = model.function if isinstance(model, FunctionModel) else type(model)
     return str(getattr(kind, "__qualname__", type(kind).__name__))
 
@@ -260,22 +260,22 @@ def _code(model: nn.Module) -> Sequence[Any]:
 
 
 def _answers(model: nn.Module, info: DatasetInfo) -> str:
-    """A hash of the logits of fixed random images, rounded to a thousandth of the largest.
+    """Hash the logits of fixed random images, rounded to a thousandth of the largest.
 
-    They are computed in float64 where the model can be: rounding then agrees on all machines.
+    They are computed in float64 if the model supports it, so that rounding agrees on all machines.
     """
     images = probe_images(info).to(device_of(model))
     try:
         exact: nn.Module = copy.deepcopy(model).double()
         _logits(exact, images.double())
         found = [_rounded(_logits(exact, images.double())) for _ in range(2)]
-    except Exception:  # what cannot be copied or computes in float32 alone
+    except Exception:  # the model cannot be copied, or only supports float32
         found = [_rounded(_logits(model, images)) for _ in range(2)]
     return found[0] if found[0] == found[1] else VARYING
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of a copy of the images in eval mode, with torch's generators at a fixed seed."""
+    """Return the logits of a copy of the images in eval mode, with torch's generators seeded."""
     devices = [images.device] if images.device.type == "cuda" else []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -286,6 +286,6 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def _rounded(logits: Tensor) -> str:
     plain = logits.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     scaled = logits / plain.abs().max().clamp_min(1e-30)
-    # What is not finite keeps a number of its own.
+    # Each kind of non-finite value gets its own number.
     rounded = scaled.mul(1000).round().nan_to_num(nan=1e6, posinf=2e6, neginf=3e6)
     return hashlib.sha256(rounded.cpu().numpy().astype("<i4").tobytes()).hexdigest()[:12]

@@ -1,9 +1,9 @@
 """Find a network's weights in whatever a checkpoint file wraps them in.
 
 Published files nest state dicts (``net``, ``model_state_dict``, ``state_dict_ema``, a list of one)
-and prefix the names in them (``module.``, ``module.0.``, ``basic_net.``). No list of wrappers is
-kept: each nested mapping of tensors, under each prefix of its names, is a candidate, and those are
-taken whose names and shapes are all of the network's.
+and prefix the names in them (``module.``, ``module.0.``, ``basic_net.``). There is no list of known
+wrappers: each nested mapping of tensors, under each prefix of its names, is a candidate, and one
+fits if it has all of the network's names and shapes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.models.normalize import Statistics
 
 State = dict[str, Tensor]
-# Names of the mean and the standard deviation in a state dict with a layer that normalises.
+# Names of the mean and standard deviation in the state dict of a normalising layer.
 STATISTICS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"), ("means", "sds"))
 COUNTERS = ("num_batches_tracked", "n_averaged")
 MOST_CHANNELS = 4
@@ -32,8 +32,8 @@ class Weights:
     """A network's weights in a checkpoint.
 
     Attributes:
-        key: the mapping that holds them, ``""`` for the checkpoint itself.
-        prefix: the names' prefix there.
+        key: path of the mapping that holds them, ``""`` for the checkpoint itself.
+        prefix: the prefix of their names in it.
         state: the weights by the network's names.
         extra: the other tensors of the same mapping.
     """
@@ -51,12 +51,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Taken:
-    """What ``load_weights`` found beside the weights.
+    """What ``load_weights`` found in addition to the weights.
 
     Attributes:
-        statistics: mean and standard deviation per channel, where the checkpoint has them in
-            addition to the network's own entries.
-        notes: which weights were taken and what was left out, where that is not obvious.
+        statistics: mean and standard deviation per channel, if the checkpoint has them in addition
+            to the network's own entries.
+        notes: which weights were used and what was left out, if that is not obvious.
     """
 
     statistics: Statistics | None = None
@@ -64,16 +64,16 @@ class Taken:
 
 
 def load_weights(network: nn.Module, content: Any, source: str, key: str | None = None) -> Taken:
-    """Load the weights that a checkpoint holds of a network.
+    """Load a network's weights from the content of a checkpoint.
 
-    Only counters of BatchNorm batches may be missing, as in files of early PyTorch. Weights of the
-    inner network fit one that wraps it, such as a ``Normalized`` one.
+    Only BatchNorm's batch counters may be missing, as in files from early PyTorch. Weights of an
+    inner network also fit a network that wraps it, such as ``Normalized``.
 
     Args:
-        network: gets the weights.
-        content: the checkpoint: a state dict, or nested mappings and lists with one in them.
+        network: the network that gets the weights.
+        content: the checkpoint: a state dict, or nested mappings and lists that contain one.
         source: its origin, for messages.
-        key: which weights are meant, where there are several.
+        key: which weights to use, if there are several.
 
     Raises:
         UserError: no weights fit, several different ones do, or they are not plain float numbers.
@@ -102,7 +102,7 @@ def load_weights(network: nn.Module, content: Any, source: str, key: str | None 
 
 
 def tensor_mappings(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, State]]:
-    """The tensors of each nested mapping or list that has some, with its dotted place."""
+    """Yield the tensors of each nested mapping that has some, with its dotted path."""
     if isinstance(content, Mapping):
         items = [(str(name), value) for name, value in content.items()]
     elif isinstance(content, list | tuple):
@@ -118,7 +118,7 @@ def tensor_mappings(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def nearest_weights(network: nn.Module, content: Any) -> State:
-    """The candidate with the most names of the network, by these names."""
+    """Return the candidate that has the most of the network's names, by these names."""
     mappings = dict(tensor_mappings(content))
     return _nearest(network, mappings).state if mappings else {}
 
@@ -138,11 +138,11 @@ def _nearest(network: nn.Module, mappings: Mapping[str, State]) -> Weights:
 def _fitting(
     network: nn.Module, mappings: Mapping[str, State], outer: Mapping[str, Tensor]
 ) -> list[Weights]:
-    """Every candidate that has all of the network's names in its shapes, beside known others.
+    """Return every candidate with all of the network's names and shapes and no unknown entries.
 
     Args:
         network: the network.
-        mappings: of tensors, by place.
+        mappings: mappings of tensors, by path.
         outer: the entries of the network that wraps it.
     """
     expected = network.state_dict()
@@ -157,7 +157,7 @@ def _fitting(
             if all(name in candidate.state for name in needed)
             and all(tensor.shape == expected[n].shape for n, tensor in candidate.state.items())
         ]
-        # Of two networks in one mapping either may be meant: neither makes the other unfit.
+        # Two networks in one mapping are both candidates: neither counts as unknown to the other.
         theirs = {id(tensor) for each in complete for tensor in each.state.values()}
         for candidate in complete:
             names = _unknown(candidate, network, outer)
@@ -167,7 +167,7 @@ def _fitting(
 
 
 def _prefixes(state: State) -> list[str]:
-    """The prefixes of the names, the empty one first."""
+    """Return the prefixes of the names, the empty one first."""
     found = {""}
     for name in state:
         parts = name.split(".")[:-1]
@@ -176,7 +176,7 @@ def _prefixes(state: State) -> list[str]:
 
 
 def _under(network: nn.Module, key: str, state: State, prefix: str) -> Weights:
-    """The candidate under a prefix: its entries by the network's names, and all others."""
+    """Build the candidate under a prefix: its entries by the network's names, and all others."""
     expected = network.state_dict().keys()
     published = getattr(network, "published_names", {})
     weights, extra = {}, {}
@@ -193,7 +193,7 @@ def _under(network: nn.Module, key: str, state: State, prefix: str) -> Weights:
 
 
 def _unknown(found: Weights, network: nn.Module, outer: Mapping[str, Tensor]) -> list[str]:
-    """The other entries of which it is not known that the network's answers do without them."""
+    """Return the names of other entries that may affect the network's output."""
     known = {*outer, *(name for pair in _statistics(found.extra) for name in pair)}
     dead = tuple(getattr(network, "unused_names", ()))
     return [
@@ -205,7 +205,7 @@ def _unknown(found: Weights, network: nn.Module, outer: Mapping[str, Tensor]) ->
 
 
 def _unused(extra: State, found: Weights) -> list[str]:
-    """Of other entries those that are neither statistics, counters, nor copies of the weights."""
+    """Return the names of other entries that are not statistics, counters or copies of weights."""
     statistics = {name for pair in _statistics(extra) for name in pair}
     return [
         name
@@ -217,7 +217,7 @@ def _unused(extra: State, found: Weights) -> list[str]:
 
 
 def _is_copy(name: str, tensor: Tensor, state: State) -> bool:
-    """Whether an entry repeats one that was taken, as files of wrapped networks do."""
+    """Whether an entry duplicates one that was used, as in files of wrapped networks."""
     return any(
         _same(tensor, own)
         for known, own in state.items()
@@ -230,7 +230,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _statistics(extra: State) -> list[tuple[str, str]]:
-    """The names of each mean and standard deviation among the entries."""
+    """Return the names of each mean and standard deviation among the entries."""
     found = []
     for name in extra:
         parent, _, last = name.rpartition(".")
@@ -244,7 +244,7 @@ def _statistics(extra: State) -> list[tuple[str, str]]:
 
 
 def _statistics_in(extra: State) -> Statistics | None:
-    """The first mean and standard deviation among the entries."""
+    """Return the first mean and standard deviation among the entries."""
     for pair in _statistics(extra):
         mean, std = (extra[name].flatten().tolist() for name in pair)
         return mean, std
@@ -252,7 +252,7 @@ def _statistics_in(extra: State) -> Statistics | None:
 
 
 def _of_wrapper(found: Weights, outer: Mapping[str, Tensor]) -> State:
-    """Of the other entries those of the network that wraps the one that was found."""
+    """Return the other entries that belong to the network that wraps the one found."""
     return {
         name: tensor
         for name, tensor in found.extra.items()
@@ -261,17 +261,17 @@ def _of_wrapper(found: Weights, outer: Mapping[str, Tensor]) -> State:
 
 
 def _inner_network(network: nn.Module) -> nn.Module | None:
-    """The only child that has parameters, of a network without parameters of its own."""
+    """Return the only child with parameters of a network without its own parameters, else None."""
     children = [child for child in network.children() if any(True for _ in child.parameters())]
     own = any(True for _ in network.parameters(recurse=False))
     return None if own or len(children) != 1 else children[0]
 
 
 def _chosen(fitting: Sequence[Weights], source: str, key: str | None) -> Weights:
-    """The weights that are meant.
+    """Choose the weights to load.
 
     Raises:
-        UserError: several different ones fit and ``key`` names none of them.
+        UserError: several different ones fit and ``key`` is None, or it names none of them.
     """
     keys = [each.key for each in fitting]
     names = [each.key if keys.count(each.key) == 1 else each.place for each in fitting]
@@ -286,17 +286,17 @@ def _chosen(fitting: Sequence[Weights], source: str, key: str | None) -> Weights
     for other in fitting[1:]:
         if not all(_same(first.state[n], other.state[n]) for n in first.state if n in other.state):
             raise UserError(
-                f"{source} holds several different weights of this network, under {listed}: say "
-                "which are meant by --weights-key (weights_key= in Python)"
+                f"{source} holds several different weights of this network, under {listed}: choose "
+                "one with --weights-key (weights_key= in Python)"
             )
     return first
 
 
 def _check_numbers(state: State, network: nn.Module, source: str) -> None:
-    """Raise ``UserError`` unless all are dense, floats where floats belong, and without NaN."""
+    """Raise ``UserError`` unless all tensors are dense, of the expected kind, and without NaN."""
     expected = network.state_dict()
     for name, tensor in state.items():
-        if name.endswith(COUNTERS):  # which no answer in eval mode depends on
+        if name.endswith(COUNTERS):  # these do not affect eval mode
             continue
         fault = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_meta:
@@ -307,8 +307,7 @@ def _check_numbers(state: State, network: nn.Module, source: str) -> None:
             if not bool(tensor.isnan().any()):
                 continue
             raise UserError(
-                f"{name} in {source} holds NaN, as after a training that diverged: give other "
-                "weights"
+                f"{name} in {source} holds NaN, as after training that diverged: give other weights"
             )
         raise UserError(f"{name} in {source} is {fault}: save dense weights in float32")
 
@@ -318,7 +317,7 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 
 
 def _another_network(network: nn.Module, mappings: Mapping[str, State], source: str) -> UserError:
-    """The error that lists the first differences between the network and the nearest weights."""
+    """Return the error that lists the first differences from the nearest weights."""
     expected, nearest = network.state_dict(), _nearest(network, mappings)
     state = nearest.state
     missing = [n for n in expected if n not in state and not n.endswith(COUNTERS)]
@@ -340,6 +339,6 @@ def _another_network(network: nn.Module, mappings: Mapping[str, State], source: 
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three names and the number of the others."""
+    """Return the first three names and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

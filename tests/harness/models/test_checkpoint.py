@@ -146,7 +146,7 @@ def write_zip(path, name):
     [
         ("a.onnx", lambda path: path.write_bytes(b"\x08\x07\x12\x07pytorch"), "is an ONNX graph"),
         ("a.h5", lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file"),
-        ("a.pt.gz", lambda path: path.write_bytes(gzip.compress(b"a")), "compressed by gzip"),
+        ("a.pt.gz", lambda path: path.write_bytes(gzip.compress(b"a")), "compressed with gzip"),
         ("a.npz", lambda path: np.savez(path, w=np.ones(2)), "is a NumPy archive"),
         ("a.pt", lambda path: path.write_bytes(b"version https://git-lfs.github.com"), "Git LFS"),
         ("b.pt", lambda path: write_zip(path, "net/constants.pkl"), "is a TorchScript archive"),

@@ -176,7 +176,7 @@ def test_seeds_are_summed_up_by_the_sample_deviation_and_welchs_interval():
 
 
 def test_a_single_seed_has_no_interval():
-    with pytest.raises(UserError, match="further seed"):
+    with pytest.raises(UserError, match="another seed"):
         welch([1.0], [1.0, 2.0])
 
 
