@@ -182,7 +182,7 @@ def test_files_left_out_are_counted(tree, info):
         (tree / "n02" / f"list{number}.csv").touch()
     (note,) = open_folder(tree, info, "test").notes
     assert note == (
-        f"7 files in {tree} are no images and are left out: n01/notes.txt, n02/list0.csv, "
+        f"7 files in {tree} are not images and are left out: n01/notes.txt, n02/list0.csv, "
         "n02/list1.csv, n02/list2.csv, n02/list3.csv and 2 more"
     )
     for path in [*tree.rglob("*.txt"), *tree.rglob("*.csv")]:
