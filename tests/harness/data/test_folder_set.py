@@ -152,7 +152,7 @@ def test_sixteen_bit_grey_png_is_scaled(tree, info):
 def test_pixels_without_a_known_white_are_refused(tree, info, kind):
     picture = Image.fromarray(np.full((20, 20), 3, kind))
     picture.save(tree / "n02" / "n02_1.tif")
-    with pytest.raises(UserError, match=r"n02_1.tif .*save it with 8 bits a channel"):
+    with pytest.raises(UserError, match=r"n02_1.tif .*save it with 8 bits per channel"):
         open_folder(tree, info, "train").images_float()
 
 

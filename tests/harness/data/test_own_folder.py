@@ -81,7 +81,7 @@ def test_test_goes_before_val_and_may_be_alone(tree: Tree) -> None:
     (place / "test" / "a" / "0.png").unlink()
     name = f"folder:{place}"
     assert len(load_dataset(name, splits=("test",)).test) == 5
-    with pytest.raises(UserError, match="flowers has no folder train, whose images are needed"):
+    with pytest.raises(UserError, match="flowers has no folder train, but its images are needed"):
         load_dataset(name)
 
 

@@ -185,7 +185,7 @@ def test_a_wrong_resource_is_refused(monkeypatch):
         ("ray://localhost:{port}", None, "Connection refused"),
         # By its variable: without it `auto` would find any Ray of this machine.
         ("auto", "127.0.0.1:{port}", "Connection refused"),
-        ("localhost", None, "not the form host:port"),
+        ("localhost", None, "not have the form host:port"),
         ("localhost:six", None, "six"),
     ],
 )
