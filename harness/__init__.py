@@ -1,3 +1,3 @@
-"""The engine: trains or loads a model, evaluates it by a fixed protocol, stores every verdict."""
+"""The engine: trains or loads a model, evaluates it with a fixed protocol, stores every verdict."""
 
 __version__ = "0.2.0"

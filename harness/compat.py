@@ -1,7 +1,7 @@
 """Work-arounds for broken releases of dependencies.
 
 Each is applied only if the installed release needs it, and ``active_shims`` lists the applied ones
-for a result's provenance. One whose reason holds for no supported release can be deleted.
+for a result's provenance. A work-around that no supported release needs can be deleted.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def active_shims() -> list[str]:
 
 
 def import_torchvision(module: str = "torchvision") -> ModuleType:
-    """Import a module of torchvision, also if its operators do not match the installed torch.
+    """Import a torchvision module even if its operators do not match the installed torch.
 
-    torchvision 0.28.0 built for CUDA cannot load its library beside a CPU torch, and then fails at
-    import because it registers shapes for its operators ``nms`` and ``qnms``, which do not exist.
-    Declared without an implementation they let the import work; networks for classification do not
-    call them. Can be deleted when torchvision can be imported beside every torch, or publishes CPU
-    builds where pip finds them.
+    torchvision 0.28.0 built for CUDA cannot load its library with a CPU build of torch. Its import
+    then fails because it registers shapes for its operators ``nms`` and ``qnms``, which do not
+    exist. Declaring them without an implementation makes the import work; classification networks
+    do not call them. Can be deleted once torchvision can be imported with every build of torch, or
+    publishes CPU builds where pip finds them.
 
     Raises:
-        ImportError: torchvision is not installed, or broken in another way.
+        ImportError: torchvision is not installed, or is broken in another way.
     """
     try:
         return importlib.import_module(module)
@@ -62,13 +62,13 @@ def import_timm() -> ModuleType:
 
 
 def import_robustbench() -> ModuleType:
-    """Import ``robustbench``, also if two modules that release 1.1.1 imports are missing.
+    """Import ``robustbench`` even if two modules that release 1.1.1 imports are missing.
 
     It imports ``pkg_resources``, which setuptools 82 removed, for one function, and ``autoattack``,
     which is published as ``pyautoattack``. Stand-ins replace them during the import. The zoo's
-    models work; ``robustbench.benchmark`` does not, since ``pyautoattack`` has another signature.
-    Can be deleted when robustbench no longer imports ``pkg_resources`` (RobustBench issues 211 and
-    212, pull request 214) and imports ``pyautoattack``, which it requires.
+    models work; ``robustbench.benchmark`` does not, since ``pyautoattack`` has a different
+    signature. Can be deleted once robustbench no longer imports ``pkg_resources`` (RobustBench
+    issues 211 and 212, pull request 214) and imports ``pyautoattack``, which it requires.
 
     Raises:
         ImportError: it is not installed.
@@ -90,7 +90,7 @@ def import_robustbench() -> ModuleType:
 
 
 def _robustbench_stand_ins() -> dict[str, ModuleType]:
-    """Stand-ins by name for modules that robustbench imports and that are not installed."""
+    """Stand-ins, by name, for modules that robustbench imports but that are not installed."""
     stand_ins = {}
     if importlib.util.find_spec("pkg_resources") is None:
         stand_ins["pkg_resources"] = _module("pkg_resources", resource_filename=_resource_filename)
@@ -109,8 +109,8 @@ def _module(name: str, **attributes: Any) -> ModuleType:
 
 
 def _resource_filename(module: str, resource: str) -> str:
-    """The path of a file beside a module, as ``pkg_resources.resource_filename`` returns it."""
+    """The path of a file next to a module, as ``pkg_resources.resource_filename`` returns it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.parent:
-        raise ModuleNotFoundError(f"no package holds {module}")
+        raise ModuleNotFoundError(f"no package contains {module}")
     return str(importlib.resources.files(spec.parent) / resource)

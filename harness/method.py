@@ -1,7 +1,7 @@
-"""What a method is to the engine: a card, its parameters, its training task and its recipes.
+"""The interface of a method: its card, parameters, training task and recipes.
 
-A method is one file that defines ``METHOD = Method(...)``. The engine never asks which method it
-runs; it asks the task for an attack objective and for a loss.
+A method is one file that defines ``METHOD = Method(...)``. The engine does not depend on which
+method it runs; it only calls the task for an attack objective and a loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ModelLoss = Callable[[Forward], Tensor]
 
 
 class Params(Strict):
-    """Base class of a method's parameters: frozen, and an unknown name is an error."""
+    """Base class of a method's parameters; instances are frozen, unknown names are errors."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MethodCard:
         notes: differences between released code and paper, and the choice made here.
         bibtex: the entry to cite.
         needs_teacher: whether the method needs a trained teacher network.
-        released_names: parameter name here to the name in the authors' released code.
+        released_names: name of a parameter here to its name in the authors' released code.
     """
 
     title: str
@@ -74,7 +74,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What the engine gives a task when it is built.
+    """What the engine passes to a task at construction.
 
     Attributes:
         num_classes: C.
@@ -82,14 +82,14 @@ class TaskContext:
         train_size: number of training images, N.
         device: the training device.
         teacher: the trained teacher, on the device, in eval mode, without gradients; it takes
-            images in [0, 1]. It belongs to the engine: a task that registers it as a submodule
-            would write it into every checkpoint, and is refused.
+            images in [0, 1]. It belongs to the engine, which refuses a task that registers it as a
+            submodule: it would be written into every checkpoint.
         in_channels: channels of the images.
         image_size: height and width of the images in pixels.
-        student: the network in training, for its shapes and layers; ``Task.loss`` gets its
+        student: the network being trained, for its shapes and layers; ``Task.loss`` gets its
             forward. A task must not register it as a submodule either.
         train_labels: labels [N] of the training set, in the order of ``Batch.index``.
-        cycle_ends: the last epoch of each cycle of the learning rate.
+        cycle_ends: the last epoch of each learning-rate cycle.
     """
 
     num_classes: int
@@ -106,16 +106,16 @@ class TaskContext:
 
 @dataclass(frozen=True)
 class LookaheadStep:
-    """What a task may try before a step; the network in training does not change.
+    """What a task can try out before a step, without changing the network being trained.
 
     Attributes:
-        model: the network in training, in the attack's mode.
+        model: the network being trained, in the attack's mode.
         generator: the step's random generator, on the device; the same after a restart.
         rate_factor: the epoch's learning rate divided by the base rate.
-        attack: gives the adversarial images for a batch and its plan, not yet clipped to the run's
-            radius; ``RuntimeError`` where the task has no attack objective.
+        attack: returns the adversarial images for a batch and its plan, not yet clipped to the
+            run's radius; ``RuntimeError`` if the task has no attack objective.
         look_ahead: takes a training loss and a perturbation loss, as functions of the network's
-            forward, and gives a copy of the network after one optimiser step, in training mode;
+            forward, and returns a copy of the network after one optimiser step, in training mode;
             see ``harness.training.optimizer``.
     """
 
@@ -129,7 +129,7 @@ class LookaheadStep:
 class Task(nn.Module):
     """A method's part of a training step.
 
-    Buffers and parameters of the task belong to the run: they are checkpointed, and parameters are
+    The task's buffers and parameters belong to the run: they are checkpointed, and parameters are
     optimised together with the model's unless the task optimises them itself. ``loss`` may be
     called more than once per step (adversarial weight perturbation does), so state changes belong
     in ``before_attack``, ``observe`` and ``end_epoch``.
@@ -140,13 +140,14 @@ class Task(nn.Module):
             statistics of a teacher in training mode; otherwise the engine refuses a changed
             teacher.
         clean_pass_last: whether a step ends with a forward pass of the clean images, in training
-            mode at the new weights. It affects only BatchNorm's running statistics; released
-            trainings make it to log the clean accuracy.
-        least_batch: the least number of images in a batch, the last one of an epoch included; 2
-            where the task normalises single numbers over the batch.
-        remembers_images: whether it keeps state for each image by ``Batch.index``; the engine
-            then refuses generated images.
-        autoaugmented_views: how many further views of its images each batch has in ``others``.
+            mode with the updated weights. It affects only BatchNorm's running statistics; released
+            training code makes this pass to log the clean accuracy.
+        least_batch: the smallest allowed batch size, also for the last batch of an epoch; 2 if
+            the loss needs pairs of images or normalises one number per image over the batch.
+        remembers_images: whether the task keeps state for each image by ``Batch.index``; the
+            engine then refuses generated images.
+        autoaugmented_views: number of further views of its images that each batch has in
+            ``others``.
     """
 
     needs_teacher_logits: ClassVar[bool] = False
@@ -157,23 +158,23 @@ class Task(nn.Module):
     autoaugmented_views: int = 0
 
     def __init__(self, params: Any, context: TaskContext) -> None:
-        """Keep the method's validated parameters and the run's context."""
+        """Store the method's validated parameters and the run's context."""
         super().__init__()
         self.params = params
         self.context = context
 
     def optimised_parameters(self) -> Iterable[nn.Parameter]:
-        """The task's parameters that are optimised together with the model's: all by default."""
+        """The task's parameters that are optimised together with the model's; by default all."""
         return self.parameters()
 
     def before_attack(self, batch: Batch, view: LookaheadStep) -> None:
-        """Called before each attack, with gradients; a task may train a network of its own here.
+        """Called before each attack, with gradients; a task can train its own network here.
 
         The state of that network's optimiser belongs in ``get_extra_state``.
         """
 
     def attack_plan(self, batch: Batch, generator: torch.Generator) -> AttackPlan | None:
-        """The attack on each image, or None to attack all of them by the run's settings.
+        """The attack on each image, or None to attack all of them with the run's settings.
 
         Called once per batch without gradients, before ``attack_objective``.
         """
@@ -182,9 +183,9 @@ class Task(nn.Module):
     def attack_objective(self, model: Forward, batch: Batch) -> Objective | None:
         """The scalar function of adversarial logits [B, C] that the inner attack maximises.
 
-        None where the method trains without an attack. Called once per batch without gradients,
-        with the model in the attack's mode, so clean logits are computed here, once, and closed
-        over.
+        None if the method trains without an attack. Called once per batch without gradients, with
+        the model in the attack's mode: clean logits can be computed here once and captured by the
+        returned function.
         """
         return None
 
@@ -193,7 +194,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def perturbation_loss(self, model: Forward, batch: Batch) -> Tensor:
-        """The scalar that adversarial weight perturbation raises: by default the training loss."""
+        """The scalar that weight perturbation maximises; by default the training loss."""
         return self.loss(model, batch).loss
 
     def observe(self, batch: Batch, output: StepOutput) -> None:
@@ -215,7 +216,7 @@ class Method:
         params: the class of its parameters, with defaults.
         task: builds its task from (params, context).
         recipes: recipe name to a function that returns overrides of the run configuration, nested
-            as the configuration is. The recipe named after a dataset is that dataset's default.
+            like it. The recipe named after a dataset is that dataset's default.
         recipe_notes: recipe name to a note on its row: where paper, logs and released code
             contradict each other, with the evidence.
     """

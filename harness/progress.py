@@ -1,4 +1,4 @@
-"""Progress of a run: bars with an estimate on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars with a time estimate on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Watch = Callable[[float, str], None]
 class Reporter:
     """Shows progress on standard error or in a notebook; ``quiet`` (for ``--json``) prints nothing.
 
-    Lines are records of the logger ``harness`` at level INFO in a program that shows those.
+    In a program that handles INFO records of the logger ``harness``, lines are logged instead.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -40,9 +40,9 @@ class Reporter:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def line(self, text: str) -> None:
-        """Log one line under ``harness``; where no program listens to that, print it.
+        """Log one line to the logger ``harness``; print it if that has no handler for INFO.
 
-        Only a terminal wraps it.
+        The line is wrapped on a terminal only.
         """
         if LOGGER.isEnabledFor(logging.INFO) and LOGGER.hasHandlers():
             LOGGER.info(text)
@@ -53,9 +53,9 @@ class Reporter:
     def stage(
         self, title: str, total: int | None = None, watch: Watch | None = None
     ) -> Iterator[Stage]:
-        """Show the progress of ``total`` steps, or without it of a fraction in [0, 1].
+        """Show the progress of ``total`` steps or, without ``total``, of a fraction in [0, 1].
 
-        ``watch`` is called at each update with the share that is done and what is being done.
+        ``watch`` is called at each update with the finished share and the update's note.
         """
         if self.console.is_jupyter and not self.console.quiet:
             below_cell = NotebookBar()
@@ -78,11 +78,11 @@ class Reporter:
 
 
 class NotebookBar:
-    """A bar below a notebook's cell, by IPython alone; rich's own needs a package of widgets."""
+    """A bar below a notebook cell that needs only IPython; rich's own bar needs ipywidgets."""
 
     def __init__(self) -> None:
         """Show nothing yet."""
-        # Only a notebook has the package.
+        # IPython is installed only where notebooks are used.
         self._ipython: Any = importlib.import_module("IPython.display")
         self._handle: Any = None
         self._total, self._shown_at = 1.0, 0.0
@@ -96,14 +96,14 @@ class NotebookBar:
     def update(
         self, task_id: TaskID, *, completed: float, description: str, left: str = ""
     ) -> None:
-        """Show what is done, a few times a second at most."""
+        """Show the progress, a few times a second at most."""
         now = time.monotonic()
         if completed >= self._total or now - self._shown_at >= NOTEBOOK_EVERY_S:
             self._shown_at = now
             self._handle.update(self._html(completed, ", ".join(filter(None, (description, left)))))
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove the bar."""
         self._handle.update(self._ipython.HTML(""))
 
     def _html(self, completed: float, description: str) -> Any:
@@ -113,20 +113,20 @@ class NotebookBar:
 
 
 class TimeLeft:
-    """Estimates the time left of some work, as if each share of it took as long as another."""
+    """Estimates the time left, assuming that equal shares of the work take equal time."""
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Start without an estimate."""
         self._began: tuple[float, float] | None = None
 
     def begin(self, now: float, share: float) -> None:
-        """What this process does begins with this share, at this time in seconds."""
+        """Set the share that was done, and the time in seconds, when this process started."""
         self._began = now, share
 
     def at(self, now: float, share: float) -> float | None:
-        """Seconds left once the share is done; None where too little is done to say.
+        """Seconds left when ``share`` is done; None if this process has done too little of it.
 
-        The first call begins the work if ``begin`` did not.
+        The first call does what ``begin`` does if that was not called.
         """
         self._began = self._began or (now, share)
         gained = self.gained(share)
@@ -135,7 +135,7 @@ class TimeLeft:
         return (now - self._began[0]) / gained * (1 - share)
 
     def gained(self, share: float) -> float:
-        """The share that this process did."""
+        """The share of the work that this process did."""
         return share - self._began[1] if self._began else 0.0
 
 
@@ -150,23 +150,23 @@ class Stage:
         bar: Progress | NotebookBar | None,
         watch: Watch | None = None,
     ) -> None:
-        """Made by ``Reporter.stage``."""
+        """Created by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar
         self._full, self._watch = total or 1, watch
         self._task = bar.add_task(title, total=self._full, left="") if bar else None
         self._last_line = time.monotonic()
         self._time_left = TimeLeft()
-        # The first fraction was done by an earlier process; steps are counted from 0.
+        # Steps start at 0, fractions at the first one shown: an earlier process did that share.
         if total:
             self._time_left.begin(self._last_line, 0.0)
 
     def start_at(self, done: int) -> None:
-        """Set the steps that an earlier process finished; the estimate leaves them out."""
+        """Set the number of steps that an earlier process finished; the estimate ignores them."""
         self._time_left.begin(time.monotonic(), done / self._full)
         self.update(done)
 
     def update(self, done: float, note: str = "") -> None:
-        """Show how many steps are done, or which fraction in [0, 1]."""
+        """Show the number of finished steps, or the fraction in [0, 1]."""
         now, share = time.monotonic(), done / self._full
         if self._watch is not None:
             self._watch(share, note)
@@ -196,7 +196,7 @@ class TrainingProgress:
         self._track = track
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """After each optimiser step."""
+        """Show the step; called after each optimiser step."""
         self._stage.update((epoch - 1) * steps + step, f"epoch {epoch}/{self._epochs}")
 
     def line(self, text: str) -> None:
@@ -204,7 +204,7 @@ class TrainingProgress:
         self._reporter.line(text)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """After each epoch."""
+        """Print and track the record of a finished epoch."""
         self._reporter.line(epoch_line(record, self._epochs))
         self._track(record)
 

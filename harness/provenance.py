@@ -41,7 +41,7 @@ def collect(device: torch.device | str) -> dict[str, Any]:
     Returns:
         ``git`` (None outside a checkout of this project), ``packages`` (None if not installed),
         ``python``, ``platform``, ``cpu``, ``device``, ``num_threads``, ``precision``, ``shims``,
-        ``command`` without the program's folder and credentials, and ``collected_at`` (UTC).
+        ``command`` (without the program's folder or credentials), and ``collected_at`` (UTC).
     """
     return {
         "git": git_state(CHECKOUT),
@@ -153,7 +153,7 @@ def _float32_flags() -> dict[str, Any]:
     """The precision of float32 products: tf32, ieee, or none (the backend's default)."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(matmul, "fp32_precision"):
-        # Releases with this raise an error in the older getters once it has been set.
+        # In releases with this flag the older getters raise an error once it has been set.
         return {
             "matmul": matmul.fp32_precision,
             "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]

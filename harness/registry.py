@@ -65,7 +65,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def temporarily(self, name: str, entry: str | T) -> Iterator[None]:
-        """As ``register``, inside a ``with`` block only."""
+        """Like ``register``, but only inside a ``with`` block."""
         self.register(name, entry)
         try:
             yield
@@ -82,11 +82,11 @@ class Registry(Generic[T]):
         return name in self._targets
 
     def get(self, name: str) -> T:
-        """The entry of that name.
+        """The entry with that name.
 
         Raises:
-            UserError: no entry has the name, and the message names the nearest ones; or the entry
-                cannot be imported, and the message names its file.
+            UserError: no entry has the name (the message lists the nearest ones), or the entry
+                cannot be imported (the message names its file).
         """
         target = self._targets.get(name)
         if target is None:
@@ -105,7 +105,7 @@ class Registry(Generic[T]):
             ) from error
 
     def load_all(self) -> tuple[dict[str, T], dict[str, str]]:
-        """Every entry by name, and why those are missing that cannot be loaded."""
+        """The entries by name, and the error message of each entry that cannot be loaded."""
         loaded, broken = {}, {}
         for name in self.names():
             try:
@@ -139,7 +139,7 @@ class Registry(Generic[T]):
 
 
 def file_of(module_name: str) -> str:
-    """The file of a module, which need not be importable, or its name if no file is found."""
+    """The file of a module, importable or not; the module's name if no file is found."""
     try:
         spec = importlib.util.find_spec(module_name)
     except Exception:  # raised by the package that contains it
@@ -148,7 +148,7 @@ def file_of(module_name: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:
-    """The known names most like a mistyped one, whatever their case; at most three."""
+    """At most three known names that are closest to a mistyped one, ignoring case."""
     lower = {each.lower(): each for each in known}
     if name.lower() in lower:
         return [lower[name.lower()]]

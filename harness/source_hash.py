@@ -1,4 +1,4 @@
-"""Hashes of source code: of modules, and of classes and functions with all that they use."""
+"""Hashes of source code: of modules, and of classes and functions with everything they use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def source_sha256(*modules: str) -> str:
-    """The SHA-256 of the files of imported modules and of the modules of their package they use.
+    """The SHA-256 of imported modules' files and of the modules they use from the same package.
 
     It identifies code more exactly than a version does. Other packages are not included.
     """
@@ -41,7 +41,7 @@ def source_sha256(*modules: str) -> str:
 
 
 def _homes_of_constants(module: ModuleType, content: bytes) -> set[str]:
-    """The modules from which a module imports values that do not name their own module."""
+    """The modules from which a module imports values without a ``__module__``."""
     return {
         home
         for node in ast.walk(ast.parse(content))
@@ -62,10 +62,10 @@ def _imported_from(node: ast.ImportFrom, module: ModuleType) -> str:
 
 
 def code_sha256(objects: Iterable[Any]) -> str:
-    """The SHA-256 of the sources of classes and functions, and of all that they use by name.
+    """The SHA-256 of the source of classes and functions and of everything they use by name.
 
     Names in the source are followed to other classes and functions, and to constants, whose values
-    count. The standard library, installed packages and this one are left out.
+    are hashed. The standard library, installed packages and this package are left out.
     """
     texts: dict[str, None] = {}
     todo, seen = list(objects), set()
@@ -95,7 +95,7 @@ def _is_code(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of numbers and text only, so that its text tells all of it."""
+    """Whether a value consists of numbers and text only, so that its ``repr`` identifies it."""
     if isinstance(value, dict):
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
     if isinstance(value, tuple | list):
@@ -104,7 +104,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_installed(module: str | None) -> bool:
-    """Whether a module is of the standard library, of an installed package, or of this one."""
+    """Whether a module belongs to the standard library, an installed package or this package."""
     name = str(module)
     path = getattr(sys.modules.get(name), "__file__", None)
     if name.split(".")[0] in ("harness", "divergence_bench", "torch", "builtins"):
@@ -116,12 +116,12 @@ def _is_installed(module: str | None) -> bool:
 def _source(value: Any) -> str:
     try:
         return inspect.getsource(value)
-    except (OSError, TypeError):  # made without a file, such as by exec
+    except (OSError, TypeError):  # defined without a file, for example by exec
         return str(value.__qualname__)
 
 
 def _used_by(value: Any, source: str) -> dict[str, Any]:
-    """What a source's names refer to: globals, variables of closures, attributes of modules."""
+    """The values of the names in a source: globals, closure variables, module attributes."""
     try:
         tree = ast.parse(textwrap.dedent(source))
     except SyntaxError:  # a part of an expression, such as a lambda in a call

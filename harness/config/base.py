@@ -24,7 +24,7 @@ def cost(default: Any = ..., **constraints: Any) -> Any:
 class Strict(BaseModel):
     """Base class of input from users or files.
 
-    It is frozen; an unknown field is an error, and so is a number that is not finite.
+    Instances are frozen; unknown fields and numbers that are not finite are errors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -32,7 +32,7 @@ class Strict(BaseModel):
     @field_validator("*")
     @classmethod
     def _storable(cls, value: Any, info: ValidationInfo) -> Any:
-        # The ranges of the database's columns for seeds and for counts.
+        # The largest values of the database's columns for seeds and for counts.
         largest = 2 ** (63 if info.field_name == "seed" else 31) - 1
         if isinstance(value, int) and value > largest:
             raise ValueError(f"at most {largest}")
@@ -65,23 +65,23 @@ def parse_fraction(value: Any) -> Any:
         if isinstance(value, str) and "/" in value:
             return float(Fraction(value.replace(" ", "")))
         if isinstance(value, int):
-            float(value)  # refuses what is too large for a float
+            float(value)  # raises if it is too large for a float
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"{value!r} is not a number such as 0.5 or 8/255") from error
     return value
 
 
 def split_names(names: Any) -> Any:
-    """``"a, b"`` as ``("a", "b")``; what is no text stays."""
+    """``"a, b"`` as ``("a", "b")``; a value that is not text is returned unchanged."""
     return (
         tuple(filter(None, map(str.strip, names.split(",")))) if isinstance(names, str) else names
     )
 
 
 def eps_text(eps: float) -> str:
-    """A radius as papers write it: a short decimal, ``8/255``, or four digits of what is neither.
+    """A radius as papers write it: a short decimal, ``8/255``, or else four digits.
 
-    ``0.5``, ``1e-9`` and ``1`` stay what they are, though ``1`` is also 255/255.
+    ``0.5``, ``1e-9`` and ``1`` stay as they are, although ``1`` is also 255/255.
     """
     decimal = f"{eps:.4g}".replace("e-0", "e-")
     steps = eps * 255
@@ -99,7 +99,7 @@ def fingerprint(payload: Any) -> str:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``base`` updated by ``over``, section by section; both stay unchanged.
+    """``base`` updated with ``over``, section by section; neither is modified.
 
     ``params`` merges like a section. A None in ``over`` replaces a section.
     """

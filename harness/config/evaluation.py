@@ -9,20 +9,20 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 from harness.config.base import Radius, Section, cost, identity, parse_fraction, split_names
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-# Attacks by a common name; the fast pair does without FAB and Square.
+# Named sets of attacks; the fast pair leaves out FAB and Square.
 ATTACK_SETS = {"standard": STANDARD_ATTACKS, "fast": ("apgd-ce", "apgd-t"), "none": ()}
 AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 Norm = Literal["Linf", "L2"]
 
 
 class AttackBudget(Section):
-    """How long attacks search; the defaults are those of standard AutoAttack.
+    """The attacks' budget; the defaults are those of standard AutoAttack.
 
     Attributes:
         n_iter: iterations of APGD and FAB.
         n_restarts: random restarts of each attack.
         n_queries: queries of Square.
-        n_target_classes: classes that targeted attacks aim at, at most C - 1.
+        n_target_classes: target classes of the targeted attacks, at most C - 1.
     """
 
     n_iter: int = identity(100, ge=1)
@@ -32,27 +32,29 @@ class AttackBudget(Section):
 
 
 class EvalSettings(Section):
-    """What the evaluations of one configuration share: all but the radius.
+    """Settings shared by the evaluations of one configuration: all but the radius.
 
     Attributes:
         norm: the threat model's norm.
-        attacks: stages in order, or a name of ``ATTACK_SETS``; each attacks only what survived the
-            ones before it.
-        budget: how long they search; another than the standard one labels the result.
-        limit: evaluate the first so many test images; such a result is marked partial.
-        order: ``random`` draws images in an order that follows from the seed, so that an evaluation
-            may stop early. Such a result is sequential: it can be extended, and never ranks with
-            one on all images in the order of the file.
-        half_width: with random order, stop once the interval of robust accuracy, valid at any
-            stopping time, reaches no further than this to either side of its middle.
-        n_max: with random order, stop after so many images (rounded up to whole chunks).
-        chunk_size: images per unit of work; part of the protocol, as each chunk has its own seed.
-        seed: from it and the chunk's number each chunk's seed is derived.
-        accelerate: fold BatchNorm and choose fast layouts; verdicts are re-judged without it.
-        precision: ``bf16`` is not the standard protocol and never ranks with it.
+        attacks: stages in order, or a name in ``ATTACK_SETS``; each stage attacks only the images
+            that survived the earlier ones.
+        budget: the attacks' budget; a result with a budget other than the standard is labelled.
+        limit: evaluate only this many test images, from the first; such a result is marked partial.
+        order: ``random`` draws images in an order derived from the seed, so that an evaluation
+            can stop early. Such a result is sequential: it can be extended, and is never ranked
+            with a result on all images in the order of the file.
+        half_width: with random order, stop once the confidence interval of robust accuracy, valid
+            at any stopping time, has at most this half-width.
+        n_max: with random order, stop after this many images (rounded up to whole chunks).
+        chunk_size: images per unit of work; part of the protocol, since each chunk has its own
+            seed.
+        seed: each chunk's seed is derived from it and the chunk's number.
+        accelerate: attack a copy with BatchNorm folded and fast layouts; verdicts are checked
+            again on the model itself.
+        precision: ``bf16`` is not the standard protocol and is never ranked with it.
         compile: compile the accelerated network.
-        graph_sizes: on a GPU, record the accelerated network's passes once as CUDA graphs of so
-            many images each, and replay them; batches are padded to the next size.
+        graph_sizes: on a GPU, record the accelerated network's passes once as CUDA graphs of these
+            batch sizes, and replay them; batches are padded to the next size.
         device_batch: images per forward pass; None is the whole chunk.
         workers: processes that share the chunks.
         save_adversarial: keep the adversarial images.
@@ -98,13 +100,13 @@ class EvalSettings(Section):
         if self.order == "file" and (self.half_width or self.n_max):
             raise ValueError("half_width and n_max need order=random: set evaluation.order=random")
         if self.order == "random" and self.limit:
-            raise ValueError("limit takes the first images, and order=random draws them: use n_max")
+            raise ValueError("limit takes the first images, but order=random draws them: use n_max")
         if self.compile and not self.accelerate:
-            raise ValueError("compile needs accelerate: it is the accelerated copy that compiles")
+            raise ValueError("compile needs accelerate: only the accelerated copy is compiled")
         if self.graph_sizes and (self.compile or not self.accelerate):
             raise ValueError(
-                "graph_sizes needs accelerate and no compile: it is the accelerated copy, not "
-                "compiled, whose passes are recorded"
+                "graph_sizes needs accelerate without compile: only the passes of the accelerated, "
+                "uncompiled copy are recorded"
             )
         if self.graph_sizes and self.device_batch and self.device_batch < self.graph_sizes[0]:
             raise ValueError(
@@ -114,10 +116,11 @@ class EvalSettings(Section):
         return self
 
     def identity_payload(self) -> dict[str, Any]:
-        """The fields that change the answer; the standard budget and order are left out.
+        """The fields that change the result; the standard budget and order are left out.
 
-        Standard evaluations keep the names they had before these were settings. ``half_width`` and
-        ``n_max`` are no part: they decide how many images are drawn, and change no verdict.
+        Standard evaluations thus keep the names they had before these were settings. ``half_width``
+        and ``n_max`` are not included: they decide how many images are drawn, and change no
+        verdict.
         """
         payload = super().identity_payload()
         if self.budget == AttackBudget():
@@ -128,7 +131,7 @@ class EvalSettings(Section):
 
 
 class EvalProtocol(EvalSettings):
-    """The protocol of one evaluation: one radius in pixel space, images being in [0, 1]."""
+    """The protocol of one evaluation, with one radius in pixel space for images in [0, 1]."""
 
     eps: Radius = identity(8 / 255)
 
@@ -137,8 +140,8 @@ class EvalConfig(EvalSettings):
     """The evaluations of a model: one for each radius.
 
     Attributes:
-        eps: radii in pixel space, ascending, images being in [0, 1]; at 0 nothing is attacked. It
-            may be given as a number, as text such as ``0,2/255,8/255``, or as a list of either.
+        eps: radii in pixel space, ascending, for images in [0, 1]; at 0 nothing is attacked. Can
+            be given as a number, as text such as ``0,2/255,8/255``, or as a list of either.
     """
 
     eps: tuple[float, ...] = identity((8 / 255,))
@@ -152,26 +155,26 @@ class EvalConfig(EvalSettings):
         if not radii:
             raise ValueError("give at least one radius")
         if len(set(radii)) < len(radii):
-            raise ValueError("a radius is there twice: leave one out")
+            raise ValueError("a radius is given twice: leave one out")
         return tuple(radii)
 
     @field_validator("eps")
     @classmethod
     def _within_images(cls, eps: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         if info.data.get("norm") == "Linf" and eps[-1] > 1:
-            raise ValueError("images lie in [0, 1], so a Linf radius is at most 1")
+            raise ValueError("images are in [0, 1], so a Linf radius is at most 1")
         return eps
 
     @field_serializer("eps")
     def _plain(self, eps: tuple[float, ...]) -> float | list[float]:
-        # One radius stays a number, as in the records of releases that allowed only one.
+        # A single radius stays a number, as in records of releases that allowed only one.
         return eps[0] if len(eps) == 1 else list(eps)
 
     def protocols(self) -> tuple[EvalProtocol, ...]:
         """One protocol for each radius, ascending.
 
-        At radius 0 there is no attack, and the radius is the default one: clean accuracy is then
-        the same evaluation whatever else was asked for.
+        At radius 0 there are no attacks and the protocol has the default radius, so that clean
+        accuracy is the same evaluation whatever other radii and attacks are requested.
         """
         shared = self.model_dump(exclude={"eps"})
         return tuple(
@@ -183,13 +186,13 @@ class EvalConfig(EvalSettings):
 def parse_budget(text: str) -> dict[str, Any]:
     """Attacks and their budget from text such as ``fast``, ``n_iter=20`` or ``fast,n_iter=20``.
 
-    A name sets the attacks, and how long they search to the standard; numbers change some of that.
+    A name selects the attacks, with the standard budget; numbers then change parts of the budget.
 
     Returns:
         Settings of an evaluation.
 
     Raises:
-        ValueError: a part of the text is neither.
+        ValueError: a part of the text is neither a leading name nor such a number.
     """
     parts = list(split_names(text)) or [""]
     settings: dict[str, Any] = {"budget": {}}
@@ -199,7 +202,7 @@ def parse_budget(text: str) -> dict[str, Any]:
         what, _, number = (each.strip() for each in part.partition("="))
         if what not in AttackBudget.model_fields or not number.isdecimal():
             raise ValueError(
-                f"{part!r} is no budget such as fast, n_iter=20 or fast,n_iter=20: it has a name "
+                f"{part!r} is not a budget such as fast, n_iter=20 or fast,n_iter=20: give a name "
                 f"({', '.join(ATTACK_SETS)}) and then numbers "
                 f"({', '.join(AttackBudget.model_fields)})"
             )
@@ -211,7 +214,7 @@ def _radius(value: Any) -> float:
     try:
         eps = float(parse_fraction(value.strip() if isinstance(value, str) else value))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r} is no radius such as 8/255 or 0.5") from error
+        raise ValueError(f"{value!r} is not a radius such as 8/255 or 0.5") from error
     if not 0 <= eps < float("inf"):
-        raise ValueError(f"{value} is no radius: give 0 or more")
+        raise ValueError(f"{value} is not a radius: give 0 or more")
     return eps

@@ -10,12 +10,12 @@ import yaml
 
 from harness.errors import UserError
 
-# A file whose aliases stand for more values than this is no file of settings.
+# Files whose aliases expand to more values than this are refused.
 MOST_VALUES = 100_000
 
 
 class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML in which a repeated key is an error: PyYAML keeps the last one without a word."""
+    """A YAML loader that refuses repeated keys; PyYAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first_lines: dict[tuple[str, str], int] = {}
@@ -23,7 +23,7 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in first_lines:
                 raise yaml.YAMLError(
-                    f"{key.value} is there twice, in lines {first_lines[name]} and {line}: leave "
+                    f"{key.value} is given twice, in lines {first_lines[name]} and {line}: leave "
                     "one out"
                 )
             first_lines[name] = line
@@ -32,33 +32,33 @@ class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def read_settings(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Args:
         path: the file, in UTF-8 or UTF-16.
-        what: what it describes, for messages, such as ``the sweep``.
+        what: what the file describes, for messages, such as ``the sweep``.
 
     Raises:
-        UserError: the file cannot be read, is no YAML mapping, has a key twice, or stands for far
-            too many values.
+        UserError: the file cannot be read, is not a YAML mapping, has a key twice, or expands to
+            far too many values.
     """
     try:
         values = yaml.load(path.read_bytes(), _UniqueKeys)
     except OSError as error:
         raise UserError(f"cannot read {what} {path} ({error}): check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Dates and numbers that do not exist are ValueErrors.
+        # Impossible dates and numbers are ValueErrors.
         message = " ".join(str(error).split())
         raise UserError(f"{what} {path} is not valid YAML: {message}") from error
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} is not a mapping: write `name: value` lines")
     if _size(values, {}) > MOST_VALUES:
-        raise UserError(f"{what} {path} stands for more than {MOST_VALUES} values: shorten it")
+        raise UserError(f"{what} {path} expands to more than {MOST_VALUES} values: shorten it")
     return values
 
 
 def _size(value: Any, sizes: dict[int, float]) -> float:
-    """How many values a value stands for with its aliases; infinite if it holds itself."""
+    """Number of values with all aliases expanded; infinite if a value contains itself."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in sizes:

@@ -16,14 +16,14 @@ class DataConfig(Section):
 
     ``crop_mode`` fills the border of the random crop: ``zero``, or ``reflect`` for the mirrored
     image. ``rotation`` is the largest angle of a random rotation in degrees. ``autoaugment``
-    changes each image by AutoAugment's CIFAR-10 policy, and ``cutmix`` is the probability of mixing
-    a batch by CutMix (0.5 in its released CIFAR trainings). ``generated_fraction`` of each batch
-    comes from the npz archive ``generated``, whose set is named ``generated_name`` and published
-    at ``generated_source``; ``augment_generated`` augments those images too.
+    applies AutoAugment's CIFAR-10 policy to each image, and ``cutmix`` is the probability of mixing
+    a batch with CutMix (0.5 in its released CIFAR code). The share ``generated_fraction`` of each
+    batch comes from the npz archive ``generated``, a set with the name ``generated_name``,
+    published by ``generated_source``; ``augment_generated`` augments those images too.
     ``generated_epoch`` sets the length of an epoch with N original images: ``images`` ends it after
     N images of both kinds, ``originals`` after N original ones.
-    ``train_files`` is computed: of a folder of the user's own, the hash of the names and sizes of
-    the training files; ``name`` has that of the test files, and ``root`` is the folder.
+    ``train_files`` is computed for a user's own folder: the hash of the names and sizes of its
+    training files; ``name`` contains that of the test files, and ``root`` is the folder.
     """
 
     name: str = identity("digits")
@@ -46,7 +46,7 @@ class DataConfig(Section):
     workers: int = cost(2, ge=0)
 
     def identity_payload(self) -> dict[str, Any]:
-        """The identity fields; those of a later release are left out at their defaults."""
+        """The identity fields; those added in later releases are left out at their defaults."""
         payload = super().identity_payload()
         for name in ("train_files", "autoaugment", "cutmix"):
             if payload[name] == type(self).model_fields[name].default:
@@ -69,9 +69,9 @@ class InnerAttackConfig(Section):
     ``staged`` 2, 3, 4, 5 steps of eps_e, 2 eps_e/3, eps_e/2, eps_e/2 in the four quarters of
     training.
     ``ramp`` is the growth of eps_e: ``none`` (eps_e = eps) or ``linear`` (eps_e = eps e / E).
-    ``start`` is the first point: ``gaussian`` x + 0.001 N(0, 1), ``uniform`` in the ball, or
+    ``start`` is the starting point: ``gaussian`` x + 0.001 N(0, 1), ``uniform`` in the ball, or
     ``clean``.
-    ``model_mode`` is the network's mode in the attack; ``train-frozen`` uses batch statistics
+    ``model_mode`` is the network's mode during the attack; ``train-frozen`` uses batch statistics
     without updating the running ones.
     """
 
@@ -86,7 +86,7 @@ class InnerAttackConfig(Section):
 
 
 class WeightPerturbationConfig(Section):
-    """Adversarial weight perturbation (Wu et al., 2020); none where gamma is 0."""
+    """Adversarial weight perturbation (Wu et al., 2020); disabled if gamma is 0."""
 
     gamma: float = identity(0.0, ge=0)
     start_epoch: int = identity(10, ge=1)
@@ -101,7 +101,7 @@ class OptimizerConfig(Section):
     along a cosine from lr/25 to lr over the fraction ``pct_start`` of the epochs and falls along
     another to lr/250000; with ``cycle_momentum`` the momentum falls from 0.95 to 0.85 meanwhile and
     rises again.
-    ``cycles`` runs ``cosine`` so many times, each in an equal part of the epochs.
+    ``cycles`` is the number of times ``cosine`` is run, each over an equal part of the epochs.
     ``warmup_epochs`` scales the rate of the first epochs by e/(warmup+1); ``first_epoch_factor``
     scales that of epoch 1.
     ``decay`` selects the parameters for ``weight_decay``: ``all``, ``not-norm`` all but those of
@@ -131,9 +131,9 @@ class OptimizerConfig(Section):
         return self
 
     def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without ``cycles`` if there is one.
+        """The identity fields, without ``cycles`` if it is 1.
 
-        So trainings keep the ids that they had before cycles existed.
+        Runs thus keep the ids they had before cycles existed.
         """
         payload = super().identity_payload()
         if self.cycles == 1:
@@ -145,9 +145,9 @@ class AveragingConfig(Section):
     """Exponential moving average of the weights; the average is the model that is evaluated.
 
     ``epoch`` updates it after each epoch from ``start_epoch`` on, ``step`` after each step; epochs
-    in the first ``start_fraction`` of the training are left out too. With ``decay_warmup`` the
-    d-th update after the first has decay min(decay, (1 + d) / (10 + d)). ``buffers`` of BatchNorm
-    are ``averaged`` like weights, or those of the ``live`` model.
+    in the first ``start_fraction`` of training are left out too. With ``decay_warmup`` the d-th
+    update after the first has decay min(decay, (1 + d) / (10 + d)). ``buffers`` of BatchNorm are
+    ``averaged`` like weights, or copied from the ``live`` model.
     """
 
     kind: Literal["none", "epoch", "step"] = identity("none")
@@ -159,7 +159,7 @@ class AveragingConfig(Section):
 
 
 class MonitorConfig(Section):
-    """Clean and PGD accuracy on images outside the training, every so many epochs."""
+    """Clean and PGD accuracy on validation or else test images, after every ``every`` epochs."""
 
     every: int = cost(1, ge=0)
     images: int = cost(256, ge=1)
@@ -170,10 +170,10 @@ class SelectionConfig(Section):
     """The epoch whose weights are the result.
 
     ``last`` is the last epoch. ``best-on-val`` is the epoch with the highest PGD accuracy (clean
-    accuracy where the run has no attack) on validation images held out of training;
-    ``best-on-test`` uses the test images, as parts of the literature do, and is always marked.
-    ``track_test`` measures clean accuracy on all test images after every epoch without selecting by
-    it: the run then records the last epoch's and the best one, since papers report either.
+    accuracy if the run has no attack) on validation images held out of training; ``best-on-test``
+    uses the test images, as part of the literature does, and is always marked.
+    ``track_test`` measures clean accuracy on all test images after every epoch but does not select
+    by it: the run records the last and the best value, since papers report either.
     """
 
     rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
@@ -184,8 +184,8 @@ class SelectionConfig(Section):
 class TrainConfig(Section):
     """How the network is trained.
 
-    In ``float64`` precision rounding is so fine that the losses of a short training are the same on
-    every machine; ``bf16`` is automatic mixed precision.
+    With ``float64`` precision rounding errors are so small that a short training run has the same
+    losses on every machine; ``bf16`` is automatic mixed precision.
     """
 
     epochs: int = identity(200, ge=1)
@@ -207,29 +207,30 @@ class TrainConfig(Section):
 class TeacherConfig(Section):
     """The trained teacher network.
 
-    ``arch`` is a registered network. ``source`` is where its weights are: a run by its name or a
-    prefix of it, a checkpoint file, ``torchvision:NAME``, ``timm:NAME``, ``robustbench:NAME``,
-    ``package.module:function``, or ``auto``: the run of ``method``,
-    ``recipe`` (``auto`` is the one named after the dataset), ``config`` (changes of the recipe) and
-    ``seed``, which is trained first if it is missing. The teacher's seed is not the student's: as
-    in the literature, all trials share one teacher.
+    ``arch`` is a registered network. ``source`` says where its weights come from: a run, given by
+    its name or a prefix of it, a checkpoint file, ``torchvision:NAME``, ``timm:NAME``,
+    ``robustbench:NAME``, ``package.module:function``, or ``auto``: the run of ``method``,
+    ``recipe`` (``auto`` is the one named after the dataset), ``config`` (changes to the recipe) and
+    ``seed``, which is trained first if it is missing. The teacher's seed is independent of the
+    student's: as in the literature, all trials share one teacher.
 
-    ``weights`` identifies the teacher and is computed: for ``auto`` the name of the run, which is a
-    hash of its configuration; for a run or a file the SHA-256 of the weights; for torchvision the
-    name of the weights. The other settings of the source are therefore not part of the identity.
+    ``weights`` identifies the teacher and is computed: for ``auto`` the name of the run, which
+    contains a hash of its configuration; for a run or a file the SHA-256 of the weights file; for a
+    model zoo the ``source``; for a function a hash of the model that it returns. The other settings
+    of the source are therefore not part of the identity.
 
     ``normalize`` (``dataset``, ``imagenet``, ``none`` or ``MEANS;STDS``) is for external weights
-    that do not say how images were normalised; by default as for the student.
-    ``weights_key`` names the weights in a file with several.
+    that do not record how images were normalised; the default is the student's normalisation.
+    ``weights_key`` names the weights to use in a file with several.
 
-    ``minimum`` is the least top-1 accuracy (a fraction) of the teacher on the test images. It can
-    only refuse a teacher, so it does not change the result. Without it a stored run
+    ``minimum`` is the lowest accepted top-1 accuracy (a fraction) of the teacher on the test
+    images. It can only reject a teacher, so it does not change the result. Without it a stored run
     or an external teacher must be better than random guessing.
 
-    ``logits`` selects where teacher logits come from: a ``table`` on the disk, shared with later
-    epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` is the table where
-    one is possible. Both give the same logits: on a CPU to the last bit, on a GPU up to the
-    rounding of other batch sizes. ``logits_dtype`` float16 rounds them in both.
+    ``logits`` selects where teacher logits come from: a ``table`` on disk, shared with later
+    epochs, students and methods, or a ``forward`` pass for each batch; ``auto`` uses the table
+    where possible. Both give the same logits: bit for bit on a CPU, and up to rounding differences
+    between batch sizes on a GPU. ``logits_dtype`` float16 rounds them in both.
     """
 
     arch: str = identity()
@@ -246,9 +247,9 @@ class TeacherConfig(Section):
     weights_key: str | None = identity(None)
 
     def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without those of external files that are not set.
+        """The identity fields, without those for external files that are not set.
 
-        So runs keep the ids that they had before these fields existed.
+        Runs thus keep the ids they had before these fields existed.
         """
         payload = super().identity_payload()
         unset = [name for name in ("normalize", "weights_key") if payload[name] is None]
@@ -256,9 +257,9 @@ class TeacherConfig(Section):
 
 
 class RunConfig(Section):
-    """One run: train by a method, then evaluate by a protocol.
+    """One run: train with a method, then evaluate with a protocol.
 
-    ``track`` shows the epochs in other programs too; see ``harness.store.tracking``.
+    ``track`` also sends the epochs to other programs; see ``harness.store.tracking``.
     """
 
     method: str = identity()
@@ -282,7 +283,7 @@ class RunConfig(Section):
     def identity_payload(self) -> dict[str, Any]:
         """The identity fields, without ``teacher`` if there is none.
 
-        So runs without one keep the ids that they had before teachers existed.
+        Runs without a teacher thus keep the ids they had before teachers existed.
         """
         payload = super().identity_payload()
         if self.teacher is None:
@@ -291,5 +292,5 @@ class RunConfig(Section):
 
     @property
     def run_id(self) -> str:
-        """The id of the trained model: equal for equal training, whatever the evaluation."""
+        """The id of the trained model: the same for the same training, whatever the evaluation."""
         return f"{self.method}-{fingerprint(self.identity_payload())}"

@@ -1,4 +1,4 @@
-"""The user's values as configuration, or one sentence on what is wrong with them."""
+"""Validate the user's values, with one sentence on what is wrong with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
     """The user's values as an instance of ``model``.
 
     Raises:
-        UserError: a value is not valid, or a name is unknown; the message has the nearest names.
+        UserError: a value is invalid, or a name is unknown; the message lists the nearest names.
     """
     try:
         return model.model_validate(values)
@@ -30,7 +30,7 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
             choices = re.findall("'(.*?)'", first["ctx"]["expected"])
             if near := nearest(str(first["input"]), choices):
                 message = f"did you mean {' or '.join(near)}? ({message})"
-        # A whole section is refused for how its fields go together, which the message says.
+        # If a whole section is refused, the message says which of its fields conflict.
         value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         raise UserError(
             f"{(prefix + path).strip('.')}{value} is refused: {message[0].lower()}{message[1:]}"

@@ -1,4 +1,4 @@
-"""Datasets by name; their names are known without torch, which takes seconds to import."""
+"""Datasets by name; listing the names does not import torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def __getattr__(name: str) -> Any:
 
 
 def dataset_source(name: str, root: Path | str | None = None) -> DatasetSource:
-    """A registered dataset, or a folder of the user's own; see ``own_folder``.
+    """A registered dataset, or a user's own folder; see ``own_folder``.
 
     Raises:
-        UserError: the name is unknown, or there is no such folder.
+        UserError: the name is unknown, or the folder does not exist.
     """
     if not name.startswith("folder:"):
         return DATASETS.get(name)
@@ -67,7 +67,8 @@ def load_dataset(
 
     Args:
         name: a name in ``DATASETS``, or a folder; see ``own_folder``.
-        root: the data folder; default the environment's ``HARNESS_DATA``, else ``./data``.
+        root: the data folder; by default the environment variable ``HARNESS_DATA``, else
+            ``./data``.
         train_limit: number of training images to use; see ``limit_train``.
         splits: which splits to load.
 
@@ -88,6 +89,6 @@ def load_dataset(
         differing = ", ".join(sorted(train_names ^ test_names)[:5])
         raise UserError(
             f"the training and test folders of {name} have different class folders ({differing}): "
-            "make them the same, since labels are their positions"
+            "make them the same, since a label is the position of its folder"
         )
     return Dataset(infos.pop(), train, loaded.get("test"))

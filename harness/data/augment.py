@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.compat import import_torchvision
 
-# Fills what a rotation or a shift uncovers, as in the policy's first PyTorch release.
+# Fill value where a rotation or a shift uncovers pixels, as in the policy's first PyTorch release.
 FILL = 128.0
 SEEDS = 2**63 - 1
 
@@ -37,9 +37,9 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
 
 def reflect_crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """``crop`` of images padded with their own reflection; the edge is not repeated.
+    """``crop`` with reflection padding, which does not repeat the edge pixels.
 
-    ``padding`` is less than the height and the width.
+    ``padding`` must be less than the height and the width.
     """
     rows, columns = (
         _reflected(offsets[:, axis, None] + torch.arange(size, device=images.device), size, padding)
@@ -89,9 +89,10 @@ def random_rotation(images: Tensor, most: float, generator: torch.Generator) -> 
 
 
 def autoaugmented(images: Tensor, seed: int) -> Tensor:
-    """Copies of images uint8 [B, K, H, W], each by a sub-policy drawn from the seed, on the CPU.
+    """AutoAugmented copies of images, uint8 [B, K, H, W], on the CPU.
 
-    The sub-policies are those of AutoAugment's CIFAR-10 policy, for every dataset.
+    The sub-policy of each image is drawn from the seed. The sub-policies are those of AutoAugment's
+    CIFAR-10 policy for every dataset.
     """
     policy = _policy(images.shape[1])
     # torchvision draws from torch's global generator.
@@ -118,7 +119,7 @@ class Augmentation:
         flip: mirror half of the images.
         crop_mode: the padding's content: ``zero`` or ``reflect``.
         rotation: the largest angle in degrees; 0 is no rotation.
-        autoaugment: change each image by AutoAugment, which needs uint8 images.
+        autoaugment: apply AutoAugment to each image, which must be uint8.
     """
 
     crop_padding: int = 0
@@ -129,7 +130,7 @@ class Augmentation:
 
     @property
     def views(self) -> int | None:
-        """How many different views of one image there are; None if they are not countable."""
+        """Number of different views of one image; None with rotation or AutoAugment."""
         if self.rotation or self.autoaugment:
             return None
         return (2 * self.crop_padding + 1) ** 2 * (2 if self.flip else 1)
@@ -139,10 +140,11 @@ class Augmentation:
         return self.viewed(images, generator)[0]
 
     def viewed(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Augmented copies, and the number of each one's view: int64 [B] on the generator's device.
+        """Augmented copies and the view number of each: int64 [B] on the generator's device.
 
         With (top, left) the crop's offsets, p its padding and m whether the image is mirrored, a
-        view's number is (top (2p + 1) + left) 2 + m, without the factor 2 if there is no flip.
+        view's number is (top (2p + 1) + left) 2 + m, or top (2p + 1) + left if there is no flip.
+        The numbers are None if ``views`` is.
         """
         count, where = len(images), generator.device
         if self.autoaugment:

@@ -25,7 +25,7 @@ class AutoAugmentedLoader:
     drawn for each image, followed by the loader's crop and flip, drawn independently.
 
     Args:
-        loader: of images in memory.
+        loader: a loader of images in memory.
         images: the split's images, uint8 [N, K, H, W] on the CPU.
         views: number of further views of each image, at least 1.
     """
@@ -55,7 +55,7 @@ class AutoAugmentedLoader:
 
 
 def with_views(loader: Loader, split: ImageSource, views: int) -> Loader:
-    """The loader with ``views`` further views of each image added to its batches.
+    """A loader that adds ``views`` further views of each image to its batches.
 
     Raises:
         UserError: ``views`` is positive and the images are in folders or partly generated.

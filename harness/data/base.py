@@ -1,4 +1,4 @@
-"""Datasets: their descriptions, their splits, the checks of a split, and decoding of images."""
+"""Datasets: descriptions, splits and their checks, and image decoding."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from harness.errors import UserError
 OfficialSplit = Literal["train", "test"]
 Split = Literal["train", "val", "test"]
 
-# Without the formats Pillow tries its forty plug-ins, which doubles the decoding time, and some of
-# which call other programs.
+# Without this list Pillow tries all its forty plug-ins, which doubles the decoding time; some of
+# them also call other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# Pillow's types of 8-bit pixels: it converts them to each other, but cuts off wider ones.
+# Pillow's modes with 8-bit pixels: it converts between them, but clips wider pixels.
 EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image of any shape becomes a square one: it is resized, then cropped at the centre.
+    """How an image of any shape is made square: it is resized, then cropped at the centre.
 
     Attributes:
         size: height and width of the result in pixels.
-        resize: the shorter side after resizing; None leaves the image's own size.
-        interpolation: of the resizing.
+        resize: the shorter side after resizing; None keeps the image's own size.
+        interpolation: interpolation used in resizing.
         squash: whether the longer side is resized to ``resize`` too.
     """
 
@@ -44,7 +44,7 @@ class Preparation:
     squash: bool = False
 
     def __str__(self) -> str:
-        """Its steps, for a message."""
+        """The steps, for a message."""
         sides = "both sides" if self.squash else "the shorter side"
         resized = f"{sides} {self.resize} pixels ({self.interpolation}), " if self.resize else ""
         return f"{resized}a centre crop of {self.size} pixels"
@@ -66,9 +66,9 @@ class DatasetInfo:
         max_train_size: images of the official training split.
         max_test_size: images of the official test split.
         small_scale: whether accuracies on it are not comparable with those in the literature.
-        part_of: the dataset of which it is a named part, by whose name public zoos know it.
-        preparation: of images from files in evaluation, where a network asks for another one than
-            the usual resizing of the shorter side to 8/7 of ``image_size``.
+        part_of: the dataset that this is a named part of, whose name model zoos use for it.
+        preparation: how images from files are prepared for evaluation, if a network needs something
+            other than the usual resizing of the shorter side to 8/7 of ``image_size``.
     """
 
     name: str
@@ -86,7 +86,7 @@ class DatasetInfo:
     preparation: Preparation | None = None
 
     def prepared(self, preparation: Preparation | None) -> DatasetInfo:
-        """The description of the same images after a preparation; None for the usual one."""
+        """The description of the same images with a preparation; None is the usual one."""
         usual = Preparation(self.image_size, self.image_size * 8 // 7)
         if preparation in (None, usual):
             return self
@@ -107,7 +107,7 @@ class ImageSource(ABC):
         rows: positions of the images in the split as it was read, int64 [N].
         complete: whether no image of the official split is missing or was dropped by a limit.
             Holding out validation images does not make a split incomplete.
-        notes: what a user should know of how it was read, a sentence each.
+        notes: what a user should know about how it was read, one sentence each.
     """
 
     info: DatasetInfo
@@ -139,13 +139,13 @@ class ImageSource(ABC):
         """The images at the given positions, in that order."""
 
     def prepared(self, preparation: Preparation | None) -> Self:
-        """The same images after another preparation.
+        """The same images with another preparation.
 
         Raises:
-            UserError: they are in memory, where they have been prepared already.
+            UserError: the images are in memory, so they have already been prepared.
         """
         raise UserError(
-            f"the model asks for {preparation}, but the images of {self} are prepared already"
+            f"the model needs {preparation}, but the images of {self} are already prepared"
         )
 
     def subset(self, n: int) -> Self:
@@ -197,7 +197,7 @@ class ImageSet(ImageSource):
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Images at positions [B] (default all): float32 [B, K, H, W], of uint8 pixel / 255."""
+        """Images at positions [B] (default all): float32 [B, K, H, W]; uint8 is divided by 255."""
         images = self.images[indices]
         return images if images.is_floating_point() else images.float() / 255
 
@@ -214,12 +214,12 @@ class ImageSet(ImageSource):
 
 
 class Dataset:
-    """The loaded splits of a dataset; access to another one is a ``RuntimeError``."""
+    """The loaded splits of a dataset; accessing a missing one is a ``RuntimeError``."""
 
     def __init__(
         self, info: DatasetInfo, train: ImageSource | None = None, test: ImageSource | None = None
     ) -> None:
-        """Hold the given splits."""
+        """Store the given splits."""
         self.info = info
         self._train = train
         self._test = test
@@ -235,7 +235,7 @@ class Dataset:
         return self._loaded(self._test, "test")
 
     def prepared(self, preparation: Preparation) -> Dataset:
-        """The test split after a preparation of its images, which must be in files."""
+        """The test split with another preparation of its images, which must be in files."""
         return Dataset(self.info.prepared(preparation), test=self.test.prepared(preparation))
 
     def _loaded(self, source: ImageSource | None, split: OfficialSplit) -> ImageSource:
@@ -258,18 +258,18 @@ class DatasetSource:
 def decode_image(
     file: Path | BinaryIO, mode: Literal["RGB", "L"], size: int | None = None
 ) -> Image.Image:
-    """An encoded image with 8 bits a channel, in colour or grey.
+    """Decode an image to 8 bits per channel, in colour or grey.
 
-    Of 16-bit grey PNG the value 65535 is white, as its standard says.
+    In a 16-bit grey PNG the value 65535 is white, as the PNG standard says.
 
     Args:
         file: the encoded image.
         mode: RGB or grey.
-        size: the height and width that it must have; None for any.
+        size: the required height and width; None for any.
 
     Raises:
-        ValueError: it cannot be read, has another size, or its pixels are wider than 8 bits with no
-            known white.
+        ValueError: the image cannot be read, has another size, or has pixels wider than 8 bits
+            whose white value is unknown.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -282,14 +282,14 @@ def decode_image(
                 return image.convert(mode)
             kind = image.mode
     except UnidentifiedImageError as error:
-        raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
+        raise ValueError(f"it is not one of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise errors of a dozen kinds
         raise ValueError(str(error) or type(error).__name__) from error
-    raise ValueError(f"its pixels are of Pillow's type {kind}: save it with 8 bits a channel")
+    raise ValueError(f"its pixels have Pillow's mode {kind}: save it with 8 bits per channel")
 
 
 def check_images(images: Tensor, info: DatasetInfo, where: str, *, floats: bool) -> None:
-    """Raise ``UserError`` unless the images are [N, K, H, W] of the description and in range."""
+    """Raise ``UserError`` unless the images have the described shape [N, K, H, W] and range."""
     if images.dtype != torch.uint8 and not (floats and images.dtype == torch.float32):
         allowed = "uint8 in 0..255" + (" or as float32 in [0, 1]" if floats else "")
         raise UserError(f"{where}: images are {images.dtype}; give them as {allowed}")
@@ -302,7 +302,7 @@ def check_images(images: Tensor, info: DatasetInfo, where: str, *, floats: bool)
     if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.min()), float(images.max())
         raise UserError(
-            f"{where}: images lie in [{low:.4g}, {high:.4g}], not in [0, 1]; give them without "
+            f"{where}: images are in [{low:.4g}, {high:.4g}], not in [0, 1]; give them without "
             "normalisation and let the model normalise"
         )
 
@@ -334,9 +334,9 @@ S = TypeVar("S", bound=ImageSource)
 
 
 def limit_train(train: S, limit: int) -> S:
-    """The first ``limit`` images of a permutation of a training split with seed 0.
+    """The first ``limit`` images of a training split in a random order with seed 0.
 
-    A smaller limit's images are among a larger one's.
+    The images of a smaller limit are a subset of those of a larger one.
 
     Raises:
         UserError: the split has fewer images.

@@ -32,19 +32,19 @@ class Batch:
 
     Attributes:
         x: images [B, K, H, W] in [0, 1], augmented.
-        y: labels [B], int64 in [0, C); of a mixed image that of its larger part.
+        y: labels [B], int64 in [0, C); for a mixed image, the label of its larger part.
         index: rows of the training set [B], int64; -1 for generated images, which are not in it.
         epoch: the current epoch, from 1.
-        x_adv: adversarial images like ``x``; set by the engine when the task attacks.
+        x_adv: adversarial images, shaped like ``x``; set by the engine when the task attacks.
         plan: the task's attack plan for this batch; set by the engine.
-        view: which of the views that its random crop and flip can produce each image is: index
+        view: identifies the view that the random crop and flip made of each image: index
             times the number of views, plus the view's number; int64 [B], always on the CPU, where
-            it is drawn and looked up. None where the number of views is not finite.
+            it is drawn and looked up. None if the loader does not number views.
         teacher_output: the teacher's logits [B, C] of ``x``, float32 and detached; set by the
-            engine for a task that asks for them.
+            engine for a task that needs them.
         others: further views of the same images, changed by AutoAugment and cropped and flipped
-            independently, for a task that asks for them; the task itself attacks them.
-        soft_labels: the shares of the classes [B, C], float32, in a batch mixed by CutMix.
+            independently, for a task that needs them; the task attacks them itself.
+        soft_labels: the share of each class [B, C], float32, in a batch mixed by CutMix.
     """
 
     x: Tensor
@@ -60,22 +60,21 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """What a cross-entropy takes: ``y``, or ``soft_labels`` of a mixed batch."""
+        """The targets of a cross-entropy: ``y``, or ``soft_labels`` for a mixed batch."""
         return self.y if self.soft_labels is None else self.soft_labels
 
     @property
     def adversarial(self) -> Tensor:
         """``x_adv``; ``RuntimeError`` if it is None, as in a run without an attack."""
         if self.x_adv is None:
-            raise RuntimeError("this batch holds no adversarial images: the run has no attack")
+            raise RuntimeError("this batch has no adversarial images: the run has no attack")
         return self.x_adv
 
     @property
     def teacher_logits(self) -> Tensor:
-        """``teacher_output``; ``RuntimeError`` if it is None: the task's class must ask for it."""
+        """``teacher_output``; ``RuntimeError`` if it is None: the task must request it."""
         if self.teacher_output is None:
             raise RuntimeError(
-                "this batch holds no logits of a teacher: the task's class must set "
-                "needs_teacher_logits"
+                "this batch has no teacher logits: the task's class must set needs_teacher_logits"
             )
         return self.teacher_output

@@ -63,7 +63,7 @@ CIFAR100 = DatasetSource(
     INFO100, partial(load_files, INFO100, TorchvisionLayout("CIFAR100", "cifar-100-python"))
 )
 
-# The fifteen corruptions that published means are over; the archives hold four more.
+# The fifteen corruptions over which published means are taken; the archives hold four more.
 CORRUPTIONS = tuple(
     """
     gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost
@@ -84,8 +84,8 @@ class CorruptedImages:
 
     Attributes:
         name: ``CIFAR-10-C`` or ``CIFAR-100-C``.
-        arrays: corruption to its images, uint8 [5N, 32, 32, 3], mapped from the disk: those of
-            severity 1 first, each severity in the order of the test set.
+        arrays: corruption to its images, uint8 [5N, 32, 32, 3], memory-mapped: severity 1 first,
+            each severity in the order of the test set.
         labels: int64 [N].
         complete: whether N is the size of the official test set.
     """
@@ -132,7 +132,7 @@ def open_corrupted(
         corruptions: some of ``CORRUPTIONS``.
 
     Raises:
-        UserError: there are no such arrays for the dataset, or a file is missing or damaged.
+        UserError: no arrays are published for the dataset, or a file is missing or damaged.
     """
     if dataset not in PUBLISHED:
         raise UserError(

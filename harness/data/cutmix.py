@@ -1,4 +1,4 @@
-"""Training batches whose images have a box of another image of the batch.
+"""Training batches in which a box of each image comes from another image of the batch.
 
 Yun et al.: CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features,
 ICCV 2019.
@@ -20,13 +20,14 @@ class CutMixLoader:
     """A ``Loader`` that mixes the batches of another loader.
 
     A mixed batch has one box, the same for all images, whose content comes from a permutation of
-    the batch. The kept area's share is uniform in [0, 1], as by the release's Beta(1, 1), before
-    the box is cut off at the edges; labels are mixed in the ratio of the pixels that remain.
+    the batch. The share of the area that is kept is uniform in [0, 1], as with the release's
+    Beta(1, 1), before the box is clipped at the edges; labels are mixed in the ratio of the pixels
+    that remain.
 
     Args:
-        loader: of batches without further views.
+        loader: a loader of batches without further views.
         classes: number of classes C.
-        probability: of mixing a batch.
+        probability: probability of mixing a batch.
     """
 
     views = None
@@ -60,9 +61,10 @@ class CutMixLoader:
 
 
 def box(size: tuple[int, int] | torch.Size, generator: torch.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a random box, cut off at the edges of an image of ``size``.
+    """Rows and columns of a random box, clipped at the edges of an image of ``size``.
 
-    Its area before is a uniform share of the image's, and its centre a uniform pixel.
+    Before clipping, its share of the image's area is uniform in [0, 1]; its centre is a uniformly
+    drawn pixel.
     """
     side = float(torch.rand((), generator=generator)) ** 0.5
     found = []

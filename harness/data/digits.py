@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8 by 8 pixels, which come with scikit-learn.
+"""The handwritten digits that come with scikit-learn: 1,797 images of 8 by 8 pixels.
 
 Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (test part).
 """

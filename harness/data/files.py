@@ -24,8 +24,8 @@ class TorchvisionLayout:
     Attributes:
         class_name: the class in ``torchvision.datasets``.
         folder: the folder it reads, relative to the root.
-        split: whether the class names its argument so, keeps its files in the folder it is given,
-            and its images as [N, K, H, W] with ``labels``.
+        split: whether the class takes ``split`` instead of ``train``, keeps its files directly in
+            its ``root``, and stores images as [N, K, H, W] with ``labels``.
     """
 
     class_name: str
@@ -34,7 +34,7 @@ class TorchvisionLayout:
 
 
 def find_root(root: Path | None) -> Path:
-    """The data folder: ``root``, else the environment's ``HARNESS_DATA``, else ``./data``.
+    """The data folder: ``root``, else the environment variable ``HARNESS_DATA``, else ``./data``.
 
     Raises:
         UserError: the given folder does not exist.
@@ -54,7 +54,7 @@ def find_root(root: Path | None) -> Path:
 def load_files(
     info: DatasetInfo, layout: TorchvisionLayout, root: Path | None, split: OfficialSplit
 ) -> ImageSet:
-    """Load a split from Parquet shards in ``root/<name>`` or ``root``, else by torchvision.
+    """Load a split from Parquet shards in ``root/<name>`` or ``root``, else with torchvision.
 
     If its files are missing, torchvision downloads the dataset into the root.
 
@@ -93,7 +93,7 @@ def _read_torchvision(
         raise UserError(
             f"{info.name} is not in {root} and cannot be downloaded ({error}): put its Parquet "
             f"shards in {root / info.name} or torchvision's {layout.folder} in {root}, or name "
-            f"another data root, for example by {ROOT_VARIABLE}"
+            f"another data root, for example with {ROOT_VARIABLE}"
         ) from error
     pixels = np.asarray(stored.data)
     if not layout.split:

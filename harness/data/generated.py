@@ -24,22 +24,22 @@ READ_AHEAD = 4
 
 
 class MixedLoader:
-    """A ``Loader`` whose batches hold original images first and generated ones after them.
+    """A ``Loader`` whose batches hold original images followed by generated ones.
 
     Each batch has round((1 - fraction) B) originals. Over an epoch these follow a random order of
     the split, then another one if it is exhausted. The rest of a batch is drawn uniformly and with
-    replacement from the generated images, which a thread reads ahead from the disk. All batches are
+    replacement from the generated images, which a thread reads ahead from disk. All batches are
     full. ``Batch.index`` is -1 for a generated image.
 
     Args:
         split: the original training images, in memory.
         generated: the generated images, on disk.
         batch_size: B.
-        device: of the batches and of the originals.
+        device: where the batches and the originals are kept.
         fraction: share of generated images, in (0, 1).
         steps: number of batches in an epoch.
-        augment: the random changes of images.
-        augment_generated: whether generated images are changed too.
+        augment: the random augmentation.
+        augment_generated: whether generated images are augmented too.
 
     Raises:
         UserError: the split is not in memory, or a batch would have images of one kind only.
@@ -132,7 +132,7 @@ def originals_per_batch(batch_size: int, fraction: float) -> int:
     if not 0 < count < batch_size:
         raise UserError(
             f"data.generated_fraction {fraction:g} of a batch of {batch_size} leaves {count} "
-            "original images: take a fraction or a batch size with some of both kinds"
+            "original images: choose a fraction or a batch size with some of both kinds"
         )
     return count
 
@@ -169,20 +169,20 @@ def open_generated(config: DataConfig, info: DatasetInfo) -> NpzImages | None:
 
 
 def missing_file(config: DataConfig, info: DatasetInfo) -> str:
-    """The message for a run on generated images without a file of them."""
+    """The message for a run on generated images that is given no file of them."""
     name = f" ({config.generated_name})" if config.generated_name else ""
     size = f"{info.image_size}, {info.image_size}, {info.channels}"
     source = config.generated_source
     published = f"; such sets are published by {source}" if source else ""
     return (
-        f"this run trains on generated images{name}: pass their file by --generated FILE or --set "
-        f"data.generated=FILE, an uncompressed npz archive with image, uint8 [N, {size}], and "
-        f"label, integers [N]{published}"
+        f"this run trains on generated images{name}: pass their file with --generated FILE or "
+        f"--set data.generated=FILE, an uncompressed npz archive with image, uint8 [N, {size}], "
+        f"and label, integers [N]{published}"
     )
 
 
 def check_same_file(recorded: dict[str, Any] | None, found: dict[str, Any], where: str) -> None:
-    """Check that a run continues with the generated images that it began with.
+    """Check that a run continues with the generated images that it started with.
 
     Args:
         recorded: the fingerprint in the run's record, or None.
@@ -195,6 +195,6 @@ def check_same_file(recorded: dict[str, Any] | None, found: dict[str, Any], wher
     if recorded is not None and recorded != found:
         differing = ", ".join(name for name in found if recorded.get(name) != found[name])
         raise UserError(
-            f"{where} is not the file of generated images that this run began with ({differing} "
-            "differ): give that file, or name this one by data.generated_name to start another run"
+            f"{where} is not the file of generated images that this run started with ({differing} "
+            "differ): give that file, or name this one in data.generated_name to start another run"
         )

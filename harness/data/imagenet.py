@@ -50,7 +50,7 @@ INFO = DatasetInfo(
 ROBUSTBENCH = replace(INFO, name="imagenet-robustbench", max_test_size=5000, part_of="imagenet")
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Names that a message lists.
+# Number of names that a message lists.
 NAMED = 5
 # Seed of the order of the test images.
 TEST_ORDER_SEED = 0
@@ -60,7 +60,7 @@ Prepare = Callable[[Image.Image], Tensor]
 
 @dataclass(eq=False)
 class FolderSet(ImageSource):
-    """One split in a folder with a subfolder of images for each class, in label order by name.
+    """One split in a folder with a subfolder for each class; labels follow the sorted names.
 
     Attributes:
         folder: the folder that holds the class folders.
@@ -85,7 +85,7 @@ class FolderSet(ImageSource):
     def sha256(self) -> str:
         """SHA-256 over each file's relative path and size, in order, without reading the files.
 
-        An unusual preparation is part of it.
+        A preparation other than the usual one is included.
         """
         digest = hashlib.sha256()
         if self.info.preparation is not None:
@@ -96,7 +96,7 @@ class FolderSet(ImageSource):
         return digest.hexdigest()
 
     def images_float(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """Images at positions [B] (default all) after their preparation, in [0, 1]."""
+        """Prepared images at positions [B] (default all), in [0, 1]."""
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
         size = self.info.image_size
@@ -130,7 +130,7 @@ class FolderSet(ImageSource):
             raise UserError(f"{path} is not a readable image ({error}): replace it") from error
 
     def prepared(self, preparation: Preparation | None) -> Self:
-        """The same images after another preparation."""
+        """The same images with another preparation."""
         return replace(self, info=self.info.prepared(preparation))
 
     def take(self, positions: Tensor, *, complete: bool, split: Split | None = None) -> Self:
@@ -149,18 +149,18 @@ def open_folder(folder: Path, info: DatasetInfo, split: OfficialSplit) -> Folder
     """The images under ``folder``, which must have one subfolder for each class.
 
     A training split is in the order of the files, class by class. A test split is in a fixed random
-    order, so that its first images, as a limit takes them, are of many classes.
+    order, so that its first images, which a limit selects, come from many classes.
 
     Raises:
         UserError: class folders are missing or empty, which would shift the labels.
     """
     names = class_folders(folder)
     if not names:
-        raise UserError(f"{folder} has no class folders: put each class's images in one")
+        raise UserError(f"{folder} has no class folders: put each class's images in its own folder")
     if len(names) != info.num_classes:
         raise UserError(
             f"{folder} has {len(names)} class folders: {info.name} needs all {info.num_classes}, "
-            f"since labels are their positions{_unusual(folder, names)}"
+            f"since a label is the position of its folder{_unusual(folder, names)}"
         )
     files: list[str] = []
     labels: list[int] = []
@@ -195,7 +195,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _visible(folder: Path) -> list[str]:
-    """The sorted names in a folder without those that programs hide by a dot, such as ``._x``."""
+    """The sorted names in a folder without hidden ones, which start with a dot."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -205,7 +205,7 @@ def _visible(folder: Path) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """The size of a file in bytes; ``UserError`` if it cannot be read, as of a link to nothing."""
+    """The size of a file in bytes; ``UserError`` if it cannot be read, such as a broken link."""
     try:
         return path.stat().st_size
     except OSError as error:
@@ -213,7 +213,7 @@ def _size(path: Path) -> int:
 
 
 def _in_order(found: FolderSet) -> FolderSet:
-    """The test split in its fixed random order."""
+    """A test split in its fixed random order; a training split as it is."""
     if found.split == "train":
         return found
     generator = torch.Generator().manual_seed(TEST_ORDER_SEED)
@@ -221,11 +221,11 @@ def _in_order(found: FolderSet) -> FolderSet:
 
 
 def _left_out(folder: Path, others: Sequence[str]) -> str:
-    return f"{len(others)} files in {folder} are no images and are left out: {_listed(others)}"
+    return f"{len(others)} files in {folder} are not images and are left out: {_listed(others)}"
 
 
 def _unusual(folder: Path, names: Sequence[str]) -> str:
-    """Names the folders that are likely too many or missing, as the end of a sentence."""
+    """The folders that are probably superfluous or missing, as the end of a sentence."""
     shapes = {name: re.sub(r"\d", "0", name) for name in names}
     (usual, count), *_ = Counter(shapes.values()).most_common(1) or [("", 0)]
     odd = [name for name in names if shapes[name] != usual] if 2 * count > len(names) else []
@@ -260,11 +260,11 @@ def load(root: Path | None, split: OfficialSplit) -> FolderSet:
 
 
 def load_robustbench(root: Path | None, split: OfficialSplit) -> FolderSet:
-    """Load ImageNet with the 5,000 test images that RobustBench measures on.
+    """Load ImageNet with the 5,000 test images that RobustBench evaluates on.
 
     Raises:
-        UserError: see ``load``; or RobustBench, which has their list, is not installed, or an image
-            is missing.
+        UserError: see ``load``; or RobustBench, which has the list of these images, is not
+            installed, or an image is missing.
     """
     whole = load(root, split)
     found = replace(whole, info=replace(ROBUSTBENCH, class_names=whole.info.class_names))
@@ -283,12 +283,13 @@ def load_robustbench(root: Path | None, split: OfficialSplit) -> FolderSet:
 
 
 def robustbench_images() -> list[str]:
-    """The test images that RobustBench measures on, as ``n01440764/ILSVRC2012_val_00000293.JPEG``.
+    """RobustBench's test images, such as ``n01440764/ILSVRC2012_val_00000293.JPEG``.
 
     Raises:
         UserError: RobustBench is not installed.
     """
-    # ``find_spec`` does not import the package, which needs what is set up in ``harness.compat``.
+    # ``find_spec`` does not import the package, which would need the work-arounds in
+    # ``harness.compat``.
     package = importlib.util.find_spec("robustbench")
     if package is None or package.origin is None:
         raise UserError(
@@ -312,7 +313,7 @@ def central_crop(preparation: Preparation) -> Prepare:
 
 @lru_cache
 def fitted(size: int) -> Prepare:
-    """Resize the shorter side to ``size`` and crop the centre; a square of that size stays."""
+    """Resize the shorter side to ``size`` and crop the centre."""
     v2 = _transforms()
     return _compose([v2.Resize(size), v2.CenterCrop(size)])
 

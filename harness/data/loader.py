@@ -28,7 +28,7 @@ S = TypeVar("S", bound=ImageSource)
 
 
 class Loader(Protocol):
-    """Yields the batches of a training split, each image once an epoch.
+    """Yields the batches of a training split, each image once per epoch.
 
     An epoch's batches depend only on the split, the batch size, the seed and the epoch, not on the
     device, the number of workers or earlier epochs.
@@ -100,7 +100,7 @@ class StreamLoader:
     """A ``Loader`` that decodes images from folders in worker processes.
 
     Each image is cropped with a random size and ratio and mirrored with probability one half, from
-    a seed of its own, so the number of workers does not matter.
+    its own seed, so the number of workers does not matter.
 
     Args:
         split: the training images.
@@ -222,11 +222,11 @@ def make_loader(
 ) -> Loader:
     """The loader for a training split in memory or in folders.
 
-    Of ``augment``, folders use ``flip`` only: their random crop draws its own size. ``workers`` and
-    ``processes`` are for folders.
+    Folders use only ``flip`` of ``augment``: their random crop draws its own size. ``workers`` and
+    ``processes`` apply to folders only.
 
     Raises:
-        UserError: the images are not uint8, or AutoAugment is asked for images in folders.
+        UserError: the images are not uint8, or AutoAugment is requested for images in folders.
     """
     augment = augment or Augmentation()
     if isinstance(split, ImageSet):
@@ -238,7 +238,7 @@ def make_loader(
     if isinstance(split, FolderSet):
         if augment.autoaugment:
             raise UserError(
-                f"AutoAugment changes images in memory, and those of {split.info.name} are in "
+                f"AutoAugment needs images in memory, but those of {split.info.name} are in "
                 "folders: set data.autoaugment=false"
             )
         return StreamLoader(split, batch_size, device, augment.flip, drop_last, workers, processes)
@@ -255,7 +255,7 @@ def split_validation(train: S, size: int, seed: int) -> tuple[S, S]:
     """
     if not 0 < size < len(train):
         raise UserError(
-            f"cannot hold {size} of the {len(train)} training images of {train.info.name} out for "
+            f"cannot hold out {size} of the {len(train)} training images of {train.info.name} for "
             f"validation: give a validation size in 1..{len(train) - 1}"
         )
     order = torch.randperm(len(train), generator=seeded_generator(CPU, seed, "validation"))

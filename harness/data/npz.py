@@ -58,7 +58,7 @@ class NpzImages:
         Returns:
             The archive's ``bytes``, the number of ``images``, the labels' type, and ``sha256`` over
             these, the images' shape, all labels and the pixels of ``FINGERPRINT_IMAGES`` evenly
-            spaced images. Archives that differ in other images only have the same fingerprint.
+            spaced images. Archives that differ only in other images have the same fingerprint.
         """
         described = {
             "bytes": self.path.stat().st_size,
@@ -129,7 +129,7 @@ def _map_member(path: Path, name: str) -> NDArray[Any]:
     with path.open("rb") as file:
         file.seek(member.header_offset)
         local = file.read(30)
-        # The name and extra field may have other lengths here than in the central directory.
+        # The lengths of the name and extra field can differ from those in the central directory.
         file.seek(int.from_bytes(local[26:28], "little"), os.SEEK_CUR)
         file.seek(int.from_bytes(local[28:30], "little"), os.SEEK_CUR)
         shape, fortran, dtype = _array_header(file)

@@ -28,7 +28,7 @@ IMAGES, LABELS = ("img", "image"), ("label", "fine_label")
 
 
 def find_shards(folder: Path) -> dict[str, list[Path]]:
-    """The shards in a folder by split, in order; empty if there are none or no folder.
+    """The shards in a folder by split, in order; empty if the folder has none or does not exist.
 
     Raises:
         UserError: shards of one split disagree about their number.
@@ -65,7 +65,7 @@ def _read_shard(path: Path, info: DatasetInfo) -> tuple[NDArray[np.uint8], NDArr
     images, labels = _read_columns(path, info)
     encoded = pc.struct_field(images, "bytes").to_pylist()
     pixels = np.empty((len(encoded), info.channels, info.image_size, info.image_size), np.uint8)
-    # One thread: Pillow's own work per 32x32 image outweighs the part that it does unlocked.
+    # One thread: for 32x32 images most of Pillow's work holds the GIL.
     for row, data in enumerate(encoded):
         try:
             pixels[row] = _decode(data, info)
@@ -86,7 +86,7 @@ def _read_columns(path: Path, info: DatasetInfo) -> tuple[pa.ChunkedArray, pa.Ch
     names = (schema.metadata or {}).get(b"class_names", b"").decode(errors="replace")
     if names and tuple(names.split(",")) != info.class_names:
         raise UserError(
-            f"{path} holds the classes of another dataset than {info.name} "
+            f"{path} holds the classes of a dataset other than {info.name} "
             f"({names[:40]}...): move it to that dataset's own folder"
         )
     images = [schema.field(name) for name in IMAGES if schema.names.count(name) == 1]
@@ -114,7 +114,7 @@ def _decode(data: bytes | None, info: DatasetInfo) -> NDArray[np.uint8]:
     """
     if not isinstance(data, bytes):
         raise ValueError("it has no bytes")
-    # Lossless WebP has no grey mode: grey images come as RGB, and "L" gives them back exactly.
+    # Lossless WebP has no grey mode: grey images are stored as RGB, and "L" restores them exactly.
     mode: Literal["RGB", "L"] = "RGB" if info.channels == 3 else "L"
     image = decode_image(io.BytesIO(data), mode, info.image_size)
     pixels = np.asarray(image).reshape(info.image_size, info.image_size, info.channels)

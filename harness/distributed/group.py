@@ -1,8 +1,8 @@
 """Training in several processes, one GPU each: ``torchrun -m harness run ...``.
 
 Every process sees whole batches and computes the whole loss; only passes through the network are
-divided. The images of a batch are split, each process takes its part, and the logits are gathered,
-so that a task, its state and all metrics are those of one process. Gradients with respect to the
+divided. Each process takes its share of a batch's images, and the logits are gathered, so that a
+task, its state and all metrics are the same as in a single process. Gradients with respect to the
 network's weights are partial in each process; see ``ProcessGroup.gathered``.
 """
 
@@ -23,7 +23,7 @@ from harness.errors import UserError
 
 T = TypeVar("T")
 
-# The others wait while the first process evaluates a teacher or its model. If a process ends,
+# The other processes wait while the first one evaluates a teacher or its model. If a process ends,
 # torchrun ends the others.
 TIMEOUT = timedelta(days=30)
 
@@ -73,12 +73,12 @@ class ProcessGroup:
         return _shares(len(parts), self.count)[self.rank]
 
     def gathered(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """The outputs [B, ...] of all processes, where ``own`` are this one's.
+        """The outputs [B, ...] of all processes, given this process's ``own``.
 
-        Each process then computes the same loss of them, so that the gradient that comes back is
-        the same in each; it is multiplied by the number of processes. The mean over processes of
-        the gradients with respect to the network's weights is then the gradient of the loss, and
-        so is the mean for parameters that act on the gathered outputs.
+        Each process then computes the same loss from them, so the gradient with respect to them is
+        the same in each; the backward pass multiplies it by the number of processes. The mean over
+        processes of the gradients with respect to the network's weights is then the gradient of the
+        loss, and so is the mean for parameters that act on the gathered outputs.
 
         Args:
             own: this process's outputs, a row for each image of its parts.
@@ -93,12 +93,12 @@ class ProcessGroup:
         return everything
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes, differentiable in the values of each."""
+        """The sum over the processes, differentiable with respect to each one's values."""
         everything: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]
         return everything
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes, in place."""
+        """Replace each tensor with its mean over the processes, in place."""
         if self.count == 1:
             return
         for same_type in _by_type(tensors).values():
@@ -107,7 +107,7 @@ class ProcessGroup:
             _put_back(flat, same_type)
 
     def copy_first_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by the first process's, in place."""
+        """Replace each tensor with the first process's, in place."""
         if self.count == 1:
             return
         for same_type in _by_type(tensors).values():
@@ -120,13 +120,13 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def under_torchrun() -> ProcessGroup:
-    """The processes that torchrun started, by its environment variables; one without torchrun."""
+    """The processes that torchrun started, from its environment variables; one without torchrun."""
     return ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """Connects the processes that torchrun started, each with its own GPU where GPUs are used.
+    """Connect the processes that torchrun started, each with its own GPU if GPUs are used.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``, as for a single process.
@@ -141,7 +141,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         _take_gpu(device, int(os.environ.get("LOCAL_RANK", "0")))
-    # Two backends: outputs and gradients go between GPUs, messages between processors.
+    # Two backends: outputs and gradients are exchanged between GPUs, messages between CPUs.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         _control_group()
@@ -153,11 +153,11 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 def _take_gpu(device: str, number: int) -> None:
     if ":" in device:
-        raise UserError(f"--device {device} is one GPU for all processes: give --device cuda")
+        raise UserError(f"--device {device} names one GPU for all processes: give --device cuda")
     if number >= torch.cuda.device_count():
         raise UserError(
-            f"there is no GPU for process {number} of this machine, which has "
-            f"{torch.cuda.device_count()}: give torchrun --nproc-per-node that many, or "
+            f"process {number} of this machine has no GPU, since the machine has "
+            f"{torch.cuda.device_count()}: set torchrun's --nproc-per-node to that number, or give "
             "--device cpu"
         )
     torch.cuda.set_device(number)
@@ -194,7 +194,7 @@ def _put_back(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all processes, which may have different numbers of them."""
+    """The rows of all processes, whose numbers of rows can differ."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, lengths: list[int], rank: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A Ray cluster: this machine alone or one that is up, and tasks on it."""
+"""Tasks on a Ray cluster: on this machine alone, or on a cluster that is already running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from harness.errors import UserError
 
 LOCAL = "local"
-# How often a task is repeated whose process or node died.
+# Number of times a task is repeated if its process or node died.
 RETRIES = 3
 STOPPING_S = 60.0
 ANSWERING_S = 10.0
@@ -30,9 +30,9 @@ class Cluster:
     Attributes:
         address: ``local`` for this machine alone, ``auto`` for the cluster that this machine
             belongs to, or the address of one.
-        cpus: processor cores of a task, which has as many threads.
-        gpus: GPUs of a task, a part of one where several tasks share it; None for one where the
-            device is a GPU.
+        cpus: processor cores of a task, and its number of threads.
+        gpus: GPUs of a task, a fraction if several tasks share one; None is one if the device is a
+            GPU, else none.
         memory_gib: memory that a task reserves, in GiB.
     """
 
@@ -43,10 +43,11 @@ class Cluster:
 
     @classmethod
     def parse(cls, address: str | None, task: str | None) -> Cluster | None:
-        """The cluster of a command line, if it names one; ``task``: ``cpus=4,gpus=1,memory=16``.
+        """The cluster named on the command line, or None; ``task``: ``cpus=4,gpus=1,memory=16``.
 
         Raises:
-            UserError: a resource has another name, is no such number, or there is no cluster.
+            UserError: a resource has an unknown name or an invalid number, or ``task`` is given
+                without a cluster.
         """
         if address is None:
             if task is not None:
@@ -62,14 +63,14 @@ class Cluster:
                     raise ValueError
             except (KeyError, ValueError) as error:
                 raise UserError(
-                    f"--task {part.strip()!r} is no resource: write cpus=4,gpus=1,memory=16 (GiB)"
+                    f"--task {part.strip()!r} is invalid: write cpus=4,gpus=1,memory=16 (GiB)"
                 ) from error
         return cls(address, values.get("cpus", 1), values.get("gpus"), values.get("memory"))
 
     def options(self, ray: Any, device: str) -> dict[str, Any]:
-        """Ray's options of a task that computes on ``device``.
+        """Ray's options for a task that computes on ``device``.
 
-        On a cluster that may grow, a line on standard error says that no node is large enough yet.
+        If no node of a cluster is large enough yet, a warning is logged, since nodes can join.
 
         Args:
             ray: the module, connected.
@@ -87,7 +88,7 @@ class Cluster:
             return options
         largest = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needed}
         reason = (
-            f"a task needs {_resources(needed)}, but no node of the cluster has them (at most "
+            f"a task needs {_resources(needed)}, but no node of the cluster has that much (at most "
             f"{_resources(largest)})"
         )
         if self.address == LOCAL:
@@ -97,14 +98,14 @@ class Cluster:
 
 
 def _resources(amounts: dict[str, float]) -> str:
-    """Resources as ``--task`` takes them."""
+    """Resources in the format of ``--task``."""
     cpus, gpus, memory = amounts["CPU"], amounts["GPU"], amounts["memory"] / GIB
     return f"cpus={cpus:g},gpus={gpus:g}" + (f",memory={memory:.1f}" if memory else "")
 
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """The module ``ray``, connected; a local one is started and ended.
+    """Connect to a cluster and yield the module ``ray``; a local cluster is started and ended.
 
     Raises:
         UserError: Ray is not installed, or no cluster answers at the address.
@@ -150,20 +151,20 @@ def _check_listening(ray: Any, address: str) -> None:
         return
     place = urlsplit(address if "://" in address else f"//{address}")
     if not place.hostname or not place.port:
-        raise ValueError("it has not the form host:port")
+        raise ValueError("it does not have the form host:port")
     host = place.hostname
     if host in ("localhost", "127.0.0.1", "::1"):
-        # As Ray reads it: a cluster may listen on the machine's outer address alone.
+        # As in Ray: a cluster may listen only on the machine's external address.
         host = ray.util.get_node_ip_address()
     socket.create_connection((host, place.port), timeout=ANSWERING_S).close()
 
 
 def finished_tasks(ray: Any, waiting: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    """Each task's value in ``waiting`` with its result or exception, as the tasks finish.
+    """Yield each task's value in ``waiting`` with its result or exception, as the tasks finish.
 
     Args:
         ray: the module, connected.
-        waiting: reference of a task's result to what identifies it.
+        waiting: reference of a task's result to a value that identifies the task.
     """
     todo = dict(waiting)
     try:
@@ -177,12 +178,12 @@ def finished_tasks(ray: Any, waiting: dict[Any, Any]) -> Iterator[tuple[Any, Any
             except ray.exceptions.RayError as error:
                 result = UserError(
                     f"a task of the cluster ended {RETRIES + 1} times without a result "
-                    f"({type(error).__name__}): what is finished is kept, repeat the command (ask "
-                    "for more by --task memory=GIB if memory was short)"
+                    f"({type(error).__name__}): finished work is kept, so repeat the command (ask "
+                    "for more with --task memory=GIB if memory was short)"
                 )
             yield name, result
     finally:
-        # Interrupted runs write down that they are cancelled, and keep their checkpoints.
+        # Interrupted runs record that they were cancelled, and keep their checkpoints.
         for task in todo:
             ray.cancel(task)
         if todo:

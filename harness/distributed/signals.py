@@ -47,7 +47,7 @@ class Stop:
     def unraisable(self, lost: Any) -> None:
         """Send the signal again if its KeyboardInterrupt was raised where Python drops exceptions.
 
-        Such places are ``__del__``, weak references' callbacks and those of compiled code. Without
+        Such places are ``__del__`` and callbacks of weak references and of compiled code. Without
         this, a signal that arrives there would be lost.
         """
         if self.number is None or not isinstance(lost.exc_value, KeyboardInterrupt):
@@ -61,7 +61,7 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM inside; a signal that the parent ignored stays ignored."""
+    """Handle SIGINT and SIGTERM inside the block; a signal that was ignored stays ignored."""
     stop = Stop()
     handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}

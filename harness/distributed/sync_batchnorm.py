@@ -15,7 +15,7 @@ class SyncBatchNorm(_BatchNorm):
     processes = SINGLE_PROCESS
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x, [B, K, H, W] or [B, K]; the same shape and type."""
+        """Normalise x, [B, K, H, W] or [B, K]; shape and type stay the same."""
         if not self.training:
             return super().forward(x)
         dtype = x.dtype
@@ -52,7 +52,7 @@ class SyncBatchNorm(_BatchNorm):
 def with_sync_batchnorm(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     """The module with each BatchNorm replaced by one over the images of all processes.
 
-    Parameters, statistics and their names stay. On a GPU the layers are ``nn.SyncBatchNorm``.
+    Parameters, statistics and their names are kept. On a GPU the layers are ``nn.SyncBatchNorm``.
     """
     if isinstance(module, _BatchNorm):
         size = module.num_features, module.eps, module.momentum, module.affine

@@ -103,7 +103,7 @@ def is_broken(error: duckdb.Error) -> bool:
 def _explained(path: Path, action: str, remedy: str) -> Iterator[None]:
     """Turn a full disk or a damaged file into a UserError that names the database.
 
-    What is written is this program's own SQL, so any error shows that the file has other tables.
+    Writes use only this program's own SQL, so any SQL error means that the file has other tables.
     """
     try:
         yield
@@ -144,8 +144,8 @@ def read_connection(path: Path, wait_s: float) -> Iterator[duckdb.DuckDBPyConnec
 def interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], _T]) -> _T:
     """Call ``work`` on the connection so that a signal interrupts it at once.
 
-    In the main thread DuckDB checks for signals only between tasks of a query that the main thread
-    runs itself. If another thread has the only task, it would check at the end.
+    In the main thread DuckDB checks for signals only between the tasks of a query that this thread
+    runs itself. If another thread runs the only task, it checks at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()

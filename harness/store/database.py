@@ -35,7 +35,7 @@ from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 from harness.store.schema import META, TABLES, create_views
 
 DATABASE_NAME = "harness.duckdb"
-# Subfolder of the results folder with files of numbers that others published.
+# Subfolder of the results folder for files of published numbers.
 PUBLISHED = "published"
 # Subfolder with an empty file for each change of a run that is not in the database yet.
 UNINDEXED = ".unindexed"
@@ -92,7 +92,7 @@ class Database:
     def fetch(
         self, sql: str, params: dict[str, Any] | None = None
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of a query as Python objects; times with a zone are text.
+        """Column names and rows of a query as Python objects; times with a time zone are text.
 
         Raises:
             UserError: there is no database, or it is busy for too long.
@@ -102,7 +102,7 @@ class Database:
             create_views(connection, sql)
             interruptibly(connection, lambda: connection.execute(sql, params))
             columns = [column[0] for column in connection.description]
-            # DuckDB needs pytz to convert times with a zone to Python objects.
+            # DuckDB needs pytz to convert times with a time zone to Python objects.
             zoned = ["WITH TIME ZONE" in str(column[1]) for column in connection.description]
             if any(zoned):
                 cast = [f"CAST(#{n} AS VARCHAR)" if z else f"#{n}" for n, z in enumerate(zoned, 1)]
@@ -113,9 +113,9 @@ class Database:
     def record(self, run: RunDirectory) -> dict[Path, str]:
         """Update the rows of one run from its directory, in one transaction.
 
-        What cannot be stored now, because the database is held, damaged or on a full disk, is
-        stored by the next call for any run or by the next query. Verdict files that have not
-        changed are not read again. A damaged evaluation keeps the rows that it had.
+        If the database is locked, damaged or on a full disk, the rows are stored by the next call
+        for any run or by the next query. Verdict files that have not changed are not read again.
+        A damaged evaluation keeps its previous rows.
 
         Returns:
             The folders of evaluations that cannot be read, and why.
@@ -126,7 +126,7 @@ class Database:
         mark = self.results / UNINDEXED / f"{run.run_id}.{secrets.token_hex(4)}"
         append_text("", mark)
         try:
-            # Without an outcome another process has just stored it.
+            # No outcome means that another process has just stored the run.
             outcome = self._index(self._wait_s).get(run.run_id, {})
         except UserError:
             if mark.exists():
@@ -137,7 +137,7 @@ class Database:
         return outcome
 
     def store(self, run: RunDirectory) -> None:
-        """Store the rows of a run of any results folder in this database.
+        """Store the rows of a run from any results folder in this database.
 
         Raises:
             UserError: a file of the directory is damaged, or the database cannot be written.
@@ -150,10 +150,10 @@ class Database:
         return any((self.results / UNINDEXED).glob(f"{run_id}.*"))
 
     def _index(self, wait_s: float) -> dict[str, dict[Path, str] | UserError]:
-        """Store every run that has a mark; each run's damaged evaluations, or its error."""
+        """Store every run that has a mark; return each run's damaged evaluations or its error."""
         found: dict[str, dict[Path, str] | UserError] = {}
         with self._writer(wait_s) as connection:
-            # Marks that come after this are for changes that the snapshots may not have.
+            # Later marks are for changes that the snapshots may not include.
             marks = sorted((self.results / UNINDEXED).glob("[!.]*"))
             for run_id in dict.fromkeys(mark.name.rpartition(".")[0] for mark in marks):
                 run = RunDirectory(self.results, run_id)
@@ -169,7 +169,7 @@ class Database:
         return found
 
     def _catch_up(self) -> None:
-        """Store the runs that have a mark, if no other program is at the database."""
+        """Store the runs that have a mark, unless another program is using the database."""
         if any((self.results / UNINDEXED).glob("[!.]*")):
             with suppress(UserError):
                 self._index(wait_s=0)
@@ -188,10 +188,10 @@ class Database:
                     connection.execute(f"DELETE FROM {table.name} WHERE run_id = ?", [run_id])
 
     def load_reported(self, csv: Path) -> None:
-        """Load the numbers of a CSV file into ``reported``, unless they are there.
+        """Load the numbers of a CSV file into ``reported``, unless they are already there.
 
-        The file's column ``badge`` says who published them, the same on every line; without the
-        column they are the paper's. Numbers with other badges are kept.
+        The column ``badge``, the same on every line, says who published the numbers; without it
+        they are the paper's. Numbers with other badges are kept.
 
         Raises:
             UserError: the file is missing or invalid.
@@ -235,14 +235,14 @@ class Database:
             }
 
     def rebuild(self, reported: Path | None = None) -> Rebuilt:
-        """Build the database again from the run directories, and replace the old one at the end.
+        """Rebuild the database from the run directories, and replace the old one at the end.
 
         Args:
             reported: the CSV file of printed numbers; None leaves them out. Published numbers in
                 the results folder are always loaded.
 
         Raises:
-            UserError: there is nothing to build from, the folder cannot be written, or another
+            UserError: there is nothing to rebuild from, the folder cannot be written, or another
                 writer does not finish in time.
         """
         if not any((self.results / name).is_dir() for name in (RUNS_FOLDER, PUBLISHED)):
@@ -271,7 +271,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Let the queries inside share a connection: to open the file takes longer than most.
+        """Let the queries inside share a connection: opening the file takes longer than most.
 
         Writers wait until the block ends.
         """
@@ -298,7 +298,7 @@ class Database:
 
     @contextmanager
     def _replacement(self) -> Iterator[Path]:
-        """A path for a new database, which takes the old one's place if the block succeeds."""
+        """A path for a new database, which replaces the old one if the block succeeds."""
         for leftover in self.results.glob(f".{DATABASE_NAME}.*"):
             leftover.unlink()
         temporary = self.results / f".{DATABASE_NAME}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -318,10 +318,10 @@ class Database:
                 Path(f"{temporary}{ending}").unlink(missing_ok=True)
 
     def _drop_log(self) -> None:
-        """Remove the write-ahead log that a killed writer left beside the old database.
+        """Remove the write-ahead log of the old database that a killed writer left.
 
-        If the old database still opens, what the log holds goes into it first: a process killed
-        between this and the replacement then loses nothing.
+        If the old database still opens, the log is first merged into it, so that nothing is lost if
+        the process is killed before the replacement.
         """
         log = Path(f"{self.path}.wal")
         if log.exists():
@@ -331,7 +331,7 @@ class Database:
 
 
 def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
-    """Replace the rows of a run in one transaction, but for those of damaged evaluations."""
+    """Replace the rows of a run in one transaction, except those of damaged evaluations."""
     damaged = [folder.name for folder in rows.damaged]
     kept = {"evaluations": damaged, "metrics": damaged, "verdicts": [*damaged, *rows.unchanged]}
     with _transaction(connection):

@@ -1,4 +1,4 @@
-"""Results as Parquet files, and back: all tables, whole records and verdicts, but no weights."""
+"""Export and import results as Parquet files: all tables, records and verdicts, but no weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMAT = "divergence-bench results"
 MANIFEST = "manifest.json"
 TABLES = ("runs", "evaluations", "metrics", "epochs", "verdicts", "artifacts")
 
-# The folders of an absolute path in a text or in JSON; a URL has none.
+# Matches the folders of an absolute path in text or in JSON, but no part of a URL.
 FOLDERS = r"""(^|[\s"'=:,(\[]|\\n)/(?:[^/\s"']+/)+"""
 
 Tables = dict[str, pa.Table]
@@ -41,9 +41,9 @@ Tables = dict[str, pa.Table]
 def export(results: Path, folder: Path) -> dict[str, int]:
     """Write the database's tables as Parquet files.
 
-    Absolute paths keep only their last part, so that the files name no folder of this machine. The
-    manifest with the hash of each file is written last, so ``import_`` refuses an interrupted
-    export. The same results give the same files.
+    Absolute paths are reduced to their last component, so that the files name no folder of this
+    machine. The manifest with the hash of each file is written last, so that ``import_`` refuses an
+    interrupted export. The same results give the same files.
 
     Returns:
         Table name to its number of rows.
@@ -56,8 +56,8 @@ def export(results: Path, folder: Path) -> dict[str, int]:
     facts = {}
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
-        # Floats byte by byte and long integers by their differences, without dictionaries: half the
-        # size, for the margins and indices of verdicts most.
+        # Splitting the bytes of floats and storing differences of 64-bit integers, both without
+        # dictionaries, halves the size, mostly by the margins and indices of verdicts.
         floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
         integers = [field.name for field in table.schema if pa.types.is_int64(field.type)]
         others = [name for name in table.column_names if name not in (*floats, *integers)]
@@ -106,10 +106,10 @@ def import_(results: Path, folder: Path) -> Merged:
 
 
 def merge_other(results: Path, other: Path) -> Merged:
-    """Merge another results folder, or a database that came without its run directories.
+    """Merge another results folder, or a database without its run directories.
 
     Raises:
-        UserError: it is neither.
+        UserError: ``other`` is neither.
     """
     if other.is_dir():
         return merge(results, other)
@@ -166,7 +166,7 @@ def write_directories(tables: Tables, results: Path) -> dict[str, str]:
 def _write_evaluation(
     evaluation: EvaluationDirectory, record: dict[str, Any], run_id: str, verdicts: pa.Table
 ) -> None:
-    """Write the record, and verdicts that have its digest: without them the run is left out."""
+    """Write the record, and verdicts that have its digest; ``merge`` leaves it out without them."""
     if record["status"] == "success":
         rows = (pc.field("run_id") == run_id) & (
             pc.field("evaluation_id") == evaluation.evaluation_id

@@ -31,7 +31,7 @@ class DamagedFile(UserError):
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A writable file that replaces ``path`` when the block ends without an exception.
 
-    Readers see the old file until then, also if the block fails or the process dies. The temporary
+    Readers see the old file until then, even if the block fails or the process dies. The temporary
     file's name starts with a dot and ends in ``.tmp``, so globs do not find it.
 
     Raises:
@@ -60,7 +60,7 @@ def write_bytes_atomic(data: bytes | memoryview, path: Path) -> None:
 
 
 def write_json_atomic(value: Any, path: Path) -> None:
-    """Write indented JSON atomically; NaN and infinities as ``json`` writes and reads them."""
+    """Write indented JSON atomically; NaN and infinities are written as by ``json``."""
     write_bytes_atomic((json.dumps(value, indent=2) + "\n").encode(), path)
 
 
@@ -76,13 +76,13 @@ def write_torch_atomic(obj: Any, path: Path) -> None:
 
 
 def read_torch(path: Path) -> Any:
-    """Read a file of ``torch.save`` on the CPU, without running code that it may contain.
+    """Read a file written by ``torch.save`` on the CPU, without running code that it may contain.
 
-    The checksums in it are checked, which ``torch.load`` does not do: a changed byte would be a
+    The file's checksums are verified, which ``torch.load`` does not do: a changed byte would be a
     changed weight.
 
     Raises:
-        Exception: of any kind, if the file is damaged or holds other than tensors and plain data.
+        Exception: any kind, if the file is damaged or holds anything but tensors and plain data.
     """
     import torch
 
@@ -206,7 +206,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise the ``UserError`` of ``make_folder`` where that would fail; nothing is written."""
+    """Raise ``UserError`` if ``make_folder`` would do so; nothing is written."""
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     with _writing(folder):
         if not nearest.is_dir():
@@ -224,7 +224,7 @@ def move_folder(folder: Path, target: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all that is in it; ``UserError`` if that is impossible."""
+    """Remove a folder and its contents; ``UserError`` if that is impossible."""
     with _writing(folder):
         shutil.rmtree(folder)
 
@@ -236,7 +236,7 @@ def file_lock(path: Path, *, wait_s: float, busy: str) -> Iterator[None]:
     Args:
         path: the lock file, created if it is missing.
         wait_s: how many seconds to wait for another holder; negative is forever.
-        busy: the error message if that is not enough.
+        busy: the error message if the lock is still held then.
 
     Raises:
         UserError: another process holds the lock, or the file cannot be created.
@@ -273,7 +273,7 @@ def _read(path: Path) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """The error of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     return UserError(
         f"cannot read {path} ({error.strerror or error}): check the path and its permissions"
     )

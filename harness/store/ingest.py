@@ -37,7 +37,7 @@ KnownHashes = Mapping[tuple[str, int, int], str]
 
 @dataclass(frozen=True)
 class Known:
-    """What the database has of a run, so that unchanged files are not read again.
+    """What the database has stored of a run, so that unchanged files are not read again.
 
     Attributes:
         hashes: (path, bytes, modified_ns) of a file to its SHA-256.
@@ -55,9 +55,9 @@ class Snapshot:
     Attributes:
         run_id: the run.
         rows: table name to its rows, without ``verdicts``.
-        verdicts: evaluation to its verdicts, where they are finished, and not known already.
-        unchanged: the evaluations whose verdicts are known already.
-        damaged: folders of evaluations that are not among the rows, and why.
+        verdicts: finished evaluation to its verdicts, unless the database already has them.
+        unchanged: the evaluations whose verdicts the database already has.
+        damaged: folders of evaluations that were left out, and why.
     """
 
     run_id: str
@@ -68,7 +68,7 @@ class Snapshot:
 
 
 def known_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
-    """What an open database has of a run."""
+    """What an open database has stored of a run."""
     sql = "SELECT path, bytes, modified_ns, sha256 FROM artifacts WHERE run_id = ?"
     rows = connection.execute(sql, [run_id]).fetchall()
     hashes = {(path, size, modified): sha256 for path, size, modified, sha256 in rows}
@@ -78,10 +78,10 @@ def known_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
 
 
 def snapshot(run: RunDirectory, known: Known | None = None) -> Snapshot:
-    """Read a run directory. A damaged evaluation is left out; the others are not.
+    """Read a run directory, leaving out damaged evaluations.
 
     Raises:
-        UserError: another of its files is missing or damaged; the message names it.
+        UserError: another file is missing or damaged; the message names it.
     """
     known = known or Known()
     record, artifacts = run.record, _artifacts(run, known.hashes)
@@ -133,10 +133,10 @@ def _run_row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def seed_group(config: Any) -> str:
-    """A hash that is equal for configurations that differ only in the seed or in cost.
+    """A hash that is equal for configurations that differ only in the seed or in cost fields.
 
     A value that is not a configuration of this release (a loaded model's source, or the settings of
-    another release) is hashed without its seed: it may form too small a group, never too large.
+    another release) is hashed without its seed: its group may be too small, but never too large.
     """
     try:
         payload = RunConfig.model_validate(config).identity_payload()
@@ -231,7 +231,7 @@ def read_reported(csv: Path) -> pa.Table:
     """A file's rows as in ``reported``; its column ``table`` becomes ``table_number``.
 
     Raises:
-        UserError: it is missing or no such file.
+        UserError: the file is missing or invalid.
     """
     schema = arrow_schema(REPORTED)
     types = pacsv.ConvertOptions(

@@ -1,4 +1,4 @@
-"""What the JSON files of runs and evaluations must hold."""
+"""The fields that the JSON files of runs and evaluations must have."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.store.files import DamagedFile
 
 
 class Facts(BaseModel):
-    """What readers of a record rely on; it may have more."""
+    """The fields of a record that readers rely on; it may have more."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class Started(Facts):
-    """Of a run or an evaluation, whatever its status."""
+    """Fields of a run or an evaluation, whatever its status."""
 
     status: str
     started_at: str | None = None
@@ -28,7 +28,7 @@ class Started(Facts):
 
 
 class StartedRun(Started):
-    """Of a run, whatever its status."""
+    """Fields of a run, whatever its status."""
 
     dataset: str | None = None
     method: str | None = None
@@ -39,13 +39,13 @@ class StartedRun(Started):
 
 
 class FinishedRun(StartedRun):
-    """Of a run with status success."""
+    """Fields of a run with status success."""
 
     dataset: str
 
 
 class Protocol(Facts):
-    """How an evaluation was made."""
+    """The protocol of an evaluation."""
 
     norm: str
     eps: float
@@ -60,17 +60,17 @@ class Metric(Facts):
 
 
 class FinishedEvaluation(Started):
-    """Of an evaluation with status success."""
+    """Fields of an evaluation with status success."""
 
     protocol: Protocol  # type: ignore[assignment]
     metrics: dict[str, Metric]
 
 
 def check_facts(record: dict[str, Any], facts: type[Facts], path: Path) -> None:
-    """Check a record, which was read from ``path``.
+    """Check a record that was read from ``path``.
 
     Raises:
-        DamagedFile: a fact is missing or of a wrong type; the message names it.
+        DamagedFile: a field is missing or invalid; the message names it.
     """
     try:
         facts.model_validate(record)

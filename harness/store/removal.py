@@ -1,4 +1,4 @@
-"""Runs that are deleted, or that make room for a new training."""
+"""Delete runs, or set them aside so that they can be trained again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from harness.store.database import Database
 from harness.store.files import file_sha256, make_folder, move_folder, remove_folder
 from harness.store.rundir import RUNS_FOLDER, RunDirectory, list_runs
 
-# Subfolder of the results folder with runs whose training began again; each is a results folder.
+# Subfolder of the results folder for runs that were trained again, each in its own results folder.
 REPLACED = "replaced"
 
 
 def delete(run: RunDirectory) -> None:
-    """Delete a run's directory, and its rows of the database.
+    """Delete a run's directory, and its rows in the database.
 
     Raises:
         UserError: another process works on the run, its folder cannot be written, or the database
-            is busy for too long; then the run is as it was.
+            is busy for too long, in which case the run is restored.
     """
     doomed = run.path.with_name(f".{run.run_id}.{secrets.token_hex(4)}.deleted")
     with run.lock():
@@ -34,10 +34,10 @@ def delete(run: RunDirectory) -> None:
 
 
 def set_aside(run: RunDirectory) -> Path:
-    """Move a run's directory to a results folder of its own, so that its training can begin again.
+    """Move a run's directory to a separate results folder, so that the run can be trained again.
 
     Returns:
-        That results folder, which has no database: the run may be damaged.
+        That results folder, which has no database since the run may be damaged.
 
     Raises:
         UserError: another process works on the run, or a folder cannot be written.

@@ -60,11 +60,11 @@ class _Record:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The JSON file's content; characters that would steer a terminal are escaped.
+        """The JSON file's content; terminal control characters are escaped.
 
         Raises:
-            DamagedFile: it is no such record, or a fact is missing or of a wrong type.
-            UserError: it cannot be read, is of a later release, or of another folder.
+            DamagedFile: the file is not a record, or a field is missing or invalid.
+            UserError: the file cannot be read, or belongs to another release or another folder.
         """
         record: Any = all_printable(read_json(self.record_path))
         if not isinstance(record, dict):
@@ -88,7 +88,7 @@ class _Record:
 
     @property
     def damage(self) -> str | None:
-        """Why the record cannot be used; None where it can."""
+        """Why the record cannot be used; None if it can."""
         try:
             _ = self.record
         except UserError as error:
@@ -102,7 +102,7 @@ class _Record:
         write_json_atomic(record | fields, self.record_path)
 
     def end(self, status: str, **fields: Any) -> None:
-        """Set the final status and the time, which is never earlier than the start."""
+        """Set the final status and the finish time, which is never earlier than the start."""
         now = utc_now()
         started = (self.record.get("started_at") if self.exists else None) or now
         self.update(status=status, finished_at=max(now, started), **fields)
@@ -134,7 +134,7 @@ class EvaluationDirectory(_Record):
     def verdicts(self) -> pa.Table:
         """The verdicts of the finished evaluation, checked against its record.
 
-        All that reads verdicts reads them here or in the database, which got them from here.
+        All code reads verdicts here or from the database, which got them from here.
 
         Raises:
             UserError: they or the record are missing or damaged.
@@ -161,7 +161,7 @@ class RunDirectory(_Record):
         self.run_id = run_id
         self.epochs_path = path / "epochs.jsonl"
         self.log_path = path / "log.txt"
-        # While a process works on the run: what it is doing, written by the engine only.
+        # What the process that works on the run is doing; written by the engine only.
         self.progress_path = path / "progress.json"
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.model_path = path / "model.pt"
@@ -176,14 +176,14 @@ class RunDirectory(_Record):
 
     @property
     def trained_model(self) -> Path:
-        """The file of the model; ``UserError`` if its training is not finished."""
+        """The model file; ``UserError`` if its training is not finished."""
         if not self.model_path.exists():
             raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
         return self.model_path
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
-        """Be the only process that works on the run, and remove files that dead ones left.
+        """Be the only process working on the run, and remove temporary files of dead processes.
 
         Args:
             wait: wait for another process to finish instead of raising.
@@ -233,10 +233,10 @@ class RunDirectory(_Record):
         return [each for each in readable if each.record["status"] == "success"]
 
     def own_evaluation(self) -> EvaluationDirectory | None:
-        """The finished evaluation that belongs to the run, at its largest radius; None without.
+        """The run's own finished evaluation, at its largest radius; None if there is none.
 
-        It is the newest one by the protocol of the run's configuration; of a model that was
-        loaded, or whose configuration is of another release, the first one.
+        It is the newest one with the protocol of the run's configuration. For a loaded model, or a
+        configuration of another release, it is the first one.
         """
         finished = self.finished_evaluations()
         finished.sort(key=lambda each: (str(each.record["finished_at"]), each.evaluation_id))
@@ -244,7 +244,7 @@ class RunDirectory(_Record):
             own = EvalConfig.model_validate((self.record.get("config") or {})["evaluation"])
         except (KeyError, ValidationError):
             return finished[0] if finished else None
-        # A standard budget is not written down.
+        # A standard budget is not recorded.
         wanted = {"budget": None} | own.protocols()[-1].identity_payload()
         for evaluation in reversed(finished):
             protocol = evaluation.record.get("protocol") or {}
@@ -254,7 +254,7 @@ class RunDirectory(_Record):
 
 
 def utc_now() -> str:
-    """The current time in UTC as ISO 8601, whose text order is the order in time."""
+    """The current time in UTC as ISO 8601, which sorts chronologically as text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -291,10 +291,10 @@ def find_run(results: Path, name: str) -> RunDirectory:
 
 
 def stored_run(results: Path, source: str | Path) -> RunDirectory | None:
-    """The stored run that ``source`` names, unless it is a file or a prefixed or dotted name.
+    """The stored run that ``source`` names; None for a file or a name with a colon.
 
     Raises:
-        UserError: it is neither, and no run has the name.
+        UserError: ``source`` is neither, and no run has the name.
     """
     if ":" in str(source) or Path(source).is_file():
         return None
@@ -313,5 +313,5 @@ def _no_such_run(results: Path, name: str) -> str:
 
 def _checked_name(name: str, kind: str) -> str:
     if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
-        raise UserError(f"{name!r} is not a valid name of {kind} folder: use letters and digits")
+        raise UserError(f"{name!r} is not a valid name for a {kind}: use letters and digits")
     return name

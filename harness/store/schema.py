@@ -1,6 +1,6 @@
-"""The database's tables: every column with its type and its meaning, and the way from old to new.
+"""The database's tables: the type and meaning of every column, and migration between versions.
 
-Each meaning is written into the database as the comment of its table or column.
+Each meaning is stored in the database as the comment of its table or column.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from harness.errors import UserError, first_line
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, SQL type and meaning, and the schema version that brought it.
+    """A column: its name, SQL type and meaning, and the schema version that added it.
 
-    A later version adds columns at a table's end or adds tables, and removes or alters none; a
+    Later versions only add tables, or columns at a table's end; they remove and alter none. A
     column added to a table that older databases have can be neither a key nor NOT NULL.
     """
 
@@ -51,19 +51,19 @@ RUNS = Table(
         Column("method", "VARCHAR", "registered name of the method; null for a loaded model"),
         Column("method_title", "VARCHAR", "name of the method as papers print it"),
         Column("task", "VARCHAR", "natural, adversarial or distillation"),
-        Column("dataset", "VARCHAR", "registered name of the data set"),
+        Column("dataset", "VARCHAR", "registered name of the dataset"),
         Column("arch", "VARCHAR", "registered name of the network"),
         Column("teacher", "VARCHAR", "the teacher network of a distilled run"),
         Column("recipe", "VARCHAR", "recipe the configuration started from"),
-        Column("recipe_changes", "JSON", "settings that differ from the recipe's, seed aside"),
-        Column("scale", "VARCHAR", "paper, or small: not of the literature's size"),
+        Column("recipe_changes", "JSON", "settings that differ from the recipe's, except the seed"),
+        Column("scale", "VARCHAR", "paper, or small: not at the literature's scale"),
         Column("seed", "BIGINT", "seed of everything random in training"),
-        Column("seed_group", "VARCHAR", "equal for runs that differ in nothing but the seed"),
+        Column("seed_group", "VARCHAR", "equal for runs that differ only in the seed"),
         Column("selection", "VARCHAR", "last, best-on-val or best-on-test: the epoch chosen"),
         Column("selected_epoch", "INTEGER", "the epoch whose weights are the result, from 1"),
-        Column("partial", "BOOLEAN", "trained on a part of the training set, or data incomplete"),
+        Column("partial", "BOOLEAN", "trained on part of the training set, or data incomplete"),
         Column("train_limit", "INTEGER", "images of the training set used; null is all"),
-        Column("epochs_planned", "INTEGER", "epochs of the whole training"),
+        Column("epochs_planned", "INTEGER", "epochs of the complete training run"),
         Column("config", "JSON", "the whole resolved configuration"),
         Column("config_passed", "JSON", "what the user typed"),
         Column("source", "JSON", "where a loaded model came from"),
@@ -73,7 +73,7 @@ RUNS = Table(
         Column("device", "VARCHAR", "the device trained on, with its name"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC; null while running"),
-        Column("wall_s", "DOUBLE", "wall-clock seconds of all its work, but for what was killed"),
+        Column("wall_s", "DOUBLE", "wall-clock seconds of all its work, except killed processes"),
         Column("error", "VARCHAR", "why a run with status error ended"),
         Column("train_sha256", "VARCHAR", "hash of the training images and labels"),
         Column("test_sha256", "VARCHAR", "hash of the test images and labels"),
@@ -84,27 +84,27 @@ RUNS = Table(
 
 EVALUATIONS = Table(
     "evaluations",
-    "one run measured by one protocol",
+    "one run evaluated with one protocol",
     (
         RUN_KEY,
         EVALUATION_KEY,
         Column("status", "VARCHAR NOT NULL", "started, success, error or cancelled"),
         Column("norm", "VARCHAR", "norm of the threat model: Linf or L2"),
-        Column("eps", "DOUBLE", "radius of the threat model, images being in [0, 1]"),
-        Column("attacks", "VARCHAR", "stages in order, with commas; empty is clean accuracy only"),
+        Column("eps", "DOUBLE", "radius of the threat model, for images in [0, 1]"),
+        Column("attacks", "VARCHAR", "comma-separated stages in order; empty is clean only"),
         Column("attack_version", "VARCHAR", "package and version of the attacks"),
         Column("n", "INTEGER", "images evaluated"),
-        Column("image_limit", "INTEGER", "the limit asked for; null is the whole test set"),
+        Column("image_limit", "INTEGER", "the requested limit; null is the whole test set"),
         Column("index_sha256", "VARCHAR", "hash of the evaluated rows of the test set"),
         Column("data_sha256", "VARCHAR", "hash of the test images and labels"),
         Column("model_sha256", "VARCHAR", "hash of the evaluated weights"),
         Column("chunk_size", "INTEGER", "images per seeded unit of work"),
         Column("seed", "BIGINT", "seed of the attacks"),
         Column("precision", "VARCHAR", "float32 or bf16"),
-        Column("accelerate", "BOOLEAN", "attacked a faster copy; verdicts are the model's own"),
+        Column("accelerate", "BOOLEAN", "a faster copy was attacked; verdicts are the model's own"),
         Column("partial", "BOOLEAN", "not the whole test set; never ranked"),
         Column("protocol", "JSON", "the whole protocol"),
-        Column("flags", "JSON", "warnings that belong beside the number"),
+        Column("flags", "JSON", "warnings to show with the number"),
         Column("provenance", "JSON", "as in runs, of the evaluating process"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC"),
@@ -123,7 +123,7 @@ METRICS = Table(
         Column("evaluation_id", "VARCHAR", "the evaluation; null for a number of the training"),
         Column("name", "VARCHAR NOT NULL", "clean, aa, accuracy after a stage, sec_per_iter ..."),
         Column("value", "DOUBLE", "accuracies are fractions in [0, 1]"),
-        Column("n", "BIGINT", "how many observations the value is from"),
+        Column("n", "BIGINT", "number of observations behind the value"),
         Column("low", "DOUBLE", "lower end of the 95% interval"),
         Column("high", "DOUBLE", "upper end of the 95% interval"),
     ),
@@ -139,11 +139,11 @@ EPOCHS = Table(
         Column("eps", "DOUBLE", "radius of the training attack; null without one"),
         Column("loss", "DOUBLE", "mean training loss"),
         Column("parts", "JSON", "mean of each named part of the loss"),
-        Column("clean_val", "DOUBLE", "accuracy on the watched images, in [0, 1]"),
-        Column("pgd_val", "DOUBLE", "accuracy on the watched images under PGD, in [0, 1]"),
+        Column("clean_val", "DOUBLE", "accuracy on validation or else test images, in [0, 1]"),
+        Column("pgd_val", "DOUBLE", "accuracy on the same images under PGD, in [0, 1]"),
         Column("sec_per_iter", "DOUBLE", "median seconds of the epoch's optimiser steps"),
         Column("seconds", "DOUBLE", "seconds of the epoch's training"),
-        Column("peak_memory_mb", "DOUBLE", "peak of the GPU, or of the process so far, in MiB"),
+        Column("peak_memory_mb", "DOUBLE", "peak memory of GPU, or of process so far, in MiB"),
     ),
 )
 
@@ -156,11 +156,11 @@ VERDICTS = Table(
         Column("index", "BIGINT NOT NULL", "row of the test set, from 0"),
         Column("label", "INTEGER NOT NULL", "true class"),
         Column("clean_pred", "INTEGER", "class predicted for the clean image"),
-        Column("broken_by", "VARCHAR", "clean (wrong unattacked), a stage, or null if robust"),
+        Column("broken_by", "VARCHAR", "clean (wrong without attack), a stage, or null if robust"),
         Column("target", "INTEGER", "class that a targeted stage aimed at; null otherwise"),
         Column("adv_pred", "INTEGER", "class predicted for the adversarial image"),
         Column("distance", "DOUBLE", "norm of the perturbation; 0 if robust"),
-        Column("margin", "DOUBLE", "true logit minus the largest other, of the image judged last"),
+        Column("margin", "DOUBLE", "true logit minus the largest other, on the image judged last"),
     ),
 )
 
@@ -186,16 +186,16 @@ REPORTED = Table(
         Column("underlined", "BOOLEAN", "printed underlined"),
         Column("note", "VARCHAR", "damage, corrections and contradictions, with their evidence"),
         Column("badge", "VARCHAR", "P printed, RB published by RobustBench; null is P", since=2),
-        Column("source", "VARCHAR", "address of what published it; null is the paper", since=2),
+        Column("source", "VARCHAR", "URL where it was published; null is the paper", since=2),
     ),
 )
 
 ARTIFACTS = Table(
     "artifacts",
-    "one file that a run left",
+    "one file written by a run",
     (
         RUN_KEY,
-        Column("kind", "VARCHAR NOT NULL", "the file's name without ending: model, verdicts ..."),
+        Column("kind", "VARCHAR NOT NULL", "the file's name without suffix: model, verdicts ..."),
         Column("path", "VARCHAR NOT NULL", "relative to the results folder"),
         Column("bytes", "BIGINT", "its size"),
         Column("modified_ns", "BIGINT", "its modification time, nanoseconds since 1970"),
@@ -227,14 +227,14 @@ class View:
     sql: str
 
 
-# Models of equal ``like_key`` saw the same test images under the same attack and precision, and are
-# of the same scale. Without attacks the threat model decides nothing. An epoch that was chosen on
-# the test images makes a number too good, so it is like others of that rule only.
+# Rows of equal ``like_key`` have the same test images, attack, precision and scale. Without attacks
+# the threat model does not matter. Choosing the epoch on the test images makes a number too good,
+# so such rows are comparable only with each other.
 FINISHED_EVALUATIONS = View(
     "finished_evaluations",
-    "one finished evaluation and its run; equal like_key: may be compared and ranked together; "
-    "partial: trained or evaluated on a part of the data, or of images that see each other (flag "
-    "batch-dependent), so of small scale and without a rank",
+    "one finished evaluation and its run; rows of equal like_key can be compared and ranked; "
+    "partial: trained or evaluated on part of the data, or with images that affect each other "
+    "(flag batch-dependent), so of small scale and not ranked",
     """
 WITH evaluated AS (
     SELECT r.run_id, coalesce(r.seed_group, r.run_id) AS seed_group, r.kind, r.status, r.method,
@@ -261,7 +261,7 @@ FROM evaluated
 )
 LIKE_RUNS = View(
     "like_runs",
-    "of finished_evaluations, each run's newest by each protocol",
+    "the newest row of finished_evaluations for each run and protocol",
     """
 SELECT * FROM finished_evaluations
 QUALIFY row_number() OVER (
@@ -296,7 +296,7 @@ def version_of(connection: duckdb.DuckDBPyConnection) -> int:
         UserError: a newer release of this program wrote the database.
     """
     try:
-        # All rows: one that is left unread blocks the connection.
+        # All rows, since an unread one blocks the connection.
         rows = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchall()
         version = int(rows[0][0]) if rows else 0
     except duckdb.CatalogException:
@@ -320,7 +320,7 @@ def newest_version(tables: Iterable[Table] = TABLES.values()) -> int:
 
 
 def migration(version: int, tables: Iterable[Table]) -> list[str]:
-    """The SQL that leads from ``version - 1`` to ``version``: its new tables and new columns."""
+    """The SQL that migrates from ``version - 1`` to ``version``: new tables and new columns."""
     sql = []
     for table in tables:
         new = [column for column in table.columns if column.since == version]
@@ -337,7 +337,7 @@ def migration(version: int, tables: Iterable[Table]) -> list[str]:
 def migrate(
     connection: duckdb.DuckDBPyConnection, tables: Collection[Table] = TABLES.values()
 ) -> None:
-    """Bring an open database forward to the newest schema; each version is one transaction."""
+    """Migrate an open database to the newest schema; each version is one transaction."""
     for version in range(version_of(connection) + 1, newest_version(tables) + 1):
         connection.begin()
         for sql in migration(version, tables):
@@ -349,9 +349,9 @@ def migrate(
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Create ``VIEWS`` for one connection and query; they are in no file, so any database has them.
+    """Create ``VIEWS`` for one connection; they are not stored, so any database has them.
 
-    It takes as long as a small query, so a query that neither reads nor lists views goes without.
+    This takes as long as a small query, so it is skipped if ``sql`` neither reads nor lists views.
     """
     if _USES_VIEWS.search(sql):
         for view in VIEWS:

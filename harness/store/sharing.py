@@ -1,10 +1,10 @@
 """Merging results folders: no run is lost, duplicated, or replaced by a less complete one.
 
-What is merged are run directories; the database follows from them, so that a rebuild keeps what was
-merged. Where both sides have a run, its weights decide. If they are equal, or one side has none
-yet, each evaluation comes from the side that has finished it or got further. If both sides have
-finished and differ, in weights or in a verdict, the other side's copy is kept whole under
-``conflicts/``, which is a results folder of its own, and is reported.
+Run directories are merged; the database follows from them, so that a rebuild keeps what was merged.
+If both sides have a run, its weights decide. If they are equal, or one side has none yet, each
+evaluation is taken from the side that has finished it or got further. If both sides have finished
+and differ, in weights or in a verdict, the other side's copy is kept whole in its own results
+folder under ``conflicts/``, and is reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 CONFLICTS = "conflicts"
 LOCK = "run.lock"
 DISCRETE = ("index", "label", "clean_pred", "broken_by")
-# Files whose presence says that others are complete; they are copied last, in this order.
+# Files whose presence shows that others are complete; they are copied last, in this order.
 LAST = ("evaluation.json", "model.pt", "run.json")
 
 
@@ -38,8 +38,8 @@ class Merged:
 
     Attributes:
         added: runs that were not here.
-        completed: runs that were here, but with less.
-        same: runs that were here with all that the other side has.
+        completed: runs that were here, but less complete.
+        same: runs that were here with everything that the other side has.
         conflicts: runs that contradict the one here, and the results folder that now holds them.
         left_out: runs, and evaluations as ``RUN@EVALUATION``, that could not be merged, and why.
     """
@@ -71,7 +71,7 @@ class Copy:
     progress: tuple[bool, bool, int]
 
     def contradicts(self, other: Copy) -> bool:
-        """Whether both cannot be right: other weights, or another verdict under one protocol."""
+        """Whether weights differ, or verdicts under the same protocol do."""
         if self.weights and other.weights and not self.weights & other.weights:
             return True
         models = [copy.run.model_path for copy in (self, other)]
@@ -81,7 +81,7 @@ class Copy:
         return any(not self.finished[name].equals(other.finished[name]) for name in both)
 
     def digest(self) -> str:
-        """A hash of the contents: equal for equal weights and verdicts."""
+        """A hash of the contents: the run's name, weights, verdicts and number of epochs."""
         verdicts = {name: table.to_pylist() for name, table in self.finished.items()}
         return fingerprint([self.run.run_id, sorted(self.weights), verdicts, self.progress[2]])
 
@@ -90,7 +90,7 @@ def read_copy(run: RunDirectory) -> Copy:
     """Read a run's directory and verify its verdicts.
 
     Raises:
-        UserError: a file of it is missing or damaged, and is not one of an evaluation.
+        UserError: a file that does not belong to an evaluation is missing or damaged.
     """
     rows, record = snapshot(run), run.record
     whole = [each for each in run.evaluations() if each.path not in rows.damaged]
@@ -103,12 +103,13 @@ def read_copy(run: RunDirectory) -> Copy:
 
 
 def merge(results: Path, other: Path) -> Merged:
-    """Bring every run of another results folder into this one and into its database.
+    """Merge every run of another results folder into this one and its database.
 
-    Repeating it changes nothing, and finishes it after a crash.
+    Repeating a merge changes nothing, or finishes it after a crash. Runs that cannot be merged are
+    in ``Merged.left_out``.
 
     Raises:
-        UserError: there is no such folder, it is this one, or this one cannot be written.
+        UserError: ``other`` is not a results folder, or is this one.
     """
     if other.resolve() == results.resolve():
         raise UserError(f"{other} is the results folder itself: name another one")
@@ -151,7 +152,7 @@ def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
 
 
 def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
-    """The files of theirs that are missing here, or belong to a part that is further there."""
+    """Their files that are missing here, or belong to a part that is more complete there."""
     chunks = {each.evaluation_id: len(each.finished_chunks()) for each in mine.run.evaluations()}
     further = {
         each.evaluation_id

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 
-# Control characters but tab and newline, line separators, reversals of the reading direction, and
-# halves of surrogate pairs, which no encoding has.
+# Control characters except tab and newline, line separators, changes of the reading direction, and
+# lone surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def printable(text: str) -> str:
-    r"""The text with an escape such as ``\x1b`` for each character that would steer a terminal."""
+    r"""The text with an escape such as ``\x1b`` for each terminal control character."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def all_printable(value: object) -> object:
-    """A JSON value whose texts, names of fields included, are ``printable``."""
+    """A JSON value with ``printable`` applied to all its text, including field names."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Epochs of a training as TensorBoard and Weights & Biases show them, by their own packages."""
+"""Show the epochs of a training run in TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Track = Callable[[Mapping[str, Any]], None]
 
 @contextmanager
 def tracking(names: Sequence[str], directory: RunDirectory) -> Iterator[Track]:
-    """A function that hands an epoch's record on to the named trackers.
+    """A function that passes an epoch's record to the named trackers.
 
-    They get the epochs that the run has already, then each that is trained inside the block. The
-    run's own record stays the one in its directory.
+    They first get the epochs that the run already has, then each one trained inside the block. The
+    record in the run's directory remains the authoritative one.
 
     Args:
         names: ``tensorboard``, which writes event files into the run's folder, or ``wandb``, which
-            goes where its own settings say (``WANDB_MODE=offline`` keeps it on this machine).
-        directory: the run's, with its configuration in the record.
+            logs where its own settings say (``WANDB_MODE=offline`` keeps it on this machine).
+        directory: the run's directory, with the configuration in its record.
 
     Raises:
         UserError: a package is not installed.
@@ -43,7 +43,7 @@ def tracking(names: Sequence[str], directory: RunDirectory) -> Iterator[Track]:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch's record by name; those of ``parts`` are called ``parts/NAME``."""
+    """The numbers of an epoch's record by name; those in ``parts`` are named ``parts/NAME``."""
     parts = {f"parts/{name}": value for name, value in record["parts"].items()}
     numbers = {**record, **parts}
     return {
@@ -58,7 +58,7 @@ def _tensorboard(directory: RunDirectory) -> Iterator[Track]:
     _needed("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    # Epochs that an interrupted process wrote before are written again: the old ones are hidden.
+    # Epochs that an interrupted process wrote are written again; the old ones are hidden.
     writer = SummaryWriter(str(directory.path / "tensorboard"), purge_step=1)
 
     def track(record: Mapping[str, Any]) -> None:
@@ -98,6 +98,6 @@ def _needed(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"tracking by {package} needs its package, which is not installed: "
-            "pip install 'divergence-bench[tracking]', or leave --track out"
+            f"tracking with {package} needs its package, which is not installed: "
+            "pip install 'divergence-bench[tracking]', or leave out --track"
         ) from error

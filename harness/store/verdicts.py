@@ -26,7 +26,7 @@ def write_verdicts(verdicts: pa.Table, path: Path) -> None:
 
 
 def verdicts_digest(verdicts: pa.Table) -> str:
-    """The SHA-256 of the values of verdicts, which does not depend on how a file encodes them."""
+    """The SHA-256 of the values of verdicts, independent of how a file encodes them."""
     digest = hashlib.sha256()
     for name in VERDICT_SCHEMA.names:
         digest.update(json.dumps([name, verdicts[name].to_pylist()]).encode())
@@ -34,7 +34,7 @@ def verdicts_digest(verdicts: pa.Table) -> str:
 
 
 def survivors(verdicts: pa.Table, attacks: Sequence[str]) -> dict[str, int]:
-    """How many images are still classified correctly on clean images and after each attack."""
+    """Number of images still classified correctly without attack and after each attack."""
     broken_by = verdicts["broken_by"].to_pylist()
     alive, counts = len(broken_by), {}
     for stage in (CLEAN, *attacks):
@@ -44,14 +44,14 @@ def survivors(verdicts: pa.Table, attacks: Sequence[str]) -> dict[str, int]:
 
 
 def read_table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
-    """The verdicts in a file of verdicts or of a chunk, and the file's own metadata.
+    """The verdicts in a file of verdicts or of a chunk, and the file's metadata.
 
     Raises:
-        OSError, pa.ArrowException, KeyError: it is missing, damaged, or no file of verdicts.
+        OSError, pa.ArrowException, KeyError: it is missing, damaged, or not a file of verdicts.
     """
     table = pq.read_table(path, page_checksum_verification=True)
     verdicts = table.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA)
-    # Invalid text is found by a full validation only.
+    # Only full validation finds invalid text.
     verdicts.validate(full=True)
     return verdicts, table.schema.metadata or {}
 
@@ -59,12 +59,12 @@ def read_table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
 def read_verdicts(path: Path, record: Mapping[str, Any]) -> pa.Table:
     """Read the verdicts of a finished evaluation, and check them against its record.
 
-    Their digest must be the one that was recorded, and the accuracies that follow from them must
-    be the recorded ones: neither file can be altered alone. Evaluations of the first release, which
-    have no digest, are taken as they are.
+    Their digest and the accuracies computed from them must equal the recorded ones, so that neither
+    file can be altered alone. Evaluations of the first release, which have no digest, are not
+    checked.
 
     Raises:
-        DamagedFile: the file is missing, is no verdict file, or contradicts the record.
+        DamagedFile: the file is missing, is not a verdict file, or contradicts the record.
     """
     again = "delete the file and repeat the evaluation, which continues from its chunks"
     try:

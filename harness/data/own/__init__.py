@@ -1,1 +1,1 @@
-"""Datasets of the user's own."""
+"""Users' own datasets."""

@@ -1,4 +1,4 @@
-"""Folders of the user's own, as ``folder:PATH``: class folders of images of any size."""
+"""Users' own folders, as ``folder:PATH``: class folders of images of any size."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from harness.data.base import DatasetSource, ImageSet, ImageSource, OfficialSpli
 from harness.data.imagenet import INFO, FolderSet, class_folders, fitted, open_folder
 from harness.errors import UserError
 
-# A folder of the user's own by its place, or by its name, the size of its images and a hash.
+# The prefix of a folder's path, and the resulting name: title, size of the images and hash.
 FOLDER = "folder:"
 MADE_NAME = re.compile(rf"{FOLDER}(?P<title>[^/\\]+)@(?P<size>\d+)-[0-9a-f]{{8}}")
 # Images up to this size are decoded once, and cropped and flipped like those of CIFAR.
 IN_MEMORY_SIZE = 64
-# Images from which the size of a folder's images is read.
+# Number of images from which the size of a folder's images is determined.
 MEASURED_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class OwnFolder(DatasetSource):
-    """A folder of the user's own, with class folders in ``train`` and in ``test`` or ``val``.
+    """A user's own folder, with class folders in ``train`` and in ``test`` or ``val``.
 
     Attributes:
         path: the folder.
-        files: hash of the names and sizes of the files of each split that is there.
+        files: each split that exists to the hash of the names and sizes of its files.
     """
 
     path: Path
@@ -39,29 +39,30 @@ _opened: dict[str, OwnFolder] = {}
 
 
 def own_folder(name: str, root: Path | None) -> OwnFolder:
-    """The dataset in a folder of the user's own.
+    """The dataset in a user's own folder.
 
     Args:
-        name: ``folder:PATH`` or ``folder:PATH@SIZE``; or the name of the dataset that was made of
-            it, ``folder:TITLE@SIZE-HASH``, whose hash is that of its test files.
-        root: of a PATH that is not found from here, the folder that it is relative to; of a TITLE
-            the folder itself, or None if this process has opened it before.
+        name: ``folder:PATH`` or ``folder:PATH@SIZE``; or the name of the resulting dataset,
+            ``folder:TITLE@SIZE-HASH``, whose hash is that of its test files.
+        root: for a PATH that does not exist from the working directory, the folder it is relative
+            to; for a TITLE the folder itself, or None if this process has opened it before.
 
     Raises:
-        UserError: there is no such folder, it lacks test images, or they are not those of the name.
+        UserError: the folder does not exist, has no test images, or its test images are not those
+            of the name.
     """
     made = MADE_NAME.fullmatch(name)
     if made is None:
         return _open(*_place_and_size(name.removeprefix(FOLDER), root))
     if root is None:
         if name not in _opened:
-            raise UserError(f"{name} is a folder of images: give its place by --data-root")
+            raise UserError(f"{name} is a folder of images: give its path with --data-root")
         return _opened[name]
     found = _open(root, int(made["size"]), made["title"])
     if found.info.name != name:
         raise UserError(
-            f"the test images in {root} are not those of {name}: by the names and sizes of their "
-            f"files they are {found.info.name}; give the right folder by --data-root"
+            f"the test images in {root} are not those of {name}: the names and sizes of their "
+            f"files are those of {found.info.name}; give the right folder with --data-root"
         )
     return found
 
@@ -75,7 +76,7 @@ def _place_and_size(text: str, root: Path | None) -> tuple[Path, int | None]:
     for place in places:
         if path and place.is_dir():
             return place.resolve(), int(size) if size else None
-    raise UserError(f"there is no folder {' or '.join(map(str, places))} of images: check the path")
+    raise UserError(f"there is no image folder {' or '.join(map(str, places))}: check the path")
 
 
 def _open(path: Path, size: int | None, title: str | None = None) -> OwnFolder:
@@ -108,7 +109,7 @@ def _open(path: Path, size: int | None, title: str | None = None) -> OwnFolder:
 
     def load(root: Path | None, split: OfficialSplit) -> ImageSource:
         if split not in found:
-            raise UserError(f"{path} has no folder {split}, whose images are needed: add it")
+            raise UserError(f"{path} has no folder {split}, but its images are needed: add it")
         part = found[split]
         named = replace(info, class_names=part.info.class_names)
         part = replace(part, info=named, complete=True)
@@ -128,7 +129,7 @@ def _usual_size(images: FolderSet) -> int:
 
 
 def in_memory(images: FolderSet) -> ImageSet:
-    """The images decoded, each resized and cropped at the centre without a border."""
+    """Decode all images, each resized and cropped at the centre without a border."""
     pixels = images.decoded(torch.arange(len(images)), fitted(images.info.image_size))
     found = ImageSet(pixels, images.labels, images.info, images.split, images.rows, images.complete)
     found.notes = images.notes

@@ -1,1 +1,1 @@
-"""Further datasets, one a file."""
+"""Further datasets, one per file."""

@@ -1,4 +1,4 @@
-"""SVHN: 32 by 32 colour images of house numbers' digits, the cropped ones.
+"""SVHN: cropped 32 by 32 colour images of digits in house numbers.
 
 Source: Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, 2011.
 """

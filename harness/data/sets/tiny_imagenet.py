@@ -1,4 +1,4 @@
-"""Tiny-ImageNet: 64 by 64 colour images of 200 of ImageNet's classes, in its own folders.
+"""Tiny-ImageNet: 64 by 64 colour images of 200 of ImageNet's classes, in their original folders.
 
 Source: Y. Le and X. Yang, Tiny ImageNet Visual Recognition Challenge, 2015. Its validation images
 are the test split, since labels of its test images are not published.
@@ -42,8 +42,8 @@ Listed = list[tuple[Path, int]]
 def load(root: Path | None, split: OfficialSplit) -> ImageSet:
     """Load a split from ``root/tiny-imagenet-200`` or ``root``, decoded into memory.
 
-    Validation images lie in ``val/images``, labelled by ``val/val_annotations.txt`` as in the
-    archive, or in a folder for each class. Either way they are in the order of their numbers.
+    Validation images are in ``val/images``, labelled by ``val/val_annotations.txt`` as in the
+    archive, or in a folder for each class. Either way they are sorted by number.
 
     Raises:
         UserError: folders, files or labels are missing, or an image is damaged.
@@ -101,7 +101,7 @@ def _in_class_folders(folder: Path, classes: Sequence[str]) -> Listed:
 
 
 def _decoded(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Images [N, 3, 64, 64]; grey ones become colour."""
+    """Decode images to [N, 3, 64, 64]; grey ones become colour."""
     pixels = np.empty((len(paths), INFO.channels, INFO.image_size, INFO.image_size), np.uint8)
 
     def read(number: int) -> None:

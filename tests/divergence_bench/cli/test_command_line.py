@@ -109,7 +109,7 @@ def test_a_budget_is_named_with_its_number_and_ranked_apart(stored, succeeds, re
     assert found["like_key"].nunique() == 2
     line = refused("evaluate", run, "--budget", "fast", "--attacks", "square")
     assert "--attacks and --budget fast both name attacks" in line
-    assert "'slow' is no budget" in refused("evaluate", run, "--budget", "slow")
+    assert "'slow' is not a budget" in refused("evaluate", run, "--budget", "slow")
     assert "n_iter = 0 is refused" in refused(
         "evaluate", run, "--budget", "n_iter=0", "--results", str(stored)
     )

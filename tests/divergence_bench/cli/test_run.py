@@ -63,7 +63,7 @@ def test_options_override_a_configuration(call, tmp_path: Path) -> None:
     [
         ("method: kl", "--method ikl", "method 'kl', but method 'ikl' is given"),
         ("{method: kl, recipe: digits}", "--recipe cifar10", "recipe 'digits', but recipe"),
-        ("method: kl\nmethod: ikl", "", "method is there twice, in lines 1 and 2"),
+        ("method: kl\nmethod: ikl", "", "method is given twice, in lines 1 and 2"),
         ("- kl", "", "is not a mapping"),
         ("method: IKL", "", "did you mean ikl?"),
         ("method: 3", "", "method = 3 is refused"),

@@ -152,7 +152,7 @@ def test_sixteen_bit_grey_png_is_scaled(tree, info):
 def test_pixels_without_a_known_white_are_refused(tree, info, kind):
     picture = Image.fromarray(np.full((20, 20), 3, kind))
     picture.save(tree / "n02" / "n02_1.tif")
-    with pytest.raises(UserError, match=r"n02_1.tif .*save it with 8 bits a channel"):
+    with pytest.raises(UserError, match=r"n02_1.tif .*save it with 8 bits per channel"):
         open_folder(tree, info, "train").images_float()
 
 
@@ -182,7 +182,7 @@ def test_files_left_out_are_counted(tree, info):
         (tree / "n02" / f"list{number}.csv").touch()
     (note,) = open_folder(tree, info, "test").notes
     assert note == (
-        f"7 files in {tree} are no images and are left out: n01/notes.txt, n02/list0.csv, "
+        f"7 files in {tree} are not images and are left out: n01/notes.txt, n02/list0.csv, "
         "n02/list1.csv, n02/list2.csv, n02/list3.csv and 2 more"
     )
     for path in [*tree.rglob("*.txt"), *tree.rglob("*.csv")]:

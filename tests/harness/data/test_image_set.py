@@ -33,7 +33,7 @@ def test_wrong_images_are_refused(images, message, info):
 def test_only_a_test_split_may_have_floats_in_the_unit_interval(info):
     images, labels = torch.rand(4, 3, 6, 6), torch.zeros(4, dtype=torch.int64)
     assert torch.equal(ImageSet(images, labels, info, "test").images_float(), images)
-    with pytest.raises(UserError, match=r"tiny test: images lie in .*, not in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"tiny test: images are in .*, not in \[0, 1\]"):
         ImageSet(images + 1, labels, info, "test")
     with pytest.raises(UserError, match=r"float64; give .* or as float32 in \[0, 1\]"):
         ImageSet(images.double(), labels, info, "test")

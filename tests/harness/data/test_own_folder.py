@@ -81,7 +81,7 @@ def test_test_goes_before_val_and_may_be_alone(tree: Tree) -> None:
     (place / "test" / "a" / "0.png").unlink()
     name = f"folder:{place}"
     assert len(load_dataset(name, splits=("test",)).test) == 5
-    with pytest.raises(UserError, match="flowers has no folder train, whose images are needed"):
+    with pytest.raises(UserError, match="flowers has no folder train, but its images are needed"):
         load_dataset(name)
 
 
@@ -100,7 +100,7 @@ def test_the_name_is_of_the_content_and_not_of_the_place(tree: Tree, tmp_path: P
         file.write(b"0")
     with pytest.raises(UserError, match=f"are not those of {name}"):
         load_dataset(name, moved)
-    with pytest.raises(UserError, match="give its place by --data-root"):
+    with pytest.raises(UserError, match="give its path with --data-root"):
         dataset_info("folder:roses@8-00000000")
 
 
@@ -136,8 +136,8 @@ def test_teachers_of_other_datasets_are_trained_on_the_folder(tree: Tree) -> Non
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder:nowhere", "there is no folder nowhere of images: check the path"),
-        ("folder:", "there is no folder"),
+        ("folder:nowhere", "there is no image folder nowhere: check the path"),
+        ("folder:", "there is no image folder"),
         ("folder:{place}/val", "has neither a folder test nor val"),
     ],
 )

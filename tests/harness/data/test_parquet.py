@@ -85,8 +85,8 @@ def test_truncated_shard_is_named(tmp_path, pixels, write_shard, info, keep):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda encoded: b"", "it is none of JPEG, PNG"),
-        (lambda encoded: b"RIFF", "it is none of JPEG, PNG"),
+        (lambda encoded: b"", "it is not one of JPEG, PNG"),
+        (lambda encoded: b"RIFF", "it is not one of JPEG, PNG"),
         (lambda encoded: None, "it has no bytes"),
         (lambda encoded: b"\x89PNG\r\n\x1a\nab", ""),
         (lambda encoded: encoded[:-60], ""),
@@ -156,5 +156,5 @@ def test_split_without_shards_is_named(tmp_path, write_shard):
 
 def test_shards_of_another_data_set_are_refused(tmp_path, write_shard):
     write_cifar10(tmp_path, write_shard, "test", names=("apple", "aquarium_fish"))
-    with pytest.raises(UserError, match="the classes of another dataset than cifar10"):
+    with pytest.raises(UserError, match="the classes of a dataset other than cifar10"):
         load_dataset("cifar10", tmp_path, splits=("test",))

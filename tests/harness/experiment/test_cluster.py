@@ -170,7 +170,7 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path):
 
 def test_a_wrong_resource_is_refused(monkeypatch):
     for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
-        with pytest.raises(UserError, match="no resource: write cpus=4"):
+        with pytest.raises(UserError, match="is invalid: write cpus=4"):
             Cluster.parse("local", task)
     assert Cluster.parse("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -185,7 +185,7 @@ def test_a_wrong_resource_is_refused(monkeypatch):
         ("ray://localhost:{port}", None, "Connection refused"),
         # Without the environment variable, `auto` would find any Ray on this machine.
         ("auto", "127.0.0.1:{port}", "Connection refused"),
-        ("localhost", None, "not the form host:port"),
+        ("localhost", None, "not have the form host:port"),
         ("localhost:six", None, "six"),
     ],
 )

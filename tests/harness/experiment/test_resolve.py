@@ -62,7 +62,7 @@ def test_a_default_and_its_value_given_are_one_run():
         ),
         (
             {"options": {"evaluation.eps": "300/255"}},
-            r"evaluation.eps = '300/255' is refused: images lie in",
+            r"evaluation.eps = '300/255' is refused: images are in",
         ),
         ({"options": {"evaluation.eps": -1}}, r"evaluation.eps = -1 is refused"),
         (

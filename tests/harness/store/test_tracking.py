@@ -119,7 +119,7 @@ def test_a_missing_package_is_named(
     name: str, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"tracking by {name} .*divergence-bench\[tracking\]"):
+    with pytest.raises(UserError, match=rf"tracking with {name} .*divergence-bench\[tracking\]"):
         with tracking((name,), run):
             pass
 

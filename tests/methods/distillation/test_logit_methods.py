@@ -165,5 +165,5 @@ def test_the_engines_logits_are_all_that_is_needed_of_the_teacher(step: Step, me
     task = step.make_task(method)
     assert bool(step.loss(task).isfinite())
     step.batch.teacher_output = None
-    with pytest.raises(RuntimeError, match="no logits of a teacher"):
+    with pytest.raises(RuntimeError, match="no teacher logits"):
         step.loss(task)

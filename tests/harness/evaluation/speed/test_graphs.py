@@ -239,8 +239,8 @@ def test_a_network_that_cannot_be_recorded_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"compile": True}, "needs accelerate and no compile"),
-        ({"accelerate": False}, "needs accelerate and no compile"),
+        ({"compile": True}, "needs accelerate without compile"),
+        ({"accelerate": False}, "needs accelerate without compile"),
         ({"device_batch": 8}, "device_batch=8 allows none of graph_sizes, whose smallest is 16"),
         ({"graph_sizes": "0,16"}, "greater than or equal to 1"),
     ],
