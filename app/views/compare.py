@@ -184,7 +184,7 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     if found.empty:
         return
     st.subheader(
-        f"{len(found):,} images on which exactly one model is correct: {stage_title(name)}",
+        f"{len(found):,} images on which exactly one model is correct · {stage_title(name)}",
         anchor=False,
     )
     names = class_names(a.run["dataset"])

@@ -59,8 +59,11 @@ OF_A_TABLE = (
 )  # fmt: skip
 # The two forest plots at small scale: option, value in ``Row.facts``, and title.
 FORESTS = {
-    "all with KL and KD": (REFERENCE, "At small scale, each method minus KL or KD"),
-    "IKL with the others": (OTHERS, "At small scale, the paper's losses minus each other method"),
+    "all with KL and KD": (REFERENCE, "Small-scale accuracy: each method minus KL or KD"),
+    "IKL with the others": (
+        OTHERS,
+        "Small-scale accuracy: the paper's losses minus each other one",
+    ),
 }
 RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
@@ -117,7 +120,7 @@ def _field(table: Table) -> None:
     """Show RobustBench's entries with the table's rows among them."""
     st.subheader(ui.plain(table.title), anchor="field")
     st.caption(f"{ui.plain(table.caption)} {ui.plain(' '.join(table.remarks))}")
-    help = "Names as in RobustBench and in the paper."
+    help = "As named by RobustBench or the paper."
     kept = {}
     for column, (name, (key, label)) in zip(st.columns(2), FIELD_FACTS.items(), strict=True):
         with column:

@@ -61,7 +61,8 @@ def page() -> None:
         "Loss explorer",
         "Two predictions of classes A, B and C: the reference (orange square: clean image or "
         "teacher) and the other (blue circle: adversarial image or student). Arrows show where a "
-        "gradient descent step moves them, using the same loss functions as training here.",
+        "step of gradient descent would move them, computed with the loss functions that training "
+        "uses here.",
     )
     panels = st.container()
     columns = st.columns([2, 1, 1, 1, 1, 2], vertical_alignment="bottom")
@@ -86,7 +87,7 @@ def page() -> None:
         help = "As in distillation, where the teacher is fixed and gets no gradient."
         detach = ui.switch("Detach the reference", key="detach", help=help)
         play = st.button(
-            "▶ Play", help="Gradient descent on both; on the way, the reference is detached."
+            "▶ Play", help="Runs gradient descent on both; on the way, detaches the reference."
         )
     words = st.container()
     classes, logits_m, logits_n = _logits(preset)
@@ -106,7 +107,8 @@ def page() -> None:
             _triangles(shown, logits_m, logits_n, detach=detach, play=play)
         else:
             st.caption(
-                "The triangles need three classes: set Classes to 3 in the box of logits below."
+                "The triangles need three classes: set Classes to 3 in the box “Logits of both "
+                "predictions” below."
             )
 
 

@@ -41,8 +41,8 @@ def page() -> None:
     st.title("Does a better KL divergence make better models?", anchor=False)
     st.caption(
         "The paper [Decoupled Kullback-Leibler Divergence Loss](https://arxiv.org/abs/2305.13948) "
-        "breaks the asymmetry of the KL loss and adds class-wise information. Here are its "
-        "numbers and ours."
+        "breaks the asymmetry of the KL loss and adds class-wise information, which gives the "
+        "IKL loss. Here are the paper's numbers and ours."
     )
     for column, (number, dataset, what) in zip(st.columns(3), BEST, strict=True):
         with column:
@@ -69,7 +69,9 @@ def _best(number: int, dataset: str, what: str) -> None:
 def _field() -> None:
     """Plot the paper's models among RobustBench's entries."""
     shown = ui.query_folder(field, 2)
-    st.subheader("CIFAR-100 under attack: the paper's models among RobustBench's", anchor=False)
+    st.subheader(
+        "CIFAR-100 under attack: the paper's models among RobustBench's entries", anchor=False
+    )
     chart, count = field_chart(shown)
     alt = f"Scatter of {count} models: lowest known accuracy under attack against clean accuracy"
     ui.show_chart(chart, alt=alt)

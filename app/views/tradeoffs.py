@@ -172,7 +172,7 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
     for data, front in found.items():
         title = ui.plain(data[0].upper() + data[1:])
-        st.markdown(f"**{title}**, on the front: {ui.plain(_named(front, x, y))}.")
+        st.markdown(f"**{title}**, on the front (x / y): {ui.plain(_named(front, x, y))}.")
     st.caption(
         "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag across "
         "the chart to list only the points inside."
