@@ -62,7 +62,7 @@ FORESTS = {
     "all with KL and KD": (REFERENCE, "Small-scale accuracy: each method minus KL or KD"),
     "IKL with the others": (
         OTHERS,
-        "Small-scale accuracy: the paper's losses minus each other one",
+        "Small-scale accuracy: the paper's losses minus every other method",
     ),
 }
 RENDERED, AS_DATA = "table", "as data"
