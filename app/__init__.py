@@ -1,1 +1,1 @@
-"""The browser app: thin pages over SQL (``queries``) and pure charts; it only reads."""
+"""The browser app: thin, read-only pages over SQL (``queries``) and pure chart functions."""

@@ -1,7 +1,7 @@
-"""Values that a page's address gives, checked in one place before a widget takes them.
+"""Checks of a page's URL parameters before widgets use them.
 
-An address is typed, cut and mangled by people and programs: whatever a value is, it fits or it is
-named in a sentence.
+URLs are typed, truncated and mangled by people and programs: every value is either valid or quoted
+in a warning.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ MAX_QUOTED = 60
 
 
 def wrong_choice(given: Iterable[str], options: Container[str]) -> str | None:
-    """The first value that is none of the options."""
+    """The first value that is not one of the options."""
     return next((value for value in given if value not in options), None)
 
 
 def wrong_number(given: Iterable[str], low: float, high: float) -> str | None:
-    """The first value that is no number in [low, high], and no whole one if both bounds are."""
+    """The first value that is not a number in [low, high], nor an integer if both bounds are."""
     whole = isinstance(low, int) and isinstance(high, int)
 
     def fits(value: str) -> bool:
@@ -32,6 +32,6 @@ def wrong_number(given: Iterable[str], low: float, high: float) -> str | None:
 
 
 def quoted(value: str) -> str:
-    """A value as messages quote it: on one line, cut to what a reader takes in."""
+    """Quote a value for a message: on one line, cut to ``MAX_QUOTED`` characters."""
     printable = "".join(sign if sign.isprintable() else "?" for sign in value[:MAX_QUOTED])
     return f"“{printable}{'...' if len(value) > MAX_QUOTED else ''}”"

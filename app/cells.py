@@ -35,36 +35,36 @@ FROM_PRINT = " (ours - printed)"
 RANK = "#"
 VIEWS = ("both", "printed", "ours")
 LABEL_HELP = {
-    RANK: "The ranks that the 95% intervals allow, by the accuracy that the caption names.",
-    "Method": "The method's name, with its recipe where that distinguishes rows.",
+    RANK: "The ranks that the 95% intervals allow, by the accuracy named in the caption.",
+    "Method": "The method's name, with its recipe if that distinguishes rows.",
     "Architecture": "The architecture, with its teacher if it has one.",
-    "Seeds": "Runs that differ only in the seed, averaged.",
-    "n": "Test images.",
-    "Src": "Where numbers are from: P printed, L authors' log, RB RobustBench, R and S here.",
+    "Seeds": "Number of averaged runs, which differ only in the seed.",
+    "n": "Number of test images.",
+    "Src": "Where numbers come from: P printed, L authors' log, RB RobustBench, R and S here.",
 }
 METRIC_HELP = {
     "clean": "Accuracy on clean test images, percent.",
     "aa": "Accuracy under AutoAttack, percent.",
-    "sec_per_iter": "Median seconds of an optimiser step.",
+    "sec_per_iter": "Median seconds per optimiser step.",
 }
 ORIGINS = {
     PRINTED: "As printed.",
-    LOGGED: "Where the paper prints none, from the authors' log.",
-    ROBUSTBENCH: "In rows of RobustBench, as it publishes them.",
+    LOGGED: "From the authors' log where the paper prints none.",
+    ROBUSTBENCH: "As published by RobustBench, in its rows.",
 }
-# Streamlit does not measure bold text when it chooses a column's width. The first column is pinned,
-# and a phone has room for numbers beside it.
+# Streamlit does not measure bold text when it chooses a column's width. The first column is pinned
+# and must leave room for numbers on a phone.
 CHARACTER_PIXELS, BOLD_CHARACTER_PIXELS, PADDING_PIXELS = 7, 8, 24
 MAX_COLUMN_PIXELS, MAX_PINNED_PIXELS = 240, 180
 
 
 class ShownNumber(float):
-    """A number that a column sorts by, with the text that a reader sees in its place."""
+    """A number to sort by, with the text that is shown in its place."""
 
     text: str
 
     def __new__(cls, value: float, text: str) -> ShownNumber:
-        """A number and its text."""
+        """Create a number with its text."""
         number = super().__new__(cls, value)
         number.text = text
         return number
@@ -75,9 +75,9 @@ class Cells:
     """A table as a page shows it.
 
     Attributes:
-        values: column title to its text, or to ``ShownNumber`` and None.
-        bold: of the same shape; what is printed or ranked best.
-        help: column title to what it is.
+        values: column title to its cells, which are texts, or ``ShownNumber`` and None.
+        bold: the same shape; whether a value is bold in print, or the best of a ranking.
+        help: column title to its help text.
     """
 
     values: dict[str, list[Any]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Cells:
         self.help[title] = help
 
     def texts(self, title: str) -> list[str]:
-        """What a reader sees in a column."""
+        """The texts shown in a column."""
         return [shown_text(value) for value in self.values[title]]
 
 
@@ -103,7 +103,7 @@ class Filters:
 
     Attributes:
         words: text that a row must contain, in lower case.
-        facts: name in ``Row.facts`` to the values to keep; ``source`` may hold several.
+        facts: name in ``Row.facts`` to the values to keep; a row may have several sources.
     """
 
     words: str = ""
@@ -125,7 +125,7 @@ def known_facts(table: Table, name: str) -> list[str]:
 
 
 def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
-    """The rows that fit: as printed, or best first by the column whose title is ``sort``.
+    """The matching rows, as printed or best first by the column whose title is ``sort``.
 
     Sections stay together; a row without the number goes to the end of its section.
     """
@@ -147,9 +147,9 @@ def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
 
 
 def table_cells(table: Table, rows: Sequence[Row], view: str = "both") -> Cells:
-    """The cells of some rows of a table of the paper or of a ranking.
+    """The cells of some rows of a paper's table or of a ranking.
 
-    ``view`` is for a table of the paper: ``printed``, ``ours``, or ``both`` side by side.
+    ``view`` applies to a paper's table: ``printed``, ``ours``, or ``both`` side by side.
     """
     cells = Cells()
     # Numbers come right after the method, so that a phone shows them; other labels come last.
@@ -207,7 +207,7 @@ def _add_numbers(
     side: str = "",
 ) -> None:
     if any(numbers):
-        # A ranking has room for the intervals of one column.
+        # A ranking has room for the intervals of one column only.
         interval = table.ranked_by in ("", column.key)
         values = [n and ShownNumber(n.value, _text(n, column, interval)) for n in numbers]
         bold = [number is not None and number.bold for number in numbers]
@@ -221,7 +221,7 @@ def _text(number: Number, column: Column, interval: bool) -> str:
 
 
 def _help(column: Column, side: str, numbers: Sequence[Number | None], interval: bool) -> str:
-    """What a column's numbers are, where they are from and what is shown beside them."""
+    """What a column's numbers are, where they come from and what is shown with them."""
     there = [number for number in numbers if number is not None]
     badges = {number.badge for number in there}
     accuracy = f"Accuracy after {column.heads[-1]}, percent."
@@ -235,14 +235,14 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
     if interval and any(number.interval for number in there):
         images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
-        sentences.append(f"In brackets the Wilson 95% interval of one model, computed here{n}.")
+        sentences.append(f"In brackets: the Wilson 95% interval of one model, computed here{n}.")
     if any(number.std is not None for number in there):
         sentences.append(f"{PLUS_MINUS}: standard deviation over seeds.")
     return " ".join(sentences)
 
 
 def sides(rows: Sequence[Row], view: str) -> list[Row]:
-    """The rows with the numbers of a view; without those that have none of them."""
+    """The rows with only the numbers of a view, leaving out rows without any."""
     if view == "both":
         return list(rows)
     kept = [replace(row, cells=_side(row.cells, view)) for row in rows]
@@ -256,7 +256,7 @@ def _side(cells: Mapping[str, Cell], view: str) -> dict[str, Cell]:
 
 
 def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, Callable[[], str]]:
-    """What gives the rows and numbers shown in each format; LaTeX is laid out as in the paper."""
+    """Functions that format the rows and numbers shown; LaTeX is laid out as in the paper."""
     shown = replace(table, rows=tuple(rows))
     return {
         "CSV": lambda: to_csv(shown),
@@ -269,9 +269,9 @@ def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, Calla
 def show_cells(cells: Cells, places: Sequence[int], *, alt: str) -> None:
     """Show some rows of a table as a grid.
 
-    ``cells`` is the whole table, so that all its sections get columns of one width.
+    ``cells`` is the whole table, so that columns are equally wide in all its sections.
     """
-    # A column that is empty in this section would only push the others aside.
+    # Columns that are empty in this section are left out.
     first, *others = cells.values
     filled = [name for name in others if any(cells.texts(name)[place] for place in places)]
     titles = [first, *filled]
@@ -287,7 +287,7 @@ def show_cells(cells: Cells, places: Sequence[int], *, alt: str) -> None:
 
 
 def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler:
-    """Some rows of some columns: numbers as values, their texts and weights as style."""
+    """Some rows and columns: numbers as values, their texts and font weights as style."""
     values, bold = (
         pd.DataFrame(own, dtype=object).loc[list(places), list(titles)].reset_index(drop=True)
         for own in (cells.values, cells.bold)
@@ -297,7 +297,7 @@ def styled(cells: Cells, titles: Sequence[str], places: Sequence[int]) -> Styler
 
 
 def shown_text(value: object) -> str:
-    """What a reader sees of a cell's value."""
+    """The text shown for a cell's value."""
     return "" if value is None else value.text if isinstance(value, ShownNumber) else str(value)
 
 
@@ -307,7 +307,7 @@ def is_numeric(values: Sequence[Any]) -> bool:
 
 
 def _width(cells: Cells, title: str) -> int:
-    """Pixels that the longest cell and the title need."""
+    """Width in pixels for the title and the longest cell."""
     pixels = BOLD_CHARACTER_PIXELS if any(cells.bold[title]) else CHARACTER_PIXELS
     longest = max(map(len, [title, *cells.texts(title)]))
     most = MAX_PINNED_PIXELS if title == next(iter(cells.values)) else MAX_COLUMN_PIXELS

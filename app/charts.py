@@ -13,17 +13,17 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-# Altair's methods and operators are typed as wider than what they return.
+# Altair's methods and operators have wider type annotations than what they return.
 Picture = Any
 Side = Literal["top", "bottom"]
 
 BLUE, ORANGE, RED = "#2A87C0", "#E69F00", "#D55E00"
 PALETTE = [BLUE, ORANGE, "#009E73", RED, "#CC79A7", "#56B4E9"]
 GREY = "#8a939c"
-# Without a colour of their own, a legend's marks are black, which no dark page shows.
+# Without an explicit colour, a legend's marks are black, which is invisible on dark pages.
 GREY_MARKS: dict[str, Any] = {"symbolFillColor": GREY, "symbolStrokeColor": GREY}
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-# Narrower plots are those of phones; of two side by side each is a little narrower.
+# Narrower plots are on phones; the second width is for plots that may be side by side.
 WIDE_PIXELS, HALF_PIXELS = 500, 400
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 
@@ -36,7 +36,7 @@ def lines(
     ``frame`` has the columns ``epoch``, ``series`` and ``value``.
     """
     dashes = (DASHES * (1 + len(series) // len(DASHES)))[: len(series)]
-    # Of one series, the axis has the name.
+    # The axis names a single series.
     legend = alt.Undefined if len(series) > 1 else None
     return (
         alt.Chart(frame)
@@ -114,11 +114,11 @@ def tradeoff(
 ) -> Picture:
     """A scatter of two numbers with intervals, names and Pareto fronts as steps.
 
-    ``points`` has the columns ``name``, ``label`` (empty where it has no room), ``short_label``
+    ``points`` has the columns ``name``, ``label`` (empty if it has no room), ``short_label``
     (the same on a phone), ``arch``, ``family`` (colour), ``source`` (shape), ``size``,
     ``training_data``, ``note``, ``x``, ``y``, ``y_low`` and ``y_high``. ``fronts`` are by training
-    data, each sorted by ``x``; where small x is good, their steps are reversed. ``colours`` are
-    those of some families; others have their own.
+    data, each sorted by ``x``; ``lower_is_better`` refers to y and reverses their steps.
+    ``colours`` are the colours of some families; the other families get their own.
     """
     families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
     x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, nice=True))
@@ -147,7 +147,7 @@ def tradeoff(
         )
         .add_params(brush)
     )
-    # A text that is only hidden would still take its width from the plot.
+    # Text that is merely hidden would still make the plot narrower.
     text = alt.ExprRef(f"width >= {WIDE_PIXELS} ? datum.label : datum.short_label")
     names = alt.Chart(points).mark_text(align="left", dx=8, fontSize=11, text=text).encode(x=x, y=y)
     steps = _steps(fronts, x, y, after=lower_is_better)
@@ -155,7 +155,7 @@ def tradeoff(
 
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
-    """A dashed line for each front, each in dashes of its own; it steps after a point or before."""
+    """A line for each front, in its own dashes, that steps after or before each point."""
     dashes = [[6, 3], [2, 2], [10, 3, 2, 3], [1, 4]]
     return [
         alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
@@ -164,14 +164,14 @@ def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: boo
             strokeDash=dashes[place % len(dashes)],
             interpolate="step-after" if after else "step-before",
         )
-        # Without an order, points of the same x would be joined in any order.
+        # Without an order, points with the same x would be joined in arbitrary order.
         .encode(x=x, y=y, order=alt.Order("step:Q"), tooltip=alt.Tooltip("front:N", title="Front"))
         for place, (data, front) in enumerate(fronts.items())
     ]
 
 
 def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
-    """Differences with their intervals, one a row, and a line at zero.
+    """Differences with their intervals, one per row, and a line at zero.
 
     ``frame`` has the columns ``title`` (in order), ``difference``, ``low``, ``high`` and ``text``.
     A difference whose interval contains zero is hollow.
@@ -197,7 +197,7 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
 
 
 def running(frame: pd.DataFrame) -> Picture:
-    """A difference and its interval while images are drawn, and a line at zero.
+    """A difference and its interval by number of images drawn, and a line at zero.
 
     ``frame`` has the columns ``n``, ``difference``, ``low`` and ``high``, in points.
     """
@@ -305,7 +305,7 @@ def embedding(frame: pd.DataFrame) -> Picture:
         )
     )
     centres = frame.groupby("label", as_index=False)[["x", "y"]].median()
-    # White with a dark rim is seen on every class's colour, on light and dark pages.
+    # White with a dark rim is readable on every class's colour, on light and dark pages.
     rims = {"color": "black", "stroke": "black", "strokeWidth": 3, "opacity": 0.75}
     numbers = [
         alt.Chart(centres)
@@ -334,7 +334,7 @@ def _coloured(
 
 
 def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.Shape:
-    """Shapes; their legend and that of the same field's colours are one where both are on top."""
+    """Shapes; their legend merges with that of the same field's colours if both are on top."""
     return alt.Shape(
         f"{field}:N",
         title=None,
@@ -344,7 +344,7 @@ def _shaped(field: str, domain: Sequence[str], orient: Side = "bottom") -> alt.S
 
 
 def _legend(orient: Side, **options: Any) -> alt.Legend:
-    """A legend in rows, which on a phone is a column."""
+    """A legend in rows, or in one column on a phone."""
     columns = alt.ExprRef(f"width >= {HALF_PIXELS} ? 3 : 1")
     return alt.Legend(
         orient=orient, columns=columns, labelLimit=300, symbolOpacity=1, direction="horizontal",

@@ -1,4 +1,4 @@
-"""Commands that a run's page offers: to repeat the run, and to keep an evaluation's images."""
+"""Commands shown on a run's page: to repeat the run, and to save an evaluation's images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.store.rundir import RunDirectory
 
 
 def repeat(run: Mapping[str, Any]) -> str:
-    """The command that makes the run; as it was typed, where that is known."""
+    """The command that repeats the run, as it was typed if that is known."""
     typed = run["config_passed"].get("argv")
     if typed:
         return f"python -m harness {shlex.join(map(str, typed))}"
@@ -31,9 +31,9 @@ def repeat(run: Mapping[str, Any]) -> str:
 
 
 def keep_images(run: Mapping[str, Any], evaluation: Mapping[str, Any], results: Path) -> str | None:
-    """The command that makes an evaluation's adversarial images again and keeps them.
+    """The command that recreates an evaluation's adversarial images and saves them.
 
-    None where the weights are not on this machine, as of a run that was imported.
+    None if the weights are not on this machine, for example for an imported run.
     """
     if run["kind"] == "loaded":
         if not run["source"].get("source"):
@@ -56,7 +56,7 @@ def _of_source(run: Mapping[str, Any]) -> str:
 
 
 def _departures(run: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in which a protocol differs from what the command takes by itself."""
+    """The settings in which a protocol differs from the command's defaults."""
     own = run["config"].get("evaluation") or {"eps": _customary_eps(run["dataset"])}
     default = EvalConfig.model_validate(own).identity_payload()
     return {
@@ -67,7 +67,7 @@ def _departures(run: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str
 
 
 def _customary_eps(dataset: str) -> float:
-    """The radius that the command takes by itself; 0, so that it is always given, if unknown."""
+    """The command's default radius; 0 if unknown, so that the radius is always given."""
     try:
         return dataset_info(dataset).default_eps
     except UserError:  # a folder that this process has not opened, or images from Python
@@ -75,5 +75,5 @@ def _customary_eps(dataset: str) -> float:
 
 
 def _typed(value: Any) -> str:
-    """A value as ``--set`` takes it."""
+    """Format a value for ``--set``."""
     return ",".join(value) if isinstance(value, list | tuple) else json.dumps(value)

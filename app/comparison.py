@@ -1,4 +1,4 @@
-"""The words and frames of a comparison of two models, from the numbers of ``analysis.paired``."""
+"""Texts and frames of a comparison of two models, from the numbers of ``analysis.paired``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.evaluation.analysis.paired import Comparison, SeedsComparison, shar
 from harness.evaluation.analysis.sequential import look
 from harness.evaluation.analysis.statistics import PairedComparison
 
-# The running difference is drawn at so many points; an interval takes some milliseconds.
+# Points of the running difference; computing an interval takes some milliseconds.
 RUNNING_POINTS = 20
 ALPHA = 0.05
 
@@ -24,10 +24,10 @@ Row = dict[str, Any]
 
 
 def by_run(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The evaluations of each run, in order, without the runs that no other can be compared with.
+    """The evaluations of each run, in order, without those whose protocol no other run shares.
 
     Args:
-        rows: as ``queries.measured`` has them, newest first.
+        rows: as ``queries.measured`` returns them, newest first.
     """
     runs = defaultdict(set)
     for row in rows:
@@ -40,9 +40,9 @@ def by_run(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def partners(rows: Mapping[str, Sequence[Row]], run_id: str) -> list[str]:
-    """The other runs that share a protocol with a run, those first that are ranked with it.
+    """The other runs that share a protocol with a run; those ranked with it come first.
 
-    Of these, further seeds of the same configuration come last.
+    Within both parts, further seeds of the same configuration come last.
     """
     own = rows[run_id]
     keys, ranked = {_key(row) for row in own}, {row["like_key"] for row in own}
@@ -62,7 +62,7 @@ def partners(rows: Mapping[str, Sequence[Row]], run_id: str) -> list[str]:
 
 
 def common(rows: Mapping[str, Sequence[Row]], run_ids: Iterable[str]) -> list[Row] | None:
-    """Of each run the evaluation that `compare` would take; None if they share no protocol."""
+    """The evaluation of each run that `compare` would use; None if they share no protocol."""
     return by_one_protocol([rows[run_id] for run_id in run_ids], lambda row: row)
 
 
@@ -79,7 +79,7 @@ def p_text(p: float) -> str:
 
 
 def points(difference: float, low: float, high: float) -> str:
-    """A difference of accuracies in points, with its interval where there is one."""
+    """A difference of accuracies in points, with its interval if it has one."""
     text = f"{100 * difference:+.2f}"
     return text if math.isnan(low) else f"{text} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
@@ -96,7 +96,7 @@ def meaning(result: PairedComparison, population: int | None = None) -> str:
 
     Args:
         result: the comparison.
-        population: of images in random order, how many there are in all.
+        population: size of the set from which the images were drawn at random, if they were.
     """
     split = max(result.only_a, result.only_b)
     tested = result.only_a + result.only_b
@@ -115,21 +115,21 @@ def meaning(result: PairedComparison, population: int | None = None) -> str:
     )
     if population is not None:
         return (
-            f"{counted} The images were drawn at random from {population:,}. The interval (95%) "
-            "and the p-value (of no difference) are about all of these, and remain valid at "
-            "whichever image the evaluation stops; about other trained models they say nothing."
+            f"{counted} The images were drawn at random from {population:,}. The 95% interval and "
+            "the p-value (of no difference) refer to all of these, and remain valid whenever the "
+            "evaluation stops. They say nothing about other trained models."
         )
     return (
-        f"{counted} If each of the {tested:,} were as likely to "
-        f"go to either, a split of {split:,} to {tested - split:,} or beyond, to either side, "
-        f"would come up with a probability of {p} (exact McNemar test). It is not the probability "
-        "that they are equally good. The interval (95%, Newcombe) is of these two trained models; "
-        "how much another seed would change it, it cannot say."
+        f"{counted} If each of these {tested:,} were equally likely to "
+        f"go to A or B, a split at least as uneven as {split:,} to {tested - split:,} "
+        f"would occur with probability {p} (exact McNemar test). This is not the probability "
+        "that they are equally good. The 95% interval (Newcombe) is for these two trained models; "
+        "it does not show how much another seed would change the difference."
     )
 
 
 def forest(comparison: Comparison) -> pd.DataFrame:
-    """A row a metric: ``title``, ``difference``, ``low``, ``high`` (points) and ``text``."""
+    """One row per metric: ``title``, ``difference``, ``low``, ``high`` (points) and ``text``."""
     metrics = dict(comparison.metrics)
     last = next(reversed(metrics))
     if last in ("aa", "robust") and len(metrics) > 1:
@@ -149,7 +149,7 @@ def forest(comparison: Comparison) -> pd.DataFrame:
 
 
 def seeds_line(compared: SeedsComparison, name: str) -> str:
-    """The same numbers over seeds: means, their difference, its interval and p-value."""
+    """The result line over seeds: means, their difference, its interval and p-value."""
     a, b = (group.metrics[name] for group in compared.groups)
     means = ", ".join(
         f"{letter} {100 * each.mean:.2f}"
@@ -168,8 +168,8 @@ def seeds_line(compared: SeedsComparison, name: str) -> str:
 def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
     """The images on which exactly one is correct: ``index``, ``label``, ``correct``, ``a``, ``b``.
 
-    ``a`` and ``b`` are the classes that each predicts, of the attacked image unless ``name`` is
-    ``clean``.
+    ``a`` and ``b`` are the classes that each predicts for the attacked image, or for the clean one
+    if ``name`` is ``clean``.
     """
     (correct_a, correct_b), _ = shared_correct((a, b))
     pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
@@ -185,10 +185,10 @@ def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
 
 
 def running(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
-    """How a difference went while images were drawn: ``n``, ``difference``, ``low``, ``high``.
+    """The difference after ``n`` drawn images: ``n``, ``difference``, ``low``, ``high``.
 
-    Differences and their intervals are in points; each interval is valid although the others were
-    looked at. Empty where images were not drawn in random order.
+    Differences and their intervals are in points; the intervals are valid simultaneously. Empty if
+    the images were not drawn in random order.
     """
     if not (population := a.protocol.get("population")):
         return pd.DataFrame()

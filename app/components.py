@@ -1,4 +1,4 @@
-"""What all pages share: the results folder, cached queries, tables, widgets bound to the URL."""
+"""Shared by all pages: the results folder, cached queries, tables, widgets bound to the URL."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from leaderboards.render.escape import markdown
 
 T = TypeVar("T")
 
-# A page that waits longer looks hung; after that an error names the program with the lock.
+# How long to wait for a locked database. After that, an error says what holds the lock.
 WAIT_S = 8.0
-# The footer, which no other part of the page needs.
+# The footer waits less, since nothing else on the page needs it.
 FOOTER_WAIT_S = 0.2
 TROUBLE = "trouble with the results database"
 REMARKS = "place of remarks on the address"
@@ -37,7 +37,7 @@ def results_folder() -> Path:
 
 
 def begin() -> None:
-    """Forget what an earlier run of the page or of its fragment knew of database and heading."""
+    """Reset what an earlier run of the page or its fragment stored on database and heading."""
     for name in (TROUBLE, REMARKS):
         st.session_state.pop(name, None)
 
@@ -45,8 +45,8 @@ def begin() -> None:
 def has_database() -> bool:
     """Whether the folder has a results database that can be read.
 
-    One that is locked, damaged or of a later release costs the page one wait and one sentence,
-    here; the page then shows what needs no database.
+    If it is locked, damaged or written by a later release, the page waits once, shows one error
+    here, and then the parts that need no database.
     """
     if not (results_folder() / DATABASE_NAME).exists():
         return False
@@ -72,7 +72,7 @@ def query(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
 def query_folder(function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments, results folder)``, cached until the database changes.
 
-    The folder is None where its database cannot be read.
+    The folder is None if its database cannot be read.
     """
     results = results_folder()
     if (results / DATABASE_NAME).exists() and not has_database():
@@ -101,7 +101,7 @@ def _cached(
 
 
 def _stamp() -> tuple[int, ...]:
-    """File facts that differ after every change of the database."""
+    """File attributes that differ after every change of the database."""
     facts: list[int] = []
     for ending in ("", ".wal"):
         try:
@@ -122,20 +122,20 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def plain(text: object) -> str:
-    """Text with every Markdown sign escaped."""
+    """Escape all Markdown characters in a text."""
     return markdown(text)
 
 
 def heading(title: str, caption: str) -> None:
-    """A page's title and purpose."""
+    """Show a page's title and purpose."""
     st.title(title, anchor=False)
     st.caption(caption)
-    # A remark on the address must be seen, whatever closed box its widget is in.
+    # Warnings about the URL must be visible even if their widget is in a closed expander.
     st.session_state[REMARKS] = st.container()
 
 
 def footer() -> None:
-    """The number of runs, the age of the data and its folder, at the end of every page."""
+    """Show the number of runs, the age of the data and its folder at the end of every page."""
     folder = plain(results_folder())
     if not (results_folder() / DATABASE_NAME).exists():
         st.caption(f"No results database in {folder}")
@@ -158,21 +158,21 @@ def footer() -> None:
 
 
 def nothing_yet(message: str = "There are no results in this folder yet.") -> None:
-    """A message for a page without results, with the command that makes a run not yet there.
+    """Show a message for a page without results, with the command for a run not made yet.
 
-    Where the database cannot be read, that was said already.
+    Show nothing if the database cannot be read, since there is an error on the page already.
     """
     if st.session_state.get(TROUBLE):
         return
     here = query(queries.methods) if has_database() else []
     method = next((name for name in SUGGESTED_METHODS if name not in here), SUGGESTED_METHODS[0])
     which = "another run" if here else "a first run"
-    st.info(f"{message} This command makes {which}, in three or four minutes on a laptop:")
+    st.info(f"{message} This command makes {which} and takes three or four minutes on a laptop:")
     st.code(with_results(f"python -m harness run --method {method}"), language=None)
 
 
 def with_results(command: str) -> str:
-    """A command with the ``--results`` option that the folder shown needs."""
+    """Add the ``--results`` option to a command if the folder shown needs it."""
     return command if "--results" in command else in_folder(command, results_folder())
 
 
@@ -203,7 +203,7 @@ def show_table(frame: Any, columns: Mapping[str, Any], alt: str, **options: Any)
 
 
 def show_chart(chart: Any, alt: str, **options: Any) -> Any:
-    """Show an Altair chart with texts that are dark enough to read on this page's background.
+    """Show an Altair chart with text in a colour that is readable on this page's background.
 
     ``alt`` describes the chart to screen readers; ``options`` are those of
     ``streamlit.altair_chart``.
@@ -212,14 +212,14 @@ def show_chart(chart: Any, alt: str, **options: Any) -> Any:
 
 
 def frame_spec(chart: Any) -> dict[str, Any]:
-    """A chart without its data, of which ``show_frame`` shows one frame after another."""
+    """A chart's specification without its data, for ``show_frame`` to show frame by frame."""
     spec: dict[str, Any] = _readable(chart).to_dict()
     del spec["data"], spec["datasets"]
     return spec
 
 
 def show_frame(spec: dict[str, Any], data: pd.DataFrame, alt: str) -> None:
-    """Show a chart's data; where only these differ, the browser moves the marks and no more."""
+    """Show a chart with some data; if only the data differ, the browser just moves the marks."""
     st.vega_lite_chart(data, spec, alt=alt)
 
 
@@ -231,7 +231,7 @@ def _readable(chart: Any) -> Any:
 
 
 def _narrow(frame: Any, name: str, column: Any) -> Any:
-    """A pinned column no wider than leaves room for numbers beside it on a phone."""
+    """Limit a pinned column's width, so that a phone has room for numbers next to it."""
     if not isinstance(frame, pd.DataFrame) or not column.get("pinned") or column.get("width"):
         return column
     longest = frame[name].astype(str).str.len().max() if len(frame) else 0
@@ -247,9 +247,9 @@ def one_of(
     default: str | None = None,
     pills: bool = False,
 ) -> str:
-    """A choice bound to the URL parameter ``key``.
+    """A selection bound to the URL parameter ``key``.
 
-    A URL with any other value gets a warning and the default.
+    For any other value in the URL, show a warning and take the default.
     """
     default = options[0] if default is None else default
     _check_url(label, key, options, default)
@@ -272,10 +272,10 @@ def one_named(
     titles: Mapping[str, str] | None = None,
     label_visibility: Literal["visible", "collapsed"] = "visible",
 ) -> str:
-    """A choice whose default depends on the data, so that the URL always names it.
+    """A selection whose default depends on the data, so that the URL always names it.
 
-    A link then shows the same after newer runs. ``titles`` maps each option to the text shown; the
-    URL holds the option.
+    A link then shows the same even after newer runs. ``titles`` maps each option to the text shown;
+    the URL holds the option.
     """
     _check_url(label, key, options, default)
     given = st.query_params.get(key)
@@ -301,7 +301,7 @@ def one_named(
 
 
 def some_of(label: str, options: Sequence[str], *, key: str, help: str | None = None) -> list[str]:
-    """Any number of the options; an empty choice means all."""
+    """Any number of the options; an empty selection means all."""
     _check_url(label, key, options, "all")
     return st.multiselect(
         label, options, key=key, help=help, placeholder="all", bind="query-params"
@@ -340,9 +340,9 @@ def _check_url(label: str, key: str, options: Sequence[str], default: str) -> No
 def _bind_number(
     label: str, low: float, high: float, default: float, key: str
 ) -> Literal["query-params"] | None:
-    """How to bind a widget of numbers: not at all for now if Streamlit would fail on the address.
+    """How to bind a number widget: not at all for now if Streamlit would fail on the URL.
 
-    It drops what is no number, but fails on one too large for a float.
+    Streamlit drops values that are not numbers, but fails on numbers too large for a float.
     """
     wrong = address.wrong_number(st.query_params.get_all(key), low, high)
     if wrong is None:
@@ -358,7 +358,7 @@ def _bind_number(
 def _warn(label: str, wrong: str | None, default: str) -> None:
     if wrong is not None:
         st.session_state.get(REMARKS, st).warning(
-            f"The address asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
+            f"The URL asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
             f"does not exist: showing {plain(default)}."
         )
 
@@ -369,12 +369,12 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def when(moment: Any) -> str:
-    """A UTC time to the minute; empty where there is none."""
+    """A UTC time to the minute; empty if missing."""
     return "" if pd.isna(moment) else f"{pd.Timestamp(moment):%Y-%m-%d %H:%M} UTC"
 
 
 def class_name(names: Sequence[str], label: Any) -> str:
-    """A class by its name, or by its number where it has none; empty where there is no class."""
+    """A class's name, or its number if it has no name; empty for a missing label."""
     if pd.isna(label):
         return ""
     return names[int(label)] if int(label) < len(names) else str(int(label))

@@ -118,7 +118,7 @@ def embedded(
 def separation(features: Floats, labels: NDArray[np.int64]) -> Separation:
     """How well the classes of features [N, D] separate.
 
-    There must be at least two classes, each of at least two points.
+    There must be at least two classes with at least two points each.
     """
     from sklearn.metrics import pairwise_distances, silhouette_score
 
@@ -160,7 +160,7 @@ def _features(model: Any, x: Tensor, y: Tensor) -> tuple[Floats, float]:
             parts = [model.features(images) for images in x.split(BATCH)]
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f"the model does not return its features ({error}): choose a run of an architecture "
+            f"the model does not return its features ({error}): choose a run with an architecture "
             "that `list models` names"
         ) from error
     right = torch.cat([part.logits.argmax(1) for part in parts]) == y
@@ -168,7 +168,7 @@ def _features(model: Any, x: Tensor, y: Tensor) -> tuple[Floats, float]:
 
 
 def _drawn(test: ImageSource, classes: tuple[int, ...], per_class: int, seed: int) -> Tensor:
-    """Positions of ``per_class`` random images of each class, or of all where there are fewer."""
+    """Positions of ``per_class`` random images of each class, or all of them if there are fewer."""
     generator = np.random.default_rng((seed, 1))
     labels = test.labels.numpy()
     rows = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in classes]

@@ -17,9 +17,9 @@ from leaderboards.protocols import attacks_of
 
 SAMPLE_ROWS = 10
 STAGE_COLUMNS = {
-    "stage": ui.text_column("Stage", "In order of attack.", pinned=True),
+    "stage": ui.text_column("Stage", "Stages in the order of attack.", pinned=True),
     "attacked": ui.number_column("Attacked", "Images that the stage attacked."),
-    "broken": ui.number_column("Broken", "Images that it made the model classify wrongly."),
+    "broken": ui.number_column("Broken", "Images that the stage made the model misclassify."),
     "left": ui.number_column("Left %", "Accuracy after the stage.", "%.2f"),
     "low": ui.number_column("95% low", "Lower end of the Wilson interval.", "%.2f"),
     "high": ui.number_column("95% high", "Upper end of the Wilson interval.", "%.2f"),
@@ -41,7 +41,7 @@ SAMPLE_COLUMNS = {
 
 
 def attack_stages(evaluation: dict[str, Any] | None) -> None:
-    """The accuracy that each attack stage left."""
+    """Show the accuracy left after each attack stage."""
     if evaluation is None or not evaluation["attacks"]:
         st.info("This run has no finished evaluation with an attack.")
         return
@@ -71,14 +71,14 @@ def attack_stages(evaluation: dict[str, Any] | None) -> None:
         strongest = frame.iloc[1:].sort_values("broken").iloc[-1]
         st.caption(
             f"Each stage attacks only the images that the earlier ones did not break. Of {n} "
-            f"images {alive} are never broken; {strongest['stage']} broke the most, "
+            f"images, {alive} are never broken; {strongest['stage']} broke the most: "
             f"{strongest['broken']}. Orange bars are 95% intervals."
         )
     ui.show_table(frame, STAGE_COLUMNS, "Attack stages with images attacked, broken and left")
 
 
 def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
-    """The accuracy of each class, clean and under attack."""
+    """Show the accuracy of each class, clean and under attack."""
     rows = _verdicts(queries.per_class, run, evaluation)
     if evaluation is None or rows.empty:
         return
@@ -106,7 +106,7 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
 
 
 def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
-    """Test images by the stage that broke them."""
+    """Show test images by the stage that broke them."""
     found = _verdicts(queries.broken_by, run, evaluation)
     if evaluation is None or found.empty:
         return
@@ -149,22 +149,22 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
 def _verdicts(
     function: Callable[..., pd.DataFrame], run: dict[str, Any], evaluation: dict[str, Any] | None
 ) -> pd.DataFrame:
-    """The answer of a query about an evaluation's verdicts; a message where there are none."""
+    """Query an evaluation's verdicts; show a message if it has none."""
     rows = pd.DataFrame()
     if evaluation is not None:
         rows = ui.query(function, run["run_id"], evaluation["evaluation_id"])
     if rows.empty:
-        st.info("This run has no stored verdicts.")
+        st.info("This run has no stored per-image results.")
     return rows
 
 
 def _keep(run: dict[str, Any], evaluation: dict[str, Any]) -> None:
-    """How the images that were not saved can be had."""
+    """Explain how to get adversarial images that were not saved."""
     command = commands.keep_images(run, evaluation, ui.results_folder())
     if command is None:
         st.info(
             "The adversarial images of this evaluation are not here, and neither are the weights "
-            "that would make them again: `db merge` the results folder that has them."
+            "needed to make them again: use `db merge` with the results folder that has them."
         )
         return
     st.info(

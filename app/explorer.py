@@ -1,4 +1,4 @@
-"""Values and gradients of the losses of two logit vectors, by the functions that train models."""
+"""Values and gradients of losses of two logit vectors, from the functions that train models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KL = "KL"
 WMSE = "wMSE"
 CE = "soft CE"
 DKL = "DKL"
-# As the paper abbreviates it: the asymmetry of DKL broken.
+# The paper's abbreviation: DKL with its asymmetry broken.
 BROKEN = "DKL + BA"
 IKL = "IKL"
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """A loss of two logit vectors.
+    """Value and gradients of a loss of two logit vectors.
 
     Attributes:
         value: the loss.

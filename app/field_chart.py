@@ -1,4 +1,4 @@
-"""A picture of the field: clean accuracy against accuracy under attack, with the paper's models."""
+"""A chart of the field: accuracy under attack against clean accuracy, with the paper's models."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, Row, 
 
 SUBJECT, OTHERS = "IKL (the paper's loss)", "other methods"
 SHAPES = {PRINTED: "circle", ROBUSTBENCH: "square", REPRODUCED: "triangle-up"}
-# Labels nearer than this, in points of accuracy, would cover one another.
+# Labels closer than this, in points of accuracy, would overlap.
 ROOM = (5.0, 0.9)
 
 
 def field_points(table: Table) -> pd.DataFrame:
     """The rows of a field with both numbers: ``x``, ``y``, ``name``, ``family``, ``source``.
 
-    ``label`` names the leader, and of each kind of the paper's models the best, where there is
-    room.
+    ``label`` names the leader and the best of each kind of the paper's models, if there is room.
     """
     points = []
     for row in table.rows:
@@ -62,7 +61,7 @@ def _short(table: Table, row: Row) -> str:
 
 
 def field_chart(table: Table) -> tuple[Picture, int]:
-    """The chart, and how many models are in it."""
+    """The chart, and the number of models in it."""
     points = field_points(table)
     x = alt.X("x:Q", title="Clean accuracy (%)", scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title="Lowest known accuracy under attack (%)", scale=alt.Scale(zero=False))

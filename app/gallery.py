@@ -21,7 +21,7 @@ from harness.store.rundir import EvaluationDirectory, RunDirectory
 
 SIDE = 96
 GAP = 4
-# Of the datasets that are downloaded where they are missing, torchvision's folders.
+# torchvision's folder for each dataset that can be downloaded.
 FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
@@ -40,7 +40,7 @@ class ImagesNotKept(UserError):
 
 
 def class_names(dataset: str) -> tuple[str, ...]:
-    """A dataset's class names; empty if it is unknown or only its files name its classes."""
+    """A dataset's class names; empty if it is unknown or only its files contain them."""
     try:
         return dataset_info(dataset).class_names
     except UserError:
@@ -76,14 +76,14 @@ def disagreement_images(
     *,
     clean_only: bool,
 ) -> tuple[list[Picture], bool]:
-    """Clean images, one picture a row of the test set; with what each model was shown, if kept.
+    """Clean images, one picture per row of the test set, with the adversarial ones if saved.
 
     Args:
         results: the results folder.
-        evaluations: run and evaluation of both models.
-        rows: of the test set.
+        evaluations: run id and evaluation id of both models.
+        rows: rows of the test set.
         root: the data folder, None for the default one.
-        clean_only: leave out what the attacks made of the images.
+        clean_only: leave out the adversarial images.
 
     Returns:
         The pictures, and whether both models' adversarial images are in them.
@@ -101,7 +101,7 @@ def disagreement_images(
     }
     shown = [clean]
     if not clean_only:
-        # Where they were not kept, or are on another machine, the clean image says most.
+        # If they were not saved, or are on another machine, show the clean images only.
         with suppress(UserError):
             shown += [
                 saved_images(directory.evaluation(name), rows)
@@ -136,12 +136,12 @@ def saved_images(
 
 
 def test_images(dataset: str, root: str | None) -> ImageSource:
-    """A dataset's test images, if they are on this machine: the app downloads nothing.
+    """A dataset's test images, if they are on this machine; the app downloads nothing.
 
     Raises:
-        UserError: they are not.
+        UserError: they are not on this machine.
     """
-    # A run that was imported names a folder of another machine.
+    # An imported run may name a folder on another machine.
     own = Path(root) if root and Path(root).is_dir() else None
     folder = own or Path(os.environ.get(ROOT_VARIABLE) or "data")
     here = (

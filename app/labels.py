@@ -1,4 +1,4 @@
-"""The words that several pages use for statuses, attack stages, protocols and runs."""
+"""The names that several pages use for statuses, attack stages, protocols and runs."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SELECTION_WORDS = {
     "best-on-test": "best epoch on test",
 }
 
-# A page has room for the full name.
+# Pages, unlike tables, have room for AutoAttack's full name.
 STAGE_TITLES = {**METRIC_TITLES, "aa": "AutoAttack", "robust": "Robust"}
 
 
 def stage_title(name: str) -> str:
-    """An attack stage or accuracy as papers write it."""
+    """The name of an attack stage or accuracy as papers write it."""
     return STAGE_TITLES.get(name, name)
 
 
 def protocol_text(facts: Mapping[str, Any]) -> str:
     """A protocol in a few words: threat model, attacks, precision, images, whether partial.
 
-    Empty where nothing was evaluated.
+    Empty if nothing was evaluated.
     """
     if not known(facts.get("n")):
         return ""
@@ -49,7 +49,7 @@ def protocol_names(evaluations: pd.DataFrame) -> list[str]:
 
     Args:
         evaluations: rows with ``dataset``, ``scale``, ``like_key`` and the protocol, as the view
-            ``like_runs`` has them. Two keys with the same words are numbered, with the start of
+            ``like_runs`` has them. Different keys with the same text get a number and the start of
             their images' hash.
     """
     rows = records(evaluations)
@@ -68,14 +68,14 @@ def protocol_names(evaluations: pd.DataFrame) -> list[str]:
 
 
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:
-    """Threat model and attacks, and everything in them that is not standard."""
+    """Threat model, attacks, and their non-standard settings."""
     precision = facts.get("precision")
     unusual = [str(precision)] if known(precision) and precision != "float32" else []
     if not known(facts.get("attacks")):
         return ["clean only", *unusual]
     stages = attacks_of(facts)
     names = "AutoAttack" if stages == STANDARD_ATTACKS else " + ".join(map(stage_title, stages))
-    # After the package, the version lists every departure from the standard budget.
+    # The version lists every departure from the standard budget after the package.
     version = facts.get("attack_version")
     unusual += str(version).split()[2:] if known(version) else []
     return [f"{facts['norm']} {eps_text(facts['eps'])}", names, *unusual]

@@ -14,8 +14,8 @@ RESULTS_VARIABLE = "HARNESS_RESULTS"
 def serve(results: Path, *, port: int, host: str) -> None:
     """Serve the app until it is interrupted.
 
-    Theme and privacy settings come from ``.streamlit/config.toml`` beside ``main.py``, whatever
-    the current folder is.
+    Theme and privacy settings come from ``.streamlit/config.toml`` next to ``main.py``, whatever
+    the working directory is.
 
     Raises:
         UserError: the results are a file, or Streamlit is not installed.
@@ -30,7 +30,7 @@ def serve(results: Path, *, port: int, host: str) -> None:
             "pip install 'divergence-bench[app]'"
         ) from error
     os.environ[RESULTS_VARIABLE] = str(results.resolve())
-    # Command-line options override every file and variable, so no setting can make it report usage.
+    # Options override config files and environment variables, so none can turn on usage reports.
     options = {
         "server.address": host,
         "server.port": port,

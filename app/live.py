@@ -1,4 +1,4 @@
-"""What a running run is doing: from its directory, which knows more than the database."""
+"""What a running run is doing, read from its directory, which is ahead of the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.store.rundir import RunDirectory
 # A step or a stage of a large network on a CPU may take minutes.
 SILENT_S = 600.0
 _STAGES = re.compile("|".join(STANDARD_ATTACKS))
-# Parts of an epoch's record and what they are called.
+# Fields of an epoch's record, with their names and formats.
 EPOCH_FACTS = {
     "lr": ("learning rate", "{:.4g}"),
     "eps": ("eps", ""),
@@ -31,14 +31,14 @@ EPOCH_FACTS = {
 
 @dataclass(frozen=True)
 class Live:
-    """A run's work as of now.
+    """A run's current work.
 
     Attributes:
-        work: ``training`` or ``evaluation``; empty where the run says nothing.
+        work: ``training`` or ``evaluation``; empty if unknown.
         note: which epoch, or which attack.
-        share: of the work that is done, in [0, 1]; None where it is not known.
-        left_s: estimated seconds to the end of the work; None where it is not known.
-        silent_s: seconds since its last sign.
+        share: finished share of the work, in [0, 1]; None if unknown.
+        left_s: estimated seconds to the end of the work; None if unknown.
+        silent_s: seconds since its last update.
     """
 
     work: str
@@ -49,12 +49,12 @@ class Live:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the process has probably ended without saying so."""
+        """Whether the process has probably ended without recording it."""
         return self.silent_s > SILENT_S
 
 
 def live(results: Path, run_id: str) -> Live | None:
-    """What the run is doing, or None if nothing says that a process works on it."""
+    """What the run is doing, or None if its directory has no progress and no record."""
     run = RunDirectory(results, run_id)
     facts: Mapping[str, Any] = {}
     try:
@@ -75,7 +75,7 @@ def live(results: Path, run_id: str) -> Live | None:
 
 
 def _since_written(run: RunDirectory) -> float | None:
-    """Seconds since a file of the run was written; None where there is none."""
+    """Seconds since the run's record or epochs were written; None if neither exists."""
     try:
         paths = [path for path in (run.record_path, run.epochs_path) if path.exists()]
         times = [path.stat().st_mtime for path in paths]
@@ -85,12 +85,14 @@ def _since_written(run: RunDirectory) -> float | None:
 
 
 def sentence(now: Live | None, epochs_done: int, epochs_planned: int | None) -> str:
-    """What a run is doing, in a line: ``attacking: Square, 88 images left, 63%, 3 min left``."""
+    """What a run is doing, such as ``attacking: Square, 88 images left, 63%, about 3 min left``."""
     done = f"epoch {epochs_done} of {epochs_planned}" if epochs_planned else f"epoch {epochs_done}"
     if now is None:
-        return f"{done} done; its folder is not here"
+        return f"{done} done; its run directory is not here"
     if now.is_silent:
-        return f"{done} done; no sign for {duration(now.silent_s)}: its process has probably ended"
+        return (
+            f"{done} done; no update for {duration(now.silent_s)}: its process has probably ended"
+        )
     if not now.work:
         return f"{done} done"
     parts = [_doing(now, epochs_planned)]
@@ -108,7 +110,7 @@ def _doing(now: Live, epochs_planned: int | None) -> str:
 
 
 def epoch_facts(record: Mapping[str, Any]) -> str:
-    """The last epoch's numbers in a line: the loss with its parts, then the settings."""
+    """An epoch's numbers in one line: the loss with its parts, then the settings."""
     parts = ", ".join(f"{name} {value:.4g}" for name, value in (record.get("parts") or {}).items())
     texts = [f"loss {record['loss']:.4g}" + (f" ({parts})" if parts else "")]
     for name, (title, form) in EPOCH_FACTS.items():

@@ -9,7 +9,7 @@ from app.components import begin, errors_as_messages, footer
 st.set_page_config(page_title="DivergenceBench", layout="wide")
 
 PAGES = [
-    # Streamlit serves the default page at the root alone, whatever its path is.
+    # Streamlit serves the default page only at the root, so /start is a second, hidden page.
     st.Page("views/start.py", title="Start", url_path="root", default=True),
     st.Page("views/start.py", title="Start", url_path="start", visibility="hidden"),
     st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards"),

@@ -1,8 +1,8 @@
-"""The pages' queries of the results database. Values reach SQL as parameters only.
+"""The pages' queries of the results database. Values are passed to SQL only as parameters.
 
-Every function takes a ``Database`` first, which opens a connection for each query, and returns
-frames or plain values; accuracies are fractions in [0, 1]. What a running run has not yet written
-to the database is read from its directory.
+Queries take a ``Database``, which opens a connection for each of them, and return frames or plain
+values; accuracies are fractions in [0, 1]. Epochs of a running run that are not in the database yet
+are read from the run's directory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ VALIDATION_EPOCHS = 40
 
 OWN_PROTOCOLS = "(SELECT run_id, config->'evaluation' AS own FROM runs)"
 
-# The main evaluation of a run: the one by the run's own protocol, else that of the whole test set,
-# with the most attacks, the newest. A later one by another protocol answers another question; it
-# is no better result of the run.
+# Puts a run's main evaluation first: the one under the run's own protocol, otherwise the one on the
+# whole test set, with the most images, with the most attacks, the newest. A later evaluation under
+# another protocol measures something else, so it does not replace the main one.
 ORDER = """
     coalesce(
         array_to_string(CAST(own->'attacks' AS VARCHAR[]), ',') = e.attacks
@@ -146,7 +146,7 @@ FROM main n JOIN runs r USING (run_id)
 ORDER BY r.started_at DESC NULLS LAST, n.run_id LIMIT 2000
 """
 
-# Each run's newest evaluation by each protocol, runs and evaluations newest first.
+# Each run's newest evaluation under each protocol, runs and evaluations newest first.
 MEASURED = """
 SELECT l.run_id, l.title, l.dataset, l.arch, l.seed, l.seed_group, l.evaluation_id, l.like_key,
        l.data_sha256, l.attacks, l.norm, l.eps, l.n, l.attack_version, l.precision, l.partial
@@ -162,7 +162,7 @@ WHERE run_id = ? AND evaluation_id = ?
 
 
 def overview(database: Database) -> dict[str, Any]:
-    """The number of runs, when the newest one ended or began, and its commit; None if unknown."""
+    """The number of runs, and the newest run's end (or start) and commit, None if unknown."""
     row = _record(database.query(OVERVIEW).iloc[0])
     return row | {"runs": int(row["runs"])}
 
@@ -176,19 +176,19 @@ def runs(
     datasets: Sequence[str] = (),
     limit: int = 50,
 ) -> pd.DataFrame:
-    """The newest runs that fit, with training costs and the main evaluation.
+    """The newest runs that match, with training costs and the main evaluation.
 
-    ``found`` is how many fit; ``validation`` is the validation accuracy of the last 40 epochs. An
-    empty filter keeps all.
+    ``found`` is the number of matching runs; ``validation`` has the validation accuracies of the
+    last 40 epochs. An empty filter matches all runs.
     """
     lists = {"status": list(status), "methods": list(methods), "datasets": list(datasets)}
     return database.query(RUNS, lists | {"words": words.lower(), "limit": limit})
 
 
 def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """The frame of ``runs`` with ``epochs_done`` and ``validation`` of running runs as of now.
+    """The frame of ``runs`` with up-to-date ``epochs_done`` and ``validation`` of running runs.
 
-    The database is updated when a run begins and ends; its directory, after each epoch.
+    The database is updated when a run starts and ends, the run's directory after each epoch.
     """
     if not (runs["status"] == "started").any():
         return runs
@@ -232,7 +232,7 @@ def run(database: Database, run_id: str) -> dict[str, Any]:
     found = database.query(RUN, [run_id])
     if found.empty:
         raise UserError(
-            f"there is no run {run_id!r} in {database.path}: choose one on the page Runs, or "
+            f"there is no run {run_id!r} in {database.path}: choose one on the Runs page, or "
             "rebuild the database from the run directories with `db rebuild`"
         )
     row = _record(found.iloc[0])
@@ -242,10 +242,10 @@ def run(database: Database, run_id: str) -> dict[str, Any]:
 
 
 def evaluations(database: Database, run_id: str) -> list[dict[str, Any]]:
-    """A run's evaluations, finished ones and the main one first.
+    """A run's evaluations, finished ones first, with the main one at the top.
 
-    Each has ``metrics`` by name, the training costs among them, and ``flags``, one sentence each,
-    with those of its curve.
+    Each has ``metrics`` by name, including the training costs, and ``flags``, one sentence each,
+    including those of its robustness curve.
     """
     with database.reading():
         found = database.query(EVALUATIONS, [run_id])
@@ -265,7 +265,7 @@ def epochs(database: Database, run_id: str) -> pd.DataFrame:
 
 
 def per_class(database: Database, run_id: str, evaluation_id: str) -> pd.DataFrame:
-    """By label: all images, those right when clean and those never broken."""
+    """Images by label: all, those correct without an attack and those never broken."""
     return database.query(PER_CLASS, [run_id, evaluation_id])
 
 
@@ -283,21 +283,17 @@ def samples(
 
 
 def comparable(database: Database) -> pd.DataFrame:
-    """The newest 2,000 runs with a finished evaluation, and the main one of each."""
+    """The newest 2,000 runs with a finished evaluation, each with its main one."""
     return database.query(COMPARABLE)
 
 
 def measured(database: Database) -> pd.DataFrame:
-    """The newest 4,000 evaluations, one a run and protocol, with what may be compared with what."""
+    """The newest 4,000 evaluations, one per run and protocol, with their ``like_key``."""
     return database.query(MEASURED)
 
 
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:
-    """One evaluation of a run with its verdicts in the order of drawing, ready to be compared.
-
-    Raises:
-        UserError: there is no such run.
-    """
+    """An existing evaluation, ready to be compared, with its verdicts in the order drawn."""
     protocol = database.query(
         "SELECT protocol FROM evaluations WHERE run_id = ? AND evaluation_id = ?",
         [run_id, evaluation_id],
@@ -311,7 +307,7 @@ def running_epochs(results: Path, run_id: str) -> list[dict[str, Any]]:
     try:
         return [record for record in RunDirectory(results, run_id).epochs() if record]
     except UserError:
-        # The directory was moved away, or a line is being written: show the database's rows.
+        # The directory was moved, or a line is being written: show the database's rows.
         return []
 
 

@@ -1,12 +1,13 @@
-"""The t-SNE maps that ship with the app, so that its page shows one without any run.
+"""The t-SNE maps that ship with the app, so that its page shows maps before there is any run.
 
-They are made from two finished runs by
+They are made from two finished runs with
 
     python -m harness run --method ikl
     python -m harness run --method trades
     python -m app.reference_maps IKL_RUN TRADES_RUN
 
-which takes their models from ``results`` and writes ``reference_maps.json`` beside this file.
+The last command reads the runs' models from ``results`` and writes ``reference_maps.json`` next to
+this file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CLASSES, PER_CLASS, SEED = 10, 20, 0
 
 @dataclass(frozen=True)
 class ReferenceMap:
-    """One map that ships.
+    """One shipped map.
 
     Attributes:
         run: ``title``, ``dataset``, ``arch``, ``run_id`` and ``seed`` of the run.
@@ -45,12 +46,12 @@ class ReferenceMap:
 
 
 def reference_maps() -> list[ReferenceMap]:
-    """The maps that ship, in order."""
+    """The shipped maps, in order."""
     return [_from_json(each) for each in json.loads(MAPS.read_text(encoding="utf-8"))]
 
 
 def make(results: Path, names: list[str], root: str | None) -> list[ReferenceMap]:
-    """The maps of finished runs of one dataset, each attacked at the dataset's radius.
+    """Compute the maps of finished runs of one dataset, attacked at the dataset's default radius.
 
     Raises:
         UserError: there is no such run, or its model or images are missing.
@@ -75,7 +76,7 @@ def make(results: Path, names: list[str], root: str | None) -> list[ReferenceMap
 
 
 def to_json(maps: list[ReferenceMap]) -> str:
-    """The maps as text, a run a line, with places to two decimals."""
+    """The maps as JSON, one run per line, with coordinates rounded to two decimals."""
     lines = []
     for each in maps:
         found = each.embedding
@@ -107,11 +108,11 @@ def _from_json(facts: dict[str, Any]) -> ReferenceMap:
 
 
 def main() -> None:
-    """Write the file from the runs that the command line names."""
+    """Write the maps of the runs named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m app.reference_maps", description=__doc__)
     parser.add_argument("runs", nargs="+", help="finished runs of one dataset")
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--data-root", help="where the dataset's images are")
+    parser.add_argument("--data-root", help="folder of the dataset's images")
     given = parser.parse_args()
     maps = make(given.results, given.runs, given.data_root)
     MAPS.write_text(to_json(maps), encoding="utf-8")

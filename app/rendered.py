@@ -1,4 +1,4 @@
-"""The rendered table of the static site inside the app, with rows that open in place."""
+"""The static site's rendered tables inside the app, with rows that open in place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOST = """
 a { color: var(--ours); }
 tr.row { cursor: pointer; }
 """
-# A click on a row is sent to the page; a click with a key held opens its address as usual.
+# A click on a row is sent to the page; a click with a modifier key opens its link as usual.
 SCRIPT = """
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".root");
@@ -45,12 +45,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
 
 def show_rendered(table: Table, rows: Sequence[Row], *, parameter: str = "row") -> None:
-    """Show some rows of a table; the address says which one's evidence is open.
+    """Show some rows of a table; the URL names the row whose evidence is open.
 
     Args:
         table: the table.
-        rows: those of its rows that are shown.
-        parameter: the parameter of the address that names the open row.
+        rows: the rows to show.
+        parameter: the URL parameter that names the open row.
     """
     known = {row.key for row in rows}
     opened = st.query_params.get(parameter, "")
@@ -69,7 +69,7 @@ def show_rendered(table: Table, rows: Sequence[Row], *, parameter: str = "row") 
 
 
 def _toggle(key: str, parameter: str) -> Callable[[], None]:
-    """Opens the row that was clicked, or closes it if it is open."""
+    """Return a callback that opens the clicked row, or closes it if it is open."""
 
     def change() -> None:
         clicked = st.session_state[key].row
@@ -82,7 +82,7 @@ def _toggle(key: str, parameter: str) -> Callable[[], None]:
 
 
 def _address(parameter: str, key: str) -> str:
-    """This page's address with another open row, or none."""
+    """This page's URL with another open row, or none."""
     given = {name: st.query_params.get_all(name) for name in st.query_params}
     given[parameter] = [key] if key else []
     return f"?{urlencode(given, doseq=True)}"

@@ -1,4 +1,4 @@
-"""A run's training: its curves, and what it is doing while it runs, which refreshes itself."""
+"""A run's training curves, and its live progress while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCURACIES = {
 
 @st.fragment(run_every=REFRESH_S)
 def watch(run_id: str, status: str) -> None:
-    """What a running run does now; the whole page is made again when the run has ended."""
+    """Show what a running run is doing; reload the page when its status has changed."""
     ui.begin()
     with ui.errors_as_messages():
         run = ui.query(queries.run, run_id)
@@ -39,23 +39,23 @@ def watch(run_id: str, status: str) -> None:
             last = epochs[-1]
             st.caption(
                 f"After epoch {int(last['epoch'])}: {ui.plain(live.epoch_facts(last))}. "
-                f"This refreshes every {REFRESH_S} seconds."
+                f"This view refreshes every {REFRESH_S} seconds."
             )
 
 
 @st.fragment(run_every=REFRESH_S)
 def growing_curves(run: dict[str, Any]) -> None:
-    """The curves of a running run."""
+    """Show the curves of a running run, and refresh them."""
     ui.begin()
     with ui.errors_as_messages():
         curves(run)
 
 
 def curves(run: dict[str, Any]) -> None:
-    """Accuracies, losses, learning rate and radius by epoch."""
+    """Show accuracies, losses, learning rate and radius by epoch."""
     epochs = _epochs(run)
     if not epochs:
-        st.info("No epoch is finished, or the model was not trained here.")
+        st.info("No epoch is finished yet, or the model was not trained here.")
         return
     left, right = st.columns(2)
     with left:
@@ -69,7 +69,7 @@ def curves(run: dict[str, Any]) -> None:
 
 
 def _epochs(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of the finished epochs: of a running run those that its directory has."""
+    """The records of the finished epochs; for a running run, from its directory if it has more."""
     stored = ui.records(ui.query(queries.epochs, run["run_id"]))
     for record in stored:
         record["parts"] = json.loads(record["parts"]) if isinstance(record["parts"], str) else {}
@@ -89,7 +89,9 @@ def _accuracy(epochs: list[dict[str, Any]]) -> None:
     ui.show_chart(chart, alt=f"Accuracy over {len(epochs)} epochs")
     last = frame[frame["epoch"] == frame["epoch"].max()]
     values = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
-    st.caption(f"After epoch {int(frame['epoch'].max())}: {values}. Not the evaluation's result.")
+    st.caption(
+        f"After epoch {int(frame['epoch'].max())}: {values}. These are not evaluation results."
+    )
 
 
 def _loss(epochs: list[dict[str, Any]], selected: float | None) -> None:

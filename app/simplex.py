@@ -1,6 +1,6 @@
 """Two predictions of three classes as points of a triangle, and where gradient descent moves them.
 
-The plane is that of barycentric coordinates: a corner is a certain class, the middle no opinion.
+Coordinates are barycentric: a corner is certainty of one class, the centre a uniform prediction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
 CLASSES = 3
 GRID = 11
-# Descent takes steps of this times the gradient, cut so that no weight makes it jump.
+# Gradient descent: steps, learning rate, and step length limit, so that no weight makes it jump.
 STEPS, RATE, LONGEST_STEP = 36, 0.2, 0.15
 LONGEST_ARROW, SHORTEST_ARROW = 0.14, 0.004
 
@@ -34,9 +34,9 @@ class Field:
 
     Attributes:
         places: grid of predictions [N, 2].
-        moves: of the prediction, were it there [N, 2].
+        moves: of the other prediction, if it were at each of these places [N, 2].
         reference: the reference [2].
-        reference_move: of the reference, the other prediction being where it is [2].
+        reference_move: of the reference, given the other prediction [2].
         other: the other prediction [2].
     """
 
@@ -52,8 +52,8 @@ class Descent:
     """Both predictions during gradient descent on their logits.
 
     Attributes:
-        reference: [T + 1, 2].
-        other: [T + 1, 2].
+        reference: positions of the reference [T + 1, 2].
+        other: positions of the other prediction [T + 1, 2].
         detached_from: the step from which the reference gets no gradient.
     """
 
@@ -63,7 +63,7 @@ class Descent:
 
 
 def plane(probabilities: Floats) -> Floats:
-    """Probabilities [..., 3] as places in the plane [..., 2]."""
+    """Probabilities [..., 3] as points in the plane [..., 2]."""
     places: Floats = probabilities @ CORNERS
     return places
 
@@ -116,7 +116,7 @@ def descent(
 
 
 def longest(fields: Sequence[Field]) -> float:
-    """The length of the longest move of some fields, for one scale of all their arrows."""
+    """The length of the longest move of some fields, to draw all arrows on one scale."""
     moves = [np.vstack([each.moves, each.reference_move]) for each in fields]
     return float(np.linalg.norm(np.vstack(moves), axis=1).max())
 
@@ -167,7 +167,7 @@ def _arrows(kind: str, starts: Floats, moves: Floats) -> list[dict[str, Any]]:
         if np.hypot(dx, dy) > SHORTEST_ARROW:
             end = {"x": x + dx, "y": y + dy}
             rows.append({"kind": kind, "x": x, "y": y, "x2": x + dx, "y2": y + dy})
-            # Vega turns marks clockwise from the top.
+            # Vega rotates marks clockwise from the top.
             angle = float(np.degrees(np.arctan2(dx, dy)))
             rows.append({"kind": f"{kind}-head", "angle": angle, **end})
     return rows
@@ -183,7 +183,7 @@ def _points(reference: Floats, other: Floats, detached: bool) -> list[dict[str, 
 
 
 def _gradients(loss: Loss, m: Tensor, n: Tensor, *, detach_m: bool) -> tuple[Floats, Floats]:
-    """Gradients [B, 3] of a loss with respect to both; zero where it does not depend on one."""
+    """Gradients [B, 3] of a loss with respect to both; zero if it does not depend on one."""
     m, n = m.detach().requires_grad_(), n.detach().requires_grad_()
     value = loss(m.detach() if detach_m else m, n)
     if not value.requires_grad:

@@ -39,24 +39,24 @@ AXES = {
     "Seconds per step": Axis("sec_per_iter", True, 3),
     "Training (hours)": Axis("hours", True),
 }
-# A legend has room for the first part of a meaning.
+# A legend has room only for the first part of a meaning.
 SOURCES = {
     b: f"{b}: {MEANINGS[b].partition(';')[0]}" for b in (PRINTED, ROBUSTBENCH, REPRODUCED, SMALL)
 }
-# The training data that a model saw beyond the training set; each has a front of its own.
+# Kinds of training data beyond the training set; each has its own front.
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
-# RobustBench counts generated images as no extra data, and lists them nowhere.
-NO_EXTRA = "training set, or generated images too (RobustBench)"
-# What a method's name says of its loss. Longer names first: IKL is named by KL too.
+# RobustBench does not count generated images as extra data and does not list them.
+NO_EXTRA = "training set, possibly with generated images (RobustBench)"
+# Parts of method names that identify the loss. IKL comes first because "IKL " contains "KL ".
 IKL = "IKL, GKL"
 FAMILIES = {
-    # The last are the paper's own entries of RobustBench.
+    # The last one marks the paper's own entries on RobustBench.
     IKL: ("IKL", "GKL", "Cui2023Decoupled"),
     "KL, DKL": ("DKL", "KL "),
     "TRADES": ("TRADES",),
 }
 OTHER, BOARD = "other methods", "others on RobustBench"
-# Boards under attack: dataset, norm and radius.
+# RobustBench's boards shown: dataset, norm and radius.
 BOARDS = (
     ("cifar10", "Linf", "8/255"),
     ("cifar10", "L2", "0.5"),
@@ -70,7 +70,7 @@ NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
 
 def family_of(name: str) -> str:
-    """The kind of loss, read from a method's name."""
+    """The family of the loss, read from a method's name."""
     for family, signs in FAMILIES.items():
         if any(sign in f"{name} " for sign in signs):
             return family
@@ -87,7 +87,7 @@ def printed_points() -> pd.DataFrame:
     for line in printed_lines():
         field = PRINTED_METRICS.get(line["metric"])
         if field and not is_difference(line) and "panel" not in line:
-            # Other remarks, such as the machine of a time, do not distinguish rows.
+            # Other remarks, such as the machine used for a time, do not distinguish rows.
             settings = [part for part in line["setting"].split(";") if "=" in part]
             rows[*(line[name] for name in names), *settings][field] = printed_number(line)
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -107,7 +107,7 @@ def printed_points() -> pd.DataFrame:
         }
         key = (point["dataset"], point["arch"], augmentation, *sorted(values.items()))
         if key in points and len(values) > 1:
-            # The name of the row that a reader looks for is the method's, not an ablation's.
+            # The later row gives the name: the first one is named as an ablation.
             tables = f"{points[key]['where'].replace('Table ', 'Tables ')}, {table}"
             points[key] = point | values | {"where": tables}
         else:
@@ -128,12 +128,12 @@ def _printed_protocol(task: str) -> str:
 
 
 def _protocol(facts: Mapping[str, Any]) -> str:
-    """What is measured; how many images it is measured on is said of each point."""
+    """The attack as text. The number of images is left to each point's note."""
     return ", ".join(attack_texts(facts))
 
 
 def published_points(results: Path | None) -> pd.DataFrame:
-    """The entries of RobustBench's boards: those that ship, or those imported into ``results``."""
+    """The entries of RobustBench's boards: those shipped, or those imported into ``results``."""
     points = []
     for dataset, norm, eps in BOARDS:
         facts = {"attacks": ",".join(STANDARD_ATTACKS), "norm": norm}
@@ -164,10 +164,10 @@ def published_points(results: Path | None) -> pd.DataFrame:
 
 
 def run_points(runs: pd.DataFrame) -> pd.DataFrame:
-    """The evaluated runs of ``queries.runs`` as points; the seeds of one configuration are one.
+    """The evaluated runs of ``queries.runs`` as points, one for all seeds of a configuration.
 
-    Accuracies are then means over seeds, and their ends a standard deviation away; of one seed,
-    ends are those of its 95% interval.
+    Over several seeds, accuracies are means, with bounds one standard deviation away; for one seed,
+    the bounds are its 95% interval.
     """
     groups: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
     for run in records(runs[runs["clean"].notna()]):
@@ -192,14 +192,14 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "page": f"run?run={run['run_id']}",
         "seeds": len(own),
         "note": f"n = {int(run['n']):,}"
-        + (f", mean of {len(own)} seeds ± deviation" if len(own) > 1 else ""),
+        + (f", mean ± std of {len(own)} seeds" if len(own) > 1 else ""),
     }
     point |= _over_seeds("clean", own)
     if run["attacks"]:
         robust = _over_seeds("robust", own)
         point |= robust
         if not any(pd.isna(each["aa"]) for each in own):
-            # AutoAttack accuracy is what the last of its attacks leaves.
+            # AutoAttack accuracy is the accuracy after its last attack.
             point |= {name.replace("robust", "aa"): value for name, value in robust.items()}
     point["sec_per_iter"] = _mean(each["sec_per_iter"] for each in own)
     point["hours"] = _mean(each["train_seconds"] for each in own) / 3600
@@ -207,20 +207,20 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _over_seeds(field: str, own: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Percent, as a mean with its ends."""
+    """The mean in percent, with its bounds."""
     values = [100 * float(run[field]) for run in own]
     mean = statistics.fmean(values)
     if len(own) == 1:
         low, high = (100 * own[0][f"{field}_{end}"] for end in ("low", "high"))
     else:
-        # Not a number where a run lacks the accuracy.
+        # NaN if a run lacks the accuracy.
         deviation = float(np.std(values, ddof=1))
         low, high = mean - deviation, mean + deviation
     return {field: mean, f"{field}_low": low, f"{field}_high": high}
 
 
 def _mean(values: Iterable[Any]) -> float:
-    """The mean of those that are known; not a number where none is."""
+    """The mean of the known values; NaN if none is known."""
     known = [float(value) for value in values if not pd.isna(value)]
     return statistics.fmean(known) if known else math.nan
 
@@ -235,10 +235,10 @@ def _frame(points: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def protocols(points: pd.DataFrame) -> list[str]:
-    """The protocols of some points, first the one with most points that have two numbers.
+    """The protocols of some points, sorted by the number of points with two numbers, most first.
 
-    Published entries and small-scale runs count least: the page is about the paper's methods, and
-    shows those runs when asked for.
+    Published entries and small-scale runs only break ties: the page is about the paper's methods
+    and hides small-scale runs by default.
     """
     numbers = points[[axis.field for axis in AXES.values()]].notna().sum(axis=1)
     least = points["source"].isin([SOURCES[ROBUSTBENCH], SOURCES[SMALL]])
@@ -248,10 +248,10 @@ def protocols(points: pd.DataFrame) -> list[str]:
 
 
 def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, pd.DataFrame]:
-    """The points that no other of the same training data equals or beats, by training data.
+    """By training data, the points that no other with the same training data equals or beats.
 
-    Small-scale runs are on no front, since they are never ranked with published numbers, and
-    neither are numbers that their publisher doubts.
+    Small-scale runs are left out, since they are never ranked with published numbers, and so are
+    numbers that their publisher doubts, unless there are no other points.
 
     Args:
         points: with ``x``, ``y``, ``source``, ``doubted`` and ``training_data``.
@@ -275,12 +275,12 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
 
 
 def near(points: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each point is not a published one far below the paper's and ours at its scale.
+    """Whether to draw each point: all but RobustBench's entries far below the other points.
 
-    Undefended entries are, beside which all others would be drawn in one corner.
+    Those are undefended models, which would squeeze all others into one corner.
 
     Args:
-        points: with ``x`` and ``y``, high being good.
+        points: with ``x`` and ``y``, for which high is good.
     """
     published = points["source"] == SOURCES[ROBUSTBENCH]
     others = points[~published & (points["source"] != SOURCES[SMALL])]
@@ -291,12 +291,12 @@ def near(points: pd.DataFrame) -> pd.Series[bool]:
 
 
 def labelled(points: pd.DataFrame, front: pd.Index[Any], size: tuple[int, int]) -> pd.Series[Any]:
-    """Whether each point has room for its name beside it; the most telling are placed first.
+    """Whether each point's name fits next to it; the most important names are placed first.
 
     Args:
         points: with ``x``, ``y``, ``short`` (the name shown) and ``family``.
         front: index of the points on a front.
-        size: of the plot in pixels.
+        size: width and height of the plot in pixels.
     """
     width, height = size
     x, y = (_scaled(points[name]) for name in ("x", "y"))
@@ -325,9 +325,9 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def steps(front: pd.DataFrame, points: pd.DataFrame, *, x_lower: bool) -> pd.DataFrame:
-    """The line of a Pareto front, high y being good, extended to the edges of what it beats.
+    """The line of a Pareto front whose high y is good, extended to the edges of what it beats.
 
-    ``front`` is sorted by ``x``; ``points`` are all that are drawn.
+    ``front`` is sorted by ``x``; ``points`` are all points drawn.
     """
     line = front[["x", "y"]]
     first, last = line.iloc[0], line.iloc[-1]

@@ -1,1 +1,1 @@
-"""One page a file; ``main`` runs the one that the address names."""
+"""One file per page; ``main`` runs the page that the URL names."""

@@ -20,7 +20,7 @@ from harness.evaluation.analysis.statistics import PairedComparison
 
 MAX_PICTURES = 12
 MAX_LISTED = 200
-# Verdicts of so many further seeds are read.
+# At most this many seeds of each model are read.
 MAX_SEEDS = 10
 SETTING_COLUMNS = {
     "setting": ui.text_column("Setting", "Path of the setting.", pinned=True),
@@ -37,11 +37,11 @@ IMAGE_COLUMNS = {
 
 
 def page() -> None:
-    """Two choices above, what differs below."""
+    """Show two selections, and the comparison below."""
     ui.heading(
         "Compare",
-        "Two models on the same test images. Pairing the images can show a difference that two "
-        "separate intervals would hide.",
+        "Two models evaluated on the same test images. Pairing the images can reveal a difference "
+        "that two separate intervals would hide.",
     )
     known = ui.records(ui.query(queries.measured)) if ui.has_database() else []
     rows = comparison.by_run(known)
@@ -55,7 +55,7 @@ def page() -> None:
         a = ui.one_named("First run (A)", ids, key="a", default=ids[0], titles=titles)
     with right:
         options = comparison.partners(rows, a)
-        help = "Only runs that were evaluated by a protocol of the first one, on its test set."
+        help = "Only runs that share a protocol and the test set with the first run."
         b = ui.one_named(
             "Second run (B)", options, key="b", default=options[0], titles=titles, help=help
         )
@@ -84,14 +84,14 @@ def _compared(
         key="right",
         default=last,
         pills=True,
-        help="Clean: correct without an attack. A stage: not broken by it or by an earlier one.",
+        help="Clean: correct without an attack. A stage: still correct after it.",
     )
     name = names[chosen]
     result = found.metrics[name]
     st.subheader(comparison.result_line(result), anchor=False)
     st.markdown(
         f"A is **{ui.plain(row_a['title'])}**, B is **{ui.plain(row_b['title'])}**. "
-        f"{ui.plain(chosen)}, percent of {result.n:,} shared images; "
+        f"{ui.plain(chosen)} accuracy in percent, on {result.n:,} shared images; "
         f"{ui.plain(protocol_text(row_a))}."
     )
     seeds = _seeds(rows, row_a, row_b, name)
@@ -105,10 +105,10 @@ def _compared(
             charts.forest(frame, x_title="A - B, points"),
             alt=f"Paired differences of {len(frame)} accuracies with 95% intervals",
         )
-        st.caption("Bars are 95% intervals; hollow: the interval contains zero.")
+        st.caption("Bars are 95% intervals; a hollow mark means that the interval contains zero.")
     with right:
         _two_by_two(result)
-        st.caption(f"Agreement: {100 * result.agreement:.1f}% of the images.")
+        st.caption(f"Both correct or both wrong: {100 * result.agreement:.1f}% of the images.")
     st.markdown(ui.plain(comparison.meaning(result, a.protocol.get("population"))))
     _running(a, b, name)
     _disagreements(a, b, name)
@@ -123,20 +123,20 @@ def _evaluated(row: dict[str, Any]) -> Evaluated:
 def _seeds(
     rows: dict[str, list[dict[str, Any]]], row_a: dict[str, Any], row_b: dict[str, Any], name: str
 ) -> str:
-    """The comparison over all seeds of both; empty where there is one seed of each."""
+    """The comparison over all seeds of both; empty for one seed each or seeds of one group."""
     groups = [_group(rows, row) for row in (row_a, row_b)]
     if row_a["seed_group"] == row_b["seed_group"] or all(len(group) == 1 for group in groups):
         return ""
     try:
         compared = compare_seeds([[_evaluated(each) for each in group] for group in groups])
     except UserError:
-        # Their images have nothing in common beyond the pair's.
+        # Together with the other seeds, there is no image that all share.
         return ""
     return comparison.seeds_line(compared, name)
 
 
 def _group(rows: dict[str, list[dict[str, Any]]], row: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    """The run and those that differ from it in the seed alone, evaluated by the same protocol."""
+    """The run and those that differ from it only in the seed, evaluated under the same protocol."""
     others = [
         each
         for own in rows.values()
@@ -149,7 +149,7 @@ def _group(rows: dict[str, list[dict[str, Any]]], row: dict[str, Any]) -> Sequen
 
 
 def _notes(a: Evaluated, b: Evaluated, found: Comparison) -> None:
-    """A warning for what else differs, so that the difference has no single cause."""
+    """Warn of further differences between the runs, which may also explain the result."""
     causes = cause_notes(a, b)
     for note in causes:
         st.warning(ui.plain(note[0].upper() + note[1:]) + ".")
@@ -162,13 +162,13 @@ def _running(a: Evaluated, b: Evaluated, name: str) -> None:
     frame = comparison.running(a, b, name)
     if frame.empty:
         return
-    st.subheader("The difference as images were drawn", anchor=False)
+    st.subheader("Difference by number of images drawn", anchor=False)
     last = frame.iloc[-1]
     ui.show_chart(
         charts.running(frame),
-        alt=f"Running difference with its 95% interval, {last['difference']:+.2f} points at last",
+        alt=f"Running difference with 95% interval, {last['difference']:+.2f} points at the end",
     )
-    st.caption("The band is the 95% interval, which holds at all images at once.")
+    st.caption("The band is the 95% interval; it holds for all numbers of images simultaneously.")
 
 
 def _two_by_two(result: PairedComparison) -> None:
@@ -184,7 +184,8 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     if found.empty:
         return
     st.subheader(
-        f"{len(found):,} images on which exactly one is correct, {stage_title(name)}", anchor=False
+        f"{len(found):,} images on which exactly one model is correct · {stage_title(name)}",
+        anchor=False,
     )
     names = class_names(a.run["dataset"])
     for column in ("label", "a", "b"):
@@ -209,9 +210,9 @@ def _pictures(a: Evaluated, b: Evaluated, found: pd.DataFrame, name: str) -> Non
         st.caption(ui.plain(str(error)))
         return
     st.caption(
-        "The first of them: the clean image, then what A and what B was shown."
+        "The first of them: the clean image, then the adversarial images for A and for B."
         if attacked
-        else "The first of them, clean."
+        else "The first of them, without an attack."
     )
     with st.container(horizontal=True, gap="medium"):
         for row, picture in zip(ui.records(found), pictures, strict=True):
@@ -252,7 +253,7 @@ def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
     ui.show_chart(chart, alt="Validation accuracy of both runs by epoch")
     ends = frame.sort_values("epoch").groupby("series")["value"].last()
     values = "; ".join(f"{ui.plain(name)} ends at {value:.1f}%" for name, value in ends.items())
-    st.caption(f"{values}. These are validation images: the numbers above are the evaluation.")
+    st.caption(f"{values}. These are validation images; the numbers above are on test images.")
 
 
 page()

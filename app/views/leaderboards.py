@@ -1,4 +1,4 @@
-"""Leaderboards: the paper's tables with our numbers beside, and all runs here by protocol."""
+"""Leaderboards: the paper's tables with our numbers, and all runs here by protocol."""
 
 from __future__ import annotations
 
@@ -40,34 +40,37 @@ from leaderboards.table import DISPUTED, FLAGGED, Row, Table
 RUNS = "runs"
 NAMES = {
     **{str(header.number): header.name for header in tables()},
-    SMALL_NAME: "Small scale: measured here, and what it says",
+    SMALL_NAME: "Small scale: differences and runs measured here",
     RUNS: "All runs here, by protocol",
 }
 FACTS = {
     "aug": ("augmentation", "Training data", "Data beyond the training set, as printed."),
     "arch": ("arch", "Architecture", "The model's architecture, as printed."),
-    "src": ("source", "Source", "Where numbers are from."),
+    "src": ("source", "Source", "Where numbers come from."),
     "sel": ("selection", "Selection", "The epoch evaluated: last, best on val or best on test."),
 }
 FIELD_FACTS = {
     "arch": ("field_arch", "Architectures of the field"),
     "augmentation": ("field_aug", "Training data of the field"),
 }
-# Parameters of the address that belong to one table and do not outlive it.
+# URL parameters that belong to one table and are dropped with it.
 OF_A_TABLE = (
     *FACTS, "search", "sort", "show", "view", "field_arch", "field_aug", "forest", "protocol",
 )  # fmt: skip
-# The two forests of small scale: the name of each, ``Row.facts``, and what it says.
+# The two forest plots at small scale: option, value in ``Row.facts``, and title.
 FORESTS = {
-    "all with KL and KD": (REFERENCE, "At small scale, each method minus KL or KD"),
-    "IKL with the others": (OTHERS, "At small scale, the paper's losses minus each other method"),
+    "all with KL and KD": (REFERENCE, "Small-scale accuracy: each method minus KL or KD"),
+    "IKL with the others": (
+        OTHERS,
+        "Small-scale accuracy: the paper's losses minus every other method",
+    ),
 }
 RENDERED, AS_DATA = "table", "as data"
 FILE_ENDINGS = {"CSV": "csv", "LaTeX": "tex", "Markdown": "md", "BibTeX": "bib"}
 
 
 def page() -> None:
-    """The chosen table, or the runs of one protocol."""
+    """Show the selected table, or the runs of one protocol."""
     left, right = st.columns([2, 3], vertical_alignment="center")
     with left:
         st.title("Leaderboards", anchor=False)
@@ -105,7 +108,7 @@ def _paper_table(number: int) -> None:
     _show(table)
     if not table.has_ours:
         st.caption(
-            f"Only printed numbers are shown: {ui.plain(table.message)}. This command makes the "
+            f"Only printed numbers are shown: {ui.plain(table.message)}. This command measures the "
             "first of ours:"
         )
         st.code(table.first_run, language="bash", wrap_lines=True)
@@ -114,10 +117,10 @@ def _paper_table(number: int) -> None:
 
 
 def _field(table: Table) -> None:
-    """RobustBench's entries with the table's rows among them."""
+    """Show RobustBench's entries with the table's rows among them."""
     st.subheader(ui.plain(table.title), anchor="field")
     st.caption(f"{ui.plain(table.caption)} {ui.plain(' '.join(table.remarks))}")
-    help = "RobustBench's names and the paper's."
+    help = "As named by RobustBench or the paper."
     kept = {}
     for column, (name, (key, label)) in zip(st.columns(2), FIELD_FACTS.items(), strict=True):
         with column:
@@ -130,14 +133,14 @@ def _field(table: Table) -> None:
 def _small_scale() -> None:
     runs, differences = ui.query_folder(small)
     words, spot = st.container(), st.container()
-    help = "The reference of a study is training with KL, of distillation classical KD."
+    help = "The reference is training with KL or, for distillation, classical KD."
     chosen = ui.one_of("Compared", list(FORESTS), key="forest", pills=True, help=help)
     against, sentence = FORESTS[chosen]
     rows = [row for row in differences.rows if row.facts[AGAINST] == against]
     with words:
         st.markdown(
-            f"**{sentence}, with the same seeds and images.** Right of the line is better; "
-            "hollow: the interval contains 0, so that no difference is shown."
+            f"**{sentence}, with the same seeds and images.** Right of the line is better; a "
+            "hollow mark's interval contains 0: no difference is shown."
         )
     with spot:
         if rows:
@@ -167,8 +170,8 @@ def _runs_here() -> None:
     table = ui.query_folder(_ranking, row["run_id"], row["evaluation_id"])
     _show(
         table,
-        f"{table.title}. Ranked by {stage_title(table.ranked_by)}; the rank is the range that the "
-        "95% intervals allow; partial: on part of the data, never ranked.",
+        f"{table.title}. Ranked by {stage_title(table.ranked_by)}; a rank is the range that the "
+        "95% intervals allow; partial: trained or evaluated on part of the data, never ranked.",
     )
 
 
@@ -177,9 +180,9 @@ def _ranking(run_id: str, evaluation_id: str, results: Path) -> Table:
 
 
 def _show(table: Table, caption: str = "") -> None:
-    """A table with its legend and notes, and below it what chooses its rows and numbers.
+    """Show a table with its legend and notes, and below it the controls for rows and numbers.
 
-    ``caption`` is shown above it in place of its own below.
+    ``caption`` is shown above the table and replaces the table's own caption below it.
     """
     spot = st.container()
     with st.container(horizontal=True, gap="medium"):
@@ -197,7 +200,7 @@ def _show(table: Table, caption: str = "") -> None:
         if caption:
             st.caption(ui.plain(caption))
         if not rows:
-            st.info("No row of this table fits the search and filters below it.")
+            st.info("No row of this table matches the search and filters below.")
         elif style == RENDERED:
             show_rendered(table, rows)
         else:
@@ -211,7 +214,7 @@ def _show(table: Table, caption: str = "") -> None:
 
 
 def _grids(table: Table, rows: Sequence[Row], view: str) -> None:
-    """The rows as grids of data, one for each section, which sort and search by themselves."""
+    """Show the rows as data grids, one per section, each with its own sorting and search."""
     cells = table_cells(table, rows, view)
     start = 0
     for title, own in titled_sections(table, rows):
@@ -223,7 +226,7 @@ def _grids(table: Table, rows: Sequence[Row], view: str) -> None:
 
 
 def _notes(table: Table) -> None:
-    """What the paper contradicts, what there is reason to doubt, and notes."""
+    """Show where the paper contradicts itself, reasons to doubt numbers, and notes."""
     found = [f"{DISPUTED} {where}: {evidence}" for where, evidence in disputes(table)]
     found += [f"{FLAGGED} {line}" for line in flag_texts(table)]
     found += [line for line in legend(table) if line not in badge_meanings(table)]
@@ -238,7 +241,7 @@ def _filters(table: Table) -> tuple[Filters, str]:
     with st.expander("Search, filter and sort", expanded=active):
         columns = st.columns(3)
         with columns[0]:
-            help = "In methods, architectures, training data and section names."
+            help = "Searches methods, architectures, training data and section names."
             words = ui.search("Search", key="search", help=help)
         facts = {}
         for place, (key, (name, label, help)) in enumerate(FACTS.items(), 1):
@@ -253,7 +256,7 @@ def _filters(table: Table) -> tuple[Filters, str]:
 
 
 def _downloads(table: Table, rows: Sequence[Row], view: str) -> None:
-    """A download button for each format, which is made when it is asked for."""
+    """Show a download button for each format; the file is made on a click."""
     with st.container(horizontal=True, gap="small"):
         for label, text_of in table_files(table, rows, view).items():
             ending = FILE_ENDINGS[label]
@@ -265,7 +268,7 @@ def _downloads(table: Table, rows: Sequence[Row], view: str) -> None:
                 key=f"download-{table.anchor}-{ending}",
                 on_click="ignore",
                 disabled=not rows,
-                help=f"The rows shown, as {label}.",
+                help=f"Download the rows shown as {label}.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Loss explorer: where losses move two predictions, and the gradients that do it."""
+"""Loss explorer: where losses move two predictions, and their gradients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIDES = {
     "om": "reference o_m (clean image, teacher)",
     "on": "other o_n (adversarial image, student)",
 }
-# Panels of a row. KL moves predictions as DKL does where both weights are 1.
+# The panels. KL is left out: it moves predictions as DKL does with both weights 1.
 FIELDS = (WMSE, DKL, BROKEN, IKL)
 BARS = (KL, WMSE, DKL, BROKEN, IKL)
 DETACHED_FROM, EVERY = 10, 2
@@ -49,25 +49,26 @@ COLUMNS = {
     "loss": ui.text_column(
         "Loss", "wMSE and soft CE are the two parts of DKL (Eq. 5).", pinned=True, width=190
     ),
-    "value": ui.number_column("Value", "With its weights.", "%.5f"),
+    "value": ui.number_column("Value", "The loss, with its weights.", "%.5f"),
     "to_m": ui.number_column("Gradient to reference", "Length of d loss / d o_m.", "%.5f"),
     "to_n": ui.number_column("Gradient to other", "Length of d loss / d o_n.", "%.5f"),
 }
 
 
 def page() -> None:
-    """The triangles first, then what moves them, gradients by class, and the numbers."""
+    """Show the triangles, then the controls, gradients by class, and the numbers."""
     ui.heading(
         "Loss explorer",
         "Two predictions of classes A, B and C: the reference (orange square: clean image or "
-        "teacher) and the other (blue circle: adversarial image or student). Arrows are where a "
-        "step of gradient descent moves them, by the functions that train models here.",
+        "teacher) and the other (blue circle: adversarial image or student). Arrows show where a "
+        "step of gradient descent would move them, computed with the loss functions that training "
+        "uses here.",
     )
     panels = st.container()
     columns = st.columns([2, 1, 1, 1, 1, 2], vertical_alignment="bottom")
     with columns[0]:
         preset = ui.one_of(
-            "Logits", list(PRESETS), key="preset", help="An example, or custom ones."
+            "Logits", list(PRESETS), key="preset", help="Example logits, or custom ones."
         )
     with columns[1]:
         help = "The paper's alpha. With both weights 1, DKL has the gradient of KL."
@@ -75,16 +76,18 @@ def page() -> None:
     with columns[2]:
         beta = ui.whole_number("CE weight", 0, 50, 1, key="wc", help="The paper's beta.")
     with columns[3]:
-        help = "The paper's tau: logits are divided by it."
+        help = "The paper's tau, by which logits are divided."
         temperature = ui.whole_number("Temperature", 1, 8, 1, key="T", help=help)
     with columns[4]:
-        help = "IKL weights classes by the class's mean prediction (Eq. 10): this much for class A."
+        help = (
+            "IKL weights classes by class A's mean prediction (Eq. 10), which gives this much to A."
+        )
         confidence = ui.whole_number("Class mean, %", 40, 99, 80, key="mean", help=help)
     with columns[5], st.container(horizontal=True, vertical_alignment="center"):
-        help = "As in distillation: the teacher is fixed and gets no gradient."
+        help = "As in distillation, where the teacher is fixed and gets no gradient."
         detach = ui.switch("Detach the reference", key="detach", help=help)
         play = st.button(
-            "▶ Play", help="Gradient descent on both; halfway, the reference is detached."
+            "▶ Play", help="Runs gradient descent on both; on the way, detaches the reference."
         )
     words = st.container()
     classes, logits_m, logits_n = _logits(preset)
@@ -97,13 +100,16 @@ def page() -> None:
         _observations(found, detach, alpha, beta)
     _bars(found, detach)
     _table(found)
-    # Last, so that the rest of the page is there while the panels play.
+    # Drawn last, so that the rest of the page is complete while the panels play.
     with panels:
         if classes == simplex.CLASSES:
             shown = {name: tempered(by_name[name], temperature) for name in FIELDS}
             _triangles(shown, logits_m, logits_n, detach=detach, play=play)
         else:
-            st.caption("The triangle is for three classes: choose 3 below.")
+            st.caption(
+                "The triangles need three classes: set Classes to 3 in the box “Logits of both "
+                "predictions” below."
+            )
 
 
 def _logits(preset: str) -> tuple[int, list[float], list[float]]:
@@ -161,8 +167,8 @@ def _triangles(
             ui.show_frame(specs[name], marks[name], f"Arrows of {name} on a triangle")
     state = "detached: it has no arrow" if detach else "trained too: its arrow is orange"
     caption.caption(
-        "Blue arrows: where the other prediction would move, from each place it could be at. All "
-        f"panels are on one scale; + BA: with the asymmetry broken. The reference is {state}."
+        "Blue arrows show where the other prediction would move from each point. All panels have "
+        f"the same scale; + BA means with the asymmetry broken. The reference is {state}."
     )
 
 
@@ -172,7 +178,7 @@ def _play(
     panels: dict[str, Any],
     caption: Any,
 ) -> None:
-    """Gradient descent, frame by frame; the last frame stays for a moment."""
+    """Play gradient descent frame by frame, and hold the last frame for a moment."""
     for step in range(0, simplex.STEPS + 1, EVERY):
         for name, panel in panels.items():
             with panel:
@@ -181,8 +187,8 @@ def _play(
         caption.caption(
             f"Step {step} of {simplex.STEPS}: "
             + (
-                "the reference is detached. wMSE moves nothing any more, and DKL is its "
-                "cross-entropy; with the asymmetry broken, both parts move the other."
+                "the reference is detached. wMSE no longer moves anything, and DKL reduces to its "
+                "cross-entropy; with the asymmetry broken, both parts move the other prediction."
                 if step >= DETACHED_FROM
                 else "both predictions are trained."
             )
@@ -192,7 +198,7 @@ def _play(
 
 
 def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: int) -> None:
-    """The paper's two observations, with the numbers shown."""
+    """Explain the paper's two observations with the numbers shown."""
     to_other, broken = length(found[WMSE].to_n), length(found[BROKEN].to_n)
     if detach:
         st.markdown(
@@ -212,7 +218,8 @@ def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: i
         gap = largest_difference(found[KL], found[DKL])
         st.markdown(
             f"With both weights 1, the gradients of KL and DKL differ by at most **{gap:.1e}** "
-            "(Remark 1 of arXiv:2305.13948, in the edition with Tables 1 to 9); values differ."
+            "(Remark 1 of arXiv:2305.13948, in the edition with Tables 1 to 9). "
+            "Their values differ."
         )
     else:
         st.caption("Set both weights to 1 to see that DKL has the gradient of KL.")
@@ -232,7 +239,7 @@ def _bars(found: dict[str, Gradients], detach: bool) -> None:
         ("the other", "the reference"),
         key="side",
         pills=True,
-        help="The other is the prediction of the adversarial image or the student.",
+        help="The other is the prediction for the adversarial image or by the student.",
     )
     shown = {name: found[name].to_n if side == "the other" else found[name].to_m for name in BARS}
     limit = max(max(map(abs, gradient)) for gradient in shown.values()) or 1e-3
@@ -248,7 +255,7 @@ def _bars(found: dict[str, Gradients], detach: bool) -> None:
         f"To {side}: "
         + (f"no gradient from {', '.join(zero)}" if zero else "every loss has a gradient")
         + (", with the reference detached." if detach else ".")
-        + " Gradient descent moves against a bar; red is negative, blue positive."
+        + " Gradient descent moves each logit against its bar; red is negative, blue positive."
     )
 
 

@@ -15,21 +15,21 @@ MAX_RECIPES = 400
 DEFAULT_METHOD = "ikl"
 
 METHOD_COLUMNS = {
-    "title": ui.text_column("Method", "As papers print it.", pinned=True),
-    "name": ui.text_column("Name", "For --method."),
+    "title": ui.text_column("Method", "Name as printed in papers.", pinned=True),
+    "name": ui.text_column("Name", "Name for --method."),
     "family": ui.text_column("Training", "The kind of training it is for."),
     "tables": ui.text_column("Tables", "Tables of the paper that contain it."),
-    "summary": ui.text_column("Idea", "The idea in a sentence.", width="large"),
+    "summary": ui.text_column("Idea", "The idea in one sentence.", width="large"),
     "page": st.column_config.LinkColumn("Card", display_text="open", help="The method's card."),
 }
 PARAMETER_COLUMNS = {
-    "name": ui.text_column("Parameter", "For --set params.NAME=.", pinned=True),
+    "name": ui.text_column("Parameter", "NAME in --set params.NAME=.", pinned=True),
     "value": ui.text_column("Default", "The default value."),
     "released": ui.text_column("In released code", "Its name in the authors' code, if different."),
     "doc": ui.text_column("Meaning", "What it does.", width="large"),
 }
 RECIPE_COLUMNS = {
-    "recipe": ui.text_column("Recipe", "For --recipe.", pinned=True),
+    "recipe": ui.text_column("Recipe", "Name for --recipe.", pinned=True),
     "note": ui.text_column(
         "Note", "Where the paper, logs and code contradict each other.", width="large"
     ),
@@ -37,9 +37,9 @@ RECIPE_COLUMNS = {
 
 
 def page() -> None:
-    """A filter and a choice, the chosen method's card, and the list of all."""
+    """Show a filter, the selected method's card, and the list of all methods."""
     ui.heading(
-        "Methods", "Every loss that can be trained here: its paper's formula and how it runs here."
+        "Methods", "Every method that can be trained here: its paper's formula and how to run it."
     )
     cards, broken = METHODS.load_all()
     for reason in broken.values():

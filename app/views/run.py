@@ -23,7 +23,7 @@ STATUS_COLORS: dict[str, Literal["green", "red", "blue"]] = {
     "started": "blue",
 }
 SETTING_COLUMNS = {
-    "setting": ui.text_column("Setting", "As in --set setting=value.", pinned=True),
+    "setting": ui.text_column("Setting", "Its name, as in --set setting=value.", pinned=True),
     "changed": ui.text_column("", "≠: the run differs from its recipe."),
     "run": ui.text_column("This run", "The value in this run."),
     "recipe": ui.text_column("Recipe", "The recipe's value in this release."),
@@ -47,8 +47,8 @@ def page() -> None:
             ui.nothing_yet()
             return
         if not run_id:
-            st.info("The address names no run.")
-        st.page_link("views/runs.py", label="Choose one on the page Runs")
+            st.info("The URL names no run.")
+        st.page_link("views/runs.py", label="Choose one on the Runs page")
         return
     evaluations = ui.query(queries.evaluations, run_id)
     _head(run)
@@ -78,7 +78,7 @@ def page() -> None:
 
 
 def _named(run_id: str) -> dict[str, Any] | None:
-    """The run of that id; a sentence and None where there is none."""
+    """Return the run with that id; show an error and return None if there is none."""
     try:
         return ui.query(queries.run, run_id)
     except UserError:
@@ -110,12 +110,12 @@ def _head(run: dict[str, Any]) -> None:
                 help="The epoch whose weights were evaluated.",
             )
         if run["git_dirty"]:
-            st.badge("uncommitted code", color="orange", help="The code differed from its commit.")
+            st.badge("uncommitted code", color="orange", help="The code had uncommitted changes.")
     if run["error"]:
         st.error(ui.plain(run["error"]))
     with st.expander("Command to repeat this run"):
         st.code(ui.with_results(commands.repeat(run)), language=None, wrap_lines=True)
-        st.caption("A finished run is not repeated: the same command shows its result.")
+        st.caption("If the run is finished, this command shows its result without repeating it.")
 
 
 def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -127,8 +127,8 @@ def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
         list(finished),
         key="evaluation",
         default=next(iter(finished)),
-        help="This run was evaluated several times. First comes the evaluation by its own "
-        "protocol, else the one on the whole test set.",
+        help="This run was evaluated several times. The evaluation under its own protocol comes "
+        "first, or, without one, the evaluation on the whole test set.",
         titles={
             name: f"{protocol_text(each)} ({ui.when(each['finished_at'])}, {name})"
             for name, each in finished.items()
@@ -171,7 +171,7 @@ def _duration(seconds: float) -> str:
 
 def _configuration(run: dict[str, Any]) -> None:
     if not run["config"]:
-        st.info("The model was not trained here; this is what is known about it.")
+        st.info("This model was not trained here. The following is known about it:")
         st.json(run["source"])
         return
     table = _settings(run)
@@ -181,17 +181,17 @@ def _configuration(run: dict[str, Any]) -> None:
         f"{changed} of {len(table)} settings differ from recipe {recipe} and are marked ≠. "
         "The seed does not count as a change."
         if changed
-        else f"All {len(table)} settings but the seed are those of recipe {recipe}."
+        else f"All {len(table)} settings except the seed are those of recipe {recipe}."
     )
     alt = f"{len(table)} settings, {changed} of which differ from the recipe"
     ui.show_table(table, SETTING_COLUMNS, alt)
 
 
 def _settings(run: dict[str, Any]) -> pd.DataFrame:
-    """A run's settings as JSON text beside its recipe's, changed ones first.
+    """A run's settings and its recipe's as JSON text, changed ones first.
 
-    The changes were recorded when the run began. The recipe's values are those of this release,
-    empty where it no longer has the method or the recipe.
+    Changes were recorded when the run started. The recipe's values are those of this release, empty
+    if it no longer has the method or the recipe.
     """
     own = flat(run["config"])
     try:
@@ -239,7 +239,7 @@ def _log(run: dict[str, Any]) -> None:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        st.info("This run has no log: a log holds warnings and errors only.")
+        st.info("This run has no log: only warnings and errors are logged.")
         return
     st.caption(f"The last {min(len(lines), LOG_LINES)} of {len(lines)} lines.")
     st.code("\n".join(lines[-LOG_LINES:]), language=None, wrap_lines=True)

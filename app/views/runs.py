@@ -17,59 +17,59 @@ REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
 FILTERS = ("q", "state", "method", "data", "limit")
 PICKED, BEGAN_WITH = "picked runs", "rows that the table of runs began with"
-# A table of more rows scrolls by itself, in a pane that fills a window.
+# A longer table scrolls in a pane as tall as a window.
 MAX_ROWS, PANE_PIXELS = 20, 760
 STATES = {word: status for status, word in STATUS_WORDS.items()}
 
 COLUMNS: dict[str, Any] = {
     "title": ui.text_column(
         "Method",
-        "The method's name as papers print it, or a model's source.",
+        "The method's name as printed in papers, or the source of a loaded model.",
         pinned=True,
-        # On a phone, both accuracies stand beside it.
+        # Narrow enough to leave room for both accuracies on a phone.
         width=125,
     ),
     "state": ui.text_column(
         "State",
-        "running, done, failed or stopped. A run whose process was killed stays 'running' and "
-        "gives no sign; its command continues it.",
+        "running, done, failed or stopped. A run whose process was killed is still shown as "
+        "'running'; start its command again to continue it.",
     ),
     "clean": ui.number_column("Clean %", "Accuracy on clean test images.", "%.2f"),
     "robust": ui.number_column("Robust %", "Accuracy after all attack stages.", "%.2f"),
-    "now": ui.text_column("Now", "What a running run does, and an estimate of what is left."),
+    "now": ui.text_column("Now", "What a running run is doing, and its estimated time left."),
     "progress": st.column_config.ProgressColumn(
         "Epochs %",
         format="%.0f%%",
         min_value=0,
         max_value=100,
-        help="Finished share of all epochs.",
+        help="Share of the planned epochs that are finished.",
     ),
     "validation": st.column_config.LineChartColumn(
         "Validation accuracy %",
         y_min=0,
         y_max=100,
-        help="Accuracy on validation images by epoch, under PGD, or clean if the run has no "
-        f"attack; the last {queries.VALIDATION_EPOCHS} epochs. It is not a test result.",
+        help="Accuracy on validation images by epoch: under PGD, or clean if the run has no "
+        f"attack. Shows the last {queries.VALIDATION_EPOCHS} epochs. This is not a test result.",
     ),
     "protocol": ui.text_column(
         "Protocol",
-        "How the accuracies were measured: by the run's own protocol if there is such an "
-        "evaluation, else on the whole test set with the most attacks. Compare only runs of the "
-        "same protocol.",
+        "How the accuracies were measured: under the run's own protocol if it has such an "
+        "evaluation, otherwise on the whole test set with the most attacks. Compare only runs with "
+        "the same protocol.",
     ),
-    "n": ui.number_column("n", "Test images evaluated.", "%d"),
+    "n": ui.number_column("n", "Number of test images evaluated.", "%d"),
     "dataset": ui.text_column("Dataset", "Registered name of the dataset."),
     "arch": ui.text_column("Architecture", "Registered name of the architecture."),
     "recipe": ui.text_column("Recipe", "The recipe that the configuration is based on."),
-    "seed": ui.number_column("Seed", "Seed of everything random in training.", "%d"),
+    "seed": ui.number_column("Seed", "Random seed of the training run.", "%d"),
     "marks": ui.text_column(
         "Marks",
-        "S: small scale, never ranked with published results. partial: on part of the data, never "
-        "ranked. best on test: the epoch was chosen on test images. uncommitted: the code differed "
-        "from its commit.",
+        "S: small scale, never ranked with published results. partial: trained or evaluated on "
+        "part of the data, never ranked. best on test: the epoch was chosen on test images. "
+        "uncommitted: the code had uncommitted changes.",
     ),
     "started_at": st.column_config.DatetimeColumn(
-        "Started (UTC)", format="YYYY-MM-DD HH:mm", help="When the run last began or resumed."
+        "Started (UTC)", format="YYYY-MM-DD HH:mm", help="When the run was last started or resumed."
     ),
     "device": ui.text_column("Device", "The device it was trained on."),
     "run_id": ui.text_column("Run", "The run's id, for the command line."),
@@ -77,7 +77,7 @@ COLUMNS: dict[str, Any] = {
 
 
 def page() -> None:
-    """Filters above, the table below; the table refreshes itself."""
+    """Show the filters, and below them the table, which refreshes itself."""
     ui.heading("Runs", "All runs in this results folder, newest first. The table refreshes itself.")
     if not ui.has_database():
         ui.nothing_yet()
@@ -86,13 +86,16 @@ def page() -> None:
 
 
 def _filters() -> dict[str, Any]:
-    """The arguments of ``queries.runs``; closed unless the address has one, for a phone's sake."""
+    """Return the arguments of ``queries.runs``.
+
+    To save space on a phone, the filters are collapsed unless the URL sets one.
+    """
     known = ui.query(queries.choices)
     active = any(key in st.query_params for key in FILTERS)
     with st.expander("Search and filter", expanded=active):
         columns = st.columns([2, 1, 1, 1, 1])
         with columns[0]:
-            help = "In run ids, methods, datasets, architectures and recipes."
+            help = "Searches run ids, methods, datasets, architectures, teachers and recipes."
             words = ui.search("Search", key="q", help=help)
         with columns[1]:
             states = ui.some_of("State", list(STATES), key="state")
@@ -111,13 +114,13 @@ def _filters() -> dict[str, Any]:
 
 @st.fragment(run_every=REFRESH_S)
 def table(**filters: Any) -> None:
-    """The runs that fit, and links for the selected ones."""
+    """Show the matching runs, and links for the selected ones."""
     ui.begin()
     with ui.errors_as_messages():
         found = ui.query(queries.runs, **filters)
         found = queries.with_running_epochs(found, ui.results_folder())
         if found.empty:
-            st.info("No run fits these filters.")
+            st.info("No run matches these filters.")
             return
         total = int(found["found"].iloc[0])
         counts = found["status"].map(STATUS_WORDS).value_counts()
@@ -132,11 +135,11 @@ def table(**filters: Any) -> None:
 
 
 def _pick(found: pd.DataFrame) -> list[str]:
-    """Show the table, and return the ids of the runs that the reader has picked.
+    """Show the table, and return the ids of the selected runs.
 
-    Streamlit selects rows by their number, which is another run's as soon as a new one comes on
-    top. So the picked ids are kept here, and a list of other runs is a new table, in which their
-    rows are selected from the start. Runs that a filter hides stay picked.
+    Streamlit selects rows by number, and a new run at the top shifts the numbers. The session
+    state therefore keeps the selected ids, and whenever the list of runs changes, a new table is
+    shown with their rows selected from the start. Runs hidden by a filter stay selected.
     """
     ids = found["run_id"].tolist()
     before: list[str] = st.session_state.setdefault(PICKED, [])
@@ -146,7 +149,7 @@ def _pick(found: pd.DataFrame) -> list[str]:
     }
     key = f"runs-{fingerprint(ids)}"
     if key not in st.session_state:
-        # As long as the table is the same, so must be what it began with.
+        # The initial selection must not change while the table stays the same.
         st.session_state[BEGAN_WITH] = [ids.index(i) for i in before if i in ids]
     chosen = ui.show_table(
         shown,
@@ -180,7 +183,7 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(values: Any) -> list[float]:
-    """Validation accuracies, of which a run without epochs has none."""
+    """Validation accuracies in percent; empty for a run without epochs."""
     return [100 * value for value in values] if isinstance(values, Iterable) else []
 
 
@@ -216,11 +219,12 @@ def _links(ids: list[str]) -> None:
 
 
 def _remark(found: pd.DataFrame, ids: list[str]) -> None:
-    """What to know of the picked runs; below the table, which must not move while one picks."""
+    """Comment on the selection, below the table so that the table does not move."""
     keys = found[found["run_id"].isin(ids)]["like_key"].tolist()
     if len(keys) == 2 and keys[0] != keys[1]:
         st.caption(
-            "These two differ in test images, protocol or scale: they are not ranked together."
+            "These two runs differ in test images, protocol or scale, so they are not ranked "
+            "together."
         )
     if len(ids) > 2:
         st.caption("Only two runs can be compared: select two.")

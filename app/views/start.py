@@ -1,4 +1,4 @@
-"""The start page: the question, the best numbers in print and here, one picture, three doors."""
+"""The start page: the question, the best numbers printed and measured, links to tables, a chart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leaderboards.build import table as paper_table
 from leaderboards.headline import best_text
 
 LEADERBOARDS = "views/leaderboards.py"
-# The paper's best number for each dataset: its table, the dataset, and what the number is.
+# Best numbers shown: table of the paper, dataset, and what the number is.
 BEST = (
     (2, "CIFAR-100", "clean / AutoAttack, %"),
     (4, "CIFAR-10", "clean / AutoAttack, %"),
@@ -20,7 +20,7 @@ BEST = (
 DOORS = (
     (
         "Adversarial training",
-        "Does the loss make a classifier hold under AutoAttack?",
+        "Does the loss make a classifier robust to AutoAttack?",
         {"2": "Table 2: CIFAR-100", "4": "Table 4: CIFAR-10"},
     ),
     (
@@ -30,18 +30,19 @@ DOORS = (
     ),
     (
         "Ablations",
-        "Which part of the loss does it, and which weight?",
-        {"1": "Table 1: from KL to IKL", "6": "Table 6: weights", "small": "At small scale, here"},
+        "Which part of the loss helps, and at which weight?",
+        {"1": "Table 1: from KL to IKL", "6": "Table 6: weights", "small": "Our small-scale runs"},
     ),
 )
 
 
 def page() -> None:
-    """The question, three numbers, three doors and the field."""
+    """Show the question, three numbers, links to the tables, and a chart of the field."""
     st.title("Does a better KL divergence make better models?", anchor=False)
     st.caption(
         "The paper [Decoupled Kullback-Leibler Divergence Loss](https://arxiv.org/abs/2305.13948) "
-        "breaks the loss's asymmetry and adds class-wise information. Its numbers, and ours."
+        "breaks the asymmetry of the KL loss and adds class-wise information, which gives the "
+        "IKL loss. Here are the paper's numbers and ours."
     )
     for column, (number, dataset, what) in zip(st.columns(3), BEST, strict=True):
         with column:
@@ -57,24 +58,26 @@ def page() -> None:
 
 
 def _best(number: int, dataset: str, what: str) -> None:
-    """The best number of a dataset in print, and ours."""
+    """Show the best printed number of a dataset, and ours."""
     printed, row, ours = best_text(ui.query_folder(paper_table, number))
     with st.container(border=True, gap=None):
         st.markdown(f"**{dataset}** · {what}")
         st.markdown(f"### {printed}")
-        st.caption(f"P in print: {ui.plain(row)}  \n{ui.plain(ours)}")
+        st.caption(f"Printed (P): {ui.plain(row)}  \n{ui.plain(ours)}")
 
 
 def _field() -> None:
-    """IKL among RobustBench's entries."""
+    """Plot the paper's models among RobustBench's entries."""
     shown = ui.query_folder(field, 2)
-    st.subheader("CIFAR-100 under attack: the paper's models in the field", anchor=False)
+    st.subheader(
+        "CIFAR-100 under attack: the paper's models among RobustBench's entries", anchor=False
+    )
     chart, count = field_chart(shown)
     alt = f"Scatter of {count} models: lowest known accuracy under attack against clean accuracy"
     ui.show_chart(chart, alt=alt)
     st.caption(
-        f"{count} models at 8/255: RobustBench's entries, the paper's rows and ours. Up and to the "
-        "right is better."
+        f"{count} models attacked at Linf 8/255: RobustBench's entries, the paper's rows and ours. "
+        "Up and to the right is better."
     )
 
 

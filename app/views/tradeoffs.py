@@ -28,7 +28,7 @@ from leaderboards.table import ROBUSTBENCH, SMALL
 
 MAX_RUNS = 5000
 MAX_NAMED = 5
-# The inside of the plot in a window and on a phone.
+# Width and height of the plot area in a window and on a phone, in pixels.
 WIDE, NARROW = (950, 300), (250, 300)
 
 
@@ -36,9 +36,10 @@ def page() -> None:
     """Two axes, a scatter plot with a front for each kind of training data, and a table."""
     ui.heading(
         "Trade-offs",
-        "One number against another by one attack: the paper's rows, RobustBench's entries and the "
-        "runs here. Colour is the method's family, shape the source. Dashed lines are Pareto "
-        "fronts, one for each kind of training data: no other point of it is as good in both.",
+        "One number plotted against another, under one attack, for the paper's rows, RobustBench's "
+        "entries and the runs here. Colour shows the family of the loss, shape the source. Dashed "
+        "lines are Pareto fronts, one for each kind of training data: a point is on its front if "
+        "no other is as good in both numbers.",
     )
     points, unmeasured = _points()
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
@@ -53,11 +54,11 @@ def page() -> None:
         protocol = ui.one_named("Attack", known, key="protocol", default=known[0], help=help)
     left_out = {f"{unmeasured} runs without a finished evaluation": unmeasured}
     others = int((points["protocol"] != protocol).sum())
-    left_out[f"{others} of other attacks"] = others
+    left_out[f"{others} under other attacks"] = others
     points = points[points["protocol"] == protocol]
     axes = [name for name in AXES if points[AXES[name].field].notna().any()]
     if len(axes) < 2:
-        st.info(f"No point of {ui.plain(dataset)} by this attack has two numbers.")
+        st.info(f"No point on {ui.plain(dataset)} under this attack has two numbers to plot.")
         return
     x_default, y_default = _defaults(points, axes)
     with columns[2]:
@@ -69,11 +70,11 @@ def page() -> None:
     points = _layers(points, left_out)
     _plot(points, x_name, y_name, left_out)
     if not ui.has_database():
-        ui.nothing_yet("Only printed numbers are shown: there are no results in this folder yet.")
+        ui.nothing_yet("Only published numbers are shown: there are no results in this folder yet.")
 
 
 def _points() -> tuple[pd.DataFrame, int]:
-    """All points, and how many runs have no finished evaluation."""
+    """All points, and the number of runs without a finished evaluation."""
     points, unmeasured = printed_points(), 0
     published = ui.query_folder(published_points)
     points = pd.concat([points, published], ignore_index=True)
@@ -81,15 +82,19 @@ def _points() -> tuple[pd.DataFrame, int]:
         runs = ui.query(queries.runs, limit=MAX_RUNS)
         unmeasured = int(runs["clean"].isna().sum())
         if len(runs) and (more := int(runs["found"].iloc[0]) - len(runs)) > 0:
-            st.caption(f"Of the runs here the newest {len(runs):,} are read; {more:,} are not.")
+            st.caption(
+                f"Only the newest {len(runs):,} runs here are read; {more:,} older ones are not."
+            )
         points = pd.concat([points, run_points(runs)], ignore_index=True)
     return points, unmeasured
 
 
 def _layers(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """The points of the layers that the reader asks for; what there is nothing beside is shown."""
+    """The points of the layers switched on; a layer without other points is always shown."""
     layers = {
-        "rb": (ROBUSTBENCH, "RobustBench's entries", "of RobustBench", True, "As published there."),
+        "rb": (
+            ROBUSTBENCH, "RobustBench's entries", "from RobustBench", True, "As published there.",
+        ),
         "small": (
             SMALL, "Small-scale runs", "small-scale", False,
             "Fewer images, smaller networks, fewer epochs: never ranked with published numbers.",
@@ -109,7 +114,7 @@ def _layers(points: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
 
 
 def _defaults(points: pd.DataFrame, axes: list[str]) -> tuple[str, str]:
-    """The x and y axes that most points have both of, x being clean accuracy where possible."""
+    """The x and y axes that most points have numbers for, x being clean accuracy if possible."""
 
     def both(x: str, y: str) -> int:
         return int(points[[AXES[x].field, AXES[y].field]].notna().all(axis=1).sum())
@@ -129,14 +134,14 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     for end in ("low", "high"):
         shown[f"y_{end}"] = shown.get(f"{y.field}_{end}", shown["y"]).fillna(shown["y"])
     if shown.empty:
-        st.info("No point has both numbers.")
+        st.info("No point has numbers for both axes.")
         return
     if not x.lower_is_better and not y.lower_is_better:
         kept = near(shown)
-        left_out[f"{int((~kept).sum())} of RobustBench far below the rest"] = int((~kept).sum())
+        left_out[f"{int((~kept).sum())} from RobustBench far below the rest"] = int((~kept).sum())
         shown = shown[kept]
     published = shown["source"] == SOURCES[ROBUSTBENCH]
-    # The field is drawn first and small, so that the rest is seen before it.
+    # RobustBench's entries are drawn first and small, so that the other points stand out.
     shown = shown.assign(size=published.map({True: 30, False: 90})).sort_values(
         "size", kind="stable"
     )
@@ -167,10 +172,10 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
     for data, front in found.items():
         title = ui.plain(data[0].upper() + data[1:])
-        st.markdown(f"**{title}**, on the front: {ui.plain(_named(front, x, y))}.")
+        st.markdown(f"**{title}**, on the front (x / y): {ui.plain(_named(front, x, y))}.")
     st.caption(
-        "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag over "
-        "points to list only those."
+        "Bars are the 95% interval of one model, or one standard deviation over seeds. Drag across "
+        "the chart to list only the points inside."
     )
     _list(_within(shown, selected), x_name, y_name)
 
@@ -188,7 +193,7 @@ def _named(front: pd.DataFrame, x: Axis, y: Axis) -> str:
 
 
 def _within(shown: pd.DataFrame, selected: Any) -> pd.DataFrame:
-    """The points inside the brush, or all without one."""
+    """The points inside the brush, or all if nothing is brushed."""
     brush = dict(selected.selection.get("brush") or {})
     for field in ("x", "y"):
         if brush.get(field):
@@ -202,11 +207,11 @@ def _list(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
         "x": ui.number_column(x_name, "The x axis.", f"%.{AXES[x_name].decimals}f"),
         "y": ui.number_column(y_name, "The y axis.", f"%.{AXES[y_name].decimals}f"),
         "arch": ui.text_column("Architecture", "With its teacher, if any."),
-        "training_data": ui.text_column("Training data", "Beyond the training set."),
+        "training_data": ui.text_column("Training data", "Data used beyond the training set."),
         "augmentation": ui.text_column("As printed", "The training data as printed or recorded."),
-        "source": ui.text_column("Source", "Where the numbers are from."),
-        "note": ui.text_column("Measured on", "Test images, and seeds."),
-        "where": ui.text_column("Where", "Table of the paper, or the run."),
+        "source": ui.text_column("Source", "Where the numbers come from."),
+        "note": ui.text_column("Measured on", "Number of test images and of seeds, and remarks."),
+        "where": ui.text_column("Where", "Table of the paper, citation, or run."),
         "page": st.column_config.LinkColumn("Run", display_text="open", help="The run's page."),
     }
     columns = {

@@ -22,7 +22,7 @@ COLUMNS = {
     "run": ui.text_column("Run", "The run whose features these are.", pinned=True),
     "kind": ui.text_column("Images", "Clean, or attacked by PGD."),
     "silhouette": ui.number_column(
-        "Silhouette", "With classes as clusters; from -1 to 1, high is well separated.", "%.3f"
+        "Silhouette", "With classes as clusters; from -1 to 1, higher is better separated.", "%.3f"
     ),
     "neighbours": ui.number_column(
         f"{NEIGHBOURS}-NN %",
@@ -31,7 +31,7 @@ COLUMNS = {
     ),
     "spread": ui.number_column(
         "Within / between",
-        "Mean distance within classes over that between classes; low is compact.",
+        "Mean distance within classes divided by that between classes; lower is more compact.",
         "%.3f",
     ),
     "accuracy": ui.number_column(
@@ -41,20 +41,20 @@ COLUMNS = {
 
 
 def page() -> None:
-    """Two runs and a button; before it is pressed, the maps that ship with the app."""
+    """Show a choice of two runs and a button, and until it is pressed the shipped maps."""
     ui.heading(
         "t-SNE",
         "Features of clean and adversarial test images of random classes, as in Fig. 2 of the "
-        "paper. A map shows neighbourhoods only: the numbers are from the feature space itself.",
+        "paper. A map shows only neighbourhoods; the numbers are computed in the feature space.",
     )
     if not ui.has_database():
         _reference()
-        ui.nothing_yet("A map of your own needs a finished run.")
+        ui.nothing_yet("Your own map needs a finished run.")
         return
     with st.expander("Map two runs of this folder"):
         chosen = _choice()
         if chosen is None:
-            ui.nothing_yet("A map of your own needs a finished run with its model file.")
+            ui.nothing_yet("Your own map needs a finished run with its model file.")
         elif st.button("Compute"):
             st.session_state["tsne_computed"] = chosen
     if chosen is not None and st.session_state.get("tsne_computed") == chosen:
@@ -64,7 +64,7 @@ def page() -> None:
 
 
 def _choice() -> tuple[str, str, int, int, int] | None:
-    """Two runs, the numbers of classes and of images a class, and the seed; None without a run."""
+    """Two runs, the numbers of classes and of images per class, the seed; None without a run."""
     known = ui.query(queries.comparable)
     here = [
         RunDirectory(ui.results_folder(), run_id).model_path.exists() for run_id in known["run_id"]
@@ -81,7 +81,7 @@ def _choice() -> tuple[str, str, int, int, int] | None:
     columns = st.columns([2, 2, 1, 1, 1])
     with columns[0]:
         a = ui.one_named(
-            "First run", list(rows), key="a", default=next(iter(rows)), help="On the left.",
+            "First run", list(rows), key="a", default=next(iter(rows)), help="Shown on the left.",
             titles=titles,
         )  # fmt: skip
     like = [name for name, row in rows.items() if row["dataset"] == rows[a]["dataset"]]
@@ -92,21 +92,25 @@ def _choice() -> tuple[str, str, int, int, int] | None:
             titles=titles,
         )  # fmt: skip
     with columns[2]:
-        classes = ui.whole_number("Classes", 2, 20, 20, key="k", help="Random classes, or all.")
+        classes = ui.whole_number(
+            "Classes", 2, 20, 20, key="k", help="Number of random classes, at most all."
+        )
     with columns[3]:
-        per_class = ui.whole_number("Images per class", 5, 100, 15, key="n", help="At random.")
+        per_class = ui.whole_number(
+            "Images per class", 5, 100, 15, key="n", help="Drawn at random from each class."
+        )
     with columns[4]:
-        seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="Of classes, images and map.")
+        seed = ui.whole_number("Seed", 0, 9999, 0, key="seed", help="For classes, images and map.")
     total = min(classes, _info(rows[a]).num_classes) * per_class
     st.caption(
-        f"For each run about {total} images of {rows[a]['dataset']} are attacked by PGD and "
-        "mapped: seconds for a small model, minutes for a large one without a GPU."
+        f"For each run, about {total} images of {rows[a]['dataset']} are attacked by PGD and "
+        "mapped. This takes seconds for a small model, minutes for a large one without a GPU."
     )
     return a, b, classes, per_class, seed
 
 
 def _reference() -> None:
-    """The maps that ship."""
+    """Show the maps that ship with the app."""
     maps = reference_maps()
     for column, each in zip(st.columns(len(maps)), maps, strict=True):
         with column:
@@ -141,7 +145,7 @@ def _maps(a: str, b: str, classes: int, per_class: int, seed: int) -> None:
 
 
 def _radius(row: dict[str, Any]) -> float:
-    """The radius of the run's evaluation if it was in Linf, else the dataset's default."""
+    """The radius of the run's evaluation if that used Linf, else the dataset's default."""
     if row["attacks"] and row["norm"] == "Linf":
         return float(row["eps"])
     return _info(row).default_eps
@@ -152,7 +156,7 @@ def _info(row: dict[str, Any]) -> DatasetInfo:
 
 
 def _root(row: dict[str, Any]) -> str | None:
-    """The folder of the images that the run was trained on, if it had one."""
+    """The data folder in the run's configuration, if it has one."""
     config = ui.query(queries.run, row["run_id"])["config"] or {}
     root: str | None = (config.get("data") or {}).get("root")
     return root
@@ -160,7 +164,7 @@ def _root(row: dict[str, Any]) -> str | None:
 
 def _map(row: dict[str, Any], result: Embedding, protocol: str = "") -> None:
     st.subheader(ui.plain(row["title"]), anchor=False)
-    st.caption(ui.plain(run_title(row) + (f". Evaluated by: {protocol}" if protocol else "")))
+    st.caption(ui.plain(run_title(row) + (f". Evaluation: {protocol}" if protocol else "")))
     half = len(result.points) // 2
     ui.show_chart(
         charts.embedding(result.points),
@@ -195,9 +199,9 @@ def _separation(found: list[tuple[dict[str, Any], Embedding]], eps: float) -> No
         f"**{ui.plain(row['title'])}** {own.adversarial.silhouette:.3f}" for row, own in found
     )
     st.markdown(
-        f"Silhouette of the classes of adversarial images, high being well separated: {values}."
+        f"Silhouette of the classes of adversarial images (higher is better separated): {values}."
     )
-    few = "" if result.perplexity == PERPLEXITY else " (few images)"
+    few = "" if result.perplexity == PERPLEXITY else " (for few images)"
     st.caption(
         f"Linf {eps_text(eps)}, PGD with 10 steps; perplexity {result.perplexity:g}{few}; classes "
         f"{ui.plain(numbered)}."

@@ -106,7 +106,7 @@ def test_the_runs_page_shows_which_are_running_failed_and_done(open_page, small_
 def test_filters_in_the_url_restrict_the_runs(open_page, small_store) -> None:
     at = open_page("runs", small_store[0], state="done", q="trades")
     assert at.dataframe[0].value["title"].tolist() == ["TRADES"]
-    assert "No run fits" in words(open_page("runs", small_store[0], q="%"))
+    assert "No run matches" in words(open_page("runs", small_store[0], q="%"))
 
 
 def test_a_running_run_shows_epochs_that_the_database_lacks(open_page, store_run, tmp_path) -> None:

@@ -52,7 +52,7 @@ def test_points_of_different_attacks_share_no_chart(open_page, store_run, tmp_pa
     at = open_page("tradeoffs", tmp_path, ds="digits")
     assert len(at.dataframe[0].value) == 2
     assert at.selectbox(key="protocol").value == own
-    assert "2 points. Left out: 1 of other attacks." in words(at)
+    assert "2 points. Left out: 1 under other attacks." in words(at)
     at = open_page("tradeoffs", tmp_path, ds="digits", protocol=other)
     assert len(at.dataframe[0].value) == 1
 
@@ -63,7 +63,7 @@ def test_seeds_of_one_configuration_are_one_point(open_page, store_run, tmp_path
     store_run(tmp_path, "ikl", "IKL-AT", seed=3, status="error")
     at = open_page("tradeoffs", tmp_path, ds="digits")
     (row,) = at.dataframe[0].value.to_dict("records")
-    assert row["note"] == "n = 40, mean of 3 seeds ± deviation"
+    assert row["note"] == "n = 40, mean ± std of 3 seeds"
     assert "Left out: 1 runs without a finished evaluation" in words(at)
 
 
@@ -123,13 +123,13 @@ def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
     assert set(names) <= set(own.index)
     assert len(names) == (own["autoattack"].notna() & own["eps"].isin(["8/255", "0.031"])).sum() - 1
     # It leaves 18.95%, far below the paper's rows.
-    assert "1 of RobustBench far below the rest" in words(at)
+    assert "1 from RobustBench far below the rest" in words(at)
     assert board["y"].tolist() == own.loc[names, "autoattack"].tolist()
     doubted = [name for name in names if own.loc[name, "unreliable"] is True]
     assert set(board.index[board.index.str.endswith("?")]) == {f"{name} ?" for name in doubted}
     assert not any("?" in each.value for each in at.markdown if "on the front" in each.value)
     hidden = open_page("tradeoffs", empty, ds="cifar100", rb="false")
-    assert f"{len(board) + 1} of RobustBench" in words(hidden)
+    assert f"{len(board) + 1} from RobustBench" in words(hidden)
     assert set(hidden.dataframe[0].value["source"]) == {P}
 
 
