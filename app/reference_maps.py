@@ -2,8 +2,8 @@
 
 They are made from two finished runs with
 
-    python -m harness run --method ikl
-    python -m harness run --method trades
+    python -m harness run --method ikl --set evaluation.attacks=apgd-ce
+    python -m harness run --method trades --set evaluation.attacks=apgd-ce
     python -m app.reference_maps IKL_RUN TRADES_RUN
 
 The last command reads the runs' models from ``results`` and writes ``reference_maps.json`` next to
