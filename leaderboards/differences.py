@@ -17,7 +17,7 @@ from leaderboards.small import SUBJECT, sections_of, study_metric
 from leaderboards.spec import arch_text
 from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
-# The reference by task; natural training is compared with the reference of the study it is in.
+# Reference method by task; natural training is compared with the reference in its study.
 REFERENCES = {"adversarial": "kl", "distillation": "kd"}
 TITLE, DIFFERENCE = "Differences at small scale", "difference"
 # Fact in ``Row.facts``: whether the subtracted method is the study's reference.

@@ -18,7 +18,7 @@ OTHER = "other"
 def extra_rows(
     spec: TableSpec, groups: Sequence[RunGroup], printed: PrintedRows
 ) -> tuple[list[Row], list[Column]]:
-    """Return the rows, best first in each section, and the columns they need besides printed ones.
+    """Return the rows, best first in each section, and the columns they need that are not printed.
 
     Runs at small scale have a separate table.
 

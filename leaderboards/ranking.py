@@ -12,8 +12,8 @@ from leaderboards.table import PARTIAL, Cell, Number, Row
 def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     """Return the rows with their ranks by ``metric``, best first, then those without a rank.
 
-    The ranks of a row, such as ``2-4``, start after all rows that are certainly better, whose
-    interval is above its own, and end before all that are certainly worse. Rows with equal numbers
+    The ranks of a row, such as ``2-4``, start after all rows that are certainly better (their
+    interval is above its own) and end before all that are certainly worse. Rows with equal numbers
     and intervals have equal ranks; a number without an interval counts as its value alone. The best
     number is bold.
     """

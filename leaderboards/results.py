@@ -227,7 +227,7 @@ def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[R
 def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
     """Return the mean with its 95% interval, and the sample standard deviation.
 
-    A single run keeps its own interval and has no deviation, None. The interval of a mean is
+    A single run keeps its own interval, and its deviation is None. The interval of a mean is
     Student's t, and at least as wide as that of one run: seeds share their test images, so two that
     agree say no more about other images than one.
     """

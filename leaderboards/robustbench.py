@@ -130,7 +130,7 @@ def import_folder(folder: Path, results: Path) -> Imported:
     paths = sorted(Path(os.path.abspath(folder)).rglob("*.json"))
     if not paths:
         raise UserError(
-            f"{folder} holds no JSON file: pass the folder model_info of a RobustBench checkout"
+            f"{folder} holds no JSON file: give the folder model_info of a RobustBench checkout"
         )
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, restval="", lineterminator="\n")
@@ -155,7 +155,7 @@ def _key(path: Path) -> tuple[str, str, str]:
     dataset, threat = path.parent.parent.name, path.parent.name
     if dataset not in DATASETS or threat not in THREATS:
         raise UserError(
-            f"{path} is not in a folder such as cifar10/Linf: pass the folder model_info of a "
+            f"{path} is not in a folder such as cifar10/Linf: give the folder model_info of a "
             "RobustBench checkout"
         )
     return dataset, threat, path.stem
@@ -196,7 +196,7 @@ def export_run(
     lacking = [name for name in ("link", "name", "authors", "venue") if not known.get(name)]
     if lacking:
         options = ", ".join(f"--{name}" for name in lacking)
-        raise UserError(f"RobustBench needs {', '.join(lacking)} of the paper: pass {options}")
+        raise UserError(f"RobustBench needs {', '.join(lacking)} of the paper: give {options}")
     known.setdefault("reported", known["autoattack_acc"])
     ordered = {name: known[name] for name in Entry.model_fields if name in known}
     entry = Entry.model_validate(ordered)

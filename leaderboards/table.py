@@ -306,7 +306,7 @@ class TableHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class Table(TableHeader):
-    """A table of the paper with our numbers beside the printed ones, or any other leaderboard.
+    """A table of the paper with our numbers next to the printed ones, or any other leaderboard.
 
     Attributes:
         columns: printed columns first, in the paper's order, then those that only ours need, then
