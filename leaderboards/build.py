@@ -25,7 +25,7 @@ from leaderboards.table import Column, Table, TableHeader, with_keys
 
 # Where the command line stores runs by default.
 DEFAULT_RESULTS = Path("results")
-# The tables that RobustBench has a board for, by the name of the table with its entries.
+# Numbers of the tables whose models are on a RobustBench board, by the name of the board's table.
 FIELDS = {
     f"field-{spec.threat[0]}": number for number, spec in sorted(TABLES.items()) if spec.threat
 }
@@ -33,18 +33,18 @@ SMALL_NAME = "small"
 
 
 def tables() -> list[TableHeader]:
-    """The header of every table, in order: its number, title and more."""
+    """Return the header of every table, in order: its number, title and more."""
     return [spec for _, spec in sorted(TABLES.items())]
 
 
 def table(number: int, results: Path | None = None, *, name_folder: bool = True) -> Table:
-    """One table of the paper with all its numbers.
+    """Return one table of the paper with all its numbers.
 
     Args:
         number: 1 to 9.
-        results: the results folder whose runs are added, and in which the table's commands store;
-            None for the printed numbers alone. Without a database in it the table has the printed
-            numbers, and ``message`` says why.
+        results: the results folder whose runs are added and to which the table's commands write;
+            None for printed numbers only. If it has no database, the table has printed numbers
+            only, and ``message`` says why.
         name_folder: whether commands name a results folder that is not the default.
 
     Raises:
@@ -52,7 +52,7 @@ def table(number: int, results: Path | None = None, *, name_folder: bool = True)
     """
     spec = TABLES.get(number)
     if spec is None:
-        raise UserError(f"there is no Table {number}: the paper has {min(TABLES)} to {max(TABLES)}")
+        raise UserError(f"there is no Table {number}: give {min(TABLES)} to {max(TABLES)}")
     database = _database(results)
     groups = [] if database is None else run_groups(database)
     built = _built(spec, groups)
@@ -70,10 +70,10 @@ def table(number: int, results: Path | None = None, *, name_folder: bool = True)
 
 
 def field(number: int, results: Path | None = None, *, name_folder: bool = True) -> Table:
-    """RobustBench's entries with the rows of one table of the paper among them.
+    """Return RobustBench's entries ranked with the rows of one table of the paper.
 
     Args:
-        number: of a table in ``FIELDS``.
+        number: number of a table in ``FIELDS``.
         results: as for ``table``.
         name_folder: as for ``table``.
 
@@ -83,16 +83,16 @@ def field(number: int, results: Path | None = None, *, name_folder: bool = True)
     spec = TABLES.get(number)
     if spec is None or spec.threat is None:
         numbers = " and ".join(map(str, FIELDS.values()))
-        raise UserError(f"Table {number} is on no board of RobustBench: Tables {numbers} are")
+        raise UserError(f"Table {number} has no board on RobustBench: Tables {numbers} have one")
     entries = board(*spec.threat, None if _database(results) is None else results)
     return field_table(spec, table(number, results, name_folder=name_folder), entries)
 
 
 def small(results: Path | None = None) -> tuple[Table, Table]:
-    """The runs at small scale, and paired differences of methods.
+    """Return the table of runs at small scale and the table of paired differences of methods.
 
-    They are those of the results folder and the reference runs that ship with the repository, as
-    if all were in one store.
+    Their runs are those in the results folder and the reference runs shipped with the repository,
+    treated as one store.
 
     Raises:
         UserError: the database cannot be read.
@@ -105,7 +105,7 @@ def small(results: Path | None = None) -> tuple[Table, Table]:
 
 
 def named(name: str, results: Path | None = None) -> list[Table]:
-    """The tables of a name: ``2``, ``field-cifar10`` or ``small``.
+    """Return the tables with a name: ``2``, ``field-cifar10`` or ``small``.
 
     Raises:
         UserError: there is no such name, or the database cannot be read.
@@ -122,11 +122,11 @@ def named(name: str, results: Path | None = None) -> list[Table]:
 
 
 def _database(results: Path | None) -> Database | None:
-    """The database of a results folder; None where it has none."""
+    """Return the database of a results folder; None if it has none."""
     if results is None:
         return None
     if results.is_file():
-        raise UserError(f"{results} is a file: give the results folder, which holds runs/")
+        raise UserError(f"{results} is a file: give the results folder, which contains runs/")
     database = Database(results)
     return database if database.path.exists() else None
 
@@ -141,7 +141,7 @@ def _metrics(shown: Table) -> dict[str, str]:
 
 
 def in_folder(command: str, results: Path | None) -> str:
-    """A command that stores in the results folder, which it names unless it is the default."""
+    """Return a command with ``--results`` for the results folder, unless it is the default."""
     if not command or results is None or results.resolve() == DEFAULT_RESULTS.resolve():
         return command
     return f"{command} --results {shlex.quote(str(results))}"
@@ -169,5 +169,5 @@ def _built(spec: TableSpec, groups: list[RunGroup]) -> Table:
 
 
 def _inherited(spec: TableHeader | Column, base: type[TableHeader | Column]) -> dict[str, Any]:
-    """The fields that a declaration has from the class of what it declares."""
+    """Return the fields that a declaration inherits from the class of what it declares."""
     return {field.name: getattr(spec, field.name) for field in dataclasses.fields(base)}

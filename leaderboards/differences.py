@@ -1,7 +1,7 @@
-"""Differences at small scale: each method against its study's reference, and the paper's losses.
+"""Differences at small scale: methods minus a reference, and the paper's losses minus the others.
 
-A study is what was trained and measured alike. Its reference is training with KL, of distillation
-classical KD.
+A study is a set of runs with the same training and evaluation setup. Its reference is KL training,
+or classical KD for distillation.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from leaderboards.small import SUBJECT, sections_of, study_metric
 from leaderboards.spec import arch_text
 from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
-# The reference of a study by its task; natural training has that of the runs beside it.
+# Reference method by task; natural training is compared with the reference in its study.
 REFERENCES = {"adversarial": "kl", "distillation": "kd"}
 TITLE, DIFFERENCE = "Differences at small scale", "difference"
-# ``Row.facts``: whether the second of the two is the study's reference.
+# Fact in ``Row.facts``: whether the subtracted method is the study's reference.
 AGAINST, REFERENCE, OTHERS = "against", "reference", "others"
-# What runs of one study share. A method may bring its own teacher.
+# Facts that the runs of a study share. The teacher is not one: a method may bring its own.
 ALIKE = ("arch", "generated_name", "selection", "train_limit", "val_size")
-# The parameter of methods whose training begins with a stage of its own, in epochs of its own.
+# Parameter of methods that train a separate first stage, for which they get additional epochs.
 FIRST_STAGE = "first_stage"
 MINUS = "\u2212"
 FOREST = Column(
     DIFFERENCE,
     ("Difference",),
     "robust",
-    "Accuracy of the first minus that of the second, percentage points, mean over the seeds that "
-    "both have.",
+    "Accuracy of the first minus that of the second, percentage points, mean over the shared "
+    "seeds.",
     forest=True,
     seeds=False,
 )
 
 
 def difference_table(groups: Sequence[RunGroup]) -> Table:
-    """Paired differences over shared seeds, the greatest first in each study.
+    """Return the table of paired differences over shared seeds, largest first in each study.
 
-    First come all methods against the reference of their study, then the paper's losses against
-    every other method.
+    All methods minus the reference of their study come first, then the paper's losses minus every
+    other method.
     """
     studies = [study for members in sections_of(groups) for study in _studies(members)]
     rows = [row for study in studies for row in _against_reference(study)]
@@ -53,19 +53,19 @@ def difference_table(groups: Sequence[RunGroup]) -> Table:
         labels=("Compared", "Network", "Seeds"),
         columns=(FOREST,),
         rows=with_keys(rows),
-        caption="Methods against the reference of their study, training with KL or classical KD, "
-        "and the paper's losses against the others, on shared seeds and images. An interval that "
-        "holds 0 shows no difference.",
+        caption="Each method minus the reference of its study (KL training or classical KD), and "
+        "the paper's losses minus the other methods, on shared seeds and images. An interval that "
+        "contains 0 shows no difference.",
         remarks=(
-            "Each method is trained by its own recipe, so that a difference is that of the whole "
-            "method: the page Compare and the command `compare` name what else differs.",
+            "Each method is trained with its own recipe, so a difference reflects the whole "
+            "method: the page Compare and the command `compare` list what else differs.",
         ),
         has_ours=bool(rows),
         subject=SUBJECT,
         message=""
         if rows
-        else "no two methods share a seed, a network and a protocol with KL, KD or the paper's "
-        "losses yet",
+        else "no method shares a seed, a network and a protocol with KL, KD or the paper's losses "
+        "yet",
         first_run="python -m harness run --method kl",
     )
 
@@ -78,7 +78,7 @@ def _studies(members: Sequence[RunGroup]) -> list[list[RunGroup]]:
 
 
 def _against_reference(study: Sequence[RunGroup]) -> list[Row]:
-    """Every method minus the reference, one section for each group of the reference's runs."""
+    """Return every method minus the reference, one section for each group of the reference."""
     sections: dict[str, list[Row]] = defaultdict(list)
     for group in study:
         found = [
@@ -95,7 +95,7 @@ def _against_reference(study: Sequence[RunGroup]) -> list[Row]:
 
 
 def _is_reference(base: RunGroup, group: RunGroup) -> bool:
-    """Whether a group is of the reference of another method's group."""
+    """Whether ``base`` is the reference method of ``group``, a group of another method."""
     return (
         base["method"] == REFERENCES.get(base["task"])
         and group["method"] not in REFERENCES.values()
@@ -104,9 +104,9 @@ def _is_reference(base: RunGroup, group: RunGroup) -> bool:
 
 
 def _difference(of: RunGroup, base: RunGroup) -> Number | None:
-    """None where the two cannot be compared.
+    """Return the paired difference; None if the two cannot be compared.
 
-    They need as many epochs, but for those of a stage of a method's own.
+    Both need the same number of epochs, unless one of them trains a separate first stage.
     """
     staged = any(FIRST_STAGE in json.loads(group["params"] or "{}") for group in (of, base))
     if not staged and of["epochs_planned"] != base["epochs_planned"]:
@@ -115,18 +115,18 @@ def _difference(of: RunGroup, base: RunGroup) -> Number | None:
 
 
 def _preference(group: RunGroup, base: RunGroup, number: Number) -> tuple[bool, int, str]:
-    """Greater for the reference to compare a group with."""
+    """Return a sort key that is greatest for the reference to compare a group with."""
     return group["teacher"] == base["teacher"], number.seeds or 0, str(base["finished_at"])
 
 
 def _subject_against_others(study: Sequence[RunGroup]) -> Iterator[Row]:
-    """The paper's losses minus every method that is no reference."""
+    """Yield the paper's losses minus every other method that is not a reference."""
     others = [g for g in study if g["method"] not in (*SUBJECT, *REFERENCES.values())]
     for own in (group for group in study if group["method"] in SUBJECT):
         title = _title(own, f"{own.method_name} minus the others")
         yield from _best_first(
             [
-                # All rows are of the paper's loss, so that none need stand out.
+                # Every row is about the paper's loss, so none is highlighted.
                 _row(own, other, number, title, {**other.facts, AGAINST: OTHERS})
                 for other in others
                 if (number := _difference(own, other)) is not None
@@ -137,7 +137,7 @@ def _subject_against_others(study: Sequence[RunGroup]) -> Iterator[Row]:
 def _row(of: RunGroup, base: RunGroup, number: Number, title: str, facts: dict[str, str]) -> Row:
     network = arch_text(of["arch"] or "", of["teacher"])
     if of["epochs_planned"] != base["epochs_planned"]:
-        network += f", {of['epochs_planned']:.0f} epochs for {base['epochs_planned']:.0f}"
+        network += f", {of['epochs_planned']:.0f} epochs vs {base['epochs_planned']:.0f}"
     cell = Cell(ours=replace(number, note=f"{number.note}; {of.note}"))
     labels = (f"{of.method_name} {MINUS} {_short(base)}", network, str(number.seeds))
     return Row(OURS_ROW, labels, title, {DIFFERENCE: cell}, facts)
@@ -148,11 +148,11 @@ def _best_first(rows: Sequence[Row]) -> list[Row]:
 
 
 def _title(group: RunGroup, what: str) -> str:
-    """Data and network, what is subtracted, and how both were measured."""
+    """Return the dataset, the network, what is subtracted, and the protocol of both."""
     dataset, _, measured = group.protocol.partition(", ")
     return f"{dataset}, {arch_text(group['arch'] or '', group['teacher'])}: {what} ({measured})"
 
 
 def _short(group: RunGroup) -> str:
-    """A method's name without what it stands for."""
+    """Return a method's name without the explanation in parentheses."""
     return group.method_name.partition(" (")[0]

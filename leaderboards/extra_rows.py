@@ -18,12 +18,12 @@ OTHER = "other"
 def extra_rows(
     spec: TableSpec, groups: Sequence[RunGroup], printed: PrintedRows
 ) -> tuple[list[Row], list[Column]]:
-    """The rows, best first in each section, and the columns that they need besides print's.
+    """Return the rows, best first in each section, and the columns they need that are not printed.
 
-    Runs at small scale have a table of their own.
+    Runs at small scale have a separate table.
 
-    Accuracy after an attack that is not all of AutoAttack must not pass for AA, so it has a column
-    that names the attack.
+    Accuracy after anything less than full AutoAttack must not be mistaken for AA, so it has a
+    column named after the last attack.
     """
     used = printed.used
     sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
@@ -90,7 +90,7 @@ def _cells(spec: TableSpec, group: RunGroup) -> dict[str, Cell]:
 
 
 def _is_of_pair(column: ColumnSpec, group: RunGroup) -> bool:
-    """Whether a column is of the group's teacher and student, if it is of a pair."""
+    """Whether a column, if it is for a teacher-student pair, is for the group's pair."""
     if "teacher" not in column.where:
         return True
     teacher, student = column.where["teacher"], column.where["student_or_arch"]
@@ -107,9 +107,9 @@ def _label(name: str, group: RunGroup) -> str:
 
 
 def _last_attack(spec: TableSpec, group: RunGroup) -> str:
-    """The last attack if no printed column holds the accuracy after it; else empty.
+    """Return the last attack if no printed column has the accuracy after it; else empty.
 
-    All of AutoAttack ends in Square, but the accuracy after it is called AA.
+    Full AutoAttack ends in Square, but the accuracy after it is called AA.
     """
     if not spec.attacked or not group["attacks"] or "aa" in group.metrics:
         return ""
@@ -118,7 +118,7 @@ def _last_attack(spec: TableSpec, group: RunGroup) -> str:
 
 
 def _ranking_key(spec: TableSpec, group: RunGroup) -> str:
-    """The column that orders a section of attacked models; empty for others."""
+    """Return the key of the column that orders a section of attacked models; empty for others."""
     if not spec.attacked:
         return ""
     after = _last_attack(spec, group)
@@ -129,7 +129,7 @@ def _ranking_key(spec: TableSpec, group: RunGroup) -> str:
 
 
 def _rank(row: Row, key: str) -> tuple[float, ...]:
-    """What orders a section: the number of the column ``key``, else all its numbers."""
+    """Return a row's sort key: its number in the column ``key``, or all its numbers without one."""
     numbers = [row.cells[name].ours for name in ([key] if key else row.cells) if name in row.cells]
     return tuple(number.value for number in numbers if number is not None)
 
@@ -142,8 +142,8 @@ def _after_column(spec: TableSpec, attack: str) -> Column:
     title = metric_title(attack)
     heads = ("",) * (len(spec.columns[0].heads) - 1) + (f"after {title}",)
     text = (
-        f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
-        "AutoAttack, percent; not AA, which further attacks make lower."
+        f"Accuracy after {title}, the last attack of runs that were not evaluated with full "
+        "AutoAttack, percent. It is not AA: further attacks would lower it."
     )
     return Column(_after_key(attack), heads, attack, text)
 

@@ -1,4 +1,4 @@
-"""The field: the paper's rows and ours among RobustBench's published entries."""
+"""Field tables: the paper's rows and ours ranked among RobustBench's published entries."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from leaderboards.table import (
 )
 
 RANKED_BY = "best-known"
-# Columns of the tables that have a board.
+# Columns of every table whose models are on a RobustBench board.
 COMMON = ("aa", "clean")
-# RobustBench counts only further real images as extra data.
+# RobustBench counts only additional real images as extra data.
 ALONE, EXTRA = "No extra real images (generated ones allowed)", "Extra real images"
 UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
-# The paper's own models on the boards.
+# Prefix of the keys of the paper's own models on the boards.
 OWN_ENTRIES = "Cui2023Decoupled"
 
 
 def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> Table:
-    """The board of a table's threat model, with the table's rows in their places.
+    """Return the board of a table's threat model with the table's rows ranked among its entries.
 
-    Rows are ranked by the lowest known accuracy under attack, as on the board: an external attack
-    that leaves less than AutoAttack counts.
+    Rows are ranked by the lowest known accuracy under attack, as on RobustBench: an external attack
+    counts where it leaves a lower accuracy than AutoAttack.
 
     Args:
-        spec: a table whose models are on a board.
-        table: the same with its numbers.
-        entries: the board.
+        spec: declaration of a table whose models are on a board.
+        table: the same table with its numbers.
+        entries: the board's entries.
     """
     rows = [_published(entry, spec) for entry in entries]
     for row in table.rows:
@@ -63,8 +63,8 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
                 RANKED_BY,
                 ("Best known",),
                 "aa",
-                "The lowest known accuracy under attack, percent: AutoAttack's, or that of a "
-                "stronger external attack, as RobustBench ranks.",
+                "Lowest known accuracy under attack, percent: under AutoAttack, or under a "
+                "stronger external attack. RobustBench ranks by it.",
             ),
             *(Column(c.key, c.heads, c.metric, c.help) for c in reversed(spec.columns)),
         ),
@@ -75,15 +75,15 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
         subject=spec.subject,
         has_ours=table.has_ours,
         remarks=(
-            "The rank is the range that the 95% intervals allow, among the rows of one section.",
-            "RobustBench counts generated images as no extra data, and lists entries at a radius "
-            "of 0.031 with those at 8/255.",
+            "The rank is the range that the 95% intervals allow within a section.",
+            "RobustBench does not count generated images as extra data, and lists entries at a "
+            "radius of 0.031 with those at 8/255.",
         ),
     )
 
 
 def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
-    """Where the paper's best model is on the board, in a sentence."""
+    """Return a sentence on the rank of the paper's best model; empty if the board has none."""
     alone = [entry for entry in entries if not entry.extra_data]
     own = [n for n, entry in enumerate(alone, 1) if entry.key.startswith(OWN_ENTRIES)]
     if not own:
@@ -98,7 +98,7 @@ def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
 def _published(entry: Published, spec: TableSpec) -> Row:
     flags = [UNRELIABLE] * entry.unreliable
     if entry.best_known < entry.aa:
-        flags.append(f"an external attack leaves {entry.best_known:.2f}, by which it ranks")
+        flags.append(f"an external attack leaves {entry.best_known:.2f}, which sets its rank")
     notes = [entry.citation]
     if entry.external is not None:
         notes.append(f"The best external attack leaves {entry.external:.2f}.")
@@ -140,7 +140,7 @@ def _facts(dataset: str, arch: str, data: str, method: str) -> dict[str, str]:
 
 
 def _sides(table: Table, row: Row) -> list[Row]:
-    """A row of the table as one of the field for print and one for ours."""
+    """Split a row of the table into a row of printed numbers and a row of ours."""
     printed = {
         key: Cell(printed=replace(n, bold=False, underlined=False))
         for key in COMMON

@@ -1,4 +1,4 @@
-"""Fill the printed rows of a table: the printed number of every cell, the log's, and ours."""
+"""Fill the printed rows of a table with printed numbers, logged numbers and ours."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Filled = tuple[Mapping[str, Cell], Mapping[str, RunGroup]]
 
 
 def printed_difference(of: Number, base: Number) -> Number:
-    """The difference of two printed numbers, computed here."""
+    """Return the difference of two printed numbers, computed here."""
     note = f"computed: {of.value:.2f} - {base.value:.2f}"
     return Number(round(of.value - base.value, 2), of.badge, note=note, difference=True)
 
 
 def is_like(group: RunGroup, other: RunGroup) -> bool:
-    """Whether two groups differ in the method and its parameters, as far as tables know."""
+    """Whether two groups differ only in the method and its parameters, by the facts in tables."""
     shared = ("arch", "teacher", "dataset", "augmentation", "scale", "selection")
     return (
         group.seed_key != other.seed_key
@@ -50,7 +50,7 @@ def is_like(group: RunGroup, other: RunGroup) -> bool:
 
 
 def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
-    """Whether a group is of the baseline's method and otherwise comparable."""
+    """Whether a group has the baseline's method and is otherwise comparable."""
     return group["method"] == method and is_like(group, of)
 
 
@@ -85,11 +85,11 @@ class PrintedRows:
 
     @property
     def used(self) -> set[tuple[str, bool]]:
-        """``RunGroup.seed_key`` of the trainings whose numbers fill cells."""
+        """``RunGroup.seed_key`` of the groups whose numbers fill cells."""
         return {group.seed_key for chosen in self._chosen for group in chosen.values()}
 
     def rows(self) -> tuple[Row, ...]:
-        """The printed rows with all their numbers."""
+        """Return the printed rows with all their numbers."""
         cells = [self._cells(index) for index in range(len(self.spec.rows))]
         for row, own in zip(self.spec.rows, cells, strict=True):
             if row.minus is not None:
@@ -103,7 +103,7 @@ class PrintedRows:
         return tuple(self._row(index, own) for index, own in enumerate(cells))
 
     def _subtract(self, own: dict[str, Cell], of: Filled, base: Filled) -> None:
-        """Complete a row of printed differences: what print's numbers give, and ours."""
+        """Complete a row of printed differences: recompute them from printed numbers, add ours."""
         metrics = {column.key: column.metric for column in self.spec.columns}
         for key, cell in list(own.items()):
             printed, ours = cell.printed, None
@@ -117,7 +117,7 @@ class PrintedRows:
             own[key] = Cell(printed, None, ours)
 
     def _line(self, row: RowSpec, column: ColumnSpec) -> dict[str, str] | None:
-        """The line of ``reported.csv`` for a cell; None where nothing is printed."""
+        """Return the line of ``reported.csv`` for a cell; None if nothing is printed."""
         if row.kind == HEAD_ROW and column.metric != "clean":
             return None
         facts = self.spec.facts_of(row, column)
@@ -127,7 +127,7 @@ class PrintedRows:
         return found[0] if found else None
 
     def _choose(self, row: RowSpec, column: ColumnSpec, line: Facts) -> RunGroup | None:
-        """The group for a cell: first by the printed selection, then most seeds, then newest."""
+        """Return the group for a cell: printed selection first, then most seeds, then newest."""
         head = row.kind == HEAD_ROW
         fitting = [
             group
@@ -174,7 +174,7 @@ class PrintedRows:
                 mark_best(together, column)
 
     def _difference_cell(self, spec: DifferenceSpec, index: int, own: Mapping[str, Cell]) -> Cell:
-        """The differences of a row's printed number and of ours from those of the baseline."""
+        """Return the differences of a row's printed number and of ours from the baseline's."""
         cell, line = own.get(spec.of), self._lines[index].get(spec.of)
         if cell is None or line is None or cell.printed is None:
             return Cell()
@@ -200,7 +200,7 @@ class PrintedRows:
         badges = {number.badge for cell in cells.values() for number in cell.numbers}
         shared = {line["teacher"] for line in lines}, {line["student_or_arch"] for line in lines}
         teacher, arch = (found.pop() if len(found) == 1 else "" for found in shared)
-        # A recipe of a teacher-student pair belongs to each distillation method.
+        # All distillation methods share the recipe of a teacher-student pair.
         method = "" if self.spec.attacked else f"--method {row.method} "
         return Row(
             row.kind,
@@ -223,9 +223,9 @@ class PrintedRows:
 
 
 def _compared(ours: Number, printed: Number, row: RowSpec, group: RunGroup) -> Number:
-    """Ours with its difference from print, unless the epochs were selected by different rules."""
+    """Return ours with its difference from the printed number, unless epoch selection differs."""
     if row.selection and group["selection"] and row.selection != group["selection"]:
-        note = f"{ours.note}; printed: epoch {row.selection}, so not compared with print"
+        note = f"{ours.note}; printed: epoch {row.selection}, so the two are not compared"
         return dataclasses.replace(ours, note=note)
     gap, apart = ours.value - printed.value, not ours.overlaps(printed)
     return dataclasses.replace(ours, from_print=gap, apart=apart)

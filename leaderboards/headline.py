@@ -1,4 +1,4 @@
-"""What a table shows, in print and here, in a sentence or two above it."""
+"""Headlines: a sentence or two above a table on what it shows, in the paper and here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from leaderboards.render.cells import interval_text
 from leaderboards.table import DIFFERENCE_ROW, PRINTED_ROW, Cell, Number, Row, Table
 
 NONE_YET = "Ours: not measured yet."
-NOT_PAIRED = "Ours: no two runs that differ in the loss alone share a seed yet."
+NOT_PAIRED = "Ours: no two runs that differ only in the loss share a seed yet."
 
 
 def headline(table: Table) -> str:
-    """The sentences; empty for a table that is not the paper's."""
+    """Return the headline; empty for a table that is not the paper's."""
     gains = [row for row in table.rows if row.kind == DIFFERENCE_ROW]
     differences = [column for column in table.columns if column.difference]
     if gains:
@@ -23,9 +23,9 @@ def headline(table: Table) -> str:
 
 
 def best_text(table: Table) -> tuple[str, str, str]:
-    """The best printed number of the table's own methods, its row, and ours in a sentence.
+    """Return the best printed number of the paper's methods, its row, and a sentence on ours.
 
-    A robust model's is its clean and AutoAttack accuracy, as ``73.85 / 39.18``.
+    For robust models the number is clean and AutoAttack accuracy, such as ``73.85 / 39.18``.
     """
     robust = any(column.key == "aa" for column in table.columns)
     keys = ["aa"] if robust else [c.key for c in table.columns if c.metric == "clean"]
@@ -51,7 +51,7 @@ def best_text(table: Table) -> tuple[str, str, str]:
 
 
 def _robustness(table: Table, key: str) -> str:
-    """How far the paper's method leads training with KL."""
+    """Return by how much the paper's method outperforms KL training."""
     rows = [row for row in table.rows if table.is_subject(row)]
     parts = []
     for group in dict.fromkeys(row.group for row in rows):
@@ -60,20 +60,20 @@ def _robustness(table: Table, key: str) -> str:
             where = f" ({group[:1].lower()}{group[1:]})" if group else ""
             parts.append(f"{_range(numbers)} AA{where}")
     ours = _ours(table, ((table.name_of(row), row.cell(key)) for row in rows))
-    return f"In print IKL-AT leads training with KL by {' and by '.join(parts)}. {ours}"
+    return f"In the paper, IKL-AT improves on KL training by {' and by '.join(parts)}. {ours}"
 
 
 def _distillation(table: Table, gain: Row) -> str:
-    """How much the paper's method gains over classical distillation."""
+    """Return by how much the paper's method outperforms classical distillation."""
     columns = [c for c in table.columns if gain.cell(c.key).printed]
     numbers = _printed(gain.cell(c.key) for c in columns)
-    pairs = f"{len(numbers)} pairs of teacher and student"
+    pairs = f"{len(numbers)} teacher-student pairs"
     ours = _ours(table, ((" to ".join(c.heads[:2]), gain.cell(c.key)) for c in columns))
-    return f"In print IKL-KD gains {_range(numbers)} points over KD in {pairs}. {ours}"
+    return f"In the paper, IKL-KD gains {_range(numbers)} points over KD on {pairs}. {ours}"
 
 
 def _ablation(table: Table) -> str:
-    """Between which values AutoAttack accuracy moves."""
+    """Return the range of AutoAttack accuracy over each weight."""
 
     def text(pick: Callable[[Cell], Number | None]) -> str:
         parts = []
@@ -90,7 +90,7 @@ def _ablation(table: Table) -> str:
 
     ours = text(lambda cell: cell.ours)
     printed = text(lambda cell: cell.printed)
-    return f"In print AA goes from {printed}. {f'Ours: {ours}.' if ours else NONE_YET}"
+    return f"In the paper, AA ranges from {printed}. {f'Ours: {ours}.' if ours else NONE_YET}"
 
 
 def _printed(cells: Iterable[Cell]) -> list[float]:
@@ -103,7 +103,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _ours(table: Table, named: Iterable[tuple[str, Cell]]) -> str:
-    """Our differences, each with its interval and its row."""
+    """Return a sentence on our differences, each with its interval and its row."""
     texts = []
     for name, cell in named:
         number = cell.ours

@@ -1,4 +1,4 @@
-"""Differences of our own runs: over the seeds that both sides have, on the images that both saw."""
+"""Paired differences between our runs, over shared seeds and shared test images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leaderboards.table import Number, Row
 PairKey = tuple[str, str, str, str]
 Counts = tuple[int, int, int, int]
 
-# For each pair the images right in both, in the first only, in the second only, in none.
+# Number of images for each pair: right in both, in the first only, in the second only, in neither.
 COUNTS = """
 WITH pairs AS (
     SELECT unnest($run_a) AS run_a, unnest($evaluation_a) AS evaluation_a,
@@ -43,11 +43,11 @@ SURVIVES, CLEAN = "broken_by IS NULL", "broken_by IS DISTINCT FROM 'clean'"
 
 
 def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | None:
-    """The mean difference over shared seeds, in percentage points or seconds, unrounded.
+    """Return the mean difference over shared seeds, in percentage points or seconds, unrounded.
 
-    It has Student's interval from two seeds on. Evaluations that stopped early get no interval of
-    their images, as that would be one of a number fixed before. None where no seed is shared, where
-    a seed is unknown or twice in a group, or where a run lacks the metric.
+    With two or more seeds it has Student's t interval. Sequential evaluations get no interval from
+    their images, because that interval assumes a number of images fixed in advance. Return None if
+    no known seed is shared, a group has a seed twice, or a run lacks the metric.
     """
     if metric not in of.metrics or metric not in base.metrics:
         return None
@@ -84,14 +84,14 @@ def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | Non
 def with_intervals(
     rows: Sequence[Row], metrics: Mapping[str, str], *databases: Database
 ) -> list[Row]:
-    """The rows, with the interval that shared images give in every difference of ours.
+    """Return the rows with an interval from shared images added to each of our differences.
 
-    The interval of a mean over seeds is at least as wide as the mean of its pairs'.
+    The interval of a mean over seeds is at least as wide as the mean of its pairs' intervals.
 
     Args:
         rows: rows of a table.
-        metrics: the metric of each of its columns; accuracies alone get an interval.
-        databases: those that have the runs; a pair's two may be in different ones.
+        metrics: the metric of each column; only accuracies get an interval.
+        databases: where the runs are stored; the runs of a pair may be in different databases.
     """
     wanted: dict[bool, set[PairKey]] = {True: set(), False: set()}
     for row in rows:
@@ -119,7 +119,7 @@ def with_intervals(
 def _counts(
     databases: Sequence[Database], pairs: Collection[PairKey], right: str
 ) -> dict[PairKey, Counts]:
-    """The counts of each pair whose runs have verdicts, within a database or across them."""
+    """Return the counts of each pair whose runs have verdicts, in one database or across two."""
     found: dict[PairKey, Counts] = {}
     for database in databases:
         if wanted := sorted(set(pairs) - set(found)):
@@ -143,7 +143,7 @@ def _columns(pairs: Sequence[PairKey]) -> dict[str, list[str]]:
 
 
 def _widened(number: Number, counts: Mapping[PairKey, Counts]) -> Number:
-    """A difference with the interval of its images; as it is where a pair shares none."""
+    """Return a difference with the interval from its images; unchanged if a pair shares none."""
     tables = [counts.get(pair) for pair in number.pairs]
     if any(table is None or sum(table) == 0 for table in tables):
         return number

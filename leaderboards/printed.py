@@ -1,4 +1,4 @@
-"""Numbers that the paper prints and that the authors' logs have."""
+"""Numbers printed in the paper, and numbers in the authors' logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leaderboards.table import (
 
 REPORTED_CSV = Path(__file__).with_name("reported.csv")
 
-# Metric names of the printed numbers and ours.
+# Metric names in ``reported.csv`` and ours.
 PRINTED_METRICS = {
     "clean": "clean",
     "top1": "clean",
@@ -43,7 +43,7 @@ _TYPES = {
 
 
 def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
-    """The paper's printed numbers, one a row, typed.
+    """Load the paper's printed numbers, one per row, with typed columns.
 
     Accuracies are in percent; ``std`` is NaN where none is printed. ``table`` is an integer,
     ``bold`` and ``underlined`` are booleans; everything else is text, empty where nothing is
@@ -56,12 +56,12 @@ def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
         text = pd.read_csv(path, dtype=str, keep_default_na=False)
         frame = text.assign(std=text["std"].replace("", "nan")).astype(_TYPES)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no file of printed numbers ({error}): restore it") from error
+        raise UserError(f"{path} is not a file of printed numbers ({error}): restore it") from error
     return frame.astype({"bold": bool, "underlined": bool})
 
 
 def lines_of(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Each line's columns as text, with each ``name=value`` of its setting as a fact of its own."""
+    """Return each line's columns as text, and each ``name=value`` of its setting as a fact."""
     found = []
     for record in frame.to_dict("records"):
         pairs = (part.partition("=") for part in record["setting"].split(";"))
@@ -72,17 +72,17 @@ def lines_of(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 @cache
 def printed_lines() -> tuple[dict[str, str], ...]:
-    """The lines of ``reported.csv`` as facts."""
+    """Return the lines of ``reported.csv`` as facts."""
     return tuple(lines_of(load_reported()))
 
 
 def has(line: Facts, facts: Facts) -> bool:
-    """Whether a line has all these facts; a fact that it lacks is empty."""
+    """Whether a line has all these facts; a missing fact counts as empty."""
     return all(line.get(name, "") == value for name, value in facts.items())
 
 
 def evidence_of(line: Facts) -> str:
-    """Why the paper contradicts a printed number; empty if it does not."""
+    """Return the evidence that the paper contradicts a printed number; empty if it does not."""
     table = TABLES.get(int(line["table"]))
     for disputed in table.disputed if table else ():
         named = not disputed.metrics or line["metric"] in disputed.metrics
@@ -97,13 +97,13 @@ def is_difference(line: Facts) -> bool:
 
 
 def percent_interval(percent: float, n: int) -> tuple[float, float]:
-    """The 95% Wilson interval, in percent, of an accuracy that is published as percent."""
+    """Return the 95% Wilson interval, in percent, of an accuracy given in percent."""
     low, high = wilson_interval(round(percent / 100 * n), n)
     return 100 * low, 100 * high
 
 
 def printed_number(line: Facts) -> Number:
-    """The number of a line as printed; an accuracy has its interval."""
+    """Return the number of a line as printed, with an interval if it is an accuracy."""
     spec, value = TABLES[int(line["table"])], float(line["value"])
     low = high = n = seeds = None
     if line["metric"] != "sec_per_iter" and not is_difference(line):
@@ -126,7 +126,7 @@ def printed_number(line: Facts) -> Number:
 
 
 def logged_number(line: Facts) -> Number | None:
-    """The number that the authors' log has for a line; None if it has none."""
+    """Return the number in the authors' log for a line; None if there is none."""
     for log in TABLES[int(line["table"])].logged:
         if has(line, log.where) and line["metric"] in log.values:
             return Number(log.values[line["metric"]], LOGGED, note=log.source)
@@ -134,10 +134,10 @@ def logged_number(line: Facts) -> Number | None:
 
 
 def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[Row]:
-    """The printed rows of an architecture trained on the dataset alone, each row once.
+    """Return the printed rows of an architecture trained without generated data, each row once.
 
-    Their labels are the method and the architecture; their cells have our metric names. Of Tables
-    6, 8 and 9, which vary the parameters of one row of Table 2, there is none.
+    Their labels are the method and the architecture; their cells have our metric names. Tables 6, 8
+    and 9, which vary the parameters of one row of Table 2, are left out.
 
     Arguments are registered names; ``teacher`` is empty for a model that was not distilled, and
     ``metric`` is one that the rows must have.

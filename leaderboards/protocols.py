@@ -18,25 +18,25 @@ METRIC_TITLES = {
 }
 # Metrics in seconds; all others are accuracies.
 TIMES = ("sec_per_iter", "train_seconds")
-# Anything that follows in a version, such as a smaller budget, is not standard.
+# A version with anything more, such as a smaller budget, is not standard.
 STANDARD_VERSION = re.compile(r"standard \S+")
 PAPER_EPS = 8 / 255
 
 
 def metric_title(metric: str) -> str:
-    """A metric as papers write it."""
+    """Return a metric's name as papers write it."""
     return METRIC_TITLES.get(metric, metric)
 
 
 def attacks_of(run: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stages of a run's evaluation, in order."""
+    """Return the stages of a run's evaluation, in order."""
     return tuple(run["attacks"].split(",")) if run["attacks"] else ()
 
 
 def ranking_metric(attacks: Sequence[str], metrics: Collection[str]) -> str:
-    """The metric that ranks models: the accuracy after the last attack, which may be all of AA.
+    """Return the metric that ranks models: AA if measured, else accuracy after the last attack.
 
-    Without an attack clean accuracy ranks. ``metrics`` are those that were measured.
+    Without attacks it is clean accuracy. ``metrics`` are those that were measured.
     """
     if not attacks:
         return "clean"
@@ -44,7 +44,7 @@ def ranking_metric(attacks: Sequence[str], metrics: Collection[str]) -> str:
 
 
 def is_standard_attack(run: Mapping[str, Any]) -> bool:
-    """Whether the attack is standard AutoAttack, whole and in float32, at any radius."""
+    """Whether the attack is full standard AutoAttack in float32, at any radius."""
     return bool(
         attacks_of(run) == STANDARD_ATTACKS
         and STANDARD_VERSION.fullmatch(run["attack_version"])
@@ -53,29 +53,29 @@ def is_standard_attack(run: Mapping[str, Any]) -> bool:
 
 
 def is_papers_attack(run: Mapping[str, Any]) -> bool:
-    """Whether the attack is the paper's: standard AutoAttack at its radius."""
+    """Whether the attack is the paper's: standard AutoAttack at its norm and radius."""
     return is_standard_attack(run) and run["norm"] == "Linf" and abs(run["eps"] - PAPER_EPS) < 1e-9
 
 
 def is_papers_protocol(run: Mapping[str, Any]) -> bool:
-    """Whether printed numbers were measured by the protocol of this run."""
+    """Whether a run was evaluated with the protocol of the printed numbers."""
     if run["scale"] != "paper" or run["precision"] != "float32":
         return False
     return is_papers_attack(run) if run["attacks"] else run["task"] == "distillation"
 
 
 def is_sequential(attack_version: str) -> bool:
-    """Whether the images were drawn in random order until enough was known."""
+    """Whether the evaluation drew images in random order and could stop early."""
     return attack_version.endswith(" sequential")
 
 
 def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[str]:
-    """The protocol in a few words each, the dataset first."""
+    """Return the protocol as short phrases, the dataset first."""
     facts = [protocol["dataset"]]
     if attacks:
         standard = tuple(attacks) == STANDARD_ATTACKS
         names = "AutoAttack" if standard else " + ".join(map(metric_title, attacks))
-        # The version's first word repeats which attacks there are.
+        # The version's first word only repeats the attacks.
         version = protocol["attack_version"].partition(" ")[2]
         facts += [f"{protocol['norm']} {eps_text(protocol['eps'])}", f"{names} ({version})"]
     else:

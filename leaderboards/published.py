@@ -1,7 +1,7 @@
-"""RobustBench's published entries: those that ship here, or a newer import in their place.
+"""RobustBench's published entries: those shipped with the repository, or a newer import.
 
-``robustbench_entries.csv`` has the 236 entries of https://github.com/RobustBench/robustbench, the
-files of its folder ``model_info``, one a line; footnotes are left out.
+``robustbench_entries.csv`` has the 236 entries of https://github.com/RobustBench/robustbench, one
+line for each file in its folder ``model_info``; footnotes are left out.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from leaderboards.table import ROBUSTBENCH
 
 ENTRIES_CSV = Path(__file__).with_name("robustbench_entries.csv")
 IMPORTED = "SELECT * FROM reported WHERE badge = $badge ORDER BY row_number"
-# Columns of the file and fields of an entry that are called otherwise there.
+# Columns of the file whose names differ from the fields of ``Entry``.
 FIELDS = {
     "clean": "clean_acc",
     "autoattack": "autoattack_acc",
     "corruptions": "corruptions_acc",
 }
 BOOLEANS = {"True": True, "False": False}
-# Boards list a radius of 0.031 with that of 8/255, which is 0.0314, and say so.
+# The boards for 8/255, which is 0.0314, include entries at radius 0.031 and say so.
 SAME_RADIUS = {"0.031": "8/255"}
 
 
@@ -38,11 +38,11 @@ class Published:
 
     Attributes:
         key: the name by which RobustBench loads the model.
-        arch: the architecture, WRN for WideResNet.
-        extra_data: whether it was trained on further real images. Generated ones do not count.
+        arch: the architecture, with WRN for WideResNet.
+        extra_data: whether it was trained on additional real images. Generated ones do not count.
         clean: accuracy on clean images.
         aa: accuracy under AutoAttack.
-        external: what the strongest external attack leaves; None where there is none.
+        external: accuracy under the strongest external attack; None if there is none.
         unreliable: whether RobustBench calls ``aa`` potentially unreliable.
         eps: the radius as published, such as 8/255.
         citation: the paper and where it appeared.
@@ -70,7 +70,7 @@ class Published:
 
 @cache
 def shipped_lines() -> tuple[dict[str, Any], ...]:
-    """The entries that ship here, as lines of the database's table ``reported``."""
+    """Return the shipped entries as lines of the database table ``reported``."""
     lines = []
     with ENTRIES_CSV.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -86,12 +86,12 @@ def shipped_lines() -> tuple[dict[str, Any], ...]:
 
 
 def board(dataset: str, eps: str, results: Path | None, threat: str = "Linf") -> list[Published]:
-    """The entries of a board under attack, by the lowest known accuracy, best first.
+    """Return the entries of a board under attack, best first by the lowest known accuracy.
 
     Args:
         dataset: registered name.
         eps: the board's radius, such as ``8/255``.
-        results: the results folder, whose imported entries take the place of those shipped.
+        results: the results folder; entries imported into it replace the shipped ones.
         threat: the norm.
 
     Raises:
@@ -116,7 +116,7 @@ def _facts(line: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _entry(lines: Sequence[Mapping[str, Any]]) -> Published | None:
-    """The entry of these lines; None if it was not attacked."""
+    """Return the entry of these lines; None if it lacks clean or AutoAttack accuracy."""
     first, facts = lines[0], _facts(lines[0])
     values = {line["metric"]: float(line["value"]) for line in lines}
     if "aa" not in values or "clean" not in values:

@@ -1,4 +1,4 @@
-"""Ranks: those that the 95% intervals allow, since close numbers have no certain order."""
+"""Ranks as ranges that the 95% intervals allow, since close numbers have no certain order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from leaderboards.table import PARTIAL, Cell, Number, Row
 
 
 def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The rows with their ranks by ``metric``, best first, then those without a rank.
+    """Return the rows with their ranks by ``metric``, best first, then those without a rank.
 
-    A row's ranks, such as ``2-4``, are from one more than the rows that are surely better, those
-    whose interval lies above its own, to as many as are not surely worse. Rows of equal numbers and
-    intervals share them; a number without interval is its value alone. The best number is bold.
+    The ranks of a row, such as ``2-4``, start after all rows that are certainly better (their
+    interval is above its own) and end before all that are certainly worse. Rows with equal numbers
+    and intervals have equal ranks; a number without an interval counts as its value alone. The best
+    number is bold.
     """
 
     def value(row: Row) -> float:
@@ -38,7 +39,7 @@ def rank_rows(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def _with_bold(cell: Cell, number: Number, bold: bool) -> Cell:
-    """The cell with its first number bold, or not."""
+    """Return the cell with ``bold`` set on its first number."""
     changed = dataclasses.replace(number, bold=bold)
     if cell.printed is number:
         return dataclasses.replace(cell, printed=changed)

@@ -1,4 +1,4 @@
-"""The reference runs in the repository, queried where they lie: nothing is imported or written."""
+"""Read-only access to the reference runs in the repository, without importing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES = ("runs", "evaluations", "metrics", "verdicts")
 
 
 class Exported(Database):
-    """A folder of exports, each a folder of Parquet files, as one database that is only read."""
+    """Read-only database over a folder of exports, each a folder of Parquet files."""
 
     @property
     def exists(self) -> bool:
@@ -25,14 +25,14 @@ class Exported(Database):
         return any(self.results.glob("*/runs.parquet"))
 
     def query(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
-        """The frame that a query gives."""
+        """Return a query's result as a data frame."""
         with self._connected(sql) as connection:
             return connection.execute(sql, params or None).df()
 
     def fetch(
         self, sql: str, params: dict[str, Any] | None = None
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows that a query gives."""
+        """Return a query's column names and rows."""
         with self._connected(sql) as connection:
             connection.execute(sql, params)
             return [column[0] for column in connection.description], connection.fetchall()

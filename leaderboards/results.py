@@ -1,4 +1,4 @@
-"""Runs measured here, gathered over seeds, as numbers. What may be compared is ``like_runs``."""
+"""Numbers of our own runs, grouped over seeds. ``like_runs`` defines which may be compared."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from leaderboards.table import REPRODUCED, SMALL, Number
 
 Run = Mapping[str, Any]
 
-# A table has no room for more.
+# Longer titles of runs are cut, for lack of room in a table.
 LONGEST_TITLE = 48
 
 FINISHED = "SELECT * FROM like_runs WHERE status = 'success'"
 
-# The run itself by the named evaluation, else by its newest, and all that is like it.
+# The run with the named evaluation, or with its newest, and all runs comparable with it.
 LIKE = """
 WITH own AS (
     SELECT * FROM finished_evaluations
@@ -41,7 +41,7 @@ WITH own AS (
 SELECT * FROM own UNION ALL SELECT * FROM others
 """
 
-# The runs of a query, each with the metrics of its training and of its evaluation.
+# The runs of a query, each with the metrics of its training and its evaluation.
 WITH_METRICS = """
 WITH chosen AS MATERIALIZED ({sql}), measured AS (
     SELECT c.run_id, c.evaluation_id,
@@ -66,11 +66,11 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in nothing but the seed, measured by one protocol.
+    """Runs that differ only in the seed, evaluated with the same protocol.
 
     Attributes:
         runs: rows of ``like_runs``, each with its ``metrics`` by name and its ``flags``.
-        name: distinguishes the group from others of the same title.
+        name: distinguishes the group from others with the same title.
     """
 
     runs: tuple[Run, ...]
@@ -82,7 +82,7 @@ class RunGroup:
 
     @property
     def method_name(self) -> str:
-        """Its name without the size of its training set, where that is said beside it."""
+        """The name without the size of the training set, for tables that show it separately."""
         return self.name.replace(_limit_text(self.runs[0]), "")
 
     @property
@@ -92,22 +92,22 @@ class RunGroup:
 
     @property
     def badge(self) -> str:
-        """R for the paper's scale, S for less."""
+        """R at the paper's scale, S below it."""
         return REPRODUCED if self["scale"] == "paper" else SMALL
 
     @property
     def seed_key(self) -> tuple[str, bool]:
-        """Equal for the same training measured by another protocol."""
+        """Key that is equal for the same training evaluated with another protocol."""
         return self["seed_group"], self["partial"]
 
     @property
     def section_key(self) -> tuple[str, bool]:
-        """Equal for groups that one section of a table holds."""
+        """Key that is equal for groups in the same section of a table."""
         return self["like_key"], self["partial"]
 
     @property
     def preference(self) -> tuple[int, str]:
-        """Greater for a group to prefer: of more seeds, then the newest."""
+        """Sort key for choosing a group: most seeds, then newest."""
         return len(self.runs), str(self["finished_at"])
 
     @cached_property
@@ -131,7 +131,7 @@ class RunGroup:
 
     @cached_property
     def note(self) -> str:
-        """How it was trained and measured, in one line."""
+        """One line on how it was trained and measured."""
         changes = json.loads(self["recipe_changes"] or "{}")
         recipe = f"recipe {self['recipe']}" if self["recipe"] else "loaded model"
         changed = "".join(f", {path}={value}" for path, value in changes.items())
@@ -140,7 +140,7 @@ class RunGroup:
 
     @cached_property
     def flags(self) -> tuple[str, ...]:
-        """Reasons to doubt its numbers, one sentence each, one for each name."""
+        """Reasons to doubt its numbers, one sentence for each flag name."""
         found: dict[str, str] = {}
         for run in self.runs:
             for flag in run["flags"]:
@@ -154,7 +154,7 @@ class RunGroup:
         return tuple(name for name in first if all(name in other for other in others))
 
     def fits(self, *, dataset: str, arch: str, teacher: str, augmentation: str) -> bool:
-        """Whether it is of a printed row's data and architectures, all as printed."""
+        """Whether it matches the data and architectures of a printed row, given as printed."""
         return (
             self["dataset"] == dataset_name(dataset)
             and self["arch"] in architecture_names(arch)
@@ -170,7 +170,7 @@ class RunGroup:
         return all(own.get(name) == value for name, value in params.items())
 
     def number(self, metric: str) -> Number | None:
-        """One of its metrics as a table shows it; None if not all runs have it."""
+        """Return a metric as a table shows it; None if not all runs have it."""
         if metric not in self.metrics:
             return None
         is_accuracy = metric not in TIMES
@@ -178,7 +178,7 @@ class RunGroup:
         mean, std = over_seeds([run["metrics"][metric] for run in self.runs])
         low, high = mean.low, mean.high
         if is_accuracy and low is not None and high is not None:
-            # Student's interval of a mean can go beyond what an accuracy can be.
+            # Student's t interval of a mean can exceed the range of an accuracy.
             low, high = 100 * max(low, 0.0), 100 * min(high, 1.0)
         return Number(
             mean.value * unit,
@@ -195,7 +195,7 @@ class RunGroup:
 
 
 def run_groups(*databases: Database) -> list[RunGroup]:
-    """Everything that finished runs measured; a run that several databases have is the first's.
+    """Return the groups of all finished runs; the first database that has a run provides it.
 
     Raises:
         UserError: a database is missing or cannot be read.
@@ -204,7 +204,7 @@ def run_groups(*databases: Database) -> list[RunGroup]:
     for database in databases:
         for run in load_runs(database, FINISHED, {}):
             runs.setdefault((run["run_id"], run["like_key"]), run)
-    # A name need only distinguish a group from those of its section.
+    # A name only has to be unique within its section.
     sections: dict[tuple[str, bool], list[Run]] = defaultdict(list)
     for run in runs.values():
         sections[run["like_key"], run["partial"]].append(run)
@@ -212,10 +212,10 @@ def run_groups(*databases: Database) -> list[RunGroup]:
 
 
 def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[RunGroup]:
-    """The given run and those that may be compared with it, gathered over seeds.
+    """Return the given run and the runs that may be compared with it, grouped over seeds.
 
-    The run is measured by the given evaluation, or by its newest finished one; without such an
-    evaluation there are none. Partial runs are there only for a partial run.
+    The run's numbers are from the given evaluation, or its newest finished one; without such an
+    evaluation the list is empty. Partial runs are included only for a partial run.
 
     Raises:
         UserError: the database is missing or cannot be read.
@@ -225,10 +225,11 @@ def like_groups(results: Path, run_id: str, evaluation_id: str | None) -> list[R
 
 
 def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
-    """Mean with its 95% interval, and sample standard deviation; of one run its own, and None.
+    """Return the mean with its 95% interval, and the sample standard deviation.
 
-    The interval of a mean is Student's t, and at least as wide as that of one run: seeds share
-    their test images, so two that agree say no more about other images than one.
+    A single run keeps its own interval, and its deviation is None. The interval of a mean is
+    Student's t, and at least as wide as that of one run: seeds share their test images, so two that
+    agree say no more about other images than one.
     """
     if len(found) == 1:
         return found[0], None
@@ -241,25 +242,25 @@ def over_seeds(found: Sequence[Metric]) -> tuple[Metric, float | None]:
 
 
 def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """A query's rows, with None for what is missing."""
+    """Return a query's rows, with None for missing values."""
     names, rows = database.fetch(sql, params)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def augmentation_of(generated: str | None) -> str:
-    """The training data as the paper names it: ``ddpm-1m`` is 1M Generated Data."""
+    """Return the training data as the paper names it: ``ddpm-1m`` is 1M Generated Data."""
     if not generated:
         return "Basic"
     return f"{generated.rpartition('-')[2].upper()} Generated Data"
 
 
 def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:
-    """A query's rows of ``finished_evaluations`` or ``like_runs``, with ``metrics`` and ``flags``.
+    """Return a query's rows of ``finished_evaluations`` or ``like_runs`` with metrics and flags.
 
     ``metrics`` is a dict of ``Metric``; ``flags`` a list of dicts with ``name`` and ``detail``.
     """
     runs = records(database, WITH_METRICS.format(sql=sql), params)
-    # A single evaluation is a curve of one point, which has flags at a large radius only.
+    # A single evaluation is a curve of one point, which can be flagged only at a large radius.
     flagged = [
         run["run_id"]
         for run in runs
@@ -284,7 +285,7 @@ def _grouped(runs: Sequence[Run]) -> list[RunGroup]:
 
 
 def _names(firsts: Sequence[Run]) -> list[str]:
-    """A name for each group that distinguishes it from the others, as short as possible."""
+    """Return the shortest names that distinguish the groups from each other."""
     names = [_title(run) for run in firsts]
     for details in (_different_settings, _ends_of_ids):
         alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -299,7 +300,7 @@ def _names(firsts: Sequence[Run]) -> list[str]:
 
 
 def _title(run: Run) -> str:
-    """What a table calls a run: a loaded file by its name without folders."""
+    """Return a run's name in tables; a loaded file is named without its folders."""
     title = one_line(str(run["title"]))
     if run["kind"] == "loaded" and ("/" in title or "\\" in title):
         title = re.split(r"[/\\]", title.rstrip("/\\"))[-1]
@@ -315,7 +316,7 @@ def _limit_text(run: Run) -> str:
 
 
 def _different_settings(runs: Sequence[Run]) -> list[str]:
-    """For each run, its recipe and the changes of it that not all of the runs share."""
+    """Return each run's recipe and recipe changes, without those that all the runs share."""
     settings = [_settings(run) for run in runs]
     shared = set(settings[0]).intersection(*settings)
     return [", ".join(each for each in own if each not in shared) for own in settings]
@@ -323,7 +324,7 @@ def _different_settings(runs: Sequence[Run]) -> list[str]:
 
 def _settings(run: Run) -> list[str]:
     changes = json.loads(run["recipe_changes"] or "{}")
-    # Architectures are in a column of their own; ``teacher.weights`` is which teacher it is.
+    # Architectures have their own column; ``teacher.weights`` is shown as ``teacher``.
     changed = [
         f"{path.removesuffix('.weights').rpartition('.')[2]}={value}"
         for path, value in changes.items()

@@ -1,7 +1,7 @@
-"""RobustBench's entries: one JSON file each, in and out.
+"""Import and export of RobustBench's entries, one JSON file each.
 
-Their folder is ``<dataset>/<threat>/<model>.json``. All numbers are text, accuracies in percent
-with two decimals; an optional field that is not known is left out.
+A file's path is ``<dataset>/<threat>/<model>.json``. All numbers are text, accuracies in percent
+with two decimals; optional fields that are unknown are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from leaderboards.protocols import is_standard_attack
 from leaderboards.results import load_runs
 from leaderboards.table import ROBUSTBENCH
 
-# Their names for what ``reported`` calls these metrics.
+# RobustBench's names of metrics, and those in ``reported``.
 METRICS = {
     "clean_acc": "clean",
     "autoattack_acc": "aa",
@@ -39,24 +39,24 @@ METRICS = {
     "corruptions_acc_3d": "corruptions_3d",
     "corruptions_mce_3d": "corruptions_3d_mce",
 }
-# Columns of the file that ``reported`` loads.
+# Columns of the CSV text that is loaded into ``reported``.
 FIELDS = (
     "table",
     *(c.name for c in REPORTED.columns if c.name not in ("row_number", "table_number", "page")),
 )
-# What their files have where a number is not known.
+# Values of an unknown number in RobustBench's files.
 UNKNOWN = (None, "null", "")
 EVALUATIONS = "SELECT * FROM finished_evaluations WHERE run_id = $run_id"
-# Their boards by our dataset and norm, with the images that an entry must be measured on.
+# RobustBench's boards by our dataset and norm: radius and number of test images required.
 BOARDS = {
     ("cifar10", "Linf"): ("8/255", 10_000),
     ("cifar10", "L2"): ("0.5", 10_000),
     ("cifar100", "Linf"): ("8/255", 10_000),
     ("imagenet-robustbench", "Linf"): ("4/255", 5_000),
 }
-# Their names of our datasets, where they differ.
+# RobustBench's names of our datasets, where they differ.
 THEIR_NAMES = {"imagenet-robustbench": "imagenet"}
-# Their folders: datasets, and in each threat models.
+# RobustBench's folders: datasets, and threat models in each.
 DATASETS = ("cifar10", "cifar100", "imagenet")
 THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
 
@@ -87,12 +87,12 @@ class Entry(BaseModel):
     unreliable: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are set, in their order."""
+        """Return the fields that are set, in order."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 def read_entry(path: Path) -> Entry:
-    """The entry of one file.
+    """Read the entry in a file.
 
     Raises:
         UserError: the file is not in RobustBench's format.
@@ -105,26 +105,26 @@ def read_entry(path: Path) -> Entry:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg'].lower()}"
         raise UserError(
-            f"{path} is no model_info file of RobustBench ({what}): restore or remove it"
+            f"{path} is not a model_info file of RobustBench ({what}): restore or remove it"
         ) from error
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was loaded: how many entries, and remarks on them, a sentence each."""
+    """Result of an import: the number of entries, and remarks on them, one sentence each."""
 
     entries: int
     remarks: tuple[str, ...]
 
 
 def import_folder(folder: Path, results: Path) -> Imported:
-    """Load every entry below a folder into ``reported``, in place of those loaded before.
+    """Load every entry below a folder into ``reported``, replacing those loaded before.
 
-    An entry's dataset and threat model are those of its folders: five published files name another
-    dataset than their folder.
+    An entry's dataset and threat model are those of its folders: five published files name a
+    different dataset than their folder.
 
     Raises:
-        UserError: the folder holds no entry, a file in it is no entry or not in a folder
+        UserError: the folder has no JSON file, a file in it is not an entry or not in a folder
             ``<dataset>/<threat>``, or two files are the same entry.
     """
     paths = sorted(Path(os.path.abspath(folder)).rglob("*.json"))
@@ -151,7 +151,7 @@ def import_folder(folder: Path, results: Path) -> Imported:
 
 
 def _key(path: Path) -> tuple[str, str, str]:
-    """Dataset, threat model and name of an entry."""
+    """Return the dataset, threat model and name of an entry."""
     dataset, threat = path.parent.parent.name, path.parent.name
     if dataset not in DATASETS or threat not in THREATS:
         raise UserError(
@@ -164,31 +164,32 @@ def _key(path: Path) -> tuple[str, str, str]:
 def _remark(dataset: str, entry: Entry) -> str:
     if entry.dataset == dataset:
         return ""
-    return f"the file names the dataset {entry.dataset}; its folder is taken"
+    return f"the file names the dataset {entry.dataset}; the dataset of its folder is used"
 
 
 def export_run(
     results: Path, run_id: str, out: Path, *, metadata: Mapping[str, Any], bibtex: str = ""
 ) -> Entry:
-    """Write a run's entry.
+    """Write a run's entry to a JSON file.
 
     Args:
         results: the results folder.
         run_id: the run's full name.
         out: the file to write.
-        metadata: fields of ``Entry`` that the run cannot know, such as ``name``, ``authors``,
+        metadata: fields of ``Entry`` that the run does not have, such as ``name``, ``authors``,
             ``link`` and ``venue``; None counts as missing.
-        bibtex: the paper's BibTeX entry, from which missing ones are taken.
+        bibtex: the paper's BibTeX entry, which provides missing fields.
 
     Raises:
-        UserError: the run has no evaluation that RobustBench would take, or a field is missing.
+        UserError: the run has no evaluation that RobustBench would accept, or a field is missing.
     """
     found = load_runs(Database(results), EVALUATIONS, {"run_id": run_id})
     run = next((run for run in found if _is_standard(run)), None)
     if run is None:
         raise UserError(
-            f"run {run_id} has no finished evaluation that RobustBench takes, standard AutoAttack "
-            f"of {_boards()} in float32 on the full test set: evaluate the run that way first"
+            f"run {run_id} has no finished evaluation that RobustBench accepts (standard "
+            f"AutoAttack for {_boards()}, in float32 on the full test set): evaluate the run that "
+            "way first"
         )
     given = {name: value for name, value in metadata.items() if value is not None}
     known = _paper(bibtex) | _facts(run) | given
@@ -229,7 +230,7 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def architecture(arch: str) -> str:
-    """An architecture as RobustBench writes it; another name is returned as it is."""
+    """Return an architecture's name at RobustBench; an unknown name is unchanged."""
     wide = re.fullmatch(r"wrn-(\d+)-(\d+)(-\w+)?", arch)
     if wide:
         return f"WideResNet-{wide[1]}-{wide[2]}"
@@ -240,7 +241,7 @@ def architecture(arch: str) -> str:
 
 
 def _paper(bibtex: str) -> dict[str, str]:
-    """Title, authors and venue of a BibTeX entry, as far as it has them."""
+    """Return the title, authors and venue that a BibTeX entry has."""
     fields = dict(re.findall(r"(\w+)\s*=\s*[{\"](.+?)[}\"],?\s*$", bibtex, re.MULTILINE))
     found = {}
     if "title" in fields:
@@ -257,7 +258,7 @@ def _paper(bibtex: str) -> dict[str, str]:
 def lines_of(
     path: Path, key: tuple[str, str, str], entry: Entry, remark: str
 ) -> list[dict[str, Any]]:
-    """The entry's numbers as lines of ``reported``."""
+    """Return the entry's numbers as lines of ``reported``."""
     dataset, threat, name = key
     facts = {
         "threat": threat,
@@ -289,13 +290,13 @@ def lines_of(
                 lines.append(shared | {"metric": metric, "value": float(text)})
             except ValueError as error:
                 raise UserError(
-                    f"{path} has {field} {text!r}, which is no number: restore or remove it"
+                    f"{path} has {field} {text!r}, which is not a number: restore or remove it"
                 ) from error
     return lines
 
 
 def plain(text: str) -> str:
-    """A footnote without its HTML, on one line."""
+    """Return a footnote on one line, without HTML."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", text)).split())
 
 

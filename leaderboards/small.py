@@ -1,4 +1,4 @@
-"""Runs at small scale: a table of their own, with the ladder from the paper's size to theirs."""
+"""The table of runs at small scale, with a comparison of the paper's size and theirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leaderboards.results import RunGroup
 from leaderboards.spec import DATASETS, Scale, arch_text
 from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, Table, mark_best, with_keys
 
-# Training images of the embedded and downloadable datasets, which need not be read to know them.
+# Number of training images of the embedded and downloadable datasets, so they need not be read.
 TRAIN_IMAGES = {
     "digits": 1_437,
     "fashion-mnist": 60_000,
@@ -27,7 +27,7 @@ SUBJECT = ("ikl", "ikl-kd")
 
 
 def small_table(groups: Sequence[RunGroup]) -> Table:
-    """All groups of small scale, one section for each protocol and dataset, best first."""
+    """Return the table of all small-scale groups, one section per protocol, best first."""
     rows: list[Row] = []
     panels: dict[str, str] = {}
     columns = {"clean": _column("clean")}
@@ -43,18 +43,18 @@ def small_table(groups: Sequence[RunGroup]) -> Table:
         labels=("Method", "Architecture", "Seeds"),
         columns=tuple(columns.values()),
         rows=with_keys(rows),
-        caption="Trainings of less than the paper's size. They say how losses compare at that "
+        caption="Training runs smaller than the paper's. They show how losses compare at that "
         "size, and are never among the paper's rows.",
         panels=panels,
         has_ours=bool(rows),
         subject=SUBJECT,
-        message="" if rows else "no run at small scale is finished yet",
+        message="" if rows else "no run at small scale has finished yet",
         first_run="python -m harness run --method ikl",
     )
 
 
 def sections_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
-    """The groups of small scale, gathered by dataset and protocol, in order."""
+    """Return the small-scale groups by dataset and protocol, sorted."""
     sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
     for group in groups:
         if group.badge == SMALL:
@@ -63,10 +63,10 @@ def sections_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
 
 
 def ladder(members: Sequence[RunGroup]) -> str:
-    """From the paper's size to that of some runs of one protocol, in a sentence.
+    """Return a sentence that compares the paper's size with that of runs of one protocol.
 
-    Such as ``CIFAR-100 \u2192 digits; WRN-34-10 \u2192 resnet8; 200 \u2192 20 epochs``; what is the
-    same is said once.
+    For example ``CIFAR-100 \u2192 digits; WRN-34-10 \u2192 resnet8; 200 \u2192 20 epochs``; equal
+    values are given once.
     """
     paper, first = _paper_scale(members[0]), members[0]
     names = {registered: printed for printed, registered in DATASETS.items()}
@@ -97,7 +97,7 @@ def _span(values: Iterable[int]) -> str:
 
 
 def _train_images(group: RunGroup) -> int | None:
-    """How many images it was trained on; None where only its dataset's files tell."""
+    """Return the number of training images; None if only the dataset's files give it."""
     whole = TRAIN_IMAGES.get(group["dataset"])
     if group["train_limit"]:
         return int(group["train_limit"])
@@ -105,7 +105,7 @@ def _train_images(group: RunGroup) -> int | None:
 
 
 def _paper_scale(group: RunGroup) -> Scale:
-    """The size of the paper's training that is nearest."""
+    """Return the size of the paper's most similar training run."""
     if group["task"] == "distillation":
         number = 3 if group["dataset"] == "imagenet" else 5
     else:
@@ -116,7 +116,7 @@ def _paper_scale(group: RunGroup) -> Scale:
 
 
 def study_metric(group: RunGroup) -> str:
-    """The accuracy that ranks a group: clean, or that after the last attack."""
+    """Return the metric that ranks a group: clean accuracy, or accuracy after the last attack."""
     return ranking_metric(attacks_of(group.runs[0]), group.metrics)
 
 
@@ -167,7 +167,7 @@ def _column(metric: str) -> Column:
         metric,
         (f"after {title}",),
         metric,
-        f"Accuracy after {title}, the last attack of runs that were not attacked by all of "
-        "AutoAttack, percent; not AA, which further attacks make lower.",
+        f"Accuracy after {title}, the last attack of runs that were not evaluated with full "
+        "AutoAttack, percent. It is not AA: further attacks would lower it.",
         seeds=False,
     )

@@ -1,4 +1,4 @@
-"""What a file of ``leaderboards.paper`` declares of its table, and the names that print uses."""
+"""Classes with which ``leaderboards.paper`` declares its tables, and the names the paper uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leaderboards.table import PRINTED_ROW, Column, TableHeader
 
 Facts = Mapping[str, str]
 
-# Printed names and the registered ones.
+# Printed names and registered names.
 DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 ARCHITECTURES = {
     "WRN-28-10": ("wrn-28-10", "wrn-28-10-silu"),
@@ -21,17 +21,17 @@ ARCHITECTURES = {
 
 
 def dataset_name(printed: str) -> str:
-    """The registered name of a printed dataset; a registered name is returned as it is."""
+    """Return the registered name of a printed dataset; a registered name is unchanged."""
     return DATASETS.get(printed, printed)
 
 
 def architecture_names(printed: str) -> tuple[str, ...]:
-    """The registered names of a printed architecture; a registered name is its own."""
+    """Return the registered names of a printed architecture; a registered name is unchanged."""
     return ARCHITECTURES.get(printed, (printed.lower(),))
 
 
 def arch_text(arch: str, teacher: str | None) -> str:
-    """An architecture, with the teacher that it was distilled from."""
+    """Return an architecture with the teacher it was distilled from."""
     return f"{arch} from {teacher}" if teacher else arch
 
 
@@ -42,7 +42,7 @@ class ColumnSpec(Column):
     Attributes:
         printed: its metric's name in ``reported.csv``; empty for our name with underscores.
         where: facts that its lines of ``reported.csv`` share.
-        comparable: whether a number measured on another machine may be compared with print.
+        comparable: whether our numbers may be compared with those printed from another machine.
     """
 
     printed: str = ""
@@ -58,15 +58,16 @@ class RowSpec:
         labels: one text for each label column.
         where: facts of its lines in ``reported.csv``.
         group: its section.
-        kind: of ``leaderboards.table``: printed, head or difference.
-        metric: of a head row, the metric instead of its columns'.
-        arch_fact: of a head row, which fact names the architecture whose accuracy it is.
-        minus: of a difference, the positions in the table, from 0, of the rows (of, from).
+        kind: as in ``leaderboards.table``: printed, head or difference.
+        metric: for a head row, the metric that replaces its columns'.
+        arch_fact: for a head row, the fact that names the architecture it is about.
+        minus: for a difference, the positions of its two rows in the table, from 0; the second is
+            subtracted.
         method: registered name of the method that reproduces it; empty if none does.
         params: parameters that our run must have.
         recipe: the recipe that reproduces it.
-        selection: how the epoch of the printed number was chosen, as far as that is known.
-        notes: what a reader must know of it, with the evidence.
+        selection: how the epoch of the printed number was chosen, if known.
+        notes: what a reader must know about it, with the evidence.
     """
 
     labels: tuple[str, ...]
@@ -88,8 +89,8 @@ class Baseline:
     """The row that others are compared with.
 
     Attributes:
-        applies_to: facts of the rows that it is a baseline of; empty facts fit all.
-        where: facts of its lines in ``reported.csv``, the table among them.
+        applies_to: facts of the rows that it is a baseline for; empty for all rows.
+        where: facts of its lines in ``reported.csv``, including the table.
         method: registered name of the method whose runs are our baseline.
         same: facts that a row shares with its baseline, used to find the baseline's lines.
     """
@@ -102,7 +103,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class DifferenceSpec:
-    """A column of differences from the column ``of`` that print does not have.
+    """A column, not in the paper, of differences between the column ``of`` and a baseline.
 
     The first of ``baselines`` that applies to a row is used.
     """
@@ -124,7 +125,7 @@ class Disputed:
 
 @dataclass(frozen=True)
 class Logged:
-    """Numbers, metric to percent, of the authors' released log of one row."""
+    """Numbers for one row from the authors' released log, as metric to percent."""
 
     where: Facts
     values: Mapping[str, float]
@@ -133,15 +134,15 @@ class Logged:
 
 @dataclass(frozen=True)
 class Scale:
-    """The size of the paper's trainings, as their recipes have it.
+    """The size of the paper's training runs, as in their recipes.
 
     Attributes:
         dataset: as printed.
         arch: as printed.
-        epochs: of training.
-        train: training images.
-        test: test images.
-        eps: radius of the attack; 0 where there is none.
+        epochs: number of training epochs.
+        train: number of training images.
+        test: number of test images.
+        eps: radius of the attack; 0 without one.
     """
 
     dataset: str
@@ -154,7 +155,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class InclusionRule:
-    """Which of our runs that match no printed row get rows of their own.
+    """Which of our runs that match no printed row get their own rows.
 
     Attributes:
         datasets: registered names.
@@ -184,13 +185,13 @@ class TableSpec(TableHeader):
     Attributes:
         where: facts that all its lines of ``reported.csv`` share.
         includes: which of our other runs get rows.
-        attacked: whether our runs must have been attacked as the paper does.
-        models: how many models a printed accuracy is the mean of.
-        images: test images.
-        ranked_within: facts that rows must share for their numbers to be ranked; ``group`` is one.
-        differences: columns computed here.
+        attacked: whether our runs must have been evaluated with the paper's attack.
+        models: number of models that a printed accuracy is the mean of.
+        images: number of test images.
+        ranked_within: facts that rows must share to be ranked together; may include ``group``.
+        differences: columns of differences, computed here.
         threat: dataset and radius of the RobustBench board that its models are on.
-        scale: of the paper's runs, for the ladder from them to runs at small scale.
+        scale: size of the paper's runs, with which runs at small scale are compared.
     """
 
     columns: tuple[ColumnSpec, ...]
@@ -208,7 +209,7 @@ class TableSpec(TableHeader):
     logged: tuple[Logged, ...] = ()
 
     def facts_of(self, row: RowSpec, column: ColumnSpec) -> Facts:
-        """The facts of the one line of ``reported.csv`` for a row and column."""
+        """Return the facts that identify the line of ``reported.csv`` for a row and column."""
         return {
             "table": str(self.number),
             **self.where,

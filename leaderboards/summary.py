@@ -1,4 +1,4 @@
-"""The ranking at the end of a run: the run among all others of the same protocol."""
+"""The ranking shown at the end of a run: the run among all others with the same protocol."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run among all others of its protocol.
+    """A run among all others with its protocol.
 
     Attributes:
         protocol: dataset, norm, eps, attacks, attack_version, n, index_sha256, precision, partial.
         table: the ranking, best first; ``Table.ranked_by`` is the metric that ranks, clean accuracy
             or the accuracy after the last attack. The labels are ``LABELS``.
-        groups: the runs of the rows that were measured here, with metrics that the table leaves
-            out.
+        groups: the runs of the rows measured here, including metrics that the table leaves out.
     """
 
     protocol: Mapping[str, Any]
@@ -47,7 +46,7 @@ class RunSummary:
 
     @property
     def facts(self) -> list[str]:
-        """The protocol in a few words each, the dataset first."""
+        """The protocol as short phrases, the dataset first."""
         return protocol_facts(self.protocol, self.protocol["attacks"])
 
     @property
@@ -60,7 +59,7 @@ class RunSummary:
         print_ranking(self.table, self.facts, console)
 
     def to_json(self) -> dict[str, Any]:
-        """Title, protocol and rows, accuracies as fractions; ready for ``json.dumps``."""
+        """Return title, protocol and rows for ``json.dumps``, with accuracies as fractions."""
         return {
             "title": self.title,
             "protocol": dict(self.protocol),
@@ -93,13 +92,13 @@ class RunSummary:
 
 
 def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = None) -> RunSummary:
-    """The ranking that a run is in.
+    """Return the ranking that a run is in.
 
-    Its rows are the runs of equal ``like_key`` in the database's view ``like_runs``; runs that
-    differ in nothing but the seed share a row. Partial runs are there only for a partial run. Where
-    the protocol is the paper's, its printed rows of the same architecture are added.
+    Its rows are the runs with the same ``like_key`` in the database view ``like_runs``; runs that
+    differ only in the seed share a row. Partial runs are included only for a partial run. If the
+    protocol is the paper's, the printed rows of the same architecture are added.
 
-    The ranking is about the given evaluation, or the newest finished one.
+    The ranking is for the given evaluation, or the newest finished one.
 
     Raises:
         UserError: the database has no finished evaluation of that run, or cannot be read.
@@ -126,9 +125,9 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
 
 
 def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric: str) -> Table:
-    """Rows, whose labels are method and architecture, as a table ranked by one metric.
+    """Return rows, whose labels are method and architecture, as a table ranked by ``metric``.
 
-    ``title`` is what all rows share; ``stages`` are metrics shown before the one that ranks.
+    ``title`` is what all rows share; ``stages`` are the metrics shown before ``metric``.
     """
     ranked = rank_rows(rows, metric)
     ranking = [row.number(metric) for row in rows]
@@ -150,7 +149,7 @@ def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric
 
 
 def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) -> Row:
-    """A group's row; only the number that ranks has the group's flags."""
+    """Return a group's row; only the number that ranks it keeps the group's flags."""
     cells = {}
     for metric in metrics:
         number = group.number(metric)
@@ -163,7 +162,7 @@ def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) ->
 
 
 def _labelled(row: Row) -> Row:
-    """A row with the texts of ``LABELS``."""
+    """Return a row with the label texts of ``LABELS``."""
     method, arch = row.labels
     source = row.facts["source"] + (f" T{row.facts['table']}" if "table" in row.facts else "")
     seeds, n = _shared(row, "seeds"), _shared(row, "n")
@@ -172,13 +171,13 @@ def _labelled(row: Row) -> Row:
 
 
 def _shared(row: Row, name: str) -> int | None:
-    """A fact that all numbers of a row share as far as they have it."""
+    """Return a fact that is the same in all numbers of a row that have it."""
     values = (getattr(number, name) for number in row.numbers)
     return next((value for value in values if value is not None), None)
 
 
 def _score(metric: str, number: Number) -> dict[str, Any]:
-    """A number as JSON has it: ``mean_low`` and ``mean_high`` are the interval of a mean."""
+    """Return a number for JSON; ``mean_low`` and ``mean_high`` are the interval of a mean."""
     unit = 1 if metric in TIMES else 100
 
     def fraction(value: float | None) -> float | None:

@@ -1,6 +1,6 @@
 """The data of a leaderboard: numbers in cells, rows and columns. Every format renders a ``Table``.
 
-Labels are plain text with a few signs such as the Greek alpha. Accuracies are in percent,
+Labels are plain text with a few symbols such as the Greek alpha. Accuracies are in percent,
 differences in percentage points, times in seconds.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-# Where a number comes from, shown beside it, and the marks of doubtful numbers.
+# Badges that show where a number comes from, and the marks of doubtful numbers.
 PRINTED = "P"
 ROBUSTBENCH = "RB"
 LOGGED = "L"
@@ -24,23 +24,23 @@ FLAGGED = "?"
 MEANINGS = {
     PRINTED: "printed in the paper",
     DISPUTED: "printed in the paper, which contradicts itself here",
-    LOGGED: "in the log that the authors released",
+    LOGGED: "from the log released by the authors",
     ROBUSTBENCH: "published by RobustBench",
     REPRODUCED: "measured here at the paper's scale",
     SMALL: "measured here at small scale; never among the paper's rows",
     FLAGGED: "a measured number with reason to doubt it",
 }
 
-# What the intervals are. Neither the paper nor RobustBench gives any.
+# Meanings of the intervals. Neither the paper nor RobustBench gives any.
 INTERVAL = "95% interval (Wilson) from n test images, computed here for printed numbers too"
 ANY_TIME = "95% interval of the accuracy on all test images, valid whenever an evaluation stops"
 OF_MEANS = (
-    "of a mean over seeds Student's t interval, or that of one seed's images where it is wider"
+    "for a mean over seeds, Student's t interval, or that of one seed's images where it is wider"
 )
 
 PAIRED = (
-    "95% interval of our difference on shared seeds and images: Newcombe's of one seed, of more "
-    "Student's t where it is wider"
+    "95% interval of our difference on shared seeds and images: Newcombe's for one seed; for more "
+    "seeds, Student's t where it is wider"
 )
 
 # Kinds of rows.
@@ -61,27 +61,27 @@ class Number:
     Attributes:
         value: percent, seconds, or percentage points.
         badge: where it comes from: P, L, RB, R or S.
-        low: lower end of the 95% interval, in the unit of ``value``. Of one model it is Wilson's
-            for ``n`` images; of a mean over seeds it is Student's t, or that of one model where
+        low: lower end of the 95% interval, in the unit of ``value``. For one model it is Wilson's
+            for ``n`` images; for a mean over seeds it is Student's t, or that of one model where
             this is wider. A printed mean of several models has that of one.
         high: its upper end.
         std: sample standard deviation (ddof 1) over seeds; as printed for a printed number.
-        n: test images, where the number is an accuracy.
-        seeds: how many runs it is the mean of; None where that is unknown.
-        bold: printed in bold; of ours, the best of the column in its section.
+        n: number of test images, if the number is an accuracy.
+        seeds: number of runs it is the mean of; None if unknown.
+        bold: printed in bold; for ours, the best of the column in its section.
         underlined: printed underlined.
         disputed: the evidence against a printed number that the paper contradicts; else empty.
             Such a number is marked ``!``.
-        note: damage and corrections; of ours, how it was trained and measured.
-        run_ids: the runs it is from.
+        note: damage and corrections; for ours, how it was trained and measured.
+        run_ids: the runs it comes from.
         flags: reasons to doubt it, one sentence each. A number with flags is marked ``?``.
         from_print: ours minus the printed number of the same cell.
-        apart: whether the intervals of ours and of the printed number share no value; None where
-            the two are not compared.
-        recomputed: of a printed difference, the difference of the printed numbers.
-        difference: whether it is a difference, shown with its sign. Of ours it is the mean over
-            shared seeds; its interval is paired.
-        pairs: of a difference of ours, the runs and evaluations that were subtracted: (run,
+        apart: whether the intervals of ours and of the printed number are disjoint; None if the
+            two are not compared.
+        recomputed: for a printed difference, the difference of the printed numbers.
+        difference: whether it is a difference, shown with its sign. Ours is the mean over shared
+            seeds, and its interval is paired.
+        pairs: for a difference of ours, the runs and evaluations that were subtracted: (run,
             evaluation, run of the baseline, evaluation of the baseline), one for each seed.
     """
 
@@ -106,7 +106,7 @@ class Number:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval to show beside the value: of one model or a difference, None for a mean."""
+        """The interval to show with the value: of one model or a difference; None for a mean."""
         of_mean = self.std is not None or (self.seeds or 1) > 1
         if self.low is None or self.high is None or (of_mean and not self.difference):
             return None
@@ -118,14 +118,14 @@ class Number:
         return DISPUTED * bool(self.disputed) + FLAGGED * bool(self.flags)
 
     def overlaps(self, other: Number) -> bool:
-        """Whether the 95% intervals share a number; one without interval is its value alone."""
+        """Whether the 95% intervals overlap; a number without one counts as its value alone."""
         low, high = self.span
         other_low, other_high = other.span
         return low <= other_high and other_low <= high
 
     @property
     def span(self) -> tuple[float, float]:
-        """The interval of the value, of one model or of a mean; the value alone without one."""
+        """The 95% interval, of one model or of a mean; without one, the value as both ends."""
         return (
             self.value if self.low is None else self.low,
             self.value if self.high is None else self.high,
@@ -137,8 +137,8 @@ class Cell:
     """All numbers of one row and column.
 
     Attributes:
-        printed: the printed number, or RobustBench's in a row of its entries.
-        logged: the number in the authors' released log, where it is known.
+        printed: the printed number, or RobustBench's in a row for one of its entries.
+        logged: the number in the authors' released log, if known.
         ours: measured here.
     """
 
@@ -148,7 +148,7 @@ class Cell:
 
     @property
     def numbers(self) -> tuple[Number, ...]:
-        """The numbers that are there, in reading order."""
+        """The numbers that the cell has, in reading order."""
         found = (self.printed, self.logged, self.ours)
         return tuple(number for number in found if number is not None)
 
@@ -159,17 +159,17 @@ class Column:
 
     Attributes:
         key: its name in ``Row.cells``, in JSON and in CSV.
-        heads: its titles from top to bottom, as many in each column of a table; equal neighbours
-            of the upper lines belong together.
+        heads: its titles from top to bottom, the same number in each column of a table; equal
+            neighbours on the upper lines are merged.
         metric: clean, aa, sec_per_iter, or an attack's name for the accuracy after it.
         help: what the number is, in a sentence.
         decimals: digits after the point; None for three significant digits.
         unit: written after each number, empty for percent.
         lower_is_better: whether the smallest number is the best.
         difference: whether it holds differences from a baseline, which are computed here and
-            printed nowhere.
-        forest: whether each of its numbers is drawn with its interval on one scale.
-        seeds: whether a mean says of how many seeds it is; not where one of the labels does.
+            not printed in the paper.
+        forest: whether its numbers and their intervals are drawn as a forest plot.
+        seeds: whether a mean shows its number of seeds; False if one of the labels does.
     """
 
     key: str
@@ -189,7 +189,7 @@ class Column:
         return " ".join(dict.fromkeys(head for head in self.heads if head))
 
     def rounded(self, value: float) -> float:
-        """A value as the column shows it."""
+        """Return a value as the column shows it."""
         return value if self.decimals is None else round(value, self.decimals)
 
 
@@ -202,19 +202,19 @@ class Row:
             printed rows), ``published`` (a RobustBench entry) or ``ours`` (measured here, with no
             printed row of the same kind).
         labels: one text for each label column; the method's is at ``Table.method_label``.
-        group: the section, such as Features; the same for neighbours. Rows of different sections
-            are never ranked together.
-        cells: by column key; a cell without numbers is missing.
+        group: the section, such as Features; rows of a section are adjacent. Rows of different
+            sections are never ranked together.
+        cells: cells by column key; a cell without numbers is left out.
         facts: for filters: ``method`` (registered name), ``arch``, ``teacher``, ``dataset``,
             ``augmentation``, ``selection`` (last, best-on-val, best-on-test; empty where unknown),
             ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas).
-        notes: what a reader must know of this row, with the evidence.
-        command: the command that makes our number of this row; empty where there is none.
-        rank: in a ranking the ranks that the 95% intervals allow, such as ``1`` or ``2-4``, or
+        notes: what a reader must know about this row, with the evidence.
+        command: the command that reproduces the row; empty if none does.
+        rank: in a ranking, the ranks that the 95% intervals allow, such as ``1`` or ``2-4``, or
             ``partial``; else empty.
-        key: names the row in addresses; no other row of its table has it.
-        partial: whether it was trained or measured on a part of the data, so that it has no rank.
-        own: whether it holds the run that the table is about.
+        key: identifies the row in URLs, unique in its table.
+        partial: whether it was trained or measured on part of the data, and so has no rank.
+        own: whether it contains the run that the table is about.
     """
 
     kind: str
@@ -235,16 +235,16 @@ class Row:
         return tuple(number for cell in self.cells.values() for number in cell.numbers)
 
     def cell(self, key: str) -> Cell:
-        """The cell of a column, which may be empty."""
+        """Return the cell of a column, which may be empty."""
         return self.cells.get(key, Cell())
 
     def number(self, key: str) -> Number | None:
-        """The first number of a column."""
+        """Return the first number of a column."""
         return next(iter(self.cell(key).numbers), None)
 
     @property
     def run_ids(self) -> tuple[str, ...]:
-        """The runs that its numbers are from, each once."""
+        """The runs that its numbers come from, each once."""
         return tuple(dict.fromkeys(run for number in self.numbers for run in number.run_ids))
 
     @property
@@ -255,25 +255,26 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class TableHeader:
-    """What is known of a table before it has numbers.
+    """The description of a table, without its numbers.
 
     Attributes:
         title: a few words.
-        labels: titles of the label columns, which hold text.
+        labels: titles of the label columns, which contain text.
         number: its number in the paper; 0 for a table that is not the paper's.
         caption: what it shows, in one or two sentences.
         protocol: what all its numbers share: dataset, threat model, attack.
-        selection: which epoch the printed numbers are of, as far as that is known.
-        method_label: which of the label columns names the method, from 0.
-        last_labels: how many label columns come after the numbers in print.
+        selection: which epoch the printed numbers are from, if known.
+        method_label: index of the label column that names the method, from 0.
+        last_labels: number of label columns that the paper prints after the numbers.
         stub: title of a column that names the section; empty if the paper has none.
-        stub_text: the one text in that column; where it is empty, the section's name.
-        panels: section to its caption where the paper prints each section as a table of its own;
-            else empty.
-        remarks: what a reader must know of the table.
-        first_run: the command that makes the first number of ours.
-        subject: registered names of the methods that the table is about, whose rows stand out.
-        slug: names a table that has no number in addresses.
+        stub_text: the only text in that column; if empty, it has the sections' names.
+        panels: section to its caption, if the paper prints each section as a separate table; else
+            empty.
+        remarks: what a reader must know about the table.
+        first_run: the command that produces our first number.
+        subject: registered names of the methods that the table is about; their rows are
+            highlighted.
+        slug: identifies a table without a number in URLs and file names.
     """
 
     title: str
@@ -299,22 +300,22 @@ class TableHeader:
 
     @property
     def anchor(self) -> str:
-        """Names the table in addresses, files and links: ``table-2``."""
+        """Name of the table in URLs, files and links: ``table-2``."""
         return f"table-{self.slug or self.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table(TableHeader):
-    """A table of the paper with our numbers beside the printed ones, or any other leaderboard.
+    """A table of the paper with our numbers next to the printed ones, or any other leaderboard.
 
     Attributes:
         columns: printed columns first, in the paper's order, then those that only ours need, then
             differences.
         rows: printed rows in the paper's order, then RobustBench's, then ours.
-        has_ours: whether any number of ours is in it.
-        message: why there is none of ours if the results could not be read; else empty.
-        ranked_by: key of the column that ranks the rows; empty for a table that is no ranking.
-        headline: what it shows, in print and here, in a sentence or two.
+        has_ours: whether it has any number of ours.
+        message: why it has no number of ours, if results were requested; else empty.
+        ranked_by: key of the column that ranks the rows; empty for a table that is not a ranking.
+        headline: a sentence or two on what it shows, in the paper and here.
     """
 
     columns: tuple[Column, ...]
@@ -331,7 +332,7 @@ class Table(TableHeader):
 
     @property
     def interval_meaning(self) -> str:
-        """What intervals of accuracies are."""
+        """The meaning of the intervals of accuracies."""
         return ANY_TIME if "sequential" in self.title + self.protocol else INTERVAL
 
     def is_subject(self, row: Row) -> bool:
@@ -339,12 +340,12 @@ class Table(TableHeader):
         return row.facts.get("method", "") in self.subject
 
     def name_of(self, row: Row) -> str:
-        """What a row is called: its method, or all its labels where it names none."""
+        """Return a row's name: its method, or all its labels if it has none."""
         return row.labels[self.method_label] or " ".join(filter(None, row.labels))
 
 
 def with_keys(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows, each with its key: its labels in plain letters, numbered where they repeat."""
+    """Return the rows with keys: their labels in plain letters, numbered where they repeat."""
     seen: Counter[str] = Counter()
     keyed = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What Tables 2 and 4 share: all but their rows, notes and logs."""
+"""The parts that Tables 2 and 4 share: everything but their rows, notes and logs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from leaderboards.spec import (
 
 BASIC, GENERATED = "Basic augmentation", "Generated data"
 
-# Rows that print cites by number only, with the names of the reference list.
+# Names from the reference list for rows that the paper cites by number only.
 CITED = {
     "[63]": "Rice et al.",
     "[61]": "Sehwag et al. (proxy distributions)",
@@ -52,7 +52,10 @@ def row(
     params: Mapping[str, float] | None = None,
     where: Mapping[str, str] | None = None,
 ) -> RowSpec:
-    """One row; ``size`` is Basic or how many generated images, ``name`` empty if print has none."""
+    """Return one row.
+
+    ``size`` is Basic or the number of generated images; ``name`` is empty if the paper has none.
+    """
     augmentation = size if size == "Basic" else f"{size} Generated Data"
     method_printed = name or CITED[citation]
     facts = {"method": method_printed, "citation": citation, "student_or_arch": arch}
@@ -80,10 +83,10 @@ def adversarial_table(
     bold: str,
     **more: Any,
 ) -> TableSpec:
-    """Adversarial training on a dataset.
+    """Return the table of adversarial training on a dataset.
 
-    ``notes`` maps a citation to the note of its rows. ``basic`` is the KL baseline of the rows
-    without generated images, ``basic_text`` its name, and ``bold`` what the paper's marks are.
+    ``notes`` maps a citation to the note on its rows. ``basic`` is the KL baseline of the rows
+    without generated images, ``basic_text`` its name, and ``bold`` explains the paper's marks.
     """
     registered = DATASETS[dataset]
     wang = Baseline(
@@ -113,9 +116,9 @@ def adversarial_table(
                 "aa",
                 f"{DELTA}AA",
                 (basic, wang),
-                "AutoAttack accuracy above that of training with KL under the same conditions, "
-                f"percentage points, computed from the numbers shown: of {basic_text} without "
-                "generated images, of Wang et al. with as many.",
+                "AutoAttack accuracy minus that of KL training under the same conditions, "
+                f"percentage points, computed from the numbers shown. The baseline is {basic_text} "
+                "for rows without generated images, else Wang et al. with the same number of them.",
             ),
         ),
         includes=InclusionRule(

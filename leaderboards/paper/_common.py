@@ -1,4 +1,4 @@
-"""Words and columns that several tables share."""
+"""Texts and columns that several tables share."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ APGD_T = ColumnSpec(
     "apgd-t",
     ("APGD-T",),
     "apgd-t",
-    help="Accuracy after the second stage, targeted APGD on what the first left, percent.",
+    help="Accuracy after the second stage, targeted APGD on the images left by the first, percent.",
 )
 # The methods that the paper proposes.
 SUBJECT = ("ikl", "ikl-kd")
 ROBUST = "AutoAttack (standard), n = 10,000"
 UNKNOWN_EPOCH = (
-    "The paper does not say which epoch its numbers are of; the released training averages over "
-    "epochs and takes the last."
+    "The paper does not say which epoch its numbers are from; the released training code averages "
+    "over epochs and takes the last."
 )
 KL_BASELINE = Baseline(
     {"student_or_arch": "WRN-34-10", "augmentation": "Basic", "dataset": "CIFAR-100"},
@@ -53,12 +53,12 @@ KL_BASELINE = Baseline(
 )
 
 SAME_ROW = (
-    "Tables 6 and 8 (temperature 4) and Table 9 (temperature 2) print one row, 63.59 / 31.44, for "
-    f"{ALPHA} = 24. One is a copy error; the numbers fit the neighbours at temperature 2."
+    "Tables 6 and 8 (temperature 4) and Table 9 (temperature 2) print the same row, 63.59 / 31.44, "
+    f"for {ALPHA} = 24. One is a copy error; the numbers fit the neighbours at temperature 2."
 )
 IMPOSSIBLE = (
-    f"For {BETA} = 1 Table 6 prints AutoAttack 30.69 above its own second stage, APGD-T 30.66, "
-    "which one cascade of attacks cannot give."
+    f"For {BETA} = 1, Table 6 prints AutoAttack 30.69, above its own second stage, APGD-T 30.66, "
+    "which is impossible in one cascade of attacks."
 )
 BEST_LOG = Logged(
     {"alpha": "20", "beta": "3"}, {"clean": 66.51, "apgd_ce": 35.44, "apgd_t": 31.43, "aa": 31.43}
@@ -69,7 +69,7 @@ SECOND_LOG = Logged(
 
 
 def ikl_params(alpha: float, beta: float, tau: float) -> Mapping[str, float]:
-    """The paper's weights under their names here."""
+    """Return the paper's weights and temperature under their names here."""
     return {"wmse_weight": alpha, "ce_weight": beta, "temperature": tau}
 
 
@@ -86,7 +86,7 @@ def ablation(
     logged: tuple[Logged, ...] = (),
     same_row: str = "66.51 / 31.45 is that",
 ) -> TableSpec:
-    """Tables 6, 8 and 9: one weight of IKL varied in each panel, from 20 and 3.
+    """Return Table 6, 8 or 9, whose panels vary one weight of IKL with the other at 3 or 20.
 
     ``same_row`` names the row that Table 2 prints too.
     """
@@ -132,7 +132,7 @@ def ablation(
 
 
 def pairs(teachers_students: tuple[tuple[str, str], ...]) -> tuple[ColumnSpec, ...]:
-    """One column of top-1 accuracy a pair of teacher and student."""
+    """Return one column of top-1 accuracy for each teacher-student pair."""
     return tuple(
         ColumnSpec(
             f"{teacher}/{student}".lower(),
@@ -140,7 +140,8 @@ def pairs(teachers_students: tuple[tuple[str, str], ...]) -> tuple[ColumnSpec, .
             "clean",
             printed="top1",
             where={"teacher": teacher, "student_or_arch": student},
-            help=f"Top-1 accuracy of {student} taught by {teacher}, percent, mean of three runs.",
+            help=f"Top-1 accuracy of {student} distilled from {teacher}, percent, mean of three "
+            "runs.",
         )
         for teacher, student in teachers_students
     )
@@ -155,13 +156,13 @@ def distillation_rows(
     recipe: str,
     extra: Mapping[str, str] | None = None,
 ) -> tuple[RowSpec, ...]:
-    """Teacher and student alone, the methods by what they match, and the gain over KD.
+    """Return rows for teacher and student alone, methods by what they match, and gain over KD.
 
     Args:
-        features: (method and citation as printed, registered name, selection) after the name in
-            ``reported.csv``.
-        logits: the same of the methods that match logits; KD before IKL-KD at the end.
-        recipe: that of the first pair; each method has one of that name.
+        features: for each method that matches features, its name in ``reported.csv``, its label
+            with citation as printed, its registered name, and its selection.
+        logits: the same for methods that match logits, ending with KD and IKL-KD.
+        recipe: name of the recipe of the first pair, which every method has.
         extra: method to the text of a second label column, if there is one.
     """
     blank = ("",) if extra is not None else ()
@@ -207,6 +208,6 @@ KD_SELECTION = (
 )
 DISTILLED = InclusionRule(("cifar100",), ("distillation",), ("name",))
 TEACHER_HEADER = (
-    "The accuracies of the teachers are printed one column too far to the right; they are put "
-    "right by those published with RepDistiller."
+    "The accuracies of the teachers are printed one column too far to the right; they are "
+    "corrected here by those published with RepDistiller."
 )

@@ -64,7 +64,7 @@ TABLE = TableSpec(
             "aa",
             f"{DELTA}AA",
             (KL_BASELINE,),
-            "AutoAttack accuracy above that of the KL baseline, row (a), percentage points; "
+            "AutoAttack accuracy minus that of the KL baseline, row (a), percentage points, "
             "computed from the numbers shown.",
         ),
     ),

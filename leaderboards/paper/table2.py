@@ -61,7 +61,7 @@ TABLE = adversarial_table(
     ),
     remarks=(
         "RobustBench lists another model of the paper on WRN-34-10, 65.76 / 31.91.",
-        "Weights and temperature of the second IKL-AT row are those of the row of Table 9 with the "
-        "same numbers.",
+        "The weights and temperature of the second IKL-AT row are taken from the row of Table 9 "
+        "with the same numbers.",
     ),
 )

@@ -10,7 +10,7 @@ MOBILE = {"teacher": "ResNet50", "student_or_arch": "MobileNetV1"}
 def _pair(facts: dict[str, str]) -> tuple[ColumnSpec, ColumnSpec]:
     teacher, student = facts["teacher"], facts["student_or_arch"]
     heads, key = (teacher, student), f"{teacher}/{student}".lower()
-    who = f"{student} taught by {teacher}"
+    who = f"{student} distilled from {teacher}"
     return (
         ColumnSpec(
             key,
@@ -29,8 +29,8 @@ def _pair(facts: dict[str, str]) -> tuple[ColumnSpec, ColumnSpec]:
             unit=" s/iter",
             lower_is_better=True,
             comparable=False,
-            help=f"Seconds an iteration when training {who}; printed: 4 RTX 3090, batch 512, "
-            "224 x 224 images. Never compared with another machine's.",
+            help=f"Seconds per iteration when training {who}; printed numbers: 4 RTX 3090, batch "
+            "512, 224 x 224 images. Never compared across machines.",
         ),
     )
 
@@ -45,7 +45,7 @@ TABLE = TableSpec(
         "the gain over classical KD."
     ),
     protocol="ImageNet, 224 x 224, mean of three runs",
-    selection="Best epoch on the validation images, as the code bases behind the rows report it.",
+    selection="Best epoch on the validation images, as reported by the code bases of the rows.",
     labels=("Method", "Extra parameters"),
     columns=(*_pair(RESNETS), *_pair(MOBILE)),
     rows=distillation_rows(
@@ -80,6 +80,7 @@ TABLE = TableSpec(
     ),
     remarks=(
         "The student of ResNet50 is printed as MobileNet; it is MobileNetV1.",
-        "Accuracies of teachers and students alone are from a damaged head of the paper's text.",
+        "The accuracies of teachers and students alone are from a table header that is damaged in "
+        "the paper's text.",
     ),
 )

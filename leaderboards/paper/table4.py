@@ -42,13 +42,13 @@ TABLE = adversarial_table(
     ),
     basic_text="TRADES-AWP (the row AWP)",
     bold="Bold: better than the strongest baseline of the same training setting; underlined: "
-    "better than all before.",
+    "better than all previous results.",
     first_run="python -m harness run --recipe table4/ikl",
     disputed=(
         Disputed(
             {"method": "IKL-AT", "augmentation": "Basic"},
-            "Section 4.1 gives this model 84.70% clean accuracy, Appendix D and the authors' log "
-            "85.31 as here.",
+            "Section 4.1 gives this model 84.70% clean accuracy; Appendix D and the authors' log "
+            "give 85.31, as here.",
             ("clean",),
         ),
     ),

@@ -31,8 +31,8 @@ TABLE = TableSpec(
     subject=SUBJECT,
     scale=Scale("CIFAR-100", "ResNet20", 240, 50_000, 10_000),
     caption=(
-        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of one family. The last "
-        "row is the gain over classical KD; the best of all methods is underlined."
+        "Top-1 accuracy (%) on CIFAR-100 where teacher and student are of the same family. The "
+        "last row is the gain over classical KD; the best of all methods is underlined."
     ),
     protocol="CIFAR-100, mean of three runs",
     selection=KD_SELECTION,

@@ -19,8 +19,8 @@ TABLE = ablation(
     (12, 16, 20, 24),
     (1, 2, 3, 4),
     title="weights of IKL under each attack",
-    caption=f"Ablation of the weights {ALPHA} and {BETA} of IKL. Only images that APGD-CE leaves "
-    "are attacked by APGD-T.",
+    caption=f"Ablation of the weights {ALPHA} and {BETA} of IKL. APGD-T attacks only the images "
+    "left by APGD-CE.",
     columns=(CLEAN, AA, APGD_CE, APGD_T),
     disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa", "apgd_t")),),
     logged=(BEST_LOG,),

@@ -28,12 +28,12 @@ TABLE = replace(
     disputed=(
         Disputed(
             {"method": "Delta (IKL-KD minus KD)", "teacher": "WRN-40-2"},
-            "The numbers above give 77.19 - 74.83 = 2.36; 2.63 has its digits exchanged.",
+            "The numbers above give 77.19 - 74.83 = 2.36; 2.63 has two digits swapped.",
         ),
     ),
     remarks=(
         TEACHER_HEADER,
-        "The names of the students are lost in the paper's text; they are those of the same "
+        "The names of the students are missing from the paper's text; they are taken from the same "
         "columns published with RepDistiller.",
     ),
 )

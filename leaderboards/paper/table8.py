@@ -9,7 +9,7 @@ TABLE = ablation(
     (12, 16, 20, 24),
     (1, 2, 3, 4),
     title="weights of IKL at temperature 4",
-    caption=f"Ablation of the weights of IKL where the global information has {TAU} = 4.",
+    caption=f"Ablation of the weights of IKL with {TAU} = 4 for the global information.",
     disputed=(Disputed({"panel": "b", "beta": "1"}, IMPOSSIBLE, ("aa",)),),
     logged=(BEST_LOG,),
 )

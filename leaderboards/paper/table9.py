@@ -8,7 +8,7 @@ TABLE = ablation(
     (15, 18, 20, 24),
     (2, 3, 4, 5),
     title="weights of IKL at temperature 2",
-    caption=f"Ablation of the weights of IKL where the global information has {TAU} = 2.",
+    caption=f"Ablation of the weights of IKL with {TAU} = 2 for the global information.",
     same_row="64.08 / 31.67 is the second IKL-AT row",
     logged=(SECOND_LOG,),
 )

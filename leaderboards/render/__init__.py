@@ -1,1 +1,1 @@
-"""A table as terminal text, Markdown, LaTeX, CSV, HTML and JSON: one format a file."""
+"""Tables rendered for the terminal and as Markdown, LaTeX, HTML, CSV, JSON and BibTeX."""

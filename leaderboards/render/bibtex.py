@@ -1,4 +1,4 @@
-"""BibTeX of a table: the papers of its methods, and an entry for each group of runs of ours."""
+"""BibTeX for a table: the papers of its methods, and an entry for each group of our runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from harness.registry import METHODS
 from leaderboards.render.escape import latex
 from leaderboards.table import Row, Table
 
-NOTHING = "% neither a paper of these rows nor a run of ours is known"
+NOTHING = "% these rows have no known paper and no run of ours"
 
 
 def to_bibtex(table: Table) -> str:
-    """The entries, each once: papers first, then runs."""
+    """Return the entries, each once: papers first, then runs."""
     names = dict.fromkeys(row.facts.get("method", "") for row in table.rows)
     papers = [METHODS.get(name).card.bibtex for name in names if name in METHODS]
     runs = [_run_entry(table, row) for row in table.rows if row.run_ids]
@@ -19,7 +19,7 @@ def to_bibtex(table: Table) -> str:
 
 
 def _run_entry(table: Table, row: Row) -> str:
-    """Our runs of one row: what they are, and which, so that others find them."""
+    """Return the entry of a row's runs, with their ids, so that others can find them."""
     numbers = [number for number in row.numbers if number.run_ids]
     facts = [row.facts.get(name, "") for name in ("dataset", "arch")]
     title = ", ".join(filter(None, (table.name_of(row), *facts)))

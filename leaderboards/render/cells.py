@@ -1,6 +1,6 @@
-"""One cell as every format shows it: print, ours below it, and how far apart the two are.
+"""The text of a cell in every format: the printed number, ours below it, and their difference.
 
-Formats differ in how they set a ``Line``, never in what it says.
+Formats differ in how they typeset a ``Line``, not in its content.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from leaderboards.table import Cell, Column, Number
 
 PLUS_MINUS = "\u00b1"
-# How ours compares with print, by their 95% intervals; each has a sign, since colour is not enough.
+# Verdicts on ours against the printed number, by 95% intervals. Their signs do not need colour.
 SAME, ABOVE, BELOW = "same", "above", "below"
 SIGNS = {SAME: "\u2248", ABOVE: "\u25b2", BELOW: "\u25bc"}
 VERDICTS = {
-    SAME: "ours minus print, their 95% intervals overlap",
-    ABOVE: "ours is above print, the intervals do not overlap",
-    BELOW: "ours is below print, the intervals do not overlap",
+    SAME: "ours minus the printed number, with overlapping 95% intervals",
+    ABOVE: "ours is above the printed number, and the intervals do not overlap",
+    BELOW: "ours is below the printed number, and the intervals do not overlap",
 }
 
 
@@ -27,12 +27,12 @@ class Line:
     Attributes:
         number: the number.
         value: ``31.40``, ``+1.29`` or ``0.319 s/iter``.
-        deviation: over seeds, ``0.12``; empty where there is none.
+        deviation: over seeds, ``0.12``; empty if there is none.
         source: badge and marks, ``P!``.
-        gap: ours minus print, ``-0.05``; empty where they are not compared.
-        verdict: ``same``, ``above`` or ``below``; empty where they are not compared.
-        interval: ``[30.5, 32.3]``; empty where there is none to show.
-        extra: of ours, the interval or the seeds: ``[30.5, 32.3]``, ``3 seeds``.
+        gap: ours minus the printed number, ``-0.05``; empty if they are not compared.
+        verdict: ``same``, ``above`` or ``below``; empty if they are not compared.
+        interval: ``[30.5, 32.3]``; empty if there is none to show.
+        extra: for ours, the interval and the seeds: ``[30.5, 32.3]``, ``3 seeds``.
     """
 
     number: Number
@@ -56,17 +56,17 @@ class Line:
 
     @property
     def comparison(self) -> str:
-        """Difference and sign: ``-0.05 \u2248``; empty where ours is not compared with print."""
+        """Difference and sign: ``-0.05 \u2248``; empty if the number is not compared."""
         return f"{self.gap} {self.sign}" if self.gap else ""
 
 
 def cell_lines(cell: Cell, column: Column) -> list[Line]:
-    """The numbers of a cell in reading order: print, the authors' log, ours."""
+    """Return the numbers of a cell in reading order: printed, logged, ours."""
     return [number_line(number, column) for number in cell.numbers]
 
 
 def number_line(number: Number, column: Column) -> Line:
-    """One number as text."""
+    """Return one number as text."""
     gap = number.from_print
     return Line(
         number=number,
@@ -81,7 +81,7 @@ def number_line(number: Number, column: Column) -> Line:
 
 
 def verdict_of(number: Number) -> str:
-    """How one of our numbers compares with the printed one; empty where it is not compared."""
+    """Return how a number of ours compares with the printed one; empty if it is not compared."""
     if number.from_print is None:
         return ""
     if not number.apart:
@@ -90,13 +90,13 @@ def verdict_of(number: Number) -> str:
 
 
 def value_text(number: Number, column: Column) -> str:
-    """``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
+    """Return ``31.45``, ``+0.88`` or ``0.319 s/iter``, without badge and marks."""
     digits = ".3g" if column.decimals is None else f".{column.decimals}f"
     return f"{number.value:{'+' if number.difference else ''}{digits}}{column.unit}"
 
 
 def deviation_text(number: Number, column: Column) -> str:
-    """The standard deviation as a table shows it; empty if there is none."""
+    """Return the standard deviation as a table shows it; empty if there is none."""
     if number.std is None:
         return ""
     return value_text(Number(number.std, number.badge), column).removesuffix(column.unit)
@@ -105,13 +105,13 @@ def deviation_text(number: Number, column: Column) -> str:
 def number_text(
     number: Number, column: Column, *, badge: bool = True, interval: bool = False
 ) -> str:
-    """A number in one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
+    """Return a number on one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
 
     Args:
         number: the number.
         column: its column.
-        badge: whether the badge follows, and the marks it: ``63.59 P!``; else ``63.59!``.
-        interval: whether the interval of one model follows: ``31.45 [30.5, 32.4]``.
+        badge: whether to add the badge before the marks: ``63.59 P!``; else ``63.59!``.
+        interval: whether to add the interval of one model: ``31.45 [30.5, 32.4]``.
     """
     parts = [value_text(number, column) + ("" if badge else number.marks)]
     if number.std is not None:
@@ -124,9 +124,9 @@ def number_text(
 
 
 def interval_text(number: Number) -> str:
-    """``[30.5, 32.4]``, of a difference ``[-0.1, +2.7]``; empty if there is none to show.
+    """Return ``[30.5, 32.4]``, or ``[-0.1, +2.7]`` for a difference; empty if there is none.
 
-    That of seconds, which have no test images, is in CSV and JSON only.
+    Intervals of times, which have no test images, are in CSV and JSON only.
     """
     if number.interval is None or number.n is None:
         return ""
@@ -135,7 +135,7 @@ def interval_text(number: Number) -> str:
 
 
 def extra_text(number: Number, column: Column) -> str:
-    """What else is known of one of our numbers: its interval and seeds."""
+    """Return the interval and the seeds of a number of ours; empty for other numbers."""
     if not number.run_ids:
         return ""
     seeds = f"{number.seeds} seeds" if column.seeds and (number.seeds or 1) > 1 else ""

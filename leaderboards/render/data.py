@@ -1,4 +1,4 @@
-"""A table as data: CSV with one number a line, and JSON of the whole."""
+"""Tables as data: CSV with one number per line, and JSON of the whole table."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FIELDS = (
 
 
 def to_csv(table: Table) -> str:
-    """One number a line, under ``FIELDS``; empty where nothing is known, lists joined by spaces.
+    """Return one number per line under ``FIELDS``; unknown is empty, lists are joined by spaces.
 
-    All numbers of a line but ``n`` and ``seeds`` are in its ``unit``: percent, points or seconds.
-    ``low`` and ``high`` are computed here, of printed numbers too.
+    All numbers of a line except ``n`` and ``seeds`` are in its ``unit``: percent, points or
+    seconds. ``low`` and ``high`` are computed here, for printed numbers too.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
@@ -59,7 +59,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_json(table: Table) -> str:
-    """The whole table, with the fields of ``leaderboards.table``."""
+    """Return the whole table, with the fields of ``leaderboards.table``."""
     return json.dumps(dataclasses.asdict(table), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Text made safe for each format, in one place: names of methods and files are anyone's."""
+"""Escape text for each format, since names of methods and files can contain anything."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 import unicodedata
 from typing import Any
 
-# Categories of signs that are no text: controls, surrogates, private use and unassigned.
+# Unicode categories that are not text: controls, surrogates, private use and unassigned.
 _NO_TEXT = ("Cc", "Cs", "Co", "Cn")
-# These reorder the text after them; joiners and the like are left alone.
+# These reorder the text after them; other invisible characters, such as joiners, are kept.
 _BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
-# What CommonMark, GitHub and Streamlit give a meaning: in any place, or only where it begins
-# an entity, an emoji's or a colour's name, or a line.
+# Markup of CommonMark, GitHub and Streamlit: anywhere, or only at the start of an entity, of an
+# emoji's or a colour's name, or of a line.
 _MARKDOWN = re.compile(
     r"[\\`*_{}\[\]<>|#~$]|!(?=\[)|&(?=[#\w])|:(?=[\w+/-])|^[-+=](?=\s|[-+=]|$)|(?<=^\d)[.)]"
 )
@@ -35,7 +35,7 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': "''",
     "`": r"\textasciigrave{}",
-    # A bracket or star after the end of a line would be an argument of the line's end.
+    # LaTeX would read a bracket or star after a line end as its argument.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -82,7 +82,7 @@ _LATEX_ACCENTS = {
     "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
     "\u0328": "k",
 }  # fmt: skip
-# Capitals that look like Latin ones have no command.
+# Greek capitals that look like Latin ones have no LaTeX command.
 _LATIN_CAPITALS = dict(
     ALPHA="A", BETA="B", EPSILON="E", ZETA="Z", ETA="H", IOTA="I", KAPPA="K", MU="M", NU="N",
     OMICRON="O", RHO="P", TAU="T", CHI="X",
@@ -107,32 +107,32 @@ _ASCII = {
 
 
 def one_line(text: str) -> str:
-    """Text on one line, without controls of terminals and signs that reorder what follows."""
+    """Return text on one line, without terminal controls and characters that reorder text."""
     text = _BIDIRECTIONAL.sub("", _ESCAPE_SEQUENCE.sub("", text))
     words = re.sub(r"[^\S ]+", " ", text).strip()
     return "".join(sign for sign in words if unicodedata.category(sign) not in _NO_TEXT)
 
 
 def markdown(text: object) -> str:
-    """Text that GitHub's and Streamlit's Markdown show as it is, on one line."""
+    """Return text on one line, escaped for GitHub's and Streamlit's Markdown."""
     return _MARKDOWN.sub(
         lambda found: _MARKDOWN_NAMES.get(found[0], f"\\{found[0]}"), one_line(str(text))
     )
 
 
 def latex(text: str) -> str:
-    """Text in ASCII that LaTeX sets as it is, with accents and Greek letters.
+    """Return text escaped for LaTeX, in ASCII, with commands for accents and Greek letters.
 
-    What has no command keeps its code, such as ``[U+84B8]``.
+    A character without a command becomes its code point, such as ``[U+84B8]``.
     """
     composed = unicodedata.normalize("NFC", one_line(text))
     shown = "".join(_latex_sign(sign) for sign in composed)
-    # Neighbouring pieces of mathematics are one piece; a hyphen needs care beside another only.
+    # Adjacent formulas are merged; a hyphen needs braces only next to another hyphen.
     return re.sub(r"(?<!-\})\{-\}(?!\{-\})", "-", shown).replace("$$", "")
 
 
 def csv(value: Any) -> Any:
-    """A value as CSV has it: 1 for true, and text that no spreadsheet takes for a formula."""
+    """Return a value for CSV: 1 for True, and text that spreadsheets do not take for a formula."""
     if isinstance(value, bool):
         return int(value)
     if not isinstance(value, str):
@@ -142,7 +142,7 @@ def csv(value: Any) -> Any:
 
 
 def ascii_only(text: str) -> str:
-    """Text for an output that takes ASCII only; a sign without a spelling is a question mark."""
+    """Return text in ASCII; a character without a spelling becomes a question mark."""
     for sign, word in _ASCII.items():
         text = text.replace(sign, word)
     spelled = "".join(_greek_name(sign) or sign for sign in text)
@@ -171,7 +171,7 @@ def _latex_sign(sign: str) -> str:
 
 
 def _greek_name(sign: str) -> str:
-    """``alpha`` or ``Omega``; empty for what is no plain Greek letter."""
+    """Return ``alpha`` or ``Omega``; empty for anything but a plain Greek letter."""
     found = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(sign, ""))
     if found is None or found[2] not in (*_LATIN_CAPITALS, *_GREEK):
         return ""

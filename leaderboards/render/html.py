@@ -1,4 +1,4 @@
-"""Tables as HTML: one page of them, or one alone for the app, by the same template."""
+"""Tables as HTML: a page of tables, or a single one for the app, from the same template."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 CSS = "table.css"
 FOREST_WIDTH, FOREST_MARGIN = 240, 14
-# Steps between the numbers of a forest's scale.
+# Candidate steps between the ticks of a forest plot, and the most steps it may have.
 STEPS, MOST_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100), 6
 NOTHING_MORE = "The numbers are as printed; nothing contradicts them."
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One difference of a forest plot, in the units of its drawing.
+    """One difference in a forest plot, in drawing units.
 
     Attributes:
-        zero: where no difference is.
-        x: the difference.
-        low: lower end of its interval; None without one.
-        high: upper end.
-        clear: whether the interval leaves out no difference.
-        text: the same in words.
+        zero: position of a difference of 0.
+        x: position of the difference.
+        low: position of the lower end of its interval; None without one.
+        high: position of the upper end.
+        clear: whether the interval excludes 0.
+        text: the difference and its interval in words.
     """
 
     zero: float
@@ -61,11 +61,11 @@ class TableView:
 
     Attributes:
         table: the table.
-        rows: those of its rows that are shown.
-        opened: key of the row whose evidence is open; of a page without a server all rows have
-            theirs, opened by the address.
-        row_link: the address that opens a row, given its key; None for a page without a server.
-        run_link: the start of a run's address; empty where there is none.
+        rows: the rows to show.
+        opened: key of the row whose evidence is open. A page without a server contains the
+            evidence of all rows, and its URL opens one.
+        row_link: returns the URL that opens a row, given its key; None for a page without a server.
+        run_link: start of the URL of a run; empty if runs are not linked.
     """
 
     table: Table
@@ -76,7 +76,7 @@ class TableView:
 
     @property
     def width(self) -> int:
-        """How many columns there are, with those of labels."""
+        """Number of columns, including label columns."""
         return len(self.table.labels) + len(self.table.columns)
 
     @property
@@ -86,7 +86,7 @@ class TableView:
 
     @property
     def heads(self) -> list[list[tuple[str, int, Column]]]:
-        """For each line of the head: title, number of columns, and the first of them."""
+        """Cells of each header line: title, number of columns, and the first of these columns."""
         height = len(self.table.columns[0].heads)
         lines = []
         for level in range(height):
@@ -100,20 +100,20 @@ class TableView:
         return lines
 
     def others(self, row: Row) -> str:
-        """A row's labels beside its method in one line; a bare number with what it counts."""
+        """Return a row's labels except its method on one line, a bare number with its title."""
         named = zip(self.table.labels, row.labels, strict=True)
         texts = [f"{title.lower()} {text}" if text.isdigit() else text for title, text in named]
         del texts[self.table.method_label]
         return ", ".join(filter(None, texts))
 
     def link(self, row: Row) -> str:
-        """The address that opens a row, or closes it if it is open."""
+        """Return the URL that opens a row, or closes it if it is open."""
         if self.row_link is None:
             return f"#{self.anchor(row)}"
         return self.row_link("" if row.key == self.opened else row.key)
 
     def anchor(self, row: Row) -> str:
-        """The name of a row's evidence on the page."""
+        """Return the HTML id of a row's evidence."""
         return f"{self.table.anchor}-{row.key}"
 
     def shows_evidence(self, row: Row) -> bool:
@@ -121,15 +121,15 @@ class TableView:
         return self.row_link is None or row.key == self.opened
 
     def evidence(self, row: Row) -> list[str]:
-        """What a reader must know about a row's numbers."""
+        """Return what a reader must know about a row's numbers."""
         return evidence(self.table, row) or [NOTHING_MORE]
 
     def dispute(self, place: int) -> str:
-        """The name of a contradiction on the page."""
+        """Return the HTML id of a contradiction."""
         return f"dispute-{self.table.number}-{place}"
 
     def href(self, number: Number) -> str:
-        """The address of a disputed number's evidence."""
+        """Return the URL of a disputed number's evidence."""
         row = next(row for row in self.table.rows if number in row.numbers)
         if self.row_link is not None:
             return self.row_link(row.key)
@@ -137,7 +137,7 @@ class TableView:
         return f"#{self.dispute(found.index(number.disputed))}"
 
     def has_gaps(self, column: Column) -> bool:
-        """Whether a number of ours in a column is compared with print."""
+        """Whether any of our numbers in a column is compared with a printed one."""
         return column.key in self._compared
 
     @cached_property
@@ -150,7 +150,7 @@ class TableView:
         }
 
     def bar(self, number: Number) -> Bar:
-        """A difference on the scale of all of the column."""
+        """Return a difference on the scale of its forest plot."""
         ends = (None, None) if number.interval is None else tuple(map(self._place, number.interval))
         text = f"{number.value:+.2f} points"
         if number.interval is not None:
@@ -161,7 +161,7 @@ class TableView:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """The scale of a forest: round numbers, and where they are."""
+        """The ticks of a forest plot: positions and texts of round numbers."""
         low, high = self._extent
         step = next(step for step in STEPS if (high - low) / step <= MOST_TICKS)
         values = [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -174,7 +174,7 @@ class TableView:
 
     @cached_property
     def _extent(self) -> tuple[float, float]:
-        """The ends of the scale: all intervals shown in forest columns, and 0."""
+        """The ends of the scale, which covers all intervals in forest columns and 0."""
         keys = [column.key for column in self.table.columns if column.forest]
         numbers = [n for row in self.rows for key in keys if (n := row.cell(key).ours)]
         values = [0.0, *(end for n in numbers for end in n.span)]
@@ -182,25 +182,25 @@ class TableView:
 
 
 def fragment(view: TableView) -> str:
-    """One table without a page around it; ``css`` belongs with it."""
+    """Return one table without a page around it; its style is ``css``."""
     module = _environment().get_template("table.html.jinja").module
     return str(module.table_of(view))  # type: ignore[attr-defined]
 
 
 def css() -> str:
-    """The style of a table, in colours that the page around it names."""
+    """Return the style sheet of a table, with colours that the surrounding page defines."""
     return (FOLDER / CSS).read_text(encoding="utf-8")
 
 
 def to_html(table: Table) -> str:
-    """A page with one table."""
+    """Return a page with one table."""
     return page(table.name, [_entry(table, (), ())])
 
 
 def site(title: str, tables: Sequence[Table], endings: Sequence[str], made: str) -> str:
-    """A page with tables, their plots and links to ``<anchor>.<ending>`` beside the page.
+    """Return a page with tables, their plots and links to files ``<anchor>.<ending>``.
 
-    ``made`` says of which code and data the page is.
+    ``made`` says from which code and data the page was made.
     """
     entries = []
     for table in tables:
@@ -210,7 +210,7 @@ def site(title: str, tables: Sequence[Table], endings: Sequence[str], made: str)
 
 
 def page(title: str, entries: Sequence[dict[str, Any]], made: str = "") -> str:
-    """The template, filled; everything in it is escaped but the plots."""
+    """Return the filled template; everything but the plots and the style sheet is escaped."""
     from markupsafe import Markup
 
     template = _environment().get_template("page.html.jinja")
@@ -223,7 +223,7 @@ def _environment() -> Environment:
     from markupsafe import Markup
 
     def plain(value: Any) -> Any:
-        """Text without signs that no page may have."""
+        """Return text without characters that a page must not have."""
         return one_line(value) if isinstance(value, str) and type(value) is not Markup else value
 
     environment = Environment(
@@ -244,7 +244,7 @@ def _environment() -> Environment:
 
 
 def _entry(table: Table, figures: Sequence[plots.Figure], files: Sequence[str]) -> dict[str, Any]:
-    """What the template shows of a table."""
+    """Return what the template shows of a table."""
     from markupsafe import Markup
 
     return {
@@ -258,7 +258,7 @@ def _entry(table: Table, figures: Sequence[plots.Figure], files: Sequence[str]) 
 
 
 def _number_notes(table: Table) -> list[str]:
-    """Notes on printed numbers, each once, with the rows it is about."""
+    """Return the notes on printed numbers, each once, with the rows it is about."""
     found: dict[str, dict[str, None]] = {}
     for row in table.rows:
         for cell in row.cells.values():

@@ -1,4 +1,4 @@
-"""A table in LaTeX with booktabs, as the paper sets it; our columns are optional.
+"""Tables in LaTeX with booktabs, typeset as in the paper; our numbers are optional.
 
 The document needs ``PACKAGES``; the text is ASCII.
 """
@@ -23,18 +23,18 @@ from leaderboards.table import (
 
 PACKAGES = ("booktabs", "multirow", "amssymb", "adjustbox")
 ROW_END = r" \\"
-# A page has no room for more lines of a table, scaled to it, or of panels. The title of a section
-# takes some too, and so do head and title of a panel.
+# The most lines that fit on a page, for a table scaled to it and for panels, and the lines that a
+# section's title, and a panel's header and title, take.
 MOST_LINES, SECTION_HEAD = 48, 2
 PANEL_LINES, PANEL_HEAD = 32, 7
 AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
 
 
 def to_latex(table: Table, *, ours: bool = True) -> str:
-    """Table environments; without our numbers, differences and rows as printed.
+    """Return table environments; with ``ours`` False, only the rows and columns of the paper.
 
-    Ours is below the printed number, with its difference and, in small print, its interval. What is
-    wider than the page is scaled down to it; a long table becomes several.
+    Our number is below the printed one, with their difference and, in small type, its interval. A
+    table wider than the page is scaled down; a long table is split.
     """
     rows = rows_with_numbers(table.rows, ours=ours)
     rows = [row for row in rows if ours or row.kind in AS_PRINTED]
@@ -46,7 +46,7 @@ def to_latex(table: Table, *, ours: bool = True) -> str:
 
 
 def _parts(table: Table, rows: Sequence[Row], ours: bool) -> list[list[Row]]:
-    """The rows, page by page."""
+    """Return the rows, page by page."""
     most, head = (PANEL_LINES, PANEL_HEAD) if table.panels else (MOST_LINES, SECTION_HEAD)
     parts: list[list[Row]] = [[]]
     used = 0
@@ -62,7 +62,7 @@ def _parts(table: Table, rows: Sequence[Row], ours: bool) -> list[list[Row]]:
 
 
 def _body(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
-    """One tabular, or one for each section that print sets as a table of its own."""
+    """Return one tabular, or one for each section that the paper prints as a separate table."""
     if not table.panels:
         return _fitting(table, rows, ours)
     body = []
@@ -75,7 +75,7 @@ def _body(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
 def _environment(
     table: Table, body: Sequence[str], ours: bool, rows: Sequence[Row], *, part: int = 0
 ) -> str:
-    """Some rows' tabulars with caption, label and what the second lines are."""
+    """Return the tabulars of some rows with caption, label and a note on our numbers."""
     caption = escape(table.caption or table.title) + " (continued)" * (part > 0)
     label = f"tab:paper-{table.number}" if table.number else f"tab:{table.anchor}"
     return "\n".join(
@@ -94,7 +94,7 @@ def _environment(
 
 
 def _note(rows: Sequence[Row], ours: bool) -> str:
-    """What is below the printed numbers."""
+    """Return the note on our numbers; empty if none are shown."""
     numbers = [number for row in rows for number in row.numbers if number.run_ids]
     compared = [number for number in numbers if number.from_print is not None]
     if not ours or not numbers:
@@ -104,18 +104,18 @@ def _note(rows: Sequence[Row], ours: bool) -> str:
     text = "In square brackets: 95% intervals of our numbers."
     if compared:
         signs = "; ".join(f"{SIGNS[name]}: {text}" for name, text in VERDICTS.items())
-        text = f"Below print: ours, with ours minus print. {signs}. {text}"
+        text = f"Below the printed numbers: ours, with the difference. {signs}. {text}"
     return escape(text + n)
 
 
 def _fitting(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
-    """A tabular that is no wider or higher than the page."""
+    """Return a tabular that is scaled down to the page if it is wider or higher."""
     opened = r"\begin{adjustbox}{max width=\linewidth, max totalheight=.84\textheight}"
     return [opened, *_tabular(table, rows, ours), r"\end{adjustbox}"]
 
 
 def _shown(table: Table, rows: Sequence[Row], ours: bool) -> list[Column]:
-    """The columns that have a number."""
+    """Return the columns that have a number."""
     return [
         column
         for column in table.columns
@@ -124,7 +124,7 @@ def _shown(table: Table, rows: Sequence[Row], ours: bool) -> list[Column]:
 
 
 def _numbers(row: Row, column: Column, ours: bool) -> tuple[Number, ...]:
-    """The numbers of a cell that are set; the authors' logs are in notes of other formats."""
+    """Return the numbers of a cell to typeset; the authors' logs are in other formats only."""
     cell = row.cell(column.key)
     both = (cell.printed, cell.ours if ours else None)
     return tuple(number for number in both if number is not None)
@@ -160,19 +160,19 @@ def _tabular(table: Table, rows: Sequence[Row], ours: bool) -> list[str]:
 
 
 def _stubbed(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The sections that print has: with one text in the stub all printed rows are one."""
+    """Return the sections that the paper has: with ``stub_text``, all printed rows are one."""
     if not table.stub_text:
         return sections(rows)
     printed = [row for row in rows if row.kind == PRINTED_ROW]
     others = sections([row for row in rows if row.kind != PRINTED_ROW])
-    # A reader's selection may leave no printed row.
+    # A filter may leave no printed row.
     return [(table.stub_text, printed), *others] if printed else others
 
 
 def _heads(
     table: Table, rows: Sequence[Row], shown: Sequence[Column], stub: int, ours: bool
 ) -> list[str]:
-    """The lines of the head: titles, below a teacher's or student's name its own accuracy."""
+    """Return the header lines: titles, and below a teacher's or student's name its accuracy."""
     alone = [row for row in rows if row.kind == HEAD_ROW]
     height = len(table.columns[0].heads)
     first = len(table.labels) - table.last_labels
@@ -195,7 +195,7 @@ def _heads(
 
 
 def _merged(titles: Sequence[str], never: bool) -> list[str]:
-    """Titles of neighbours that are equal, over all their columns."""
+    """Return the titles, with equal neighbours merged over all their columns."""
     cells = []
     for title, members in groupby(titles):
         span = len(list(members))
@@ -215,7 +215,7 @@ def _row(
     *,
     labelled: bool = True,
 ) -> list[str]:
-    """The lines of a row: its first numbers, ours below print, and the intervals of ours."""
+    """Return the lines of a row: its first numbers, ours below printed ones, and our intervals."""
     first = len(table.labels) - table.last_labels
     labels = [escape(label) for label in row.labels] if labelled else [""] * len(table.labels)
     numbers = [_numbers(row, column, ours) for column in shown]
@@ -229,14 +229,14 @@ def _row(
         texts = [_number(n, column) for n, column in zip(of, shown, strict=True)]
         if row.kind in AS_PRINTED:
             return texts
-        # Where nothing is printed above, there is room for the interval beside the number.
+        # A row without printed numbers has room for the interval next to the number.
         extras = [_small(extra_text(n, c)) if n else "" for n, c in zip(of, shown, strict=True)]
         return [" ".join(filter(None, both)) for both in zip(texts, extras, strict=True)]
 
     blank = [""] * len(table.labels)
     main = line(labels, cells(heads), stub)
     if row.kind not in AS_PRINTED and stub:
-        # Names of rows that the paper does not have are longer and take the stub's width too.
+        # Rows that are not in the paper have longer names, which take the stub's width too.
         labels[0] = rf"\multicolumn{{{len(stub) + 1}}}{{l}}{{{labels[0]}}}"
         main = line(labels, cells(heads), [])
     lines = [main]
@@ -258,7 +258,7 @@ def _small(text: str) -> str:
 
 
 def _number(number: Number | None, column: Column) -> str:
-    """A number as print sets it, with its deviation; ours that is compared, with the difference."""
+    """Return a number typeset as in the paper, with its deviation and comparison, if any."""
     if number is None:
         return ""
     line = number_line(number, column)

@@ -1,4 +1,4 @@
-"""A table in Markdown, as GitHub and others read it."""
+"""Tables in Markdown, for GitHub and similar renderers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leaderboards.table import Column, Row, Table
 
 
 def to_markdown(table: Table) -> str:
-    """Title, table, legend, contradictions and notes."""
+    """Return title, table, legend, contradictions and notes."""
     title = f"Table {table.number}." if table.number else f"{escape(table.title)}."
     heads = [*map(escape, table.labels), *(escape(column.title) for column in table.columns)]
     align = [":--"] * len(table.labels) + ["--:"] * len(table.columns)
@@ -27,7 +27,7 @@ def to_markdown(table: Table) -> str:
             lines.append(_line([*map(escape, row.labels), *cells]))
     lines += ["", *(f"- {escape(line)}" for line in remarks_text(table))]
     if table.first_run and not table.has_ours:
-        lines += ["", f"First number of ours: `{table.first_run}`"]
+        lines += ["", f"To add our first number, run: `{table.first_run}`"]
     return "\n".join(lines) + "\n"
 
 

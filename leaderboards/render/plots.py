@@ -1,4 +1,4 @@
-"""Trade-offs as SVG that needs no script, drawn by Altair."""
+"""Trade-off plots as SVG without scripts, drawn with Altair."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from leaderboards.table import (
 WIDTH, HEIGHT = 640, 380
 # Pixels between the axes and the outermost points, and right of the plot for labels in wide fonts.
 MARGIN, RIGHT = 16, 40
-# About the width of a letter of a label, in pixels.
+# Approximate width of a letter in a label, in pixels.
 LETTER = 6.4
 # Colours of the page, so that a plot follows its light or dark scheme.
 INK, DIM, LINE, OURS, ALERT = (f"var(--{name})" for name in ("ink", "dim", "line", "ours", "alert"))
@@ -32,7 +32,7 @@ SHAPES = {PRINTED: "circle", REPRODUCED: "triangle-up", ROBUSTBENCH: "square"}
 SHAPE_NAMES = {PRINTED: "circle", REPRODUCED: "triangle", ROBUSTBENCH: "square"}
 COLOURS = {PRINTED: DIM, REPRODUCED: OURS, ROBUSTBENCH: ALERT}
 
-# Plots of a table, by its anchor: the columns across and up, and their titles.
+# Plots of a table, by its anchor: the columns on the x and y axes, and their titles.
 ACCURACIES = (("clean", "aa", "Clean accuracy, percent", "AutoAttack accuracy, percent"),)
 FIELD = (("clean", "best-known", "Clean accuracy, percent", "Lowest known accuracy, percent"),)
 PLOTS = {
@@ -40,7 +40,7 @@ PLOTS = {
     "table-field-cifar100": FIELD,
     "table-field-cifar10": FIELD,
     "table-3": tuple(
-        (f"{pair}/time", pair, "Seconds an iteration", f"Top-1 of {student}, percent")
+        (f"{pair}/time", pair, "Seconds per iteration", f"Top-1 of {student}, percent")
         for pair, student in (
             ("resnet34/resnet18", "ResNet18"),
             ("resnet50/mobilenetv1", "MobileNetV1"),
@@ -73,14 +73,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot and what it shows, in words."""
+    """A plot and its caption."""
 
     svg: str
     caption: str
 
 
 def plots_of(table: Table) -> list[Figure]:
-    """The figures of a table."""
+    """Return the figures of a table."""
     columns = {column.key: column for column in table.columns}
     figures = []
     for x, y, x_title, y_title in PLOTS.get(table.anchor, ()):
@@ -92,7 +92,7 @@ def plots_of(table: Table) -> list[Figure]:
 
 
 def points_of(table: Table, x: str, y: str) -> list[Point]:
-    """The rows with both numbers, printed, published and ours; small scale is left out."""
+    """Return the rows with both numbers, printed, published or ours, except small scale."""
     points = []
     for row in table.rows:
         if x in row.cells and y in row.cells and row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
@@ -106,10 +106,10 @@ def points_of(table: Table, x: str, y: str) -> list[Point]:
 def pareto_front(
     points: Sequence[tuple[float, float, T]], *, x_lower: bool = False, y_lower: bool = False
 ) -> list[T]:
-    """The points that no other equals or beats in both numbers, by ascending x.
+    """Return the points that no other equals or beats in both numbers, by ascending x.
 
-    A point is x, y and whatever stands for it; ``x_lower`` and ``y_lower`` are whether small is
-    good.
+    A point is x, y and the object to return for it; ``x_lower`` and ``y_lower`` say whether lower
+    is better.
     """
     signs = (1 if x_lower else -1, 1 if y_lower else -1)
     ordered = sorted(points, key=lambda point: (signs[0] * point[0], signs[1] * point[1]))
@@ -123,29 +123,27 @@ def pareto_front(
 def scatter(
     points: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool = False
 ) -> Figure:
-    """Points with intervals, the front as a stepped line, and in words which points are on it."""
+    """Plot points with intervals and their front as a stepped line; the caption names the front."""
     import vl_convert
 
     front = pareto_front([(p.x.value, p.y.value, p) for p in points], x_lower=x_lower)
     chart = _chart(points, front, x_title, y_title)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
-    # Browsers show a title, but no description, to who points at a mark.
+    # On hover, browsers show the title of a mark, but not its description.
     svg = re.sub(r'(<path aria-label="([^"]*)"[^>]*)/>', r"\1><title>\2</title></path>", svg)
     names = "; ".join(f"{p.text} {p.y.badge}" for p in front)
     badges = dict.fromkeys(p.y.badge for p in points)
     key = "; ".join(f"{SHAPE_NAMES[badge]}: {MEANINGS[badge]}" for badge in badges)
     if any(p.is_flagged for p in points):
         key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
-    caption = (
-        f"{len(points)} models. None is better in both than: {names}. {key[:1].upper()}{key[1:]}."
-    )
+    caption = f"{len(points)} models. Pareto front: {names}. {key[:1].upper()}{key[1:]}."
     if any(p.y.interval for p in points):
         caption += f" Lines: {INTERVAL}."
     return Figure(svg, caption)
 
 
 def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
-    """The names of the points that have room for one to their right, those on the front first."""
+    """Return each point's label: its name if there is room to its right, the front first."""
     xs, ys = [p.x.value for p in points], [p.y.value for p in points]
     ends = [*ys, *(end for p in points for end in p.y.interval or ())]
     x_scale = (WIDTH - 2 * MARGIN) / max(max(xs) - min(xs), 1e-9)
@@ -163,7 +161,7 @@ def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
 
 
 def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_title: str) -> Any:
-    """The Altair chart."""
+    """Return the Altair chart."""
     import altair as alt
     import pandas as pd
 

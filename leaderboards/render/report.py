@@ -37,13 +37,13 @@ FROM runs
 
 
 def print_report(name: str, format_: str, results: Path | None, console: Console) -> None:
-    """Print the tables of a name in one of ``FORMATS``.
+    """Print the tables with a name in one of ``FORMATS``.
 
     Args:
         name: ``2``, ``field-cifar10`` or ``small``.
         format_: one of ``FORMATS``.
-        results: the results folder; without one, printed numbers alone.
-        console: where a terminal's tables and all other text go.
+        results: the results folder; None for printed numbers only.
+        console: the console to print to.
 
     Raises:
         UserError: there is no such table or format, or the database cannot be read.
@@ -62,16 +62,16 @@ def print_report(name: str, format_: str, results: Path | None, console: Console
 
 
 def text_of(shown: Table, format_: str, *, printed_only: bool = False) -> str:
-    """A table as text; with ``printed_only`` LaTeX is as the paper has it."""
+    """Return a table as text; with ``printed_only``, LaTeX has only what the paper prints."""
     if format_ == "latex" and printed_only:
         return to_latex(shown, ours=False)
     return TEXT[format_](shown)
 
 
 def write_site(out: Path, results: Path | None) -> list[Path]:
-    """Write all tables as one page and as files beside it; returns the paths, the page first.
+    """Write all tables as one page and as separate files; return the paths, the page first.
 
-    No file names a folder of this machine.
+    No file contains a path of this machine.
 
     Raises:
         UserError: the folder cannot be written, or the database cannot be read.
@@ -95,10 +95,10 @@ def write_site(out: Path, results: Path | None) -> list[Path]:
 
 
 def made_from(results: Path | None) -> str:
-    """The newest run's commit and date, in a sentence."""
+    """Return a sentence with the number of runs and the newest run's date and commit."""
     if results is None or not Database(results).path.exists():
-        return "Made by DivergenceBench from printed numbers alone."
+        return "Made by DivergenceBench from printed numbers only."
     _, ((runs, newest, commit),) = Database(results).fetch(NEWEST)
     made = f"Made by DivergenceBench from {runs:,} run{'s' * (runs != 1)}"
-    made += f", the newest of {newest:%Y-%m-%d}" if newest is not None else ""
-    return f"{made}, by code at commit {commit[:9]}." if commit else f"{made}."
+    made += f", the newest from {newest:%Y-%m-%d}" if newest is not None else ""
+    return f"{made}, with code at commit {commit[:9]}." if commit else f"{made}."

@@ -1,4 +1,4 @@
-"""A table for the terminal: the paper's in blocks of columns that fit, a ranking in one block."""
+"""Tables for the terminal: the paper's in blocks of columns that fit, rankings in one block."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from leaderboards.table import (
 
 GAP = 2
 LABEL_WIDTH = 26
-# Colours of ours against print; the sign beside the difference says the same.
+# Colours of the comparison with printed numbers; the sign next to the difference says the same.
 STYLES = {SAME: "dim", ABOVE: "green", BELOW: "red"}
-# Labels beyond this share of the width leave too little for numbers.
+# Largest share of the width for labels; more would leave too little for numbers.
 LABEL_SHARE = 0.55
 
-# A ranking: the mark of the own run, the width at which long names of methods fold, and the columns
-# that are left out of a short width in this order, after those that say nothing new.
+# Rankings: the mark of the run itself, the width at which long names of methods wrap, and the
+# columns left out if the width is too small, in this order, after those that say nothing new.
 OWN_MARK = "> "
 METHOD_WIDTH = 16
 LEFT_OUT = ("s/iter", "APGD-CE", "APGD-T", "Square", "Clean", "Architecture", "Src", "#")
@@ -68,7 +68,7 @@ def print_table(table: Table, console: Console) -> None:
         if number:
             write("")
             write(f"{table.name.partition(':')[0]}, continued", "bold")
-        # A further block is for further numbers: a row that has none there is not repeated.
+        # A row without numbers in a further block is not repeated there.
         found = rows_with_numbers(table.rows, columns=[column.key for column in columns])
         for place, (title, rows) in enumerate(titled_sections(table, found)):
             grid = _grid(table, columns, rows, console, header=place == 0)
@@ -87,12 +87,12 @@ def print_table(table: Table, console: Console) -> None:
         write(table.message)
     if not table.has_ours and table.first_run:
         console.print(
-            Text(f"first number of ours: {table.first_run}", style="bold"), soft_wrap=True
+            Text(f"to add our first number, run: {table.first_run}", style="bold"), soft_wrap=True
         )
 
 
 def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
-    """Print a ranking with as many columns as the console's width holds, and its legend.
+    """Print a ranking with as many columns as fit the console's width, and its legend.
 
     ``facts`` are what all rows share, for the title; the dataset is the first.
     """
@@ -101,7 +101,7 @@ def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
     (ranking,) = (column.title for column in table.columns if column.key == table.ranked_by)
     one_arch = len({row["Architecture"].lower() for row in cells}) == 1
     one_seed = all(row["Seeds"] in ("", "1") for row in cells)
-    # The title says how many images; seeds are of interest where there is more than one.
+    # The title has the number of images; seeds matter only if there are several.
     needless = ["n", *["Seeds"] * one_seed]
     left_out = []
     for column in (*needless, "FAB-T", "Seeds", *["Architecture"] * one_arch, *LEFT_OUT):
@@ -126,7 +126,7 @@ def print_ranking(table: Table, facts: Sequence[str], console: Console) -> None:
 
 
 def _blocks(table: Table, console: Console) -> list[list[Column]]:
-    """The columns of numbers, cut into blocks that fit beside the labels."""
+    """Split the columns of numbers into blocks that fit next to the labels."""
     width = console.width
     labels = sum(label + GAP for label in _label_widths(table, console))
     blocks: list[list[Column]] = [[]]
@@ -155,7 +155,7 @@ def _plain_grid(*, header: bool = True) -> Grid:
 def _grid(
     table: Table, columns: Sequence[Column], rows: Sequence[Row], console: Console, *, header: bool
 ) -> Grid:
-    """One section; all have columns of one width, and the first has the heads."""
+    """Return one section; all have the same column widths, and the first has the header."""
     grid = _plain_grid(header=header)
     for label, width in zip(table.labels, _label_widths(table, console), strict=True):
         grid.add_column(Text(label), width=width, overflow="fold")
@@ -170,7 +170,7 @@ def _grid(
 
 
 def _cell(row: Row, column: Column, console: Console) -> Text:
-    """A cell's numbers, each on a line, with a line for what else is known of it."""
+    """Return a cell's numbers, one per line, each followed by a line with interval and seeds."""
     texts = []
     for line in cell_lines(row.cell(column.key), column):
         style = Style(bold=line.number.bold or None, underline=line.number.underlined or None)
@@ -179,7 +179,7 @@ def _cell(row: Row, column: Column, console: Console) -> Text:
             text.append(f" {_encodable(line.comparison, console)}", STYLES[line.verdict])
         texts.append(text)
         if column.forest:
-            # One line a row; the seeds are among the labels.
+            # One line per row; the seeds are among the labels.
             text.append(" ").append(_encodable(line.interval, console), "dim")
         elif line.extra:
             texts.append(Text(_encodable(line.extra, console), "dim"))
@@ -187,7 +187,7 @@ def _cell(row: Row, column: Column, console: Console) -> Text:
 
 
 def _label_widths(table: Table, console: Console) -> list[int]:
-    """Widths of the labels: no more than numbers leave where all of these fit in one block."""
+    """Return the label widths; room left by numbers that fit in one block widens long labels."""
     columns = [
         [table.labels[n], *(row.labels[n] for row in table.rows)] for n in range(len(table.labels))
     ]
@@ -214,13 +214,13 @@ def _is_ascii(console: Console) -> bool:
 
 
 def _encodable(text: str, console: Console) -> str:
-    """The text on one line, without what the console's encoding cannot print."""
+    """Return the text on one line, in ASCII if the console's encoding is not Unicode."""
     text = one_line(text)
     return ascii_only(text) if _is_ascii(console) else text
 
 
 def _printable(table: Table, spell: Callable[[str], str]) -> Table:
-    """The table with labels, heads and sections on one line each, as ``spell`` spells them."""
+    """Return the table with labels, heads and sections on one line each, mapped by ``spell``."""
 
     def plain(texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(spell(one_line(text)) for text in texts)
@@ -238,7 +238,7 @@ def _printable(table: Table, spell: Callable[[str], str]) -> Table:
 
 
 def _ranking_cells(table: Table, row: Row, console: Console) -> dict[str, str]:
-    """A row's texts by title: labels before the numbers, the numbers, labels behind them."""
+    """Return a row's texts by title: labels before the numbers, the numbers, labels after them."""
     texts = (_encodable(text, console) for text in row.labels)
     labels = list(zip(table.labels, texts, strict=True))
     numbers = {}
@@ -252,7 +252,7 @@ def _ranking_cells(table: Table, row: Row, console: Console) -> dict[str, str]:
 
 
 def _ranking_width(cells: Sequence[Mapping[str, str]], columns: Sequence[str]) -> int:
-    """The width that a ranking needs, with long names of methods folded."""
+    """Return the width that a ranking needs, with long names of methods wrapped."""
     return sum(_ranking_column_width(cells, column) + GAP for column in columns) - GAP
 
 
@@ -290,7 +290,7 @@ def _ranking_grid(
 
 
 def _ranking_legend(table: Table) -> list[str]:
-    """Flags, badges, marks and intervals: those of the own run in full, of other rows by name."""
+    """Return lines on flags, badges, marks and intervals; other rows' flags by name only."""
     lines = []
     for row in table.rows:
         if row.own:
@@ -306,9 +306,9 @@ def _ranking_legend(table: Table) -> list[str]:
     if ranges:
         marks.append("1-3  the ranks that the 95% intervals allow")
     if PARTIAL in ranks:
-        marks.append("partial  on a part of the data, not ranked")
+        marks.append("partial  on part of the data, not ranked")
     if any(number.std is not None for number in table.numbers):
-        marks.append(f"a {PLUS_MINUS} b  mean and deviation over seeds")
+        marks.append(f"a {PLUS_MINUS} b  mean and standard deviation over seeds")
     lines.append("; ".join(marks))
     if any(number.interval for number in ranking):
         lines.append(f"[a, b]  {table.interval_meaning}")

@@ -1,4 +1,4 @@
-"""The texts around a table that all formats share: legend, evidence, notes, sections."""
+"""Text around a table that all formats share: legend, evidence, notes and section titles."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from leaderboards.table import (
 
 
 def badge_meanings(table: Table) -> list[str]:
-    """What each badge and mark in the table means."""
+    """Return the meaning of each badge and mark in the table."""
     shown = {sign for number in table.numbers for sign in (number.badge, *number.marks)}
     return [f"{badge}  {meaning}" for badge, meaning in MEANINGS.items() if badge in shown]
 
 
 def verdict_meanings(table: Table) -> list[str]:
-    """What each sign beside a difference from print means."""
+    """Return the meaning of each sign next to a difference from a printed number."""
     verdicts = {verdict_of(number) for number in table.numbers}
     return [f"{SIGNS[name]}  {text}" for name, text in VERDICTS.items() if name in verdicts]
 
 
 def legend(table: Table) -> list[str]:
-    """What badges, marks, intervals and differences in the table mean."""
+    """Return the meaning of the badges, marks, intervals and differences in the table."""
     lines = badge_meanings(table)
     ours = [number for number in table.numbers if number.run_ids and number.interval]
     if any(not number.difference for number in ours):
@@ -43,7 +43,7 @@ def legend(table: Table) -> list[str]:
 
 
 def disputes(table: Table) -> list[tuple[str, str]]:
-    """Each contradiction once: the cells that it is about, and the evidence."""
+    """Return each contradiction once: the cells it is about, and the evidence."""
     found: dict[str, list[str]] = {}
     for row in table.rows:
         for column in table.columns:
@@ -55,13 +55,13 @@ def disputes(table: Table) -> list[tuple[str, str]]:
 
 
 def flag_texts(table: Table) -> list[str]:
-    """Each reason to doubt a number, with its row, once."""
+    """Return each reason to doubt a number once, with its row."""
     found = [f"{table.name_of(row)}: {flag}" for row in table.rows for flag in row.flags]
     return list(dict.fromkeys(found))
 
 
 def evidence(table: Table, row: Row) -> list[str]:
-    """What a reader must know about a row's numbers, one sentence each, once for all columns."""
+    """Return what a reader must know about a row's numbers, each sentence once for all columns."""
     found: dict[tuple[str, str, str], dict[str, None]] = {}
     for column in table.columns:
         cell = row.cell(column.key)
@@ -90,7 +90,7 @@ def evidence(table: Table, row: Row) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """What a reader must know besides: of single printed rows, the epoch, the whole table."""
+    """Return further notes: on single printed rows, the epoch and the whole table."""
     of_rows = [
         f"{table.name_of(row)}: {note}"
         for row in table.rows
@@ -102,7 +102,7 @@ def notes(table: Table) -> list[str]:
 
 
 def remarks_text(table: Table) -> list[str]:
-    """Legend, contradictions, flags and notes, one line each."""
+    """Return legend, contradictions, flags and notes, one line each."""
     return [
         *legend(table),
         *(f"{DISPUTED}  {where}: {evidence}" for where, evidence in disputes(table)),
@@ -114,7 +114,7 @@ def remarks_text(table: Table) -> list[str]:
 def rows_with_numbers(
     rows: Sequence[Row], *, ours: bool = True, columns: Collection[str] | None = None
 ) -> list[Row]:
-    """The rows that have a number to show in the columns of these keys, or in any."""
+    """Return the rows that have a number to show in the columns with these keys, or in any."""
 
     def has_number(row: Row) -> bool:
         cells = [cell for key, cell in row.cells.items() if columns is None or key in columns]
@@ -124,7 +124,7 @@ def rows_with_numbers(
 
 
 def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The rows by section, in order."""
+    """Return the rows by section, in order."""
     found: list[tuple[str, list[Row]]] = []
     for row in rows:
         if not found or found[-1][0] != row.group:
@@ -134,7 +134,7 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def titled_sections(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The rows by section, with a title that is empty where the whole table has one section."""
+    """Return the rows by section with titles, which are empty if the table has one section."""
     several = len({row.group for row in table.rows}) > 1
     return [
         (f"{name} {table.panels.get(name, '')}".strip() if several else "", own)

@@ -85,7 +85,7 @@ def test_a_cell_has_print_ours_and_how_far_apart_they_are(visit) -> None:
     high = max(summary.high, 100 * statistics.fmean(end[1] for end in images))
     text = f"Ours: {statistics.fmean(gains):+.2f} [{low:+.1f}, {high:+.1f}] ({ROW}, 2 seeds)."
     shown = visitor.page.locator("[data-testid=stMain]").inner_text().splitlines()
-    (headline,) = [line for line in shown if line.startswith("In print")]
+    (headline,) = [line for line in shown if line.startswith("In the paper")]
     assert headline.endswith(text)
 
 

@@ -128,7 +128,7 @@ def test_without_a_shared_seed_there_is_no_difference(add_run: AddRun, tmp_path:
     table = leaderboards.table(2, tmp_path)
     (row,) = [row for row in table.rows if ROW in row.labels]
     assert row.cells["aa-difference"].ours is None
-    assert table.headline.endswith("differ in the loss alone share a seed yet.")
+    assert table.headline.endswith("differ only in the loss share a seed yet.")
 
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])

@@ -112,7 +112,7 @@ def test_a_study_of_all_distillation_methods_is_sorted_against_kd(
         assert number(row).value == pytest.approx(statistics.fmean(gains))
         assert number(row).interval == pytest.approx((low, high))
         assert row.labels[2] == "3"
-    own_stage = {row.facts["method"] for row in rows if "9 epochs for 8" in row.labels[1]}
+    own_stage = {row.facts["method"] for row in rows if "9 epochs vs 8" in row.labels[1]}
     assert own_stage == {"ab", "fsp", "ft"}
     # Natural training has no teacher, which its row shows.
     (natural,) = [row for row in rows if row.facts["method"] == "vanilla"]

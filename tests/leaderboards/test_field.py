@@ -100,9 +100,9 @@ def test_doubtful_entries_are_marked_and_rank_by_the_lowest_known(tmp_path: Path
         assert row.cells["clean"].printed.flags == ()
     assert flags["Doubt"] == (
         UNRELIABLE,
-        "an external attack leaves 40.00, by which it ranks",
+        "an external attack leaves 40.00, which sets its rank",
     )
-    assert flags["Broken"] == ("an external attack leaves 41.00, by which it ranks",)
+    assert flags["Broken"] == ("an external attack leaves 41.00, which sets its rank",)
     assert flags["Unsure"] == (UNRELIABLE,)
     assert flags["Sound"] == flags["Higher"] == ()
     assert "The best external attack leaves 40.00." in rows["Doubt"].notes

@@ -225,7 +225,7 @@ def test_the_site_is_one_page_that_needs_nothing_else(
             n for row in table.rows for c in table.columns for n in row.cell(c.key).numbers
         ]:
             assert f"{abs(number.value):.2f}" in text or f"{number.value:.3f}" in text
-    assert "from 4 runs, the newest of 2026-01-03, by code at commit abcdef012." in text
+    assert "from 4 runs, the newest from 2026-01-03, with code at commit abcdef012." in text
     assert str(results) not in (out / "index.html").read_text()
     # The hostile name is there as text.
     assert "<script>alert(1)</script>" in text

@@ -49,7 +49,7 @@ def test_whatever_a_note_calls_contradictory_is_disputed() -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "reported.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match="no file of printed numbers"):
+    with pytest.raises(UserError, match="not a file of printed numbers"):
         load_reported(path)
 
 

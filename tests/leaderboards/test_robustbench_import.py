@@ -47,10 +47,10 @@ def test_they_are_in_reported_with_badge_and_source(folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no model_info file"),
-        ("[]", "no model_info file"),
+        ("{", "not a model_info file"),
+        ("[]", "not a model_info file"),
         (json.dumps({**ATTACKED, "clean_acc": 75.2}), "clean_acc: input should be a valid string"),
-        (json.dumps({**ATTACKED, "clean_acc": "much"}), "'much', which is no number"),
+        (json.dumps({**ATTACKED, "clean_acc": "much"}), "'much', which is not a number"),
         (json.dumps({k: v for k, v in ATTACKED.items() if k != "venue"}), "venue: field required"),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_entry_belongs_to_its_folder_whatever_its_file_says(tmp_path: Path) -
         cifar100__Linf__Pretrained=ten | {"clean_acc": "59.23", "autoattack_acc": "28.42"},
     )
     found = import_folder(folder, tmp_path)
-    remark = "the file names the dataset cifar10; its folder is taken"
+    remark = "the file names the dataset cifar10; the dataset of its folder is used"
     assert found == Imported(2, (f"cifar100/Linf/Pretrained: {remark}",))
     for table, expected, noted in ((4, [87.11, 54.92], False), (2, [59.23, 28.42], True)):
         (row,) = entries(table, tmp_path)

@@ -144,7 +144,7 @@ def test_deviations_beside_intervals_are_distinguished(add_run: AddRun, tmp_path
     assert "AA" in titles
     assert "AA [95%]" not in titles
     text = printed(summary, 200)
-    assert "a \u00b1 b  mean and deviation over seeds" in text
+    assert "a \u00b1 b  mean and standard deviation over seeds" in text
     assert "[a, b]  95% interval (Wilson) from n test images, computed here for printed" in text
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     summary.render(console)

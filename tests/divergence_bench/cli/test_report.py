@@ -11,7 +11,7 @@ def test_report_shows_every_table(call, tmp_path: Path, number: int) -> None:
     ended = call("report", "--table", str(number), "--results", str(tmp_path))
     assert ended.status == 0
     assert f"Table {number}: " in ended.out
-    assert "first number of ours: python -m harness " in ended.out
+    assert "to add our first number, run: python -m harness " in ended.out
 
 
 def test_report_gives_every_format(call, results: str) -> None:
