@@ -324,7 +324,7 @@ def test_which_of_several_weights_is_meant_is_said(tmp_path):
     file = tmp_path / "both.pt"
     torch.save({"state_dict": first.state_dict(), "ema": second.state_dict()}, file)
     options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
-    with pytest.raises(UserError, match=r"under 'state_dict', 'ema': say which .* \(weights_key="):
+    with pytest.raises(UserError, match=r"under 'state_dict', 'ema': choose .* \(weights_key="):
         bench.evaluate(file, "digits", arch="resnet8", **options)
     found = bench.evaluate(file, "digits", arch="resnet8", weights_key="ema", **options)
     assert found.run_id == bench.evaluate(second, "digits", **options).run_id
