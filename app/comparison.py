@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from app.labels import stage_title
-from harness.evaluation.analysis.alike import Evaluated, by_one_protocol, protocol_key
+from harness.evaluation.analysis.comparable import Evaluated, by_one_protocol, protocol_key
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison, shared_correct
-from harness.evaluation.analysis.sequential import look
+from harness.evaluation.analysis.sequential import running_difference
 from harness.evaluation.analysis.statistics import PairedComparison
 
 # Points of the running difference; computing an interval takes some milliseconds.
@@ -194,6 +194,9 @@ def running(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
         return pd.DataFrame()
     (correct_a, correct_b), shared = shared_correct((a, b))
     counts = {math.ceil(shared * step / RUNNING_POINTS) for step in range(1, RUNNING_POINTS + 1)}
-    looks = [look(correct_a[name][:n], correct_b[name][:n], population, ALPHA) for n in counts]
-    frame = pd.DataFrame(map(asdict, looks)).sort_values("n", ignore_index=True)
+    history = [
+        running_difference(correct_a[name][:n], correct_b[name][:n], population, ALPHA)
+        for n in counts
+    ]
+    frame = pd.DataFrame(map(asdict, history)).sort_values("n", ignore_index=True)
     return frame.assign(**{end: 100 * frame[end] for end in ("difference", "low", "high")})

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import Evaluated
+from harness.evaluation.analysis.comparable import Evaluated
 from harness.evaluation.analysis.curves import flags_of
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory

@@ -58,7 +58,7 @@ from harness.data import Dataset, load_dataset
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor
 from harness.evaluation.attack.protocol import chunk_seed
 from harness.evaluation.speed.rewriting import fold_batchnorm
-from harness.experiment.loaded import evaluate_model
+from harness.experiment.external import evaluate_model
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.models.loading import load_model_file

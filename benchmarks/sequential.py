@@ -29,7 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from harness.evaluation.analysis.sequential import DecisionRule, log_capital, look
+from harness.evaluation.analysis.sequential import DecisionRule, log_capital, running_difference
 from harness.evaluation.analysis.statistics import compare_paired
 from harness.store import exchange
 from harness.store.database import Database
@@ -100,7 +100,7 @@ def decided_by_intervals(
     n = 0
     while n < len(a):
         n = min(n + chunk, len(a))
-        found = look(a[:n], b[:n], len(a), rule.alpha)
+        found = running_difference(a[:n], b[:n], len(a), rule.alpha)
         if winner := rule.winner(found.low, found.high):
             return winner, n
     return None, n

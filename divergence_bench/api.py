@@ -23,8 +23,7 @@ from harness.evaluation.attack.protocol import check_diameter
 from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
-from harness.experiment import loaded as loaded_models
-from harness.experiment import resolve, runner
+from harness.experiment import external, resolve, runner
 from harness.experiment.record import check_registered, images_root
 from harness.models.external.probe import device_of
 from harness.models.loading import load_external, load_run_model
@@ -152,7 +151,7 @@ def evaluate(
         "name": name,
     }
     if module is None:
-        outcome = loaded_models.evaluate_external(
+        outcome = external.evaluate_external(
             str(model),
             loaded,
             protocol,
@@ -164,7 +163,7 @@ def evaluate(
     before = device_of(module)
     network, facts = inputs.probed(module, loaded.info, normalize, name)
     try:
-        outcome = loaded_models.evaluate_model(network, loaded, protocol, facts=facts, **where)
+        outcome = external.evaluate_model(network, loaded, protocol, facts=facts, **where)
         return result_of(outcome)
     finally:
         module.to(before)

@@ -14,7 +14,7 @@ from app import components as ui
 from app.gallery import SIDE, class_names, disagreement_images
 from app.labels import protocol_text, run_title, stage_title
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import Evaluated, differences, settings
+from harness.evaluation.analysis.comparable import Evaluated, differences, settings
 from harness.evaluation.analysis.paired import Comparison, cause_notes, compare, compare_seeds
 from harness.evaluation.analysis.statistics import PairedComparison
 

@@ -16,7 +16,7 @@ from divergence_bench.cli.tables import (
     markdown_table,
     percent,
     print_result,
-    results_alone,
+    stdout_for_results,
 )
 from harness.errors import UserError
 from harness.progress import Reporter
@@ -73,7 +73,7 @@ def check(
         expected = regression.new_baseline(opt.names(methods))
     else:
         expected = regression.read_baseline(baseline)
-    with TemporaryDirectory() as folder, results_alone():
+    with TemporaryDirectory() as folder, stdout_for_results():
         reporter = Reporter(quiet=quiet or as_json)
         measured = regression.check(expected, keep or Path(folder), reporter)
     if reason:

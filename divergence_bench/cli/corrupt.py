@@ -13,7 +13,7 @@ from divergence_bench.cli.tables import (
     percent,
     plain_table,
     print_json,
-    results_alone,
+    stdout_for_results,
 )
 from harness.errors import UserError
 from harness.progress import Reporter
@@ -68,7 +68,7 @@ def corrupt(
     images = open_corrupted(directory.record["dataset"], data_root, names)
     reporter = Reporter(quiet=quiet or as_json)
     with (
-        results_alone(),
+        stdout_for_results(),
         directory.lock(),
         recorded(directory, {}, reporter),
         reporter.stage("corrupt") as stage,

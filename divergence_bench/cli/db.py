@@ -11,7 +11,7 @@ import typer
 from typer import Argument
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_result, results_alone
+from divergence_bench.cli.tables import print_result, stdout_for_results
 from harness.store.rundir import find_run
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def delete(
     directory = find_run(results, run)
     students = removal.students_of(directory)
     if not yes:
-        with results_alone():
+        with stdout_for_results():
             for student in students:
                 print(f"{directory.run_id} is the teacher of {student}")
             evaluations = len(directory.evaluations())

@@ -12,7 +12,7 @@ from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.compare import Block, markdown, paired_blocks, print_blocks
 from divergence_bench.cli.evaluate import protocol_settings
-from divergence_bench.cli.tables import new_console, print_json, results_alone
+from divergence_bench.cli.tables import new_console, print_json, stdout_for_results
 from harness.errors import UserError
 from harness.store.files import without_nan, write_bytes_atomic
 from harness.store.rundir import stored_run
@@ -66,7 +66,7 @@ def decide(
     if data is None:
         raise UserError("neither model is a stored run: give --dataset")
     given = protocol_settings((), budget, attacks=attacks, norm=norm, eps=eps, workers=workers)
-    with results_alone():
+    with stdout_for_results():
         decision = api.decide(
             model_a,
             model_b,
@@ -99,6 +99,6 @@ def verdict_text(decision: Decision) -> str:
         None: "it is not decided whether A or B is more robust",
     }[decision.winner]
     return (
-        f"{verdict}: {decision.looks[-1]} of {decision.population} "
+        f"{verdict}: {decision.history[-1]} of {decision.population} "
         f"(alpha {100 * rule.alpha:g}%, margin {100 * rule.margin:g} points)"
     )

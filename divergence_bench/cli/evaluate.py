@@ -23,7 +23,7 @@ from divergence_bench.cli.tables import (
     plain_table,
     print_json,
     print_result,
-    results_alone,
+    stdout_for_results,
 )
 from harness.config import eps_text
 from harness.distributed.ray_cluster import Cluster
@@ -96,7 +96,7 @@ def evaluate(
     """Evaluate a stored run or, with --dataset, an external model."""
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
-    from harness.experiment import loaded, resolve, runner
+    from harness.experiment import external, resolve, runner
     from harness.experiment.record import images_root
 
     overrides = protocol_settings(
@@ -124,13 +124,13 @@ def evaluate(
     protocol = resolve.evaluation(default, overrides, set_ or ())
     reporter = Reporter(quiet=quiet or as_json)
 
-    with results_alone(), ray_executor(cluster) as executor:
+    with stdout_for_results(), ray_executor(cluster) as executor:
         if directory is not None:
             outcome = runner.evaluate_run(
                 directory, protocol, data_root, device, reporter, executor
             )
         else:
-            outcome = loaded.evaluate_external(
+            outcome = external.evaluate_external(
                 source,
                 load_dataset(str(dataset), data_root, splits=("test",)),
                 protocol,

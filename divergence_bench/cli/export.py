@@ -7,7 +7,7 @@ from typing import Annotated
 
 from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import print_result, results_alone
+from divergence_bench.cli.tables import print_result, stdout_for_results
 from harness.store.files import read_json
 
 
@@ -31,7 +31,7 @@ def export(
     """Export a run's model, including its normalisation, as a folder for a model hub."""
     from divergence_bench import hub
 
-    with results_alone():
+    with stdout_for_results():
         folder = hub.export(run, out, format=format, results=results)
     config = read_json(folder / "config.json")
     facts = {"folder": str(folder), "weights_sha256": config["weights_sha256"], **config["files"]}

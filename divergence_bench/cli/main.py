@@ -15,8 +15,8 @@ from typing import Annotated, Any, cast
 import typer
 from typer import Option
 
+from divergence_bench.cli.environment import explained_paths, open_streams, refuse_empty_values
 from divergence_bench.cli.options import SuggestingGroup, new_typer
-from divergence_bench.cli.surroundings import explained_paths, open_streams, refuse_empty_values
 from harness import __version__
 from harness.distributed.signals import stopping
 from harness.errors import UserError

@@ -13,7 +13,7 @@ import yaml
 from divergence_bench.cli import completion
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.evaluate import print_outcome, protocol_settings
-from divergence_bench.cli.tables import print_result, results_alone
+from divergence_bench.cli.tables import print_result, stdout_for_results
 from harness.config import RunConfig
 from harness.config.files import read_settings
 from harness.distributed.ray_cluster import Cluster
@@ -120,7 +120,7 @@ def run(
     as_json: opt.Json = False,
 ) -> None:
     """Train a model with a method, evaluate it, store the result and show its table."""
-    from divergence_bench import trial
+    from divergence_bench import preflight
     from harness.distributed.group import process_group
     from harness.evaluation.attack.ray_executor import ray_executor
     from harness.experiment import resolve, runner
@@ -165,20 +165,20 @@ def run(
     if dry_run:
         plan = plan_of(config, fresh=fresh)
         print_result(plan, plan_text(plan, config), as_json=as_json)
-        trial.check(config, fresh=fresh)
+        preflight.check(config, fresh=fresh)
         return
     reporter = Reporter(quiet=quiet or as_json)
 
-    with results_alone(), process_group(config.device) as processes:
+    with stdout_for_results(), process_group(config.device) as processes:
         if not processes.first:
             runner.run_worker(processes)
             return
         _announce(config, reporter)
         if fresh:
-            trial.begin_again(config, reporter)
-        elif trial.missing_teacher(config):
+            preflight.start_fresh(config, reporter)
+        elif preflight.missing_teacher(config):
             # Refuse a bad student before its teacher is trained.
-            trial.check(config)
+            preflight.check(config)
         passed = {"argv": sys.argv[1:]}
         with ray_executor(cluster) as executor:
             outcome = runner.run(

@@ -18,7 +18,7 @@ from divergence_bench.cli.tables import (
     new_console,
     plain_table,
     print_json,
-    results_alone,
+    stdout_for_results,
 )
 from harness.config import fingerprint
 from harness.distributed.ray_cluster import Cluster
@@ -28,7 +28,7 @@ from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from harness.evaluation.analysis.alike import Evaluated
+    from harness.evaluation.analysis.comparable import Evaluated
     from harness.evaluation.analysis.statistics import PairedComparison
     from harness.experiment.sweep import Failure, Item, SweepSpec
     from leaderboards.summary import RunSummary
@@ -104,7 +104,7 @@ def sweep(
     if dry_run:
         return
     reporter, passed = Reporter(quiet=quiet or as_json), {"argv": sys.argv[1:]}
-    with results_alone():
+    with stdout_for_results():
         if where is None:
             failures = sweeps.run_missing(items, reporter, passed)
         else:

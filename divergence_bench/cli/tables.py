@@ -26,7 +26,7 @@ def new_console() -> Console:
 
 
 @contextmanager
-def results_alone() -> Iterator[None]:
+def stdout_for_results() -> Iterator[None]:
     """Redirect prints of other code to standard error: standard output is for results."""
     with redirect_stdout(sys.stderr):
         yield

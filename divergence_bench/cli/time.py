@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from divergence_bench.cli import options as opt
-from divergence_bench.cli.tables import new_console, print_json, print_rows, results_alone
+from divergence_bench.cli.tables import new_console, print_json, print_rows, stdout_for_results
 from harness.errors import UserError
 
 HEAD = (
@@ -49,7 +49,7 @@ def time(
     from harness.experiment.step_timing import Plan, time_methods
 
     plan = Plan(*split_pair(pair), str(dataset), batch_size, repeats, warmup, device, data_root)
-    with results_alone():
+    with stdout_for_results():
         result = time_methods(opt.names(methods), plan)
     if as_json:
         print_json(result)

@@ -18,7 +18,7 @@ from torch import nn
 from harness import provenance
 from harness.config import EvalConfig, EvalProtocol
 from harness.data.base import ImageSource
-from harness.evaluation.analysis.flags import Flag, counted
+from harness.evaluation.analysis.flags import Flag, flags_from_counts
 from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
@@ -33,7 +33,7 @@ from harness.evaluation.attack.protocol import (
 from harness.evaluation.forecast import expected
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import Probe, normalisation, train_mode
-from harness.evaluation.shares import never_falling, of_missing, of_radius
+from harness.evaluation.progress import for_missing_chunks, for_radius, monotonic
 from harness.evaluation.speed.graphs import check_replay
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
@@ -109,7 +109,7 @@ def evaluate(
     check_protocol(config, images)
     executor = executor or local_executor(config.workers, chunk_count(config, images))
     flags = train_mode(model)
-    protocols, results, progress = config.protocols(), [], never_falling(progress)
+    protocols, results, progress = config.protocols(), [], monotonic(progress)
     with untouched(model.to(device)) as model_sha256:
         for number, protocol in enumerate(protocols):
             identity = evaluation_id(
@@ -125,8 +125,8 @@ def evaluate(
                 job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
-                part = of_radius(progress, number, config.eps)
-                with _recorded(directory, about(job), finished=result is not None):
+                part = for_radius(progress, number, config.eps)
+                with _recorded(directory, initial_record(job), finished=result is not None):
                     result = finish(job, executor, flags, part, notify, foreign=foreign)
             else:
                 notify(
@@ -176,14 +176,14 @@ def finish(
         *flags,
         *early,
         *probe.after_attacks(),
-        *counted(stages, len(verdicts), clean_not_finite),
+        *flags_from_counts(stages, len(verdicts), clean_not_finite),
     ]
     ensure_unchanged(job.model, job.model_sha256)
     write_verdicts(verdicts, job.directory.verdicts_path)
     metrics = accuracies(verdicts, job.protocol, job.num_classes, len(job.images))
     job.directory.end(
         "success",
-        **about(job, len(verdicts)),
+        **initial_record(job, len(verdicts)),
         metrics=metrics,
         verdicts_digest=verdicts_digest(verdicts),
         wall_s=sum(chunk["seconds"] for chunk in facts),
@@ -213,7 +213,9 @@ def attack_chunks(
         missing = job.missing(numbers)
         finished = numbers[-1] + 1 - len(missing)
         if missing:
-            executor.attack(job, missing, of_missing(progress, finished, len(missing), job.chunks))
+            executor.attack(
+                job, missing, for_missing_chunks(progress, finished, len(missing), job.chunks)
+            )
         for number in numbers:
             verdicts, about_chunk = read_chunk(job.directory.chunk_path(number))
             tables.append(verdicts)
@@ -297,7 +299,7 @@ def plan_of(job: Job) -> Plan:
     return plan
 
 
-def about(job: Job, n: int | None = None) -> dict[str, Any]:
+def initial_record(job: Job, n: int | None = None) -> dict[str, Any]:
     """Return the fields that an evaluation's record holds from the start.
 
     Its ``protocol`` must be quoted with every number of this evaluation.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from harness.config import AttackBudget, EvalProtocol, Norm, eps_text
-from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps, surely_more
+from harness.evaluation.analysis.flags import Flag, above_chance, grey_eps, significantly_more
 from harness.evaluation.attack.job import Job
 from harness.evaluation.attack.judge import clip_to_ball, finite, predict
 from harness.evaluation.attack.model import AttackModel, within_memory
@@ -181,7 +181,7 @@ def normalisation(job: Job) -> Flag | None:
             f"{plain} of {n} images are classified correctly, but {better} when they are "
             f"normalised by the mean and std of {info.name}: give --normalize dataset",
         )
-    if surely_more(plain, n, 1 / info.num_classes):
+    if significantly_more(plain, n, 1 / info.num_classes):
         return None
     return Flag(
         "near-chance",

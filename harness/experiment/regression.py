@@ -25,7 +25,7 @@ from harness import provenance
 from harness.config import RunConfig, Strict
 from harness.config.validate import validated
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import differences
+from harness.evaluation.analysis.comparable import differences
 from harness.evaluation.analysis.statistics import PairedComparison, compare_paired
 from harness.evaluation.attack.executors import num_threads
 from harness.experiment.resolve import resolve
@@ -294,7 +294,7 @@ def compare(baseline: Baseline, checked: CheckedRun, found: Result | str) -> Che
     if golden.step is not None:
         worse.append(_golden_text(golden, len(stored.losses)))
     accuracies: dict[str, PairedComparison] = {}
-    if reason := unlike(stored, found):
+    if reason := verdict_mismatch(stored, found):
         worse.append(f"{reason}: update the baseline with --update --reason")
     else:
         accuracies = {
@@ -319,7 +319,7 @@ def compare_golden(stored: Result, found: Result, tolerance: float) -> Golden:
     return Golden(max(apart), first, was, now)
 
 
-def unlike(stored: Result, found: Result) -> str | None:
+def verdict_mismatch(stored: Result, found: Result) -> str | None:
     """Why verdicts cannot be compared image by image; None if they can."""
     was, now = ({**r.protocol, "attack_version": r.attack_version} for r in (stored, found))
     differing = [

@@ -84,7 +84,7 @@ def run(
     Raises:
         UserError: the configuration or the data cannot be used, or training diverged.
     """
-    method, device, data, generated, described = opened(config)
+    method, device, data, generated, described = open_run(config)
     # If two students need the same teacher at once, the second waits for the first to train it.
     teach = partial(run, wait=True, index=index, processes=processes, executor=executor)
     teacher = prepare_teacher(config, data, reporter, teach)
@@ -111,7 +111,7 @@ def run(
 Opened = tuple[Method, torch.device, Dataset, NpzImages | None, dict[str, Any]]
 
 
-def opened(config: RunConfig) -> Opened:
+def open_run(config: RunConfig) -> Opened:
     """The method, device and images of a run, and its record's fields on generated images.
 
     Raises:
@@ -139,7 +139,7 @@ def run_worker(processes: ProcessGroup) -> None:
     """
     reporter = Reporter(quiet=True)
     while (config := processes.receive()) is not None:
-        method, device, data, generated, _ = opened(config)
+        method, device, data, generated, _ = open_run(config)
         teacher = prepare_teacher(config, data, reporter, run)
         inputs = TrainingInputs(data, generated, teacher, processes)
         directory = RunDirectory(config.results, config.run_id)

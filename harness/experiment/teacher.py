@@ -17,7 +17,7 @@ from harness.data.base import Dataset, DatasetInfo, ImageSource
 from harness.data.loader import Loader
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
-from harness.evaluation.analysis.flags import surely_more
+from harness.evaluation.analysis.flags import significantly_more
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.clean import clean_accuracy
 from harness.evaluation.speed.batching import GRAIN
@@ -146,7 +146,7 @@ def _check_accuracy(
         )
     right = round(found["value"] * found["n"])
     chosen = teacher.source != "auto" and teacher.minimum is None
-    if chosen and not surely_more(right, found["n"], 1 / num_classes):
+    if chosen and not significantly_more(right, found["n"], 1 / num_classes):
         raise UserError(
             f"{measured}, no better than guessing: choose another with --teacher, set the image "
             "normalisation with teacher.normalize, or accept it with teacher.minimum=0"

@@ -37,7 +37,7 @@ def test_a_clear_difference_is_decided_on_few_images_in_either_order(tmp_path: P
     good, bad = network(), damaged(0.5)
     decision = bench.decide(good, bad, "digits", results=tmp_path, **CLEAN)
     assert decision.winner == "a"
-    last = decision.looks[-1]
+    last = decision.history[-1]
     assert 0 < last.low < last.difference < last.high
     assert last.n < decision.population == 360
     robust = decision.comparison.metrics["clean"]
@@ -53,7 +53,7 @@ def test_a_second_call_attacks_nothing_and_a_smaller_alpha_continues(tmp_path: P
     again = bench.decide(*models, "digits", results=tmp_path, **CLEAN)
     assert again == first
     stricter = bench.decide(*models, "digits", alpha=1e-6, results=tmp_path, **CLEAN)
-    assert stricter.looks[-1].n > first.looks[-1].n
+    assert stricter.history[-1].n > first.history[-1].n
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("chunks/*")}
     assert {path: after[path] for path in chunks} == chunks
     assert len(after) > len(chunks)
@@ -63,7 +63,7 @@ def test_close_models_are_equal_within_the_margin_or_undecided_when_images_end(t
     models = network(), damaged(0.01)
     decision = bench.decide(*models, "digits", margin=0.1, results=tmp_path, **CLEAN)
     assert decision.winner == "equal"
-    assert max(-decision.looks[-1].low, decision.looks[-1].high) <= 0.1
+    assert max(-decision.history[-1].low, decision.history[-1].high) <= 0.1
     stopped = bench.decide(*models, "digits", margin=0, n=40, results=tmp_path, **CLEAN)
     assert stopped.winner is None
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.evaluation.analysis.paired import Comparison, compare
-from harness.evaluation.analysis.sequential import DecisionRule, Look, Winner, look
+from harness.evaluation.analysis.sequential import (
+    DecisionRule,
+    RunningDifference,
+    Winner,
+    running_difference,
+)
 from harness.evaluation.analysis.stored import evaluated
 from harness.store.rundir import EvaluationDirectory
 
@@ -23,14 +28,14 @@ class Decision:
         winner: ``a`` or ``b`` is more robust, or they are ``equal`` within the margin; None if the
             images ran out first.
         rule: the stopping rule.
-        looks: the result after each step; the last is the final one.
+        history: the result after each step; the last is the final one.
         population: number of images in the test set.
         comparison: all metrics on the images that both were evaluated on.
     """
 
     winner: Winner | None
     rule: DecisionRule
-    looks: tuple[Look, ...]
+    history: tuple[RunningDifference, ...]
     population: int
     comparison: Comparison
 
@@ -41,7 +46,7 @@ def until_decided(
     rule: DecisionRule,
     *,
     chunks: int,
-    show: Callable[[Look], None],
+    show: Callable[[RunningDifference], None],
 ) -> Decision:
     """Evaluate two models on more and more images until the rule decides or the images run out.
 
@@ -52,13 +57,13 @@ def until_decided(
         grow_a: evaluates the first model.
         grow_b: evaluates the second, on the same test set by the same protocol.
         rule: when to stop.
-        chunks: how many to attack before the next look.
+        chunks: how many to attack between checks of the rule.
         show: called with the result after each step.
 
     Raises:
         UserError: both are the same, or their test sets or protocols differ.
     """
-    seen: list[Look] = []
+    history: list[RunningDifference] = []
     n = 1
     while True:
         pair = [grow_a(n), grow_b(n)]
@@ -70,10 +75,10 @@ def until_decided(
         # One of them may have more images from an earlier call.
         n = min(comparison.shared, -(-n // step) * step)
         robust = [each.verdicts["broken_by"].isna()[:n] for each in (a, b)]
-        seen.append(look(robust[0], robust[1], population, rule.alpha))
-        show(seen[-1])
-        winner = rule.winner(seen[-1].low, seen[-1].high)
+        history.append(running_difference(robust[0], robust[1], population, rule.alpha))
+        show(history[-1])
+        winner = rule.winner(history[-1].low, history[-1].high)
         most = min(population, rule.n_max or population)
         if winner is not None or n >= most:
-            return Decision(winner, rule, tuple(seen), population, comparison)
+            return Decision(winner, rule, tuple(history), population, comparison)
         n = min(n + chunks * step, most)

@@ -51,7 +51,7 @@ def above_chance(survived: int, n: int, num_classes: int) -> bool:
     return survived > (1 / num_classes + LARGE_EPS_POINTS) * n
 
 
-def counted(stages: Stages, n: int, clean_not_finite: int) -> list[Flag]:
+def flags_from_counts(stages: Stages, n: int, clean_not_finite: int) -> list[Flag]:
     """Return the flags that follow from the facts of the stages.
 
     Args:
@@ -80,7 +80,7 @@ def non_finite(stages: Stages, clean: int) -> Flag | None:
     )
 
 
-def surely_more(count: int, n: int, share: float) -> bool:
+def significantly_more(count: int, n: int, share: float) -> bool:
     """Whether ``count`` of ``n`` images is evidence for a true share above ``share``.
 
     This is the exact binomial test at 5%, one-sided; equivalently, the lower end of the one-sided
@@ -92,7 +92,7 @@ def surely_more(count: int, n: int, share: float) -> bool:
     return binomial_p(count, n, share) < 0.05
 
 
-def before(stages: Stages, name: str) -> list[str]:
+def stages_before(stages: Stages, name: str) -> list[str]:
     """Return the stages that ran before stage ``name``, in order; none if it did not run."""
     names = list(stages)
     return names[: names.index(name)] if name in stages else []
@@ -102,12 +102,12 @@ def square_after_white_box(stages: Stages, n: int) -> Flag | None:
     """Flag if Square broke significantly over 0.2 points after gradient-based attacks.
 
     Nothing is flagged if no gradient-based attack ran before Square. The threshold is a rule of
-    thumb of AutoAttack's authors; ``surely_more`` accounts for ``n``.
+    thumb of AutoAttack's authors; ``significantly_more`` accounts for ``n``.
     """
-    if not any(name in WHITE_BOX for name in before(stages, "square")):
+    if not any(name in WHITE_BOX for name in stages_before(stages, "square")):
         return None
     broken = int(stages["square"]["broken"])
-    if not surely_more(broken, n, SQUARE_POINTS):
+    if not significantly_more(broken, n, SQUARE_POINTS):
         return None
     return Flag(
         "square-after-white-box",
@@ -118,11 +118,11 @@ def square_after_white_box(stages: Stages, n: int) -> Flag | None:
 
 def targeted_gap(stages: Stages, n: int) -> Flag | None:
     """Flag if APGD-T broke significantly over 10 points, and a quarter of what APGD-CE left."""
-    if "apgd-ce" not in before(stages, "apgd-t"):
+    if "apgd-ce" not in stages_before(stages, "apgd-t"):
         return None
     broken, left = int(stages["apgd-t"]["broken"]), int(stages["apgd-t"]["attacked"])
-    points = surely_more(broken, n, TARGETED_POINTS)
-    if not points or not surely_more(broken, left, TARGETED_SHARE):
+    points = significantly_more(broken, n, TARGETED_POINTS)
+    if not points or not significantly_more(broken, left, TARGETED_SHARE):
         return None
     return Flag(
         "targeted-gap",

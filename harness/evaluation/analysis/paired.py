@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import (
+from harness.evaluation.analysis.comparable import (
     Evaluated,
     Facts,
     check_order,

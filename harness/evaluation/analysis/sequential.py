@@ -109,7 +109,7 @@ class DecisionRule:
 
 
 @dataclass(frozen=True)
-class Look:
+class RunningDifference:
     """Result after some of the images.
 
     Attributes:
@@ -130,11 +130,13 @@ class Look:
         return f"A - B {difference:+.2f} [{low:+.2f}, {high:+.2f}] points after {self.n} images"
 
 
-def look(correct_a: ArrayLike, correct_b: ArrayLike, population: int, alpha: float) -> Look:
+def running_difference(
+    correct_a: ArrayLike, correct_b: ArrayLike, population: int, alpha: float
+) -> RunningDifference:
     """Compute the result on the images [T] so far; see ``difference_interval``."""
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     low, high = difference_interval(a, b, population, alpha)
-    return Look(len(a), (int(a.sum()) - int(b.sum())) / len(a), low, high)
+    return RunningDifference(len(a), (int(a.sum()) - int(b.sum())) / len(a), low, high)
 
 
 def _halved(correct_a: ArrayLike, correct_b: ArrayLike) -> NDArray[np.float64]:

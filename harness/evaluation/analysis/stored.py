@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config import eps_text, parse_fraction
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import Evaluated, by_one_protocol, differences, settings
+from harness.evaluation.analysis.comparable import Evaluated, by_one_protocol, differences, settings
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison, compare, compare_seeds
 from harness.registry import METHODS, unknown_name
 from harness.store.ingest import seed_group

@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from harness.errors import UserError, first_line
 from harness.models.checkpoint import state_dict_sha256
-from harness.models.external.unwrap import some
+from harness.models.external.unwrap import abbreviated
 from harness.models.normalize import Normalized
 from harness.source_hash import code_sha256
 
@@ -50,7 +50,7 @@ class FunctionModel(nn.Module):
 
     def adopt_members(self, images: Tensor) -> None:
         """Register the networks that the function calls on these images."""
-        with evaluating(self), strangers(self) as found, torch.no_grad():
+        with evaluating(self), unregistered_modules(self) as found, torch.no_grad():
             self(images.clone())
         self.members.extend(found)
 
@@ -79,7 +79,7 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
     """
     check_float32(model, source)
     images, writes = probe_images(info).to(device_of(model)), False
-    with evaluating(model), strangers(model) as found:
+    with evaluating(model), unregistered_modules(model) as found:
         for count in (3, 1):  # attacks can end with one image, whose batch `squeeze` would drop
             given = images[:count].clone()
             output = _output(model, given, info, source)
@@ -89,8 +89,8 @@ def check_model(model: nn.Module, info: DatasetInfo, source: str) -> list[str]:
     if found:
         names = dict.fromkeys(_described(model, stranger) for stranger in found)
         raise UserError(
-            f"{source} calls modules that are not registered with it ({some(list(names))}), so "
-            "eval(), to() and state_dict() do not reach them: keep them in attributes or in an "
+            f"{source} calls modules that are not registered with it ({abbreviated(list(names))}), "
+            "so eval(), to() and state_dict() do not reach them: keep them in attributes or in an "
             "nn.ModuleList"
         )
     return [f"{source} writes into the images it is given, so it gets copies"] * writes
@@ -155,7 +155,7 @@ def _output(model: nn.Module, images: Tensor, info: DatasetInfo, source: str) ->
 
 
 @contextmanager
-def strangers(model: nn.Module) -> Iterator[list[nn.Module]]:
+def unregistered_modules(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Collect modules with weights or dropout that are called in the block but not the model's own.
 
     A module is counted once together with its submodules. In the block, they are in eval mode.

@@ -97,7 +97,7 @@ def load_weights(network: nn.Module, content: Any, source: str, key: str | None 
     rest = {name: tensor for name, tensor in chosen.extra.items() if name not in outside}
     notes = [f"the weights are those under {chosen.key!r} in {source}"] if chosen.key else []
     if unused := _unused(rest, chosen):
-        notes.append(f"entries that the network does not use were left out: {some(unused)}")
+        notes.append(f"entries that the network does not use were left out: {abbreviated(unused)}")
     return Taken(_statistics_in(rest), tuple(notes))
 
 
@@ -331,14 +331,16 @@ def _another_network(network: nn.Module, mappings: Mapping[str, State], source: 
         "unexpected": _unknown(nearest, network, {}),
         "differently shaped": reshaped,
     }
-    differences = "; ".join(f"{kind} {some(names)}" for kind, names in kinds.items() if names)
+    differences = "; ".join(
+        f"{kind} {abbreviated(names)}" for kind, names in kinds.items() if names
+    )
     return UserError(
         f"the weights in {source} belong to another network ({differences}): choose the "
         "architecture that they were saved from"
     )
 
 
-def some(names: Sequence[str]) -> str:
+def abbreviated(names: Sequence[str]) -> str:
     """Return the first three names and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -16,7 +16,7 @@ from harness.evaluation.attack.job import Job, no_progress
 from harness.evaluation.driver import evaluate
 from harness.evaluation.forecast import expected, forecast
 from harness.evaluation.guards import untouched
-from harness.evaluation.shares import of_radius
+from harness.evaluation.progress import for_radius
 from harness.evaluation.speed.plan import PLAIN
 from tests.harness.evaluation.conftest import watched
 from tests.harness.evaluation.speed.test_batching import Small
@@ -176,5 +176,5 @@ def test_nothing_is_expected_where_the_workers_are_not_known(network, new_job):
 def test_radius_0_takes_no_part_of_the_progress():
     seen = []
     for number in range(3):
-        of_radius(lambda share, note: seen.append((share, note)), number, (0, 0.1, 0.2))(1.0, "x")
+        for_radius(lambda share, note: seen.append((share, note)), number, (0, 0.1, 0.2))(1.0, "x")
     assert seen == [(0.0, "eps 0, x"), (0.5, "eps 0.1, x"), (1.0, "eps 0.2, x")]

@@ -16,7 +16,7 @@ from harness.data import Dataset, ImageSet, load_dataset
 from harness.errors import UserError
 from harness.experiment import record as recording
 from harness.experiment import runner
-from harness.experiment.loaded import evaluate_external
+from harness.experiment.external import evaluate_external
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import Outcome, run
 from harness.progress import Reporter

@@ -18,7 +18,7 @@ from harness.data import Dataset, dataset_info, imagenet
 from harness.data.base import Preparation
 from harness.data.imagenet import central_crop
 from harness.errors import UserError
-from harness.experiment.loaded import evaluate_external
+from harness.experiment.external import evaluate_external
 from harness.models import zoos
 from harness.models.checkpoint import state_dict_sha256
 from harness.models.loading import load_external

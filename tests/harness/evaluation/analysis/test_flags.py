@@ -151,7 +151,7 @@ def test_rules_at_their_edges():
 
     def names(n: int, **stages: dict[str, int]) -> set[str]:
         named = {name.replace("_", "-"): facts for name, facts in stages.items()}
-        return {flag.name for flag in flags.counted(named, n, 0)}
+        return {flag.name for flag in flags.flags_from_counts(named, n, 0)}
 
     white = stage(900, 100)
     assert names(1000, square=stage(800, 300)) == set()
@@ -179,7 +179,7 @@ def test_rules_at_their_edges():
 def test_a_stage_is_held_against_those_that_ran_before_it(attacks, expected):
     stage = {"attacked": 400, "broken": 200, "left_ball": 0, "not_finite": 0}
     stages = dict.fromkeys(attacks.split(","), stage)
-    assert {flag.name for flag in flags.counted(stages, 1000, 0)} == expected
+    assert {flag.name for flag in flags.flags_from_counts(stages, 1000, 0)} == expected
 
 
 def test_square_that_ran_first_says_nothing_of_gradients(network, digits, new_run):
@@ -198,7 +198,7 @@ def test_squares_bar_allows_for_the_number_of_images(n, allowed, too_many):
             name: {"attacked": n, "broken": count, "left_ball": 0, "not_finite": 0}
             for name, count in (("apgd-ce", 0), ("square", broken))
         }
-        return [flag.name for flag in flags.counted(stages, n, 0)]
+        return [flag.name for flag in flags.flags_from_counts(stages, n, 0)]
 
     def at_least(count: int) -> float:
         """Probability of so many or more where the true share is 0.2%, term by term."""

@@ -17,7 +17,7 @@ from divergence_bench.cli.compare import seeds_blocks, to_json
 from divergence_bench.cli.main import app
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.evaluation.analysis.alike import Evaluated
+from harness.evaluation.analysis.comparable import Evaluated
 from harness.evaluation.analysis.paired import compare, compare_seeds
 from harness.evaluation.analysis.statistics import welch
 from harness.store.rundir import RunDirectory

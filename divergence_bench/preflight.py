@@ -37,7 +37,7 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
     with TemporaryDirectory() as folder:
         trial = config.model_copy(update={"results": Path(folder)})
         # A fresh run uses nothing of the existing one.
-        _, device, data, generated, _ = runner.opened(trial if fresh else config)
+        _, device, data, generated, _ = runner.open_run(trial if fresh else config)
         directory = RunDirectory(config.results, config.run_id)
         check_writable(directory.path)
         if directory.exists:
@@ -52,7 +52,9 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
             # A table of logits would take gigabytes of disk space.
             forward = config.teacher.model_copy(update={"logits": "forward"})
             trial = trial.model_copy(update={"teacher": forward})
-        inputs = TrainingInputs(data, generated, trial_teacher(config, data, device, fresh=fresh))
+        inputs = TrainingInputs(
+            data, generated, stand_in_teacher(config, data, device, fresh=fresh)
+        )
         run = RunDirectory.create(trial.results, trial.run_id)
         trainer = build_trainer(trial, inputs, run, Reporter(quiet=True), device)
         if config.teacher is not None:
@@ -60,7 +62,7 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
         validate_training(trial, trainer.model, trainer.task, trainer.loader, lambda _: None)
 
 
-def trial_teacher(
+def stand_in_teacher(
     config: RunConfig, data: Dataset, device: torch.device, *, fresh: bool
 ) -> Teacher | None:
     """Return the run's teacher, or an untrained one if the run would train it first.
@@ -85,7 +87,7 @@ def missing_teacher(config: RunConfig) -> RunConfig | None:
     return None if trained else needed
 
 
-def begin_again(config: RunConfig, reporter: Reporter) -> None:
+def start_fresh(config: RunConfig, reporter: Reporter) -> None:
     """Move an existing run aside, unless the new run would be refused.
 
     Raises:

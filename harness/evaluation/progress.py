@@ -8,7 +8,7 @@ from harness.config import eps_text
 from harness.evaluation.attack.job import ProgressFn
 
 
-def never_falling(progress: ProgressFn) -> ProgressFn:
+def monotonic(progress: ProgressFn) -> ProgressFn:
     """Keep the share from falling, even if more images survive than expected."""
     most = 0.0
 
@@ -20,7 +20,7 @@ def never_falling(progress: ProgressFn) -> ProgressFn:
     return advance
 
 
-def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
+def for_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> ProgressFn:
     """Convert one radius's share to a share of all radii; radius 0 has no attack and weight 0."""
     weights = [1.0 if eps else 0.0 for eps in radii] if any(radii) else [1.0]
     before, total = sum(weights[:number]), sum(weights)
@@ -32,6 +32,8 @@ def of_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> Prog
     return advance
 
 
-def of_missing(progress: ProgressFn, finished: int, missing: int, chunks: int) -> ProgressFn:
+def for_missing_chunks(
+    progress: ProgressFn, finished: int, missing: int, chunks: int
+) -> ProgressFn:
     """Convert the missing chunks' share to a share of all, ``finished`` of which are done."""
     return lambda share, note: progress((finished + share * missing) / chunks, note)

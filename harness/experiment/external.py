@@ -99,7 +99,7 @@ def evaluate_model(
     for note in facts.get("notes", ()):
         reporter.line(f"note: {note}")
     identity = identify(model, data.info)
-    directory = loaded_directory(results, identity | {"dataset": data.info.name}, former)
+    directory = external_directory(results, identity | {"dataset": data.info.name}, former)
     described = {
         "kind": "loaded",
         **({"method_title": name} if name else {}),
@@ -116,7 +116,7 @@ def evaluate_model(
         )
 
 
-def loaded_directory(
+def external_directory(
     results: Path, identity: dict[str, Any], former: dict[str, Any] | None
 ) -> RunDirectory:
     """The directory of a loaded model, named after everything that identifies the model.
