@@ -22,6 +22,7 @@ import itertools
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -137,8 +138,15 @@ def simulated_decisions(population: int, trials: int, rng: np.random.Generator) 
     return pd.DataFrame(rows)
 
 
-def replayed(folder: Path, orders: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Return decisions on stored verdicts in random orders, compared with all images."""
+def replayed(folder: Path, pairs: int, orders: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Return decisions on stored verdicts in random orders, compared with all images.
+
+    Args:
+        folder: exported results, one folder each.
+        pairs: number of pairs of comparable runs to draw at random.
+        orders: random orders per pair.
+        rng: source of randomness.
+    """
     with tempfile.TemporaryDirectory() as place:
         results = Path(place)
         for study in sorted(folder.iterdir()):
@@ -148,35 +156,40 @@ def replayed(folder: Path, orders: int, rng: np.random.Generator) -> pd.DataFram
             "SELECT l.like_key, l.run_id, l.title, v.index, v.broken_by IS NULL AS robust "
             "FROM like_runs l JOIN verdicts v USING (run_id, evaluation_id) ORDER BY v.index"
         )
-    rows = []
+    comparable = []
     for _, alike in verdicts.groupby("like_key"):
         robust = alike.pivot_table(index="index", columns="run_id", values="robust")
-        for a, b in itertools.combinations(robust.columns, 2):
-            both = robust[[a, b]].dropna().astype(bool).to_numpy()
-            whole = compare_paired(both[:, 0], both[:, 1])
-            truth = whole.difference
-            found = []
-            for _ in range(orders):
-                order = both[rng.permutation(len(both))]
-                chunk = max(10, len(both) // 20)
-                found.append(decided(order[:, 0], order[:, 1], DecisionRule(ALPHA, 0.01), chunk))
-            right = [
-                winner is None
-                or (winner == "equal" and abs(truth) <= 0.01)
-                or (winner == "a" and truth > 0)
-                or (winner == "b" and truth < 0)
-                for winner, _ in found
-            ]
-            rows.append({
-                "runs": f"{a} {b}",
-                "images": len(both),
-                "difference": truth,
-                "p": whole.p_value,
-                "not wrong": np.mean(right),
-                "undecided": np.mean([winner is None for winner, _ in found]),
-                "mean images": np.mean([n for _, n in found]),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+        comparable += [robust[list(two)] for two in itertools.combinations(robust.columns, 2)]
+    drawn = rng.permutation(len(comparable))[:pairs]
+    return pd.DataFrame([replayed_pair(comparable[number], orders, rng) for number in drawn])
+
+
+def replayed_pair(robust: pd.DataFrame, orders: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Replay one pair; ``robust`` has a column per run and a row per image."""
+    both = robust.dropna().astype(bool).to_numpy()
+    whole = compare_paired(both[:, 0], both[:, 1])
+    truth = whole.difference
+    found = []
+    for _ in range(orders):
+        order = both[rng.permutation(len(both))]
+        chunk = max(10, len(both) // 20)
+        found.append(decided(order[:, 0], order[:, 1], DecisionRule(ALPHA, 0.01), chunk))
+    right = [
+        winner is None
+        or (winner == "equal" and abs(truth) <= 0.01)
+        or (winner == "a" and truth > 0)
+        or (winner == "b" and truth < 0)
+        for winner, _ in found
+    ]
+    return {
+        "runs": " ".join(robust.columns),
+        "images": len(both),
+        "difference": truth,
+        "p": whole.p_value,
+        "not wrong": np.mean(right),
+        "undecided": np.mean([winner is None for winner, _ in found]),
+        "mean images": np.mean([n for _, n in found]),
+    }
 
 
 def by_difference(found: pd.DataFrame) -> pd.DataFrame:
@@ -214,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--population", type=int, default=10_000)
     parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--orders", type=int, default=200)
     parser.add_argument("--reference", type=Path, default=Path("results/reference"))
     parser.add_argument("--out", type=Path, help="SVG file of the figure")
@@ -226,7 +240,7 @@ def main() -> None:
     print(covered.to_string(index=False))
     decisions = simulated_decisions(given.population, given.trials, rng)
     print(decisions.to_string(index=False))
-    print(by_difference(replayed(given.reference, given.orders, rng)).to_string())
+    print(by_difference(replayed(given.reference, given.pairs, given.orders, rng)).to_string())
     if given.out:
         chart(covered, decisions).save(str(given.out))
 
