@@ -139,8 +139,8 @@ def _small_scale() -> None:
     rows = [row for row in differences.rows if row.facts[AGAINST] == against]
     with words:
         st.markdown(
-            f"**{sentence}, with the same seeds and images.** Right of the line is better; a "
-            "hollow mark's interval contains 0: no difference is shown."
+            f"**{sentence}, with the same seeds and images.** Right of the line is better. "
+            "Hollow marks: the interval contains 0, so no difference is shown."
         )
     with spot:
         if rows:
