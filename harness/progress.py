@@ -1,4 +1,4 @@
-"""Progress of a run: bars with a time estimate on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars with a time estimate on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The layers of the code: which packages and folders may import which, and their size limits."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,16 @@ def test_the_engine_names_no_method_and_no_table():
         assert not methods & texts, f"{path.relative_to(ROOT)} names {methods & texts}"
         named = {text for text in texts if text.split("/")[0] in tables}
         assert not named, f"{path.relative_to(ROOT)} names {named}"
+
+
+def test_the_map_in_the_contributors_guide_names_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (`[\w`/, ]+/`) \| (.+?) \|", text, re.MULTILINE)
+    assert len(rows) >= 8
+    for folders, contents in rows:
+        places = [ROOT / folder for folder in re.findall(r"`(.+?)`", folders)]
+        for name in re.findall(r"`(.+?)`", contents):
+            found = [place / end for place in places for end in (name, f"{name}.py")]
+            assert any(path.exists() for path in found), (folders, name)
+    for path in re.findall(r"`(\w+(?:/\w+)+\.py)`", text):
+        assert (ROOT / path).exists() or path.endswith("my_loss.py"), path

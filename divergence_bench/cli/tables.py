@@ -61,7 +61,7 @@ def fact_table(facts: Iterable[tuple[str, object]]) -> Table:
 def print_rows(kind: str, rows: Sequence[Row], console: Console, *, cut: str = "") -> None:
     """Print rows as a table, with their notes below it.
 
-    On a terminal, cells wrap between words. Elsewhere, or if the words do not fit, a row is one
+    On a terminal, cells wrap between words. Otherwise, or if the words do not fit, a row is one
     line.
 
     Args:

@@ -40,7 +40,7 @@ def negative_margins(norm: nn.BatchNorm2d) -> Tensor:
 def partial_l2(student_BKHW: Tensor, teacher_BKHW: Tensor, margins_K: Tensor) -> Tensor:
     """Squared distance from max(t, m), counted where t > 0 or the student is above it.
 
-    That is, (s - t)^2 where t > 0. Elsewhere, with u = max(t, m), it is (s - u)^2 where s > u and
+    That is, (s - t)^2 where t > 0. Otherwise, with u = max(t, m), it is (s - u)^2 where s > u and
     zero where s <= u, since the activation hides how negative a value is.
 
     Args:
