@@ -1,4 +1,4 @@
-"""Run every test, and every process that it starts, on one thread; every test is seeded."""
+"""Run every test on one thread, seeded, and without the data folder of whoever runs it."""
 
 import os
 
@@ -13,3 +13,9 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests on real images read the variable when they are collected."""
+    monkeypatch.delenv("HARNESS_DATA", raising=False)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from harness.errors import UserError
+
 
 def identity(default: Any = ..., **constraints: Any) -> Any:
     """A field that changes the result, and so the run's identity."""
@@ -98,17 +100,30 @@ def fingerprint(payload: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[str, Any]:
     """``base`` updated with ``over``, section by section; neither is modified.
 
     ``params`` merges like a section. A None in ``over`` replaces a section.
+
+    Args:
+        base: settings.
+        over: settings that replace them.
+        path: where these settings are in the configuration, ending in a dot, for messages.
+
+    Raises:
+        UserError: ``over`` has settings of a section that is a single value in ``base``.
     """
     merged = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = (
-            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+        old, name = merged.get(key), f"{path}{key}"
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = merge(old, value, f"{name}.")
+        elif old is not None and isinstance(value, dict) and value:
+            raise UserError(
+                f"{name} = {old!r} is refused together with {name}.{next(iter(value))}: it is "
+                "either a single value or a section of settings"
+            )
+        merged[key] = value
     return merged
 
 

@@ -30,6 +30,8 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
             choices = re.findall("'(.*?)'", first["ctx"]["expected"])
             if near := nearest(str(first["input"]), choices):
                 message = f"did you mean {' or '.join(near)}? ({message})"
+        if first["type"] == "model_type":
+            message = "a section of settings is expected"
         # If a whole section is refused, the message says which of its fields conflict.
         value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         raise UserError(

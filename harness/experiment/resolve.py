@@ -144,7 +144,7 @@ def _recipe_for(info: DatasetInfo, method: Method) -> str:
 
 def _on_dataset(layers: dict[str, Any], dataset: str) -> dict[str, Any]:
     """A recipe's layers for a dataset, which need not be the recipe's own."""
-    own = layers.get("data", {}).get("name") == dataset
+    own = _section(layers, "data").get("name") == dataset
     layers = merge(layers, {"data": {"name": dataset}})
     if own or not layers.get("teacher"):
         return layers
