@@ -115,7 +115,12 @@ def plain_data() -> list[Any]:
     ]
     builtin = [(kind, f"builtins.{kind.__name__}") for kind in (dict, float, int, list, set, str)]
     # Paths of any system are read as pure paths, which never access the disk.
-    paths = [(PurePosixPath, "pathlib.PosixPath"), (PureWindowsPath, "pathlib.WindowsPath")]
+    paths = [
+        (pure, f"{module}.{name}")
+        for pure in (PurePosixPath, PureWindowsPath)
+        for name in (pure.__name__, pure.__name__.removeprefix("Pure"))
+        for module in ("pathlib", "pathlib._local")  # the latter in files written by Python 3.13
+    ]
     dtypes = {type(numpy.dtype(code)) for code in "?bhilqBHILQefdFDSUMO"}
     types = [numpy.ndarray, numpy.dtype, argparse.Namespace, SimpleNamespace]
     types += [datetime.datetime, datetime.timedelta]

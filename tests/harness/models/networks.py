@@ -27,6 +27,11 @@ FAMILIES = RESNETS | {
 }
 
 
+def tiny_resnet(num_classes: int = 4) -> ResNet:
+    """A CIFAR ResNet with four channels."""
+    return ResNet(num_classes, blocks=(1, 1, 1), channels=(4, 4, 8, 8))
+
+
 def size_of(name: str) -> int:
     """Height and width of the images on which a family is tested."""
     return 16 if name in RESNETS else 32
