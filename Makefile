@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-browser test-kill test-faults fuzz check lint types clean picture
+.PHONY: setup demo test test-lowest test-slow test-browser test-kill test-faults fuzz check lint types clean picture
 
 setup: $(VENV)/installed
 
@@ -20,6 +20,14 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 3600
+
+# Test with the lowest supported version of every direct dependency.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest_constraints.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-lowest/constraints.txt --editable '.[app,zoo,cluster,export,dev]'
+	.venv-lowest/bin/python -m pytest -n 2
 
 test-browser: setup
 	$(BIN)/python -m pytest -m browser tests/app

@@ -13,6 +13,7 @@ from app import components as ui
 from app.gallery import SIDE, ImagesNotKept, adversarial_images, class_names
 from app.labels import stage_title
 from harness.errors import UserError
+from harness.store.text import counted
 from leaderboards.protocols import attacks_of
 
 SAMPLE_ROWS = 10
@@ -143,7 +144,9 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         },
         broken_by="" if broken_by == "robust" else stage_title(broken_by),
     )
-    ui.show_table(predictions, SAMPLE_COLUMNS, f"{len(rows)} images with their predictions")
+    ui.show_table(
+        predictions, SAMPLE_COLUMNS, f"{counted(len(rows), 'image')} with their predictions"
+    )
 
 
 def _verdicts(

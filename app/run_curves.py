@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import charts, live, queries
 from app import components as ui
+from harness.store.text import counted
 
 REFRESH_S = 3
 ACCURACIES = {
@@ -86,7 +87,7 @@ def _accuracy(epochs: list[dict[str, Any]]) -> None:
         return
     names = list(dict.fromkeys(frame["series"]))
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)
-    ui.show_chart(chart, alt=f"Accuracy over {len(epochs)} epochs")
+    ui.show_chart(chart, alt=f"Accuracy over {counted(len(epochs), 'epoch')}")
     last = frame[frame["epoch"] == frame["epoch"].max()]
     values = "; ".join(f"{row.series}: {row.value:.1f}%" for row in last.itertuples())
     st.caption(
@@ -103,7 +104,9 @@ def _loss(epochs: list[dict[str, Any]], selected: float | None) -> None:
     if frame.empty:
         return
     chart = charts.lines(frame, y_title="Loss", series=list(dict.fromkeys(frame["series"])))
-    ui.show_chart(chart, alt=f"Training loss and its {len(names)} parts over {len(epochs)} epochs")
+    ui.show_chart(
+        chart, alt=f"Training loss and its {len(names)} parts over {counted(len(epochs), 'epoch')}"
+    )
     losses = frame[frame["series"] == "training loss"]["value"]
     parts = f", with its parts {', '.join(map(ui.plain, names))}" if names else ""
     used = f" The weights of epoch {int(selected)} were evaluated." if selected else ""
@@ -115,7 +118,7 @@ def _single(epochs: list[dict[str, Any]], name: str, title: str) -> None:
     if frame.empty:
         return
     chart = charts.lines(frame, y_title=title, series=[title], height=170)
-    ui.show_chart(chart, alt=f"{title} over {len(epochs)} epochs")
+    ui.show_chart(chart, alt=f"{title} over {counted(len(epochs), 'epoch')}")
     first, last = frame["value"].iloc[0], frame["value"].iloc[-1]
     st.caption(f"{title} from {first:.4g} to {last:.4g}.")
 

@@ -139,28 +139,18 @@ def device_name(device: torch.device) -> str:
 
 
 def _precision() -> dict[str, Any]:
-    """Flags that change the last bits of a result; tf32 rounds to 10 bits."""
+    """Flags that change the last bits of a result.
+
+    For float32 products ``tf32`` rounds to 10 bits, ``ieee`` does not, and ``none`` is the
+    backend's default.
+    """
     cudnn = torch.backends.cudnn
     return {
-        **_float32_flags(),
+        "matmul": torch.backends.cuda.matmul.fp32_precision,
+        "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
         "cudnn_version": cudnn.version(),
         "cudnn_enabled": cudnn.enabled,
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _float32_flags() -> dict[str, Any]:
-    """The precision of float32 products: tf32, ieee, or none (the backend's default)."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(matmul, "fp32_precision"):
-        # In releases with this flag the older getters raise an error once it has been set.
-        return {
-            "matmul": matmul.fp32_precision,
-            "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
-        }
-    return {
-        "matmul": "tf32" if matmul.allow_tf32 else "ieee",
-        "convolution": "tf32" if cudnn.allow_tf32 else "ieee",
     }

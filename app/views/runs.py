@@ -12,6 +12,7 @@ from app import components as ui
 from app import live, queries
 from app.labels import STATUS_WORDS, attack_texts
 from harness.config import fingerprint
+from harness.store.text import counted
 
 REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
@@ -125,7 +126,7 @@ def table(**filters: Any) -> None:
         total = int(found["found"].iloc[0])
         counts = found["status"].map(STATUS_WORDS).value_counts()
         states = ", ".join(f"{count} {word}" for word, count in counts.items())
-        st.caption(f"Showing {len(found)} of {total} runs: {states}.")
+        st.caption(f"Showing {len(found)} of {counted(total, 'run')}: {states}.")
         links = st.container()
         picked = _pick(found)
         with links:
@@ -154,7 +155,7 @@ def _pick(found: pd.DataFrame) -> list[str]:
     chosen = ui.show_table(
         shown,
         columns,
-        f"Table of {len(found)} runs with state, progress and accuracies",
+        f"Table of {counted(len(found), 'run')} with state, progress and accuracies",
         on_select="rerun",
         selection_mode="multi-row",
         selection_default={"selection": {"rows": st.session_state[BEGAN_WITH]}},

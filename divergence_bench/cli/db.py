@@ -13,6 +13,7 @@ from typer import Argument
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import print_result, stdout_for_results
 from harness.store.rundir import find_run
+from harness.store.text import counted
 
 if TYPE_CHECKING:
     from harness.store.sharing import Merged
@@ -108,8 +109,8 @@ def delete(
         with stdout_for_results():
             for student in students:
                 print(f"{directory.run_id} is the teacher of {student}")
-            evaluations = len(directory.evaluations())
-            held = f"{directory.path}, with {evaluations} evaluations"
+            evaluations = counted(len(directory.evaluations()), "evaluation")
+            held = f"{directory.path}, with {evaluations}"
             typer.confirm(f"delete run {directory.run_id} ({held})?", abort=True)
     removal.delete(directory)
     deleted = {"deleted": directory.run_id, "teacher_of": students}

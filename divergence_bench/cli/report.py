@@ -15,6 +15,7 @@ from divergence_bench.cli.tables import new_console, print_result
 from harness.errors import UserError
 from harness.registry import METHODS
 from harness.store.rundir import find_run
+from harness.store.text import counted
 
 ENTRY = "Entry"
 
@@ -72,7 +73,7 @@ def report(
             raise UserError("report --all writes a site: give --out DIR")
         opt.refuse_unused(context, dict.fromkeys(("table", "format_"), "with --all"))
         written = write_site(out, source)
-        text = f"{len(written)} files; open {written[0]}"
+        text = f"{counted(len(written), 'file')}; open {written[0]}"
         print_result([str(path) for path in written], text, as_json=as_json)
     elif table is None:
         raise UserError("no table is given: give --table, such as 2 or small, or --all with --out")

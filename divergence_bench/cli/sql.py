@@ -23,6 +23,7 @@ from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import new_console, print_json
 from harness.errors import UserError
 from harness.store.schema import TABLES, VIEWS
+from harness.store.text import counted
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -125,7 +126,7 @@ def print_text(result: QueryResult, console: Console, *, wrap: bool = False) -> 
     else:
         _print_vertically(result, console)
     number = len(result.rows)
-    console.print(f"{number} row{'' if number == 1 else 's'}", style="dim", highlight=False)
+    console.print(counted(number, "row"), style="dim", highlight=False)
 
 
 def _table(result: QueryResult) -> Table:

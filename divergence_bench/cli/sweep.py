@@ -26,6 +26,7 @@ from harness.errors import UserError
 from harness.progress import Reporter, duration
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
+from harness.store.text import counted
 
 if TYPE_CHECKING:
     from harness.evaluation.analysis.comparable import Evaluated
@@ -212,7 +213,7 @@ def print_plan(items: Sequence[Item], console: Console) -> None:
 def summary(items: Sequence[Item]) -> str:
     """Return one line: the number of runs in each state, and the estimate."""
     counts = Counter(item.state for item in items)
-    text = f"{len(items)} runs: "
+    text = f"{counted(len(items), 'run')}: "
     text += ", ".join(f"{counts[state]} {state}" for state in ("done", "partial", "missing"))
     left = [item for item in items if item.state != "done"]
     known = [item.seconds for item in left if item.seconds is not None]
@@ -224,14 +225,16 @@ def summary(items: Sequence[Item]) -> str:
     if not unknown:
         return f"{text}; about {duration(sum(known))} left"
     return (
-        f"{text}; at least {duration(sum(known))} left, with {unknown} runs partly or fully unknown"
+        f"{text}; at least {duration(sum(known))} left, with {counted(unknown, 'run')} partly or "
+        "fully unknown"
     )
 
 
 def _state(item: Item) -> str:
     text: str = item.state
     if item.state == "partial":
-        text += f" ({item.epochs} of {item.config.training.epochs} epochs, {item.chunks} chunks)"
+        text += f" ({item.epochs} of {item.config.training.epochs} epochs, "
+        text += f"{counted(item.chunks, 'chunk')})"
     return text + (f", failed: {item.error}" if item.error and item.state != "done" else "")
 
 

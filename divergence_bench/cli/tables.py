@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -27,9 +28,19 @@ def new_console() -> Console:
 
 @contextmanager
 def stdout_for_results() -> Iterator[None]:
-    """Redirect prints of other code to standard error: standard output is for results."""
-    with redirect_stdout(sys.stderr):
+    """Redirect what other code prints to standard error: standard output is for results."""
+    if sys.stdout is None or sys.stderr is None:  # the shell has closed it
         yield
+        return
+    sys.stdout.flush()
+    results = os.dup(1)
+    try:
+        os.dup2(2, 1)  # for libraries in C++
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(results, 1)
+        os.close(results)
 
 
 def plain_table(*titles: str, text: Collection[str] = ()) -> Table:

@@ -105,9 +105,7 @@ def plain_data() -> list[Any]:
 
     A type comes with the name that files use for it if that is not its own.
     """
-    core = importlib.import_module(
-        "numpy._core.multiarray" if hasattr(numpy, "_core") else "numpy.core.multiarray"
-    )
+    core = importlib.import_module("numpy._core.multiarray")
     named = [
         (getattr(core, function), f"numpy.{folder}.multiarray.{function}")
         for function in ("scalar", "_reconstruct")

@@ -34,7 +34,7 @@ from harness.store.records import (
     StartedRun,
     check_facts,
 )
-from harness.store.text import all_printable
+from harness.store.text import all_printable, counted
 from harness.store.verdicts import read_verdicts
 
 RECORD_VERSION = 1
@@ -306,8 +306,9 @@ def _no_such_run(results: Path, name: str) -> str:
     if is_path and not Path(name).is_file():
         return f"there is no file or run {name!r}: check the path, or name a run in {results}"
     known = [directory.run_id for directory in list_runs(results)]
-    near = nearest(name, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it holds {len(known)} other runs."
+    hint = f"it holds {counted(len(known), 'other run')}."
+    if near := nearest(name, known):
+        hint = f"did you mean {' or '.join(near)}?"
     return f"there is no run {name!r} in {results}: {hint}"
 
 

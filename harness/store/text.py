@@ -1,4 +1,4 @@
-"""Text from files and from the user, made safe to show."""
+"""Text to show: counts, and text of files and of the user made safe."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import re
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs`` or ``1,000 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def printable(text: str) -> str:

@@ -57,25 +57,10 @@ def _operation(path: str) -> Any:
     return getattr(getattr(torch.backends, backend), operation)
 
 
-def _per_operation() -> bool:
-    """Whether torch has per-operation settings (2.9 on), which conflict with the older flags."""
-    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
-
-
 def _precisions() -> dict[str, str]:
-    if _per_operation():
-        return {path: _operation(path).fp32_precision for path in (*_CONVOLUTIONS, *_PRODUCTS)}
-    return {
-        "cudnn.conv": "tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
-        "cuda.matmul": torch.get_float32_matmul_precision(),
-    }
+    return {path: _operation(path).fp32_precision for path in (*_CONVOLUTIONS, *_PRODUCTS)}
 
 
 def _set_precisions(precisions: dict[str, str]) -> None:
-    if _per_operation():
-        for path, value in precisions.items():
-            _operation(path).fp32_precision = value
-        return
-    torch.backends.cudnn.allow_tf32 = precisions["cudnn.conv"] == "tf32"
-    products = precisions["cuda.matmul"]
-    torch.set_float32_matmul_precision("highest" if products == "ieee" else products)
+    for path, value in precisions.items():
+        _operation(path).fp32_precision = value

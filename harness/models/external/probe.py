@@ -22,6 +22,7 @@ from harness.models.checkpoint import state_dict_sha256
 from harness.models.external.unwrap import abbreviated
 from harness.models.normalize import Normalized
 from harness.source_hash import code_sha256
+from harness.store.text import counted
 
 if TYPE_CHECKING:
     from harness.data.base import DatasetInfo
@@ -111,7 +112,7 @@ def check_float32(model: nn.Module, source: str) -> None:
 
 def check_logits(output: Any, count: int, source: str) -> None:
     """Raise ``UserError`` unless an output has a row of float logits for each image."""
-    images = f"{count} image{'s' if count > 1 else ''}"
+    images = counted(count, "image")
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != count:
         kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from divergence_bench.cli.main import main
 from harness.config import eps_text
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
@@ -209,19 +210,25 @@ def test_a_quiet_command_prints_its_result_alone(stored, call) -> None:
 
 
 def test_what_a_models_code_prints_is_not_among_the_results(
-    call, monkeypatch, tmp_path: Path
+    capfd, monkeypatch, tmp_path: Path
 ) -> None:
     (tmp_path / "talkative.py").write_text(
-        "import torch\n"
+        "import os, torch\n"
         "def make():\n"
         "    print('hello')\n"
+        "    os.write(1, b'as C++ does')\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     command = ["evaluate", "talkative:make", "--dataset", "digits", "--attacks", "", "--json"]
-    ended = call(*command, "--results", str(tmp_path))
-    assert json.loads(ended.out)["rows"]
-    assert "hello" in ended.err
+    monkeypatch.setattr(sys, "argv", ["harness", *command, "--results", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    out, err = capfd.readouterr()
+    assert json.loads(out)["rows"]
+    assert "hello" in err
+    assert "as C++ does" in err
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(stored, call, tmp_path: Path) -> None:
