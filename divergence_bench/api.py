@@ -125,18 +125,7 @@ def evaluate(
     _refuse_unused(model, run, normalize=normalize, name=name, **own)
     images = None if root is None else Path(root)
     if run is not None:
-        name_of_data = run.record["dataset"]
-        if data != name_of_data and not (
-            str(data).startswith("folder:") and dataset_info(data, images).name == name_of_data
-        ):
-            raise UserError(f"{run.run_id} is a run on {name_of_data}: give that as data")
-        before = (run.record.get("config") or {}).get("evaluation", {})
-        default = {"eps": before.get("eps", 8 / 255)}
-        if sequential:
-            default |= resolve.random_order(dataset_info(name_of_data, images_root(run, images)))
-        protocol = resolve.evaluation(default, given, ())
-        with own_random_state(choose_device(device)):
-            return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
+        return _evaluate_run(run, data, given, images, device, reporter, sequential=sequential)
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
     if eps is None and not isinstance(data, str) and stages:
@@ -151,15 +140,8 @@ def evaluate(
         "name": name,
     }
     if module is None:
-        outcome = external.evaluate_external(
-            str(model),
-            loaded,
-            protocol,
-            normalize=normalize,
-            **own,
-            **where,
-        )
-        return result_of(outcome)
+        named = {"normalize": normalize, **own, **where}
+        return result_of(external.evaluate_external(str(model), loaded, protocol, **named))
     before = device_of(module)
     network, facts = inputs.probed(module, loaded.info, normalize, name)
     try:
@@ -364,6 +346,30 @@ def attack(
         stage = make_attack(protocol.attacks[0], network, protocol, seed, where)
         found = stage.perturb(x.clone(), y.clone()).detach()
     return clip_to_ball(found, x, protocol.norm, protocol.eps)[0].to(images.device)
+
+
+def _evaluate_run(
+    run: RunDirectory,
+    data: Any,
+    given: dict[str, Any],
+    images: Path | None,
+    device: str,
+    reporter: Reporter,
+    *,
+    sequential: bool,
+) -> Result:
+    """Evaluate a stored run on its own dataset; ``given`` overrides its radius and the defaults."""
+    name = run.record["dataset"]
+    folder_of_run = str(data).startswith("folder:") and dataset_info(data, images).name == name
+    if data != name and not folder_of_run:
+        raise UserError(f"{run.run_id} is a run on {name}: give that as data")
+    before = (run.record.get("config") or {}).get("evaluation", {})
+    default = {"eps": before.get("eps", 8 / 255)}
+    if sequential:
+        default |= resolve.random_order(dataset_info(name, images_root(run, images)))
+    protocol = resolve.evaluation(default, given, ())
+    with own_random_state(choose_device(device)):
+        return result_of(runner.evaluate_run(run, protocol, images, device, reporter))
 
 
 def _refuse_unused(model: Model, run: RunDirectory | None, **given: Any) -> None:
