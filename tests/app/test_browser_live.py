@@ -62,7 +62,7 @@ def test_a_filter_hides_picked_runs_and_keeps_them(opened) -> None:
     box = visitor.page.get_by_label("Search", exact=True)
     box.fill("ikl")
     box.press("Enter")
-    visitor.page.get_by_text("Showing 1 of 1 runs").wait_for()
+    visitor.page.get_by_text("Showing 1 of 1 run:").wait_for()
     visitor.settle()
     visitor.pick_row(0)
     visitor.page.get_by_role("link", name="Compare the two").wait_for()
