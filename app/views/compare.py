@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.evaluation.analysis.comparable import Evaluated, differences, settings
 from harness.evaluation.analysis.paired import Comparison, cause_notes, compare, compare_seeds
 from harness.evaluation.analysis.statistics import PairedComparison
+from harness.store.text import counted
 
 MAX_PICTURES = 12
 MAX_LISTED = 200
@@ -183,9 +184,9 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     found = comparison.disagreements(a, b, name)
     if found.empty:
         return
+    images = counted(len(found), "image")
     st.subheader(
-        f"{len(found):,} images on which exactly one model is correct · {stage_title(name)}",
-        anchor=False,
+        f"{images} on which exactly one model is correct · {stage_title(name)}", anchor=False
     )
     names = class_names(a.run["dataset"])
     for column in ("label", "a", "b"):
@@ -193,7 +194,7 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     _pictures(a, b, found.head(MAX_PICTURES), name)
     with st.expander(f"As a table (the first {min(len(found), MAX_LISTED)})"):
         shown = found.head(MAX_LISTED)
-        alt = f"The first {len(shown)} images on which exactly one model is correct"
+        alt = f"{counted(len(shown), 'image')} on which exactly one model is correct"
         ui.show_table(shown, IMAGE_COLUMNS, alt)
 
 
@@ -232,7 +233,7 @@ def _settings(a: Evaluated, b: Evaluated) -> None:
     ]
     with st.expander(f"Settings that differ ({len(rows)})"):
         frame = pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
-        ui.show_table(frame, SETTING_COLUMNS, f"{len(rows)} settings that differ")
+        ui.show_table(frame, SETTING_COLUMNS, f"{counted(len(rows), 'setting')} that differ")
 
 
 def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from app.cells import (
 )
 from app.labels import protocol_names, stage_title
 from app.rendered import show_rendered
+from harness.store.text import counted
 from leaderboards.build import FIELDS, SMALL_NAME, field, small, tables
 from leaderboards.build import table as paper_table
 from leaderboards.differences import AGAINST, OTHERS, REFERENCE
@@ -220,7 +221,7 @@ def _grids(table: Table, rows: Sequence[Row], view: str) -> None:
     for title, own in titled_sections(table, rows):
         if title:
             st.markdown(f"**{ui.plain(title)}**")
-        alt = f"{table.title}{title and f', {title},'} with {len(own)} rows"
+        alt = f"{table.title}{title and f', {title},'} with {counted(len(own), 'row')}"
         show_cells(cells, range(start, start + len(own)), alt=alt)
         start += len(own)
 

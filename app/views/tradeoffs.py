@@ -24,6 +24,7 @@ from app.tradeoff_points import (
     run_points,
     steps,
 )
+from harness.store.text import counted
 from leaderboards.table import ROBUSTBENCH, SMALL
 
 MAX_RUNS = 5000
@@ -52,7 +53,7 @@ def page() -> None:
     with columns[1]:
         help = "How the points were attacked. Only points of the same attack are shown together."
         protocol = ui.one_named("Attack", known, key="protocol", default=known[0], help=help)
-    left_out = {f"{unmeasured} runs without a finished evaluation": unmeasured}
+    left_out = {f"{counted(unmeasured, 'run')} without a finished evaluation": unmeasured}
     others = int((points["protocol"] != protocol).sum())
     left_out[f"{others} under other attacks"] = others
     points = points[points["protocol"] == protocol]
@@ -83,7 +84,7 @@ def _points() -> tuple[pd.DataFrame, int]:
         unmeasured = int(runs["clean"].isna().sum())
         if len(runs) and (more := int(runs["found"].iloc[0]) - len(runs)) > 0:
             st.caption(
-                f"Only the newest {len(runs):,} runs here are read; {more:,} older ones are not."
+                f"Only the newest {len(runs):,} runs here are read; older runs left out: {more:,}."
             )
         points = pd.concat([points, run_points(runs)], ignore_index=True)
     return points, unmeasured
@@ -164,12 +165,12 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     )
     selected = ui.show_chart(
         chart,
-        alt=f"Scatter of {len(shown)} points, {y_name} against {x_name}",
+        alt=f"Scatter of {counted(len(shown), 'point')}, {y_name} against {x_name}",
         key="scatter",
         on_select="rerun",
         selection_mode="brush",
     )
-    st.caption(f"{len(shown)} points. Left out: {_said(left_out)}.")
+    st.caption(f"{counted(len(shown), 'point')}. Left out: {_said(left_out)}.")
     for data, front in found.items():
         title = ui.plain(data[0].upper() + data[1:])
         st.markdown(f"**{title}**, on the front (x / y): {ui.plain(_named(front, x, y))}.")
@@ -218,7 +219,7 @@ def _list(shown: pd.DataFrame, x_name: str, y_name: str) -> None:
         name: column for name, column in columns.items() if name != "page" or shown[name].any()
     }
     table = shown.sort_values("y", ascending=AXES[y_name].lower_is_better)[list(columns)]
-    ui.show_table(table, columns, f"The {len(table)} points as a table")
+    ui.show_table(table, columns, f"{counted(len(table), 'point')} as a table")
 
 
 page()

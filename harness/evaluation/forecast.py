@@ -21,6 +21,7 @@ from harness.evaluation.guards import own_random_state, unit_images
 from harness.evaluation.speed.precision import pinned
 from harness.progress import duration
 from harness.seeding import seeded_generator
+from harness.store.text import counted
 
 # Sample size, and the reduced budget of each attack.
 SAMPLE = 128
@@ -47,7 +48,7 @@ def expected(job: Job, workers: int | None) -> str | None:
     sizes = [len(job.chunk(number).rows) for number in missing]
     seconds = duration(job.forecast.wall_s(sizes, workers))
     most = "at most " if job.protocol.half_width is not None else ""
-    return f"{most}about {seconds} to attack {sum(sizes):,} images"
+    return f"{most}about {seconds} to attack {counted(sum(sizes), 'image')}"
 
 
 def forecast(

@@ -33,6 +33,7 @@ from harness.experiment.runner import run
 from harness.progress import Reporter
 from harness.store.files import read_json, without_nan, write_bytes_atomic
 from harness.store.rundir import RunDirectory, utc_now
+from harness.store.text import counted
 
 FORMAT = "divergence-bench baseline 1"
 # A verdict is the number of the attack that succeeded, or one of these signs: robust, or wrong
@@ -355,8 +356,9 @@ def _paired_text(name: str, paired: PairedComparison) -> str:
     moved = "fell" if paired.difference < 0 else "rose"
     return (
         f"{name} accuracy {moved} by {100 * abs(paired.difference):.2f} points "
-        f"[{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]: {paired.only_b} images lost, "
-        f"{paired.only_a} gained, McNemar p = {paired.p_value:.2g}"
+        f"[{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]: "
+        f"{counted(paired.only_b, 'image')} lost, {paired.only_a} gained, "
+        f"McNemar p = {paired.p_value:.2g}"
     )
 
 

@@ -64,7 +64,7 @@ def test_seeds_of_one_configuration_are_one_point(open_page, store_run, tmp_path
     at = open_page("tradeoffs", tmp_path, ds="digits")
     (row,) = at.dataframe[0].value.to_dict("records")
     assert row["note"] == "n = 40, mean ± std of 3 seeds"
-    assert "Left out: 1 runs without a finished evaluation" in words(at)
+    assert "Left out: 1 run without a finished evaluation" in words(at)
 
 
 def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:

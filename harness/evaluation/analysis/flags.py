@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from harness.config import Norm
 from harness.evaluation.analysis.statistics import binomial_p
+from harness.store.text import counted
 
 # Stage name to its facts over all images, in the order the stages ran.
 Stages = Mapping[str, Mapping[str, Any]]
@@ -75,7 +76,8 @@ def non_finite(stages: Stages, clean: int) -> Flag | None:
         return None
     return Flag(
         "non-finite",
-        f"logits were not finite for {clean} clean images and at {attacked} points during the "
+        f"logits were not finite for {counted(clean, 'clean image')} and at "
+        f"{counted(attacked, 'point')} during the "
         "attacks; such a prediction counts as wrong",
     )
 
@@ -138,6 +140,6 @@ def left_ball(stages: Stages) -> Flag | None:
         return None
     return Flag(
         "left-ball",
-        f"attacks returned {outside} images outside the ball or [0, 1], or not finite; they were "
-        "put back before they were judged",
+        f"attacks returned {counted(outside, 'image')} outside the ball or [0, 1], or not "
+        "finite; each was put back before it was judged",
     )

@@ -43,6 +43,7 @@ from harness.evaluation.speed.plan import Plan, apply
 from harness.evaluation.speed.precision import pinned
 from harness.seeding import seeded_generator
 from harness.store.rundir import EvaluationDirectory
+from harness.store.text import counted
 
 # Called with the share of the work that is done, in [0, 1], and a note on the current work.
 ProgressFn = Callable[[float, str], None]
@@ -321,7 +322,7 @@ class Job:
         cost = forecast.stages[stage].seconds(alive)
         everything = spent + forecast.remaining(stage, alive)
         expected = alive * passes(protocol.attacks[stage], protocol.budget, self.num_classes)[0]
-        note = f"{protocol.attacks[stage]}, {alive} images left"
+        note = f"{protocol.attacks[stage]}, {counted(alive, 'image')} left"
 
         def advance(forward: int) -> None:
             done = spent + cost * min(1.0, forward / expected)
