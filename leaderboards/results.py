@@ -312,7 +312,7 @@ def _title(run: Run) -> str:
 
 
 def _limit_text(run: Run) -> str:
-    return f", {run['train_limit']:.0f} training images" if run["train_limit"] else ""
+    return f", {run['train_limit']:,.0f} training images" if run["train_limit"] else ""
 
 
 def _different_settings(runs: Sequence[Run]) -> list[str]:
