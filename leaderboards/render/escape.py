@@ -15,7 +15,7 @@ _ESCAPE_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1
 # Markup of CommonMark, GitHub and Streamlit: anywhere, or only at the start of an entity, of an
 # emoji's or a colour's name, or of a line.
 _MARKDOWN = re.compile(
-    r"[\\`*_{}\[\]<>|#~$]|!(?=\[)|&(?=[#\w])|:(?=[\w+/-])|^[-+=](?=\s|[-+=]|$)|(?<=^\d)[.)]"
+    r"[\\`*_{}\[\]<>|#~$]|!(?=\[)|&(?=[#\w])|:(?=[\w+/-])|^[-+=](?=\s|[-+=]|$)|(?<=^\d)[.)](?=\s|$)"
 )
 _MARKDOWN_NAMES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 

@@ -71,6 +71,8 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert escape.markdown(":red[x] a: b") == r"\:red\[x\] a: b"
     assert escape.markdown("<b>&amp; & $x$") == r"&lt;b&gt;&amp;amp; & \$x\$"
     assert escape.markdown("- item") == r"\- item"
+    assert escape.markdown("1. item") == r"1\. item"
+    assert escape.markdown("0.00") == "0.00"
     assert escape.markdown("+1.16 to WRN-34-10") == "+1.16 to WRN-34-10"
 
 

@@ -14,7 +14,14 @@ from leaderboards.reference import REFERENCE, reference_runs
 
 PAGE = (REFERENCE / "README.md").read_text()
 FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
-STUDIES = ["cifar100-distillation"]
+# The evaluations of every run of a study's sweep file: the attacks and the number of test images.
+STUDIES = {
+    "cifar100-distillation": {("", 10_000)},
+    "cifar10-adversarial-cpu": {
+        ("apgd-ce,apgd-t", 2000),
+        ("apgd-ce,apgd-t,fab-t,square", 500),
+    },
+}
 
 LAST_EPOCHS = """
     SELECT method, loss, parts FROM read_parquet(? || '/epochs.parquet') AS epochs
@@ -36,9 +43,13 @@ def test_a_study_has_the_runs_of_its_file(study: str) -> None:
     spec = read_spec(REFERENCE / f"{study}.yaml", SweepSpec)
     planned = {row.config.run_id for row in rows(spec)}
     stored = reference_runs().query(
-        "SELECT DISTINCT run_id FROM runs JOIN verdicts USING (run_id) WHERE status = 'success'"
+        """SELECT run_id, attacks, any_value(evaluations.n) AS n, count(*) AS verdicts
+        FROM runs JOIN evaluations USING (run_id) JOIN verdicts USING (run_id, evaluation_id)
+        WHERE runs.status = 'success' AND evaluations.status = 'success' GROUP BY ALL"""
     )
-    assert planned <= set(stored["run_id"])
+    assert (stored["n"] == stored["verdicts"]).all()
+    found = set(zip(stored["run_id"], stored["attacks"], stored["n"], strict=True))
+    assert {(run_id, *each) for run_id in planned for each in STUDIES[study]} <= found
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -64,6 +75,13 @@ def test_the_losses_that_explain_low_rows_are_those_of_the_records() -> None:
     assert f"{ft:.2f} and {vid:.2f}, is nearly that of natural training, {natural:.2f}" in PAGE
     assert f"to {last['crd']['contrast']:.1f} and is still falling" in PAGE
     assert f"the cross-entropy, {crd:.2f}, is near" in PAGE
+
+
+def test_the_last_two_attacks_of_the_adversarial_study_broke_no_image() -> None:
+    assert "FAB-T and Square broke no image that had survived APGD-T." in PAGE
+    verdicts = str(REFERENCE / "cifar10-adversarial-cpu" / "verdicts.parquet")
+    broken_by = duckdb.execute("SELECT broken_by FROM read_parquet(?)", [verdicts]).df()
+    assert set(broken_by["broken_by"].dropna()) == {"clean", "apgd-ce", "apgd-t"}
 
 
 def test_the_page_compares_runs_that_are_there() -> None:
