@@ -194,7 +194,7 @@ def _disagreements(a: Evaluated, b: Evaluated, name: str) -> None:
     _pictures(a, b, found.head(MAX_PICTURES), name)
     with st.expander(f"As a table (the first {min(len(found), MAX_LISTED)})"):
         shown = found.head(MAX_LISTED)
-        alt = f"{counted(len(shown), 'image')} on which exactly one model is correct"
+        alt = f"The first {counted(len(shown), 'image')} on which exactly one model is correct"
         ui.show_table(shown, IMAGE_COLUMNS, alt)
 
 

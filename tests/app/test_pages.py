@@ -258,4 +258,7 @@ def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
 def test_tsne_says_which_runs_it_does_not_offer(open_page, reference) -> None:
     text = words(open_page("tsne", reference))
     count = Database(reference).query("SELECT count(DISTINCT run_id) AS n FROM evaluations")["n"][0]
-    assert f"Not offered: {count} of {count} evaluated runs, whose model files are not in" in text
+    said = (
+        f"Not offered: {count} of {count} evaluated runs, whose model files are not in this folder"
+    )
+    assert said in text

@@ -1,7 +1,5 @@
 """Trade-offs: which points there are, which share a chart, and what is left out."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +14,7 @@ from app.tradeoff_points import (
     printed_points,
     run_points,
 )
+from harness.store.database import Database
 from leaderboards.printed import load_reported
 from leaderboards.published import ENTRIES_CSV
 
@@ -95,10 +94,11 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
 def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:
     at = open_page("tradeoffs", reference, ds="cifar10", rb="false")
     assert set(at.dataframe[0].value["source"]) == {P}
-    left_out = int(re.search(r"(\d+) small-scale", words(at))[1])
+    runs = Database(reference).query("SELECT run_id FROM evaluations WHERE attacks LIKE '%square'")
+    assert f"{len(runs)} small-scale" in words(at)
     at = open_page("tradeoffs", reference, ds="cifar10", small="true")
     frame = at.dataframe[0].value
-    assert (frame["source"] == S).sum() == left_out > 0
+    assert (frame["source"] == S).sum() == len(runs)
     assert "small-scale" not in words(at).split("Left out")[1]
     fronts_named = " ".join(each.value for each in at.markdown if "on the front" in each.value)
     assert "wrn-16-2" not in fronts_named.replace("\\", "")
@@ -113,6 +113,8 @@ def test_small_scale_runs_neither_choose_the_attack_nor_the_scale(open_page, ref
     added = together[~together["name"].isin(alone["name"])]
     assert "Standard" not in set(together["name"])
     assert set(added["source"]) == {S}
+    sql = "SELECT method_title FROM runs WHERE dataset = 'cifar10'"
+    assert set(added["name"]) <= set(Database(reference).query(sql)["method_title"])
 
 
 def test_robustbench_is_a_layer_with_its_warnings(open_page, empty) -> None:
