@@ -18,6 +18,15 @@ def identity(default: Any = ..., **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"identity": True}, **constraints)
 
 
+def later_identity(default: Any, **constraints: Any) -> Any:
+    """An identity field that is left out of the identity at its default.
+
+    A field that is added to a section this way changes no existing run's id.
+    """
+    extra = {"identity": True, "later": True}
+    return Field(default, json_schema_extra=extra, **constraints)
+
+
 def cost(default: Any = ..., **constraints: Any) -> Any:
     """A field that changes only the cost of the result."""
     return Field(default, json_schema_extra={"identity": False}, **constraints)
@@ -50,9 +59,11 @@ class Section(Strict):
         for name, info in type(self).model_fields.items():
             if not isinstance(info.json_schema_extra, dict):
                 raise TypeError(f"{type(self).__name__}.{name} is neither identity nor cost")
+            value = getattr(self, name)
             if not info.json_schema_extra["identity"]:
                 continue
-            value = getattr(self, name)
+            if info.json_schema_extra.get("later") and value == info.default:
+                continue
             payload[name] = (
                 value.identity_payload()
                 if isinstance(value, Section)

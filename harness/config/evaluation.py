@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from harness.config.base import Radius, Section, cost, identity, parse_fraction, split_names
+from harness.config.base import (
+    Radius,
+    Section,
+    cost,
+    identity,
+    later_identity,
+    parse_fraction,
+    split_names,
+)
 
 STANDARD_ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # Named sets of attacks; the fast pair leaves out FAB and Square.
@@ -45,7 +53,8 @@ class EvalSettings(Section):
             with a result on all images in the order of the file.
         half_width: with random order, stop once the confidence interval of robust accuracy, valid
             at any stopping time, has at most this half-width.
-        n_max: with random order, stop after this many images (rounded up to whole chunks).
+        n_max: with random order, stop after this many images (rounded up to whole chunks). Neither
+            this nor ``half_width`` changes a verdict, so neither is part of the protocol.
         chunk_size: images per unit of work; part of the protocol, since each chunk has its own
             seed.
         seed: each chunk's seed is derived from it and the chunk's number.
@@ -62,9 +71,9 @@ class EvalSettings(Section):
 
     norm: Norm = identity("Linf")
     attacks: tuple[AttackName, ...] = identity(STANDARD_ATTACKS)
-    budget: AttackBudget = identity(AttackBudget())
+    budget: AttackBudget = later_identity(AttackBudget())
     limit: int | None = identity(None, ge=1)
-    order: Literal["file", "random"] = identity("file")
+    order: Literal["file", "random"] = later_identity("file")
     half_width: float | None = cost(None, gt=0, lt=0.5)
     n_max: int | None = cost(None, ge=1)
     chunk_size: int = identity(250, ge=1)
@@ -114,20 +123,6 @@ class EvalSettings(Section):
                 f"{self.graph_sizes[0]}"
             )
         return self
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The fields that change the result; the standard budget and order are left out.
-
-        Standard evaluations thus keep the names they had before these were settings. ``half_width``
-        and ``n_max`` are not included: they decide how many images are drawn, and change no
-        verdict.
-        """
-        payload = super().identity_payload()
-        if self.budget == AttackBudget():
-            del payload["budget"]
-        if self.order == "file":
-            del payload["order"]
-        return payload
 
 
 class EvalProtocol(EvalSettings):

@@ -7,7 +7,15 @@ from typing import Any, Literal, Self
 
 from pydantic import JsonValue, field_validator, model_validator
 
-from harness.config.base import Radius, Section, cost, fingerprint, identity, split_names
+from harness.config.base import (
+    Radius,
+    Section,
+    cost,
+    fingerprint,
+    identity,
+    later_identity,
+    split_names,
+)
 from harness.config.evaluation import EvalConfig
 
 
@@ -28,15 +36,15 @@ class DataConfig(Section):
 
     name: str = identity("digits")
     root: Path | None = cost(None)
-    train_files: str | None = identity(None)
+    train_files: str | None = later_identity(None)
     train_limit: int | None = identity(None, ge=1)
     val_size: int = identity(0, ge=0)
     crop_padding: int = identity(4, ge=0)
     flip: bool = identity(True)
     crop_mode: Literal["zero", "reflect"] = identity("zero")
     rotation: float = identity(0.0, ge=0, le=180)
-    autoaugment: bool = identity(False)
-    cutmix: float = identity(0.0, ge=0, le=1)
+    autoaugment: bool = later_identity(False)
+    cutmix: float = later_identity(0.0, ge=0, le=1)
     generated: Path | None = cost(None)
     generated_name: str | None = identity(None)
     generated_source: str | None = cost(None)
@@ -44,14 +52,6 @@ class DataConfig(Section):
     generated_epoch: Literal["images", "originals"] = identity("images")
     augment_generated: bool = identity(True)
     workers: int = cost(2, ge=0)
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The identity fields; those added in later releases are left out at their defaults."""
-        payload = super().identity_payload()
-        for name in ("train_files", "autoaugment", "cutmix"):
-            if payload[name] == type(self).model_fields[name].default:
-                del payload[name]
-        return payload
 
 
 class ModelConfig(Section):
@@ -116,7 +116,7 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "cosine-inclusive", "steps", "constant", "onecycle"] = identity(
         "cosine"
     )
-    cycles: int = identity(1, ge=1)
+    cycles: int = later_identity(1, ge=1)
     pct_start: float = identity(0.025, ge=0, le=1)
     cycle_momentum: bool = identity(False)
     milestones: tuple[int, ...] = identity(())
@@ -129,16 +129,6 @@ class OptimizerConfig(Section):
         if self.cycles > 1 and self.schedule != "cosine":
             raise ValueError(f"cycles need schedule cosine, not {self.schedule}")
         return self
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without ``cycles`` if it is 1.
-
-        Runs thus keep the ids they had before cycles existed.
-        """
-        payload = super().identity_payload()
-        if self.cycles == 1:
-            del payload["cycles"]
-        return payload
 
 
 class AveragingConfig(Section):
@@ -159,7 +149,10 @@ class AveragingConfig(Section):
 
 
 class MonitorConfig(Section):
-    """Clean and PGD accuracy on validation or else test images, after every ``every`` epochs."""
+    """Clean and PGD accuracy on validation or else test images, after every ``every`` epochs.
+
+    PGD has the radius of ``selection``.
+    """
 
     every: int = cost(1, ge=0)
     images: int = cost(256, ge=1)
@@ -172,12 +165,15 @@ class SelectionConfig(Section):
     ``last`` is the last epoch. ``best-on-val`` is the epoch with the highest PGD accuracy (clean
     accuracy if the run has no attack) on validation images held out of training; ``best-on-test``
     uses the test images, as part of the literature does, and is always marked.
+    PGD takes ``pgd_steps`` steps of 2.5 eps / ``pgd_steps``; ``eps`` is by default the training
+    attack's radius.
     ``track_test`` measures clean accuracy on all test images after every epoch but does not select
     by it: the run records the last and the best value, since papers report either.
     """
 
     rule: Literal["last", "best-on-val", "best-on-test"] = identity("last")
     pgd_steps: int = identity(10, ge=1)
+    eps: Radius | None = later_identity(None, le=1)
     track_test: bool = cost(False)
 
 
@@ -243,17 +239,8 @@ class TeacherConfig(Section):
     minimum: float | None = cost(None, ge=0, le=1)
     logits: Literal["auto", "table", "forward"] = cost("auto")
     logits_dtype: Literal["float32", "float16"] = identity("float32")
-    normalize: str | None = identity(None)
-    weights_key: str | None = identity(None)
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without those for external files that are not set.
-
-        Runs thus keep the ids they had before these fields existed.
-        """
-        payload = super().identity_payload()
-        unset = [name for name in ("normalize", "weights_key") if payload[name] is None]
-        return {name: value for name, value in payload.items() if name not in unset}
+    normalize: str | None = later_identity(None)
+    weights_key: str | None = later_identity(None)
 
 
 class RunConfig(Section):
@@ -268,7 +255,7 @@ class RunConfig(Section):
     data: DataConfig = identity(DataConfig())
     model: ModelConfig = identity(ModelConfig())
     training: TrainConfig = identity(TrainConfig())
-    teacher: TeacherConfig | None = identity(None)
+    teacher: TeacherConfig | None = later_identity(None)
     seed: int = identity(0, ge=0)
     evaluation: EvalConfig = cost(EvalConfig())
     device: str = cost("auto")
@@ -279,16 +266,6 @@ class RunConfig(Section):
     @classmethod
     def _split(cls, names: Any) -> Any:
         return split_names(names)
-
-    def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, without ``teacher`` if there is none.
-
-        Runs without a teacher thus keep the ids they had before teachers existed.
-        """
-        payload = super().identity_payload()
-        if self.teacher is None:
-            del payload["teacher"]
-        return payload
 
     @property
     def run_id(self) -> str:

@@ -306,14 +306,14 @@ class Trainer:
         if not (selecting or due):
             return {}
         steps = selection.pgd_steps if selecting else monitor.pgd_steps
-        # Uses the training attack's radius: no evaluation setting may affect the selected weights.
+        # No evaluation setting may affect the selected weights, so the radius is one of training.
         attack = self.training.attack
         accuracy = monitor_accuracy(
             self.average.model,
             self.watched,
             self.device,
             limit=None if selecting else monitor.images,
-            eps=attack.eps if attack else 0.0,
+            eps=selection.eps or (attack.eps if attack else 0.0),
             pgd_steps=steps if attack else 0,
         )
         score = accuracy.get("pgd", accuracy["clean"])

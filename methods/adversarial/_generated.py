@@ -26,14 +26,13 @@ TRAINING_NOTES = (
     "unchanged, as released.",
     "Weights are averaged over steps; BatchNorm's running statistics are those of the live model. "
     "The epoch is chosen on 1,024 held-out training images, drawn at random, by PGD-40 on "
-    "cross-entropy. The released training holds out the first 1,024 and uses a margin loss. Of "
+    "cross-entropy with steps of 0.5/255. The released training holds out the first 1,024 and uses "
+    "a margin loss and steps of 2/255. Of "
     "equally good epochs the released code keeps the latest; here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; --generated FILE, "
     "data.generated_fraction and data.generated_name add generated images to any dataset.",
 )
-
-RELEASED_NAMES = {"kl_weight": "beta", "label_smoothing": "ls"}
 
 
 class SmoothedTradesParams(TradesParams):

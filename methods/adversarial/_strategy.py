@@ -62,6 +62,7 @@ STRATEGY_NOTES = (
     "there are not used, since the strategy model chooses them.",
     "The reward's PGD, with ten steps and two restarts, runs on the copy of the model in training "
     "mode, as released.",
+    "The loss in the reward is clipped at 10, or at 20 for las-trades, as released.",
 )
 MOVED_NOTE = (
     "The reward's PGD perturbs every image; the released one leaves images unchanged that are "
@@ -312,5 +313,10 @@ def chosen_from(
 
 
 def allowed(params: Overrides) -> Overrides:
-    """Return settings with ``params`` and with the largest of its radii as the attack's radius."""
-    return {"params": params, "training": {"attack": {"eps": max(params["eps_choices"])}}}
+    """Return settings with ``params`` and with the largest of its radii as the attack's radius.
+
+    Accuracy during training is that at the radius of the reward's attack.
+    """
+    target = params.get("target_eps", StrategyParams().target_eps)
+    attack = {"eps": max(params["eps_choices"])}
+    return {"params": params, "training": {"attack": attack, "selection": {"eps": target}}}

@@ -19,9 +19,9 @@ from methods.losses.divergence import kl_divergence
 # The released defaults of DAJAT for WRN-34-10; none are published for ACAT itself.
 KL_WEIGHTS = {"cifar10": 10.0, "cifar100": 9.0}
 
-# The release averages from epoch floor(0.75 E) on, counted from 1: it leaves out the first 149
-# epochs of 200, or 81 of 110.
-AVERAGED_AFTER = 0.745
+# In epoch floor(0.75 E), counted from 1, the released average is a reference to the weights; it
+# becomes an average in the next epoch.
+AVERAGED_AFTER = 0.75
 
 
 class AcatParams(TradesParams):
@@ -102,7 +102,7 @@ METHOD = Method(
             "Table 4 prints 82.41 / 55.36: 82.41 is the clean accuracy of ACAT's ResNet-18, while "
             "the authors' own figure for WRN-34-10 gives 86.71 / 55.36. Their figure for "
             "CIFAR-100 agrees with Table 2, 65.75 / 30.23.",
-            "Weights are averaged over the last quarter of the epochs, from epoch 82 of 110 on as "
+            "Weights are averaged over the last quarter of the epochs, from epoch 83 of 110 on as "
             "released.",
             "The released training holds out 100 images of CIFAR-10 and 1,000 of CIFAR-100; here "
             "the run's seed chooses them.",

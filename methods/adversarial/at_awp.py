@@ -38,7 +38,8 @@ METHOD = Method(
             "released.",
             "The released training chooses the epoch by robust accuracy on the test images. The "
             "CIFAR recipes choose it on 1,000 held-out training images, by 20 steps of PGD as "
-            "released; table2/at-awp chooses it on the test images, like the printed row.",
+            "released, but of size 1/255 instead of 2/255; table2/at-awp chooses it on the test "
+            "images, like the printed row.",
             "The released code rotates CIFAR-100 images by up to 15 degrees and pads CIFAR-10 "
             "crops by reflection. The recipes do neither; data.rotation and data.crop_mode turn "
             "them on.",

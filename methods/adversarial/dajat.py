@@ -129,7 +129,7 @@ METHOD = Method(
             "The released divergence clamps the mean prediction at 1e-7; here it is not clamped.",
             "All datasets use torchvision's AutoAugment policy for CIFAR-10, before crop and flip. "
             "The released code has the same policy in PIL.",
-            "Weights are averaged over the last quarter of the epochs, from epoch 150 of 200 on as "
+            "Weights are averaged over the last quarter of the epochs, from epoch 151 of 200 on as "
             "released, and evaluated with the BatchNorms of the images.",
         ),
         released_names={

@@ -68,8 +68,8 @@ METHOD = Method(
             "Row (d) of Table 1 prints a pair weight of 0.01. On 100 classes a uniform class mean "
             "is 0.01 and gives pair weights of 0.0001. We read 0.01 as the class mean, since IKL "
             "starts from it; class_weight 0.1 is the other reading.",
-            "The row prints no alpha and beta. Here they are those of IKL, so that only one thing "
-            "changes between rows (d) and (e).",
+            "The row prints no alpha and beta. Here they are those of IKL, so that only the class "
+            "weights differ between rows (d) and (e); row (c) has other ones.",
             "Attack weights follow the released IKL trainers: the weighted MSE drives the attack "
             "on CIFAR-100 only.",
         ),

@@ -24,7 +24,7 @@ METHOD = Method(
             "and data.generated_fraction change them.",
             *_generated.TRAINING_NOTES,
         ),
-        released_names=_generated.RELEASED_NAMES,
+        released_names={"kl_weight": "beta", "label_smoothing": "label_smoothing"},
     ),
     params=_generated.PortedParams,
     task=_generated.SmoothedTradesTask,

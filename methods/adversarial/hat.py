@@ -10,7 +10,15 @@ from harness.config import merge
 from harness.errors import UserError
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._papers import cite
-from methods._recipes import SMALL, Overrides, adversarial, best_on_test, by_dataset, natural
+from methods._recipes import (
+    SMALL,
+    Overrides,
+    adversarial,
+    best_on_test,
+    by_dataset,
+    changed,
+    natural,
+)
 from methods._steps import detached
 from methods.adversarial.trades import TradesParams, TradesTask
 from methods.losses.cross_entropy import label_cross_entropy
@@ -77,6 +85,8 @@ def _training(dataset: str) -> Overrides:
 
 
 RECIPES = by_dataset(_training)
+SELECTION: Overrides = {"training": {"selection": {"pgd_steps": 20}}}
+ON_TEST = {name: changed(recipe, SELECTION) for name, recipe in best_on_test(RECIPES).items()}
 
 METHOD = Method(
     card=MethodCard(
@@ -93,10 +103,14 @@ METHOD = Method(
         notes=(
             "The teacher is the helper network, a run of vanilla on the same images.",
             "Helper examples are not clipped to [0, 1], as released.",
-            "The release trains ResNet-18 and keeps the epoch that is most robust on the test "
-            "images; the recipes cifar10-best-on-test and cifar100-best-on-test keep that epoch "
-            "too. The datasets' own recipes keep the last epoch; all have the arch of the other "
-            "rows.",
+            "The release trains ResNet-18 and keeps the epoch that is most robust under PGD-20 on "
+            "the test images, among epoch 30 and the last five, and the latest of equally good "
+            "ones. The recipes cifar10-best-on-test and cifar100-best-on-test choose among all "
+            "epochs, with steps of 1/255 instead of 2/255, and keep the earliest; the datasets' "
+            "own recipes keep the last epoch. All have the arch of the other rows.",
+            "The released helper network is that of the epoch with the best accuracy on the test "
+            "images; here it is that of the last epoch.",
+            "The released learning rate changes with each step; here it changes between epochs.",
             "The released weights and schedule are for CIFAR-10; the CIFAR-100 recipe uses them "
             "too.",
         ),
@@ -105,5 +119,5 @@ METHOD = Method(
     ),
     params=HatParams,
     task=HatTask,
-    recipes={**RECIPES, **best_on_test(RECIPES)},
+    recipes={**RECIPES, **ON_TEST},
 )

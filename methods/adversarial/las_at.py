@@ -71,8 +71,9 @@ METHOD = Method(
             "CIFAR-100; this is label_smoothing 0.3 and 0.4 here.",
             "The strategy model's learning rate never falls: the released code gives its "
             "milestones in steps but compares them with updates, one in twenty steps.",
-            "The released training chooses the epoch by PGD-10 on the test images, as do the "
-            "recipes named best-on-test; the others choose it on 1,000 held-out training images.",
+            "The released training chooses the epoch by PGD-10 at radius 8/255 on the test images, "
+            "as do the recipes named best-on-test; the others choose it on 1,000 held-out training "
+            "images.",
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),

@@ -109,7 +109,8 @@ METHOD = Method(
             "epoch. In the released reward on CIFAR-10 the model gets images that are not "
             "standardised; here they are.",
             "The released training chooses the epoch by PGD-20 on the test images, as do the "
-            "tables' recipes; the others choose it on 1,000 held-out training images.",
+            "tables' recipes; the others choose it on 1,000 held-out training images. The steps "
+            "are 1/255 instead of 2/255.",
             CLEAN_PASS_NOTE + " The perturbation of the weights is removed before this pass.",
             *STRATEGY_NOTES,
             "The reward's PGD perturbs every image, as released for this variant.",

@@ -123,9 +123,10 @@ METHOD = Method(
             "Images are attacked at radii of up to 9/255 on CIFAR-10 and 10/255 on CIFAR-100, as "
             "released.",
             "The reward's loss is computed in the attack's mode; in the released code the model is "
-            "then in training mode, which updates its running statistics once more.",
-            "The released training chooses the epoch by PGD-10 on the test images; the recipes "
-            "choose it on 1,000 held-out training images.",
+            "then in training mode, and the passes on clean and on adversarial images update its "
+            "running statistics.",
+            "The released training chooses the epoch by PGD-10 at radius 8/255 on the test images; "
+            "the recipes choose it on 1,000 held-out training images.",
             *STRATEGY_NOTES,
             MOVED_NOTE,
         ),

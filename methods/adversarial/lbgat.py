@@ -83,8 +83,9 @@ METHOD = Method(
         notes=(
             "The printed rows are trained at radius 0.031, a little less than 8/255, as released; "
             "evaluation is at 8/255.",
-            "Table 2 has weight 6, for which the release gives AutoAttack accuracy 29.33. The "
-            "weight of Table 4's row is not printed; the only released script sets 0.",
+            "Table 2 has weight 6, for which the release gives AutoAttack accuracy 29.33. Table 4 "
+            "does not print the weight; the release names the model with its numbers LBGAT0, which "
+            "is weight 0.",
             "The natural model's logits are not detached, as released, so it is also pulled "
             "towards the trained model. It is a ResNet-18 that downsamples in the last two of its "
             "four stages.",

@@ -75,7 +75,7 @@ METHOD = Method(
     recipes={
         **RECIPES,
         **ON_TEST,
-        "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], {"model": {"arch": "wrn-34-20"}}),
+        "table4/pgd-at": changed(ON_TEST["cifar10-best-on-test"], WIDE),
     },
     recipe_notes={
         "table4/pgd-at": "The epoch is chosen on the test images: in the authors' log of this "

@@ -93,8 +93,8 @@ METHOD = Method(
             "Under pgd each step begins with a forward pass on the clean images in training mode, "
             "as released for the log: it changes BatchNorm's running statistics. Under trades this "
             "pass gives the attack its clean predictions; the released code then attacks in eval "
-            "mode and clean images go first, while here the attack is in training mode and "
-            "adversarial images go first.",
+            "mode from Gaussian noise and clean images go first, while here the attack is in "
+            "training mode from uniform noise and adversarial images go first.",
             "An epoch is one pass over the original images, 128 in each batch of 256. Generated "
             "images are neither cropped nor flipped on CIFAR-10, as released.",
             "The released learning rate falls with each step to 0.001; here it falls between "

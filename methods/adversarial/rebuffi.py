@@ -23,7 +23,7 @@ METHOD = Method(
             "data.cutmix turns it on.",
             *_generated.TRAINING_NOTES,
         ),
-        released_names=_generated.RELEASED_NAMES,
+        released_names={"kl_weight": "beta", "label_smoothing": "label_smoothing"},
     ),
     params=_generated.PortedParams,
     task=_generated.SmoothedTradesTask,

@@ -25,7 +25,7 @@ METHOD = Method(
             _generated.LONG_NOTE,
             *_generated.TRAINING_NOTES,
         ),
-        released_names=_generated.RELEASED_NAMES,
+        released_names={"kl_weight": "beta", "label_smoothing": "ls"},
     ),
     params=_generated.SmoothedTradesParams,
     task=_generated.SmoothedTradesTask,

@@ -54,7 +54,8 @@ METHOD = Method(
             "that falls correspondingly earlier; teacher.config.training sets both. The third is "
             "this project's choice: the paper tries several lengths for other networks and "
             "schedules, and releases no code for these pairs. Small-scale recipes use half.",
-            "Weights and temperature are KD's.",
+            "Weights and temperature are KD's. The paper also stops the distillation itself before "
+            "the end of the student's training; here it lasts to the end.",
         ),
         needs_teacher=True,
     ),

@@ -124,8 +124,10 @@ METHOD = Method(
             "The first stage has 30 epochs, as in RepDistiller's table. Its learning rate there is "
             "0.01 for students that are ResNets, including wide ones; here the weight 0.2 at "
             "learning rate 0.05 gives the same steps, up to weight decay.",
-            "The paper compares factors divided by their length; RepDistiller, which is followed "
-            "here, compares their mean squares over channels. The weight 200 is RepDistiller's; "
+            "In the formula, p and d are the autoencoder's encoder and decoder and tau the "
+            "translation. The paper compares factors divided by their length; Q, which follows "
+            "RepDistiller, takes their mean squares over channels and divides these by their "
+            "length. The weight 200 is RepDistiller's; "
             "small-scale recipes use 20, since the mean over fewer positions is larger.",
         ),
         needs_teacher=True,

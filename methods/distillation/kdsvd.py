@@ -165,8 +165,10 @@ METHOD = Method(
             "As in the paper and RepDistiller, maps are decomposed as positions by channels, so "
             "both models need the same channels, as five of the eleven CIFAR pairs have. "
             "mdistiller decomposes channels and rows by columns instead.",
-            "The weight and the single vector are mdistiller's. RepDistiller gives none, and "
-            "neither of their tables has a row for this method.",
+            "The weight is mdistiller's; the single vector is also RepDistiller's, which gives no "
+            "weight. Neither of their tables has a row for this method.",
+            "With several vectors, those of both models are scaled by the teacher's singular "
+            "values, divided by their length.",
             "The sign of a singular vector is arbitrary. The released code leaves the teacher's to "
             "the library; here its sum is positive.",
             "The gradient ignores vectors with nearly equal singular values, for which the "

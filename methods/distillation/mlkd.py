@@ -70,7 +70,7 @@ def _gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def lower_half(values: Tensor) -> Tensor:
-    """Return the share of values not above their median, a scalar of about one half."""
+    """Return the share of values [N] not above their median, a scalar of about one half."""
     values = float32_or_wider(values)
     return (values <= values.quantile(0.5)).to(values.dtype).mean()
 
@@ -164,17 +164,18 @@ METHOD = Method(
         summary="Matches the teacher's predictions at several temperatures for each image, in "
         "their products between images, and in those between classes.",
         formula=(
-            r"\mathtt{label\_weight}\, \mathrm{CE} + \mathtt{kd\_weight} \sum_{T \in "
-            r"\mathtt{temperatures}} \left[T^2 D_{\mathrm{KL}}(P_t \,\|\, P_s) + \frac{1}{B} "
-            r"\|P_t P_t^\top - P_s P_s^\top\|^2 + \frac{1}{C} \|P_t^\top P_t - P_s^\top "
-            r"P_s\|^2\right]"
+            r"\mathtt{label\_weight} \left[\mathrm{CE}(s, y) + \mathrm{CE}(\tilde s, y)\right] + "
+            r"\mathtt{kd\_weight} \sum_{T \in \mathtt{temperatures}} \left[\rho_B T^2 "
+            r"D_{\mathrm{KL}}(P_t \,\|\, P_s) + T^2 D_{\mathrm{KL}}(\tilde P_t \,\|\, \tilde "
+            r"P_s) + \frac{\rho_B}{B} \|P_t P_t^\top - P_s P_s^\top\|^2 + \frac{\rho_C}{C} "
+            r"\|P_t^\top P_t - P_s^\top P_s\|^2\right], \quad \tilde{\cdot} \text{ of the view}"
         ),
         **cite("jin2023multi"),
         notes=(
             "The paper uses only less confident images and classes. The released code, which is "
             "followed here, instead multiplies the mean over all of them by the share of the less "
-            "confident ones, about one half.",
-            "The instance level includes the further view. At temperatures 2 and 6 the released "
+            "confident ones, about one half: rho_B for images and rho_C for classes.",
+            "At temperatures 2 and 6 the released "
             "code uses the image's logits again instead of the view's; "
             "params.image_temperatures=[] always uses the view's.",
             "The view is made by AutoAugment's CIFAR policy; the released code applies two "

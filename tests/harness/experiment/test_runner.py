@@ -242,6 +242,22 @@ def test_no_setting_of_the_evaluation_changes_the_training_or_its_name(tmp_path)
         assert_same_weights(first, other)
 
 
+def test_epochs_are_selected_at_the_selections_own_radius(tmp_path):
+    """A radius so small that PGD changes no prediction; the training attack's changes some."""
+    training = {
+        "training.selection.rule": "best-on-val",
+        "training.epochs": 3,
+        "data.val_size": 40,
+    }
+    own = trained(tmp_path, "pgd-at", **training, **{"training.selection.eps": 1e-7})
+    usual = trained(tmp_path, "pgd-at", **training)
+    for directory, alike in ((own, True), (usual, False)):
+        accuracies = [(epoch["clean_val"], epoch["pgd_val"]) for epoch in directory.epochs()]
+        assert all(clean == pgd for clean, pgd in accuracies) is alike
+    clean = [epoch["clean_val"] for epoch in own.epochs()]
+    assert own.record["selected_epoch"] == clean.index(max(clean)) + 1
+
+
 def test_weights_that_were_replaced_are_not_measured_under_the_runs_name(tmp_path):
     directory = trained(tmp_path, "vanilla")
     content = torch.load(directory.model_path, weights_only=True)

@@ -65,20 +65,6 @@ def test_constant_weight(batch: Batch, network: nn.Module, make_task: Callable[.
     torch.testing.assert_close(parts[1], 100 * parts[0])
 
 
-@pytest.mark.parametrize("method", ["dkl-ba", "dkl-ba-const"])
-def test_attack_weights(
-    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
-) -> None:
-    """The attack weights the two parts separately from the training loss."""
-    values = []
-    for wmse, ce in ((1.0, 0.0), (0.0, 1.0), (2.0, 3.0)):
-        task = make_task(method, attack_wmse_weight=wmse, attack_ce_weight=ce)
-        objective = task.attack_objective(network, batch)
-        assert objective is not None
-        values.append(objective(network(batch.adversarial)))
-    torch.testing.assert_close(values[2], 2 * values[0] + 3 * values[1])
-
-
 def test_constant_weight_is_not_rounded_with_half_precision_logits(
     make_task: Callable[..., Task],
 ) -> None:

@@ -161,19 +161,6 @@ def test_cross_entropy_alone_attacks_as_trades_does(
     assert not torch.equal(signs[0], signs[2])
 
 
-def test_gkl_attacks_at_power_one(
-    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
-) -> None:
-    values = []
-    for method, params in (("ikl", {}), ("gkl", {"power": 0.2, "temperature": 4.0})):
-        task = make_task(method, **params)
-        train_one_epoch(task, network, batch)
-        objective = task.attack_objective(network, batch)
-        assert objective is not None
-        values.append(objective(network(batch.adversarial)))
-    assert torch.equal(values[0], values[1])
-
-
 def test_forward_passes(network: nn.Module, batch: Batch, make_task: Callable[..., Task]) -> None:
     """One clean pass per attack; in the loss, adversarial images come before clean ones."""
     recorder = Recorder(network)

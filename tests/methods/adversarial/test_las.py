@@ -71,17 +71,6 @@ def test_trades_weighs_each_image_as_it_is_planned(
     assert_same_loss(task.loss(network, batch).loss, expected / len(batch.y), network)
 
 
-@pytest.mark.parametrize("method", ["las-at", "las-awp"])
-def test_attack_maximises_the_label_cross_entropy(
-    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
-) -> None:
-    objective = make_task(method, strategy_arch="resnet8").attack_objective(network, batch)
-    logits = network(batch.adversarial)
-    expected = -logits.log_softmax(1)[range(len(batch.y)), batch.y].mean()
-    assert objective is not None
-    torch.testing.assert_close(objective(logits), expected)
-
-
 def test_strategy_loss_is_reinforce() -> None:
     torch.manual_seed(4)
     logits = [torch.randn(6, a, dtype=torch.float64, requires_grad=True) for a in (3, 4)]
@@ -100,18 +89,31 @@ def test_strategy_loss_is_reinforce() -> None:
         torch.testing.assert_close(gradient, -2.5 * (taken - logits[h].detach().softmax(1)) / 6)
 
 
-class Constant(nn.Module):
-    """Always predicts class 2."""
+class Brightness(nn.Module):
+    """Predicts class 2 for images with a positive weighted sum of pixels, else class 0."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(x[0].numel()).to(x.dtype))
+        self.register_buffer("offset", (x.flatten(1) @ self.weight).median())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.eye(7, dtype=x.dtype)[2] + 0 * x.flatten(1).sum(1, keepdim=True)
+        score_B = x.flatten(1) @ self.weight - self.offset
+        others_B = torch.zeros_like(score_B)
+        return torch.stack([others_B, others_B - 9, score_B, *[others_B - 9] * 4], dim=1)
+
+    def worst(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        """The corner of the ball and of [0, 1] at which the label's probability is lowest."""
+        sign = torch.where(y == 2, -1.0, 1.0).to(x.dtype)[:, None, None, None]
+        # For the labels that are never predicted, a larger score also lowers the probability.
+        return (x + eps * sign * self.weight.sign().view(x[0].shape)).clamp(0, 1)
 
 
 class StubView:
-    """Holds a network, shifts images by 0.01 and looks ahead to a network that predicts class 2."""
+    """Holds a network, shifts images by 0.01 and looks ahead to another network."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, after: nn.Module) -> None:
+        self.model, self.after = model, after
         self.generator = torch.Generator().manual_seed(6)
         self.rate_factor = 0.1
         self.tried: list[Batch] = []
@@ -123,7 +125,7 @@ class StubView:
 
     def look_ahead(self, loss: Callable[..., Tensor], perturbation: Callable[..., Tensor]) -> Any:
         self.ahead = [loss(self.model), perturbation(self.model)]
-        return Constant()
+        return self.after
 
 
 @pytest.mark.parametrize("method", LAS)
@@ -134,24 +136,30 @@ def test_strategy_learns_from_the_loss_and_both_accuracies(
     task = with_tiny_strategy(
         make_task(method, strategy_arch="resnet8", strategy_interval=2, **weights)
     )
-    batch.y[:3] = 2
-    share = float((batch.y == 2).double().mean())
+    torch.manual_seed(7)
+    after = Brightness(batch.x)
+    batch.y = torch.where(torch.arange(12) < 9, after(batch.x).argmax(1), batch.y)
+    worst = after.worst(batch.x, batch.y, task.params.target_eps)
+    clean, robust = (
+        float((after(x).argmax(1) == batch.y).double().mean()) for x in (batch.x, worst)
+    )
+    assert 0 < robust < clean < 1
     before = [parameter.detach().clone() for parameter in task.strategy.parameters()]
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    view = StubView(network)
+    view = StubView(network, after)
     task.before_attack(batch, view)
     assert not view.tried, "the first of two steps is no update"
     generator = torch.Generator().manual_seed(6)
     task.before_attack(batch, view)
     (tried,) = view.tried
-    adv, clean = network(tried.adversarial).log_softmax(1), network(batch.x).log_softmax(1)
+    log_n, log_m = network(tried.adversarial).log_softmax(1), network(batch.x).log_softmax(1)
     right = range(len(batch.y)), batch.y
-    reached = -adv[right].mean()
+    reached = -log_n[right].mean()
     if method == "las-trades":
-        kl = (clean.exp() * (clean - adv)).sum(1)
-        reached = -clean[right].mean() + (tried.plan.kl_weight_B * kl).mean()
+        kl = (log_m.exp() * (log_m - log_n)).sum(1)
+        reached = -log_m[right].mean() + (tried.plan.kl_weight_B * kl).mean()
     torch.testing.assert_close(
-        task.reward, (reached + 4 * share + 2 * share).float().detach(), check_dtype=False
+        task.reward, (reached + 4 * robust + 2 * clean).float().detach(), check_dtype=False
     )
     # The update is one clipped gradient step on the REINFORCE loss of the tried draw.
     weight, bias = (value.clone().requires_grad_(True) for value in before)
@@ -171,6 +179,31 @@ def test_strategy_learns_from_the_loss_and_both_accuracies(
         expected = value - lr * gradient / max(1.0, float(norm) + 1e-6)
         torch.testing.assert_close(parameter.detach(), expected)
     assert all(torch.equal(network.state_dict()[name], state[name]) for name in state)
+
+
+def test_rewards_attack_finds_the_worst_images_in_the_ball(batch: Batch) -> None:
+    """Ten steps of a quarter of the radius reach the corner that maximises a linear loss."""
+    torch.manual_seed(7)
+    after, eps = Brightness(batch.x), 8 / 255
+    generator = torch.Generator().manual_seed(6)
+    found = _strategy.strongest(after, batch, eps, generator)
+    worst = after.worst(batch.x, batch.y, eps)
+    torch.testing.assert_close(found, worst)
+    assert not torch.equal(found, batch.x)
+
+
+def test_rewards_attack_keeps_the_better_of_two_starts(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(7)
+    after, eps = Brightness(batch.x), 8 / 255
+    worst = after.worst(batch.x, batch.y, eps)
+    halves = torch.arange(12)[:, None, None, None] < 6
+    starts = iter([torch.where(halves, worst, batch.x), torch.where(halves, batch.x, worst)])
+    monkeypatch.setattr(_strategy, "pgd", lambda *arguments: next(starts))
+    found = _strategy.strongest(after, batch, eps, torch.Generator())
+    assert torch.equal(found, worst)
+    assert next(starts, None) is None
 
 
 @pytest.mark.parametrize("method", LAS)

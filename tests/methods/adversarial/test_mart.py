@@ -32,18 +32,6 @@ def test_loss_is_the_released_one(
     assert_same_loss(loss, expected, network, rtol=1e-6, atol=1e-7)
 
 
-def test_attack_maximises_the_label_cross_entropy(
-    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
-) -> None:
-    objective, expected = (
-        make_task(name).attack_objective(network, batch) for name in ("mart", "pgd-at")
-    )
-    assert objective is not None
-    assert expected is not None
-    logits = network(batch.adversarial)
-    assert torch.equal(objective(logits), expected(logits))
-
-
 def test_a_certain_rival_stays_finite() -> None:
     adv = torch.tensor([[-1000.0, 1000.0]], requires_grad=True)
     parts = mart_loss(torch.tensor([[0.0, 0.0]]), adv, torch.tensor([0]))
