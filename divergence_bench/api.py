@@ -24,7 +24,7 @@ from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import external, resolve, runner
-from harness.experiment.record import check_registered, images_root
+from harness.experiment.record import check_registered, images_root, own_protocol
 from harness.models.external.probe import device_of
 from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics
@@ -60,8 +60,8 @@ def evaluate(
     model: Model,
     data: Any,
     *,
-    attacks: str | Sequence[str] = "standard",
-    norm: str = "Linf",
+    attacks: str | Sequence[str] | None = None,
+    norm: str | None = None,
     eps: float | str | Sequence[float | str] | None = None,
     n: int | None = None,
     precision: float | None = None,
@@ -89,8 +89,8 @@ def evaluate(
             (uint8, or floats in [0, 1]) and labels [N], as tensors or arrays; or a
             ``torch.utils.data.Dataset`` of such pairs.
         attacks: ``standard`` (AutoAttack), ``fast`` (APGD-CE, APGD-T), ``none``, or stages in
-            order.
-        norm: ``Linf`` or ``L2``.
+            order. Default: those of a stored run, else ``standard``.
+        norm: ``Linf`` or ``L2``. Default: that of a stored run, else ``Linf``.
         eps: radius, such as 8 / 255 or "8/255", for images in [0, 1]. If there are several radii,
             each is evaluated and the result for the largest is returned. Default: the radius of a
             stored run, else the dataset's customary Linf radius.
@@ -115,8 +115,8 @@ def evaluate(
         UserError: the model, the data or a setting cannot be used; the message says why.
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
-    stages = ATTACK_SETS.get(attacks, attacks) if isinstance(attacks, str) else tuple(attacks)
-    given = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
+    stages = ATTACK_SETS.get(attacks, attacks) if isinstance(attacks, str) else attacks
+    given: dict[str, Any] = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
     given |= {"limit": n} if precision is None else {"half_width": precision, "n_max": n}
     given |= settings
     sequential = precision is not None or settings.get("order") == "random"
@@ -128,7 +128,7 @@ def evaluate(
         return _evaluate_run(run, data, given, images, device, reporter, sequential=sequential)
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
-    if eps is None and not isinstance(data, str) and stages:
+    if eps is None and not isinstance(data, str) and (stages is None or stages):
         raise UserError("these images have no customary radius: give eps, such as 8 / 255")
     default = {"eps": loaded.info.default_eps}
     default |= resolve.random_order(loaded.info) if sequential else {}
@@ -181,18 +181,20 @@ def decide(
         results: the results folder.
         workers: number of processes that share the work.
         quiet: show no progress.
-        **settings: further arguments of ``evaluate``, for both models.
+        **settings: further arguments of ``evaluate``, for both models, with one radius. Default:
+            norm, attacks, budget and radius of the first model that is a stored run, else as for
+            ``evaluate``.
 
     Raises:
         UserError: a model, the data or a setting cannot be used; the message says why.
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
-    shared: dict[str, Any] = {
-        "results": folder,
-        "workers": workers,
-        "quiet": quiet,
-        "order": "random",
-    }
+    runs = [stored_run(folder, model) for model in (a, b) if isinstance(model, str | Path)]
+    settings = next((own_protocol(run) for run in runs if run), {}) | settings
+    radii = resolve.evaluation({}, {"eps": settings.get("eps")}, ()).eps
+    if len(radii) > 1:
+        raise UserError(f"models are compared at one radius, not at {len(radii)}: give one eps")
+    shared = {"results": folder, "workers": workers, "quiet": quiet, "order": "random"}
 
     def grow(model: Model) -> Callable[[int], EvaluationDirectory]:
         def evaluate_on(images: int) -> EvaluationDirectory:
@@ -358,13 +360,12 @@ def _evaluate_run(
     *,
     sequential: bool,
 ) -> Result:
-    """Evaluate a stored run on its own dataset; ``given`` overrides its radius and the defaults."""
+    """Evaluate a stored run on its own dataset; ``given`` overrides its protocol."""
     name = run.record["dataset"]
     folder_of_run = str(data).startswith("folder:") and dataset_info(data, images).name == name
     if data != name and not folder_of_run:
         raise UserError(f"{run.run_id} is a run on {name}: give that as data")
-    before = (run.record.get("config") or {}).get("evaluation", {})
-    default = {"eps": before.get("eps", 8 / 255)}
+    default = own_protocol(run)
     if sequential:
         default |= resolve.random_order(dataset_info(name, images_root(run, images)))
     protocol = resolve.evaluation(default, given, ())

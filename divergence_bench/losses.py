@@ -3,9 +3,10 @@
 Functions return the unweighted parts of a loss; modules hold the weights and return one scalar.
 Every module takes logits [B, C] of any float type and computes in float32 or wider.
 
-The reference comes first, as in the paper: ``logits_m`` are the logits o_m of the clean images or
-of the teacher, ``logits_n`` those of the adversarial images or of the student. Detach ``logits_m``
-if it must not receive gradients, as in distillation.
+In DKL, IKL and GKL the reference comes first, as in the paper: ``logits_m`` are the logits o_m of
+the clean images or of the teacher, ``logits_n`` those of the adversarial images or of the student.
+Detach ``logits_m`` if it must not receive gradients, as in distillation. KD and DKD take the
+student first, and no gradient flows into the teacher.
 """
 
 from __future__ import annotations

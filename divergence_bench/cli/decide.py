@@ -39,11 +39,15 @@ def decide(
         float,
         opt.value("PERCENT", "Probability of a wrong decision.", DECISION, parser=opt.share),
     ] = "5%",  # type: ignore[assignment]
-    n_max: Annotated[int | None, opt.value("N", "Stop undecided after N images.", DECISION)] = None,
+    n_max: Annotated[
+        int | None, opt.value("N", "Stop undecided after N images, in whole chunks.", DECISION)
+    ] = None,
     attacks: opt.Attacks = None,
     budget: opt.Budget = None,
     norm: opt.Norm = None,
-    eps: opt.Eps = None,
+    eps: Annotated[
+        str | None, opt.value("RADIUS", "One perturbation radius, such as 8/255.", opt.ATTACK)
+    ] = None,
     dataset: opt.Dataset = None,
     data_root: opt.DataRoot = None,
     results: opt.Results = opt.RESULTS,
@@ -57,7 +61,8 @@ def decide(
 ) -> None:
     """Evaluate two models on the same random images until one is better or both are equal.
 
-    The decision is valid although it is tested after each chunk of images.
+    The decision is valid although it is tested after each chunk of images. Attacks, norm, radius
+    and budget are by default those of the first model that is a stored run.
     """
     from divergence_bench import api
 

@@ -103,7 +103,7 @@ Run = Annotated[
     str,
     Argument(help="A run: its id, or the start of it.", autocompletion=completion.runs),
 ]
-Json = Annotated[bool, flag("--json", "Print one JSON object instead of text.")]
+Json = Annotated[bool, flag("--json", "Print JSON instead of text.")]
 Quiet = Annotated[bool, flag("--quiet", "Show no progress.")]
 # Required by one command, optional in another.
 METHODS = value(
@@ -150,7 +150,7 @@ Attacks = Annotated[
     str | None,
     value(
         "NAMES",
-        "Stages in order: apgd-ce,apgd-t,fab-t,square. Default: the run's, or all four.",
+        "standard (all four), fast, none, or stages in order, of apgd-ce,apgd-t,fab-t,square.",
         ATTACK,
         complete=completion.attacks,
     ),
@@ -179,7 +179,9 @@ Precision = Annotated[
         parser=share,
     ),
 ]
-NMax = Annotated[int | None, value("N", "Draw at most N images, at random.", ATTACK)]
+NMax = Annotated[
+    int | None, value("N", "Draw at most N images, at random, in whole chunks.", ATTACK)
+]
 SaveAdversarial = Annotated[
     str | None,
     value("KIND", "Save the adversarial images as float32 or uint8.", ATTACK),

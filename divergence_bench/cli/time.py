@@ -44,7 +44,7 @@ def time(
 ) -> None:
     """Time training steps of methods, in turns, in one process on one device.
 
-    The dataset sets shapes, classes and augmentation; if it is missing, images are random.
+    The dataset sets shapes, classes and augmentation; without its files, images are random.
     """
     from harness.experiment.step_timing import Plan, time_methods
 

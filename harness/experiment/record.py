@@ -114,12 +114,17 @@ def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> 
 
 
 def check_registered(directory: RunDirectory) -> None:
-    """Check that the dataset and the architecture of a trained run are registered here.
+    """Check that a run has weights, and that its dataset and architecture are registered here.
 
     Raises:
-        UserError: one is not registered; another package or program registered it.
+        UserError: the run is a loaded model, or another package or program registered one of them.
     """
     record = directory.record
+    if record.get("kind") == "loaded":
+        raise UserError(
+            f"{directory.run_id} is the result of a model whose weights are not stored: give the "
+            "model itself"
+        )
     dataset, arch = str(record.get("dataset")), str(record.get("arch"))
     for kind, name, known, function in (
         ("dataset", dataset, dataset in DATASETS or dataset.startswith("folder:"), "dataset"),
@@ -148,6 +153,12 @@ def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
     is_own = record["dataset"].startswith("folder:")
     other = is_own and given and not any((given / part).is_dir() for part in ("test", "val"))
     return Path(stored) if given is None or other else given
+
+
+def own_protocol(directory: RunDirectory) -> dict[str, Any]:
+    """The norm, radii, attacks and budget with which the run was made."""
+    made = (directory.record.get("config") or {}).get("evaluation", {})
+    return {name: made[name] for name in ("norm", "eps", "attacks", "budget") if name in made}
 
 
 def training_header(

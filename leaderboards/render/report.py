@@ -10,7 +10,7 @@ from rich.console import Console
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import make_folder, write_bytes_atomic
-from leaderboards.build import FIELDS, field, named, small, table, tables
+from leaderboards.build import FIELDS, SMALL_NAME, field, named, small, table, tables
 from leaderboards.render.bibtex import to_bibtex
 from leaderboards.render.data import to_csv, to_json
 from leaderboards.render.html import site, to_html
@@ -39,6 +39,8 @@ FROM runs
 def print_report(name: str, format_: str, results: Path | None, console: Console) -> None:
     """Print the tables with a name in one of ``FORMATS``.
 
+    In JSON, ``small`` is a list of tables; in CSV, the tables follow each other under one header.
+
     Args:
         name: ``2``, ``field-cifar10`` or ``small``.
         format_: one of ``FORMATS``.
@@ -56,8 +58,14 @@ def print_report(name: str, format_: str, results: Path | None, console: Console
             if number:
                 console.print()
             print_table(each, console)
+        return
+    texts = [text_of(each, format_, printed_only=results is None) for each in shown]
+    if name == SMALL_NAME and format_ == "json":
+        console.file.write(f"[{','.join(texts)}]\n")
+    elif format_ == "csv":
+        # The header line appears once.
+        console.file.write(texts[0] + "".join(text.partition("\n")[2] for text in texts[1:]))
     else:
-        texts = [text_of(each, format_, printed_only=results is None) for each in shown]
         console.file.write("\n".join(texts))
 
 

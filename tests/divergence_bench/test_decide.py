@@ -10,6 +10,7 @@ from torch import nn
 
 import divergence_bench as bench
 from harness.errors import UserError
+from harness.store.rundir import RunDirectory
 from leaderboards.summary import run_summary
 from leaderboards.table import ANY_TIME
 from tests.divergence_bench.test_api import network
@@ -89,6 +90,26 @@ def test_the_command_line_decides_between_stored_models(tmp_path: Path, call):
     assert ended.status == 0, ended.err
     assert json.loads(ended.out)["winner"] == "a"
     assert call("decide", "good:make", "bad:make").status == 2
+
+
+def test_the_protocol_of_a_stored_run_is_that_of_both_models(tmp_path: Path):
+    made: dict[str, Any] = {"results": tmp_path, "quiet": True}
+    budget = {"n_iter": 2}
+    run = bench.train(
+        "vanilla", "digits", epochs=1, train_limit=64, n=20, norm="L2", eps=0.02,
+        attacks="fast", evaluation={"budget": budget}, **made,
+    )  # fmt: skip
+    decision = bench.decide(network(), run.run_id, "digits", n=40, chunk_size=20, **made)
+    stored = RunDirectory(tmp_path, run.run_id).evaluation(decision.comparison.evaluations[1])
+    protocol = stored.record["protocol"]
+    assert (protocol["norm"], protocol["eps"]) == ("L2", 0.02)
+    assert protocol["attacks"] == ["apgd-ce", "apgd-t"]
+    assert protocol["budget"]["n_iter"] == 2
+    again = bench.evaluate(run.run_id, "digits", n=20, **made)
+    assert again.protocol["attack_version"] == run.protocol["attack_version"]
+    assert (again.protocol["norm"], again.protocol["eps"]) == ("L2", 0.02)
+    with pytest.raises(UserError, match="one radius, not at 2"):
+        bench.decide(run.run_id, network(), "digits", eps="0,8/255", **made)
 
 
 def test_precision_stops_early_and_says_so(tmp_path: Path):

@@ -1,5 +1,7 @@
 """The reference runs in the repository are complete, and their pages say what they hold."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 from divergence_bench.cli.main import command
 from harness.experiment.sweep import SweepSpec, read_spec, rows
 from harness.store.exchange import import_
+from leaderboards.build import small
 from leaderboards.reference import REFERENCE, reference_runs
+from leaderboards.render.data import to_csv
 
 PAGE = (REFERENCE / "README.md").read_text()
 FOLDERS = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
@@ -36,6 +40,21 @@ def test_the_table_is_the_report_of_the_records(
     arguments = ["--table", "small", "--format", "markdown", "--results", str(tmp_path)]
     command("report").main(arguments, standalone_mode=False)
     assert capsys.readouterr().out == (REFERENCE / "small-scale.md").read_text()
+
+
+def test_several_tables_are_one_json_value_and_one_csv_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--table", "small", "--results", str(tmp_path)]
+    command("report").main([*arguments, "--json"], standalone_mode=False)
+    tables = small(tmp_path)
+    shown = json.loads(capsys.readouterr().out)
+    assert [each["title"] for each in shown] == [table.title for table in tables]
+    command("report").main([*arguments, "--format", "csv"], standalone_mode=False)
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["column"] for line in lines] == [
+        line["column"] for table in tables for line in csv.DictReader(io.StringIO(to_csv(table)))
+    ]
 
 
 @pytest.mark.parametrize("study", STUDIES)
