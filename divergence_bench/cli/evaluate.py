@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     weights: Annotated[
         Path | None,
-        opt.value("FILE", "Local weights file for a zoo model.", MODEL),
+        opt.value("FILE", "Weights file for a zoo model or a function.", MODEL),
     ] = None,
     weights_key: Annotated[
         str | None,
