@@ -20,6 +20,7 @@ from divergence_bench.cli.tables import (
 )
 from harness.errors import UserError
 from harness.progress import Reporter
+from harness.store.files import check_writable
 from harness.store.rundir import run_folders
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def check(
         )
     if keep is not None and run_folders(keep):
         raise UserError(f"{keep} holds runs, perhaps from other code: give an empty folder")
+    if update:
+        check_writable(baseline.parent)
     if methods:
         expected = regression.new_baseline(opt.names(methods))
     else:

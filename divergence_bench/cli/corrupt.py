@@ -70,7 +70,7 @@ def corrupt(
     with (
         stdout_for_results(),
         directory.lock(),
-        recorded(directory, {}, reporter),
+        recorded(directory, {}, reporter, further=True),
         reporter.stage("corrupt") as stage,
     ):
         result = evaluate_corrupted(

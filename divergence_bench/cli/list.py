@@ -173,6 +173,7 @@ def run_row(run: RunDirectory) -> Row:
     """Return a run's ``RUN_COLUMNS``, with accuracies under its own protocol, and its method."""
     record, own = run.record, run.own_evaluation()
     metrics: dict[str, Any] = own.record["metrics"] if own is not None else {}
+    attacked = own is not None and own.record["protocol"]["attacks"]
     return {
         "run": run.run_id,
         "status": record["status"],
@@ -181,7 +182,7 @@ def run_row(run: RunDirectory) -> Row:
         "recipe": record.get("recipe"),
         "seed": record.get("seed"),
         "clean": metrics.get("clean", {}).get("value"),
-        "robust": metrics.get("robust", {}).get("value"),
+        "robust": metrics.get("robust", {}).get("value") if attacked else None,
         "partial": bool(record.get("partial")),
         "started": record.get("started_at"),
         "method": record.get("method"),

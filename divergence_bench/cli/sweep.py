@@ -25,7 +25,7 @@ from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.progress import Reporter, duration
 from harness.registry import METHODS
-from harness.store.rundir import RunDirectory
+from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.text import counted
 
 if TYPE_CHECKING:
@@ -298,7 +298,10 @@ def summaries(items: Sequence[Item]) -> list[RunSummary]:
         lacking = Database(item.config.results).lacks(item.config.run_id)
         if item.state == "done" and not lacking:
             first.setdefault(protocol(item), item)
-    return [run_summary(item.config.results, item.config.run_id) for item in first.values()]
+    return [
+        run_summary(item.config.results, item.config.run_id, _finished(item).evaluation_id)
+        for item in first.values()
+    ]
 
 
 def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedComparison]]:
@@ -325,9 +328,15 @@ def protocol(item: Item) -> tuple[str, str]:
 
 def _evaluated(item: Item) -> Evaluated:
     from harness.evaluation.analysis.stored import evaluated
+
+    return evaluated(_finished(item))
+
+
+def _finished(item: Item) -> EvaluationDirectory:
+    """Return the evaluation of a run that is done, at its largest radius."""
     from harness.experiment.sweep import find_evaluation
 
     directory = RunDirectory(item.config.results, item.config.run_id)
     evaluation = find_evaluation(directory, item.config)
     assert evaluation is not None
-    return evaluated(evaluation)
+    return evaluation

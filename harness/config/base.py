@@ -23,8 +23,7 @@ def later_identity(default: Any, **constraints: Any) -> Any:
 
     A field that is added to a section this way changes no existing run's id.
     """
-    extra = {"identity": True, "later": True}
-    return Field(default, json_schema_extra=extra, **constraints)
+    return Field(default, json_schema_extra={"identity": True, "later": True}, **constraints)
 
 
 def cost(default: Any = ..., **constraints: Any) -> Any:
@@ -53,8 +52,11 @@ class Strict(BaseModel):
 class Section(Strict):
     """Base class of all sections of the configuration."""
 
-    def identity_payload(self) -> dict[str, Any]:
-        """The identity fields, nested, ready for JSON."""
+    def identity_payload(self, *, complete: bool = False) -> dict[str, Any]:
+        """The identity fields, nested, ready for JSON.
+
+        Those declared with ``later_identity`` are left out at their defaults, unless ``complete``.
+        """
         payload: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             if not isinstance(info.json_schema_extra, dict):
@@ -62,10 +64,10 @@ class Section(Strict):
             value = getattr(self, name)
             if not info.json_schema_extra["identity"]:
                 continue
-            if info.json_schema_extra.get("later") and value == info.default:
+            if info.json_schema_extra.get("later") and value == info.default and not complete:
                 continue
             payload[name] = (
-                value.identity_payload()
+                value.identity_payload(complete=complete)
                 if isinstance(value, Section)
                 else self.model_dump(mode="json", include={name})[name]
             )

@@ -31,21 +31,28 @@ INDEX_WAIT_S = 5.0
 
 @contextmanager
 def recorded(
-    directory: RunDirectory, described: dict[str, Any], reporter: Reporter, *, index: bool = True
+    directory: RunDirectory,
+    described: dict[str, Any],
+    reporter: Reporter,
+    *,
+    index: bool = True,
+    further: bool = False,
 ) -> Iterator[None]:
     """Record how the block inside ends as the run's status, in its directory and the database.
 
     A finished run stays finished: further evaluations have their own status, and one that fails or
-    is stopped must not remove a result from the tables.
+    is stopped must not remove a result from the tables. Nor does a ``further`` evaluation finish a
+    run, unless it is the run's own.
 
     Args:
         directory: the run directory.
         described: what its record says from the start.
         reporter: where a database that cannot be written is reported, at the end.
         index: whether to update the database; False if another process does.
+        further: whether the block is a further evaluation of a trained run.
     """
     began_at = time.monotonic()
-    finished = directory.exists and directory.record["status"] == "success"
+    finished = directory.exists and (further or directory.record["status"] == "success")
     began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
     directory.update(**described, **({} if finished else began))
 
@@ -66,6 +73,8 @@ def recorded(
         directory.log(traceback.format_exc())
         raise
     else:
+        if further and directory.record["status"] != "success":
+            finished = directory.own_evaluation() is None
         end("success")
     finally:
         directory.progress_path.unlink(missing_ok=True)
@@ -95,8 +104,13 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
 
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
     """The fields of a trained run's run.json that every call writes, even after training."""
-    changes = recipe_changes(config)
-    at_scale = not changes and not dataset_info(config.data.name, config.data.root).small_scale
+    small = dataset_info(config.data.name, config.data.root).small_scale
+    recipe, changes = config.recipe, recipe_changes(config)
+    if changes and not small:
+        # The same run may be named by a recipe, or by another recipe with changes.
+        same = (name for name in method.recipes if not recipe_changes(_by_recipe(config, name)))
+        recipe = next(same, recipe)
+        changes = recipe_changes(_by_recipe(config, recipe))
     return {
         "kind": "trained",
         "method": config.method,
@@ -104,13 +118,17 @@ def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> 
         "task": method.card.family,
         "dataset": config.data.name,
         "arch": config.model.arch,
-        "recipe": config.recipe,
+        "recipe": recipe,
         "recipe_changes": changes,
-        "scale": "paper" if at_scale else "small",
+        "scale": "small" if changes or small else "paper",
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
         "config_passed": passed or {},
     }
+
+
+def _by_recipe(config: RunConfig, name: str) -> RunConfig:
+    return config.model_copy(update={"recipe": name})
 
 
 def check_registered(directory: RunDirectory) -> None:

@@ -368,10 +368,10 @@ def recipe_changes(config: RunConfig) -> dict[str, Any]:
 
 def changes(base: RunConfig, config: RunConfig) -> dict[str, Any]:
     """The identity fields of ``config`` that differ from ``base``, dotted path to value."""
-    before, absent = flat(base.identity_payload()), object()
+    before, absent = flat(base.identity_payload(complete=True)), object()
     return {
         path: value
-        for path, value in flat(config.identity_payload()).items()
+        for path, value in flat(config.identity_payload(complete=True)).items()
         if before.get(path, absent) != value
     }
 

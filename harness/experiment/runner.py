@@ -97,6 +97,7 @@ def run(
             reporter.line(note)
         if directory.model_path.exists():
             reporter.line(f"{config.run_id} is already trained")
+            described.pop("config_passed")  # that of the training stays
         else:
             check_images(directory, data.train)
             described |= training_header(config, method, data, device, processes)
@@ -178,7 +179,7 @@ def evaluate_run(
     model = load_run_model(directory)
     data = load_dataset(record["dataset"], root, splits=("test",))
     check_protocol(evaluation, data.test)
-    with directory.lock(), recorded(directory, {}, reporter):
+    with directory.lock(), recorded(directory, {}, reporter, further=True):
         return evaluate_into(directory, model, data.test, evaluation, reporter, where, executor)
 
 
@@ -200,6 +201,8 @@ def trained_model(
             selection=config.training.selection.rule,
             selected_epoch=selected.epoch,
             metrics=training_metrics(selected, directory, len(data.test), inputs.teacher),
+            # An imported record has the checksum of weights that are not here.
+            model_sha256=None,
         )
         save_model(
             directory.model_path,
@@ -214,7 +217,7 @@ def trained_model(
             epoch=selected.epoch,
         )
     model = load_run_model(directory)
-    if "model_sha256" not in directory.record:
+    if directory.record.get("model_sha256") is None:
         directory.update(model_sha256=state_dict_sha256(model))
     return model
 
@@ -267,8 +270,8 @@ def tracked_metrics(epochs: list[dict[str, Any]], test_size: int) -> dict[str, d
     images that it measures.
     """
     tracked = {e["epoch"]: e["clean_test"] for e in epochs if e.get("clean_test") is not None}
-    if not tracked:
-        return {}
+    if not tracked or len(tracked) < len(epochs):
+        return {}  # not tracked, or only since a restart
 
     def estimate(epoch: int) -> dict[str, float]:
         return accuracy(round(tracked[epoch] * test_size), test_size)
@@ -330,9 +333,5 @@ def check_images(directory: RunDirectory, images: ImageSource) -> None:
 
 def check_weights(directory: RunDirectory) -> None:
     """Raise a UserError if a run has finished evaluations, but its weights are missing."""
-    if directory.finished_evaluations() and not directory.model_path.exists():
-        raise UserError(
-            f"run {directory.run_id} has finished evaluations, but {directory.model_path} is "
-            "missing: `db merge` the results folder that has it, or train it again in another "
-            "results folder"
-        )
+    if directory.finished_evaluations():
+        _ = directory.trained_model

@@ -23,6 +23,7 @@ from harness.config.validate import validated
 from harness.data import dataset_info
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
+from harness.evaluation.driver import is_enough
 from harness.experiment import runner
 from harness.experiment.record import header, indexed
 from harness.experiment.resolve import DEFAULT_DATASET, changes, method_of, resolve
@@ -271,8 +272,9 @@ def _item(group: Sequence[Row]) -> Item:
     damage = directory.damage if directory.exists else None
     record = directory.record if directory.exists and not damage else {}
     trained = directory.model_path.exists()
-    found = [find_evaluation(directory, config, each) for each in config.evaluation.protocols()]
-    evaluated = all(each is not None and each.record["status"] == "success" for each in found)
+    protocols = config.evaluation.protocols()
+    found = [find_evaluation(directory, config, each) for each in protocols]
+    evaluated = all(map(_is_finished, found, protocols))
     epochs = config.training.epochs if trained else _checkpointed(directory)
     chunks = sum(len(each.finished_chunks()) for each in found if each is not None)
     unfinished: State = "partial" if epochs or chunks else "missing"
@@ -285,6 +287,14 @@ def _item(group: Sequence[Row]) -> Item:
         chunks=chunks,
         error=record.get("error") if record.get("status") == "error" else damage,
     )
+
+
+def _is_finished(evaluation: EvaluationDirectory | None, protocol: EvalProtocol) -> bool:
+    """Whether an evaluation is finished, on enough images, and has the images it should save."""
+    if evaluation is None or evaluation.record["status"] != "success":
+        return False
+    saved = (evaluation.record.get("adversarial") or {}).get("kept")
+    return is_enough(evaluation, protocol) and protocol.save_adversarial in ("no", saved)
 
 
 def _checkpointed(directory: RunDirectory) -> int:

@@ -30,7 +30,7 @@ from harness.store.files import (
     sync_folder,
     write_bytes_atomic,
 )
-from harness.store.ingest import Snapshot, known_of, read_reported, snapshot
+from harness.store.ingest import Snapshot, known_of, no_rows, read_reported, snapshot
 from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 from harness.store.schema import META, TABLES, create_views
 
@@ -123,8 +123,7 @@ class Database:
         Raises:
             UserError: a file of the directory is damaged, or the database cannot be written.
         """
-        mark = self.results / UNINDEXED / f"{run.run_id}.{secrets.token_hex(4)}"
-        append_text("", mark)
+        mark = self.mark(run.run_id)
         try:
             # No outcome means that another process has just stored the run.
             outcome = self._index(self._wait_s).get(run.run_id, {})
@@ -135,6 +134,12 @@ class Database:
         if isinstance(outcome, UserError):
             raise outcome
         return outcome
+
+    def mark(self, run_id: str) -> Path:
+        """Let the next command that can update the rows of a run, and return the mark's file."""
+        mark = self.results / UNINDEXED / f"{run_id}.{secrets.token_hex(4)}"
+        append_text("", mark)
+        return mark
 
     def store(self, run: RunDirectory) -> None:
         """Store the rows of a run from any results folder in this database.
@@ -158,7 +163,8 @@ class Database:
             for run_id in dict.fromkeys(mark.name.rpartition(".")[0] for mark in marks):
                 run = RunDirectory(self.results, run_id)
                 try:
-                    rows = snapshot(run, known_of(connection, run_id))
+                    moved = not run.path.exists()
+                    rows = no_rows(run_id) if moved else snapshot(run, known_of(connection, run_id))
                 except UserError as error:
                     found[run_id] = error
                     continue
@@ -182,10 +188,8 @@ class Database:
         """
         if not self.path.exists():
             return
-        with self._writer() as connection, _transaction(connection):
-            for table in TABLES.values():
-                if any(column.name == "run_id" for column in table.columns):
-                    connection.execute(f"DELETE FROM {table.name} WHERE run_id = ?", [run_id])
+        with self._writer() as connection:
+            _store(connection, no_rows(run_id))
 
     def load_reported(self, csv: Path) -> None:
         """Load the numbers of a CSV file into ``reported``, unless they are already there.

@@ -77,6 +77,11 @@ def known_of(connection: duckdb.DuckDBPyConnection, run_id: str) -> Known:
     return Known(hashes, {name: (sha256, record) for name, sha256, record in stored})
 
 
+def no_rows(run_id: str) -> Snapshot:
+    """The rows of a run that was deleted or moved away."""
+    return Snapshot(run_id, {}, {}, frozenset(), {})
+
+
 def snapshot(run: RunDirectory, known: Known | None = None) -> Snapshot:
     """Read a run directory, leaving out damaged evaluations.
 
@@ -176,7 +181,7 @@ def _metric_rows(
 def _epoch_rows(run: RunDirectory) -> list[dict[str, Any]]:
     epochs = run.epochs()
     numbers = [record.get("epoch") for record in epochs if isinstance(record, dict)]
-    if len(set(numbers)) < len(epochs):
+    if len({number for number in numbers if isinstance(number, int)}) < len(epochs):
         raise UserError(f"{run.epochs_path} has a duplicate epoch or an invalid line: fix it")
     return [record | {"run_id": run.run_id} for record in epochs]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.store.files import DamagedFile
 
@@ -21,6 +21,8 @@ class Started(Facts):
 
     status: str
     started_at: str | None = None
+    finished_at: str | None = None
+    wall_s: float | None = None
     error: str | None = None
     protocol: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
@@ -33,6 +35,8 @@ class StartedRun(Started):
     dataset: str | None = None
     method: str | None = None
     arch: str | None = None
+    recipe: str | None = None
+    recipe_changes: dict[str, Any] | None = None
     seed: int | None = None
     config: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
@@ -51,6 +55,11 @@ class Protocol(Facts):
     eps: float
     attacks: list[str]
     n: int = Field(gt=0)
+    precision: str
+    attack_version: str
+    standard: bool
+    data_sha256: str
+    model_sha256: str
 
 
 class Metric(Facts):
@@ -62,8 +71,16 @@ class Metric(Facts):
 class FinishedEvaluation(Started):
     """Fields of an evaluation with status success."""
 
+    finished_at: str
     protocol: Protocol  # type: ignore[assignment]
     metrics: dict[str, Metric]
+
+    @model_validator(mode="after")
+    def _has_all_accuracies(self) -> Self:
+        missing = {"clean", "robust", *self.protocol.attacks} - set(self.metrics)
+        if missing:
+            raise ValueError(f"metrics lack {', '.join(sorted(missing))}")
+        return self
 
 
 def check_facts(record: dict[str, Any], facts: type[Facts], path: Path) -> None:
@@ -76,7 +93,7 @@ def check_facts(record: dict[str, Any], facts: type[Facts], path: Path) -> None:
         facts.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "a field"
         raise DamagedFile(
             f"{where} in {path} is missing or not valid ({first['msg']}): restore the file, or "
             "move its folder away"

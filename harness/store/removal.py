@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def set_aside(run: RunDirectory) -> Path:
     kept = RunDirectory(aside, run.run_id)
     with run.lock():
         move_folder(run.path, kept.path)
-    Database(run.results).forget(run.run_id)
+    database = Database(run.results, wait_s=0)
+    mark = database.mark(run.run_id)
+    with suppress(UserError):  # the database is busy: a later command deletes the rows
+        database.forget(run.run_id)
+        mark.unlink(missing_ok=True)
     return aside
 
 

@@ -176,10 +176,16 @@ class RunDirectory(_Record):
 
     @property
     def trained_model(self) -> Path:
-        """The model file; ``UserError`` if its training is not finished."""
-        if not self.model_path.exists():
-            raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
-        return self.model_path
+        """The model file; ``UserError`` if training is not finished or the file is missing."""
+        if self.model_path.exists():
+            return self.model_path
+        if self.finished_evaluations():
+            raise UserError(
+                f"run {self.run_id} has finished evaluations, but {self.model_path} is missing: "
+                "`db merge` the results folder that has it, or train it again in another results "
+                "folder"
+            )
+        raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
@@ -244,8 +250,8 @@ class RunDirectory(_Record):
             own = EvalConfig.model_validate((self.record.get("config") or {})["evaluation"])
         except (KeyError, ValidationError):
             return finished[0] if finished else None
-        # A standard budget is not recorded.
-        wanted = {"budget": None} | own.protocols()[-1].identity_payload()
+        # A standard budget and the order of the file are not recorded.
+        wanted = {"budget": None, "order": None} | own.protocols()[-1].identity_payload()
         for evaluation in reversed(finished):
             protocol = evaluation.record.get("protocol") or {}
             if all(protocol.get(name) == value for name, value in wanted.items()):

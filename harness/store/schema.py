@@ -108,7 +108,7 @@ EVALUATIONS = Table(
         Column("provenance", "JSON", "as in runs, of the evaluating process"),
         Column("started_at", "TIMESTAMP", "UTC"),
         Column("finished_at", "TIMESTAMP", "UTC"),
-        Column("wall_s", "DOUBLE", "wall-clock seconds"),
+        Column("wall_s", "DOUBLE", "seconds of its chunks, summed over processes"),
         Column("error", "VARCHAR", "why an evaluation with status error ended"),
         Column("verdicts_sha256", "VARCHAR", "hash of the verdict file whose rows are in verdicts"),
         Column("record", "VARCHAR", "the evaluation's whole evaluation.json", since=2),

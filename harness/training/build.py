@@ -69,6 +69,11 @@ def training_loader(
         UserError: the images cannot be augmented or mixed as configured.
     """
     data, batch_size = config.data, config.training.batch_size
+    if data.crop_padding >= (size := split.info.image_size):
+        raise UserError(
+            f"data.crop_padding={data.crop_padding} is not less than the {size} pixels of an image "
+            f"of {split.info.name}: give a smaller one"
+        )
     augment = Augmentation(
         data.crop_padding, data.flip, data.crop_mode, data.rotation, data.autoaugment
     )

@@ -93,6 +93,7 @@ def adding_to(results: Path) -> Callable[..., str]:
         kind = "standard" if attacks == STANDARD else f"custom({','.join(attacks)})"
         names = ("clean", *attacks)
         metrics = {name: accuracy(left, n) for name, left in zip(names, correct, strict=True)}
+        metrics["robust"] = metrics[names[-1]]
         if len(attacks) == 4:
             metrics["aa"] = metrics["square"]
         evaluation = run.evaluation(evaluation_id)
@@ -110,7 +111,9 @@ def adding_to(results: Path) -> Callable[..., str]:
                 "n": n,
                 "index_sha256": "1" * 64,
                 "data_sha256": "2" * 64,
+                "model_sha256": "3" * 64,
                 "precision": "float32",
+                "standard": len(attacks) == 4,
                 "partial": False,
             }
             | (protocol or {}),

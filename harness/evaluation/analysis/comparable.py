@@ -142,6 +142,6 @@ def settings(run: Facts) -> dict[str, Any]:
         source = run.get("source") or {}
         return {"source": source.get("source"), "arch": run.get("arch")}
     try:
-        return flat(RunConfig.model_validate(config).identity_payload())
+        return flat(RunConfig.model_validate(config).identity_payload(complete=True))
     except ValidationError:  # the run is from a release with other settings
         return flat(config)

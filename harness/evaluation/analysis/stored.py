@@ -38,6 +38,7 @@ def compare_runs(
             "one run cannot be compared: give two or more, or --method-a and --method-b"
         )
     chosen = choose([finished(results, source, norm, eps) for source in sources])
+    _refuse_repeated("run", [each.run["run_id"] for each in chosen] if len(chosen) > 2 else ())
     groups: dict[str, list[Evaluated]] = defaultdict(list)
     for evaluated in chosen:
         groups[_group(evaluated.run)].append(evaluated)
@@ -54,11 +55,19 @@ def compare_methods(
     Raises:
         UserError: a method has no finished runs, or its runs differ in more than the seed.
     """
+    _refuse_repeated("method", methods)
     groups = [_runs_of(results, method, dataset) for method in methods]
     chosen = iter(choose([_fitting(run, "", norm, eps) for group in groups for run in group]))
     comparison = compare_seeds([[next(chosen) for _ in group] for group in groups])
     left_out = [f"left out: {run.damage}" for run in list_runs(results) if run.damage]
     return replace(comparison, notes=(*comparison.notes, *left_out))
+
+
+def _refuse_repeated(what: str, names: Sequence[str]) -> None:
+    """Refuse a name that is given twice, which would count as independent evidence."""
+    repeated = next((name for name in names if list(names).count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"the {what} {repeated} is given more than once: name each {what} once")
 
 
 def finished(

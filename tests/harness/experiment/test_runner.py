@@ -11,13 +11,14 @@ import torch
 from distilling import TINY, Lines, assert_same_weights, trained
 
 import divergence_bench as bench
-from harness.config import EvalConfig
+from divergence_bench.cli.list import run_row
+from harness.config import EvalConfig, merge
 from harness.data import Dataset, ImageSet, load_dataset
 from harness.errors import UserError
 from harness.experiment import record as recording
 from harness.experiment import runner
 from harness.experiment.external import evaluate_external
-from harness.experiment.resolve import resolve
+from harness.experiment.resolve import recipe_changes, resolve
 from harness.experiment.runner import Outcome, run
 from harness.progress import Reporter
 from harness.registry import METHODS
@@ -58,6 +59,71 @@ def test_a_runs_scale_does_not_depend_on_how_it_is_evaluated(limit):
         )
     ]
     assert scales == ["paper", "small", "small"]
+
+
+def test_a_run_has_one_scale_and_recipe_however_it_is_named():
+    """A recipe with changes may be another recipe, which is then recorded."""
+    changes = ["params.ce_weight=4", "params.temperature=2"]
+    named = resolve("ikl", recipe="table2/ikl-a20-b4")
+    changed = resolve("ikl", recipe="cifar100", assignments=changes)
+    assert named.run_id == changed.run_id
+    for config in (named, changed):
+        header = recording.header(config, METHODS.get("ikl"), None)
+        assert (header["scale"], header["recipe_changes"]) == ("paper", {})
+        assert header["recipe"].startswith("table")
+    other = resolve("ikl", recipe="cifar100", assignments=[*changes, "params.ce_weight=3.5"])
+    header = recording.header(other, METHODS.get("ikl"), None)
+    assert (header["scale"], header["recipe"]) == ("small", "cifar100")
+    assert header["recipe_changes"] == {"params.ce_weight": 3.5, "params.temperature": 2}
+
+
+def test_turning_off_what_a_recipe_turns_on_is_a_change(monkeypatch):
+    method = METHODS.get("trades")
+    augmented = merge(method.recipes["cifar10"](), {"data": {"cutmix": 0.5, "autoaugment": True}})
+    monkeypatch.setitem(method.recipes, "cifar10", lambda: augmented)
+    off = ["data.cutmix=0", "data.autoaugment=false"]
+    config = resolve("trades", recipe="cifar10", assignments=off)
+    assert recipe_changes(config) == {"data.cutmix": 0, "data.autoaugment": False}
+    assert not recipe_changes(resolve("trades", recipe="cifar10"))
+
+
+def test_a_run_imported_without_weights_can_be_trained_again(tmp_path):
+    """Its record has the checksum of other weights, as from another processor."""
+    directory = RunDirectory.create(tmp_path, resolve("vanilla", options=TINY).run_id)
+    directory.update(status="cancelled", model_sha256="0" * 64)
+    assert trained(tmp_path, "vanilla").record["model_sha256"] != "0" * 64
+
+
+def test_a_further_evaluation_does_not_finish_a_cancelled_run(tmp_path):
+    class Stop(Lines):
+        def stage(self, title: str, *arguments: Any, **named: Any) -> Any:
+            if title == "evaluate":
+                raise KeyboardInterrupt
+            return super().stage(title, *arguments, **named)
+
+    own = {"evaluation.limit": 10}
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "vanilla", Stop(), **own)
+    config = resolve("vanilla", options={**TINY, **own})
+    directory = RunDirectory(tmp_path, config.run_id)
+    began = directory.record["started_at"]
+    other = config.evaluation.model_copy(update={"limit": 5})
+    runner.evaluate_run(directory, other, None, "cpu", QUIET)
+    assert (directory.record["status"], directory.record["started_at"]) == ("cancelled", began)
+    runner.evaluate_run(directory, config.evaluation, None, "cpu", QUIET)
+    assert (directory.record["status"], directory.record["started_at"]) == ("success", began)
+
+
+def test_a_run_without_attacks_has_no_robust_accuracy_in_the_list(tmp_path):
+    row = run_row(trained(tmp_path, "vanilla", **{"evaluation.attacks": ()}))
+    assert row["clean"] is not None
+    assert row["robust"] is None
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_padding_larger_than_the_image_is_refused(mode, tmp_path):
+    with pytest.raises(UserError, match=r"data\.crop_padding=8 is not less than the 8 pixels"):
+        trained(tmp_path, "vanilla", **{"data.crop_mode": mode, "data.crop_padding": 8})
 
 
 def test_a_training_goes_on_with_the_images_it_began_with_only(tmp_path, monkeypatch):

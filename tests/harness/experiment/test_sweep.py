@@ -7,12 +7,13 @@ from typing import Any
 import distilling
 import pytest
 
-from divergence_bench.cli.sweep import compared, summary
+from divergence_bench.cli.sweep import compared, summaries, summary
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.evaluation.attack.protocol import attack_version
 from harness.experiment import estimate
 from harness.experiment.resolve import resolve
+from harness.experiment.runner import evaluate_run
 from harness.experiment.sweep import (
     Item,
     SweepSpec,
@@ -257,6 +258,30 @@ def test_another_protocol_of_a_finished_run_is_missing_work(swept):
     assert (item.state, item.epochs, item.chunks) == ("partial", 2, 0)
 
 
+def test_a_sequential_evaluation_is_done_once_it_is_long_enough(swept):
+    results, _ = swept
+    drawn = {**TINY, "evaluation.order": "random", "evaluation.limit": None}
+    drawn |= {"evaluation.chunk_size": 18, "evaluation.n_max": 18}
+    (item,) = planned(results, methods=("trades",), set=drawn)
+    assert item.state == "partial"
+    directory = RunDirectory(results, item.config.run_id)
+    evaluate_run(directory, item.config.evaluation, None, "cpu", QUIET)
+    (item,) = planned(results, methods=("trades",), set=drawn)
+    assert item.state == "done"
+    for more in ({"evaluation.n_max": 36}, {"evaluation.save_adversarial": "uint8"}):
+        (longer,) = planned(results, methods=("trades",), set=drawn | more)
+        assert longer.state == "partial"
+    # The newest evaluation is of another protocol; the sweep shows its own, and so does the run.
+    (usual,) = planned(results, methods=("trades",), set=TINY)
+    for done, n in ((usual, 12), (item, 18)):
+        (shown,) = summaries([done])
+        numbers = [number for row in shown.table.rows for number in row.cell("clean").numbers]
+        assert {number.n for number in numbers} == {n}
+    own = directory.own_evaluation()
+    assert own is not None
+    assert own.record["protocol"]["n"] == 12
+
+
 def test_of_several_evaluations_the_finished_one_counts(tmp_path):
     (item,) = planned(tmp_path, methods=("trades",), set=TINY)
     config = item.config
@@ -272,8 +297,17 @@ def test_of_several_evaluations_the_finished_one_counts(tmp_path):
 
     def stored(name: str, status: str, chunks: int, **protocol: Any) -> None:
         evaluation = run.evaluation(name)
-        stored_protocol = {**identity, "n": 12, "attack_version": version(config), **protocol}
-        evaluation.update(status=status, protocol=stored_protocol, metrics={})
+        stored_protocol = {
+            **identity, "n": 12, "attack_version": version(config), "standard": False,
+            "data_sha256": "2" * 64, "model_sha256": "3" * 64, **protocol,
+        }  # fmt: skip
+        names = ("clean", "robust", *identity["attacks"])
+        evaluation.update(
+            status=status,
+            protocol=stored_protocol,
+            metrics={key: {"value": 0.5} for key in names},
+            finished_at="2026-01-01T00:00:00+00:00",
+        )
         evaluation.chunks_path.mkdir()
         for number in range(chunks):
             evaluation.chunk_path(number).touch()

@@ -62,6 +62,7 @@ def add_evaluation(run: RunDirectory, name: str = "e1", n: int = 20) -> Evaluati
             "seed": 0,
             "attack_version": "pyautoattack 0.2.0",
             "precision": "float32",
+            "standard": False,
             "accelerate": True,
             "index_sha256": "1" * 64,
             "data_sha256": "2" * 64,
@@ -75,7 +76,12 @@ def add_evaluation(run: RunDirectory, name: str = "e1", n: int = 20) -> Evaluati
     evaluation.update(
         status="success",
         verdicts_digest=verdicts_digest(verdicts),
-        metrics={"clean": accuracy(n - 2, n), "aa": accuracy(n - 5, n)},
+        metrics={
+            "clean": accuracy(n - 2, n),
+            "apgd-ce": accuracy(n - 2, n),
+            "apgd-t": accuracy(n - 5, n),
+            "robust": accuracy(n - 5, n),
+        },
         started_at="2026-01-02T03:04:05+00:00",
         finished_at="2026-01-02T05:04:05+02:00",
     )

@@ -14,6 +14,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.store.database import Database
+from harness.store.removal import set_aside
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.verdicts import write_verdicts
 from tests.harness.store.conftest import assert_same, contents
@@ -61,6 +62,9 @@ DAMAGE: dict[str, Callable[[RunDirectory], object]] = {
     "holds no JSON object": lambda run: run.record_path.write_text("[]"),
     "line 1 of": lambda run: run.epochs_path.write_text("{\n{}\n"),
     "a duplicate epoch": lambda run: run.append_epoch({"epoch": 1}),
+    "epoch or an invalid line": lambda run: run.append_epoch({"loss": 1.0}),
+    "recipe_changes in": lambda run: run.update(recipe_changes=[1]),
+    "wall_s in": lambda run: run.update(wall_s="long"),
     "seed in .* is missing or not valid": lambda run: run.update(seed="three"),
     "a value in .* has a wrong type": lambda run: run.update(started_at="yesterday"),
     "wrong type .*(too large|too big)": lambda run: run.update(seed=10**20),
@@ -110,7 +114,14 @@ EVALUATION_DAMAGE: dict[str, Callable[[EvaluationDirectory], object]] = {
     "digest 000000": lambda each: each.update(verdicts_digest="0" * 64),
     "are not those that were written": lambda each: altered(each, "broken_by", [None] * 20),
     "say 18 of 20 for clean, .* says 0.9500": lambda each: each.update(
-        metrics={"clean": {"value": 0.95}}
+        metrics=each.record["metrics"] | {"clean": {"value": 0.95}}
+    ),
+    "metrics lack robust": lambda each: each.update(
+        metrics={k: v for k, v in each.record["metrics"].items() if k != "robust"}
+    ),
+    "finished_at in .* is": lambda each: drop(each.record_path, "finished_at"),
+    "protocol.standard in .* is missing": lambda each: each.update(
+        protocol={k: v for k, v in each.record["protocol"].items() if k != "standard"}
     ),
     "are of 20 images, not of 30": lambda each: each.update(
         protocol=each.record["protocol"] | {"n": 30}
@@ -154,6 +165,20 @@ def test_what_cannot_be_stored_now_is_stored_by_the_next_query(database, make_ru
     holder.close()
     assert patient.query("SELECT run_id FROM runs ORDER BY 1")["run_id"].tolist() == ["a", "b", "c"]
     assert not any(map(database.lacks, "abc"))
+
+
+def test_a_run_set_aside_while_the_database_is_held_loses_its_rows_later(database, make_run):
+    run = make_run("a")
+    database.record(run)
+    database.record(make_run("b"))
+    holder = duckdb.connect(str(database.path), read_only=True)
+    aside = set_aside(run)
+    assert not run.path.exists()
+    assert RunDirectory(aside, "a").exists
+    holder.close()
+    for table in ("runs", "evaluations", "verdicts", "metrics", "epochs"):
+        left = database.query(f"SELECT DISTINCT run_id FROM {table}")["run_id"]
+        assert left.tolist() == ["b"], table
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from harness.store.sharing import Merged, merge
 from harness.store.verdicts import verdicts_digest, write_verdicts
-from tests.harness.store.conftest import assert_same, contents
+from tests.harness.store.conftest import accuracy, assert_same, contents
 
 MakeRun = Callable[..., RunDirectory]
 Lab = Callable[..., Path]
@@ -104,7 +104,8 @@ def break_one_more(run: RunDirectory) -> None:
     place = verdicts.schema.get_field_index("broken_by")
     changed = verdicts.set_column(place, "broken_by", pa.array(broken, pa.string()))
     write_verdicts(changed, evaluation.verdicts_path)
-    evaluation.update(verdicts_digest=verdicts_digest(changed))
+    metrics = evaluation.record["metrics"] | {"robust": accuracy(14, 20)}
+    evaluation.update(verdicts_digest=verdicts_digest(changed), metrics=metrics)
 
 
 def other_weights(run: RunDirectory) -> None:

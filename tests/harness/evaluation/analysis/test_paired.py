@@ -211,7 +211,12 @@ def stored(results: Path, evaluated: Evaluated, seed: int, **protocol: Any) -> s
     )
     table = pa.Table.from_pandas(rows, schema=VERDICT_SCHEMA, preserve_index=False)
     ended = f"2026-01-0{seed + 1}"
-    evaluation.update(status="success", protocol=protocol, metrics={}, finished_at=ended)
+    broken, metrics = list(rows["broken_by"]), {}
+    for stage in ("clean", *protocol["attacks"]):
+        broken = [by for by in broken if by != stage]
+        metrics[stage] = {"value": len(broken) / len(rows)}
+    metrics["robust"] = metrics[stage]
+    evaluation.update(status="success", protocol=protocol, metrics=metrics, finished_at=ended)
     write_verdicts(table, evaluation.verdicts_path)
     return run_id
 
@@ -265,6 +270,14 @@ def test_a_damaged_run_is_named_beside_the_others(results):
     assert [group["metrics"]["robust"]["n"] for group in found["groups"]] == [2, 2]
     (note,) = [note for note in found["notes"] if note.startswith("left out: ")]
     assert f"dataset in {record} is missing" in note
+
+
+def test_a_run_or_a_method_counts_only_once(results):
+    for repeated in (["trades-0", "mart-0", "trades-0"], ["trades-0", "trades-0", "mart-0"]):
+        with pytest.raises(UserError, match="the run trades-0 is given more than once"):
+            output(results, *repeated)
+    with pytest.raises(UserError, match="the method trades is given more than once"):
+        output(results, "--method-a", "trades", "--method-b", "trades")
 
 
 def test_runs_without_a_shared_protocol_are_refused(results):
