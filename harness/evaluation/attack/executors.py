@@ -78,8 +78,12 @@ def local_executor(workers: int, chunks: int) -> ChunkExecutor:
 
 
 def most_workers() -> int:
-    """Return the number of this machine's cores: more workers use memory and save no time."""
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use: more workers save no time.
+
+    A batch system may have reserved only some of the machine's.
+    """
+    usable = getattr(os, "sched_getaffinity", None)  # missing on macOS and Windows
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 @dataclass

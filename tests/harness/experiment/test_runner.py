@@ -223,7 +223,7 @@ def test_an_evaluation_finds_the_images_where_the_run_had_them(tmp_path, monkeyp
 
 
 def test_workers_beyond_the_cores_are_not_started_and_this_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     lines = Lines()
     trained(tmp_path, "vanilla", lines, **{"training.epochs": 1, "evaluation.workers": 64})
     assert lines.about("workers") == ["64 workers requested, 1 used: one per core"]

@@ -113,7 +113,7 @@ def test_a_chunk_that_is_made_again_has_the_threads_it_had_beside_others(
 )
 def test_workers_are_at_most_one_a_chunk_and_a_core(monkeypatch, workers, chunks, cores, threads):
     """They share the threads."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     with num_threads(4):
         executor = local_executor(workers, chunks)
     expected = min(workers, chunks, cores)
