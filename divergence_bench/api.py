@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,8 @@ def evaluate(
     Raises:
         UserError: the model, the data or a setting cannot be used; the message says why.
     """
+    if not isinstance(name, str | None):
+        raise UserError(f"name is of type {type(name).__name__}: give text")
     folder, reporter = Path(results), Reporter(quiet=quiet)
     stages = ATTACK_SETS.get(attacks, attacks) if isinstance(attacks, str) else attacks
     given: dict[str, Any] = {"attacks": stages, "norm": norm, "eps": eps, "workers": workers}
@@ -133,12 +136,8 @@ def evaluate(
     default = {"eps": loaded.info.default_eps}
     default |= resolve.random_order(loaded.info) if sequential else {}
     protocol = resolve.evaluation(default, given, ())
-    where: dict[str, Any] = {
-        "results": folder,
-        "reporter": reporter,
-        "device": device,
-        "name": name,
-    }
+    where: dict[str, Any] = {"results": folder, "reporter": reporter}
+    where |= {"device": device, "name": name}
     if module is None:
         named = {"normalize": normalize, **own, **where}
         return result_of(external.evaluate_external(str(model), loaded, protocol, **named))
@@ -194,7 +193,12 @@ def decide(
     radii = resolve.evaluation({}, {"eps": settings.get("eps")}, ()).eps
     if len(radii) > 1:
         raise UserError(f"models are compared at one radius, not at {len(radii)}: give one eps")
-    shared = {"results": folder, "workers": workers, "quiet": quiet, "order": "random"}
+    shared: dict[str, Any] = {
+        "results": folder,
+        "workers": workers,
+        "quiet": quiet,
+        "order": "random",
+    }
 
     def grow(model: Model) -> Callable[[int], EvaluationDirectory]:
         def evaluate_on(images: int) -> EvaluationDirectory:
@@ -251,8 +255,9 @@ def train(
     options = {SETTINGS.get(name, name): value for name, value in settings.items()}
     options |= {"results": Path(results), "device": device}
     config = resolve.resolve(method, recipe=recipe, dataset=dataset, options=options)
+    passed = {"python": json.loads(json.dumps(settings, default=str))}
     with own_random_state(choose_device(device)):
-        return result_of(runner.run(config, Reporter(quiet=quiet), passed={"python": settings}))
+        return result_of(runner.run(config, Reporter(quiet=quiet), passed))
 
 
 def load_model(
@@ -339,11 +344,11 @@ def attack(
     where, module = choose_device(device), inputs.as_module(model)
     settings = {"attacks": (name,), "norm": norm, "eps": eps, "budget": budget}
     protocol: EvalProtocol = validated(EvalProtocol, settings)
+    inputs.check_batch(images, labels, batch_size)
     check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
-    x, y = images.to(where), labels.to(where)
+    x, y = images.to(where), labels.to(where).long()
     with untouched(module.to(where)), own_random_state(where):
-        with torch.no_grad():
-            num_classes = module(x[:1]).shape[1]
+        num_classes = inputs.classes_of(module, x, y)
         network = AttackModel(module, num_classes, Batching(batch_size))
         stage = make_attack(protocol.attacks[0], network, protocol, seed, where)
         found = stage.perturb(x.clone(), y.clone()).detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.data import load_dataset
 from harness.data.base import Dataset, DatasetInfo, ImageSet
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.models.external.probe import (
     FunctionModel,
     check_model,
@@ -41,10 +42,17 @@ def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Datase
         return data
     if isinstance(data, tuple | list) and len(data) == 2:
         return images_and_labels(data[0], data[1], model)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict):
         pairs = [data[position] for position in range(len(data))]
-        images = torch.stack([_image(image) for image, _ in pairs])
-        return images_and_labels(images, [int(label) for _, label in pairs], model)
+        try:
+            images = torch.stack([_image(image) for image, _ in pairs])
+            labels = [int(label) for _, label in pairs]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the {type(data).__name__} does not hold pairs of an image and its class, all "
+                f"images of one size ({first_line(error)}): make it do so"
+            ) from error
+        return images_and_labels(images, labels, model)
     raise UserError(
         f"data is a {type(data).__name__}: give the name of a dataset, (images, labels), or a "
         "torch.utils.data.Dataset"
@@ -59,7 +67,7 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
         labels: [N], integers in [0, C).
         model: maps images to C logits; if None, C is one more than the largest label.
     """
-    x, y = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
+    x, y = _tensor(images, "images"), _tensor(labels, "labels")
     x = x[:, None] if x.ndim == 3 else x
     if x.is_floating_point():
         x = x.float()
@@ -78,7 +86,11 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
             "least one image"
         )
     channels, size = x.shape[1], x.shape[2]
-    classes = int(y.max()) + 1 if model is None else _classes(model, channels, size)
+    if model is None:
+        classes = int(y.max()) + 1
+    else:
+        grey = torch.full((1, channels, size, size), 0.5, device=device_of(model))
+        classes = _classes(model, grey)
     info = DatasetInfo(
         name="images",
         num_classes=classes,
@@ -98,8 +110,61 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
 
 
 def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
-    """Return the model as a module; a function is wrapped together with the networks it calls."""
-    return model if isinstance(model, nn.Module) else FunctionModel(model)
+    """Return the model as a module; a function is wrapped together with the networks it calls.
+
+    Raises:
+        UserError: the model is neither.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if not callable(model):
+        raise UserError(
+            f"the model is of type {type(model).__name__}: give an nn.Module, or a function from "
+            "images to logits"
+        )
+    return FunctionModel(model)
+
+
+def check_batch(images: Any, labels: Any, batch_size: Any) -> None:
+    """Check a batch of images and labels to attack.
+
+    Raises:
+        UserError: they are not float images [B, K, H, W] in [0, 1] with integer labels [B], or the
+            batch size is neither None nor a positive integer.
+    """
+    for what, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{what} are of type {type(value).__name__}: give a tensor")
+    if not images.is_floating_point() or images.ndim != 4 or not len(images):
+        raise UserError(
+            f"images are {images.dtype} of shape {list(images.shape)}: give at least one, as "
+            "floats [B, K, H, W] in [0, 1]"
+        )
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise UserError("images have values that are not in [0, 1]: scale them to it")
+    if labels.is_floating_point() or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels are {labels.dtype} of shape {list(labels.shape)}: give {len(images)} "
+            "integers, one class per image"
+        )
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+        raise UserError(f"batch_size is {batch_size!r}: give an integer from 1 on")
+
+
+def classes_of(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Return the model's number of classes.
+
+    Raises:
+        UserError: the model cannot take the images [B, K, H, W], or a label [B] is not one of its
+            classes.
+    """
+    classes = _classes(model, images[:1])
+    if not (labels.min() >= 0 and labels.max() < classes):
+        raise UserError(
+            f"labels are from {int(labels.min())} to {int(labels.max())}, but the model has "
+            f"{classes} classes: give labels from 0 to {classes - 1}"
+        )
+    return classes
 
 
 def probed(
@@ -112,20 +177,30 @@ def probed(
     """
     where, described = device_of(module), class_name(module)
     if isinstance(module, FunctionModel):
-        module.adopt_members(probe_images(info).to(where))
+        with suppress(Exception):  # ``check_model`` says what the function raises
+            module.adopt_members(probe_images(info).to(where))
     notes = check_model(module, info, described)
     network, statistics = normalized(module, normalize, info)
     called = {"source": name or described, "model_name": name or described, "arch": described}
     return network.to(where), {**called, "normalize": statistics, "notes": notes}
 
 
-def _classes(model: nn.Module, channels: int, size: int) -> int:
+def _tensor(values: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the {what} cannot be made a tensor ({first_line(error)}): give an array or a tensor"
+        ) from error
+
+
+def _classes(model: nn.Module, image: Tensor) -> int:
     try:
         with torch.no_grad(), evaluating(model):
-            logits = model(torch.full((1, channels, size, size), 0.5, device=device_of(model)))
+            logits = model(image.clone())
     except Exception as error:  # a user's network may raise anything
         raise UserError(
-            f"the model cannot take images of {channels}x{size}x{size} "
+            f"the model cannot take images of {'x'.join(map(str, image.shape[1:]))} "
             f"({type(error).__name__}: {error}): give images of the size it was trained on"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:

@@ -13,6 +13,7 @@ from harness.experiment import runner
 from harness.experiment.resolve import teacher_run
 from harness.experiment.teacher import (
     Teacher,
+    check_source_settings,
     prepare_teacher,
     table_possible,
     untrained_teacher,
@@ -73,6 +74,7 @@ def stand_in_teacher(
     if config.teacher is None:
         return None
     if needed := missing_teacher(config):
+        check_source_settings(config.teacher)
         check(needed)
         return untrained_teacher(config.teacher.arch, data.info, device)
     return prepare_teacher(config, data, Reporter(quiet=True), runner.run, fresh=fresh)

@@ -48,7 +48,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
     rows = [_published(entry, spec) for entry in entries]
     for row in table.rows:
         if row.kind in (PRINTED_ROW, OURS_ROW) and not row.partial:
-            rows += _sides(table, row)
+            rows += _sides(row)
     ranked: list[Row] = []
     for group in (ALONE, EXTRA):
         ranked += rank_rows([row for row in rows if row.group == group], RANKED_BY)
@@ -79,19 +79,6 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
             "RobustBench does not count generated images as extra data, and lists entries at a "
             "radius of 0.031 with those at 8/255.",
         ),
-    )
-
-
-def boards(spec: TableSpec, entries: Sequence[Published]) -> str:
-    """Return a sentence on the rank of the paper's best model; empty if the board has none."""
-    alone = [entry for entry in entries if not entry.extra_data]
-    own = [n for n, entry in enumerate(alone, 1) if entry.key.startswith(OWN_ENTRIES)]
-    if not own:
-        return ""
-    best = alone[own[0] - 1]
-    return (
-        f"On RobustBench the paper's best model ({best.arch}, {best.best_known:.2f}) is number "
-        f"{own[0]} of {len(alone)} entries without extra real images."
     )
 
 
@@ -139,7 +126,7 @@ def _facts(dataset: str, arch: str, data: str, method: str) -> dict[str, str]:
     }
 
 
-def _sides(table: Table, row: Row) -> list[Row]:
+def _sides(row: Row) -> list[Row]:
     """Split a row of the table into a row of printed numbers and a row of ours."""
     printed = {
         key: Cell(printed=replace(n, bold=False, underlined=False))

@@ -40,7 +40,8 @@ def decide(
         opt.value("PERCENT", "Probability of a wrong decision.", DECISION, parser=opt.share),
     ] = "5%",  # type: ignore[assignment]
     n_max: Annotated[
-        int | None, opt.value("N", "Stop undecided after N images, in whole chunks.", DECISION)
+        int | None,
+        opt.value("N", "Stop undecided after N images, in whole chunks.", DECISION, min=1),
     ] = None,
     attacks: opt.Attacks = None,
     budget: opt.Budget = None,

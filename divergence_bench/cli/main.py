@@ -95,6 +95,8 @@ def require_single_process(
     ] = False,
 ) -> None:
     """Train, evaluate and rank models for adversarial robustness and knowledge distillation."""
+    for variable in ("RANK", "LOCAL_RANK"):
+        _torchrun(variable, 0)
     count = _torchrun("WORLD_SIZE", 1)
     if count > 1 and context.invoked_subcommand != "run":
         raise UserError(
@@ -105,14 +107,15 @@ def require_single_process(
 
 def main() -> None:
     """Run the command line; a user error is one line on standard error and exit status 2."""
-    rank = _torchrun("RANK", 0)
+    rank = os.environ.get("RANK", "0")
     open_streams()
     with stopping() as stop:
         try:
             raise SystemExit(app(prog_name=program(), standalone_mode=False))
         except (UserError, USAGE_ERROR) as error:
             if message := error_text(error):
-                print(f"error{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
+                process = f" (process {rank})" if rank.isdecimal() and int(rank) else ""
+                print(f"error{process}: {message}", file=sys.stderr)
             raise SystemExit(stop.status or 2) from None
         except typer.Abort:
             # On a terminal, the user's input has already ended the prompt's line.
@@ -149,6 +152,16 @@ def error_text(error: Exception) -> str:
     return message[:1].lower() + message[1:].removesuffix(".")
 
 
-def _torchrun(variable: str, default: int) -> int:
-    """Return a number set by torchrun, without importing torch."""
-    return int(os.environ.get(variable, default))
+def _torchrun(variable: str, least: int) -> int:
+    """Return a number set by torchrun, by default the least one, without importing torch.
+
+    Raises:
+        UserError: the environment variable is not such a number.
+    """
+    text = os.environ.get(variable, str(least))
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(
+            f"the environment variable {variable} is {text!r}, not a number from {least} on as "
+            "torchrun sets it: unset it"
+        )
+    return int(text)

@@ -65,6 +65,7 @@ def with_views(loader: Loader, split: ImageSource, views: int) -> Loader:
     if not (isinstance(loader, DeviceLoader) and isinstance(split, ImageSet)):
         raise UserError(
             "AutoAugment views need original images in memory, not folders or generated images: "
-            "set data.generated_fraction=0, choose another dataset, or set params.views=0"
+            "set data.generated_fraction=0 and data.generated_name=null, choose another dataset, "
+            "or set params.views=0"
         )
     return AutoAugmentedLoader(loader, split.images, views)

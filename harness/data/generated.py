@@ -61,7 +61,7 @@ class MixedLoader:
         if not isinstance(split, ImageSet):
             raise UserError(
                 f"generated images cannot be mixed into {split.info.name}, which is read from "
-                "folders: set data.generated_fraction=0"
+                "folders: set data.generated_fraction=0 and data.generated_name=null"
             )
         self.originals = originals_per_batch(batch_size, fraction)
         self.batch_size = self.smallest_batch = batch_size
@@ -149,13 +149,20 @@ def open_generated(config: DataConfig, info: DatasetInfo) -> NpzImages | None:
     """Open the generated images of a configuration; None if it uses none.
 
     Raises:
-        UserError: the file is missing, does not match the dataset, or is given but not used.
+        UserError: the file is missing or does not match the dataset, or a file or a name is given
+            but not used.
     """
     if not config.generated_fraction:
         if config.generated is not None:
             raise UserError(
                 f"{config.generated} is given but not used: set data.generated_fraction, the share "
                 "of generated images in a batch"
+            )
+        if config.generated_name is not None:
+            raise UserError(
+                f"data.generated_name={config.generated_name} is given but not used: set "
+                "data.generated_fraction, the share of generated images in a batch, or set "
+                "data.generated_name=null"
             )
         return None
     if config.generated is None:

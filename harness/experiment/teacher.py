@@ -92,6 +92,7 @@ def prepare_teacher(
     student = RunDirectory(config.results, config.run_id)
     if config.teacher is None or (student.model_path.exists() and not fresh):
         return None
+    check_source_settings(config.teacher)
     _train_if_missing(config, reporter, train)
     device = choose_device(config.device)
     model, sha256 = load_teacher(config, data.info)
@@ -116,6 +117,24 @@ def prepare_teacher(
     _check_accuracy(config.teacher, facts, data.info.num_classes, reporter)
     model = model.to(training_dtype(config))
     return Teacher(model, sha256, state_dict_sha256(model), facts)
+
+
+def check_source_settings(teacher: TeacherConfig, *, own: bool = False) -> None:
+    """Refuse settings that are only for external weights.
+
+    Args:
+        teacher: the teacher's configuration.
+        own: whether its weights were saved by a run, as those of an ``auto`` teacher are.
+
+    Raises:
+        UserError: such a setting is given, which would rename the run and change nothing.
+    """
+    for name, value in (("normalize", teacher.normalize), ("weights_key", teacher.weights_key)):
+        if value is not None and (own or teacher.source == "auto"):
+            raise UserError(
+                f"teacher.{name}={value} is for external weights, but the teacher's were saved by "
+                "a run: leave it out"
+            )
 
 
 def _train_if_missing(config: RunConfig, reporter: Reporter, train: RunTeacher) -> None:
@@ -199,6 +218,7 @@ def _from_file(path: Path, config: RunConfig, info: DatasetInfo) -> Loaded:
     content = read_checkpoint(path)
     if is_own(content):
         check_source(str(path), content.get("dataset"), content.get("arch"), config)
+        check_source_settings(config.teacher, own=True)
         return from_own(content, path)
     network = build_model(arch, info.num_classes, info.channels, info.image_size)
     taken = load_weights(network, content, str(path), config.teacher.weights_key)

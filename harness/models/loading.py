@@ -93,6 +93,11 @@ def load_external(
         raise UserError(f"architecture {arch} was given, but {spec} has its own: leave it out")
     if weights and is_file:
         raise UserError(f"weights {weights} were given, but {spec} is itself a file of weights")
+    if weights_key and not (weights or is_file):
+        raise UserError(
+            f"weights key {weights_key} was given, but no weights file for {spec}: give --weights "
+            "as well, or leave it out"
+        )
     path = None if weights is None else Path(weights)
     with weights_only():
         if scheme in ZOOS:
@@ -228,6 +233,11 @@ def from_checkpoint(
     if is_own(content):
         if arch not in (None, content.get("arch")):
             raise UserError(f"{path} holds a {content['arch']}, not a {arch}: leave out --arch")
+        if key:
+            raise UserError(
+                f"weights key {key} was given, but {path} was saved by a run, whose weights are "
+                "the only ones in it: leave it out"
+            )
         loaded = from_own(content, path)
         check_classes(content["num_classes"], info, str(path))
         return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -75,8 +76,8 @@ def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Stat
         info: the dataset's description.
 
     Raises:
-        UserError: it is none of these, its values do not match the channels, or the dataset has no
-            statistics.
+        UserError: it is none of these, its values do not match the channels, are not finite or are
+            stds that are not positive, or the dataset has no statistics.
     """
     if normalize is None or normalize == "none":
         return None
@@ -93,6 +94,10 @@ def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Stat
         raise UserError(
             f"normalize has {len(mean)} means and {len(std)} stds, but images of {info.name} have "
             f"{info.channels} channels: give one of each per channel"
+        )
+    if not (all(map(math.isfinite, [*mean, *std])) and min(std) > 0):
+        raise UserError(
+            f"normalize has means {mean} and stds {std}: give finite means and positive stds"
         )
     return mean, std
 

@@ -41,7 +41,8 @@ def validate_training(
     if task.remembers_images and config.data.generated_fraction:
         raise UserError(
             f"{config.method} keeps state for each training image, which generated images cannot "
-            "have: set data.generated_fraction=0, or choose another method"
+            "have: set data.generated_fraction=0 and data.generated_name=null, or choose another "
+            "method"
         )
     begins = first_epoch(training.averaging, training.epochs)
     if training.averaging.kind != "none" and begins > training.epochs:

@@ -23,6 +23,7 @@ from harness.errors import UserError
 from harness.models import build_model
 from harness.registry import METHODS
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
 from leaderboards.build import small
 from leaderboards.summary import run_summary
 
@@ -165,6 +166,14 @@ def tuple_output(x: Tensor) -> tuple[Tensor, Tensor]:
         (network(), (torch.rand(4, 1, 8, 8), torch.arange(3)), "4 images and 3 labels"),
         (network(), (torch.rand(4, 1, 8, 8), torch.arange(4) + 8), "label 10 .* outside"),
         (network(), 5, "give the name of a dataset"),
+        (network(), {"images": 5}, "give the name of a dataset"),
+        (network(), ([[0.5], [0.5, 0.5]], [0, 1]), r"images cannot be made a tensor \(ValueError"),
+        (network(), (torch.rand(2, 1, 8, 8), [0, [1]]), "labels cannot be made a tensor"),
+        (network(), [(torch.rand(1, size, size), 0) for size in (4, 8, 8)], "of one size"),
+        (network(), [1, 2, 3], "the list does not hold pairs of an image and its class"),
+        (None, "digits", "the model is of type NoneType: give an nn.Module, or a function"),
+        (5, "digits", "the model is of type int"),
+        (lambda x: x / None, "digits", r"cannot take digits images of 1x8x8 \(TypeError"),
         (network(), "digit", "did you mean digits"),
         ("nothing", "digits", "nothing"),
     ],
@@ -202,6 +211,16 @@ def test_a_run_from_python_and_from_the_command_line_is_one_run(tmp_path: Path, 
     assert again.evaluation_id != result.evaluation_id
 
 
+def test_settings_of_other_types_are_recorded_as_text(tmp_path: Path) -> None:
+    settings = {"root": tmp_path, "seed": np.int64(3), "lr": np.float32(0.5), "epochs": 1}
+    plain: dict[str, Any] = {"train_limit": 64, "attacks": "none", "n": 20, "quiet": True}
+    result = bench.train("vanilla", "digits", results=tmp_path, **settings, **plain)
+    record = RunDirectory(tmp_path, result.run_id).record
+    assert (record["seed"], record["config"]["training"]["optimizer"]["lr"]) == (3, 0.5)
+    passed = record["config_passed"]["python"]
+    assert (passed["root"], passed["lr"], passed["epochs"]) == (str(tmp_path), "0.5", 1)
+
+
 def test_comparing_two_results_is_paired(tmp_path: Path) -> None:
     worse = network()
     with torch.no_grad():
@@ -232,6 +251,29 @@ def test_adversarial_images_stay_in_the_ball_and_fool(norm: str) -> None:
     assert robust < clean - 0.2
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": 5}, "the model is of type int"),
+        ({"model": network(3)}, r"cannot take images of 1x8x8 \(RuntimeError"),
+        ({"images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}, "images are torch.uint8"),
+        ({"images": torch.rand(4, 1, 8, 8) + 1}, r"values that are not in \[0, 1\]"),
+        ({"images": np.zeros((4, 1, 8, 8))}, "images are of type ndarray: give a tensor"),
+        ({"images": torch.rand(0, 1, 8, 8)}, "give at least one"),
+        ({"labels": torch.arange(3)}, r"of shape \[3\]: give 4 integers, one class per image"),
+        ({"labels": torch.rand(4)}, "labels are torch.float32"),
+        ({"labels": torch.arange(4) + 8}, "labels are from 8 to 11, but the model has 10 classes"),
+        ({"labels": torch.arange(4) - 1}, "labels are from -1 to 2, .*: give labels from 0 to 9"),
+        ({"batch_size": 0}, "batch_size is 0: give an integer from 1 on"),
+        ({"batch_size": -1}, "batch_size is -1"),
+    ],
+)
+def test_what_cannot_be_attacked_is_said_in_a_sentence(change: Any, message: str) -> None:
+    given = {"model": network(), "images": torch.rand(4, 1, 8, 8), "labels": torch.arange(4)}
+    with pytest.raises(UserError, match=message):
+        bench.attack(**{**given, **change}, eps=0.1, n_iter=1)
 
 
 def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:
@@ -271,10 +313,12 @@ def test_importing_the_package_is_light_and_public_names_are_there() -> None:
         bench.nothing  # noqa: B018
 
 
-def test_an_argument_without_effect_is_refused(tmp_path):
+def test_an_argument_without_effect_or_of_another_type_is_refused(tmp_path):
     options = {"attacks": "none", "n": 5, "results": tmp_path, "quiet": True}
     with pytest.raises(UserError, match="arch given, but the model is a module or a function"):
         bench.evaluate(network(), "digits", arch="resnet8", **options)
+    with pytest.raises(UserError, match="name is of type int: give text"):
+        bench.evaluate(network(), "digits", name=5, **options)
     run = bench.train("vanilla", "digits", epochs=1, train_limit=64, **options)
     for argument in ({"normalize": "dataset"}, {"name": "other"}, {"arch": "resnet8"}):
         with pytest.raises(UserError, match=f"{next(iter(argument))} given, but {run.run_id}"):

@@ -74,6 +74,21 @@ def test_a_model_is_not_compared_with_itself(tmp_path: Path):
         bench.decide(network(), network(), "digits", results=tmp_path, **CLEAN)
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"alpha": 0}, "alpha is 0, not a probability between 0 and 1"),
+        ({"alpha": 1}, "alpha is 1, not a probability"),
+        ({"margin": -0.01}, "margin is -0.01: give 0 or more"),
+        ({"n": 0}, "at most 0 images are to be used: give 1 or more"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_before_any_work(rule: Any, message: str, tmp_path: Path):
+    with pytest.raises(UserError, match=message):
+        bench.decide(network(), damaged(0.5), "digits", results=tmp_path, **rule, **CLEAN)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_decides_between_stored_models(tmp_path: Path, call):
     for share, name in ((0.0, "good"), (0.5, "bad")):
         source = tmp_path / f"{name}.py"

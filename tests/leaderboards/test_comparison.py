@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import leaderboards
-from harness.data import dataset_info
+from harness.data import DATASETS, dataset_info
 from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary, wilson_interval
 from harness.experiment.resolve import resolve
 from leaderboards.build import small
@@ -144,8 +144,11 @@ def test_the_papers_end_of_the_ladder_is_that_of_its_recipe(number: int) -> None
     assert (spec.scale.train, spec.scale.test) == (info.max_train_size, info.max_test_size)
     if spec.attacked:
         assert (spec.scale.eps,) == config.evaluation.eps
-    for name, images in TRAIN_IMAGES.items():
-        assert dataset_info(name).max_train_size == images
+
+
+def test_the_numbers_of_training_images_are_those_of_all_datasets() -> None:
+    expected = {name: dataset_info(name).max_train_size for name in DATASETS.names()}
+    assert expected == TRAIN_IMAGES
 
 
 def test_the_ladder_is_made_from_the_configuration(add_run: AddRun, tmp_path: Path) -> None:

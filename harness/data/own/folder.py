@@ -48,8 +48,8 @@ def own_folder(name: str, root: Path | None) -> OwnFolder:
             to; for a TITLE the folder itself, or None if this process has opened it before.
 
     Raises:
-        UserError: the folder does not exist, has no test images, or its test images are not those
-            of the name.
+        UserError: the folder does not exist, has no test images or only one class, or its test
+            images are not those of the name.
     """
     made = MADE_NAME.fullmatch(name)
     if made is None:
@@ -70,12 +70,15 @@ def own_folder(name: str, root: Path | None) -> OwnFolder:
 def _place_and_size(text: str, root: Path | None) -> tuple[Path, int | None]:
     """The folder and the size of ``PATH`` or ``PATH@SIZE``."""
     path, _, size = text.rpartition("@")
-    if not (path and size.isdecimal() and int(size)):
-        path, size = text, ""
-    places = [Path(path).expanduser(), *([root / path] if root else [])]
-    for place in places:
-        if path and place.is_dir():
-            return place.resolve(), int(size) if size else None
+    # The name of a folder may end like a size.
+    named: list[tuple[str, int | None]] = [(text, None)]
+    if path and size.isdecimal() and int(size):
+        named.append((path, int(size)))
+    for path, pixels in named:
+        places = [Path(path).expanduser(), *([root / path] if root else [])]
+        for place in places:
+            if path and place.is_dir():
+                return place.resolve(), pixels
     raise UserError(f"there is no image folder {' or '.join(map(str, places))}: check the path")
 
 
@@ -89,7 +92,13 @@ def _open(path: Path, size: int | None, title: str | None = None) -> OwnFolder:
             f"there, and those of the training images in {folders['train']}"
         )
     title = f"{FOLDER}{title or path.name}"
-    info = replace(INFO, name=title, num_classes=len(class_folders(folders["test"])))
+    classes = class_folders(folders["test"])
+    if len(classes) == 1:
+        raise UserError(
+            f"{folders['test']} has one class folder, {classes[0]}, and nothing to tell apart: "
+            "put the images of at least two classes there"
+        )
+    info = replace(INFO, name=title, num_classes=len(classes))
     splits: Sequence[OfficialSplit] = ("train", "test")
     found = {
         split: open_folder(folders[split], info, split)

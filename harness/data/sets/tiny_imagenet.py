@@ -78,7 +78,7 @@ def _validation(folder: Path, classes: Sequence[str]) -> Listed:
     if annotations.is_file() and (folder / "images").is_dir():
         label = {name: number for number, name in enumerate(classes)}
         try:
-            rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines()]
+            rows = [line.split("\t")[:2] for line in annotations.read_text("utf-8").splitlines()]
             found = [(folder / "images" / name, label[wnid]) for name, wnid in rows]
         except (ValueError, KeyError) as error:
             raise UserError(

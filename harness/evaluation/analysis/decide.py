@@ -78,7 +78,7 @@ def until_decided(
         history.append(running_difference(robust[0], robust[1], population, rule.alpha))
         show(history[-1])
         winner = rule.winner(history[-1].low, history[-1].high)
-        most = min(population, rule.n_max or population)
+        most = population if rule.n_max is None else min(population, rule.n_max)
         if winner is not None or n >= most:
             return Decision(winner, rule, tuple(history), population, comparison)
         n = min(n + chunks * step, most)

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from harness.errors import UserError
+
 Winner = Literal["a", "b", "equal"]
 # Stakes as fractions of the largest possible loss. Small ones detect small differences late, large
 # ones detect large differences early; a ratio of sqrt(2) between neighbours loses little.
@@ -95,11 +97,25 @@ class DecisionRule:
         margin: models whose accuracies differ by no more than this are equal; 0 never calls them
             equal.
         n_max: number of images after which to stop undecided; None is the whole test set.
+
+    Raises:
+        UserError: alpha is not in (0, 1), the margin is negative, or n_max is below 1.
     """
 
     alpha: float = 0.05
     margin: float = 0.01
     n_max: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 < self.alpha < 1:
+            raise UserError(
+                f"alpha is {self.alpha:g}, not a probability between 0 and 1: give one such as 0.05"
+            )
+        if not self.margin >= 0:
+            raise UserError(f"the margin is {self.margin:g}: give 0 or more, such as 0.01")
+        if self.n_max is not None and self.n_max < 1:
+            raise UserError(f"at most {self.n_max} images are to be used: give 1 or more")
 
     def winner(self, low: float, high: float) -> Winner | None:
         """Return the decision that an interval of the difference a - b allows; None if none yet."""

@@ -148,6 +148,8 @@ def test_a_users_mistake_is_one_line_and_status_2(
         (["run", "--epochs", "x"], "invalid value for '--epochs'"),
         (["run", "--method"], "'--method' requires an argument"),
         (["run", "--epoch", "3"], "--epochs"),
+        (["decide", "a", "b", "--n-max", "0"], "invalid value for '--n-max'"),
+        (["decide", "a:b", "a:c", "--dataset", "digits", "--alpha", "0"], "alpha is 0, not a"),
         (["evaluate"], "missing argument 'source'"),
     ],
 )
@@ -180,6 +182,18 @@ def test_a_mistake_in_the_options_is_one_line_too(
 )
 def test_an_option_without_effect_is_refused(refused, arguments: list[str]) -> None:
     assert re.search(r"--[a-z-]+ has no effect ", refused(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("RANK", "x"), ("LOCAL_RANK", "-1")],
+)
+def test_a_process_number_that_is_none_is_refused(
+    refused, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    message = f"error: the environment variable {variable} is {value!r}, not a number from "
+    assert refused("run", "--method", "kl").startswith(message)
 
 
 READING = [

@@ -99,6 +99,8 @@ def test_a_configuration_that_is_none_is_refused(
         ("--method acat --epochs 3 --set training.averaging.start_epoch=9", "begins with epoch 9"),
         ("--method kd --train-limit 64 --set teacher.logits=table --set data.rotation=5", "table"),
         ("--method kd --teacher no-such-run", "no-such-run"),
+        ("--method kd --set teacher.normalize=dataset", "normalize=dataset is for external"),
+        ("--method kl --set data.generated_name=ddpm-1m", "=ddpm-1m is given but not used"),
         ('--method kd --set teacher.config={"training.epochs":0}', "training.epochs"),
         ('--method kd --train-limit 64 --set teacher.config={"data.train_limit":9999}', "1437"),
     ],

@@ -137,6 +137,8 @@ def test_a_missing_file_or_setting_is_named(archive, info):
     assert open_generated(DataConfig(), info) is None
     with pytest.raises(UserError, match=r"given but not used: set data.generated_fraction"):
         open_generated(DataConfig(generated=archive), info)
+    with pytest.raises(UserError, match=r"=ddpm-1m is given but not used: .*_name=null"):
+        open_generated(DataConfig(generated_name="ddpm-1m"), info)
     with pytest.raises(UserError, match=r"have no name: set data.generated_name"):
         open_generated(DataConfig(generated=archive, generated_fraction=0.5), info)
     found = open_generated(needed.model_copy(update={"generated": archive}), info)

@@ -146,6 +146,21 @@ def test_a_mistake_is_one_sentence(name: str, message: str, tree: Tree) -> None:
         load_dataset(name.format(place=tree()))
 
 
+def test_a_name_that_ends_like_a_size_is_tried_first(tree: Tree) -> None:
+    place = tree(place="at@6")
+    assert dataset_info(f"folder:{place}").name.startswith("folder:at@6@8-")
+    assert dataset_info("folder:at@6", place.parent).image_size == 8
+    assert dataset_info(f"folder:{place}@5").name.startswith("folder:at@6@5-")
+
+
+def test_a_single_class_is_refused(tree: Tree) -> None:
+    place = tree()
+    for split in ("train", "val"):
+        shutil.rmtree(place / split / "b")
+    with pytest.raises(UserError, match=r"val has one class folder, a, .* at least two classes"):
+        dataset_info(f"folder:{place}")
+
+
 def test_splits_of_other_classes_are_refused(tree: Tree) -> None:
     place = tree()
     (place / "train" / "a").rename(place / "train" / "c")

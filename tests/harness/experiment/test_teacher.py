@@ -251,6 +251,15 @@ def test_an_external_teacher_is_normalised_and_chosen_as_the_user_says(tmp_path)
         load_teacher(keyless, info)
 
 
+@pytest.mark.parametrize("setting", ["teacher.normalize", "teacher.weights_key"])
+@pytest.mark.parametrize("source", ["auto", "run", "file"])
+def test_settings_of_external_weights_are_refused_for_those_of_a_run(trained, setting, source):
+    teacher = teacher_of(trained)
+    named = {"auto": "auto", "run": teacher.run_id, "file": str(teacher.model_path)}[source]
+    with pytest.raises(UserError, match=f"{setting}=dataset is for external weights"):
+        student(trained.results, **{"teacher.source": named, setting: "dataset"})
+
+
 TEACHER_MODULE = """
 import torch
 from torch import nn

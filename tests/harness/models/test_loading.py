@@ -148,6 +148,11 @@ def test_contradictions(tmp_path):
         load(path, weights=path)
     with pytest.raises(UserError, match="architecture resnet8 was given, but timm:x has its own"):
         load("timm:x", arch="resnet8")
+    with pytest.raises(UserError, match=r"key ema was given, but .*model\.pt was saved by a run"):
+        load(path, weights_key="ema")
+    for source in ("timm:x", "no_such_module:f"):
+        with pytest.raises(UserError, match=f"key ema was given, but no weights file for {source}"):
+            load(source, weights_key="ema")
 
 
 def test_file_that_no_run_saved(tmp_path):

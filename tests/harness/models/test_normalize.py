@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from harness.data import dataset_info
 from harness.errors import UserError
-from harness.models.normalize import Normalized
+from harness.models.normalize import Normalized, statistics_of
 from harness.models.resnet import ResNet
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
@@ -46,6 +47,15 @@ def test_statistics_are_buffers_that_a_state_dict_carries(network):
 def test_one_channel_images():
     model = Normalized(nn.Flatten(), (0.5,), (0.5,))
     torch.testing.assert_close(model(torch.ones(1, 1, 2, 2)), torch.ones(1, 4))
+
+
+@pytest.mark.parametrize(
+    "normalize",
+    ["0.5;0", "0.5;-1", "nan;1", "0.5;nan", "0.5;inf", ([0.5], [0.0]), ([float("inf")], [1.0])],
+)
+def test_values_that_no_image_can_be_normalised_by_are_refused(normalize):
+    with pytest.raises(UserError, match="give finite means and positive stds"):
+        statistics_of(normalize, dataset_info("digits"))
 
 
 def test_a_network_without_features_is_refused():
