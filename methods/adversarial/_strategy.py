@@ -39,6 +39,7 @@ from methods.losses.precision import float32_or_wider
 
 # The reward's attack: number of steps, each a quarter of the radius, and of restarts.
 REWARD_STEPS, REWARD_RESTARTS = 10, 2
+TARGET_EPS = 8 / 255
 
 STRATEGY_FORMULA = (
     r"\text{strategy: } -R \sum_h \log \pi_h(a_h \mid x), \quad R = \mathrm{CE}(o_n, y) + "
@@ -117,7 +118,7 @@ class StrategyParams(Params):
     eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(3, 16))
     step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(1, 6))
     steps_choices: tuple[int, ...] = tuple(range(3, 15))
-    target_eps: Radius = 8 / 255
+    target_eps: Radius = TARGET_EPS
     robust_reward_weight: float = Field(4.0, ge=0)
     clean_reward_weight: float = Field(2.0, ge=0)
     label_smoothing: float = Field(0.3, ge=0, le=0.5)
@@ -317,6 +318,6 @@ def allowed(params: Overrides) -> Overrides:
 
     Accuracy during training is that at the radius of the reward's attack.
     """
-    target = params.get("target_eps", StrategyParams().target_eps)
+    target = params.get("target_eps", TARGET_EPS)
     attack = {"eps": max(params["eps_choices"])}
     return {"params": params, "training": {"attack": attack, "selection": {"eps": target}}}
