@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -39,7 +38,7 @@ from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
 from harness.store.files import DamagedFile
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
-from harness.store.verdicts import verdicts_digest, write_verdicts
+from harness.store.verdicts import correct_after, verdicts_digest, write_verdicts
 
 PLANNING_IMAGES = 32
 NotifyFn = Callable[[str], None]
@@ -339,14 +338,11 @@ def accuracies(
     ``population`` images of the test set, valid at any stopping time. The last accuracy is also
     named ``robust``, and ``aa`` if the attacks are standard AutoAttack.
     """
-    broken_by = verdicts["broken_by"].to_pandas().fillna("").to_numpy(dtype=str)
-    alive = np.ones(len(broken_by), dtype=bool)
-    metrics = {}
-    for stage in ("clean", *protocol.attacks):
-        alive &= broken_by != stage
-        metrics[stage] = accuracy(int(alive.sum()), len(alive))
+    by_stage, metrics = correct_after(verdicts["broken_by"].to_pylist(), protocol.attacks), {}
+    for stage, correct in by_stage.items():
+        metrics[stage] = accuracy(int(correct.sum()), len(correct))
         if protocol.order == "random":
-            low, high = confidence_interval(alive, population)
+            low, high = confidence_interval(correct, population)
             metrics[stage] |= {"low": low, "high": high}
     metrics["robust"] = metrics[protocol.attacks[-1] if protocol.attacks else "clean"]
     return metrics | ({"aa": metrics["robust"]} if is_standard(protocol, num_classes) else {})

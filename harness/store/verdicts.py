@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from harness.store.files import DamagedFile, replacing
 from harness.store.schema import EVALUATION_KEY, RUN_KEY, VERDICTS, arrow_schema
 
-CLEAN = "clean"
 _KEYS = (RUN_KEY.name, EVALUATION_KEY.name)
 VERDICT_SCHEMA = pa.schema([field for field in arrow_schema(VERDICTS) if field.name not in _KEYS])
 
@@ -33,14 +34,16 @@ def verdicts_digest(verdicts: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def survivors(verdicts: pa.Table, attacks: Sequence[str]) -> dict[str, int]:
-    """Number of images still classified correctly without attack and after each attack."""
-    broken_by = verdicts["broken_by"].to_pylist()
-    alive, counts = len(broken_by), {}
-    for stage in (CLEAN, *attacks):
-        alive -= broken_by.count(stage)
-        counts[stage] = alive
-    return counts
+def correct_after(
+    broken_by: Iterable[str | None], attacks: Sequence[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """Which images [N] are still classified correctly: ``clean``, and after each attack."""
+    by_stage = np.array([by if isinstance(by, str) else "" for by in broken_by], dtype=str)
+    correct, found = np.ones(len(by_stage), dtype=bool), {}
+    for stage in ("clean", *attacks):
+        correct = correct & (by_stage != stage)
+        found[stage] = correct
+    return found
 
 
 def read_table(path: Path) -> tuple[pa.Table, dict[bytes, bytes]]:
@@ -82,7 +85,8 @@ def read_verdicts(path: Path, record: Mapping[str, Any]) -> pa.Table:
     n = record["protocol"]["n"]
     if len(verdicts) != n:
         raise DamagedFile(f"the verdicts {path} are of {len(verdicts)} images, not of {n}: {again}")
-    counts = survivors(verdicts, record["protocol"]["attacks"])
+    correct = correct_after(verdicts["broken_by"].to_pylist(), record["protocol"]["attacks"])
+    counts = {stage: int(right.sum()) for stage, right in correct.items()}
     counts["robust"] = verdicts["broken_by"].null_count
     for name, count in counts.items():
         recorded = record["metrics"].get(name, {}).get("value", count / n)

@@ -34,6 +34,7 @@ from harness.evaluation.analysis.statistics import (
     seeds_summary,
     welch,
 )
+from harness.store.verdicts import correct_after
 
 # These change the randomness or execution of attacks, but not what is measured.
 RANDOMNESS_FIELDS = ("seed", "chunk_size", "accelerate")
@@ -196,14 +197,10 @@ def _of_accuracies(values: Sequence[float]) -> SeedsSummary:
 
 def correct_by_metric(protocol: Facts, verdicts: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     """Return which images [N] are still right: clean, after each stage, and after all stages."""
-    broken_by = verdicts["broken_by"].fillna("").to_numpy(dtype=str)
-    alive = np.ones(len(broken_by), dtype=bool)
-    found = {}
-    for stage in ("clean", *protocol["attacks"]):
-        alive = alive & (broken_by != stage)
-        found[stage] = alive
-    if protocol["attacks"]:
-        found["aa" if protocol["standard"] else "robust"] = alive
+    attacks = protocol["attacks"]
+    found = correct_after(verdicts["broken_by"], attacks)
+    if attacks:
+        found["aa" if protocol["standard"] else "robust"] = found[attacks[-1]]
     return found
 
 
