@@ -48,7 +48,7 @@ def extra_rows(
 
 def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
     first = members[0]
-    title = f"Also measured here: {first.protocol}"
+    title = f"Also measured here: {first.section_title}"
     cells = [_cells(spec, group) for group in members]
     after = _last_attack(spec, first)
     columns = [*spec.columns, *([_after_column(spec, after)] if after else []), _other_column(spec)]

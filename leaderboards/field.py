@@ -47,7 +47,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
     """
     rows = [_published(entry, spec) for entry in entries]
     for row in table.rows:
-        if row.kind in (PRINTED_ROW, OURS_ROW) and not row.partial:
+        if row.kind in (PRINTED_ROW, OURS_ROW) and row.is_papers_attack and not row.partial:
             rows += _sides(row)
     ranked: list[Row] = []
     for group in (ALONE, EXTRA):

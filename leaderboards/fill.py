@@ -50,8 +50,8 @@ def is_like(group: RunGroup, other: RunGroup) -> bool:
 
 
 def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
-    """Whether a group has the baseline's method and is otherwise comparable."""
-    return group["method"] == method and is_like(group, of)
+    """Whether a group has the baseline's method, which ``of`` has not, and is comparable."""
+    return group["method"] == method != of["method"] and is_like(group, of)
 
 
 class PrintedRows:
@@ -63,7 +63,10 @@ class PrintedRows:
         self._table_lines = [line for line in printed_lines() if line["table"] == str(spec.number)]
         self._groups: dict[str, list[RunGroup]] = defaultdict(list)  # by method
         for each in groups:
-            if each.badge == REPRODUCED and (not spec.attacked or is_papers_attack(each.runs[0])):
+            fits = (
+                is_papers_attack(each.runs[0]) if spec.attacked else each["precision"] == "float32"
+            )
+            if each.badge == REPRODUCED and fits:
                 self._groups[each["method"]].append(each)
         self._lines: list[dict[str, dict[str, str]]] = [
             {
@@ -127,7 +130,11 @@ class PrintedRows:
         return found[0] if found else None
 
     def _choose(self, row: RowSpec, column: ColumnSpec, line: Facts) -> RunGroup | None:
-        """Return the group for a cell: printed selection first, then most seeds, then newest."""
+        """Return the group for a cell: printed selection first, then most seeds, then newest.
+
+        Without an attack in the table, an evaluation without attacks comes first, so that all rows
+        have the same protocol where possible.
+        """
         head = row.kind == HEAD_ROW
         fitting = [
             group
@@ -143,7 +150,11 @@ class PrintedRows:
         ]
         return max(
             fitting,
-            key=lambda group: (group["selection"] == row.selection, *group.preference),
+            key=lambda group: (
+                group["selection"] == row.selection,
+                self.spec.attacked or not group["attacks"],
+                *group.preference,
+            ),
             default=None,
         )
 
@@ -163,14 +174,15 @@ class PrintedRows:
 
     def _mark_best(self, cells: Sequence[dict[str, Cell]]) -> None:
         """Mark our best number of each column among the rows that are ranked together."""
-        rivals: dict[tuple[str, ...], list[dict[str, Cell]]] = {}
-        for row, own in zip(self.spec.rows, cells, strict=True):
-            if row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
-                facts = {"group": row.group, **row.where}
-                key = tuple(facts.get(name, "") for name in self.spec.ranked_within)
-                rivals.setdefault(key, []).append(own)
         for column in self.spec.columns:
-            for together in rivals.values():
+            rivals: dict[tuple[object, ...], list[dict[str, Cell]]] = {}
+            for row, own, chosen in zip(self.spec.rows, cells, self._chosen, strict=True):
+                group = chosen.get(column.key)
+                if group is not None and row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
+                    facts = {"group": row.group, **row.where}
+                    key = (facts.get(name, "") for name in self.spec.ranked_within)
+                    rivals.setdefault((group.section_key, *key), []).append(own)
+            for together in rivals.values() if column.comparable else ():
                 mark_best(together, column)
 
     def _difference_cell(self, spec: DifferenceSpec, index: int, own: Mapping[str, Cell]) -> Cell:

@@ -30,7 +30,7 @@ def best_text(table: Table) -> tuple[str, str, str]:
     robust = any(column.key == "aa" for column in table.columns)
     keys = ["aa"] if robust else [c.key for c in table.columns if c.metric == "clean"]
     heads = {column.key: " to ".join(column.heads[:2]) for column in table.columns}
-    rows = [row for row in table.rows if table.is_subject(row)]
+    rows = [r for r in table.rows if table.is_subject(r) and (r.is_papers_attack or not robust)]
     sides: dict[str, list[tuple[float, str, str]]] = {"printed": [], "ours": []}
     for row in rows:
         for key in keys:
@@ -52,7 +52,7 @@ def best_text(table: Table) -> tuple[str, str, str]:
 
 def _robustness(table: Table, key: str) -> str:
     """Return by how much the paper's method outperforms KL training."""
-    rows = [row for row in table.rows if table.is_subject(row)]
+    rows = [row for row in table.rows if table.is_subject(row) and row.is_papers_attack]
     parts = []
     for group in dict.fromkeys(row.group for row in rows):
         numbers = _printed(row.cell(key) for row in rows if row.group == group)

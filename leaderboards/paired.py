@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
@@ -61,13 +62,15 @@ def paired_difference(of: RunGroup, base: RunGroup, metric: str) -> Number | Non
     runs = [(sides[0][seed], sides[1][seed]) for seed in seeds]
     values = [unit * (a["metrics"][metric].value - b["metrics"][metric].value) for a, b in runs]
     summary = seeds_summary(values)
+    # Accuracies differ by at most 100 points.
+    furthest = math.inf if metric in TIMES else 100.0
     several = len(values) > 1
     names = ", ".join(map(str, seeds))
     return Number(
         statistics.fmean(values),
         of.badge,
-        low=summary.low if several else None,
-        high=summary.high if several else None,
+        low=max(summary.low, -furthest) if several else None,
+        high=min(summary.high, furthest) if several else None,
         n=int(of["n"]) if metric not in TIMES else None,
         seeds=len(seeds),
         note=f"{of.method_name} minus {base.method_name}, over seed{'s' * several} {names}",

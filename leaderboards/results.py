@@ -16,7 +16,7 @@ from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
-from leaderboards.protocols import TIMES, attacks_of, protocol_facts
+from leaderboards.protocols import TIMES, attacks_of, is_papers_attack, protocol_facts
 from leaderboards.render.escape import one_line
 from leaderboards.spec import architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
@@ -121,6 +121,7 @@ class RunGroup:
             "augmentation": augmentation_of(self["generated_name"]),
             "selection": self["selection"] or "",
             "scale": self["scale"],
+            "attack": "paper" if is_papers_attack(self.runs[0]) else "",
             "source": self.badge,
         }
 
@@ -128,6 +129,12 @@ class RunGroup:
     def protocol(self) -> str:
         """Dataset, threat model, attack and number of images."""
         return ", ".join(protocol_facts(self.runs[0], attacks_of(self.runs[0])))
+
+    @property
+    def section_title(self) -> str:
+        """Its protocol, and its selection if that is on test images."""
+        chosen = ", best epoch on test" if self["selection"] == "best-on-test" else ""
+        return f"{self.protocol}{chosen}"
 
     @cached_property
     def note(self) -> str:

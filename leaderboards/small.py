@@ -37,7 +37,7 @@ def small_table(groups: Sequence[RunGroup]) -> Table:
     for members in sections_of(groups):
         metric = study_metric(members[0])
         columns.setdefault(metric, _column(metric))
-        title = members[0].protocol + _selected(members[0])
+        title = members[0].section_title
         panels[title] = f"\u00b7 {ladder(members)}"
         rows += _section(title, members, metric)
     return Table(
@@ -121,10 +121,6 @@ def _paper_scale(group: RunGroup) -> Scale:
 def study_metric(group: RunGroup) -> str:
     """Return the metric that ranks a group: clean accuracy, or accuracy after the last attack."""
     return ranking_metric(attacks_of(group.runs[0]), group.metrics)
-
-
-def _selected(group: RunGroup) -> str:
-    return ", best epoch on test" if group["selection"] == "best-on-test" else ""
 
 
 def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:

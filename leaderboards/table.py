@@ -207,7 +207,8 @@ class Row:
         cells: cells by column key; a cell without numbers is left out.
         facts: for filters: ``method`` (registered name), ``arch``, ``teacher``, ``dataset``,
             ``augmentation``, ``selection`` (last, best-on-val, best-on-test; empty where unknown),
-            ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas).
+            ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas). Our
+            further rows have ``attack``: ``paper`` if it is the paper's.
         notes: what a reader must know about this row, with the evidence.
         command: the command that reproduces the row; empty if none does.
         rank: in a ranking, the ranks that the 95% intervals allow, such as ``1`` or ``2-4``, or
@@ -233,6 +234,11 @@ class Row:
     def numbers(self) -> tuple[Number, ...]:
         """All its numbers."""
         return tuple(number for cell in self.cells.values() for number in cell.numbers)
+
+    @property
+    def is_papers_attack(self) -> bool:
+        """Whether accuracies under attack are for the paper's attack; ours may have others."""
+        return self.kind != OURS_ROW or self.facts.get("attack") == "paper"
 
     def cell(self, key: str) -> Cell:
         """Return the cell of a column, which may be empty."""

@@ -117,8 +117,9 @@ def adversarial_table(
                 f"{DELTA}AA",
                 (basic, wang),
                 "AutoAttack accuracy minus that of KL training under the same conditions, "
-                f"percentage points, computed from the numbers shown. The baseline is {basic_text} "
-                "for rows without generated images, else Wang et al. with the same number of them.",
+                "percentage points; ours over shared seeds and images. The baseline is "
+                f"{basic_text} for rows without generated images, else Wang et al. with the same "
+                "number of them.",
             ),
         ),
         includes=InclusionRule(

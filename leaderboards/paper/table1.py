@@ -64,8 +64,8 @@ TABLE = TableSpec(
             "aa",
             f"{DELTA}AA",
             (KL_BASELINE,),
-            "AutoAttack accuracy minus that of the KL baseline, row (a), percentage points, "
-            "computed from the numbers shown.",
+            "AutoAttack accuracy minus that of the KL baseline, row (a), percentage points; ours "
+            "over shared seeds and images.",
         ),
     ),
     includes=InclusionRule(

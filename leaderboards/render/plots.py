@@ -94,7 +94,10 @@ def plots_of(table: Table) -> list[Figure]:
 def points_of(table: Table, x: str, y: str) -> list[Point]:
     """Return the rows with both numbers, printed, published or ours, except small scale."""
     points = []
+    attacked = y in ("aa", "best-known")
     for row in table.rows:
+        if attacked and not row.is_papers_attack:
+            continue
         if x in row.cells and y in row.cells and row.kind not in (HEAD_ROW, DIFFERENCE_ROW):
             across, up = row.cells[x], row.cells[y]
             for one, other in ((across.printed, up.printed), (across.ours, up.ours)):
