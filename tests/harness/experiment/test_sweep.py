@@ -1,5 +1,6 @@
 """Sweeps: their runs, which of them are done, and how long the rest will take."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
 
 def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
-    done, seed, other, more, attacks, budget = planned(
+    done, seed, other, more, attacks, budget, radii = planned(
         results,
         set=TINY,
         runs=(
@@ -218,6 +219,7 @@ def test_estimates_come_from_similar_runs(swept):
             {"method": "trades", "set": {"training.epochs": 4}},
             {"method": "trades", "set": {"evaluation.attacks": ["square"], "seed": 9}},
             {"method": "trades", "set": {"evaluation.budget.n_iter": 9, "seed": 9}},
+            {"method": "trades", "set": {"evaluation.eps": [0.1, 0.15], "seed": 9}},
         ),
     )
     assert (done.state, done.seconds) == ("done", 0.0)
@@ -229,6 +231,17 @@ def test_estimates_come_from_similar_runs(swept):
         "SELECT median(seconds) AS s FROM epochs JOIN runs USING (run_id) WHERE method = 'trades'"
     )["s"][0]
     assert more.seconds == pytest.approx(seed.seconds + 2 * epochs)
+    # An evaluation of 12 images under the same attacks takes as long as the stored one.
+    image = Database(results).query(
+        "SELECT median(e.wall_s / e.n) AS s FROM evaluations e JOIN runs r USING (run_id) "
+        "WHERE r.method = 'trades' AND e.n = 12"
+    )["s"][0]
+    assert seed.seconds == pytest.approx(2 * epochs + 12 * image)
+    assert radii.seconds == pytest.approx(2 * epochs + 2 * 12 * image)
+    begun = dataclasses.replace(seed, state="partial", epochs=1)
+    attacked = dataclasses.replace(begun, epochs=2, chunks=1)
+    left = estimate.with_estimates([begun, attacked], estimate.stored_timings(results))
+    assert [each.seconds for each in left] == pytest.approx([epochs + 12 * image, 0])
     # No similar evaluation is stored, so only the training time is known.
     for unlike in (attacks, budget):
         assert unlike.seconds == pytest.approx(2 * epochs)

@@ -1,5 +1,6 @@
 """Attacks that a task plans, their limits in the engine, and steps that look ahead."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Greedy(Task):
         self.shared, self.own = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.found: list[Tensor] = []
+        self.rate_factors: list[float] = []
 
     def optimised_parameters(self) -> list[nn.Parameter]:
         return [self.shared]
@@ -97,6 +99,7 @@ class Greedy(Task):
         tried = Batch(batch.x, batch.y, batch.index, batch.epoch)
         tried.plan = self.attack_plan(batch, view.generator)
         self.found.append(view.attack(tried))
+        self.rate_factors.append(view.rate_factor)
 
     def attack_plan(self, batch: Batch, generator: torch.Generator) -> AttackPlan:
         ones = torch.ones(len(batch.y))
@@ -121,11 +124,10 @@ class Silent:
     def epoch(self, record: dict[str, object]) -> None: ...
 
 
-def trained(folder: Path, task_class: type[Task], eps: float = 0.1) -> Any:
-    """Return the task after one epoch of three steps on digits."""
-    config = RunConfig.model_validate(
-        {"method": "greedy", "training": {"epochs": 1, "batch_size": 32, "attack": {"eps": eps}}}
-    )
+def trained(folder: Path, task_class: type[Task], eps: float = 0.1, epochs: int = 1) -> Any:
+    """Return the task after epochs of three steps on digits."""
+    training = {"epochs": epochs, "batch_size": 32, "attack": {"eps": eps}}
+    config = RunConfig.model_validate({"method": "greedy", "training": training})
     data = load_dataset("digits")
     context = TaskContext(10, 1, 96, CPU, in_channels=1, image_size=8)
     task = task_class(Params(), context)
@@ -153,6 +155,12 @@ def test_a_greedy_plan_is_held_to_the_radius_and_the_image_range(tmp_path, eps):
         assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
     assert float(task.own.detach()) == 1.0
     assert float(task.shared.detach()) != 1.0
+
+
+def test_a_task_sees_the_share_of_the_learning_rate_that_its_epoch_has(tmp_path):
+    task = trained(tmp_path, Greedy, epochs=4)
+    cosine = [(1 + math.cos(math.pi * e / 4)) / 2 for e in range(4) for _ in range(3)]
+    assert task.rate_factors == pytest.approx(cosine)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.02])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.config import AveragingConfig, OptimizerConfig
+from harness.config import AveragingConfig, OptimizerConfig, TrainConfig
 from harness.training.averaging import WeightAverage
-from harness.training.optimizer import build_optimizer
+from harness.training.optimizer import build_optimizer, set_epoch
 from harness.training.schedules import learning_rate, momentum
 
 
@@ -35,6 +35,34 @@ def test_onecycle_is_torchs(epochs, pct_start):
         optimizer.step()
         if epoch < epochs:
             scheduler.step()
+
+
+def test_steps_have_the_rate_and_the_nesterov_momentum_of_their_epoch():
+    """Weights after steps on a fixed loss are those of torch's optimiser and scheduler."""
+    onecycle = {"schedule": "onecycle", "pct_start": 0.4, "cycle_momentum": True}
+    training = TrainConfig.model_validate(
+        {"epochs": 5, "optimizer": {"lr": 0.2, "nesterov": True, **onecycle}}
+    )
+    ours, theirs = net().double(), net().double()
+    optimizer = build_optimizer(ours, (), training.optimizer)
+    reference = torch.optim.SGD(
+        theirs.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        reference, max_lr=0.2, pct_start=0.4, total_steps=5
+    )
+    x = torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    for epoch in range(1, 6):
+        set_epoch(optimizer, training, epoch)
+        for _ in range(3):
+            for model, each in ((ours, optimizer), (theirs, reference)):
+                each.zero_grad()
+                model(x).square().sum().mul(1e-3).backward()
+                each.step()
+        if epoch < 5:
+            scheduler.step()
+    for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -344,13 +344,13 @@ def test_cards_note_of_which_release_the_rewards_attack_moves_fewer_images() -> 
     assert noted == {"las-at", "las-trades"}
 
 
-@pytest.mark.parametrize("method", LAS)
 def test_labels_cannot_be_smoothed_past_uniform_ones(
-    network: nn.Module, batch: Batch, make_task: Callable[..., Task], method: str
+    network: nn.Module, batch: Batch, make_task: Callable[..., Task]
 ) -> None:
     """With two classes, labels are uniform at 0.5; with more classes, at a larger value."""
-    with pytest.raises(ValueError, match="label_smoothing"):
-        METHODS.get(method).params(label_smoothing=0.51)
+    for method in LAS:
+        with pytest.raises(ValueError, match="label_smoothing"):
+            METHODS.get(method).params(label_smoothing=0.51)
     task = make_task("las-at", strategy_arch="resnet8", label_smoothing=0.5)
     batch.y %= 2
     two = nn.Sequential(network, nn.Linear(7, 2).double())
