@@ -83,7 +83,7 @@ def teacher_not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
         def teach(batch: Batch) -> Tensor:
             found.model.train()
             with torch.no_grad():
-                return found.model(batch.x).float()
+                return found.model(batch.x.to(next(found.model.parameters()).dtype))
 
         return teach
 
