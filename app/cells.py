@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +29,8 @@ from leaderboards.table import (
     Table,
 )
 
-PRINTED_ORDER = "as printed"
+# The order of a table of the paper, and of any other table.
+PRINTED_ORDER, LISTED_ORDER = "as printed", "as listed"
 UNDERLINED = "†"
 OURS = " (ours)"
 FROM_PRINT = " (ours - printed)"
@@ -125,7 +127,7 @@ def known_facts(table: Table, name: str) -> list[str]:
 
 
 def chosen_rows(table: Table, filters: Filters, sort: str) -> list[Row]:
-    """The matching rows, as printed or best first by the column whose title is ``sort``.
+    """The matching rows, best first by the column whose title is ``sort``, or in the table's order.
 
     Sections stay together; a row without the number goes to the end of its section.
     """
@@ -184,8 +186,10 @@ def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> N
     if table.ranked_by:
         help = LABEL_HELP[title]
         ranking = [row.number(table.ranked_by) for row in rows]
+        places = {row.key: place for place, row in enumerate(table.rows, 1)}
         by_title: dict[str, list[int | None]] = {
-            RANK: list(range(1, len(rows) + 1)),
+            # A row's place in the ranking, however the rows are sorted now.
+            RANK: [places[row.key] for row in rows],
             "Seeds": [number.seeds if number else None for number in ranking],
             "n": [number.n if number else None for number in ranking],
         }
@@ -195,6 +199,7 @@ def _add_label(cells: Cells, table: Table, rows: Sequence[Row], place: int) -> N
     else:
         outside = any(row.kind in (PUBLISHED_ROW, OURS_ROW) for row in rows)
         help = f"{title}, as {'its source names it' if outside else 'printed'}."
+        help = LABEL_HELP[title] if title == "Seeds" else help
     cells.add(title, values, help)
 
 
@@ -227,7 +232,7 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
     accuracy = f"Accuracy after {column.heads[-1]}, percent."
     sentences = [column.help or METRIC_HELP.get(column.metric, accuracy)]
     if column.difference:
-        sentences.append("Computed here from the numbers shown.")
+        sentences.append(f"Computed here{'' if side == OURS else ' from the numbers shown'}.")
     elif side == OURS:
         sentences.append("Measured here.")
     else:
@@ -235,7 +240,9 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
     if interval and any(number.interval for number in there):
         images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
-        sentences.append(f"In brackets: the Wilson 95% interval of one model, computed here{n}.")
+        of = "95% interval of the difference" if column.difference or column.forest else ""
+        of = of or "Wilson 95% interval of one model"
+        sentences.append(f"In brackets: the {of}, computed here{n}.")
     if any(number.std is not None for number in there):
         sentences.append(f"{PLUS_MINUS}: standard deviation over seeds.")
     return " ".join(sentences)
@@ -264,6 +271,14 @@ def table_files(table: Table, rows: Sequence[Row], view: str) -> dict[str, Calla
         "Markdown": lambda: to_markdown(shown),
         "BibTeX": lambda: to_bibtex(shown),
     }
+
+
+def file_name(table: Table) -> str:
+    """The name of a table's files, without an ending."""
+    if table.number or table.slug:
+        return table.anchor
+    # All rankings have the same anchor; their titles are their protocols.
+    return "runs-" + re.sub("[^a-z0-9.]+", "-", table.title.lower()).strip("-.")
 
 
 def show_cells(cells: Cells, places: Sequence[int], *, alt: str) -> None:

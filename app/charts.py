@@ -137,6 +137,7 @@ def tradeoff(
             opacity=alt.condition(brush, alt.value(0.95), alt.value(0.25)),
             tooltip=[
                 alt.Tooltip("name:N", title="Method"),
+                alt.Tooltip("family:N", title="Family"),
                 alt.Tooltip("arch:N", title="Architecture"),
                 alt.Tooltip("training_data:N", title="Training data"),
                 alt.Tooltip("source:N", title="Source"),
@@ -223,8 +224,8 @@ def bars_by_class(frame: pd.DataFrame, *, title: str, limit: float) -> Picture:
         alt.Chart(frame)
         .mark_bar(size=18)
         .encode(
-            x=alt.X("label:N", title=None, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5)),
+            x=alt.X("label:N", title="Class", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("value:Q", title="Gradient", scale=scale, axis=alt.Axis(tickCount=5)),
             color=alt.condition("datum.value < 0", alt.value(RED), alt.value(BLUE)),
             tooltip=["label:N", alt.Tooltip("value:Q", format=".4g")],
         )

@@ -161,7 +161,7 @@ def seeds_line(compared: SeedsComparison, name: str) -> str:
     if name not in differences:
         return f"{means}, A - B {100 * (a.mean - b.mean):+.2f}"
     found = differences[name]
-    p = "" if math.isnan(found.p_value) else f", {p_text(found.p_value)}"
+    p = "" if math.isnan(found.p_value) else f", {p_text(found.p_value)} (Welch's t)"
     return f"{means}, A - B {points(found.difference, found.low, found.high)}{p}"
 
 

@@ -15,7 +15,7 @@ import streamlit as st
 from app import address, queries
 from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
-from harness.store.database import DATABASE_NAME, Database
+from harness.store.database import DATABASE_NAME, UNINDEXED, Database
 from leaderboards.build import in_folder
 from leaderboards.render.escape import markdown
 
@@ -90,7 +90,7 @@ def query_folder(function: Callable[..., T], *arguments: Any) -> T:
 @st.cache_data(show_spinner=False, max_entries=128)
 def _cached(
     name: str,
-    stamp: tuple[int, ...],
+    stamp: tuple[int | str, ...],
     results: str,
     arguments: tuple[Any, ...],
     options: dict[str, Any],
@@ -100,16 +100,19 @@ def _cached(
     return _function(Database(Path(results), _wait_s), *arguments, **options)
 
 
-def _stamp() -> tuple[int, ...]:
-    """File attributes that differ after every change of the database."""
-    facts: list[int] = []
+def _stamp() -> tuple[int | str, ...]:
+    """Facts that differ after every change of the database and of the runs to be stored in it.
+
+    A run that could not be stored leaves a mark, and only a query that is not cached stores it.
+    """
+    facts: list[int | str] = []
     for ending in ("", ".wal"):
         try:
             found = Path(f"{results_folder() / DATABASE_NAME}{ending}").stat()
             facts += [found.st_ino, found.st_mtime_ns, found.st_size]
         except OSError:
             facts.append(0)
-    return tuple(facts)
+    return *facts, *sorted(mark.name for mark in (results_folder() / UNINDEXED).glob("[!.]*"))
 
 
 @contextmanager
@@ -277,11 +280,13 @@ def one_named(
     A link then shows the same even after newer runs. ``titles`` maps each option to the text shown;
     the URL holds the option.
     """
-    _check_url(label, key, options, default)
+    widget = f"{key}-choice"
+    # Once that widget is there, the URL has its last value, which another may have ruled out.
+    if titles is None or widget not in st.session_state:
+        _check_url(label, key, options, default)
     given = st.query_params.get(key)
     if titles is not None:
         # Streamlit would put the title into the URL, so the URL is set by hand.
-        widget = f"{key}-choice"
         if st.session_state.get(widget) not in options:
             st.session_state[widget] = given if given in options else default
         picked = st.selectbox(
@@ -359,7 +364,7 @@ def _warn(label: str, wrong: str | None, default: str) -> None:
     if wrong is not None:
         st.session_state.get(REMARKS, st).warning(
             f"The URL asks for {plain(label.lower())} {plain(address.quoted(wrong))}, which "
-            f"does not exist: showing {plain(default)}."
+            f"cannot be chosen here: showing {plain(default)}."
         )
 
 

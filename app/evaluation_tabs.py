@@ -17,6 +17,8 @@ from harness.store.text import counted
 from leaderboards.protocols import attacks_of
 
 SAMPLE_ROWS = 10
+# More classes would make the chart thousands of pixels high.
+MAX_CLASSES = 100
 STAGE_COLUMNS = {
     "stage": ui.text_column("Stage", "Stages in the order of attack.", pinned=True),
     "attacked": ui.number_column("Attacked", "Images that the stage attacked."),
@@ -93,12 +95,17 @@ def per_class(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         }
     )
     kinds = ["clean", "under attack"] if evaluation["attacks"] else ["clean"]
-    long = wide.melt(["name", "n"], kinds, var_name="kind", value_name="value")
-    ui.show_chart(charts.per_class(long), alt=f"Accuracy of {len(wide)} classes")
     ordered = wide.sort_values(kinds[-1], kind="stable")
     worst, best = ordered.iloc[0], ordered.iloc[-1]
+    drawn, said = wide, ""
+    if len(wide) > MAX_CLASSES:
+        half = MAX_CLASSES // 2
+        drawn = pd.concat([ordered.head(half), ordered.tail(half)])
+        said = f"The chart shows the {half} lowest and the {half} highest of {len(wide)} classes. "
+    long = drawn.melt(["name", "n"], kinds, var_name="kind", value_name="value")
+    ui.show_chart(charts.per_class(long), alt=f"Accuracy of {len(drawn)} classes")
     st.caption(
-        f"{kinds[-1].capitalize()}: lowest for {ui.plain(worst['name'])} "
+        f"{said}{kinds[-1].capitalize()}: lowest for {ui.plain(worst['name'])} "
         f"({worst[kinds[-1]]:.1f}% of {int(worst['n'])} images), highest for "
         f"{ui.plain(best['name'])} ({best[kinds[-1]]:.1f}%)."
     )
@@ -117,9 +124,10 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     help = "The stage that broke the image; Clean: wrong without an attack; Robust: never broken."
     broken_by = stages[ui.one_of("Broken by", list(stages), key="broken_by", pills=True, help=help)]
     count = counts[broken_by]
-    st.caption(
-        f"{count} of {int(evaluation['n'])} images; the first {min(count, SAMPLE_ROWS)} are shown."
-    )
+    shown = "all are shown" if count > 1 else "it is shown"
+    if count > SAMPLE_ROWS:
+        shown = f"the first {SAMPLE_ROWS} are shown"
+    st.caption(f"{count} of {counted(int(evaluation['n']), 'image')}; {shown}.")
     evaluation_id = evaluation["evaluation_id"]
     rows = ui.query(queries.samples, run["run_id"], evaluation_id, broken_by, SAMPLE_ROWS)
     names = class_names(run["dataset"])
@@ -183,7 +191,7 @@ def _gallery(rows: pd.DataFrame, pictures: Sequence[Any], names: tuple[str, ...]
             label, predicted = (ui.class_name(names, row[name]) for name in ("label", "adv_pred"))
             st.image(
                 picture,
-                caption=f"#{row['index']}: {label}, predicted {predicted}",
+                caption=ui.plain(f"#{row['index']}: {label}, predicted {predicted}"),
                 width=3 * SIDE,
                 alt=f"Test image {row['index']} clean, adversarial and their difference",
             )

@@ -45,15 +45,21 @@ def protocol_text(facts: Mapping[str, Any]) -> str:
 
 
 def protocol_names(evaluations: pd.DataFrame) -> list[str]:
-    """The protocol and scale of each evaluation; equal for those that may be ranked together.
+    """The protocol, scale and unusual selection; equal for those that may be ranked together.
 
     Args:
-        evaluations: rows with ``dataset``, ``scale``, ``like_key`` and the protocol, as the view
-            ``like_runs`` has them. Different keys with the same text get a number and the start of
-            their images' hash.
+        evaluations: rows with ``dataset``, ``scale``, ``like_key``, ``best_on_test`` and the
+            protocol, as ``queries.protocols`` has them. Different keys with the same text get a
+            number and the start of their images' hash.
     """
     rows = records(evaluations)
-    names = [protocol_text(row) + ", small scale" * (row["scale"] == "small") for row in rows]
+    selected = f", {SELECTION_WORDS['best-on-test']}"
+    names = [
+        protocol_text(row)
+        + ", small scale" * (row["scale"] == "small")
+        + selected * known(row["best_on_test"])
+        for row in rows
+    ]
     keys: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row, name in zip(rows, names, strict=True):
         if row["like_key"] not in keys[row["dataset"], name]:
@@ -79,6 +85,19 @@ def attack_texts(facts: Mapping[str, Any]) -> list[str]:
     version = facts.get("attack_version")
     unusual += str(version).split()[2:] if known(version) else []
     return [f"{facts['norm']} {eps_text(facts['eps'])}", names, *unusual]
+
+
+def watched_images(config: Mapping[str, Any]) -> str:
+    """The images on which a run's accuracy was measured after its epochs.
+
+    Args:
+        config: the run's configuration as JSON, empty if it was not trained here.
+    """
+    held_out = (config.get("data") or {}).get("val_size")
+    selection = (config.get("training") or {}).get("selection") or {}
+    # A run that selects its epoch on test images monitors these, even if it holds images out.
+    on_test = selection.get("rule") == "best-on-test"
+    return "held-out training images" if held_out and not on_test else "test images"
 
 
 def known(value: Any) -> bool:

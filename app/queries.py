@@ -51,7 +51,7 @@ TITLE = "coalesce(r.method_title, r.method, r.source->>'source', r.run_id)"
 
 OVERVIEW = """
 SELECT count(*) AS runs, max(coalesce(finished_at, started_at)) AS newest,
-       arg_max(git_commit, coalesce(finished_at, started_at)) AS commit
+       arg_max_null(git_commit, coalesce(finished_at, started_at)) AS commit
 FROM runs
 """
 
@@ -102,6 +102,7 @@ SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets F
 PROTOCOLS = """
 SELECT like_key, dataset, scale, partial, any_value(norm) AS norm, any_value(eps) AS eps, attacks,
        any_value(attack_version) AS attack_version, n, precision, data_sha256, index_sha256,
+       bool_or(selection = 'best-on-test') AS best_on_test,
        count(*) AS runs, max(finished_at) AS newest, arg_max(run_id, finished_at) AS run_id,
        arg_max(evaluation_id, finished_at) AS evaluation_id
 FROM like_runs GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
@@ -162,7 +163,7 @@ WHERE run_id = ? AND evaluation_id = ?
 
 
 def overview(database: Database) -> dict[str, Any]:
-    """The number of runs, and the newest run's end (or start) and commit, None if unknown."""
+    """The number of runs, and the newest run's end (or start) and commit; None if unknown."""
     row = _record(database.query(OVERVIEW).iloc[0])
     return row | {"runs": int(row["runs"])}
 
@@ -178,7 +179,7 @@ def runs(
 ) -> pd.DataFrame:
     """The newest runs that match, with training costs and the main evaluation.
 
-    ``found`` is the number of matching runs; ``validation`` has the validation accuracies of the
+    ``found`` is the number of matching runs; ``validation`` has the accuracies measured after the
     last 40 epochs. An empty filter matches all runs.
     """
     lists = {"status": list(status), "methods": list(methods), "datasets": list(datasets)}
@@ -196,11 +197,18 @@ def with_running_epochs(runs: pd.DataFrame, results: Path) -> pd.DataFrame:
     for place in range(len(runs)):
         if runs["status"].iloc[place] == "started":
             epochs = running_epochs(results, str(runs["run_id"].iloc[place]))
+            if len(epochs) <= (0 if pd.isna(done[place]) else done[place]):
+                continue
             done[place] = len(epochs)
-            last = epochs[-VALIDATION_EPOCHS:]
-            values = [each.get("pgd_val", each.get("clean_val")) for each in last]
+            values = [_watched(each) for each in epochs[-VALIDATION_EPOCHS:]]
             validation[place] = [value for value in values if value is not None]
     return runs.assign(epochs_done=done, validation=pd.Series(validation, runs.index, dtype=object))
+
+
+def _watched(epoch: dict[str, Any]) -> float | None:
+    """An epoch's accuracy under PGD, or clean if it was not attacked; None if neither is known."""
+    under_pgd = epoch.get("pgd_val")
+    return epoch.get("clean_val") if under_pgd is None else under_pgd
 
 
 def choices(database: Database) -> dict[str, list[str]]:

@@ -10,14 +10,10 @@ import streamlit as st
 
 from app import charts, live, queries
 from app import components as ui
+from app.labels import watched_images
 from harness.store.text import counted
 
 REFRESH_S = 3
-ACCURACIES = {
-    "clean_val": "clean, validation images",
-    "pgd_val": "under PGD, validation images",
-    "clean_test": "clean, test images",
-}
 
 
 @st.fragment(run_every=REFRESH_S)
@@ -60,7 +56,7 @@ def curves(run: dict[str, Any]) -> None:
         return
     left, right = st.columns(2)
     with left:
-        _accuracy(epochs)
+        _accuracy(epochs, watched_images(run["config"]))
     with right:
         _loss(epochs, run["selected_epoch"])
     with left:
@@ -80,10 +76,15 @@ def _epochs(run: dict[str, Any]) -> list[dict[str, Any]]:
     return stored
 
 
-def _accuracy(epochs: list[dict[str, Any]]) -> None:
-    frame = _long(epochs, {title: _column(epochs, name) for name, title in ACCURACIES.items()}, 100)
+def _accuracy(epochs: list[dict[str, Any]], watched: str) -> None:
+    titles = {
+        "clean_val": f"clean, {watched}",
+        "pgd_val": f"under PGD, {watched}",
+        "clean_test": "clean, all test images",
+    }
+    frame = _long(epochs, {title: _column(epochs, name) for name, title in titles.items()}, 100)
     if frame.empty:
-        st.caption("This run measured no validation accuracy.")
+        st.caption("This run measured no accuracy during training.")
         return
     names = list(dict.fromkeys(frame["series"]))
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)

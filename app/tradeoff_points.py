@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from app.components import records
-from app.labels import attack_texts
+from app.labels import attack_texts, known
 from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
 from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
@@ -64,7 +64,7 @@ BOARDS = (
     ("imagenet", "Linf", "4/255"),
 )
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
-COLUMNS += ["source", "where", "page", "seeds", "note", "doubted"]
+COLUMNS += ["source", "where", "page", "seeds", "note", "doubted", "partial", "device"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -178,6 +178,7 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
 def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     run = own[0]
     small = run["scale"] != "paper" or bool(run["partial"])
+    devices = {_text(each["device"]) for each in own}
     generated = isinstance(run["generated_name"], str)
     point = {
         "name": run["title"],
@@ -191,6 +192,8 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "where": run["run_id"] + (f" and {len(own) - 1} more" if len(own) > 1 else ""),
         "page": f"run?run={run['run_id']}",
         "seeds": len(own),
+        "partial": bool(run["partial"]),
+        "device": devices.pop() if len(devices) == 1 else "",
         "note": f"n = {int(run['n']):,}"
         + (f", mean ± std of {len(own)} seeds" if len(own) > 1 else ""),
     }
@@ -221,8 +224,8 @@ def _over_seeds(field: str, own: Sequence[Mapping[str, Any]]) -> dict[str, float
 
 def _mean(values: Iterable[Any]) -> float:
     """The mean of the known values; NaN if none is known."""
-    known = [float(value) for value in values if not pd.isna(value)]
-    return statistics.fmean(known) if known else math.nan
+    found = [float(value) for value in values if not pd.isna(value)]
+    return statistics.fmean(found) if found else math.nan
 
 
 def _text(value: Any) -> str:
@@ -251,17 +254,20 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     """By training data, the points that no other with the same training data equals or beats.
 
     Small-scale runs are left out, since they are never ranked with published numbers, and so are
-    numbers that their publisher doubts, unless there are no other points.
+    numbers that their publisher doubts, unless there are no other points. Partial runs are always
+    left out. Times are compared only if all are known to be of one device.
 
     Args:
-        points: with ``x``, ``y``, ``source``, ``doubted`` and ``training_data``.
-        x_lower: whether small x is good.
-        y_lower: whether small y is good.
+        points: with ``x``, ``y``, ``source``, ``doubted``, ``partial``, ``device`` and
+            ``training_data``.
+        x_lower: whether small x is good; only times are.
+        y_lower: whether small y is good; only times are.
     """
-    doubted = points["doubted"].map(lambda value: value is True)
-    ranked = points[(points["source"] != SOURCES[SMALL]) & ~doubted]
+    doubted, partial = (points[name].map(known) for name in ("doubted", "partial"))
+    whole = points[~partial]
+    ranked = whole[(whole["source"] != SOURCES[SMALL]) & ~doubted[whole.index]]
     if ranked.empty:
-        ranked = points
+        ranked = whole
     return {
         str(data): own.loc[
             pareto_front(
@@ -271,7 +277,14 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
             )
         ]
         for data, own in ranked.groupby("training_data", sort=False)
+        if not (x_lower or y_lower) or _one_device(own)
     }
+
+
+def _one_device(points: pd.DataFrame) -> bool:
+    """Whether all points are known to be measured on the same device; printed ones are not."""
+    devices = set(points["device"].map(_text))
+    return len(devices) == 1 and "" not in devices
 
 
 def near(points: pd.DataFrame) -> pd.Series[bool]:

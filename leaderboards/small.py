@@ -101,10 +101,9 @@ def _span(values: Iterable[int]) -> str:
 
 def _train_images(group: RunGroup) -> int | None:
     """Return the number of training images; None if only the dataset's files give it."""
-    whole = TRAIN_IMAGES.get(group["dataset"])
-    if group["train_limit"]:
-        return int(group["train_limit"])
-    return None if whole is None else whole - int(group["val_size"] or 0)
+    # Validation images are held out after the limit.
+    chosen = group["train_limit"] or TRAIN_IMAGES.get(group["dataset"])
+    return None if chosen is None else int(chosen) - int(group["val_size"] or 0)
 
 
 def _paper_scale(group: RunGroup) -> Scale:

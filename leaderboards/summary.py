@@ -139,7 +139,9 @@ def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric
         columns=(
             *(Column(stage, (metric_title(stage),), stage) for stage in stages),
             Column(metric, (head,), metric),
-            Column("sec_per_iter", ("s/iter",), "sec_per_iter", decimals=None),
+            Column(
+                "sec_per_iter", ("s/iter",), "sec_per_iter", lower_is_better=True, decimals=None
+            ),
         ),
         rows=tuple(_labelled(row) for row in with_keys(ranked)),
         method_label=1,

@@ -12,7 +12,7 @@ import streamlit as st
 from app import charts, comparison, queries
 from app import components as ui
 from app.gallery import SIDE, class_names, disagreement_images
-from app.labels import protocol_text, run_title, stage_title
+from app.labels import protocol_text, run_title, stage_title, watched_images
 from harness.errors import UserError
 from harness.evaluation.analysis.comparable import Evaluated, differences, settings
 from harness.evaluation.analysis.paired import Comparison, cause_notes, compare, compare_seeds
@@ -62,7 +62,9 @@ def page() -> None:
         )
     alone = len({row["run_id"] for row in known}) - len(rows)
     if alone:
-        st.caption(f"Not offered: {alone} evaluated runs whose protocol no other run shares.")
+        st.caption(
+            f"Not offered: {counted(alone, 'evaluated run')} whose protocol no other run shares."
+        )
     pair = comparison.common(rows, (a, b))
     if pair is not None:
         _compared(rows, pair[0], pair[1])
@@ -97,7 +99,7 @@ def _compared(
     )
     seeds = _seeds(rows, row_a, row_b, name)
     if seeds:
-        st.markdown(f"**Over seeds:** {ui.plain(seeds)} (Welch's t).")
+        st.markdown(f"**Over seeds:** {ui.plain(seeds)}.")
     _notes(a, b, found)
     left, right = st.columns([3, 2])
     with left:
@@ -114,7 +116,7 @@ def _compared(
     _running(a, b, name)
     _disagreements(a, b, name)
     _settings(a, b)
-    _curves(row_a, row_b)
+    _curves(a, b, (row_a["title"], row_b["title"]))
 
 
 def _evaluated(row: dict[str, Any]) -> Evaluated:
@@ -219,7 +221,7 @@ def _pictures(a: Evaluated, b: Evaluated, found: pd.DataFrame, name: str) -> Non
         for row, picture in zip(ui.records(found), pictures, strict=True):
             st.image(
                 picture,
-                caption=f"#{row['index']}: {row['label']}. A: {row['a']}, B: {row['b']}",
+                caption=ui.plain(f"#{row['index']}: {row['label']}. A: {row['a']}, B: {row['b']}"),
                 width=(3 if attacked else 1) * SIDE,
                 alt=f"Test image {row['index']}, on which only {row['correct']} is correct",
             )
@@ -236,25 +238,26 @@ def _settings(a: Evaluated, b: Evaluated) -> None:
         ui.show_table(frame, SETTING_COLUMNS, f"{counted(len(rows), 'setting')} that differ")
 
 
-def _curves(row_a: dict[str, Any], row_b: dict[str, Any]) -> None:
-    parts = []
-    for side, row in (("A", row_a), ("B", row_b)):
-        epochs = ui.query(queries.epochs, row["run_id"])
-        accuracy = epochs["pgd_val"].fillna(epochs["clean_val"])
-        series = f"{side}: {row['title']}"
-        parts.append(
-            pd.DataFrame({"epoch": epochs["epoch"], "series": series, "value": 100 * accuracy})
-        )
+def _curves(a: Evaluated, b: Evaluated, titles: tuple[str, str]) -> None:
+    parts, watched = [], {}
+    for side, run, title in zip("AB", (a.run, b.run), titles, strict=True):
+        epochs = ui.query(queries.epochs, run["run_id"])
+        attacked = bool(epochs["pgd_val"].notna().any())
+        accuracy = 100 * epochs["pgd_val" if attacked else "clean_val"]
+        series = f"{side}: {title}, {'under PGD' if attacked else 'clean'}"
+        parts.append(pd.DataFrame({"epoch": epochs["epoch"], "series": series, "value": accuracy}))
+        watched[side] = watched_images(run["config"])
     frame = pd.concat(parts).dropna(subset="value")
     if frame.empty:
         return
-    st.subheader("Validation accuracy during training", anchor=False)
+    st.subheader("Accuracy during training", anchor=False)
     names = list(dict.fromkeys(frame["series"]))
     chart = charts.lines(frame, y_title="Accuracy (%)", series=names)
-    ui.show_chart(chart, alt="Validation accuracy of both runs by epoch")
+    ui.show_chart(chart, alt="Accuracy of both runs by epoch")
     ends = frame.sort_values("epoch").groupby("series")["value"].last()
     values = "; ".join(f"{ui.plain(name)} ends at {value:.1f}%" for name, value in ends.items())
-    st.caption(f"{values}. These are validation images; the numbers above are on test images.")
+    images = ", ".join(f"{side} on {where}" for side, where in watched.items())
+    st.caption(f"{values}. Measured after epochs: {images}. These are not evaluation results.")
 
 
 page()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
@@ -10,10 +11,12 @@ import streamlit as st
 from app import components as ui
 from app import queries
 from app.cells import (
+    LISTED_ORDER,
     PRINTED_ORDER,
     VIEWS,
     Filters,
     chosen_rows,
+    file_name,
     known_facts,
     show_cells,
     sides,
@@ -126,7 +129,7 @@ def _field(table: Table) -> None:
     for column, (name, (key, label)) in zip(st.columns(2), FIELD_FACTS.items(), strict=True):
         with column:
             kept[name] = ui.some_of(label, known_facts(table, name), key=key, help=help)
-    rows = chosen_rows(table, Filters(facts=kept), PRINTED_ORDER)
+    rows = chosen_rows(table, Filters(facts=kept), LISTED_ORDER)
     show_rendered(table, rows, parameter="entry")
     _downloads(table, rows, "both")
 
@@ -147,7 +150,8 @@ def _small_scale() -> None:
         if rows:
             show_rendered(differences, rows, parameter="pair")
         else:
-            ui.nothing_yet(f"{ui.plain(differences.message).capitalize()}.")
+            message = differences.message
+            ui.nothing_yet(f"{ui.plain(message[:1].upper() + message[1:])}.")
         said = [*legend(differences), *differences.remarks]
         st.caption(" · ".join(map(ui.plain, said)))
     _downloads(differences, rows, "both")
@@ -196,7 +200,8 @@ def _show(table: Table, caption: str = "") -> None:
             help = "Printed numbers, ours, or both."
             view = ui.one_of("Numbers", VIEWS, key="show", pills=True, help=help)
     filters, sort = _filters(table)
-    rows = sides(chosen_rows(table, filters, sort), view)
+    # Rows are sorted by the numbers that are shown.
+    rows = chosen_rows(replace(table, rows=tuple(sides(table.rows, view))), filters, sort)
     with spot:
         if caption:
             st.caption(ui.plain(caption))
@@ -251,7 +256,8 @@ def _filters(table: Table) -> tuple[Filters, str]:
                 with columns[place % 3]:
                     facts[name] = ui.some_of(label, known, key=key, help=help)
         with columns[(len(FACTS) + 1) % 3]:
-            orders = [PRINTED_ORDER, *dict.fromkeys(column.title for column in table.columns)]
+            own_order = PRINTED_ORDER if table.number else LISTED_ORDER
+            orders = [own_order, *dict.fromkeys(column.title for column in table.columns)]
             sort = ui.one_of("Sort by", orders, key="sort", help="Best first, within each section.")
     return Filters(words, facts), sort
 
@@ -264,7 +270,7 @@ def _downloads(table: Table, rows: Sequence[Row], view: str) -> None:
             st.download_button(
                 label,
                 text_of,
-                f"{table.anchor}.{ending}",
+                f"{file_name(table)}.{ending}",
                 "text/csv" if ending == "csv" else "text/plain",
                 key=f"download-{table.anchor}-{ending}",
                 on_click="ignore",

@@ -205,8 +205,12 @@ def _observations(found: dict[str, Gradients], detach: bool, alpha: int, beta: i
             f"**The reference is detached**, as a teacher is in distillation. The gradient of wMSE "
             f"to either side is **{to_other + length(found[WMSE].to_m):.3g}**: in Eq. 5 it reaches "
             "only the reference, so it has no effect (Eq. 7) and DKL reduces to its cross-entropy. "
-            f"With the asymmetry broken it reaches the other side (Eq. 8): the gradient there "
-            f"grows from length {length(found[DKL].to_n):.3g} to **{broken:.3g}**."
+            + (
+                "With the asymmetry broken it reaches the other side (Eq. 8): the gradient there "
+                f"changes from length {length(found[DKL].to_n):.3g} to **{broken:.3g}**."
+                if alpha
+                else "Its weight is 0, so breaking the asymmetry changes nothing."
+            )
         )
     else:
         st.markdown(

@@ -43,7 +43,7 @@ def page() -> None:
     )
     cards, broken = METHODS.load_all()
     for reason in broken.values():
-        st.warning(reason)
+        st.warning(ui.plain(reason))
     left, right = st.columns([1, 2])
     with left:
         families = ui.some_of("Training", FAMILIES, key="family")

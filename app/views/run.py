@@ -178,7 +178,8 @@ def _configuration(run: dict[str, Any]) -> None:
     changed = int((table["changed"] != "").sum())
     recipe = ui.plain(run["recipe"])
     st.caption(
-        f"{changed} of {len(table)} settings differ from recipe {recipe} and are marked ≠. "
+        f"{changed} of {len(table)} settings {'differs' if changed == 1 else 'differ'} from recipe "
+        f"{recipe} and {'is' if changed == 1 else 'are'} marked ≠. "
         "The seed does not count as a change."
         if changed
         else f"All {len(table)} settings except the seed are those of recipe {recipe}."

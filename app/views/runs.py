@@ -18,6 +18,7 @@ REFRESH_S = 5
 LIMITS = ("50", "200", "1000")
 FILTERS = ("q", "state", "method", "data", "limit")
 PICKED, BEGAN_WITH = "picked runs", "rows that the table of runs began with"
+MAX_ERRORS = 20
 # A longer table scrolls in a pane as tall as a window.
 MAX_ROWS, PANE_PIXELS = 20, 760
 STATES = {word: status for status, word in STATUS_WORDS.items()}
@@ -46,11 +47,12 @@ COLUMNS: dict[str, Any] = {
         help="Share of the planned epochs that are finished.",
     ),
     "validation": st.column_config.LineChartColumn(
-        "Validation accuracy %",
+        "Accuracy by epoch %",
         y_min=0,
         y_max=100,
-        help="Accuracy on validation images by epoch: under PGD, or clean if the run has no "
-        f"attack. Shows the last {queries.VALIDATION_EPOCHS} epochs. This is not a test result.",
+        help="Accuracy measured during training: under PGD, or clean if the run has no attack; on "
+        "held-out training images, or on test images if the run holds none out. Shows the last "
+        f"{queries.VALIDATION_EPOCHS} epochs. This is not an evaluation result.",
     ),
     "protocol": ui.text_column(
         "Protocol",
@@ -184,7 +186,7 @@ def _shown(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(values: Any) -> list[float]:
-    """Validation accuracies in percent; empty for a run without epochs."""
+    """Accuracies in percent; empty for a run without epochs."""
     return [100 * value for value in values] if isinstance(values, Iterable) else []
 
 
@@ -236,7 +238,9 @@ def _failures(found: pd.DataFrame) -> None:
     if failed.empty:
         return
     with st.expander(f"Errors of failed runs ({len(failed)})"):
-        for row in ui.records(failed.head(20)):
+        if len(failed) > MAX_ERRORS:
+            st.caption(f"The latest {MAX_ERRORS} are shown.")
+        for row in ui.records(failed.head(MAX_ERRORS)):
             st.markdown(f"**{ui.plain(row['run_id'])}**")
             st.code(row["error"] or "no error was recorded", language=None, wrap_lines=True)
             st.page_link("views/run.py", label="Open the run", query_params={"run": row["run_id"]})

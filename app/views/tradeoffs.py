@@ -40,7 +40,7 @@ def page() -> None:
         "One number plotted against another, under one attack, for the paper's rows, RobustBench's "
         "entries and the runs here. Colour shows the family of the loss, shape the source. Dashed "
         "lines are Pareto fronts, one for each kind of training data: a point is on its front if "
-        "no other is as good in both numbers.",
+        "no other is as good in both numbers. Times have a front only if all are of one device.",
     )
     points, unmeasured = _points()
     datasets = sorted(points["dataset"].unique(), key=lambda name: (name != "cifar100", name))
@@ -166,7 +166,8 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
     selected = ui.show_chart(
         chart,
         alt=f"Scatter of {counted(len(shown), 'point')}, {y_name} against {x_name}",
-        key="scatter",
+        # In another chart, the brush would leave out points that nothing on the page names.
+        key=f"scatter {' '.join(shown[['dataset', 'protocol']].iloc[0])} {x_name} {y_name}",
         on_select="rerun",
         selection_mode="brush",
     )

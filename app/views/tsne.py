@@ -17,6 +17,7 @@ from harness.config import eps_text
 from harness.data import dataset_info
 from harness.data.base import DatasetInfo
 from harness.store.rundir import RunDirectory
+from harness.store.text import counted
 
 COLUMNS = {
     "run": ui.text_column("Run", "The run whose features these are.", pinned=True),
@@ -71,8 +72,8 @@ def _choice() -> tuple[str, str, int, int, int] | None:
     ]
     if missing := len(here) - sum(here):
         st.caption(
-            f"Not offered: {missing} of {len(here)} evaluated runs, whose model files are not in "
-            "this folder, because they were imported or the model is external."
+            f"Not offered: {missing} of {counted(len(here), 'evaluated run')}, without a model "
+            "file in this folder, because the run was imported or the model is external."
         )
     rows = {row["run_id"]: row for row in ui.records(known[here])}
     if not rows:

@@ -31,7 +31,7 @@ ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 FORMATS = ("terminal", *TEXT)
 NEWEST = """
 SELECT count(*), max(coalesce(finished_at, started_at)),
-       arg_max(git_commit, coalesce(finished_at, started_at))
+       arg_max_null(git_commit, coalesce(finished_at, started_at))
 FROM runs
 """
 

@@ -53,7 +53,7 @@ def test_a_hostile_address_costs_a_sentence(visitor, page: str, key: str, value:
     visitor.page.wait_for_selector("h1", timeout=30_000)
     visitor.settle(messages=page == "run")
     texts = visitor.page.locator("[data-testid='stAlert']").all_inner_texts()
-    wanted = "There is no run" if page == "run" else "which does not exist: showing"
+    wanted = "There is no run" if page == "run" else "which cannot be chosen here: showing"
     assert any(wanted in text for text in texts), texts
     assert all(len(text) < 500 for text in texts)
     assert visitor.page.locator("h1").count() == 1

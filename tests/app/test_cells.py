@@ -10,12 +10,14 @@ from app.cells import (
     Filters,
     ShownNumber,
     chosen_rows,
+    file_name,
     is_numeric,
     known_facts,
     styled,
     table_cells,
     table_files,
 )
+from leaderboards.build import small as small_tables
 from leaderboards.build import table, tables
 from leaderboards.summary import run_summary
 from leaderboards.table import Cell, Number, Row
@@ -125,6 +127,20 @@ def test_a_ranking_puts_rank_and_accuracies_first_and_sorts_them_as_numbers(
     assert all(text() for text in files.values())
 
 
+def test_a_sorted_ranking_keeps_its_ranks_and_puts_the_fastest_first(store_run, tmp_path) -> None:
+    for seed, (method, seconds) in enumerate((("ikl", 0.3), ("trades", 0.1), ("mart", 0.2))):
+        metrics = {"sec_per_iter": {"value": seconds, "n": 9}}
+        run_id = store_run(tmp_path, method, method.upper(), seed=seed, metrics=metrics)
+    ranking = run_summary(tmp_path, run_id).table
+    rows = chosen_rows(ranking, Filters(), "s/iter")
+    cells = table_cells(ranking, rows)
+    assert cells.values["s/iter"] == [0.1, 0.2, 0.3]
+    assert file_name(ranking).startswith("runs-digits-linf-0.15-")
+    assert file_name(table(2)) == "table-2"
+    keys = [row.key for row in ranking.rows]
+    assert cells.values["#"] == [1 + keys.index(row.key) for row in rows]
+
+
 @pytest.mark.parametrize("number", [4, 5, 7])
 def test_what_print_underlines_has_a_mark(number) -> None:
     marked = sum(text.count("†") for text in all_texts(printed_cells(number)))
@@ -142,4 +158,7 @@ def test_help_says_what_the_interval_is_and_where_numbers_are_from() -> None:
     assert "RobustBench" in help["AA"]
     assert "As printed" not in help["AA"]
     assert help["Method"] == "Method, as its source names it."
+    small, _ = small_tables(None)
+    help = table_cells(small, [Row("ours", ("Some", "WRN", "2"), "digits", {"aa": cell})]).help
+    assert help["Seeds"].startswith("Number of averaged runs")
     assert not any("brackets" in text for text in printed_cells(5).help.values())

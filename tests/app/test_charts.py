@@ -52,6 +52,8 @@ def test_a_series_has_one_legend_of_colour_and_shape() -> None:
     # Marks without a colour of their own would be black, which no dark page shows.
     points = pd.DataFrame({"family": ["f"], "source": ["P"], "x": [1.0], "y": [2.0]})
     spec = charts.tradeoff(points, {}, x_title="x", y_title="y", lower_is_better=False).to_dict()
+    (tooltip,) = [each["tooltip"] for each in encodings(spec) if "tooltip" in each]
+    assert "family" in [each["field"] for each in tooltip]
     legends = [each["shape"]["legend"] for each in encodings(spec) if "shape" in each]
     assert [legend["symbolFillColor"] for legend in legends] == [charts.GREY]
     (point,) = encodings(charts.per_class(by_class).to_dict())
@@ -82,6 +84,7 @@ def test_the_waterfall_draws_every_stage_in_order() -> None:
 def test_gradients_share_one_scale_around_zero() -> None:
     frame = pd.DataFrame({"label": ["A"], "value": [0.5]})
     spec = charts.bars_by_class(frame, title="g", limit=2.0).to_dict()
+    assert [encodings(spec)[0][axis]["title"] for axis in "xy"] == ["Class", "Gradient"]
     assert encodings(spec)[0]["y"]["scale"]["domain"] == [-2.0, 2.0]
 
 

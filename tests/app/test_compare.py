@@ -12,6 +12,7 @@ from app import comparison
 from divergence_bench.cli.compare import compare as command
 from harness.evaluation.analysis.statistics import compare_paired
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
 from tests.divergence_bench.test_api import network
 from tests.divergence_bench.test_decide import damaged
 
@@ -60,6 +61,7 @@ def test_seeds_are_compared_as_by_the_command_line(open_page, reference, capsys)
     text = words(open_page("compare", reference, a=a, b=b))
     # As results/reference/small-scale.md has them.
     assert "A 26.39 ± 0.22 (3 seeds), B 22.19 ± 0.25 (3 seeds), A - B +4.20 [+3.65, +4.74]" in text
+    assert text.count("(Welch's t)") == 1
     command([*seeds_of(reference, "ikl-kd"), *seeds_of(reference, "kd")], results=reference)
     assert "+4.20 [+3.65, +4.74]" in capsys.readouterr().out
 
@@ -80,7 +82,38 @@ def test_runs_of_different_protocols_are_not_offered(open_page, store_run, tmp_p
     runs += [store_run(tmp_path, "trades", "TRADES", seed=3, eps=0.3)]
     at = open_page("compare", tmp_path, a=runs[1])
     assert at.selectbox(key="b-choice").value == runs[2]
-    assert "1 evaluated runs whose protocol no other run shares" in words(at)
+    assert "1 evaluated run whose protocol no other run shares" in words(at)
+
+
+def test_no_test_is_named_for_a_single_seed(open_page, store_run, tmp_path) -> None:
+    first, *_ = (store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in (1, 2))
+    text = words(open_page("compare", tmp_path, a=first, b=store_run(tmp_path, "kl", "KL", seed=3)))
+    assert "Over seeds:" in text
+    assert "Welch" not in text
+
+
+def test_curves_name_their_measure_and_images(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    a = store_run(tmp_path, "ikl", "IKL-AT", seed=1)
+    b = store_run(tmp_path, "natural", "Natural", seed=2, status="started")
+    path = tmp_path / "runs" / b / "epochs.jsonl"
+    path.write_text(path.read_text().replace("pgd_val", "no_value"))
+    run = RunDirectory(tmp_path, b)
+    store_evaluation(run, 2)
+    run.update(status="success")
+    Database(tmp_path).record(run)
+    text = words(open_page("compare", tmp_path, a=a, b=b))
+    assert "A: IKL-AT, under PGD ends at 45.0%; B: Natural, clean ends at 95.0%" in text
+    assert "A on test images, B on test images." in text
+
+
+def test_choosing_the_second_run_as_the_first_warns_of_nothing(open_page, small_store) -> None:
+    results, ids = small_store
+    at = open_page("compare", results, a=ids["a"], b=ids["b"])
+    at = at.selectbox(key="a-choice").set_value(ids["b"]).run()
+    assert at.selectbox(key="b-choice").value == ids["a"]
+    assert not any("The URL asks" in box.value for box in at.warning)
 
 
 def test_only_what_differs_beyond_the_method_is_warned_of(open_page, reference) -> None:

@@ -24,20 +24,24 @@ from leaderboards.render.text import sections
 
 @pytest.fixture(scope="module")
 def own_rows(tmp_path_factory, store_run) -> Path:
-    """A results folder with a run in Table 2 at the paper's scale, and a small one."""
+    """A results folder with two runs in Table 2 at the paper's scale, and a small one.
+
+    The two are in the opposite order of the printed numbers.
+    """
     results = tmp_path_factory.mktemp("own")
-    store_run(
-        results,
-        "at-awp",
-        "AWP",
-        seed=1,
-        dataset="cifar100",
-        arch="wrn-34-10",
-        scale="paper",
-        recipe="table2/at-awp",
-        eps=8 / 255,
-        n=10_000,
-    )
+    for seed, (method, title) in enumerate({"acat": "ACAT", "at-awp": "AWP"}.items(), 1):
+        store_run(
+            results,
+            method,
+            title,
+            seed=seed,
+            dataset="cifar100",
+            arch="wrn-34-10",
+            scale="paper",
+            recipe=f"table2/{method}",
+            eps=8 / 255,
+            n=10_000,
+        )
     store_run(results, "ikl", "IKL-AT", seed=2)
     return results
 
@@ -98,6 +102,17 @@ def test_every_table_view_source_and_search_is_shown_and_saved(own_rows) -> None
             if rows:
                 files = table_files(full, rows, view)
                 assert all(files[name]() for name in ("CSV", "LaTeX", "Markdown"))
+
+
+def test_rows_are_sorted_by_the_numbers_shown(open_page, own_rows) -> None:
+    query = {"table": "2", "show": "ours", "view": "as data", "sort": "AA"}
+    (frame,) = open_page("leaderboards", own_rows, **query).dataframe
+    values = frame.value["AA (ours)"].tolist()
+    assert len(values) == 2
+    assert values == sorted(values, reverse=True)
+    printed = {row.facts["method"]: row.cell("aa").printed for row in table(2).rows}
+    assert printed["at-awp"].value < printed["acat"].value
+    assert frame.value["Method"].iloc[0].startswith("AWP")
 
 
 def test_commands_name_the_folder_that_is_shown(open_page, small_store, monkeypatch) -> None:

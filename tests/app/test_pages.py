@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from harness.experiment.resolve import evaluation
+from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
@@ -79,7 +80,9 @@ def test_a_wrong_url_gets_a_warning_and_the_default(
 ) -> None:
     at = open_page(page, small_store[0], **query)
     warnings = [box.value.replace("\\", "") for box in at.warning]
-    assert any(value in text and "does not exist: showing" in text for text in warnings), warnings
+    assert any(value in text and "cannot be chosen here: showing" in text for text in warnings), (
+        warnings
+    )
 
 
 @pytest.mark.parametrize("run", ["no-such-run", "../../../etc/passwd", "x' OR 1=1 --", "a" * 5000])
@@ -126,7 +129,12 @@ def test_the_runs_page_says_how_its_accuracies_were_measured(open_page, measured
 def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_store) -> None:
     results, ids = small_store
     at = open_page("run", results, run=ids["a"])
-    for text in ("python -m harness run --method ikl", "some-flag: a doubt", "a logged warning"):
+    for text in (
+        "python -m harness run --method ikl",
+        "some-flag: a doubt",
+        "a logged warning",
+        "clean, test images: 95.0%; under PGD, test images: 45.0%",
+    ):
         assert text in words(at)
     broken = Database(results).query(
         "SELECT count(*) AS n FROM verdicts WHERE run_id = ? AND broken_by = 'apgd-ce'", [ids["a"]]
@@ -138,10 +146,38 @@ def test_a_runs_page_shows_its_stages_classes_settings_and_log(open_page, small_
     assert classes["n"].sum() == 40
 
 
+def test_a_chart_of_many_classes_shows_the_lowest_and_the_highest(
+    open_page, small_store, monkeypatch
+) -> None:
+    monkeypatch.setattr("app.evaluation_tabs.MAX_CLASSES", 4)
+    at = open_page("run", small_store[0], run=small_store[1]["a"])
+    assert "The chart shows the 2 lowest and the 2 highest of 10 classes." in words(at)
+    classes = next(frame.value for frame in at.dataframe if "under attack" in frame.value)
+    assert len(classes) == 10
+
+
+def test_texts_of_the_user_are_no_markdown(open_page, small_store, monkeypatch) -> None:
+    loaded, _ = METHODS.load_all()
+    monkeypatch.setattr(type(METHODS), "load_all", lambda _: (loaded, {"x": "it *fails*"}))
+    assert open_page("methods", small_store[0]).warning[0].value == r"it \*fails\*"
+    monkeypatch.setattr("app.evaluation_tabs.class_names", lambda _: ("*a*",) * 10)
+    at = open_page("run", small_store[0], run=small_store[1]["a"])
+    captions = [text for image in at.get("image") for text in image.captions]
+    assert captions
+    assert all(r"\*a\*, predicted \*a\*" in caption for caption in captions)
+
+
+def test_a_single_changed_setting_differs(open_page, store_run, tmp_path) -> None:
+    changes = {"params.weight": [1.0, 6.0]}
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", recipe_changes=changes)
+    text = words(open_page("run", tmp_path, run=run_id))
+    assert "settings differs from recipe digits and is marked ≠." in text
+
+
 def test_samples_name_stages_as_every_page_does(open_page, small_store) -> None:
     results, ids = small_store
     at = open_page("run", results, run=ids["a"], broken_by="APGD-T")
-    assert not any("does not exist" in box.value for box in at.warning)
+    assert not any("cannot be chosen" in box.value for box in at.warning)
     samples = next(frame.value for frame in at.dataframe if "broken_by" in frame.value)
     assert set(samples["broken_by"]) == {"APGD-T"}
     stages = next(frame.value for frame in at.dataframe if "broken" in frame.value)
@@ -219,6 +255,8 @@ def test_the_loss_explorer_shows_wmse_vanish_and_return(open_page, empty) -> Non
     assert frame["to_m"]["wMSE"] == frame["to_n"]["wMSE"] == 0
     assert frame["to_n"]["DKL + BA"] != pytest.approx(frame["to_n"]["DKL"])
     assert "it has no effect" in words(detached)
+    assert "changes from length" in words(detached)
+    assert "changes from" not in words(open_page("losses", empty, detach="true", wm="0"))
     assert together["to_n"]["KL"] == pytest.approx(together["to_n"]["DKL"], abs=1e-12)
 
 
@@ -236,6 +274,20 @@ def test_runs_of_a_protocol_are_ranked_by_an_attack_as_papers_name_it(
 ) -> None:
     text = words(open_page("leaderboards", small_store[0], table="runs"))
     assert "Ranked by AutoAttack;" in text
+
+
+def test_only_a_printed_table_is_sorted_as_printed(open_page, small_store) -> None:
+    for table, order in (("runs", "as listed"), ("small", "as listed"), ("2", "as printed")):
+        at = open_page("leaderboards", small_store[0], table=table)
+        assert at.selectbox(key="sort").options[0] == order
+
+
+def test_a_long_list_of_errors_says_how_many_are_shown(open_page, store_run, tmp_path) -> None:
+    for seed in range(21):
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed, status="error", error="no memory")
+    text = words(open_page("runs", tmp_path))
+    assert "The latest 20 are shown." in text
+    assert text.count("no memory") == 20
 
 
 def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
@@ -258,7 +310,5 @@ def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
 def test_tsne_says_which_runs_it_does_not_offer(open_page, reference) -> None:
     text = words(open_page("tsne", reference))
     count = Database(reference).query("SELECT count(DISTINCT run_id) AS n FROM evaluations")["n"][0]
-    said = (
-        f"Not offered: {count} of {count} evaluated runs, whose model files are not in this folder"
-    )
+    said = f"Not offered: {count} of {count} evaluated runs, without a model file in this folder"
     assert said in text

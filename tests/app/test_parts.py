@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from app import reference_maps
-from app.components import plain
+from app.components import _stamp, plain
 from app.embedding import adversarial, embedded, random_classes, separation
 from app.gallery import adversarial_images, triptych
-from app.labels import protocol_names
+from app.labels import protocol_names, watched_images
 from harness.errors import UserError
 from harness.models import build_model
+from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 
@@ -108,13 +109,42 @@ def test_markdown_signs_are_shown_as_text() -> None:
 def test_protocols_with_the_same_words_but_other_images_have_different_names() -> None:
     protocol = {
         "dataset": "digits", "scale": "small", "partial": False, "n": 40, "attacks": "",
-        "precision": "float32", "data_sha256": None,
+        "precision": "float32", "data_sha256": None, "best_on_test": False,
     }  # fmt: skip
     rows = [protocol | {"like_key": key, "index_sha256": key * 64} for key in "aba"]
     names = protocol_names(pd.DataFrame(rows))
     assert names[0] == names[2] == "clean only, n = 40, small scale (1: aaaaaa)"
     assert names[1] == "clean only, n = 40, small scale (2: bbbbbb)"
     assert protocol_names(pd.DataFrame(rows[:1])) == ["clean only, n = 40, small scale"]
+    rows[1]["best_on_test"] = True
+    assert protocol_names(pd.DataFrame(rows[:2])) == [
+        "clean only, n = 40, small scale",
+        "clean only, n = 40, small scale, best epoch on test",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("val_size", "rule", "images"),
+    [
+        (0, "last", "test images"),
+        (1000, "last", "held-out training images"),
+        (1000, "best-on-val", "held-out training images"),
+        (1000, "best-on-test", "test images"),
+    ],
+)
+def test_accuracy_in_training_names_its_images(val_size, rule, images) -> None:
+    config = {"data": {"val_size": val_size}, "training": {"selection": {"rule": rule}}}
+    assert watched_images(config) == images
+
+
+def test_a_run_that_could_not_be_stored_ends_the_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
+    before = _stamp()
+    mark = Database(tmp_path).mark("ikl-000000000000")
+    marked = _stamp()
+    assert marked != before
+    mark.unlink()
+    assert _stamp() == before
 
 
 def test_maps_that_ship_are_read_as_they_were_made(small_store, monkeypatch, tmp_path) -> None:

@@ -9,6 +9,7 @@ from app import queries
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
+from leaderboards.render.report import made_from
 
 
 def test_runs_carry_their_evaluation_and_the_last_epochs(small_store) -> None:
@@ -100,6 +101,34 @@ def test_a_protocol_is_represented_by_its_newest_run(small_store) -> None:
     (row,) = queries.protocols(Database(results)).to_dict("records")
     assert row["runs"] == 2
     assert row["run_id"] == ids["b"]
+
+
+def test_a_protocol_says_whether_the_epoch_was_selected_on_test_images(store_run, tmp_path) -> None:
+    for seed, selection in enumerate(("last", "best-on-test")):
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed, selection=selection)
+    found = queries.protocols(Database(tmp_path)).set_index("run_id")["best_on_test"]
+    assert sorted(found) == [False, True]
+
+
+def test_the_commit_is_the_newest_runs_or_unknown(store_run, tmp_path) -> None:
+    store_run(tmp_path, "ikl", "IKL-AT", seed=1)
+    database = Database(tmp_path)
+    assert queries.overview(database)["commit"] == "a" * 40
+    assert "at commit aaaaaaaaa" in made_from(tmp_path)
+    store_run(tmp_path, "ikl", "IKL-AT", seed=2, provenance={"git": {"commit": None}})
+    assert queries.overview(database)["commit"] is None
+    assert "commit" not in made_from(tmp_path)
+
+
+def test_running_epochs_replace_the_stored_ones_only_if_there_are_more(store_run, tmp_path) -> None:
+    run_id = store_run(tmp_path, "kd", "KD", status="started")
+    stored = queries.runs(Database(tmp_path))
+    directory = RunDirectory(tmp_path, run_id)
+    directory.append_epoch({"epoch": 6, "clean_val": 0.7, "pgd_val": None})
+    (row,) = queries.with_running_epochs(stored, tmp_path).to_dict("records")
+    assert (row["epochs_done"], row["validation"][-1]) == (6, 0.7)
+    (row,) = queries.with_running_epochs(stored, tmp_path / "moved").to_dict("records")
+    assert (row["epochs_done"], len(row["validation"])) == (5, 5)
 
 
 def test_an_unknown_run_is_named(small_store) -> None:

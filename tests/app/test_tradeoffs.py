@@ -78,7 +78,7 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
             "eps": 0.1, "precision": "float32", "attack_version": "x y", "n": 10,
             "clean": 0.9, "clean_low": 0.8, "clean_high": 0.95, "robust": values,
             "robust_low": 0.1, "robust_high": 0.9, "aa": np.nan, "sec_per_iter": [1.0, 2.0, 3.0],
-            "train_seconds": 3600.0,
+            "train_seconds": 3600.0, "device": "cpu",
         }
     )  # fmt: skip
     (point,) = run_points(runs).to_dict("records")
@@ -145,6 +145,44 @@ def test_each_kind_of_training_data_has_its_own_front() -> None:
     assert set(found) == {ALONE, GENERATED}
     assert found[GENERATED]["aa"].tolist() == [39.18]
     assert found[ALONE]["aa"].tolist() == [31.67, 31.45, 29.1]
+
+
+def front_points(**changes) -> pd.DataFrame:
+    points = {"x": [1.0, 2.0], "y": [2.0, 1.0], "source": S, "training_data": ALONE}
+    points |= {"doubted": None, "partial": False, "device": "cpu"}
+    return pd.DataFrame(points | changes)
+
+
+def test_partial_runs_are_on_no_front(open_page, store_run, tmp_path) -> None:
+    store_run(tmp_path, "ikl", "IKL-AT", partial=True)
+    assert "on the front (" not in words(open_page("tradeoffs", tmp_path, ds="digits"))
+    store_run(tmp_path, "trades", "TRADES", seed=1)
+    (line,) = [
+        line
+        for line in words(open_page("tradeoffs", tmp_path, ds="digits")).splitlines()
+        if "on the front (" in line
+    ]
+    assert "TRADES" in line
+    assert "IKL-AT" not in line
+    found = fronts(front_points(partial=[True, False]), x_lower=False, y_lower=False)
+    assert found[ALONE]["x"].tolist() == [2]
+    assert fronts(front_points(partial=True), x_lower=False, y_lower=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "known"),
+    [("cpu", True), (["cpu", "gpu"], False), (["cpu", None], False), (None, False)],
+)
+def test_times_have_a_front_only_on_one_device(device, known) -> None:
+    points = front_points(device=device)
+    assert (ALONE in fronts(points, x_lower=True, y_lower=False)) == known
+    assert ALONE in fronts(points, x_lower=False, y_lower=False)
+
+
+def test_a_brush_ends_with_its_chart(open_page, empty) -> None:
+    queries = ({"ds": "cifar100"}, {"ds": "cifar10"}, {"ds": "cifar100", "y": "Clean accuracy (%)"})
+    charts = [open_page("tradeoffs", empty, **q).get("vega_lite_chart")[0] for q in queries]
+    assert len({chart.proto.id for chart in charts}) == 3
 
 
 def test_names_do_not_overlap() -> None:
