@@ -165,6 +165,51 @@ def test_the_ladder_is_made_from_the_configuration(add_run: AddRun, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "train_limit", "val_size", "said"),
+    [
+        ("digits", None, 0, "1,437"),
+        ("digits", None, 200, "1,237"),
+        ("digits", 300, 200, "100"),
+        ("own-folder", None, 0, "all"),
+        ("own-folder", None, 200, "all"),
+        ("own-folder", 300, 200, "100"),
+    ],
+)
+def test_the_ladder_counts_the_images_that_were_trained_on(
+    dataset: str, train_limit: int | None, val_size: int, said: str,
+    add_run: AddRun, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Validation images are held out of those that the limit leaves."""
+    data = {"train_limit": train_limit, "val_size": val_size}
+    config = {"data": data, "training": {"epochs": 7}}
+    add_run("IKL", (340, 280, 270, 268, 262), dataset=dataset, config=config)
+    table = small(tmp_path)[0]
+    (text,) = [panel for group, panel in table.panels.items() if group.startswith(dataset)]
+    assert f"; 50,000 \u2192 {said} training images; " in text
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_a_cell_has_the_group_of_most_seeds_and_among_equals_the_newest(
+    newer_first: bool, add_run: AddRun, tmp_path: Path
+) -> None:
+    """Whichever of the two the database gives first."""
+    older, newer = ({**IKL, "other": int(newer_first == which)} for which in (False, True))
+
+    def store(survived: int, seed: int, params: dict[str, float], evaluation_id: str) -> None:
+        left = (6600, 3500, *[survived] * 3)
+        add_run("IKL", left, seed=seed, params=params, evaluation_id=evaluation_id, **PAPER)
+
+    for seed, survived in enumerate((3100, 3120)):
+        store(survived, seed, older, "e1")
+    store(3200, 0, newer, "later")
+    chosen = ours_of(leaderboards.table(2, tmp_path), ROW, "aa")
+    assert (chosen.value, chosen.seeds) == (pytest.approx(31.10), 2)
+    store(3240, 1, newer, "later")
+    chosen = ours_of(leaderboards.table(2, tmp_path), ROW, "aa")
+    assert (chosen.value, chosen.seeds) == (pytest.approx(32.20), 2)
+
+
 def test_an_epoch_chosen_on_the_test_images_is_ranked_apart(
     add_run: AddRun, tmp_path: Path
 ) -> None:
@@ -180,11 +225,10 @@ def test_an_epoch_chosen_on_the_test_images_is_ranked_apart(
 
 def test_eight_equal_numbers_share_their_ranks(add_run: AddRun, tmp_path: Path) -> None:
     for place in range(8):
-        run_id = add_run(f"M{place}", (340, 280, 270, 268, 166))
+        add_run(f"M{place}", (340, 280, 270, 268, 166))
     worse = add_run("Worse", (340, 100, 90, 80, 60))
     ranks = {row.labels[1]: row.labels[0] for row in run_summary(tmp_path, worse).table.rows}
     assert ranks == {**{f"M{place}": "1-8" for place in range(8)}, "Worse": "9"}
-    assert run_id
 
 
 def test_a_loaded_model_is_named_without_the_machines_folders(

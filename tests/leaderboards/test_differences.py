@@ -88,6 +88,30 @@ def test_the_reference_of_the_same_teacher_is_taken(add_run: AddRun, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_the_reference_of_most_shared_seeds_and_among_equals_the_newest_is_taken(
+    newer_first: bool, add_run: AddRun, tmp_path: Path
+) -> None:
+    """Whichever of the two the database gives first."""
+    older, newer = ({"t": int(newer_first == which)} for which in (False, True))
+
+    def store(title: str, left: int, seed: int, params: dict[str, int], name: str) -> None:
+        correct = (340, 280, 270, 268, left)
+        add_run(title, correct, seed=seed, params=params, evaluation_id=name)
+
+    for seed in (0, 1):
+        store("IKL", 262, seed, {}, "e1")
+        store("KL", 250, seed, older, "e1")
+    # Its second seed is not shared.
+    store("KL", 240, 0, newer, "later")
+    store("KL", 240, 2, newer, "later")
+    (row,) = differences(tmp_path, REFERENCE)
+    assert (number(row).value, number(row).seeds) == (pytest.approx(100 * 12 / 360), 2)
+    store("KL", 240, 1, newer, "later")
+    (row,) = differences(tmp_path, REFERENCE)
+    assert (number(row).value, number(row).seeds) == (pytest.approx(100 * 22 / 360), 2)
+
+
 def test_a_study_of_all_distillation_methods_is_sorted_against_kd(
     studies: tuple[Path, Study, Study],
 ) -> None:

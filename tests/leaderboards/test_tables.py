@@ -1,7 +1,6 @@
 """Measured results beside the printed rows, by the functions that the app calls."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -368,4 +367,3 @@ def test_flags_of_a_run_are_shown(add_run: AddRun, tmp_path: Path) -> None:
     (row,) = own_small(tmp_path)
     assert row.cells["aa"].ours is not None
     assert row.cells["aa"].ours.flags == ("zero-gradients: 12 of 360 images",)
-    assert json.dumps(row.facts)

@@ -1,5 +1,6 @@
 """AugMix: its loss against a plain transcription, and its views against torchvision's."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -31,6 +32,22 @@ def test_loss_is_the_plain_one(colour_network: nn.Module, colour_batch: Batch, m
     predictions = [each.softmax(1) for each in logits]
     expected = cross_entropy(logits[0], batch.y) + 5.0 * divergence(predictions)
     assert_same_loss(loss, expected, network)
+
+
+@pytest.mark.parametrize("method", ["augmix", "augmix-ikl"])
+def test_the_loss_sees_two_views_of_the_configured_mixtures(
+    method: str, colour_network: nn.Module, colour_batch: Batch, make_task
+) -> None:
+    """They are drawn one after the other from the global generator."""
+    recorder, settings = Recorder(colour_network), {"severity": 8, "width": 2}
+    task = make_task(method, **settings)
+    torch.manual_seed(3)
+    task.loss(recorder, colour_batch)
+    (seen,) = recorder.seen
+    torch.manual_seed(3)
+    first, second = (augmixed(colour_batch.x, **settings) for _ in range(2))
+    assert torch.equal(seen, torch.cat([colour_batch.x, first, second]))
+    assert (first != second).flatten(1).any(1).all()
 
 
 def test_views_are_torchvisions_and_differ_from_image_to_image() -> None:

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from divergence_bench.cli.main import main
@@ -78,7 +79,9 @@ def test_show_and_list_describe_the_stored_run(stored, succeeds) -> None:
         if line.startswith(("stage", "clean ", "apgd-ce "))
     )
     assert heads == ["stage", "attacked", "broken", "fwd", "bwd", "seconds", "left"]
-    (record,) = (json.loads(path.read_text()) for path in stored.rglob("evaluation.json"))
+    own = RunDirectory(stored, run_id(stored)).own_evaluation()
+    assert own is not None
+    record = own.record
     facts, left = record["stages"]["apgd-ce"], record["metrics"]["apgd-ce"]["value"]
     assert clean[1] == "12"
     counts = [facts[name] for name in ("attacked", "broken", "forward", "backward")]
@@ -87,10 +90,16 @@ def test_show_and_list_describe_the_stored_run(stored, succeeds) -> None:
 
 
 def test_evaluating_a_run_again_by_another_protocol_keeps_both(stored, succeeds) -> None:
-    options = ["--eps", "0.05", "--attacks", "apgd-ce", "--eval-limit", "12", "--json"]
+    # Other tests evaluate this run as well.
+    query = "select * from evaluations order by evaluation_id"
+    before = Database(stored).query(query)
+    options = ["--eps", "0.07", "--attacks", "apgd-ce", "--eval-limit", "12", "--json"]
     succeeds("evaluate", run_id(stored), *options)
-    rows = Database(stored).query("select eps from evaluations order by eps")
-    assert rows["eps"].tolist() == pytest.approx([0.05, 0.15])
+    after = Database(stored).query(query)
+    is_old = after["evaluation_id"].isin(before["evaluation_id"])
+    assert after["eps"][~is_old].tolist() == [0.07]
+    pd.testing.assert_frame_equal(after[is_old].reset_index(drop=True), before)
+    assert 0.15 in before["eps"].tolist()
 
 
 def test_a_budget_is_named_with_its_number_and_ranked_apart(stored, succeeds, refused) -> None:

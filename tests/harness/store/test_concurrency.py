@@ -6,15 +6,18 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import duckdb
 import pytest
 
 from harness.errors import UserError
+from harness.store import connection as connections
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
+from harness.store.files import file_lock
 from harness.store.rundir import RunDirectory
 
 MakeRun = Callable[..., RunDirectory]
@@ -89,16 +92,19 @@ def test_threads_query_while_one_records(tmp_path, make_run):
     assert database.query("SELECT count(*) AS n FROM runs")["n"].item() == 5
 
 
-def test_a_writer_gives_up_with_a_user_error(tmp_path, make_run):
-    database = Database(tmp_path, wait_s=0.1)
-    run = make_run()
-    started = time.monotonic()
-    with (
-        writing(database.path, 0),
-        pytest.raises(UserError, match=r"for more than 0\.1 s: close it and repeat"),
-    ):
-        database.record(run)
-    assert time.monotonic() - started < 5
+def test_a_writer_gives_up_with_a_user_error_after_its_own_wait(tmp_path, make_run, monkeypatch):
+    database, run = Database(tmp_path, wait_s=0.1), make_run()
+    waits: list[float] = []
+
+    def noted(path: Path, *, wait_s: float, busy: str) -> AbstractContextManager[None]:
+        waits.append(wait_s)
+        return file_lock(path, wait_s=wait_s, busy=busy)
+
+    with writing(database.path, 0):
+        monkeypatch.setattr(connections, "file_lock", noted)
+        with pytest.raises(UserError, match=r"for more than 0\.1 s: close it and repeat"):
+            database.record(run)
+    assert waits == [0.1]
 
 
 def test_readers_go_on_during_a_long_write_lock(tmp_path, make_run):

@@ -96,6 +96,31 @@ def test_each_side_may_have_an_evaluation_that_the_other_lacks(lab, add_evaluati
     assert counts.values.tolist() == [["e1", 20], ["e2", 10], ["e3", 15]]
 
 
+def test_of_an_unfinished_evaluation_the_side_with_more_finished_chunks_is_kept(lab):
+    sides = {"less": 1, "more": 2}
+    for name, count in sides.items():
+        evaluation = RunDirectory(lab(name, "a"), "a").evaluation("e2")
+        evaluation.update(side=name)
+        evaluation.chunks_path.mkdir()
+        for number in range(count):
+            evaluation.chunk_path(number).write_text(f"chunk {number} of {name}")
+    less, more = (lab(name) for name in sides)
+
+    def kept(results: Path) -> list[str]:
+        evaluation = RunDirectory(results, "a").evaluation("e2")
+        texts = [
+            evaluation.chunk_path(number).read_text() for number in evaluation.finished_chunks()
+        ]
+        return [evaluation.record["side"], *texts]
+
+    expected = ["more", "chunk 0 of more", "chunk 1 of more"]
+    assert summary(merge(more, less)) == ([], [], ["a"], [], [])
+    assert kept(more) == expected
+    assert summary(merge(less, more)) == ([], ["a"], [], [], [])
+    assert kept(less) == expected
+    assert summary(merge(less, more)) == ([], [], ["a"], [], [])
+
+
 def break_one_more(run: RunDirectory) -> None:
     """Another finished answer to the same question."""
     evaluation = run.evaluation("e1")
@@ -132,6 +157,25 @@ def test_a_contradiction_is_named_and_neither_side_is_lost(change, lab):
     assert summary(again) == ([], [], ["b"], ["a"], [])
     assert again.conflicts == merged.conflicts
     assert Database(ours).rebuild().counts["runs"] == 2
+
+
+@pytest.mark.parametrize("recorded", ["neither side", "this side", "the other side"])
+def test_without_a_recorded_hash_the_weights_themselves_are_compared(recorded, lab):
+    """What a run of an earlier release, or one that was not evaluated yet, has recorded."""
+    ours, theirs = lab("ours", "a", "b"), lab("theirs", "a", "b")
+    for results, side in ((ours, "this side"), (theirs, "the other side")):
+        for run_id in ("a", "b"):
+            if side != recorded:
+                shutil.rmtree(RunDirectory(results, run_id).evaluations_path)
+    RunDirectory(theirs, "a").model_path.write_bytes(b"other weights of a")
+    merged = merge(ours, theirs)
+    assert list(merged.conflicts) == ["a"]
+    assert (merged.same, merged.completed) == (
+        ([], ["b"]) if recorded == "the other side" else (["b"], [])
+    )
+    assert RunDirectory(ours, "a").model_path.read_bytes() == b"weights of a"
+    kept = RunDirectory(merged.conflicts["a"], "a")
+    assert kept.model_path.read_bytes() == b"other weights of a"
 
 
 def test_a_damaged_evaluation_is_left_out_and_named(lab):

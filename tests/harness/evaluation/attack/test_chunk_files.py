@@ -1,5 +1,6 @@
-"""Kept images of a chunk: damaged ones are as if they were not there."""
+"""A chunk's file: of another chunk, or with damaged images, it is as if it was not there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,19 @@ def test_a_chunk_with_damaged_images_is_not_finished(name, chunk):
     assert not adversarial_path(chunk).exists()
     # The verdicts alone are whole.
     assert is_finished(chunk, CHUNK, "e", "no")
+
+
+OTHERS = {
+    "evaluation": ("other", CHUNK),
+    "number": ("e", replace(CHUNK, number=1)),
+    "rows": ("e", replace(CHUNK, rows=torch.tensor([0, 1, 3]))),
+    "order": ("e", replace(CHUNK, rows=torch.tensor([0, 2, 1]))),
+    "labels": ("e", replace(CHUNK, labels=torch.tensor([0, 0, 1]))),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_of_another_chunk_is_not_this_one_and_is_removed(name, chunk):
+    evaluation_id, other = OTHERS[name]
+    assert not is_finished(chunk, other, evaluation_id, "no")
+    assert not chunk.exists()
