@@ -22,8 +22,9 @@ REFERENCES = {"adversarial": "kl", "distillation": "kd"}
 TITLE, DIFFERENCE = "Differences at small scale", "difference"
 # Fact in ``Row.facts``: whether the subtracted method is the study's reference.
 AGAINST, REFERENCE, OTHERS = "against", "reference", "others"
-# Facts that the runs of a study share. The teacher is not one: a method may bring its own.
-ALIKE = ("arch", "generated_name", "selection", "train_limit", "val_size")
+# Facts that the runs of a study share. A method may bring its own teacher, and hold images out to
+# choose the epoch.
+ALIKE = ("arch", "generated_name", "train_limit")
 # Parameter of methods that train a separate first stage, for which they get additional epochs.
 FIRST_STAGE = "first_stage"
 MINUS = "\u2212"
@@ -138,6 +139,9 @@ def _row(of: RunGroup, base: RunGroup, number: Number, title: str, facts: dict[s
     network = arch_text(of["arch"] or "", of["teacher"])
     if of["epochs_planned"] != base["epochs_planned"]:
         network += f", {of['epochs_planned']:.0f} epochs vs {base['epochs_planned']:.0f}"
+    held_out, by_base = (int(group["val_size"] or 0) for group in (of, base))
+    if held_out != by_base:
+        network += f", {held_out:,} vs {by_base:,} images held out"
     cell = Cell(ours=replace(number, note=f"{number.note}; {of.note}"))
     labels = (f"{of.method_name} {MINUS} {_short(base)}", network, str(number.seeds))
     return Row(OURS_ROW, labels, title, {DIFFERENCE: cell}, facts)

@@ -69,6 +69,17 @@ def test_methods_are_paired_with_the_reference_and_the_papers_losses_with_the_ot
         assert number(row).interval == pytest.approx(tuple(100 * end for end in ends))
 
 
+def test_a_method_that_holds_images_out_is_paired_and_says_so(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    add_run("KL", (340, 280, 270, 268, 255))
+    config = {"data": {"val_size": 1000}, "training": {"epochs": 200}}
+    add_run("AT", (340, 280, 270, 268, 250), config=config, selection="best-on-val")
+    (row,) = differences(tmp_path)
+    assert row.labels[:2] == ("AT \u2212 KL", "resnet8, 1,000 vs 0 images held out")
+    assert number(row).value == pytest.approx(100 * (250 - 255) / 360)
+
+
 def test_nothing_is_paired_without_a_shared_seed(add_run: AddRun, tmp_path: Path) -> None:
     for seed, title in enumerate(("IKL", "KL", "TRADES")):
         add_run(title, (340, 280, 270, 268, 262), seed=seed)

@@ -103,6 +103,27 @@ def test_the_last_two_attacks_of_the_adversarial_study_broke_no_image() -> None:
     assert set(broken_by["broken_by"].dropna()) == {"clean", "apgd-ce", "apgd-t"}
 
 
+def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names() -> None:
+    folder = str(REFERENCE / "cifar10-adversarial-cpu")
+    clean = duckdb.execute(
+        """SELECT method, 100 * value FROM read_parquet(? || '/metrics.parquet')
+        JOIN read_parquet(? || '/evaluations.parquet') AS e USING (run_id, evaluation_id)
+        JOIN read_parquet(? || '/runs.parquet') AS r USING (run_id)
+        WHERE name = 'clean' AND e.n = 2000""",
+        [folder] * 3,
+    ).fetchall()
+    alone = [value for method, value in clean if method in ("pgd-at", "mart")]
+    others = [value for method, value in clean if method not in ("pgd-at", "mart")]
+    gaps = min(others) - max(alone), max(others) - min(alone)
+    assert "{:.0f} to {:.0f} points below that of the other methods".format(*gaps) in PAGE
+    minutes = duckdb.execute(
+        """SELECT min(total), max(total) FROM (SELECT sum(seconds) / 60 AS total
+        FROM read_parquet(? || '/epochs.parquet') GROUP BY run_id)""",
+        [folder],
+    ).fetchall()
+    assert "took {:.0f} to {:.0f} minutes".format(*minutes[0]) in PAGE
+
+
 def test_the_page_compares_runs_that_are_there() -> None:
     (named,) = re.findall(r"^python -m harness compare (.+)$", PAGE, re.MULTILINE)
     assert set(named.split()) <= set(reference_runs().query("SELECT run_id FROM runs")["run_id"])
