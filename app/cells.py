@@ -240,9 +240,9 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
     if interval and any(number.interval for number in there):
         images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
-        of = "95% interval of the difference" if column.difference or column.forest else ""
-        of = of or "Wilson 95% interval of one model"
-        sentences.append(f"In brackets: the {of}, computed here{n}.")
+        differs = column.difference or column.forest
+        kind = "95% interval of the difference" if differs else "Wilson 95% interval of one model"
+        sentences.append(f"In brackets: the {kind}, computed here{n}.")
     if any(number.std is not None for number in there):
         sentences.append(f"{PLUS_MINUS}: standard deviation over seeds.")
     return " ".join(sentences)

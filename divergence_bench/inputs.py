@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from harness.models.external.probe import (
     class_name,
     device_of,
     evaluating,
-    probe_images,
 )
 from harness.models.normalize import Statistics, normalized
 
@@ -177,8 +175,7 @@ def probed(
     """
     where, described = device_of(module), class_name(module)
     if isinstance(module, FunctionModel):
-        with suppress(Exception):  # ``check_model`` says what the function raises
-            module.adopt_members(probe_images(info).to(where))
+        module.adopt_members(info, described)
     notes = check_model(module, info, described)
     network, statistics = normalized(module, normalize, info)
     called = {"source": name or described, "model_name": name or described, "arch": described}

@@ -61,10 +61,9 @@ class Section(Strict):
         for name, info in type(self).model_fields.items():
             if not isinstance(info.json_schema_extra, dict):
                 raise TypeError(f"{type(self).__name__}.{name} is neither identity nor cost")
-            value = getattr(self, name)
-            if not info.json_schema_extra["identity"]:
-                continue
-            if info.json_schema_extra.get("later") and value == info.default and not complete:
+            value, kind = getattr(self, name), info.json_schema_extra
+            left_out = "later" in kind and value == info.default and not complete
+            if left_out or not kind["identity"]:
                 continue
             payload[name] = (
                 value.identity_payload(complete=complete)

@@ -105,12 +105,11 @@ def indexed(directory: RunDirectory, reporter: Reporter | None = None) -> None:
 def header(config: RunConfig, method: Method, passed: dict[str, Any] | None) -> dict[str, Any]:
     """The fields of a trained run's run.json that every call writes, even after training."""
     small = dataset_info(config.data.name, config.data.root).small_scale
-    recipe, changes = config.recipe, recipe_changes(config)
-    if changes and not small:
-        # The same run may be named by a recipe, or by another recipe with changes.
-        same = (name for name in method.recipes if not recipe_changes(_by_recipe(config, name)))
-        recipe = next(same, recipe)
-        changes = recipe_changes(_by_recipe(config, recipe))
+    # A recipe with changes may be another recipe, which the run then has, however it was named.
+    names = (config.recipe, *(() if small else method.recipes))
+    same = (name for name in names if not recipe_changes(_by_recipe(config, name)))
+    recipe = next(same, config.recipe)
+    changes = recipe_changes(_by_recipe(config, recipe))
     return {
         "kind": "trained",
         "method": config.method,

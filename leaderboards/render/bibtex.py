@@ -15,25 +15,24 @@ def to_bibtex(table: Table) -> str:
     """Return the entries, each once: papers first, then runs."""
     names = dict.fromkeys(row.facts.get("method", "") for row in table.rows)
     papers = [METHODS.get(name).card.bibtex for name in names if name in METHODS]
+    found = dict.fromkeys((row.run_ids[0], _facts(table, row)) for row in table.rows if row.run_ids)
     runs, seen = [], Counter[str]()
-    for row in table.rows:
-        if row.run_ids:
-            # Rows may share their first run.
-            seen[key := f"run-{row.run_ids[0]}"] += 1
-            runs.append(_run_entry(table, row, key + f"-{seen[key]}" * (seen[key] > 1)))
+    for run_id, facts in found:
+        seen[run_id] += 1  # rows may share their first run
+        number = f"-{seen[run_id]}" if seen[run_id] > 1 else ""
+        runs.append(f"@misc{{run-{run_id}{number},\n{facts}")
     entries = dict.fromkeys(entry.strip() for entry in (*papers, *runs) if entry)
     return "\n\n".join(entries or [NOTHING]) + "\n"
 
 
-def _run_entry(table: Table, row: Row, key: str) -> str:
-    """Return the entry of a row's runs, with their ids, so that others can find them."""
+def _facts(table: Table, row: Row) -> str:
+    """Return the entry of a row's runs without its key; it has their ids, to find them by."""
     numbers = [number for number in row.numbers if number.run_ids]
     facts = [row.facts.get(name, "") for name in ("dataset", "arch")]
     title = ", ".join(filter(None, (table.name_of(row), *facts)))
     shown = list(dict.fromkeys(number.note for number in numbers if number.note))
     return "\n".join(
         (
-            f"@misc{{{key},",
             f"  title = {{{{{latex(title)}}}}},",
             "  howpublished = {{Runs of DivergenceBench}},",
             f"  note = {{{{{latex('; '.join(shown[:1]))}}}}},",

@@ -49,10 +49,19 @@ class FunctionModel(nn.Module):
         """Return the function's output."""
         return self.function(x)
 
-    def adopt_members(self, images: Tensor) -> None:
-        """Register the networks that the function calls on these images."""
-        with evaluating(self), unregistered_modules(self) as found, torch.no_grad():
-            self(images.clone())
+    def adopt_members(self, info: DatasetInfo, source: str) -> None:
+        """Register the networks that the function calls on the probe images.
+
+        Args:
+            info: the images' dataset.
+            source: the function's name in messages.
+
+        Raises:
+            UserError: the function cannot take such images.
+        """
+        images = probe_images(info).to(device_of(self))
+        with evaluating(self), unregistered_modules(self) as found:
+            _output(self, images, info, source)
         self.members.extend(found)
 
 

@@ -1,7 +1,7 @@
 """Names of runs, teachers and evaluations never change, or stored results would not be found.
 
 ``golden_ids.json`` was written by release 0.1, ``run_ids.json`` before teachers were supported.
-Only a corrected recipe gets new ids: so far those of las-at, las-trades, acat and dajat.
+Only a corrected recipe gets new ids: of those listed las-at, las-trades, acat and dajat so far.
 """
 
 import json

@@ -49,7 +49,7 @@ def test_what_is_called_but_not_registered_keeps_its_statistics_and_mode():
 def test_a_function_adopts_the_networks_that_it_calls():
     nets = [small().train(), small()]
     model = FunctionModel(lambda x: nets[0](x) + nets[1](x))
-    model.adopt_members(torch.rand(4, 1, 8, 8))
+    model.adopt_members(INFO, "the model")
     assert list(model.members) == nets
     assert not check_model(model, INFO, "the model")
     model.eval()

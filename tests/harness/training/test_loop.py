@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from brightness import Brightness
 from distilling import Lines, assert_same_weights, trained
 from torch import Tensor, nn
 
@@ -93,34 +94,17 @@ def test_training_is_monitored_every_few_epochs_and_at_the_end(tmp_path):
     assert [record.get("clean_val") is not None for record in run.epochs()] == [False, True, True]
 
 
-class Brightness(nn.Module):
-    """Predicts class 2 for images whose weighted sum is above a threshold, else class 0."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.weight = nn.Parameter(torch.randn(x[0].numel(), dtype=x.dtype))
-        with torch.no_grad():
-            self.offset = (x.flatten(1) @ self.weight).median()
-
-    def forward(self, x: Tensor) -> Tensor:
-        score_B = x.flatten(1) @ self.weight - self.offset
-        zero_B = torch.zeros_like(score_B)
-        return torch.stack([zero_B, zero_B - 99, score_B], dim=1)
-
-
 @pytest.mark.parametrize("limit", [None, 100])
 def test_monitored_accuracy_is_that_at_the_worst_corner_of_the_ball(limit):
     """With a linear margin, ten steps of a quarter of the radius reach it from any start."""
     data, eps = load_dataset("digits").test, 0.05
     x = data.images_float(slice(None)).double()
-    model = Brightness(x)
+    model = Brightness(x, 3)
     labels = torch.where(torch.arange(len(x)) % 4 > 0, model(x).argmax(1), 0)
     images = data.take(torch.arange(len(x)), complete=False)
     images.labels.copy_(labels)
     n = limit or len(x)
-    sign = torch.where(labels == 2, -1.0, 1.0)[:, None, None, None]
-    worst = (x + eps * sign * model.weight.detach().sign().view(x[0].shape)).clamp(0, 1)
+    worst = model.worst(x, labels, eps)
     expected = [
         float((model(each)[:n].argmax(1) == labels[:n]).double().mean()) for each in (x, worst)
     ]

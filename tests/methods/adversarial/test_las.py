@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from brightness import Brightness
 from torch import Tensor, nn
 
 from harness.experiment.resolve import resolve
@@ -89,26 +90,6 @@ def test_strategy_loss_is_reinforce() -> None:
         torch.testing.assert_close(gradient, -2.5 * (taken - logits[h].detach().softmax(1)) / 6)
 
 
-class Brightness(nn.Module):
-    """Predicts class 2 for images with a positive weighted sum of pixels, else class 0."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.randn(x[0].numel()).to(x.dtype))
-        self.register_buffer("offset", (x.flatten(1) @ self.weight).median())
-
-    def forward(self, x: Tensor) -> Tensor:
-        score_B = x.flatten(1) @ self.weight - self.offset
-        others_B = torch.zeros_like(score_B)
-        return torch.stack([others_B, others_B - 9, score_B, *[others_B - 9] * 4], dim=1)
-
-    def worst(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        """The corner of the ball and of [0, 1] at which the label's probability is lowest."""
-        sign = torch.where(y == 2, -1.0, 1.0).to(x.dtype)[:, None, None, None]
-        # For the labels that are never predicted, a larger score also lowers the probability.
-        return (x + eps * sign * self.weight.sign().view(x[0].shape)).clamp(0, 1)
-
-
 class StubView:
     """Holds a network, shifts images by 0.01 and looks ahead to another network."""
 
@@ -136,8 +117,7 @@ def test_strategy_learns_from_the_loss_and_both_accuracies(
     task = with_tiny_strategy(
         make_task(method, strategy_arch="resnet8", strategy_interval=2, **weights)
     )
-    torch.manual_seed(7)
-    after = Brightness(batch.x)
+    after = Brightness(batch.x, 7)
     batch.y = torch.where(torch.arange(12) < 9, after(batch.x).argmax(1), batch.y)
     worst = after.worst(batch.x, batch.y, task.params.target_eps)
     clean, robust = (
@@ -183,8 +163,7 @@ def test_strategy_learns_from_the_loss_and_both_accuracies(
 
 def test_rewards_attack_finds_the_worst_images_in_the_ball(batch: Batch) -> None:
     """Ten steps of a quarter of the radius reach the corner that maximises a linear loss."""
-    torch.manual_seed(7)
-    after, eps = Brightness(batch.x), 8 / 255
+    after, eps = Brightness(batch.x, 7), 8 / 255
     generator = torch.Generator().manual_seed(6)
     found = _strategy.strongest(after, batch, eps, generator)
     worst = after.worst(batch.x, batch.y, eps)
@@ -195,8 +174,7 @@ def test_rewards_attack_finds_the_worst_images_in_the_ball(batch: Batch) -> None
 def test_rewards_attack_keeps_the_better_of_two_starts(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(7)
-    after, eps = Brightness(batch.x), 8 / 255
+    after, eps = Brightness(batch.x, 7), 8 / 255
     worst = after.worst(batch.x, batch.y, eps)
     halves = torch.arange(12)[:, None, None, None] < 6
     starts = iter([torch.where(halves, worst, batch.x), torch.where(halves, batch.x, worst)])
