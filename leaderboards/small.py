@@ -30,7 +30,10 @@ SUBJECT = ("ikl", "ikl-kd")
 
 
 def small_table(groups: Sequence[RunGroup]) -> Table:
-    """Return the table of all small-scale groups, one section per protocol, best first."""
+    """Return the table of all small-scale groups, one section per protocol, best first.
+
+    Where a section's runs have different numbers of training images, each row says its own.
+    """
     rows: list[Row] = []
     panels: dict[str, str] = {}
     columns = {"clean": _column("clean")}
@@ -123,6 +126,8 @@ def study_metric(group: RunGroup) -> str:
 
 
 def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:
+    sizes = [_train_images(group) if group["epochs_planned"] else None for group in members]
+    mixed = len({size for size in sizes if size}) > 1
     cells = [
         {
             key: Cell(ours=number)
@@ -139,7 +144,8 @@ def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:
             OURS_ROW,
             (
                 group.method_name,
-                arch_text(group["arch"] or "", group["teacher"]),
+                arch_text(group["arch"] or "", group["teacher"])
+                + (f", {size:,} images" if mixed and size else ""),
                 str(len(group.runs)),
             ),
             title,
@@ -147,7 +153,7 @@ def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:
             facts=group.facts,
             partial=group["partial"],
         )
-        for group, own in zip(members, cells, strict=True)
+        for group, size, own in zip(members, sizes, cells, strict=True)
         if own
     ]
     return sorted(rows, key=lambda row: -(n.value if (n := row.number(metric)) else -1.0))

@@ -189,6 +189,26 @@ def test_the_ladder_counts_the_images_that_were_trained_on(
     assert f"; 50,000 \u2192 {said} training images; " in text
 
 
+@pytest.mark.parametrize(
+    ("sizes", "networks"),
+    [
+        (((300, 0), (300, 0)), {"resnet8"}),
+        (((300, 0), (200, 0)), {"resnet8, 300 images", "resnet8, 200 images"}),
+        (((300, 0), (300, 60)), {"resnet8, 300 images", "resnet8, 240 images"}),
+    ],
+)
+def test_rows_say_their_training_images_where_these_differ(
+    sizes: tuple[tuple[int, int], ...], networks: set[str], add_run: AddRun, tmp_path: Path
+) -> None:
+    for (train_limit, val_size), title, epochs in zip(sizes, "AB", (7, 8), strict=True):
+        data = {"train_limit": train_limit, "val_size": val_size}
+        config = {"data": data, "training": {"epochs": epochs}}
+        add_run(title, (340, 280, 270, 268, 262), config=config)
+    rows = [row for row in small(tmp_path)[0].rows if row.facts["dataset"] == "digits"]
+    assert {row.labels[1] for row in rows} == networks
+    assert [row.labels[0] for row in rows] == ["A", "B"]
+
+
 @pytest.mark.parametrize("newer_first", [False, True])
 def test_a_cell_has_the_group_of_most_seeds_and_among_equals_the_newest(
     newer_first: bool, add_run: AddRun, tmp_path: Path
