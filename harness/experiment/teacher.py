@@ -120,7 +120,7 @@ def prepare_teacher(
 
 
 def check_source_settings(teacher: TeacherConfig, *, own: bool = False) -> None:
-    """Refuse settings that are only for external weights.
+    """Refuse settings that do not apply to the source of the weights.
 
     Args:
         teacher: the teacher's configuration.
@@ -135,6 +135,11 @@ def check_source_settings(teacher: TeacherConfig, *, own: bool = False) -> None:
                 f"teacher.{name}={value} is for external weights, but the teacher's were saved by "
                 "a run: leave it out"
             )
+    if teacher.weights_key is not None and is_external(teacher.source):
+        raise UserError(
+            f"teacher.weights_key={teacher.weights_key} is for weights files, but the teacher's "
+            f"weights come from {teacher.source}: leave it out"
+        )
 
 
 def _train_if_missing(config: RunConfig, reporter: Reporter, train: RunTeacher) -> None:

@@ -260,6 +260,12 @@ def test_settings_of_external_weights_are_refused_for_those_of_a_run(trained, se
         student(trained.results, **{"teacher.source": named, setting: "dataset"})
 
 
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "timm:resnet18"])
+def test_a_weights_key_is_refused_for_weights_that_are_not_in_a_file(tmp_path, source):
+    with pytest.raises(UserError, match=f"weights_key=ema is for weights files, .* {source}"):
+        student(tmp_path, **{"teacher.source": source, "teacher.weights_key": "ema"})
+
+
 TEACHER_MODULE = """
 import torch
 from torch import nn
