@@ -319,7 +319,9 @@ def _title(run: Run) -> str:
 
 
 def _limit_text(run: Run) -> str:
-    return f", {run['train_limit']:,.0f} training images" if run["train_limit"] else ""
+    # Validation images are held out of those that the limit leaves.
+    limited = (run["train_limit"] or 0) - (run["val_size"] or 0)
+    return f", {limited:,.0f} training images" if run["train_limit"] else ""
 
 
 def _different_settings(runs: Sequence[Run]) -> list[str]:
