@@ -105,21 +105,31 @@ def test_the_last_two_attacks_of_the_adversarial_study_broke_no_image() -> None:
 
 def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names() -> None:
     folder = str(REFERENCE / "cifar10-adversarial-cpu")
-    clean = duckdb.execute(
-        """SELECT method, 100 * value FROM read_parquet(? || '/metrics.parquet')
+    accuracies = duckdb.execute(
+        """SELECT name, map_from_entries(list((method, 100 * value)))
+        FROM read_parquet(? || '/metrics.parquet')
         JOIN read_parquet(? || '/evaluations.parquet') AS e USING (run_id, evaluation_id)
         JOIN read_parquet(? || '/runs.parquet') AS r USING (run_id)
-        WHERE name = 'clean' AND e.n = 2000""",
+        WHERE name IN ('clean', 'robust') AND e.n = 2000 GROUP BY name""",
         [folder] * 3,
     ).fetchall()
-    alone = [value for method, value in clean if method in ("pgd-at", "mart")]
-    others = [value for method, value in clean if method not in ("pgd-at", "mart")]
+    clean, robust = (dict(accuracies)[name] for name in ("clean", "robust"))
+    adversarial_only = ("pgd-at", "at-awp", "mart")
+    alone = [clean[method] for method in adversarial_only]
+    others = [value for method, value in clean.items() if method not in adversarial_only]
     gaps = min(others) - max(alone), max(others) - min(alone)
-    assert "{:.0f} to {:.0f} points below that of the other methods".format(*gaps) in PAGE
+    assert "{:.0f} to {:.0f} points below that of the\n  other methods".format(*gaps) in PAGE
+    assert f"which costs {clean['pgd-at'] - clean['at-awp']:.2f} points of clean" in PAGE
+    assert "clean accuracy is the highest, its robust accuracy the second lowest" in PAGE
+    assert clean["acat"] == max(clean.values())
+    assert sorted(robust, key=robust.__getitem__)[:2] == ["trades-awp", "acat"]
+    assert "`trades-awp`, the lowest row" in PAGE
     minutes = duckdb.execute(
         """SELECT min(total), max(total) FROM (SELECT sum(seconds) / 60 AS total
-        FROM read_parquet(? || '/epochs.parquet') GROUP BY run_id)""",
-        [folder],
+        FROM read_parquet(? || '/epochs.parquet') AS epochs
+        JOIN read_parquet(? || '/runs.parquet') AS runs USING (run_id)
+        WHERE method NOT IN ('gkl', 'trades-awp') GROUP BY run_id)""",
+        [folder] * 2,
     ).fetchall()
     assert "took {:.0f} to {:.0f} minutes".format(*minutes[0]) in PAGE
 
