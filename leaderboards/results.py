@@ -254,6 +254,13 @@ def records(database: Database, sql: str, params: dict[str, Any]) -> list[dict[s
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def training_images(run: Run, available: int | None = None) -> int | None:
+    """Return the number of images trained on; None without a limit and the number available."""
+    # Validation images are held out of those that the limit leaves.
+    chosen = run["train_limit"] or available
+    return None if chosen is None else int(chosen) - int(run["val_size"] or 0)
+
+
 def augmentation_of(generated: str | None) -> str:
     """Return the training data as the paper names it: ``ddpm-1m`` is 1M Generated Data."""
     if not generated:
@@ -319,9 +326,8 @@ def _title(run: Run) -> str:
 
 
 def _limit_text(run: Run) -> str:
-    # Validation images are held out of those that the limit leaves.
-    limited = (run["train_limit"] or 0) - (run["val_size"] or 0)
-    return f", {limited:,.0f} training images" if run["train_limit"] else ""
+    images = training_images(run)
+    return f", {images:,} training images" if images is not None else ""
 
 
 def _different_settings(runs: Sequence[Run]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from harness.config import eps_text
 from leaderboards.paper import TABLES
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
-from leaderboards.results import RunGroup
+from leaderboards.results import RunGroup, training_images
 from leaderboards.spec import DATASETS, Scale, arch_text
 from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, Table, mark_best, with_keys
 
@@ -104,9 +104,7 @@ def _span(values: Iterable[int]) -> str:
 
 def _train_images(group: RunGroup) -> int | None:
     """Return the number of training images; None if only the dataset's files give it."""
-    # Validation images are held out after the limit.
-    chosen = group["train_limit"] or TRAIN_IMAGES.get(group["dataset"])
-    return None if chosen is None else int(chosen) - int(group["val_size"] or 0)
+    return training_images(group.runs[0], TRAIN_IMAGES.get(group["dataset"]))
 
 
 def _paper_scale(group: RunGroup) -> Scale:

@@ -192,14 +192,12 @@ def test_a_name_has_only_the_settings_in_which_the_rows_differ(
     assert names(run_summary(tmp_path, run_id)) == ["A, teacher=vanilla-1", "A, teacher=ban-2"]
 
 
-@pytest.mark.parametrize(("val_size", "named"), [(0, "96"), (16, "80")])
-def test_training_set_size_and_selection_on_test_are_named(
-    val_size: int, named: str, add_run: AddRun, tmp_path: Path
-) -> None:
-    """Validation images are not trained on."""
-    config = {"data": {"train_limit": 96, "val_size": val_size}}
-    run_id = add_run("A", (340, 280, 270, 268, 262), selection="best-on-test", config=config)
-    assert names(run_summary(tmp_path, run_id)) == [f"A, {named} training images, best on test"]
+@pytest.mark.parametrize("held_out", [0, 16])
+def test_images_and_selection_are_named(held_out: int, add_run: AddRun, tmp_path: Path) -> None:
+    data, left = {"train_limit": 96, "val_size": held_out}, (340, 280, 270, 268, 262)
+    run_id = add_run("A", left, selection="best-on-test", config={"data": data})
+    named = f"A, {96 - held_out} training images, best on test"
+    assert names(run_summary(tmp_path, run_id)) == [named]
 
 
 def test_the_best_is_first_and_ranks_are_those_that_intervals_allow(
