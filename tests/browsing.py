@@ -130,6 +130,12 @@ class Visitor:
             assert self.page.locator("[data-testid='stAlertContentError']").count() == 0
         assert self.errors == []
 
+    def unfold(self, label: str) -> None:
+        """Open an expander; while it opens, its contents move away under a click."""
+        self.page.get_by_text(label, exact=True).click()
+        self.page.wait_for_function("() => document.getAnimations().length === 0")
+        self.settle()
+
     def shoot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=False)

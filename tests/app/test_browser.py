@@ -100,7 +100,7 @@ def test_tsne_draws_two_maps(visit) -> None:
     visitor = visit()
     visitor.open("tsne?n=8&k=5")
     assert visitor.page.get_by_text("These two runs ship with the app").count() == 1
-    visitor.page.get_by_text("Map two runs of this folder").click()
+    visitor.unfold("Map two runs of this folder")
     visitor.page.get_by_role("button", name="Compute").click()
     visitor.page.get_by_text("These two runs ship with the app").wait_for(
         state="detached", timeout=60_000

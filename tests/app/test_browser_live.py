@@ -58,7 +58,7 @@ def test_a_filter_hides_picked_runs_and_keeps_them(opened) -> None:
     visitor.open("runs")
     visitor.pick_row(0)
     visitor.page.get_by_role("link", name="Open trades-").wait_for()
-    visitor.page.get_by_text("Search and filter").click()
+    visitor.unfold("Search and filter")
     box = visitor.page.get_by_label("Search", exact=True)
     box.fill("ikl")
     box.press("Enter")

@@ -169,7 +169,7 @@ def test_filters_end_with_their_table(visit) -> None:
 def test_a_filter_goes_into_the_url_and_the_download_holds_its_rows(visit, tmp_path) -> None:
     visitor = visit()
     visitor.open("leaderboards?table=2")
-    visitor.page.get_by_text("Search, filter and sort").click()
+    visitor.unfold("Search, filter and sort")
     box = visitor.page.get_by_label("Search", exact=True)
     box.fill("IKL")
     box.press("Enter")
