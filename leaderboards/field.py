@@ -78,6 +78,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
             "The rank is the range that the 95% intervals allow within a section.",
             "RobustBench does not count generated images as extra data, and lists entries at a "
             "radius of 0.031 with those at 8/255.",
+            "A model that the paper prints and RobustBench lists has a row for each source.",
         ),
     )
 
