@@ -15,7 +15,7 @@ from functools import partial
 
 from harness.config import merge
 from harness.method import Recipe
-from methods._recipes import CIFAR_EPS, DATASETS, SMALL, Overrides, changed
+from methods._recipes import CIFAR_EPS, DATASETS, SMALL, Overrides
 
 IMAGENET_EPS = 4 / 255
 # A teacher more than this many points below its printed accuracy is rejected; seeds differ by less
@@ -199,20 +199,34 @@ def recipes(
         pairs: names of the pairs that get recipes.
         small_changes: the method's changes on the small datasets.
     """
+    return recipes_from(
+        lambda dataset: merge(small(dataset), small_changes or {}),
+        lambda pair, dataset: merge(distilled(pair, dataset), settings(pair)),
+        pairs=pairs,
+    )
+
+
+def recipes_from(
+    on_small: Callable[[str], Overrides],
+    on_pair: Callable[[Pair, str], Overrides],
+    *,
+    pairs: Iterable[str] = CIFAR_PAIRS,
+) -> dict[str, Recipe]:
+    """The recipes of ``recipes`` for a method that does not start from ``small`` and ``distilled``.
+
+    Args:
+        on_small: returns the settings on a small dataset.
+        on_pair: returns the settings of a pair on a dataset, the table's or CIFAR-10.
+        pairs: names of the pairs that get recipes.
+    """
     own_pairs = {name: PAIRS[name] for name in pairs}
-    found: dict[str, Recipe] = {
-        name: changed(partial(small, name), small_changes or {}) for name in sorted(SMALL)
-    }
+    found: dict[str, Recipe] = {name: partial(on_small, name) for name in sorted(SMALL)}
     for dataset, name in DEFAULT_PAIR.items():
         if name in own_pairs:
-            found[dataset] = partial(_recipe, settings, own_pairs[name], dataset)
-    for pair in own_pairs.values():
-        found[pair.recipe] = partial(_recipe, settings, pair, pair.dataset)
-    return found
-
-
-def _recipe(settings: Settings, pair: Pair, dataset: str) -> Overrides:
-    return merge(distilled(pair, dataset), settings(pair))
+            found[dataset] = partial(on_pair, own_pairs[name], dataset)
+    return found | {
+        pair.recipe: partial(on_pair, pair, pair.dataset) for pair in own_pairs.values()
+    }
 
 
 def natural_recipes() -> dict[str, Recipe]:

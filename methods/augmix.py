@@ -42,7 +42,8 @@ def augmixed(x: Tensor, severity: int, width: int) -> Tensor:
         width: number of chains.
 
     Returns:
-        Images of the shape, dtype and device of ``x``, rounded to multiples of 1/255.
+        Images of the shape, dtype and device of ``x``, multiples of 1/255; torchvision rounds
+        mixtures down.
     """
     mixer = _mixer(severity, width)
     pixels = (x * 255).round().to("cpu", torch.uint8)
@@ -106,8 +107,9 @@ METHOD = Method(
             "The method targets common corruptions: the command corrupt measures robustness to "
             "them on CIFAR-10-C and CIFAR-100-C. The recipes evaluate clean accuracy only.",
             "torchvision's AugMix makes the mixtures from the cropped and flipped image, with the "
-            "paper's nine operations that no corruption uses. It draws strengths from ten levels, "
-            "the released code from a continuous range.",
+            "paper's nine operations that no corruption uses. It draws strengths from ten levels "
+            "and rounds mixtures down to multiples of 1/255; the released code draws from a "
+            "continuous range and does not round mixtures.",
             "The released divergence clamps the mean prediction at 1e-7; here it is not clamped. "
             "The released code lowers the learning rate after each step, and standardises images "
             "with mean 0.5 and standard deviation 0.5.",

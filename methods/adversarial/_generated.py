@@ -20,15 +20,18 @@ FORMULA = (
     r"x_n = \arg\max_{\|x' - x_m\|_\infty \le \epsilon} D_{\mathrm{KL}}(s_m \,\|\, s(x'))"
 )
 
+ATTACK_MODE_NOTE = (
+    "During the attack BatchNorm uses batch statistics and leaves its running statistics "
+    "unchanged, as released."
+)
 # Notes on the shared training for all cards that use it.
 TRAINING_NOTES = (
-    "During the attack BatchNorm uses batch statistics and leaves its running statistics "
-    "unchanged, as released.",
+    ATTACK_MODE_NOTE,
     "Weights are averaged over steps; BatchNorm's running statistics are those of the live model. "
-    "The epoch is chosen on 1,024 held-out training images, drawn at random, by PGD-40 on "
+    "On CIFAR the epoch is chosen on 1,024 held-out training images, drawn at random, by PGD-40 on "
     "cross-entropy with steps of 0.5/255. The released training holds out the first 1,024 and uses "
-    "a margin loss and steps of 2/255. Of "
-    "equally good epochs the released code keeps the latest; here the earliest is kept.",
+    "a margin loss and steps of 2/255. Of equally good epochs the released code keeps the latest; "
+    "here the earliest is kept.",
     "The CIFAR-100 images are also rotated by up to 15 degrees, as released.",
     "Small-scale recipes train without generated images, since none exist; --generated FILE, "
     "data.generated_fraction and data.generated_name add generated images to any dataset.",

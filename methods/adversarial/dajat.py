@@ -21,6 +21,7 @@ from harness.method import (
     StepOutput,
     TaskContext,
 )
+from harness.training.modes import batchnorms
 from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset
 from methods._steps import detached
@@ -93,9 +94,7 @@ class DajatTask(AcatTask):
                 setattr(layer, name, ours)
 
     def _model_norms(self) -> list[_BatchNorm]:
-        if self.context.student is None:
-            return []
-        return [layer for layer in self.context.student.modules() if isinstance(layer, _BatchNorm)]
+        return [] if self.context.student is None else batchnorms(self.context.student)
 
 
 def _training(dataset: str) -> Overrides:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
-from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, StepOutput, Task
+from harness.method import Batch, Forward, Method, MethodCard, Objective, Params
 from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods._steps import detached
-from methods.losses.cross_entropy import label_cross_entropy
-from methods.losses.divergence import dkl_loss, soft_cross_entropy
+from methods.adversarial._decoupled import DecoupledTask
+from methods.losses.divergence import DecoupledParts, dkl_loss, soft_cross_entropy
 
 
 class DklParams(Params):
@@ -19,7 +19,7 @@ class DklParams(Params):
     ce_weight: float = Field(9.0, ge=0)
 
 
-class DklTask(Task):
+class DklTask(DecoupledTask):
     """Eq. 5: no gradient of the weighted MSE flows into the adversarial logits."""
 
     def attack_objective(self, model: Forward, batch: Batch) -> Objective:
@@ -27,13 +27,9 @@ class DklTask(Task):
         clean_BC = model(batch.x)
         return lambda adv_BC: soft_cross_entropy(clean_BC, adv_BC)
 
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
-        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce = label_cross_entropy(clean_BC, batch.targets)
-        wmse, soft_ce = dkl_loss(clean_BC, adv_BC)
-        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
-        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
+    def divergence(self, clean_BC: Tensor, adv_BC: Tensor) -> DecoupledParts:
+        """Eq. 5, unweighted."""
+        return dkl_loss(clean_BC, adv_BC)
 
 
 RECIPES = by_dataset(growing_epsilon)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
-from harness.method import Batch, Forward, Method, MethodCard, Objective, StepOutput, Task
+from harness.method import Method, MethodCard
 from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods._steps import detached
-from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams
-from methods.losses.cross_entropy import label_cross_entropy
-from methods.losses.divergence import dkl_loss
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams, DecoupledTask
+from methods.losses.divergence import DecoupledParts, dkl_loss
 
 
 class DklBaParams(DecoupledParams):
@@ -20,22 +19,12 @@ class DklBaParams(DecoupledParams):
     ce_weight: float = Field(9.0, ge=0)
 
 
-class DklBaTask(Task):
+class DklBaTask(DecoupledTask):
     """The gradient of the weighted MSE flows into both clean and adversarial logits."""
 
-    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """The same divergence with the attack's weights."""
-        clean_BC = model(batch.x)
-        weights = self.params.attack_wmse_weight, self.params.attack_ce_weight
-        return lambda adv_BC: dkl_loss(clean_BC, adv_BC, break_asymmetry=True).weighted(*weights)
-
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
-        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce = label_cross_entropy(clean_BC, batch.targets)
-        wmse, soft_ce = dkl_loss(clean_BC, adv_BC, break_asymmetry=True)
-        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
-        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
+    def divergence(self, clean_BC: Tensor, adv_BC: Tensor) -> DecoupledParts:
+        """Eq. 5 with gradients of the weighted MSE into both arguments, unweighted."""
+        return dkl_loss(clean_BC, adv_BC, break_asymmetry=True)
 
 
 RECIPES = by_dataset(growing_epsilon, RELEASED_ATTACK_WEIGHTS)

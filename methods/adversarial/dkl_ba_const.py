@@ -6,12 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.method import Batch, Forward, Method, MethodCard, Objective, StepOutput, Task
+from harness.method import Method, MethodCard
 from methods._papers import cite
 from methods._recipes import by_dataset, growing_epsilon
-from methods._steps import detached
-from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams
-from methods.losses.cross_entropy import label_cross_entropy
+from methods.adversarial._decoupled import RELEASED_ATTACK_WEIGHTS, DecoupledParams, DecoupledTask
 from methods.losses.divergence import DecoupledParts, ikl_loss
 from methods.losses.precision import float32_or_wider
 
@@ -22,7 +20,7 @@ class DklBaConstParams(DecoupledParams):
     class_weight: float | None = Field(None, gt=0)
 
 
-class DklBaConstTask(Task):
+class DklBaConstTask(DecoupledTask):
     """All pairs of classes have the same weight: a plain MSE of centred logit differences."""
 
     def divergence(self, clean_BC: Tensor, adv_BC: Tensor) -> DecoupledParts:
@@ -33,20 +31,6 @@ class DklBaConstTask(Task):
         # Half precision would round the constant.
         weights_BC = torch.full_like(float32_or_wider(clean_BC), constant, requires_grad=False)
         return ikl_loss(clean_BC, adv_BC, weights_BC)
-
-    def attack_objective(self, model: Forward, batch: Batch) -> Objective:
-        """The same divergence with the attack's weights."""
-        clean_BC = model(batch.x)
-        weights = self.params.attack_wmse_weight, self.params.attack_ce_weight
-        return lambda adv_BC: self.divergence(clean_BC, adv_BC).weighted(*weights)
-
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """CE(o_m, y) + wmse_weight wMSE + ce_weight soft CE; adversarial images go first."""
-        adv_BC, clean_BC = model(batch.adversarial), model(batch.x)
-        ce = label_cross_entropy(clean_BC, batch.targets)
-        wmse, soft_ce = self.divergence(clean_BC, adv_BC)
-        loss = ce + self.params.wmse_weight * wmse + self.params.ce_weight * soft_ce
-        return StepOutput(loss, detached(ce=ce, wmse=wmse, soft_ce=soft_ce))
 
 
 RECIPES = by_dataset(growing_epsilon, RELEASED_ATTACK_WEIGHTS)

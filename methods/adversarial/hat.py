@@ -103,11 +103,12 @@ METHOD = Method(
         notes=(
             "The teacher is the helper network, a run of vanilla on the same images.",
             "Helper examples are not clipped to [0, 1], as released.",
-            "The release trains ResNet-18 and keeps the epoch that is most robust under PGD-20 on "
-            "the test images, among epoch 30 and the last five, and the latest of equally good "
-            "ones. The recipes cifar10-best-on-test and cifar100-best-on-test choose among all "
-            "epochs, with steps of 1/255 instead of 2/255, and keep the earliest; the datasets' "
-            "own recipes keep the last epoch. All have the arch of the other rows.",
+            "The release trains ResNet-18. It measures PGD-20 on the test images after epoch 30 "
+            "and after each of the last five, and keeps the most robust of those five or, if epoch "
+            "30 was more robust, epoch 45. The recipes cifar10-best-on-test and "
+            "cifar100-best-on-test choose among all epochs, with steps of 1/255 instead of 2/255, "
+            "and keep the earliest; the datasets' own recipes keep the last epoch. All have the "
+            "arch of the other rows.",
             "The released helper network is that of the epoch with the best accuracy on the test "
             "images; here it is that of the last epoch.",
             "The released learning rate changes with each step; here it changes between epochs.",

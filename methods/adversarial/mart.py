@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, one_hot
+from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput
@@ -14,6 +14,7 @@ from methods._papers import cite
 from methods._recipes import SMALL, Overrides, by_dataset, trades_training
 from methods._steps import detached
 from methods.adversarial.pgd_at import PgdAtTask
+from methods.losses.divergence import kl_per_sample
 from methods.losses.precision import float32_or_wider
 
 # The release's bound on the margin term: -log(1.0001 - p) is at most -log(0.0001).
@@ -38,14 +39,13 @@ def mart_loss(logits_m: Tensor, logits_n: Tensor, y_B: Tensor) -> MartParts:
         logits_n: logits of adversarial images [B, C].
         y_B: labels, int64 in [0, C).
     """
-    log_m_BC = log_softmax(float32_or_wider(logits_m), dim=-1)
     log_n_BC = log_softmax(float32_or_wider(logits_n), dim=-1)
     is_label_BC = one_hot(y_B, logits_m.shape[-1]).bool()
     rival_B = log_n_BC.exp().masked_fill(is_label_BC, 0).amax(-1)
     margin = -(1 + MARGIN_FLOOR - rival_B).log().mean()
-    doubt_B = 1 - log_m_BC.exp()[is_label_BC]
-    kl_B = (log_m_BC.exp() * (log_m_BC - log_n_BC)).sum(-1)
-    return MartParts(bce=cross_entropy(log_n_BC, y_B) + margin, kl=(doubt_B * kl_B).mean())
+    doubt_B = 1 - softmax(float32_or_wider(logits_m), dim=-1)[is_label_BC]
+    kl = (doubt_B * kl_per_sample(logits_m, logits_n)).mean()
+    return MartParts(bce=cross_entropy(log_n_BC, y_B) + margin, kl=kl)
 
 
 class MartParams(Params):

@@ -13,7 +13,7 @@ from harness.method import Batch, Forward, Method, MethodCard, Objective, Params
 from methods._papers import cite
 from methods._recipes import Overrides, adversarial, by_dataset
 from methods._steps import detached
-from methods.adversarial._generated import TRAINING_NOTES, ddpm
+from methods.adversarial._generated import ATTACK_MODE_NOTE, ddpm
 from methods.losses.precision import float32_or_wider
 
 
@@ -83,7 +83,10 @@ METHOD = Method(
             "the recipes table2/score-1m and cifar10-1m. The datasets' own recipes use no "
             "generated images, and the arch and schedule of the other rows.",
             "The released command sets the weight 4; the released checkpoints were trained with 3.",
-            *TRAINING_NOTES[:3],
+            ATTACK_MODE_NOTE,
+            "The recipes with generated images average weights, rotate CIFAR-100 images and choose "
+            "the epoch as those of wang-dm do. Of equally good epochs the released code keeps the "
+            "latest; here the earliest is kept.",
         ),
         released_names={"distance_weight": "beta"},
     ),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from pydantic import Field
 
 from harness.config import merge
-from harness.method import Method, MethodCard, Recipe
+from harness.method import Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
-from methods._recipes import SMALL, Overrides
+from methods._recipes import Overrides
 from methods.distillation.kd import KdParams, KdTask
 
 GENERATIONS = 2
@@ -44,23 +42,14 @@ def generation(natural: Overrides, number: int) -> Overrides:
     return {**natural, "teacher": teacher}
 
 
-def _pair(student: str, dataset: str) -> Overrides:
-    natural = _pairs.natural(dataset, student)
+def _pair(pair: _pairs.Pair, dataset: str) -> Overrides:
+    natural = _pairs.natural(dataset, pair.student)
     return merge(generation(natural, GENERATIONS), _pairs.BOTH_RULES)
 
 
 def _small(dataset: str) -> Overrides:
     student = _pairs.small(dataset)
     return generation({**student, "teacher": None}, GENERATIONS)
-
-
-def _recipes() -> dict[str, Recipe]:
-    found: dict[str, Recipe] = {name: partial(_small, name) for name in sorted(SMALL)}
-    for dataset in ("cifar10", "cifar100"):
-        student = _pairs.PAIRS[_pairs.DEFAULT_PAIR[dataset]].student
-        found[dataset] = partial(_pair, student, dataset)
-    pairs = [_pairs.PAIRS[name] for name in _pairs.CIFAR_PAIRS]
-    return found | {pair.recipe: partial(_pair, pair.student, pair.dataset) for pair in pairs}
 
 
 METHOD = Method(
@@ -89,5 +78,5 @@ METHOD = Method(
     ),
     params=BanParams,
     task=KdTask,
-    recipes=_recipes(),
+    recipes=_pairs.recipes_from(_small, _pair),
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods import _pairs
 from methods._papers import cite
+from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES, settings
 from methods.losses.divergence import ikl_loss
@@ -19,6 +21,10 @@ class DklKdTask(DecoupledKdTask):
         temperature = self.params.temperature
         parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
         return self.combined(student_BC, batch, parts._replace(wmse=parts.wmse.detach()))
+
+
+def _settings(pair: _pairs.Pair) -> Overrides:
+    return merge(settings(pair), {"params": {"global_information": False}})
 
 
 METHOD = Method(
@@ -36,14 +42,15 @@ METHOD = Method(
         notes=(
             "No table has a row for this method; it is the baseline that shows the effect of "
             "broken asymmetry. Its recipes are those of ikl-kd for each pair, named after the "
-            "pair's table.",
-            "wmse_weight changes the value of the loss but not the training. The gradient is that "
-            "of KD at kd_weight = ce_weight / temperature^2.",
+            "pair's table, without global information.",
+            "wmse_weight and the settings of the class weights change the value of the loss but "
+            "not the training. The gradient is that of KD at kd_weight = ce_weight / "
+            "temperature^2.",
             "Eq. 5 weights each sample by its own prediction at temperature 1, the default here.",
         ),
         needs_teacher=True,
     ),
     params=DecoupledKdParams,
     task=DklKdTask,
-    recipes=_pairs.recipes(settings, small_changes=SMALL_CHANGES),
+    recipes=_pairs.recipes(_settings, small_changes=SMALL_CHANGES),
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from harness.config import merge
-from harness.method import Method, MethodCard, Recipe
+from harness.method import Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
-from methods._recipes import SMALL, Overrides
+from methods._recipes import Overrides
 from methods.distillation.kd import KdParams, KdTask
 
 
@@ -27,14 +25,6 @@ def _pair(pair: _pairs.Pair, dataset: str) -> Overrides:
 
 def _small(dataset: str) -> Overrides:
     return stopped_early(_pairs.small(dataset), shorter=2)
-
-
-def _recipes() -> dict[str, Recipe]:
-    found: dict[str, Recipe] = {name: partial(_small, name) for name in sorted(SMALL)}
-    for dataset in ("cifar10", "cifar100"):
-        found[dataset] = partial(_pair, _pairs.PAIRS[_pairs.DEFAULT_PAIR[dataset]], dataset)
-    pairs = [_pairs.PAIRS[name] for name in _pairs.CIFAR_PAIRS]
-    return found | {pair.recipe: partial(_pair, pair, pair.dataset) for pair in pairs}
 
 
 METHOD = Method(
@@ -61,5 +51,5 @@ METHOD = Method(
     ),
     params=KdParams,
     task=KdTask,
-    recipes=_recipes(),
+    recipes=_pairs.recipes_from(_small, _pair),
 )

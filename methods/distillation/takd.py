@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from harness.config import merge
-from harness.method import Method, MethodCard, Recipe
+from harness.method import Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
-from methods._recipes import SMALL, Overrides
+from methods._recipes import Overrides
 from methods.distillation.kd import KdParams, KdTask
 
 # Each has fewer parameters than the teacher and more than the student.
@@ -55,14 +53,6 @@ def _small(dataset: str) -> Overrides:
     return through_assistant(student, merge(natural, {"model": {"arch": "resnet14"}}))
 
 
-def _recipes() -> dict[str, Recipe]:
-    pairs = [_pairs.PAIRS[name] for name in ASSISTANTS]
-    found: dict[str, Recipe] = {name: partial(_small, name) for name in sorted(SMALL)}
-    for dataset in ("cifar10", "cifar100"):
-        found[dataset] = partial(_pair, _pairs.PAIRS[_pairs.DEFAULT_PAIR[dataset]], dataset)
-    return found | {pair.recipe: partial(_pair, pair, pair.dataset) for pair in pairs}
-
-
 METHOD = Method(
     card=MethodCard(
         title="TAKD",
@@ -81,12 +71,14 @@ METHOD = Method(
             "nested in teacher.config.",
             "On CIFAR the paper's assistants are of the same plain or residual family, chosen by "
             "size. The pairs here are not in the paper; their assistants are registered networks "
-            "of a size between teacher and student. Weights and temperature are KD's.",
+            "of a size between teacher and student. Weights and temperature are KD's. The released "
+            "loss is (1 - lambda) CE + lambda T^2 KL with a divergence averaged over the classes "
+            "too.",
         ),
         needs_teacher=True,
-        released_names={"kd_weight": "lambda_student", "temperature": "T_student"},
+        released_names={"temperature": "T_student"},
     ),
     params=KdParams,
     task=KdTask,
-    recipes=_recipes(),
+    recipes=_pairs.recipes_from(_small, _pair, pairs=ASSISTANTS),
 )
