@@ -1,7 +1,10 @@
 """Each flag is raised by a model built to raise it; a plain trained network raises none."""
 
+import ast
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from harness.data import ImageSet
 from harness.errors import UserError
 from harness.evaluation import probe
 from harness.evaluation.analysis import flags
+from harness.evaluation.analysis.curves import RISES, SURVIVES
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.store.rundir import RunDirectory
 from tests.harness.evaluation.conftest import evaluated
@@ -217,3 +221,16 @@ def test_batchnorm_in_training_mode_is_named():
         (flag,) = probe.train_mode(given)
         assert flag.name == "train-mode"
         assert f"in training mode ({name}) " in flag.detail
+
+
+def test_the_docs_explain_every_flag() -> None:
+    root = Path(__file__).parents[4]
+    calls = (
+        node.args[0]
+        for path in (root / "harness" / "evaluation").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Flag"
+    )
+    names = {RISES, SURVIVES} | {name.value for name in calls if isinstance(name, ast.Constant)}
+    rows = re.findall(r"^  \| (`.+?`) \|", (root / "docs" / "evaluation.md").read_text(), re.M)
+    assert sorted(re.findall(r"`(.+?)`", " ".join(rows))) == sorted(names)
