@@ -105,6 +105,8 @@ class StrategyParams(Params):
         target_eps: the radius of the random start and of the reward's attack, in pixel space.
         robust_reward_weight, clean_reward_weight: weights, in the reward, of the two accuracies
             after a lookahead step.
+        label_smoothing: the share of the label that smoothing moves to other classes in that step,
+            in LAS-AT also in training; at 0.5 two classes are equal. LAS-TRADES does not use it.
     """
 
     strategy_arch: str = "resnet18-cifar"
@@ -119,15 +121,6 @@ class StrategyParams(Params):
     target_eps: Radius = TARGET_EPS
     robust_reward_weight: float = Field(4.0, ge=0)
     clean_reward_weight: float = Field(2.0, ge=0)
-
-
-class SmoothedStrategyParams(StrategyParams):
-    """Strategy parameters, and the share of the label that smoothing moves to other classes.
-
-    It smooths the labels of the lookahead step, and of training in LAS-AT; at 0.5 two classes are
-    equal.
-    """
-
     label_smoothing: float = Field(0.3, ge=0, le=0.5)
 
 

@@ -12,7 +12,7 @@ from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
-    SmoothedStrategyParams,
+    StrategyParams,
     StrategyTask,
     allowed,
     chosen_from,
@@ -79,7 +79,7 @@ METHOD = Method(
         ),
         released_names=STRATEGY_NAMES,
     ),
-    params=SmoothedStrategyParams,
+    params=StrategyParams,
     task=LasAtTask,
     recipes={**RECIPES, **best_on_test(RECIPES)},
 )

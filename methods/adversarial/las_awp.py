@@ -13,14 +13,14 @@ from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
-    SmoothedStrategyParams,
+    StrategyParams,
     StrategyTask,
     chosen_from,
 )
 from methods.adversarial.pgd_at import CLEAN_PASS_NOTE
 
 
-class LasAwpParams(SmoothedStrategyParams):
+class LasAwpParams(StrategyParams):
     """Strategy parameters with stronger attacks and a rate that falls with the model's."""
 
     strategy_follows: bool = True
