@@ -11,6 +11,7 @@ import pytest
 
 from divergence_bench.cli.main import command
 from harness.experiment.sweep import SweepSpec, read_spec, rows
+from harness.registry import METHODS
 from harness.store.exchange import import_
 from leaderboards.build import small
 from leaderboards.reference import REFERENCE, reference_runs
@@ -134,6 +135,8 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
     assert f"which costs {clean['pgd-at'] - clean['at-awp']:.2f} points of clean" in TEXT
     assert "`hat`, the lowest row, is made for clean accuracy, which is the highest" in TEXT
     assert "its clean accuracy is the second highest, its robust accuracy the fifth lowest" in TEXT
+    weights = (METHODS.get(name).params().kl_weight for name in ("hat", "trades"))
+    assert "its divergence has weight {:g}, that of `trades` {:g}.".format(*weights) in TEXT
     assert sorted(clean, key=clean.__getitem__)[-2:] == ["acat", "hat"]
     ordered = sorted(robust, key=robust.__getitem__)
     assert (ordered[0], ordered[4]) == ("hat", "acat")
