@@ -54,13 +54,15 @@ def place_of(module: str) -> str | None:
     return next((place for place in places if place in MAY_IMPORT), None)
 
 
-def imported_modules(path: Path) -> Iterator[str]:
+def imported_modules(path: Path, root: Path) -> Iterator[str]:
     """Dotted names of imports; a name imported from a package may be one of its modules."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(root).parts[: -node.level] if node.level else ()
+            module = [*package, *filter(None, [node.module])]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
 
 
 def wrong_imports(root: Path) -> list[str]:
@@ -69,7 +71,7 @@ def wrong_imports(root: Path) -> list[str]:
     for path in sorted(path for package in MAY_IMPORT for path in (root / package).glob("**/*.py")):
         file = path.relative_to(root).as_posix()
         here = place_of(".".join(path.relative_to(root).with_suffix("").parts))
-        for module in imported_modules(path):
+        for module in imported_modules(path, root):
             there = place_of(module)
             allowed = MAY_IMPORT[here or ""] | {here, None}
             names = {name for name in (module, module.rpartition(".")[0]) if "." in name}
@@ -92,6 +94,8 @@ def test_imports_follow_the_layers():
         ("harness/data/loader.py", "from harness.models import build_model"),
         ("harness/models/zoos.py", "def load():\n    from harness.training.build import new_model"),
         ("harness/training/loop.py", "from harness.evaluation.clean import clean_accuracy"),
+        ("harness/data/loader.py", "from ..models import build_model"),
+        ("harness/data/loader.py", "from .. import training"),
         ("harness/evaluation/driver.py", "from harness.training.monitor import monitor_accuracy"),
         ("harness/evaluation/attack/job.py", "from harness.evaluation.driver import evaluate"),
         ("harness/evaluation/attack/job.py", "from harness.evaluation.analysis import flags"),

@@ -1,6 +1,7 @@
 """The comparison of two models: its numbers, its words, and which runs it offers."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 from tests.divergence_bench.test_api import network
 from tests.divergence_bench.test_decide import damaged
+from tests.harness.evaluation.analysis.test_paired import A_BROKEN, B_BROKEN, made
 
 IKL, KL, TRADES = "ikl-7ad16276ecfe", "kl-88897efe8687", "trades-75bbd56ef462"
 
@@ -128,14 +130,29 @@ def test_the_forest_has_every_stage_once(small_store, open_page) -> None:
     results, ids = small_store
     at = open_page("compare", results, a=ids["a"], b=ids["b"])
     assert "as a table" in " ".join(each.label for each in at.expander).lower()
-    verdicts = [[True, True, False, False], [True, False, False, True]]
-    paired = compare_paired(*verdicts)
+    # A alone is correct on four of eight images, B alone on one.
+    paired = compare_paired([True] * 5 + [False] * 3, [True] + [False] * 4 + [True] + [False] * 2)
     compared = comparison.Comparison(
-        "a", "b", ("x", "y"), (), {}, 4, {"clean": paired, "square": paired, "aa": paired}
+        "a", "b", ("x", "y"), (), {}, 8, {"clean": paired, "square": paired, "aa": paired}
     )
     frame = comparison.forest(compared)
     assert frame["title"].tolist() == ["Clean", "after Square"]
-    assert frame["difference"].tolist() == [0, 0]
+    assert frame["difference"].tolist() == [37.5, 37.5]
+    assert frame["low"].tolist() == [100 * paired.low] * 2
+    assert frame["high"].tolist() == [100 * paired.high] * 2
+    assert frame["text"][0].startswith("+37.50 [")
+
+
+def test_disagreements_are_the_images_on_which_only_one_is_correct() -> None:
+    a, b = made(A_BROKEN), made(B_BROKEN, method="mart")
+    classes = {"clean_pred": [9, 1, 2, 0, 1, 2], "adv_pred": [9, 7, 2, 0, 8, 2]}
+    a = replace(a, verdicts=a.verdicts.assign(**classes).iloc[[3, 0, 5, 1, 4, 2]])
+    classes = {"clean_pred": [9, 6, 2, 0, 1, 2], "adv_pred": [9, 6, 5, 0, 1, 4]}
+    b = replace(b, verdicts=b.verdicts.assign(**classes))
+    found = comparison.disagreements(a, b, "robust")
+    assert found.columns.tolist() == ["index", "label", "correct", "a", "b"]
+    assert found.values.tolist() == [[2, 2, "A", 2, 5], [4, 1, "B", 8, 1], [5, 2, "A", 2, 4]]
+    assert comparison.disagreements(a, b, "clean").values.tolist() == [[1, 1, "A", 1, 6]]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_saved_images_are_found_by_their_row(small_store) -> None:
     assert (middle[:: side // 8, :: side // 8] == chunk[30 - 25, 0]).all()
 
 
-def test_data_that_is_not_here_is_not_fetched(small_store, tmp_path, monkeypatch) -> None:
+def test_data_that_is_not_here_is_not_fetched(tmp_path, monkeypatch) -> None:
     from app.gallery import test_images as images_of
 
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))

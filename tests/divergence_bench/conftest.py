@@ -1,13 +1,16 @@
 """Calls of the command line in this process."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from divergence_bench.cli.main import main
+from harness.data import DATASETS
+from harness.models import ARCHITECTURES
+from harness.registry import METHODS
 from harness.store.database import Database
 from leaderboards.printed import REPORTED_CSV
 
@@ -18,6 +21,16 @@ class Ended(NamedTuple):
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _what_a_test_registers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    registries = (METHODS, DATASETS, ARCHITECTURES)
+    for registry in registries:
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    yield
+    for registry in registries:
+        registry.__dict__.pop("_targets", None)
 
 
 @pytest.fixture

@@ -104,7 +104,9 @@ def test_the_command_line_decides_between_stored_models(tmp_path: Path, call):
         )  # fmt: skip
     assert ended.status == 0, ended.err
     assert json.loads(ended.out)["winner"] == "a"
-    assert call("decide", "good:make", "bad:make").status == 2
+    refused = call("decide", "good:make", "bad:make", "--results", str(tmp_path / "results"))
+    assert refused.status == 2
+    assert "neither model is a stored run: give --dataset" in refused.err
 
 
 def test_the_protocol_of_a_stored_run_is_that_of_both_models(tmp_path: Path):

@@ -114,6 +114,7 @@ def test_what_robustbench_would_not_take_is_not_written(
     run_id = add_run("IKL", LEFT, **{**FULL, **other})
     with pytest.raises(UserError, match="no finished evaluation that RobustBench accepts"):
         export_run(tmp_path, run_id, tmp_path / "x.json", metadata=PAPER)
+    assert not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The verb ``evaluate``: checkpoints that are refused."""
 
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,12 @@ def bad_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
     paths["other"].write_bytes(content)
     paths["bare"].write_bytes(content)
     paths["truncated"].write_bytes(content[: len(content) // 2])
-    paths["pickle"].write_bytes(pickle.dumps(Dangerous()))
+    torch.save(Dangerous(), paths["pickle"])
     message = {
         "html": "web page",
-        "truncated": "truncated",
+        "truncated": "is damaged or not a checkpoint",
         "other": "another net",
-        "pickle": "pickle",
+        "pickle": "holds a Python object",
         "bare": "arch",
     }
     return {name: (paths[name], text) for name, text in message.items()}

@@ -15,6 +15,7 @@ from harness.data.imagenet import FolderSet
 from harness.data.loader import DeviceLoader, Loader
 from harness.errors import UserError
 from harness.seeding import derive_seed
+from tests.harness.data.test_loader import crop_one
 
 CPU = torch.device("cpu")
 
@@ -80,10 +81,17 @@ def test_views_differ_from_each_other_and_come_again_with_their_seed(smooth):
 
 
 def test_views_are_cropped_and_flipped_again(smooth):
-    """Before the crop and flip they are the same views, after them they are not."""
+    """Each is the view without crop and flip, moved by a generator in the documented state."""
     still = views(with_views(loader(smooth), smooth, 1))
     moved = views(with_views(loader(smooth, 3, flip=True), smooth, 1))
-    assert not any(torch.equal(a, b) for a, b in zip(still, moved, strict=True))
+    for step, (before, after) in enumerate(zip(still, moved, strict=True)):
+        seed = derive_seed(0, "autoaugment", 1, step, 0, "crop and flip")
+        generator = torch.Generator().manual_seed(seed)
+        offsets = torch.randint(7, (len(before), 2), generator=generator)
+        coins = torch.randint(2, (len(before),), generator=generator)
+        for image, found, offset, coin in zip(before, after, offsets, coins, strict=True):
+            expected = crop_one(image, *offset.tolist(), 3)
+            assert torch.equal(found, expected.flip(2) if coin else expected)
 
 
 def test_the_global_random_state_stays(smooth):

@@ -168,6 +168,10 @@ def test_the_command_stores_every_accuracy(root, tmp_path):
     assert stored == {name: metric["value"] for name, metric in answer["metrics"].items()}
     Database(tmp_path).rebuild()
     assert len(Database(tmp_path).query("SELECT * FROM metrics")) == len(stored) + 1
-    for option, text in (("--severities", "6"), ("--corruptions", "frogs")):
-        ended = CliRunner().invoke(app, [*command, option, text])
+    for option, message in (
+        ("--severities=6", "--severities 6 is not valid"),
+        ("--corruptions=frogs", "unknown corruption 'frogs'"),
+    ):
+        ended = CliRunner().invoke(app, [*command, option])
         assert isinstance(ended.exception, UserError)
+        assert message in str(ended.exception)

@@ -51,8 +51,12 @@ def test_what_is_left_is_estimated_from_what_this_process_did(tmp_path, monkeypa
 
 
 def test_progress_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch) -> None:
-    def full(*_) -> None:
+    calls = []
+
+    def full(*given) -> None:
+        calls.append(given)
         raise UserError("no space left")
 
     monkeypatch.setattr(live, "write_json_atomic", full)
     LiveProgress(RunDirectory.create(tmp_path, "some-run"), "training")(0.1, "")
+    assert len(calls) == 1

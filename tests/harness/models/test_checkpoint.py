@@ -73,7 +73,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, how):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(UserError, match=r"evil\.pt (holds a Python object|is damaged)"):
+    with pytest.raises(UserError, match=r"evil\.pt holds a Python object"):
         read_checkpoint(path)
     assert not trace.exists()
     torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())

@@ -88,9 +88,8 @@ def test_shufflenet_v2_is_torchvisions_with_a_stem_for_small_images():
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(4, 4, 1), (4, 6, 1), (4, 4, 2)])
 def test_inverted_residual_is_torchvisions_where_values_are_below_six(inputs, outputs, stride):
-    from torchvision.models.mobilenetv2 import InvertedResidual as Reference
-
-    reference = randomized(Reference(inputs, outputs, stride, expand_ratio=6))
+    mobilenet = import_torchvision("torchvision.models.mobilenetv2")
+    reference = randomized(mobilenet.InvertedResidual(inputs, outputs, stride, expand_ratio=6))
     ours = InvertedResidual(inputs, outputs, stride, 6).eval()
     values = reference.state_dict().values()
     ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +8,6 @@ from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.verdicts import VERDICT_SCHEMA, read_verdicts, write_verdicts
 
 RECORD = {"protocol": {"n": 10, "attacks": ["apgd-ce", "apgd-t"]}, "metrics": {}}
-MakeVerdicts = Callable[..., pa.Table]
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_a_seed_group_is_the_configuration_without_seed_and_cost():
     assert seed_group({"old": 1}) != seed_group({"old": 2})
 
 
-def test_200_epochs_cost_little_space(database, make_run):
+def test_recording_200_epochs_again_takes_little_more_space(database, make_run):
     run = make_run(epochs=200)
     database.record(run)
     once = os.path.getsize(database.path)

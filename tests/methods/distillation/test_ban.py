@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from distilling import TINY, trained
 from torch.nn.functional import cross_entropy
 
 from harness.experiment.resolve import resolve, teacher_run
 from harness.store.rundir import RunDirectory
-from tests.distilling import TINY, trained
 from tests.methods.conftest import assert_same_loss
 from tests.methods.distillation.conftest import Step
 

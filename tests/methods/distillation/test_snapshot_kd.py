@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distilling import Lines, assert_same_weights, trained
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -12,7 +13,6 @@ from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.method import Task
 from harness.registry import METHODS
-from tests.distilling import Lines, assert_same_weights, trained
 from tests.methods.conftest import assert_same_loss
 from tests.methods.distillation.conftest import Step
 

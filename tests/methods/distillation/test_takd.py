@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distilling import TINY, Lines, assert_same_weights, trained
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from harness.experiment.resolve import resolve, teacher_run
@@ -11,7 +12,6 @@ from harness.models import build_model
 from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from methods.distillation.takd import ASSISTANTS
-from tests.distilling import TINY, Lines, assert_same_weights, trained
 from tests.methods.conftest import assert_same_loss
 from tests.methods.distillation.conftest import Step
 

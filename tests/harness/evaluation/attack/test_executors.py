@@ -66,7 +66,7 @@ def test_verdicts_do_not_depend_on_the_order_of_chunks(network, digits, new_run,
         )
 
 
-def test_a_killed_worker_is_named_and_the_same_call_goes_on(network, digits, new_run, alone):
+def test_a_killed_worker_is_named_and_the_same_call_goes_on(network, digits, new_run):
     run = new_run("killed")
 
     def kill() -> None:
