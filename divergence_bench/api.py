@@ -26,7 +26,7 @@ from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import external, resolve, runner
 from harness.experiment.record import check_registered, images_root, own_protocol
-from harness.models.external.probe import device_of
+from harness.models.external.probe import FunctionModel, device_of
 from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics
 from harness.progress import Reporter
@@ -141,11 +141,10 @@ def evaluate(
     if module is None:
         named = {"normalize": normalize, **own, **where}
         return result_of(external.evaluate_external(str(model), loaded, protocol, **named))
-    before = device_of(module)
     network, facts = inputs.probed(module, loaded.info, normalize, name)
+    before = device_of(module)
     try:
-        outcome = external.evaluate_model(network, loaded, protocol, facts=facts, **where)
-        return result_of(outcome)
+        return result_of(external.evaluate_model(network, loaded, protocol, facts=facts, **where))
     finally:
         module.to(before)
 
@@ -189,20 +188,17 @@ def decide(
     """
     folder, reporter = Path(results), Reporter(quiet=quiet)
     runs = [stored_run(folder, model) for model in (a, b) if isinstance(model, str | Path)]
-    settings = next((own_protocol(run) for run in runs if run), {}) | settings
-    radii = resolve.evaluation({}, {"eps": settings.get("eps")}, ()).eps
+    own = next((own_protocol(run) for run in runs if run), {})
+    chosen = {name: settings.get(name) for name in ("norm", "eps")}
+    radii = resolve.evaluation(own, chosen, ()).eps
+    settings = own | settings
     if len(radii) > 1:
         raise UserError(f"models are compared at one radius, not at {len(radii)}: give one eps")
-    shared: dict[str, Any] = {
-        "results": folder,
-        "workers": workers,
-        "quiet": quiet,
-        "order": "random",
-    }
+    shared: dict[str, Any] = {"results": folder, "workers": workers, "quiet": quiet}
 
     def grow(model: Model) -> Callable[[int], EvaluationDirectory]:
         def evaluate_on(images: int) -> EvaluationDirectory:
-            found = evaluate(model, data, **settings, **shared, n_max=images)
+            found = evaluate(model, data, **settings, **shared, order="random", n_max=images)
             return RunDirectory(folder, found.run_id).evaluation(found.evaluation_id)
 
         return evaluate_on
@@ -347,11 +343,17 @@ def attack(
     inputs.check_batch(images, labels, batch_size)
     check_diameter(protocol.norm, protocol.eps, images.shape[1:].numel())
     x, y = images.to(where), labels.to(where).long()
-    with untouched(module.to(where)), own_random_state(where):
-        num_classes = inputs.classes_of(module, x, y)
-        network = AttackModel(module, num_classes, Batching(batch_size))
-        stage = make_attack(protocol.attacks[0], network, protocol, seed, where)
-        found = stage.perturb(x.clone(), y.clone()).detach()
+    # The networks of a function are on the device on which it calls them.
+    before = where if isinstance(module, FunctionModel) else device_of(module)
+    try:
+        with own_random_state(where):
+            num_classes = inputs.classes_of(module.to(where), x, y)
+            with untouched(module):
+                network = AttackModel(module, num_classes, Batching(batch_size))
+                stage = make_attack(protocol.attacks[0], network, protocol, seed, where)
+                found = stage.perturb(x.clone(), y.clone()).detach()
+    finally:
+        module.to(before)
     return clip_to_ball(found, x, protocol.norm, protocol.eps)[0].to(images.device)
 
 

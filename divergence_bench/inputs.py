@@ -19,6 +19,7 @@ from harness.models.external.probe import (
     class_name,
     device_of,
     evaluating,
+    unregistered_modules,
 )
 from harness.models.normalize import Statistics, normalized
 
@@ -150,7 +151,7 @@ def check_batch(images: Any, labels: Any, batch_size: Any) -> None:
 
 
 def classes_of(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Return the model's number of classes.
+    """Return the model's number of classes; a function's networks become its members.
 
     Raises:
         UserError: the model cannot take the images [B, K, H, W], or a label [B] is not one of its
@@ -173,9 +174,10 @@ def probed(
     Raises:
         UserError: the module cannot be evaluated; see ``check_model``.
     """
-    where, described = device_of(module), class_name(module)
+    described = class_name(module)
     if isinstance(module, FunctionModel):
         module.adopt_members(info, described)
+    where = device_of(module)
     notes = check_model(module, info, described)
     network, statistics = normalized(module, normalize, info)
     called = {"source": name or described, "model_name": name or described, "arch": described}
@@ -193,7 +195,7 @@ def _tensor(values: Any, what: str) -> Tensor:
 
 def _classes(model: nn.Module, image: Tensor) -> int:
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), unregistered_modules(model) as found:
             logits = model(image.clone())
     except Exception as error:  # a user's network may raise anything
         raise UserError(
@@ -202,6 +204,8 @@ def _classes(model: nn.Module, image: Tensor) -> int:
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UserError("the model does not return logits [B, C]: wrap it so that it does")
+    if isinstance(model, FunctionModel):
+        model.members.extend(found)
     return logits.shape[1]
 
 

@@ -35,7 +35,10 @@ ORDER BY l.finished_at, l.run_id
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An accuracy in [0, 1] with its 95% Wilson interval and the number of images."""
+    """An accuracy in [0, 1] with its 95% interval and the number of images.
+
+    The interval is Wilson's, or that of a sequential evaluation, valid at any stopping time.
+    """
 
     value: float
     low: float

@@ -34,6 +34,7 @@ class Registry(Generic[T]):
         packages: packages in which every module not starting with ``_`` is an entry.
         attribute: the attribute of a discovered module that holds its entry.
         entry_points: entry-point group through which other distributions add entries.
+        members: attributes that every entry must have.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Registry(Generic[T]):
         packages: Sequence[str] = (),
         attribute: str = "",
         entry_points: str | None = None,
+        members: Sequence[str] = (),
     ) -> None:
         """See the class."""
         self.kind = kind
@@ -51,6 +53,7 @@ class Registry(Generic[T]):
         self._packages = tuple(packages)
         self._attribute = attribute
         self._entry_points = entry_points
+        self._members = tuple(members)
 
     def register(self, name: str, entry: str | T) -> None:
         """Add an entry, or a target that is imported when it is needed.
@@ -74,7 +77,11 @@ class Registry(Generic[T]):
             self.__dict__.pop("_targets", None)
 
     def names(self) -> list[str]:
-        """All names, sorted, without importing any entry."""
+        """All names, sorted, without importing any entry.
+
+        Raises:
+            UserError: two entries have one name (the message names their files).
+        """
         return sorted(self._targets)
 
     def __contains__(self, name: str) -> bool:
@@ -86,7 +93,7 @@ class Registry(Generic[T]):
 
         Raises:
             UserError: no entry has the name (the message lists the nearest ones), or the entry
-                cannot be imported (the message names its file).
+                cannot be imported or is of the wrong type (the message names its file).
         """
         target = self._targets.get(name)
         if target is None:
@@ -95,7 +102,9 @@ class Registry(Generic[T]):
             return target
         module_name, _, attribute = target.partition(":")
         try:
-            return cast(T, getattr(importlib.import_module(module_name), attribute))
+            entry = getattr(importlib.import_module(module_name), attribute)
+            self._check(attribute, entry)
+            return cast(T, entry)
         except UserError:
             raise
         except Exception as error:  # a user's file can raise anything
@@ -114,14 +123,21 @@ class Registry(Generic[T]):
                 broken[name] = str(error)
         return loaded, broken
 
+    def _check(self, attribute: str, entry: object) -> None:
+        missing = [each for each in self._members if not hasattr(entry, each)]
+        if missing:
+            kind = type(entry).__name__
+            raise TypeError(f"{attribute} is of type {kind}, without {', '.join(missing)}")
+
     @cached_property
     def _targets(self) -> dict[str, str | T]:
         targets = dict(self._registered)
 
         def add(name: str, target: str) -> None:
             if name in targets:
-                raise ValueError(
-                    f"{self.kind} {name!r} is defined twice: {targets[name]} and {target}"
+                raise UserError(
+                    f"{self.kind} {name!r} is defined twice, in {_place(targets[name])} and "
+                    f"{_place(target)}: rename or remove one"
                 )
             targets[name] = target
 
@@ -147,6 +163,11 @@ def file_of(module_name: str) -> str:
     return (spec and spec.origin) or module_name
 
 
+def _place(target: object) -> str:
+    """The file of a target, or the entry itself."""
+    return file_of(target.partition(":")[0]) if isinstance(target, str) else repr(target)
+
+
 def nearest(name: str, known: Sequence[str]) -> list[str]:
     """At most three known names that are closest to a mistyped one, ignoring case."""
     lower = {each.lower(): each for each in known}
@@ -167,4 +188,5 @@ METHODS: Registry[Method] = Registry(
     packages=("methods", "methods.adversarial", "methods.distillation"),
     attribute="METHOD",
     entry_points="harness.methods",
+    members=("card", "params", "task", "recipes"),
 )

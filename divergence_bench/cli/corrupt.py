@@ -57,11 +57,12 @@ def corrupt(
     """
     from harness.data.cifar import open_corrupted
     from harness.evaluation.corrupted import evaluate_corrupted
-    from harness.experiment.record import recorded
+    from harness.experiment.record import check_registered, recorded
     from harness.models.loading import load_run_model
     from harness.training.build import choose_device
 
     directory = find_run(results, run)
+    check_registered(directory)
     model, selected = load_run_model(directory), parse_severities(severities)
     where = choose_device(device)
     names = parse_corruptions(corruptions)

@@ -26,7 +26,10 @@ DECISION = "Decision"
 def decide(
     model_a: Annotated[
         str,
-        Argument(help="A run, or any model that `evaluate` takes.", autocompletion=completion.runs),
+        Argument(
+            help="A run, or a model that `evaluate` takes without --arch.",
+            autocompletion=completion.runs,
+        ),
     ],
     model_b: Annotated[
         str, Argument(help="The model to compare it with.", autocompletion=completion.runs)

@@ -169,7 +169,7 @@ class EvalConfig(EvalSettings):
         """One protocol for each radius, ascending.
 
         At radius 0 there are no attacks and the protocol has the default radius, so that clean
-        accuracy is the same evaluation whatever other radii and attacks are requested.
+        accuracy is the same evaluation whatever other radii and stages are requested.
         """
         shared = self.model_dump(exclude={"eps"})
         return tuple(

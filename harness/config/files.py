@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 # Files whose aliases expand to more values than this are refused.
 MOST_VALUES = 100_000
@@ -39,8 +39,8 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         what: what the file describes, for messages, such as ``the sweep``.
 
     Raises:
-        UserError: the file cannot be read, is not a YAML mapping, has a key twice, or expands to
-            far too many values.
+        UserError: the file cannot be read, is not a YAML mapping, has a key twice or a value that
+            does not fit its tag, or expands to far too many values.
     """
     try:
         values = yaml.load(path.read_bytes(), _UniqueKeys)
@@ -50,6 +50,12 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         # Impossible dates and numbers are ValueErrors.
         message = " ".join(str(error).split())
         raise UserError(f"{what} {path} is not valid YAML: {message}") from error
+    except (LookupError, AttributeError, TypeError) as error:
+        # PyYAML does not check that a value fits its tag.
+        raise UserError(
+            f"{what} {path} has a value that does not fit its tag, such as `!!bool maybe` "
+            f"({first_line(error)}): leave out the tag"
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} is not a mapping: write `name: value` lines")
     if _size(values, {}) > MOST_VALUES:

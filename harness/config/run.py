@@ -130,6 +130,12 @@ class OptimizerConfig(Section):
             raise ValueError(f"cycles need schedule cosine, not {self.schedule}")
         return self
 
+    @model_validator(mode="after")
+    def _nesterov_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum greater than 0")
+        return self
+
 
 class AveragingConfig(Section):
     """Exponential moving average of the weights; the average is the model that is evaluated.

@@ -27,6 +27,7 @@ DATASETS: Registry[DatasetSource] = Registry(
         "tiny-imagenet": "harness.data.sets.tiny_imagenet:TINY_IMAGENET",
     },
     entry_points="harness.datasets",
+    members=("info", "load"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -59,9 +60,9 @@ class Cluster:
             name, _, text = part.strip().partition("=")
             try:
                 values[name] = kinds[name](text)
-                if values[name] < (name != "gpus"):
+                if values[name] < (name != "gpus") or not math.isfinite(values[name] * GIB):
                     raise ValueError
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, OverflowError) as error:
                 raise UserError(
                     f"--task {part.strip()!r} is invalid: write cpus=4,gpus=1,memory=16 (GiB)"
                 ) from error

@@ -120,8 +120,8 @@ def evaluate(
             directory = run.evaluation(identity)
             result = stored_result(directory, protocol)
             enough = is_enough(directory, protocol)
-            if result is None or not enough or protocol.save_adversarial != "no":
-                job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
+            job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
+            if result is None or not enough or job.lacks_images(len(result.verdicts)):
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
                 part = for_radius(progress, number, config.eps)

@@ -34,7 +34,7 @@ CLEARLY_BETTER = 0.1
 
 
 class Probe:
-    """Query a job's model on the first images of its evaluation, before and after the attacks.
+    """Query a job's model on the first images of its split, before and after the attacks.
 
     Args:
         job: the evaluation.
@@ -158,7 +158,7 @@ def stateful(before: Tensor, after: Tensor) -> Flag | None:
 def normalisation(job: Job) -> Flag | None:
     """Flag an external model that is no better than guessing, or better on normalised images.
 
-    Images are taken from the whole split, since image folders are sorted by class.
+    The images are spread over the whole split, which may be sorted by class.
     """
     images, info = job.images, job.images.info
     positions = torch.linspace(0, len(images) - 1, min(CLEAN_IMAGES, len(images))).long().unique()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,10 @@ def _estimated(item: Item, timings: Timings) -> Item:
     epochs_left = training.epochs - item.epochs
     images = images_of(config) * len(evaluation.eps)
     images_left = max(0, images - item.chunks * evaluation.chunk_size)
-    parts = [(unit, left) for unit, left in ((epoch, epochs_left), (image, images_left)) if left]
+    # Stored times are summed over the processes that attacked chunks side by side.
+    chunks_left = math.ceil(images_left / evaluation.chunk_size)
+    images_each = images_left / max(1, min(evaluation.workers, chunks_left))
+    parts = [(unit, left) for unit, left in ((epoch, epochs_left), (image, images_each)) if left]
     known = [(unit, left) for unit, left in parts if unit is not None]
     if parts and not known:
         return item

@@ -27,6 +27,8 @@ from harness.store.rundir import RunDirectory, utc_now
 
 # How long a run waits for the database before it goes on without it.
 INDEX_WAIT_S = 5.0
+# In the place of the hash of its method's code, if a run was resumed after that had changed.
+SEVERAL_VERSIONS = "several versions"
 
 
 @contextmanager

@@ -348,7 +348,7 @@ def check_radius(protocol: EvalConfig, norm: str) -> None:
     if protocol.norm != norm:
         raise UserError(
             f"the norm is {protocol.norm}, but the radius {eps_text(protocol.eps[-1])} was chosen "
-            f"for {norm}: give --eps as well"
+            f"for {norm}: give eps as well"
         )
 
 
@@ -377,7 +377,7 @@ def changes(base: RunConfig, config: RunConfig) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Parse ``"a.b=1"`` into ``("a.b", 1)``."""
+    """Parse ``"a.b=1"`` into ``("a.b", 1)``; ``UserError`` if that is impossible."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise UserError(f"--set {text!r} is not of the form name=value, such as training.epochs=10")
@@ -385,6 +385,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return path.strip(), json.loads(value)
     except json.JSONDecodeError:
         return path.strip(), value.strip()
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"--set {path.strip()} has a number that is too long, or too many brackets: shorten it"
+        ) from error
 
 
 def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:

@@ -22,7 +22,14 @@ from harness.evaluation.attack.executors import ChunkExecutor, most_workers
 from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.live import LiveProgress
-from harness.experiment.record import header, images_root, other_code, recorded, training_header
+from harness.experiment.record import (
+    SEVERAL_VERSIONS,
+    header,
+    images_root,
+    other_code,
+    recorded,
+    training_header,
+)
 from harness.experiment.teacher import Teacher, prepare_teacher, unchanged
 from harness.experiment.trainer import TrainingInputs, build_trainer
 from harness.method import Method
@@ -101,6 +108,8 @@ def run(
         else:
             check_images(directory, data.train)
             described |= training_header(config, method, data, device, processes)
+            if note and directory.checkpoint_path.exists():
+                described["method_sha256"] = SEVERAL_VERSIONS
             described |= teacher.described if teacher else {}
         with recorded(directory, described, reporter, index=index):
             model = trained_model(config, method, inputs, directory, reporter, device)

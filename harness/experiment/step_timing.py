@@ -67,8 +67,10 @@ def time_methods(methods: Sequence[str], plan: Plan) -> dict[str, Any]:
         ``rows``, one for each method and source of logits, and the conditions of the measurement.
 
     Raises:
-        UserError: a method, network or dataset is unknown or does not fit.
+        UserError: there is no method, or a method, network or dataset is unknown or does not fit.
     """
+    if not methods:
+        raise UserError("there is no method to time: give at least one with --methods")
     data, labels, source = training_images(plan)
     device = choose_device(plan.device)
     with tempfile.TemporaryDirectory() as folder:

@@ -178,10 +178,11 @@ def _recipe_runs(pattern: str) -> list[RunSpec]:
 def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row:
     dataset = run.dataset or spec.dataset
     method = run.method or method_of(run.recipe)
-    recipe = run.recipe or dataset or DEFAULT_DATASET
+    recipe = run.recipe
     scaled: dict[str, JsonValue] = {}
     left_out: tuple[str, ...] = ()
     if spec.scale == "small":
+        recipe = recipe or resolve(method, dataset=dataset).recipe
         recipe, scaled, left_out = at_scale(method, recipe, DEFAULT_DATASET)
     settings = {**scaled, **spec.set, **run.set}
     config = resolve(

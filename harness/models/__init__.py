@@ -35,6 +35,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
         for name in names.split()
     },
     entry_points="harness.models",
+    members=("__call__",),
 )
 
 

@@ -87,17 +87,24 @@ def other_format(path: Path) -> str | None:
             return text
     if path.suffix == ".onnx":
         return "is an ONNX graph, not weights: save the network's state dict in PyTorch instead"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = {Path(name).name for name in archive.namelist()}
-        if "constants.pkl" in names:
-            return (
-                "is a TorchScript archive, which holds code: write a function that returns "
-                "torch.jit.load(path) and name it as package.module:function"
-            )
-        if any(name.endswith(".npy") for name in names):
-            return "is a NumPy archive: save its arrays as a state dict with torch.save"
+    names = names_in_zip(path)
+    if "constants.pkl" in names:
+        return (
+            "is a TorchScript archive, which holds code: write a function that returns "
+            "torch.jit.load(path) and name it as package.module:function"
+        )
+    if any(name.endswith(".npy") for name in names):
+        return "is a NumPy archive: save its arrays as a state dict with torch.save"
     return None
+
+
+def names_in_zip(path: Path) -> set[str]:
+    """Return the names of the files in a zip archive; none if it is no archive or is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {Path(name).name for name in archive.namelist()}
+    except Exception:  # damaged bytes can raise anything
+        return set()
 
 
 def plain_data() -> list[Any]:

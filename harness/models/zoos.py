@@ -143,6 +143,11 @@ def from_robustbench(
     ``THREAT/NAME`` is an entry for a threat model other than the evaluation's. Without ``weights``,
     its file is read from ``robustbench`` in ``torch.hub.get_dir()``, or downloaded to it.
     """
+    if key:
+        raise UserError(
+            f"weights key {key} was given, but RobustBench itself chooses the weights of "
+            f"robustbench:{name} in a file: leave it out"
+        )
     installed("robustbench", import_robustbench)
     given, slash, name = name.rpartition("/")
     threat, dataset = given if slash else threat, info.part_of or info.name

@@ -25,12 +25,21 @@ from harness.store.connection import (
 )
 from harness.store.files import (
     append_text,
+    file_lock,
     file_sha256,
     make_folder,
+    remove_folder,
     sync_folder,
     write_bytes_atomic,
 )
-from harness.store.ingest import Snapshot, known_of, no_rows, read_reported, snapshot
+from harness.store.ingest import (
+    known_of,
+    no_rows,
+    read_reported,
+    snapshot,
+    store_reported,
+    store_rows,
+)
 from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
 from harness.store.schema import META, TABLES, create_views
 
@@ -39,6 +48,8 @@ DATABASE_NAME = "harness.duckdb"
 PUBLISHED = "published"
 # Subfolder with an empty file for each change of a run that is not in the database yet.
 UNINDEXED = ".unindexed"
+# Ending of a run's folder, whose name then starts with a dot, while it is deleted.
+DELETED = ".deleted"
 WAIT_S = 60.0
 
 
@@ -148,7 +159,7 @@ class Database:
             UserError: a file of the directory is damaged, or the database cannot be written.
         """
         with self._writer() as connection:
-            _store(connection, snapshot(run))
+            store_rows(connection, snapshot(run))
 
     def lacks(self, run_id: str) -> bool:
         """Whether a change of the run's directory is not in the database yet."""
@@ -168,7 +179,7 @@ class Database:
                 except UserError as error:
                     found[run_id] = error
                     continue
-                _store(connection, rows)
+                store_rows(connection, rows)
                 found[run_id] = rows.damaged
         for mark in marks:
             mark.unlink(missing_ok=True)
@@ -180,16 +191,32 @@ class Database:
             with suppress(UserError):
                 self._index(wait_s=0)
 
-    def forget(self, run_id: str) -> None:
-        """Delete the rows of a run in one transaction.
+    @contextmanager
+    def forgetting(self, run_id: str) -> Iterator[None]:
+        """Delete the rows of a run after the block, which moves its directory away.
+
+        If the process is killed, the next command updates the rows.
 
         Raises:
-            UserError: the database is busy for too long.
+            UserError: the database is busy for too long, and the block was not entered, or it
+                cannot be written.
         """
         if not self.path.exists():
+            yield
             return
         with self._writer() as connection:
-            _store(connection, no_rows(run_id))
+            mark = self.mark(run_id)
+            yield
+            store_rows(connection, no_rows(run_id))
+        mark.unlink(missing_ok=True)
+
+    def finish_deletions(self) -> None:
+        """Delete what killed processes left of runs that they were deleting."""
+        for folder in (self.results / RUNS_FOLDER).glob(f".*{DELETED}"):
+            self.mark(folder.name[1:].rsplit(".", 2)[0])
+            busy = f"{folder} is being deleted"
+            with suppress(UserError), file_lock(folder / "run.lock", wait_s=0, busy=busy):
+                remove_folder(folder)
 
     def load_reported(self, csv: Path) -> None:
         """Load the numbers of a CSV file into ``reported``, unless they are already there.
@@ -207,7 +234,7 @@ class Database:
                 return
         printed = read_reported(csv)
         with self._writer() as connection:
-            _store_reported(connection, printed, sha256)
+            store_reported(connection, printed, sha256)
 
     def publish(self, name: str, csv: str) -> Path:
         """Store a CSV file of published numbers in the results folder, and load it.
@@ -253,6 +280,7 @@ class Database:
             raise UserError(
                 f"{self.results} holds no folder {RUNS_FOLDER!r}: name a results folder"
             )
+        self.finish_deletions()
         unreadable: list[tuple[Path, str]] = []
         marks = list((self.results / UNINDEXED).glob("[!.]*"))
         with writing(self.path, self._wait_s), self._replacement() as temporary:
@@ -263,11 +291,11 @@ class Database:
                     except UserError as error:
                         unreadable.append((run.path, str(error)))
                     else:
-                        _store(connection, rows)
+                        store_rows(connection, rows)
                         unreadable += rows.damaged.items()
                 published = sorted((self.results / PUBLISHED).glob("*.csv"))
                 for csv in ([reported] if reported is not None else []) + published:
-                    _store_reported(connection, read_reported(csv), file_sha256(csv))
+                    store_reported(connection, read_reported(csv), file_sha256(csv))
                 counts = {name: _count(connection, name) for name in TABLES if name != META.name}
         for mark in marks:
             mark.unlink(missing_ok=True)
@@ -332,55 +360,6 @@ class Database:
             with suppress(UserError), write_connection(self.path, self._wait_s):
                 pass
             log.unlink(missing_ok=True)
-
-
-def _store(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
-    """Replace the rows of a run in one transaction, except those of damaged evaluations."""
-    damaged = [folder.name for folder in rows.damaged]
-    kept = {"evaluations": damaged, "metrics": damaged, "verdicts": [*damaged, *rows.unchanged]}
-    with _transaction(connection):
-        for name in ("runs", "epochs", "artifacts"):
-            connection.execute(f"DELETE FROM {name} WHERE run_id = ?", [rows.run_id])
-        for name, evaluations in kept.items():
-            connection.execute(
-                f"DELETE FROM {name} WHERE run_id = ? AND NOT "
-                "list_contains(CAST(? AS VARCHAR[]), coalesce(evaluation_id, ''))",
-                [rows.run_id, evaluations],
-            )
-        for name, table in rows.rows.items():
-            _insert(connection, name, table)
-        for evaluation_id, table in rows.verdicts.items():
-            keys = {"run_id": rows.run_id, "evaluation_id": evaluation_id}
-            for position, (name, value) in enumerate(keys.items()):
-                column = pa.array([value] * len(table), pa.string())
-                table = table.add_column(position, name, column)
-            _insert(connection, "verdicts", table)
-
-
-def _store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sha256: str) -> None:
-    badge = printed["badge"][0].as_py() if len(printed) else "P"
-    name = "reported_sha256" if badge == "P" else f"reported_sha256/{badge}"
-    with _transaction(connection):
-        connection.execute("DELETE FROM reported WHERE coalesce(badge, 'P') = ?", [badge])
-        _insert(connection, "reported", printed)
-        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, sha256])
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.begin()
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.commit()
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    connection.register("incoming", rows)
-    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
-    connection.unregister("incoming")
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

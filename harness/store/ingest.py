@@ -1,9 +1,10 @@
-"""Read run directories, and files of published numbers, as rows of the database's tables."""
+"""Run directories, and files of published numbers, as rows of the database: read and stored."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,3 +265,53 @@ def read_reported(csv: Path) -> pa.Table:
         raise UserError(
             f"{csv} is not a valid file of published numbers ({error}): restore it"
         ) from error
+
+
+def store_rows(connection: duckdb.DuckDBPyConnection, rows: Snapshot) -> None:
+    """Replace the rows of a run in one transaction, except those of damaged evaluations."""
+    damaged = [folder.name for folder in rows.damaged]
+    kept = {"evaluations": damaged, "metrics": damaged, "verdicts": [*damaged, *rows.unchanged]}
+    with _transaction(connection):
+        for name in ("runs", "epochs", "artifacts"):
+            connection.execute(f"DELETE FROM {name} WHERE run_id = ?", [rows.run_id])
+        for name, evaluations in kept.items():
+            connection.execute(
+                f"DELETE FROM {name} WHERE run_id = ? AND NOT "
+                "list_contains(CAST(? AS VARCHAR[]), coalesce(evaluation_id, ''))",
+                [rows.run_id, evaluations],
+            )
+        for name, table in rows.rows.items():
+            _insert(connection, name, table)
+        for evaluation_id, table in rows.verdicts.items():
+            keys = {"run_id": rows.run_id, "evaluation_id": evaluation_id}
+            for position, (name, value) in enumerate(keys.items()):
+                column = pa.array([value] * len(table), pa.string())
+                table = table.add_column(position, name, column)
+            _insert(connection, "verdicts", table)
+
+
+def store_reported(connection: duckdb.DuckDBPyConnection, printed: pa.Table, sha256: str) -> None:
+    """Replace the published numbers of one badge, which a file of this hash holds."""
+    badge = printed["badge"][0].as_py() if len(printed) else "P"
+    name = "reported_sha256" if badge == "P" else f"reported_sha256/{badge}"
+    with _transaction(connection):
+        connection.execute("DELETE FROM reported WHERE coalesce(badge, 'P') = ?", [badge])
+        _insert(connection, "reported", printed)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [name, sha256])
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.begin()
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    connection.register("incoming", rows)
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+    connection.unregister("incoming")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.store.database import Database
+from harness.store.database import DELETED, Database
 from harness.store.files import file_sha256, make_folder, move_folder, remove_folder
 from harness.store.rundir import RUNS_FOLDER, RunDirectory, list_runs
 
@@ -19,17 +19,22 @@ REPLACED = "replaced"
 def delete(run: RunDirectory) -> None:
     """Delete a run's directory, and its rows in the database.
 
+    If the process is killed, a later command deletes what is left.
+
     Raises:
         UserError: another process works on the run, its folder cannot be written, or the database
-            is busy for too long, in which case the run is restored.
+            is busy for too long or cannot be written. The run is then kept.
     """
-    doomed = run.path.with_name(f".{run.run_id}.{secrets.token_hex(4)}.deleted")
+    database = Database(run.results)
+    database.finish_deletions()
+    doomed = run.path.with_name(f".{run.run_id}.{secrets.token_hex(4)}{DELETED}")
     with run.lock():
-        move_folder(run.path, doomed)
         try:
-            Database(run.results).forget(run.run_id)
+            with database.forgetting(run.run_id):
+                move_folder(run.path, doomed)
         except UserError:
-            move_folder(doomed, run.path)
+            if doomed.exists():
+                move_folder(doomed, run.path)
             raise
         remove_folder(doomed)
 
@@ -46,13 +51,12 @@ def set_aside(run: RunDirectory) -> Path:
     aside = run.results / REPLACED / f"{run.run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     make_folder(aside / RUNS_FOLDER)
     kept = RunDirectory(aside, run.run_id)
-    with run.lock():
-        move_folder(run.path, kept.path)
     database = Database(run.results, wait_s=0)
-    mark = database.mark(run.run_id)
+    with run.lock():
+        database.mark(run.run_id)  # for a process that is killed after the next line
+        move_folder(run.path, kept.path)
     with suppress(UserError):  # the database is busy: a later command deletes the rows
-        database.forget(run.run_id)
-        mark.unlink(missing_ok=True)
+        database.record(run)
     return aside
 
 

@@ -2,9 +2,11 @@
 
 Run directories are merged; the database follows from them, so that a rebuild keeps what was merged.
 If both sides have a run, its weights decide. If they are equal, or one side has none yet, each
-evaluation is taken from the side that has finished it or got further. If both sides have finished
-and differ, in weights or in a verdict, the other side's copy is kept whole in its own results
-folder under ``conflicts/``, and is reported.
+evaluation is taken from the side that has finished it, on more images if both have, or else got
+further. The same holds for each file of the command ``corrupt``, and the run's record gets the
+metrics of both sides. If both sides have finished and differ, in weights or in the verdict of an
+image that both evaluated, the other side's copy is kept whole in its own results folder under
+``conflicts/``, and is reported.
 """
 
 from __future__ import annotations
@@ -15,15 +17,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from harness.config import fingerprint
 from harness.errors import UserError
 from harness.store.database import Database
-from harness.store.files import TEMPORARY_SUFFIX, file_lock, file_sha256, replacing
+from harness.store.files import (
+    TEMPORARY_SUFFIX,
+    DamagedFile,
+    file_lock,
+    file_sha256,
+    read_json,
+    replacing,
+    write_json_atomic,
+)
 from harness.store.ingest import snapshot
-from harness.store.rundir import RUNS_FOLDER, RunDirectory, run_folders
+from harness.store.rundir import RUNS_FOLDER, EvaluationDirectory, RunDirectory, run_folders
 
 CONFLICTS = "conflicts"
 LOCK = "run.lock"
@@ -39,9 +50,10 @@ class Merged:
     Attributes:
         added: runs that were not here.
         completed: runs that were here, but less complete.
-        same: runs that were here with everything that the other side has.
+        same: runs that were here with every result that the other side has.
         conflicts: runs that contradict the one here, and the results folder that now holds them.
-        left_out: runs, and evaluations as ``RUN@EVALUATION``, that could not be merged, and why.
+        left_out: runs, and their evaluations as ``RUN@EVALUATION`` and files of ``corrupt`` as
+            ``RUN@FILE``, that could not be merged, and why.
     """
 
     added: list[str] = field(default_factory=list)
@@ -57,28 +69,41 @@ class Copy:
 
     Attributes:
         run: its directory.
+        record: its record.
         weights: hashes of its weights in the records of the run and its evaluations.
-        finished: the discrete verdict columns of each finished evaluation.
-        damaged: folders of evaluations that cannot be read, and why.
+        finished: the discrete verdict columns of each finished evaluation, in the order of attack.
+        corruptions: the number of counts in each file of the command ``corrupt``, by name.
+        damaged: folders of evaluations and files of ``corrupt`` that cannot be read, and why.
         progress: whether it has finished, whether it has weights, and its number of epochs; a
             larger tuple is further.
     """
 
     run: RunDirectory
+    record: dict[str, Any]
     weights: frozenset[str]
     finished: dict[str, pa.Table]
+    corruptions: dict[str, int]
     damaged: dict[Path, str]
     progress: tuple[bool, bool, int]
 
     def contradicts(self, other: Copy) -> bool:
-        """Whether weights differ, or verdicts under the same protocol do."""
+        """Whether weights differ, or verdicts of the same images under the same protocol do."""
         if self.weights and other.weights and not self.weights & other.weights:
             return True
         models = [copy.run.model_path for copy in (self, other)]
         if not (self.weights and other.weights) and all(path.exists() for path in models):
             return file_sha256(models[0]) != file_sha256(models[1])
-        both = self.finished.keys() & other.finished.keys()
-        return any(not self.finished[name].equals(other.finished[name]) for name in both)
+        for name in self.finished.keys() & other.finished.keys():
+            # A sequential evaluation that stopped earlier has the first images of a longer one.
+            first, second = self.finished[name], other.finished[name]
+            shared = min(len(first), len(second))
+            if not first.slice(0, shared).equals(second.slice(0, shared)):
+                return True
+        return False
+
+    def images(self, evaluation_id: str) -> int:
+        """The number of images of an evaluation; 0 if it is not finished."""
+        return len(self.finished.get(evaluation_id, ()))
 
     def digest(self) -> str:
         """A hash of the contents: the run's name, weights, verdicts and number of epochs."""
@@ -99,7 +124,23 @@ def read_copy(run: RunDirectory) -> Copy:
     finished = {name: verdicts.select(DISCRETE) for name, verdicts in rows.verdicts.items()}
     trained = run.model_path.exists() or bool(hashes)
     progress = (record.get("status") == "success", trained, len(run.epochs()))
-    return Copy(run, frozenset(hashes), finished, rows.damaged, progress)
+    corruptions, damaged = _read_corruptions(run)
+    damaged |= rows.damaged
+    return Copy(run, record, frozenset(hashes), finished, corruptions, damaged, progress)
+
+
+def _read_corruptions(run: RunDirectory) -> tuple[dict[str, int], dict[Path, str]]:
+    """The number of counts in each file of the command ``corrupt``, and the damaged files."""
+    counts, damaged = {}, {}
+    for path in run.path.glob("corruptions-*.json"):
+        try:
+            content = read_json(path)
+            if not (isinstance(content, dict) and isinstance(content.get("correct"), dict)):
+                raise DamagedFile(f"{path} holds no counts: restore it, or move it away")
+            counts[path.name] = len(content["correct"])
+        except UserError as error:
+            damaged[path] = str(error)
+    return counts, damaged
 
 
 def merge(results: Path, other: Path) -> Merged:
@@ -128,8 +169,8 @@ def merge(results: Path, other: Path) -> Merged:
 
 def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
     copy = read_copy(theirs)
-    for folder, reason in copy.damaged.items():
-        merged.left_out[f"{theirs.run_id}@{folder.name}"] = reason
+    for path, reason in copy.damaged.items():
+        merged.left_out[f"{theirs.run_id}@{path.name}"] = reason
     ours = RunDirectory.create(results, theirs.run_id)
     with ours.lock():
         if not ours.exists:
@@ -138,48 +179,70 @@ def _merge_run(results: Path, theirs: RunDirectory, merged: Merged) -> None:
             return
         mine = read_copy(ours)
         if not mine.contradicts(copy):
-            files = _more_complete(mine, copy)
-            _copy_files(theirs, ours, files)
-            (merged.completed if files else merged.same).append(ours.run_id)
+            (merged.completed if _complete(mine, copy) else merged.same).append(ours.run_id)
             return
     aside = results / CONFLICTS / f"{theirs.run_id}-{copy.digest()}"
     kept = RunDirectory.create(aside, theirs.run_id)
     with kept.lock():
-        missing = [path for path in _files(copy) if not (kept.path / path).exists()]
-        _copy_files(theirs, kept, missing)
+        if kept.exists:
+            _complete(read_copy(kept), copy)
+        else:
+            _copy_files(theirs, kept, _files(copy))
     Database(aside).record(kept)
     merged.conflicts[theirs.run_id] = aside
 
 
+def _complete(mine: Copy, theirs: Copy) -> bool:
+    """Copy what is missing here or more complete there; return whether anything is."""
+    files, record = _more_complete(mine, theirs), _merged_record(mine, theirs)
+    _copy_files(theirs.run, mine.run, files)
+    if record != mine.record:
+        write_json_atomic(record, mine.run.record_path)
+    return bool(files) or record != mine.record
+
+
+def _merged_record(mine: Copy, theirs: Copy) -> dict[str, Any]:
+    """The record of the side that is further, with what only the other one measured."""
+    further, other = mine.record, theirs.record
+    if theirs.progress > mine.progress:
+        further, other = other, further
+    metrics = (other.get("metrics") or {}) | (further.get("metrics") or {})
+    protocol = {"corruptions": other["corruptions"]} if "corruptions" in other else {}
+    return protocol | further | ({"metrics": metrics} if metrics else {})
+
+
 def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
-    """Their files that are missing here, or belong to a part that is more complete there."""
+    """Their files, but the record, that are missing here or of a part more complete there."""
     chunks = {each.evaluation_id: len(each.finished_chunks()) for each in mine.run.evaluations()}
-    further = {
-        each.evaluation_id
-        for each in theirs.run.evaluations()
-        if each.evaluation_id not in mine.finished
-        and (
-            each.evaluation_id in theirs.finished
-            or len(each.finished_chunks()) > chunks.get(each.evaluation_id, -1)
-        )
-    }
+
+    def is_further(evaluation: EvaluationDirectory) -> bool:
+        name = evaluation.evaluation_id
+        images = theirs.images(name), mine.images(name)
+        if any(images):
+            return images[0] > images[1]
+        return len(evaluation.finished_chunks()) > chunks.get(name, -1)
+
+    further = {each.evaluation_id for each in theirs.run.evaluations() if is_further(each)}
     # One side may have deleted its weights, or got the run from an export, which has none.
     both_trained = theirs.progress[1] and mine.progress[1]
 
     def is_needed(path: Path) -> bool:
         if path.parts[0] == theirs.run.evaluations_path.name:
             return path.parts[1] in further
+        if path.name in theirs.corruptions:
+            return theirs.corruptions[path.name] > mine.corruptions.get(path.name, 0)
         lost_weights = path.name == "model.pt" and not (mine.run.path / path).exists()
         return theirs.progress > mine.progress or (both_trained and lost_weights)
 
-    return [path for path in _files(theirs) if is_needed(path)]
+    record = theirs.run.record_path.relative_to(theirs.run.path)
+    return [path for path in _files(theirs) if path != record and is_needed(path)]
 
 
 def _files(copy: Copy) -> list[Path]:
     """Files of a run that are not damaged, relative to its folder, those of ``LAST`` at the end."""
     root, damaged = copy.run.path, copy.damaged.keys()
     found = [path for path in root.rglob("[!.]*") if path.is_file()]
-    paths = [path.relative_to(root) for path in found if damaged.isdisjoint(path.parents)]
+    paths = [p.relative_to(root) for p in found if damaged.isdisjoint([p, *p.parents])]
     paths = [path for path in paths if path.name != LOCK and path.suffix != TEMPORARY_SUFFIX]
     return sorted(paths, key=lambda path: ((path.name in LAST) and LAST.index(path.name) + 1, path))
 

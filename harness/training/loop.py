@@ -19,7 +19,7 @@ from harness.data.batch import Batch
 from harness.data.loader import Loader
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.distributed.sync_batchnorm import with_sync_batchnorm
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.method import Forward, LookaheadStep, StepOutput, Task
 from harness.seeding import derive_seed, seeded_generator
 from harness.store.rundir import RunDirectory
@@ -38,6 +38,8 @@ from harness.training.weight_perturbation import perturbation, perturbed
 
 # Number of steps at the start of an epoch whose losses are stored in its record.
 OPENING_STEPS = 20
+# What a checkpoint holds the state of.
+PARTS = ("model", "task", "optimizer", "average")
 
 
 class TrainingReporter(Protocol):
@@ -262,11 +264,10 @@ class Trainer:
                 raise RuntimeError("a task without an attack objective has nothing to attack")
             return x_adv
 
-        (group, *_) = self.optimizer.param_groups
         return LookaheadStep(
             model=self.plain,
             generator=generator,
-            rate_factor=group["lr"] / self.training.optimizer.lr,
+            rate_factor=self.optimizer.param_groups[0]["lr"] / self.training.optimizer.lr,
             attack=attack,
             look_ahead=partial(look_ahead, self.plain, self.training, epoch),
         )
@@ -343,10 +344,7 @@ class Trainer:
         save_training(
             self.run.checkpoint_path,
             epoch=epoch,
-            model=self.model.state_dict(),
-            task=self.task.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            average=self.average.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in PARTS},
             best=self.best,
             step_seconds=self.timer.state(),
         )
@@ -356,10 +354,14 @@ class Trainer:
         state = self.processes.broadcast(self._last_checkpoint)
         if state is None:
             return 0
-        self.model.load_state_dict(state["model"])
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"])
+        try:
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.run.checkpoint_path} does not fit the present code ({first_line(error)}): "
+                "train again with `run --fresh` (from Python, delete the file) or restore its code"
+            ) from error
         self.best = state["best"]
         self.timer.load_state(state["step_seconds"])
         return int(state["epoch"])

@@ -21,6 +21,7 @@ from app import queries
 from harness.data import load_dataset
 from harness.errors import UserError
 from harness.models import build_model
+from harness.models.checkpoint import state_dict_sha256
 from harness.registry import METHODS
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
@@ -381,6 +382,22 @@ def test_a_function_is_evaluated_with_the_networks_that_it_calls_in_eval_mode(tm
         lambda x: inner(x), (images, labels), attacks="none", results=tmp_path, quiet=True
     )
     assert result.clean.value == accuracy(inner.eval(), images, labels)
+
+
+def test_a_functions_networks_are_not_changed_and_are_attacked_in_eval_mode(tmp_path):
+    images, labels = digits()
+    torch.manual_seed(1)
+    inner = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10)
+    )
+    inner(torch.rand(8, 1, 8, 8))
+    before, mode = state_dict_sha256(inner), inner.training
+    options = {"eps": 0.05, "attacks": "none", "results": tmp_path, "quiet": True}
+    first, again = (bench.evaluate(lambda x: inner(x), (images, labels), **options) for _ in "ab")
+    assert (first.run_id, bool(again.stored_at)) == (again.run_id, True)
+    attacked = bench.attack(lambda x: inner(x), images, labels, eps=0.05, n_iter=3)
+    assert torch.equal(attacked, bench.attack(inner, images, labels, eps=0.05, n_iter=3))
+    assert (state_dict_sha256(inner), inner.training) == (before, mode)
 
 
 def test_a_model_whose_images_see_each_other_is_never_ranked(tmp_path):

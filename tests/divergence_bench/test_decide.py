@@ -125,8 +125,18 @@ def test_the_protocol_of_a_stored_run_is_that_of_both_models(tmp_path: Path):
     again = bench.evaluate(run.run_id, "digits", n=20, **made)
     assert again.protocol["attack_version"] == run.protocol["attack_version"]
     assert (again.protocol["norm"], again.protocol["eps"]) == ("L2", 0.02)
+    with pytest.raises(UserError, match=r"the norm is Linf, but the radius 0.02 was chosen for L2"):
+        bench.decide(network(), run.run_id, "digits", norm="Linf", **made)
     with pytest.raises(UserError, match="one radius, not at 2"):
         bench.decide(run.run_id, network(), "digits", eps="0,8/255", **made)
+
+
+def test_an_l2_radius_may_be_above_one(tmp_path: Path):
+    decision = bench.decide(
+        network(), damaged(0.5), "digits", norm="L2", eps=1.5, attacks=("apgd-ce",), n=20,
+        budget={"n_iter": 1}, chunk_size=20, results=tmp_path, quiet=True,
+    )  # fmt: skip
+    assert decision.history
 
 
 def test_precision_stops_early_and_says_so(tmp_path: Path):

@@ -121,6 +121,22 @@ def test_a_file_that_gives_other_logits_is_not_kept(
     assert not list((tmp_path / "hub").iterdir())
 
 
+def test_a_file_that_gives_nan_for_one_image_alone_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Flatten()
+
+    def read(exported: formats.Exported, path: Path) -> formats.Read:
+        return lambda images: model(images) * (torch.nan if len(images) == 1 else 1)
+
+    faulty = replace(formats.FORMATS["state-dict"], read=read)
+    monkeypatch.setitem(formats.FORMATS, "state-dict", faulty)
+    exported = formats.Exported(model.eval(), "flatten", (64, 1, 8), {})
+    with pytest.raises(UserError, match=r"gives other logits .*\(by nan of the largest\)"):
+        formats.export_model(exported, "state-dict", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
     class Branching(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:

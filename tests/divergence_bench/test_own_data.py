@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from PIL import Image
 
 import divergence_bench as bench
 from app.embedding import embedded
-from harness.data import DATASETS, load_dataset
+from harness.data import DATASETS, digits, load_dataset
+from harness.data.base import DatasetSource
 from harness.errors import UserError
 from harness.models import ARCHITECTURES
 from leaderboards.build import small
@@ -124,6 +126,18 @@ def test_an_installed_dataset_and_network_work_in_another_process_and_are_missed
         with pytest.raises(UserError, match="architecture my-network, which is not registered"):
             bench.load_model(found.run_id, results=results)
     sys.path.insert(0, str(installed))
+
+
+def test_what_a_program_registers_can_be_named() -> None:
+    own = DatasetSource(replace(DATASETS.get("digits").info, name="mine"), digits.load)
+    bench.register_dataset("mine", own)
+    bench.register_model("my-network", ARCHITECTURES.get("resnet8"))
+    assert ("mine" in bench.datasets(), "my-network" in bench.models()) == (True, True)
+    assert load_dataset("mine", splits=("test",)).test.info.name == "digits"
+    with pytest.raises(UserError, match="the description names the dataset 'mine', not 'other'"):
+        bench.register_dataset("other", own)
+    with pytest.raises(UserError, match="'my-network' exists already: choose another name"):
+        bench.register_model("my-network", ARCHITECTURES.get("resnet8"))
 
 
 def test_a_folder_is_trained_on_evaluated_again_and_mapped(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.data import DATASETS
 from harness.errors import UserError
-from harness.registry import Registry
+from harness.models import ARCHITECTURES
+from harness.registry import METHODS, Registry
 
 
 @pytest.fixture
@@ -94,10 +96,29 @@ def test_a_temporary_entry_is_gone_after_its_block(plugins):
     assert plugins.names() == ["broken", "first-one"]
 
 
-def test_two_packages_with_one_name_are_refused(plugins):
-    twice = Registry[int]("plugin", packages=["plugins_for_test"] * 2, attribute="ENTRY")
-    with pytest.raises(ValueError, match="defined twice"):
-        twice.names()
+@pytest.mark.usefixtures("plugins")
+def test_two_packages_with_one_name_are_refused(tmp_path):
+    inner = tmp_path / "plugins_for_test" / "inner"
+    inner.mkdir()
+    for name in ("__init__", "broken"):
+        (inner / f"{name}.py").touch()
+    packages = ["plugins_for_test", "plugins_for_test.inner"]
+    twice = Registry[int]("plugin", packages=packages, attribute="ENTRY")
+    files = f"{inner.parent / 'broken.py'} and {inner / 'broken.py'}"
+    message = re.escape(f"plugin 'broken' is defined twice, in {files}: rename or remove one")
+    for use in (twice.names, twice.load_all, lambda: twice.get("first-one")):
+        with pytest.raises(UserError, match=message):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("registry", "missing"),
+    [(METHODS, "card, params, task"), (DATASETS, "info, load"), (ARCHITECTURES, "__call__")],
+)
+def test_an_entry_of_the_wrong_type_is_refused(registry, missing):
+    message = rf"'pi' cannot be loaded from .* \(TypeError: pi is of type float, without {missing}"
+    with registry.temporarily("pi", "math:pi"), pytest.raises(UserError, match=message):
+        registry.get("pi")
 
 
 def test_listing_methods_imports_none_of_them():

@@ -266,8 +266,7 @@ def _end_with_parent() -> None:
 @lru_cache(maxsize=1)
 def _job(path: Path) -> Job:
     """Load this worker's job onto its device."""
-    job: Job = pickle.loads(path.read_bytes())
-    return job.on(_device)
+    return Job.unpickled(path.read_bytes()).on(_device)
 
 
 def _attack_chunk(path: Path, number: int) -> None:

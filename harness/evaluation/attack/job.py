@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from collections.abc import Callable, Iterable
@@ -66,6 +67,13 @@ def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
     return -(-count // settings.chunk_size)
 
 
+def _not_sent(error: Exception) -> UserError:
+    return UserError(
+        f"the model cannot be sent to another process ({error}): evaluate with --workers 1, and "
+        "not on a cluster"
+    )
+
+
 @dataclass(eq=False)
 class Job:
     """Everything a process needs to attack any chunk of an evaluation.
@@ -113,6 +121,12 @@ class Job:
         """Return the chunks without an undamaged file, or without the images to be saved."""
         return [number for number in numbers if not self.is_finished(number)]
 
+    def lacks_images(self, count: int) -> bool:
+        """Whether adversarial images to be saved are missing among the first ``count``."""
+        if self.protocol.save_adversarial == "no":
+            return False
+        return bool(self.missing(range(math.ceil(count / self.protocol.chunk_size))))
+
     def is_finished(self, number: int) -> bool:
         """Whether a chunk is on disk; an invalid file is removed."""
         return is_finished(
@@ -142,10 +156,20 @@ class Job:
         try:
             return pickle.dumps(replace(self, model=deepcopy(self.model).cpu()))
         except (pickle.PicklingError, AttributeError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"the model cannot be sent to another process ({error}): evaluate with --workers "
-                "1, and not on a cluster"
-            ) from error
+            raise _not_sent(error) from error
+
+    @staticmethod
+    def unpickled(content: bytes) -> Job:
+        """Load a pickled job in another process.
+
+        Raises:
+            UserError: the model's class cannot be imported there, such as one of a notebook.
+        """
+        try:
+            job: Job = pickle.loads(content)
+        except (AttributeError, ImportError) as error:
+            raise _not_sent(error) from error
+        return job
 
     @cached_property
     def attacked(self) -> AttackModel:

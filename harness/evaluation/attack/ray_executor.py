@@ -6,7 +6,6 @@ dies, Ray gives its task to another one, and the chunk is attacked again.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -89,5 +88,5 @@ def _job(reference: Any, device: str) -> Job:
     """Load the evaluation's job onto this process's device."""
     import ray
 
-    job: Job = pickle.loads(ray.get(reference))
+    job = Job.unpickled(ray.get(reference))
     return job.on(torch.device(device))

@@ -108,10 +108,12 @@ def export_model(exported: Exported, form: str, folder: Path) -> Path:
                 f"{exported.arch} cannot be exported as {form} ({first_line(error)}): choose "
                 "another --format"
             ) from error
-        if not max(differences) <= (0 if kind.exact else TOLERANCE):
+        limit = 0 if kind.exact else TOLERANCE
+        wrong = [each for each in differences if not each <= limit]  # NaN too
+        if wrong:
             raise UserError(
                 f"the file exported as {form} gives other logits than the run's model (by "
-                f"{max(differences):.1e} of the largest), so it was removed: choose another "
+                f"{max(wrong):.1e} of the largest), so it was removed: choose another "
                 "--format"
             )
         return path.replace(folder / kind.file)

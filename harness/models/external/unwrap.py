@@ -287,7 +287,7 @@ def _chosen(fitting: Sequence[Weights], source: str, key: str | None) -> Weights
         if not all(_same(first.state[n], other.state[n]) for n in first.state if n in other.state):
             raise UserError(
                 f"{source} holds several different weights of this network, under {listed}: choose "
-                "one with --weights-key (weights_key= in Python)"
+                "one with --weights-key (weights_key= in Python; teacher.weights_key for a teacher)"
             )
     return first
 

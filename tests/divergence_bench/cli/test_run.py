@@ -73,7 +73,7 @@ def test_options_override_a_configuration(call, tmp_path: Path) -> None:
         ("{method: kd, teacher: a}", "--dataset cifar10", "teacher = 'a' is refused"),
         ("{method: kl, training: {optimizer: sgd}}", "--lr 1", "training.optimizer = 'sgd' is"),
         ("{method: kl, training: {epoch: 3}}", "", "did you mean training.epochs"),
-        ("{method: kl, evaluation: {norm: L2}}", "", "give --eps as well"),
+        ("{method: kl, evaluation: {norm: L2}}", "", "give eps as well"),
         ("{method: kd, teacher: {weights: a}}", "", "teacher.weights follows from"),
         ("epochs: 3", "", "there is no method to train"),
     ],

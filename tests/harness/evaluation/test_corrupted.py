@@ -151,7 +151,8 @@ def test_only_all_of_the_published_images_give_the_published_mean(root):
 
 def test_the_command_stores_every_accuracy(root, tmp_path):
     run = RunDirectory.create(tmp_path, "some-run")
-    run.update(kind="trained", dataset="cifar10", status="success", provenance={})
+    described = {"kind": "trained", "dataset": "cifar10", "arch": "resnet8", "provenance": {}}
+    run.update(status="success", **described)
     # As a release stored it that computed corruptions itself: it still opens.
     run.update(metrics={"corruption/mean": {"value": 0.5, "n": 3}})
     save_resnet8(run.model_path, 3, 32, "cifar10")
@@ -175,3 +176,6 @@ def test_the_command_stores_every_accuracy(root, tmp_path):
         ended = CliRunner().invoke(app, [*command, option])
         assert isinstance(ended.exception, UserError)
         assert message in str(ended.exception)
+    run.update(kind="loaded")
+    ended = CliRunner().invoke(app, command)
+    assert "a model whose weights are not stored" in str(ended.exception)

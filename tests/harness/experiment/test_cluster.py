@@ -169,7 +169,9 @@ def test_a_sweep_on_ray_stores_what_it_stores_without(tmp_path):
 
 
 def test_a_wrong_resource_is_refused(monkeypatch):
-    for task in ("cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1"):
+    wrong = ["cpus=0", "cpus=1.5", "disks=3", "cpus", "memory=-1", "gpus=-1", "gpus=inf"]
+    wrong += ["memory=inf", "memory=nan", "memory=1e308", f"cpus={10**400}"]
+    for task in wrong:
         with pytest.raises(UserError, match="is invalid: write cpus=4"):
             Cluster.parse("local", task)
     assert Cluster.parse("auto", "cpus=4, gpus=0.5,memory=16") == Cluster("auto", 4, 0.5, 16)

@@ -56,6 +56,12 @@ def test_a_default_and_its_value_given_are_one_run():
             r"unknown setting 'params.kl_wight': did you mean params.kl_weight",
         ),
         ({"assignments": ["training.epochs"]}, r"not of the form name=value"),
+        ({"assignments": ["seed=" + "1" * 5000]}, r"--set seed has a number that is too long"),
+        ({"assignments": ["seed=" + "[" * 99999]}, r"--set seed has .* too many brackets"),
+        (
+            {"options": {"training.optimizer.nesterov": True, "training.optimizer.momentum": 0}},
+            r"training.optimizer is refused: nesterov needs a momentum greater than 0",
+        ),
         (
             {"assignments": ["training.epochs=0"]},
             r"training.epochs = 0 is refused: input should be greater",
@@ -107,10 +113,10 @@ def test_another_norm_needs_a_radius_of_its_own(changes, refused):
         resolve("trades", options={f"evaluation.{name}": value for name, value in options.items()})
 
     if refused:
-        with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
+        with pytest.raises(UserError, match="chosen for Linf: give eps as well"):
             resolve_all()
         for layer in ({"norm": "L2"}, {"norm": "L2", "eps": None}):
-            with pytest.raises(UserError, match="chosen for Linf: give --eps as well"):
+            with pytest.raises(UserError, match="chosen for Linf: give eps as well"):
                 evaluation({}, layer, [])
     else:
         resolve_all()

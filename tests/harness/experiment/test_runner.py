@@ -201,6 +201,17 @@ def test_a_run_that_other_code_trained_is_reported(edited, tmp_path, monkeypatch
         assert "the code of Weighted has changed" in output()
 
 
+def test_a_run_that_was_resumed_with_other_code_stays_reported(tmp_path):
+    config = resolve("vanilla", options={**TINY, "results": tmp_path})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Lines("epoch 1/"))
+    RunDirectory(tmp_path, config.run_id).update(method_sha256="that of other code")
+    run(config, QUIET)
+    again = Lines()
+    run(config, again)
+    assert any("has changed since" in line for line in again.lines)
+
+
 def test_an_evaluation_finds_the_images_where_the_run_had_them(tmp_path, monkeypatch):
     outcome = run(resolve("vanilla", options={**TINY, "results": tmp_path}), QUIET)
     directory = RunDirectory(tmp_path, outcome.run_id)

@@ -43,6 +43,11 @@ def test_time_measures_methods_in_turns():
     assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", first["step_with_data"])
 
 
+def test_an_empty_list_of_methods_is_refused():
+    with pytest.raises(UserError, match="no method to time: give at least one with --methods"):
+        harness("time", "--methods", ",", "--pair", "resnet14-resnet8", "--dataset", "digits")
+
+
 def test_a_pair_is_split_into_two_architectures():
     assert split_pair("resnet56-resnet20") == ("resnet56", "resnet20")
     assert split_pair("wrn-40-2-wrn-16-2") == ("wrn-40-2", "wrn-16-2")

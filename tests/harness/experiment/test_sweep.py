@@ -56,6 +56,14 @@ def test_rows_that_are_the_same_run_are_planned_once(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("scale", ["paper", "small"])
+def test_a_dataset_without_a_recipe_of_its_own_has_that_of_run(scale, tmp_path):
+    (item,) = planned(tmp_path, methods=("kl",), dataset="svhn", scale=scale)
+    expected = resolve("kl", dataset="svhn") if scale == "paper" else resolve("kl")
+    assert item.config.run_id == expected.run_id
+    assert item.config.recipe == expected.recipe
+
+
 def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path):
     owned = {
         (method, recipe)
@@ -146,6 +154,10 @@ ALIASES = "methods: [kl]\nset:\n  a0: &a0 [0]\n" + "".join(
         ("methods: [kl]\nset: {method: ikl}", "method=ikl cannot be a setting"),
         ("methods: [kl]\nset: {a: 2026-13-45}", "not valid YAML: month must be in 1..12"),
         ("methods: " + "[" * 2000, "not valid YAML"),
+        ("seeds: !!bool maybe", "fit its tag, such as `!!bool maybe` (KeyError: 'maybe'): leave"),
+        ('seeds: !!int ""', "a value that does not fit its tag"),
+        ("seeds: !!timestamp foo", "a value that does not fit its tag"),
+        ("!!map [a, b]", "a value that does not fit its tag"),
         (ALIASES, "expands to more than 100000 values: shorten it"),
         ("methods: [kl]\nset: &s {a: *s}", "expands to more than 100000 values: shorten it"),
     ],
@@ -209,7 +221,7 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
 
 def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
-    done, seed, other, more, attacks, budget, radii = planned(
+    done, seed, other, more, attacks, budget, radii, shared = planned(
         results,
         set=TINY,
         runs=(
@@ -220,6 +232,10 @@ def test_estimates_come_from_similar_runs(swept):
             {"method": "trades", "set": {"evaluation.attacks": ["square"], "seed": 9}},
             {"method": "trades", "set": {"evaluation.budget.n_iter": 9, "seed": 9}},
             {"method": "trades", "set": {"evaluation.eps": [0.1, 0.15], "seed": 9}},
+            {
+                "method": "trades",
+                "set": {"evaluation.workers": 2, "evaluation.chunk_size": 6, "seed": 9},
+            },
         ),
     )
     assert (done.state, done.seconds) == ("done", 0.0)
@@ -238,6 +254,7 @@ def test_estimates_come_from_similar_runs(swept):
     )["s"][0]
     assert seed.seconds == pytest.approx(2 * epochs + 12 * image)
     assert radii.seconds == pytest.approx(2 * epochs + 2 * 12 * image)
+    assert shared.seconds == pytest.approx(2 * epochs + 6 * image)
     begun = dataclasses.replace(seed, state="partial", epochs=1)
     attacked = dataclasses.replace(begun, epochs=2, chunks=1)
     left = estimate.with_estimates([begun, attacked], estimate.stored_timings(results))

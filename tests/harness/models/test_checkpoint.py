@@ -57,6 +57,23 @@ def test_truncated_file(tmp_path, keep, zipped):
         read_checkpoint(path)
 
 
+def test_a_changed_byte_in_the_list_of_files(tmp_path):
+    """``zipfile`` then raises errors of many types."""
+    path, messages = tmp_path / "bad.pt", []
+    torch.save({"a": torch.ones(4)}, path)
+    content = path.read_bytes()
+    for position in range(len(content) - 250, len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all("bad.pt is damaged or not a checkpoint" in message for message in messages)
+
+
 @pytest.mark.parametrize("content", [b"hello world " * 50, bytes(range(256)) * 20, b"PK\x03\x04no"])
 def test_file_of_something_else(tmp_path, content):
     path = tmp_path / "junk.pt"

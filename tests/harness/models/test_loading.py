@@ -153,6 +153,8 @@ def test_contradictions(tmp_path):
     for source in ("timm:x", "no_such_module:f"):
         with pytest.raises(UserError, match=f"key ema was given, but no weights file for {source}"):
             load(source, weights_key="ema")
+    with pytest.raises(UserError, match=r"key ema was given, but RobustBench .*robustbench:L2/x"):
+        load("robustbench:L2/x", weights=path, weights_key="ema")
 
 
 def test_file_that_no_run_saved(tmp_path):
@@ -197,9 +199,13 @@ def test_a_changed_byte_of_a_weight_is_no_weight(tmp_path, read):
         read(path)
 
 
-def test_damaged_model_of_a_run(tmp_path):
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda content: content[:1000], lambda content: content.replace(b"PK\x01\x02", b"PK\x01\x03")],
+)
+def test_damaged_model_of_a_run(tmp_path, damaged):
     path = saved(tmp_path / "model.pt", network())
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(UserError, match=r"model\.pt is damaged .*: restore it"):
         load_model_file(path)
 

@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from harness.config import RunConfig
 from harness.store.database import Database
 from harness.store.rundir import EvaluationDirectory, RunDirectory
 from harness.store.schema import TABLES
+from harness.store.sharing import Merged
 from harness.store.verdicts import VERDICT_SCHEMA, verdicts_digest, write_verdicts
 
 MakeRun = Callable[..., RunDirectory]
+Lab = Callable[..., Path]
 
 
 def contents(database: Database, *tables: str) -> dict[str, pd.DataFrame]:
@@ -26,6 +29,11 @@ def assert_same(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) ->
     assert one.keys() == other.keys()
     for name, frame in one.items():
         pd.testing.assert_frame_equal(frame, other[name], obj=name)
+
+
+def summary(merged: Merged) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
+    lists = merged.added, merged.completed, merged.same
+    return *lists, list(merged.conflicts), list(merged.left_out)
 
 
 def verdict_table(n: int, *, wrong: int = 2, broken: int = 3) -> pa.Table:
@@ -123,5 +131,23 @@ def make_run(tmp_path: Path) -> MakeRun:
         add_evaluation(run)
         run.update(status="success")
         return run
+
+    return make
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_run: MakeRun) -> Lab:
+    """Makes a results folder with database that holds finished runs of these names."""
+
+    def make(name: str, *run_ids: str) -> Path:
+        results = tmp_path / name
+        for run_id in run_ids:
+            run = make_run(run_id)
+            evaluation = run.evaluation("e1")
+            evaluation.update(verdicts_digest=verdicts_digest(evaluation.verdicts()))
+            (results / "runs").mkdir(parents=True, exist_ok=True)
+            shutil.move(run.path, results / "runs" / run_id)
+            Database(results).record(RunDirectory(results, run_id))
+        return results
 
     return make

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,40 +15,21 @@ from harness.errors import UserError
 from harness.store import exchange
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
-from harness.store.sharing import Merged, merge
-from harness.store.verdicts import verdicts_digest, write_verdicts
-from tests.harness.store.conftest import accuracy, assert_same, contents
+from harness.store.sharing import merge
+from harness.store.verdicts import correct_after, verdicts_digest, write_verdicts
+from tests.harness.store.conftest import (
+    accuracy,
+    assert_same,
+    contents,
+    summary,
+    verdict_table,
+)
 
-MakeRun = Callable[..., RunDirectory]
-Lab = Callable[..., Path]
 TABLES = ("runs", "evaluations", "metrics", "epochs", "verdicts")
 
 
 def rows_of(results: Path) -> dict[str, pd.DataFrame]:
     return contents(Database(results), *TABLES)
-
-
-def summary(merged: Merged) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
-    lists = merged.added, merged.completed, merged.same
-    return *lists, list(merged.conflicts), list(merged.left_out)
-
-
-@pytest.fixture
-def lab(tmp_path: Path, make_run: MakeRun) -> Lab:
-    """Makes a results folder with database that holds finished runs of these names."""
-
-    def make(name: str, *run_ids: str) -> Path:
-        results = tmp_path / name
-        for run_id in run_ids:
-            run = make_run(run_id)
-            evaluation = run.evaluation("e1")
-            evaluation.update(verdicts_digest=verdicts_digest(evaluation.verdicts()))
-            (results / "runs").mkdir(parents=True, exist_ok=True)
-            shutil.move(run.path, results / "runs" / run_id)
-            Database(results).record(RunDirectory(results, run_id))
-        return results
-
-    return make
 
 
 def test_merging_two_folders_gives_the_same_in_either_direction(lab):
@@ -176,6 +156,49 @@ def test_without_a_recorded_hash_the_weights_themselves_are_compared(recorded, l
     assert RunDirectory(ours, "a").model_path.read_bytes() == b"weights of a"
     kept = RunDirectory(merged.conflicts["a"], "a")
     assert kept.model_path.read_bytes() == b"other weights of a"
+
+
+def draw(run: RunDirectory, n: int, *, broken: int = 3) -> None:
+    """Make its evaluation a sequential one, of the first ``n`` of 40 images in a drawn order.
+
+    Image 4 is one of the first 20.
+    """
+    evaluation = run.evaluation("e1")
+    drawn = verdict_table(40, broken=broken).take([7 * i % 40 for i in range(n)])
+    write_verdicts(drawn, evaluation.verdicts_path)
+    protocol = evaluation.record["protocol"] | {"order": "random", "population": 40, "n": n}
+    correct = correct_after(drawn["broken_by"].to_pylist(), protocol["attacks"])
+    metrics = {stage: accuracy(int(right.sum()), n) for stage, right in correct.items()}
+    metrics["robust"] = metrics["apgd-t"]
+    evaluation.update(protocol=protocol, metrics=metrics, verdicts_digest=verdicts_digest(drawn))
+    Database(run.results).record(run)
+
+
+@pytest.mark.parametrize("longer_is", ["here", "there"])
+def test_the_longer_of_two_sequential_evaluations_is_kept(longer_is, lab):
+    short, long = lab("short", "a"), lab("long", "a")
+    draw(RunDirectory(short, "a"), 20)
+    draw(RunDirectory(long, "a"), 40)
+    expected = rows_of(long)
+    ours, theirs = (long, short) if longer_is == "here" else (short, long)
+    completed, same = ([], ["a"]) if longer_is == "here" else (["a"], [])
+    assert summary(merge(ours, theirs)) == ([], completed, same, [], [])
+    assert summary(merge(ours, theirs)) == ([], [], ["a"], [], [])
+    assert len(RunDirectory(ours, "a").evaluation("e1").verdicts()) == 40
+    assert_same(expected, rows_of(ours))
+
+
+@pytest.mark.parametrize("longer_is", ["here", "there"])
+def test_sequential_evaluations_that_differ_in_a_shared_image_are_in_conflict(longer_is, lab):
+    short, long = lab("short", "a"), lab("long", "a")
+    draw(RunDirectory(short, "a"), 20)
+    draw(RunDirectory(long, "a"), 40, broken=2)
+    ours, theirs = (long, short) if longer_is == "here" else (short, long)
+    mine, other = (RunDirectory(each, "a").evaluation("e1").verdicts() for each in (ours, theirs))
+    merged = merge(ours, theirs)
+    assert summary(merged) == ([], [], [], ["a"], [])
+    for results, verdicts in ((ours, mine), (merged.conflicts["a"], other)):
+        assert RunDirectory(results, "a").evaluation("e1").verdicts().equals(verdicts)
 
 
 def test_a_damaged_evaluation_is_left_out_and_named(lab):

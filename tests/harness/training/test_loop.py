@@ -12,6 +12,7 @@ from distilling import Lines, assert_same_weights, trained
 from torch import Tensor, nn
 
 from harness.data import load_dataset
+from harness.errors import UserError
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from harness.registry import METHODS
 from harness.training import loop
@@ -160,3 +161,20 @@ def test_training_resumes_from_an_older_checkpoint_than_the_last_epoch(tmp_path:
     assert_same_weights(whole, resumed)
     losses = [[record["loss"] for record in run.epochs()] for run in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "state"),
+    [
+        ("model", {}),
+        ("task", {"means": torch.zeros(3)}),
+        ("optimizer", {"state": {}, "param_groups": []}),
+    ],
+)
+def test_a_checkpoint_of_other_code_is_refused(tmp_path: Path, part: str, state: Any):
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "vanilla", Lines("epoch 1/"))
+    (file,) = tmp_path.rglob("last.pt")
+    torch.save({**torch.load(file, weights_only=True), part: state}, file)
+    with pytest.raises(UserError, match=r"last\.pt does not fit the present code .*run --fresh"):
+        trained(tmp_path, "vanilla")

@@ -130,6 +130,21 @@ def test_an_error_of_a_worker_ends_the_evaluation(digits, new_run):
     assert not active_children()
 
 
+class Notebook(nn.Module):
+    """Stands for a model whose class only this process has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :10]
+
+
+def test_a_model_of_a_notebook_is_the_users_mistake(digits, new_run, monkeypatch):
+    monkeypatch.setattr(Notebook, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "Notebook", Notebook, raising=False)
+    with pytest.raises(UserError, match=r"cannot be sent .*'Notebook' on .*: .*--workers 1"):
+        evaluated(Notebook(), digits, new_run("notebook"), CONFIG, workers=2)
+    assert not active_children()
+
+
 def test_a_model_that_cannot_be_sent_is_the_users_mistake(network, digits, new_run):
     class Local(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -50,6 +50,9 @@ def test_kept_images_are_exported_in_order(kind, network, digits, new_run, tmp_p
     assert kept["broken"] == int(broken.sum())
     assert kept["no_longer_broken"] == (broken & ~wrong).nonzero()[:, 0].tolist()
     assert (kept["no_longer_broken"] == []) or kind == "uint8"
+    record = run.evaluations()[0].record
+    evaluated(network, digits, run, CONFIG, save_adversarial=kind)
+    assert run.evaluations()[0].record == record, "nothing was left to do"
 
 
 def test_images_are_exported_in_the_order_of_their_rows(network, digits, new_run, tmp_path):
