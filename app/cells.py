@@ -40,6 +40,7 @@ LABEL_HELP = {
     RANK: "The ranks that the 95% intervals allow, by the accuracy named in the caption.",
     "Method": "The method's name, with its recipe if that distinguishes rows.",
     "Architecture": "The architecture, with its teacher if it has one.",
+    "Training data": "Basic is the training set alone; that of a model loaded here is unknown.",
     "Seeds": "Number of averaged runs, which differ only in the seed.",
     "n": "Number of test images.",
     "Src": "Where numbers come from: P printed, L authors' log, RB RobustBench, R and S here.",
@@ -241,7 +242,7 @@ def _help(column: Column, side: str, numbers: Sequence[Number | None], interval:
         images = sorted({number.n for number in there if number.interval and number.n})
         n = f" for n = {', '.join(f'{each:,}' for each in images)}" if images else ""
         differs = column.difference or column.forest
-        kind = "95% interval of the difference" if differs else "Wilson 95% interval of one model"
+        kind = "95% interval of the difference" if differs else "95% interval of one model"
         sentences.append(f"In brackets: the {kind}, computed here{n}.")
     if any(number.std is not None for number in there):
         sentences.append(f"{PLUS_MINUS}: standard deviation over seeds.")

@@ -108,7 +108,7 @@ def tradeoff(
     *,
     x_title: str,
     y_title: str,
-    lower_is_better: bool,
+    x_lower: bool,
     colours: Mapping[str, str] | None = None,
     formats: tuple[str, str] = (".2f", ".2f"),
 ) -> Picture:
@@ -117,7 +117,7 @@ def tradeoff(
     ``points`` has the columns ``name``, ``label`` (empty if it has no room), ``short_label``
     (the same on a phone), ``arch``, ``family`` (colour), ``source`` (shape), ``size``,
     ``training_data``, ``note``, ``x``, ``y``, ``y_low`` and ``y_high``. ``fronts`` are by training
-    data, each sorted by ``x``; ``lower_is_better`` refers to y and reverses their steps.
+    data, each sorted by ``x``; ``x_lower`` says whether small x is good and reverses their steps.
     ``colours`` are the colours of some families; the other families get their own.
     """
     families, sources = sorted(points["family"].unique()), sorted(points["source"].unique())
@@ -151,13 +151,13 @@ def tradeoff(
     # Text that is merely hidden would still make the plot narrower.
     text = alt.ExprRef(f"width >= {WIDE_PIXELS} ? datum.label : datum.short_label")
     names = alt.Chart(points).mark_text(align="left", dx=8, fontSize=11, text=text).encode(x=x, y=y)
-    steps = _steps(fronts, x, y, after=lower_is_better)
+    steps = _steps(fronts, x, y, after=x_lower)
     return alt.layer(*steps, spans, marks, names).properties(height=560)
 
 
 def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: bool) -> list[Picture]:
     """A line for each front, in its own dashes, that steps after or before each point."""
-    dashes = [[6, 3], [2, 2], [10, 3, 2, 3], [1, 4]]
+    dashes = [[6, 3], [2, 2], [10, 3, 2, 3], [1, 4], [14, 4]]
     return [
         alt.Chart(front.reset_index(drop=True).assign(step=range(len(front)), front=data))
         .mark_line(
@@ -237,7 +237,7 @@ def simplex(marks: pd.DataFrame) -> Picture:
     """A triangle of predictions of three classes: arrows, paths and two predictions.
 
     ``marks`` has the columns ``kind``, ``x``, ``y``, ``x2``, ``y2``, ``order``, ``angle`` and
-    ``text``, as ``app.simplex.marks`` makes them.
+    ``text``, as ``field_marks`` and ``descent_marks`` of ``app.simplex`` make them.
     """
     scale = alt.Scale(domain=[-0.06, 1.06], nice=False)
     x = alt.X("x:Q", axis=None, scale=scale)

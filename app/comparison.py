@@ -168,16 +168,17 @@ def seeds_line(compared: SeedsComparison, name: str) -> str:
 def disagreements(a: Evaluated, b: Evaluated, name: str) -> pd.DataFrame:
     """The images on which exactly one is correct: ``index``, ``label``, ``correct``, ``a``, ``b``.
 
-    ``a`` and ``b`` are the classes that each predicts for the attacked image, or for the clean one
-    if ``name`` is ``clean``.
+    ``a`` and ``b`` are the classes that each predicts for the image as attacked up to the stage
+    ``name``. The one that is correct then predicts the label, even if a later stage breaks it; the
+    other was broken by then, so its prediction is the stored one.
     """
     (correct_a, correct_b), _ = shared_correct((a, b))
     pairs = a.verdicts.merge(b.verdicts, on=["index", "label"], suffixes=("_a", "_b"))
     prediction = "clean_pred" if name == "clean" else "adv_pred"
     pairs = pairs.assign(
         correct=pd.Series(correct_a[name]).map({True: "A", False: "B"}).to_numpy(),
-        a=lambda frame: frame[f"{prediction}_a"],
-        b=lambda frame: frame[f"{prediction}_b"],
+        a=pairs["label"].where(correct_a[name], pairs[f"{prediction}_a"]),
+        b=pairs["label"].where(correct_b[name], pairs[f"{prediction}_b"]),
     )
     differing: pd.DataFrame = pairs[correct_a[name] != correct_b[name]]
     columns = ["index", "label", "correct", "a", "b"]

@@ -24,8 +24,8 @@ STAGE_COLUMNS = {
     "attacked": ui.number_column("Attacked", "Images that the stage attacked."),
     "broken": ui.number_column("Broken", "Images that the stage made the model misclassify."),
     "left": ui.number_column("Left %", "Accuracy after the stage.", "%.2f"),
-    "low": ui.number_column("95% low", "Lower end of the Wilson interval.", "%.2f"),
-    "high": ui.number_column("95% high", "Upper end of the Wilson interval.", "%.2f"),
+    "low": ui.number_column("95% low", "Lower end of the 95% interval.", "%.2f"),
+    "high": ui.number_column("95% high", "Upper end of the 95% interval.", "%.2f"),
 }
 CLASS_COLUMNS = {
     "name": ui.text_column("Class", "True class.", pinned=True),
@@ -131,20 +131,8 @@ def samples(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     evaluation_id = evaluation["evaluation_id"]
     rows = ui.query(queries.samples, run["run_id"], evaluation_id, broken_by, SAMPLE_ROWS)
     names = class_names(run["dataset"])
-    try:
-        pictures = adversarial_images(
-            str(ui.results_folder()),
-            run["run_id"],
-            evaluation_id,
-            tuple(int(index) for index in rows["index"]),
-            (run["config"].get("data") or {}).get("root"),
-        )
-    except ImagesNotKept:
-        _keep(run, evaluation)
-    except UserError as error:
-        st.info(ui.plain(str(error)))
-    else:
-        _gallery(rows, pictures, names)
+    if evaluation["attacks"]:
+        _pictures(run, evaluation, rows, names)
     predictions = rows.assign(
         **{
             column: [ui.class_name(names, label) for label in rows[column]]
@@ -169,9 +157,34 @@ def _verdicts(
     return rows
 
 
+def _pictures(
+    run: dict[str, Any], evaluation: dict[str, Any], rows: pd.DataFrame, names: tuple[str, ...]
+) -> None:
+    try:
+        pictures = adversarial_images(
+            str(ui.results_folder()),
+            run["run_id"],
+            evaluation["evaluation_id"],
+            tuple(int(index) for index in rows["index"]),
+            (run["config"].get("data") or {}).get("root"),
+        )
+    except ImagesNotKept:
+        _keep(run, evaluation)
+    except UserError as error:
+        st.info(ui.plain(str(error)))
+    else:
+        _gallery(rows, pictures, names)
+
+
 def _keep(run: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Explain how to get adversarial images that were not saved."""
     command = commands.keep_images(run, evaluation, ui.results_folder())
+    if command is None and run["kind"] == "loaded":
+        st.info(
+            "The adversarial images of this evaluation were not saved, and its model or its images "
+            'were objects in Python: call `evaluate` there again with `save_adversarial="uint8"`.'
+        )
+        return
     if command is None:
         st.info(
             "The adversarial images of this evaluation are not here, and neither are the weights "

@@ -17,21 +17,19 @@ from harness.data.files import ROOT_VARIABLE
 from harness.data.parquet import find_shards
 from harness.errors import UserError
 from harness.evaluation.attack.chunk import adversarial_path
-from harness.store.rundir import EvaluationDirectory, RunDirectory
+from harness.store.rundir import RunDirectory
 
 SIDE = 96
 GAP = 4
-# torchvision's folder for each dataset that can be downloaded.
+# torchvision's folder for each dataset that its loader downloads if it is missing.
 FOLDERS = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
     "fashion-mnist": "FashionMNIST",
-    "imagenet": "val",
-    "imagenet-robustbench": "val",
     "svhn": "svhn",
-    "tiny-imagenet": "tiny-imagenet-200",
 }
 
+Image = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
 
@@ -47,7 +45,6 @@ def class_names(dataset: str) -> tuple[str, ...]:
         return ()
 
 
-@st.cache_data(show_spinner=False, max_entries=32)
 def adversarial_images(
     results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...], root: str | None
 ) -> list[Picture]:
@@ -56,18 +53,12 @@ def adversarial_images(
     Raises:
         UserError: the adversarial images were not saved, or the clean ones are not on this machine.
     """
-    run = RunDirectory(Path(results), run_id)
-    saved = saved_images(run.evaluation(evaluation_id), rows)
-    test = test_images(run.record["dataset"], root)
-    positions = {int(row): place for place, row in enumerate(test.rows)}
-    pictures = []
-    for row in rows:
-        clean = test.images_float(slice(positions[row], positions[row] + 1))[0].numpy()
-        pictures.append(triptych(clean, saved[row]))
-    return pictures
+    saved = _saved(results, run_id, evaluation_id, rows)
+    dataset = RunDirectory(Path(results), run_id).record["dataset"]
+    clean = _clean_images(dataset, rows, root)
+    return [triptych(*pair) for pair in zip(clean, saved, strict=True)]
 
 
-@st.cache_data(show_spinner=False, max_entries=32)
 def disagreement_images(
     results: str,
     evaluations: tuple[tuple[str, str], tuple[str, str]],
@@ -91,37 +82,46 @@ def disagreement_images(
     Raises:
         UserError: the clean images are not on this machine.
     """
-    directories = [RunDirectory(Path(results), run_id) for run_id, _ in evaluations]
-    test = test_images(directories[0].record["dataset"], root)
-    positions = {int(row): place for place, row in enumerate(test.rows)}
-    places = [positions[row] for row in rows]
-    clean = {
-        row: test.images_float(slice(place, place + 1))[0].numpy()
-        for row, place in zip(rows, places, strict=True)
-    }
-    shown = [clean]
+    dataset = RunDirectory(Path(results), evaluations[0][0]).record["dataset"]
+    shown = [_clean_images(dataset, rows, root)]
     if not clean_only:
         # If they were not saved, or are on another machine, show the clean images only.
         with suppress(UserError):
-            shown += [
-                saved_images(directory.evaluation(name), rows)
-                for directory, (_, name) in zip(directories, evaluations, strict=True)
-            ]
-    return [_beside([images[row] for images in shown]) for row in rows], len(shown) > 1
+            shown += [_saved(results, *names, rows) for names in evaluations]
+    return [_beside(images) for images in zip(*shown, strict=True)], len(shown) > 1
 
 
-def saved_images(
-    evaluation: EvaluationDirectory, rows: tuple[int, ...]
-) -> dict[int, NDArray[np.float32]]:
+@st.cache_data(show_spinner=False, max_entries=32)
+def _clean_images(dataset: str, rows: tuple[int, ...], root: str | None) -> list[Image]:
+    """The images [K, H, W] in [0, 1] of some rows of a test set."""
+    test = test_images(dataset, root)
+    positions = {int(row): place for place, row in enumerate(test.rows)}
+    places = [positions[row] for row in rows]
+    return [test.images_float(slice(place, place + 1))[0].numpy() for place in places]
+
+
+def _saved(results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...]) -> list[Image]:
     """The adversarial images [K, H, W] in [0, 1] of some rows of the test set.
 
     Raises:
         ImagesNotKept: they were not saved.
     """
+    evaluation = RunDirectory(Path(results), run_id).evaluation(evaluation_id)
+    paths = (evaluation.record_path, evaluation.verdicts_path, evaluation.chunks_path)
+    stamp = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+    return _read_saved(results, run_id, evaluation_id, rows, stamp)
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _read_saved(
+    results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...], stamp: tuple[int, ...]
+) -> list[Image]:
+    """The images; ``stamp`` only tells the cache when the evaluation's files have changed."""
+    evaluation = RunDirectory(Path(results), run_id).evaluation(evaluation_id)
     size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
     verdicts = evaluation.verdicts()["index"].to_pylist()
     places = {row: place for place, row in enumerate(verdicts)}
-    found = {}
+    found = []
     for row in rows:
         path = adversarial_path(evaluation.chunk_path(places[row] // size))
         if not path.exists():
@@ -131,7 +131,7 @@ def saved_images(
             )
         image = np.load(path, mmap_mode="r", allow_pickle=False)[places[row] % size]
         scale = 255 if image.dtype == np.uint8 else 1
-        found[row] = (np.asarray(image, dtype=np.float32) / scale).astype(np.float32)
+        found.append((np.asarray(image, dtype=np.float32) / scale).astype(np.float32))
     return found
 
 
@@ -157,7 +157,7 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
     return load_dataset(dataset, None if own is None else root, splits=("test",)).test
 
 
-def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:
+def triptych(clean: Image, adversarial: Image) -> Picture:
     """Two images [K, H, W] in [0, 1] and their difference, scaled to its maximum: [H', 3 W', 3]."""
     change = adversarial - clean
     largest = float(np.abs(change).max())
@@ -165,14 +165,14 @@ def triptych(clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Pi
     return _beside([clean, adversarial, shown])
 
 
-def _beside(images: Sequence[NDArray[np.float32]]) -> Picture:
+def _beside(images: Sequence[Image]) -> Picture:
     """Enlarged images [K, H, W] in a row, with gaps."""
     first, *others = (_enlarged(image) for image in images)
     gap = np.full((first.shape[0], GAP, 3), 128, np.uint8)
     return np.concatenate([first, *[part for other in others for part in (gap, other)]], axis=1)
 
 
-def _enlarged(image: NDArray[np.float32]) -> Picture:
+def _enlarged(image: Image) -> Picture:
     colour = np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image
     pixels = (colour.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     factor = max(1, SIDE // pixels.shape[0])

@@ -84,8 +84,9 @@ WITH {MAIN}, chosen AS (
            list(coalesce(pgd_val, clean_val) ORDER BY epoch)[-{VALIDATION_EPOCHS}:] AS validation
     FROM epochs WHERE run_id IN (SELECT run_id FROM chosen) GROUP BY run_id
 )
-SELECT r.run_id, r.status, r.title, r.dataset, r.arch, r.teacher, r.recipe, r.seed, r.selection,
-       r.epochs_planned, r.device, r.started_at, r.git_dirty, r.error, w.epochs_done, w.validation,
+SELECT r.run_id, r.kind, r.status, r.title, r.dataset, r.arch, r.teacher, r.recipe, r.seed,
+       r.selection, r.epochs_planned, r.device, r.started_at, r.git_dirty, r.error,
+       w.epochs_done, w.validation,
        t.sec_per_iter, t.train_seconds, coalesce(s.scale, r.scale) AS scale,
        coalesce(s.partial, r.partial, false) AS partial, s.* EXCLUDE (run_id, scale, partial),
        count(*) OVER () AS found

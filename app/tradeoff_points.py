@@ -20,6 +20,7 @@ from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, 
 from leaderboards.protocols import PAPER_EPS
 from leaderboards.published import board
 from leaderboards.render.plots import pareto_front
+from leaderboards.robustbench import BOARDS, THEIR_NAMES
 from leaderboards.spec import arch_text, dataset_name
 from leaderboards.table import MEANINGS, PRINTED, REPRODUCED, ROBUSTBENCH, SMALL, Number
 
@@ -47,6 +48,8 @@ SOURCES = {
 ALONE, GENERATED, EXTRA = "training set alone", "generated images", "extra real images"
 # RobustBench does not count generated images as extra data and does not list them.
 NO_EXTRA = "training set, possibly with generated images (RobustBench)"
+# The source of a loaded model does not say what it was trained on.
+UNKNOWN = "training data unknown"
 # Parts of method names that identify the loss. IKL comes first because "IKL " contains "KL ".
 IKL = "IKL, GKL"
 FAMILIES = {
@@ -56,13 +59,6 @@ FAMILIES = {
     "TRADES": ("TRADES",),
 }
 OTHER, BOARD = "other methods", "others on RobustBench"
-# RobustBench's boards shown: dataset, norm and radius.
-BOARDS = (
-    ("cifar10", "Linf", "8/255"),
-    ("cifar10", "L2", "0.5"),
-    ("cifar100", "Linf", "8/255"),
-    ("imagenet", "Linf", "4/255"),
-)
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
 COLUMNS += ["source", "where", "page", "seeds", "note", "doubted", "partial", "device"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
@@ -135,12 +131,13 @@ def _protocol(facts: Mapping[str, Any]) -> str:
 def published_points(results: Path | None) -> pd.DataFrame:
     """The entries of RobustBench's boards: those shipped, or those imported into ``results``."""
     points = []
-    for dataset, norm, eps in BOARDS:
+    for (dataset, norm), (eps, n) in BOARDS.items():
         facts = {"attacks": ",".join(STANDARD_ATTACKS), "norm": norm}
         protocol = _protocol(facts | {"eps": float(parse_fraction(eps))})
-        for entry in board(dataset, eps, results, norm):
+        for entry in board(THEIR_NAMES.get(dataset, dataset), eps, results, norm):
             family = family_of(entry.key)
-            notes = ["RobustBench calls it potentially unreliable"] if entry.unreliable else []
+            notes = [f"n = {n:,}"]
+            notes += ["RobustBench calls it potentially unreliable"] * entry.unreliable
             if entry.external is not None:
                 notes.append(f"the strongest known attack leaves {entry.external:.2f}")
             points.append(
@@ -180,12 +177,13 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     small = run["scale"] != "paper" or bool(run["partial"])
     devices = {_text(each["device"]) for each in own}
     generated = isinstance(run["generated_name"], str)
+    data = UNKNOWN if run["kind"] == "loaded" else GENERATED if generated else ALONE
     point = {
         "name": run["title"],
         "arch": arch_text(_text(run["arch"]), _text(run["teacher"]) or None),
         "dataset": run["dataset"],
         "augmentation": run["generated_name"] if generated else "",
-        "training_data": GENERATED if generated else ALONE,
+        "training_data": data,
         "family": family_of(str(run["title"])),
         "protocol": _protocol(run),
         "source": SOURCES[SMALL if small else REPRODUCED],

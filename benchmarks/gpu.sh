@@ -6,8 +6,9 @@
 # DATA holds cifar10/*.parquet; OUT gets a log of each part, which ends with its exit status, and
 # summary.txt. A part that fails, misses its limit (status 1) or runs out of time (124) does not stop
 # the others; the script's own status is then 1. It installs nothing and uses python3, or PYTHON,
-# which must have the project's dependencies and pytest. SMOKE=1 runs everything at tiny size on a
-# CPU in about a minute, which says nothing about speed.
+# which must have the project's dependencies, pytest and pytest-timeout (without which pytest refuses
+# the project's settings). SMOKE=1 runs everything at tiny size on a CPU in about a minute, which says
+# nothing about speed.
 set -euo pipefail
 
 if (( $# != 2 )); then

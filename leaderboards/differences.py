@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from leaderboards.paired import paired_difference
+from leaderboards.paper import SUBJECT
 from leaderboards.results import RunGroup
-from leaderboards.small import SUBJECT, sections_of, study_metric
+from leaderboards.small import sections_of, study_metric
 from leaderboards.spec import arch_text
 from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 

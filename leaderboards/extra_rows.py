@@ -1,4 +1,4 @@
-"""Rows for our runs that match no printed row, one section for each protocol."""
+"""Rows for our runs that match no printed row, by protocol and training data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def extra_rows(
     column named after the last attack.
     """
     used = printed.used
-    sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
+    sections: dict[tuple[str, str, bool], list[RunGroup]] = defaultdict(list)
     for group in groups:
         if (
             group.badge == REPRODUCED
@@ -38,7 +38,7 @@ def extra_rows(
         ):
             sections[group.section_key].append(group)
     rows: list[Row] = []
-    for members in sorted(sections.values(), key=lambda m: m[0].protocol):
+    for members in sorted(sections.values(), key=lambda m: m[0].section_title):
         rows += _section(spec, members)
     filled = {key for row in rows for key in row.cells}
     attacks = sorted({attack for group in groups if (attack := _last_attack(spec, group))})

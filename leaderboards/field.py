@@ -8,7 +8,7 @@ from dataclasses import replace
 from leaderboards.printed import percent_interval
 from leaderboards.published import Published
 from leaderboards.ranking import rank_rows
-from leaderboards.spec import TableSpec
+from leaderboards.spec import UNKNOWN_DATA, TableSpec
 from leaderboards.table import (
     OURS_ROW,
     PRINTED,
@@ -29,6 +29,7 @@ RANKED_BY = "best-known"
 COMMON = ("aa", "clean")
 # RobustBench counts only additional real images as extra data.
 ALONE, EXTRA = "No extra real images (generated ones allowed)", "Extra real images"
+UNKNOWN = "Training data unknown"
 UNRELIABLE = "RobustBench calls AutoAttack's number potentially unreliable"
 # Prefix of the keys of the paper's own models on the boards.
 OWN_ENTRIES = "Cui2023Decoupled"
@@ -50,7 +51,7 @@ def field_table(spec: TableSpec, table: Table, entries: Sequence[Published]) -> 
         if row.kind in (PRINTED_ROW, OURS_ROW) and row.is_papers_attack and not row.partial:
             rows += _sides(row)
     ranked: list[Row] = []
-    for group in (ALONE, EXTRA):
+    for group in (ALONE, EXTRA, UNKNOWN):
         ranked += rank_rows([row for row in rows if row.group == group], RANKED_BY)
     labels = ("#", "Method", "Architecture", "Training data")
     return Table(
@@ -139,12 +140,13 @@ def _sides(row: Row) -> list[Row]:
         for key in COMMON
         if (n := row.cell(key).ours)
     }
+    group = UNKNOWN if row.facts["augmentation"] == UNKNOWN_DATA else ALONE
     found = []
     for kind, badge, cells in ((PRINTED_ROW, PRINTED, printed), (OURS_ROW, REPRODUCED, ours)):
         if "aa" in cells:
             facts = {**row.facts, "source": badge}
             own = {RANKED_BY: cells["aa"], **cells}
-            found.append(Row(kind, row.labels, ALONE, own, facts, row.notes, row.command))
+            found.append(Row(kind, row.labels, group, own, facts, row.notes, row.command))
     return found
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
 from leaderboards.paper import TABLES
-from leaderboards.spec import Facts, arch_text, architecture_names, dataset_name
+from leaderboards.spec import BASIC, Facts, arch_text, architecture_names, dataset_name
 from leaderboards.table import (
     LOGGED,
     PRINTED,
@@ -133,14 +133,16 @@ def logged_number(line: Facts) -> Number | None:
     return None
 
 
-def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[Row]:
-    """Return the printed rows of an architecture trained without generated data, each row once.
+def printed_rows(
+    dataset: str, arch: str, teacher: str, *, metric: str, augmentation: str = BASIC
+) -> list[Row]:
+    """Return the printed rows of an architecture and its training data, each row once.
 
     Their labels are the method and the architecture; their cells have our metric names. Tables 6, 8
     and 9, which vary the parameters of one row of Table 2, are left out.
 
-    Arguments are registered names; ``teacher`` is empty for a model that was not distilled, and
-    ``metric`` is one that the rows must have.
+    Arguments are registered names; ``teacher`` is empty for a model that was not distilled,
+    ``metric`` is one that the rows must have, and ``augmentation`` is as printed.
     """
     rows: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     for line in printed_lines():
@@ -148,7 +150,7 @@ def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[
             dataset_name(line["dataset"]) == dataset
             and arch in architecture_names(line["student_or_arch"])
             and teacher in architecture_names(line["teacher"])
-            and line["augmentation"] in ("", "Basic")
+            and (line["augmentation"] or BASIC) == augmentation
             and line["metric"] in PRINTED_METRICS
             and "panel" not in line
             and not is_difference(line)
@@ -167,6 +169,6 @@ def printed_rows(dataset: str, arch: str, teacher: str, *, metric: str) -> list[
         if metric in cells and not (task == "ablation" and own in values):
             values.append(own)
             text = arch_text(lines[0]["student_or_arch"], lines[0]["teacher"])
-            facts = {"source": PRINTED, "table": table}
+            facts = {"source": PRINTED, "table": table, "augmentation": augmentation}
             found.append(Row(PRINTED_ROW, (method, text), cells=cells, facts=facts))
     return found

@@ -16,9 +16,15 @@ from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
 from harness.store.database import Database
-from leaderboards.protocols import TIMES, attacks_of, is_papers_attack, protocol_facts
+from leaderboards.protocols import (
+    TIMES,
+    attacks_of,
+    is_papers_attack,
+    is_sequential,
+    protocol_facts,
+)
 from leaderboards.render.escape import one_line
-from leaderboards.spec import architecture_names, dataset_name
+from leaderboards.spec import BASIC, UNKNOWN_DATA, architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
 
 Run = Mapping[str, Any]
@@ -101,9 +107,9 @@ class RunGroup:
         return self["seed_group"], self["partial"]
 
     @property
-    def section_key(self) -> tuple[str, bool]:
-        """Key that is equal for groups in the same section of a table."""
-        return self["like_key"], self["partial"]
+    def section_key(self) -> tuple[str, str, bool]:
+        """Key that is equal for groups in the same section of a table: protocol, training data."""
+        return self["like_key"], self.facts["augmentation"], self["partial"]
 
     @property
     def preference(self) -> tuple[int, str]:
@@ -118,7 +124,7 @@ class RunGroup:
             "arch": self["arch"] or "",
             "teacher": self["teacher"] or "",
             "dataset": self["dataset"] or "",
-            "augmentation": augmentation_of(self["generated_name"]),
+            "augmentation": augmentation_of(self.runs[0]),
             "selection": self["selection"] or "",
             "scale": self["scale"],
             "attack": "paper" if is_papers_attack(self.runs[0]) else "",
@@ -132,9 +138,11 @@ class RunGroup:
 
     @property
     def section_title(self) -> str:
-        """Its protocol, and its selection if that is on test images."""
+        """Its protocol, its selection if that is on test images, and its data unless Basic."""
         chosen = ", best epoch on test" if self["selection"] == "best-on-test" else ""
-        return f"{self.protocol}{chosen}"
+        data = self.facts["augmentation"]
+        named = {BASIC: "", UNKNOWN_DATA: ", training data unknown"}.get(data, f", {data}")
+        return f"{self.protocol}{chosen}{named}"
 
     @cached_property
     def note(self) -> str:
@@ -194,6 +202,7 @@ class RunGroup:
             high=high,
             std=None if std is None else std * unit,
             n=int(self["n"]) if is_accuracy else None,
+            sequential=is_accuracy and is_sequential(self["attack_version"]),
             seeds=len(self.runs),
             note=self.note,
             run_ids=self.run_ids,
@@ -261,11 +270,16 @@ def training_images(run: Run, available: int | None = None) -> int | None:
     return None if chosen is None else int(chosen) - int(run["val_size"] or 0)
 
 
-def augmentation_of(generated: str | None) -> str:
-    """Return the training data as the paper names it: ``ddpm-1m`` is 1M Generated Data."""
-    if not generated:
-        return "Basic"
-    return f"{generated.rpartition('-')[2].upper()} Generated Data"
+def augmentation_of(run: Run) -> str:
+    """Return the training data as the paper names it: ``ddpm-1m`` is 1M Generated Data.
+
+    It is unknown for a loaded model, whose source does not say what it was trained on.
+    """
+    if run["kind"] == "loaded":
+        return UNKNOWN_DATA
+    if not run["generated_name"]:
+        return BASIC
+    return f"{run['generated_name'].rpartition('-')[2].upper()} Generated Data"
 
 
 def load_runs(database: Database, sql: str, params: dict[str, Any]) -> list[Run]:

@@ -193,9 +193,10 @@ def export_run(
         )
     given = {name: value for name, value in metadata.items() if value is not None}
     known = _paper(bibtex) | _facts(run) | given
-    lacking = [name for name in ("link", "name", "authors", "venue") if not known.get(name)]
+    needed = ("link", "name", "authors", "venue", "additional_data")
+    lacking = [name for name in needed if known.get(name) in (None, "")]
     if lacking:
-        options = ", ".join(f"--{name}" for name in lacking)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
         raise UserError(f"RobustBench needs {', '.join(lacking)} of the paper: give {options}")
     known.setdefault("reported", known["autoattack_acc"])
     ordered = {name: known[name] for name in Entry.model_fields if name in known}
@@ -214,7 +215,7 @@ def _is_standard(run: Mapping[str, Any]) -> bool:
 
 def _facts(run: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "additional_data": False,
+        "additional_data": None if run["kind"] == "loaded" else False,
         "number_forward_passes": 1,
         "dataset": THEIR_NAMES.get(run["dataset"], run["dataset"]),
         "architecture": architecture(run["arch"] or ""),

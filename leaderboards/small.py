@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from harness.config import eps_text
-from leaderboards.paper import TABLES
+from leaderboards.paper import SUBJECT, TABLES
 from leaderboards.protocols import attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup, training_images
 from leaderboards.spec import DATASETS, Scale, arch_text
@@ -25,12 +25,10 @@ TRAIN_IMAGES = {
 }
 ARROW = "\u2192"
 TITLE = "Small scale, measured here"
-# The paper's methods.
-SUBJECT = ("ikl", "ikl-kd")
 
 
 def small_table(groups: Sequence[RunGroup]) -> Table:
-    """Return the table of all small-scale groups, one section per protocol, best first.
+    """Return the table of all small-scale groups, best first in each section.
 
     Where a section's runs have different numbers of training images, each row says its own.
     """
@@ -60,12 +58,12 @@ def small_table(groups: Sequence[RunGroup]) -> Table:
 
 
 def sections_of(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
-    """Return the small-scale groups by dataset and protocol, sorted."""
-    sections: dict[tuple[str, bool], list[RunGroup]] = defaultdict(list)
+    """Return the small-scale groups by dataset, protocol and training data, sorted."""
+    sections: dict[tuple[str, str, bool], list[RunGroup]] = defaultdict(list)
     for group in groups:
         if group.badge == SMALL:
             sections[group.section_key].append(group)
-    return sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].protocol))
+    return sorted(sections.values(), key=lambda m: (m[0]["dataset"], m[0].section_title))
 
 
 def ladder(members: Sequence[RunGroup]) -> str:

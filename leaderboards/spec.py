@@ -9,6 +9,9 @@ from leaderboards.table import PRINTED_ROW, Column, TableHeader
 
 Facts = Mapping[str, str]
 
+# Training data: no further images, as printed; and that of a model that was not trained here.
+BASIC, UNKNOWN_DATA = "Basic", "unknown"
+
 # Printed names and registered names.
 DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
 ARCHITECTURES = {
@@ -42,12 +45,10 @@ class ColumnSpec(Column):
     Attributes:
         printed: its metric's name in ``reported.csv``; empty for our name with underscores.
         where: facts that its lines of ``reported.csv`` share.
-        comparable: whether our numbers may be compared with those printed from another machine.
     """
 
     printed: str = ""
     where: Facts = field(default_factory=dict)
-    comparable: bool = True
 
 
 @dataclass(frozen=True)

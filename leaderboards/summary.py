@@ -23,10 +23,11 @@ from leaderboards.protocols import (
 from leaderboards.ranking import rank_rows
 from leaderboards.render.terminal import print_ranking
 from leaderboards.results import RunGroup, like_groups
-from leaderboards.spec import arch_text
+from leaderboards.spec import BASIC, UNKNOWN_DATA, arch_text
 from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
 LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
+DATA = "Training data"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class RunSummary:
     Attributes:
         protocol: dataset, norm, eps, attacks, attack_version, n, index_sha256, precision, partial.
         table: the ranking, best first; ``Table.ranked_by`` is the metric that ranks, clean accuracy
-            or the accuracy after the last attack. The labels are ``LABELS``.
+            or the accuracy after the last attack. The labels are ``LABELS``; ``DATA`` follows
+            the architecture unless it is Basic or unknown for all rows.
         groups: the runs of the rows measured here, including metrics that the table leaves out.
     """
 
@@ -70,6 +72,7 @@ class RunSummary:
                     "own": row.own,
                     "method": row.labels[1],
                     "arch": row.labels[2],
+                    "augmentation": row.facts["augmentation"],
                     "badge": row.facts["source"],
                     "source": f"Table {row.facts['table']}" if "table" in row.facts else None,
                     "seeds": _shared(row, "seeds"),
@@ -96,7 +99,9 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
 
     Its rows are the runs with the same ``like_key`` in the database view ``like_runs``; runs that
     differ only in the seed share a row. Partial runs are included only for a partial run. If the
-    protocol is the paper's, the printed rows of the same architecture are added.
+    protocol is the paper's, the printed rows of the same architecture and training data are added,
+    for a loaded model those trained on the training set alone.
+    Each kind of training data is ranked on its own, that of the run first.
 
     The ranking is for the given evaluation, or the newest finished one.
 
@@ -116,8 +121,12 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
     metric = ranking_metric(attacks, own["metrics"])
     stages = ("clean", *attacks[:-1]) if attacks else ()
     rows = [_row(g, (*stages, metric, "sec_per_iter"), metric, own=g is group) for g in groups]
+    data = group.facts["augmentation"]
     if is_papers_protocol(own):
-        rows += printed_rows(own["dataset"], own["arch"], own["teacher"] or "", metric=metric)
+        network = own["dataset"], own["arch"], own["teacher"] or ""
+        printed = BASIC if data == UNKNOWN_DATA else data
+        rows += printed_rows(*network, metric=metric, augmentation=printed)
+    rows.sort(key=lambda row: row.facts["augmentation"] != data)
     names = ("dataset", "norm", "eps", "attack_version", "n", "index_sha256", "precision")
     protocol = {name: own[name] for name in names} | {"attacks": attacks, "partial": own["partial"]}
     table = ranking_table(" | ".join(protocol_facts(protocol, attacks)), rows, stages, metric)
@@ -127,15 +136,22 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
 def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric: str) -> Table:
     """Return rows, whose labels are method and architecture, as a table ranked by ``metric``.
 
-    ``title`` is what all rows share; ``stages`` are the metrics shown before ``metric``.
+    ``title`` is what all rows share; ``stages`` are the metrics shown before ``metric``. There is a
+    section for each kind of training data.
     """
-    ranked = rank_rows(rows, metric)
+    kinds = list(dict.fromkeys(row.facts["augmentation"] for row in rows))
+    named = len(kinds) > 1 or kinds[0] not in (BASIC, UNKNOWN_DATA)
+    ranked: list[Row] = []
+    for kind in kinds:
+        own = [row for row in rows if row.facts["augmentation"] == kind]
+        section = f"{DATA}: {kind}" * (len(kinds) > 1)
+        ranked += rank_rows([dataclasses.replace(r, group=section) for r in own], metric)
     ranking = [row.number(metric) for row in rows]
     deviates = any(number is not None and number.std is not None for number in ranking)
     head = metric_title(metric) + ("" if deviates else " [95%]")
     return Table(
         title=title,
-        labels=LABELS,
+        labels=(*LABELS[:3], *[DATA] * named, *LABELS[3:]),
         columns=(
             *(Column(stage, (metric_title(stage),), stage) for stage in stages),
             Column(metric, (head,), metric),
@@ -143,7 +159,7 @@ def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric
                 "sec_per_iter", ("s/iter",), "sec_per_iter", lower_is_better=True, decimals=None
             ),
         ),
-        rows=tuple(_labelled(row) for row in with_keys(ranked)),
+        rows=tuple(_labelled(row, named=named) for row in with_keys(ranked)),
         method_label=1,
         last_labels=2,
         ranked_by=metric,
@@ -163,12 +179,13 @@ def _row(group: RunGroup, metrics: Sequence[str], ranking: str, *, own: bool) ->
     return Row(OURS_ROW, labels, cells=cells, facts=group.facts, partial=group["partial"], own=own)
 
 
-def _labelled(row: Row) -> Row:
-    """Return a row with the label texts of ``LABELS``."""
+def _labelled(row: Row, *, named: bool) -> Row:
+    """Return a row with the label texts of ``LABELS``, and of ``DATA`` if it is ``named``."""
     method, arch = row.labels
     source = row.facts["source"] + (f" T{row.facts['table']}" if "table" in row.facts else "")
     seeds, n = _shared(row, "seeds"), _shared(row, "n")
-    labels = (row.rank, method, arch, str(seeds or ""), str(n or ""), source)
+    data = [row.facts["augmentation"]] * named
+    labels = (row.rank, method, arch, *data, str(seeds or ""), str(n or ""), source)
     return dataclasses.replace(row, labels=labels)
 
 

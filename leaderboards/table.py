@@ -67,6 +67,8 @@ class Number:
         high: its upper end.
         std: sample standard deviation (ddof 1) over seeds; as printed for a printed number.
         n: number of test images, if the number is an accuracy.
+        sequential: whether the evaluation could stop early; its interval is not Wilson's, but valid
+            whenever it stops.
         seeds: number of runs it is the mean of; None if unknown.
         bold: printed in bold; for ours, the best of the column in its section.
         underlined: printed underlined.
@@ -91,6 +93,7 @@ class Number:
     high: float | None = None
     std: float | None = None
     n: int | None = None
+    sequential: bool = False
     seeds: int | None = None
     bold: bool = False
     underlined: bool = False
@@ -166,6 +169,7 @@ class Column:
         decimals: digits after the point; None for three significant digits.
         unit: written after each number, empty for percent.
         lower_is_better: whether the smallest number is the best.
+        comparable: whether our numbers may be compared with those printed from another machine.
         difference: whether it holds differences from a baseline, which are computed here and
             not printed in the paper.
         forest: whether its numbers and their intervals are drawn as a forest plot.
@@ -179,6 +183,7 @@ class Column:
     decimals: int | None = 2
     unit: str = ""
     lower_is_better: bool = False
+    comparable: bool = True
     difference: bool = False
     forest: bool = False
     seeds: bool = True
@@ -206,7 +211,8 @@ class Row:
             sections are never ranked together.
         cells: cells by column key; a cell without numbers is left out.
         facts: for filters: ``method`` (registered name), ``arch``, ``teacher``, ``dataset``,
-            ``augmentation``, ``selection`` (last, best-on-val, best-on-test; empty where unknown),
+            ``augmentation`` (as printed; unknown for a loaded model), ``selection`` (last,
+            best-on-val, best-on-test; empty where unknown),
             ``scale`` (paper or small) and ``source`` (the badges in the row, joined by commas). Our
             further rows have ``attack``: ``paper`` if it is the paper's.
         notes: what a reader must know about this row, with the evidence.
@@ -338,8 +344,11 @@ class Table(TableHeader):
 
     @property
     def interval_meaning(self) -> str:
-        """The meaning of the intervals of accuracies."""
-        return ANY_TIME if "sequential" in self.title + self.protocol else INTERVAL
+        """The meaning of the intervals of accuracies: one, or both if both occur."""
+        kinds = {n.sequential for n in self.numbers if n.interval and not n.difference}
+        if kinds == {True}:
+            return ANY_TIME
+        return f"{INTERVAL}; sequential: {ANY_TIME}" if True in kinds else INTERVAL
 
     def is_subject(self, row: Row) -> bool:
         """Whether a row is of a method that the table is about."""

@@ -32,8 +32,8 @@ IMAGE_COLUMNS = {
     "index": ui.number_column("Image", "Row of the test set."),
     "label": ui.text_column("Class", "True class."),
     "correct": ui.text_column("Correct", "The model that is correct."),
-    "a": ui.text_column("A predicts", "Class predicted by A."),
-    "b": ui.text_column("B predicts", "Class predicted by B."),
+    "a": ui.text_column("A predicts", "Class that A predicts after the chosen stage."),
+    "b": ui.text_column("B predicts", "Class that B predicts after the chosen stage."),
 }
 
 
@@ -212,11 +212,16 @@ def _pictures(a: Evaluated, b: Evaluated, found: pd.DataFrame, name: str) -> Non
     except UserError as error:
         st.caption(ui.plain(str(error)))
         return
-    st.caption(
-        "The first of them: the clean image, then the adversarial images for A and for B."
-        if attacked
-        else "The first of them, without an attack."
-    )
+    if not attacked:
+        st.caption("The first of them, without an attack.")
+    elif name in ("aa", "robust", a.protocol["attacks"][-1]):
+        st.caption("The first of them: the clean image, then the adversarial images for A and B.")
+    else:
+        st.caption(
+            "The first of them: the clean image, then the adversarial images for A and B after the "
+            f"last stage. The predictions are those after {stage_title(name)}: a later stage may "
+            "have broken the model that is still correct there."
+        )
     with st.container(horizontal=True, gap="medium"):
         for row, picture in zip(ui.records(found), pictures, strict=True):
             st.image(

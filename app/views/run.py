@@ -51,7 +51,7 @@ def page() -> None:
         st.page_link("views/runs.py", label="Choose one on the Runs page")
         return
     evaluations = ui.query(queries.evaluations, run_id)
-    _head(run)
+    _head(run, next(iter(evaluations), None))
     running = run["status"] == "started"
     if running or RunDirectory(ui.results_folder(), run_id).progress_path.exists():
         run_curves.watch(run_id, run["status"])
@@ -90,7 +90,7 @@ def _named(run_id: str) -> dict[str, Any] | None:
         return None
 
 
-def _head(run: dict[str, Any]) -> None:
+def _head(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     st.title(ui.plain(run["title"]), anchor=False)
     names = [run["dataset"], run["arch"], run["teacher"] and f"teacher {run['teacher']}"]
     seed = None if run["seed"] is None else f"seed {int(run['seed'])}"
@@ -114,8 +114,18 @@ def _head(run: dict[str, Any]) -> None:
     if run["error"]:
         st.error(ui.plain(run["error"]))
     with st.expander("Command to repeat this run"):
-        st.code(ui.with_results(commands.repeat(run)), language=None, wrap_lines=True)
+        _repeat(run, evaluation)
+
+
+def _repeat(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
+    command = commands.repeat(run, evaluation)
+    if command is not None:
+        st.code(ui.with_results(command), language=None, wrap_lines=True)
         st.caption("If the run is finished, this command shows its result without repeating it.")
+    elif run["kind"] == "loaded":
+        st.caption("There is none: its model or its images were objects in Python.")
+    else:
+        st.caption("There is none: this release does not have its method, recipe or settings.")
 
 
 def _chosen(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -159,7 +159,7 @@ def _plot(points: pd.DataFrame, x_name: str, y_name: str, left_out: dict[str, in
         lines,
         x_title=x_name,
         y_title=y_name,
-        lower_is_better=x.lower_is_better,
+        x_lower=x.lower_is_better,
         colours={IKL: charts.BLUE, BOARD: charts.GREY},
         formats=(f".{x.decimals}f", f".{y.decimals}f"),
     )

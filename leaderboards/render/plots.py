@@ -86,8 +86,9 @@ def plots_of(table: Table) -> list[Figure]:
     for x, y, x_title, y_title in PLOTS.get(table.anchor, ()):
         points = points_of(table, x, y)
         if points:
-            lower = columns[x].lower_is_better
-            figures.append(scatter(points, x_title, y_title, x_lower=lower))
+            across = columns[x]
+            lower, ranked = across.lower_is_better, across.comparable
+            figures.append(scatter(points, x_title, y_title, x_lower=lower, ranked=ranked))
     return figures
 
 
@@ -124,13 +125,22 @@ def pareto_front(
 
 
 def scatter(
-    points: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool = False
+    points: Sequence[Point],
+    x_title: str,
+    y_title: str,
+    *,
+    x_lower: bool = False,
+    ranked: bool = True,
 ) -> Figure:
-    """Plot points with intervals and their front as a stepped line; the caption names the front."""
+    """Plot points with intervals and their front as a stepped line; the caption names the front.
+
+    ``x_lower`` says whether lower x is better; points that are not ``ranked`` have no front.
+    """
     import vl_convert
 
-    front = pareto_front([(p.x.value, p.y.value, p) for p in points], x_lower=x_lower)
-    chart = _chart(points, front, x_title, y_title)
+    values = [(p.x.value, p.y.value, p) for p in points] if ranked else []
+    front = pareto_front(values, x_lower=x_lower)
+    chart = _chart(points, front, x_title, y_title, x_lower=x_lower)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     # On hover, browsers show the title of a mark, but not its description.
     svg = re.sub(r'(<path aria-label="([^"]*)"[^>]*)/>', r"\1><title>\2</title></path>", svg)
@@ -139,7 +149,8 @@ def scatter(
     key = "; ".join(f"{SHAPE_NAMES[badge]}: {MEANINGS[badge]}" for badge in badges)
     if any(p.is_flagged for p in points):
         key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
-    caption = f"{len(points)} models. Pareto front: {names}. {key[:1].upper()}{key[1:]}."
+    named = f"Pareto front: {names}. " if ranked else ""
+    caption = f"{len(points)} models. {named}{key[:1].upper()}{key[1:]}."
     if any(p.y.interval for p in points):
         caption += f" Lines: {INTERVAL}."
     return Figure(svg, caption)
@@ -163,7 +174,9 @@ def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
     return labels
 
 
-def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_title: str) -> Any:
+def _chart(
+    points: Sequence[Point], front: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool
+) -> Any:
     """Return the Altair chart."""
     import altair as alt
     import pandas as pd
@@ -189,9 +202,11 @@ def _chart(points: Sequence[Point], front: Sequence[Point], x_title: str, y_titl
         domain=badges, range=[SHAPES[badge] for badge in badges]
     )
     base = alt.Chart(frame).encode(x=x, color=colour)
-    steps = alt.Chart(frame[[p in front for p in points]])
+    steps = alt.Chart(frame[[p in front for p in points]]).mark_line(
+        interpolate="step-after" if x_lower else "step-before", strokeDash=[4, 3], color=DIM
+    )
     layers = [
-        steps.mark_line(interpolate="step-before", strokeDash=[4, 3], color=DIM).encode(x=x, y=y),
+        *[steps.encode(x=x, y=y)] * bool(front),
         base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"),
         base.mark_point(size=55, opacity=1).encode(
             y=y, shape=shape, description=alt.Description("name:N")

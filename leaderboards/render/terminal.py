@@ -50,7 +50,10 @@ LABEL_SHARE = 0.55
 # columns left out if the width is too small, in this order, after those that say nothing new.
 OWN_MARK = "> "
 METHOD_WIDTH = 16
-LEFT_OUT = ("s/iter", "APGD-CE", "APGD-T", "Square", "Clean", "Architecture", "Src", "#")
+LEFT_OUT = (
+    *("s/iter", "APGD-CE", "APGD-T", "Square"),
+    *("Clean", "Architecture", "Src", "Training data", "#"),
+)
 
 
 def print_table(table: Table, console: Console) -> None:
@@ -279,7 +282,7 @@ def _ranking_grid(
             fits = max(least, min(longest, least + spare))
             grid.add_column(column, width=fits, overflow="fold")
         else:
-            textual = column in ("#", "Architecture", "Src")
+            textual = column in ("#", "Architecture", "Training data", "Src")
             grid.add_column(column, no_wrap=True, justify="left" if textual else "right")
     for row, texts in zip(table.rows, cells, strict=True):
         shown = dict(texts) | {"Method": (OWN_MARK if row.own else "") + texts["Method"]}
@@ -305,6 +308,8 @@ def _ranking_legend(table: Table) -> list[str]:
     marks = [f"{OWN_MARK} this run"]
     if ranges:
         marks.append("1-3  the ranks that the 95% intervals allow")
+    if len({row.group for row in table.rows}) > 1:
+        marks.append("each kind of training data is ranked on its own")
     if PARTIAL in ranks:
         marks.append("partial  on part of the data, not ranked")
     if any(number.std is not None for number in table.numbers):

@@ -150,7 +150,7 @@ def test_what_print_underlines_has_a_mark(number) -> None:
 def test_help_says_what_the_interval_is_and_where_numbers_are_from() -> None:
     help = printed_cells(2).help
     assert "As printed" in help["AA"]
-    assert "Wilson 95% interval of one model, computed here for n = 10,000" in help["AA"]
+    assert "the 95% interval of one model, computed here for n = 10,000" in help["AA"]
     assert "RobustBench" not in help["AA"]
     cell = Cell(printed=Number(50.0, "RB", low=49.0, high=51.0, n=10_000))
     row = Row("published", ("Some", "WRN", ""), "RobustBench", {"aa": cell})

@@ -35,7 +35,7 @@ def test_no_chart_distinguishes_series_by_colour_alone() -> None:
         (charts.lines(frame, y_title="v", series=["a", "b"]), "strokeDash"),
         (charts.per_class(by_class), "shape"),
         (
-            charts.tradeoff(points, {"t": points}, x_title="x", y_title="y", lower_is_better=False),
+            charts.tradeoff(points, {"t": points}, x_title="x", y_title="y", x_lower=False),
             "shape",
         ),
     ):
@@ -51,7 +51,7 @@ def test_a_series_has_one_legend_of_colour_and_shape() -> None:
     assert line["color"]["legend"]["symbolType"] == "stroke"
     # Marks without a colour of their own would be black, which no dark page shows.
     points = pd.DataFrame({"family": ["f"], "source": ["P"], "x": [1.0], "y": [2.0]})
-    spec = charts.tradeoff(points, {}, x_title="x", y_title="y", lower_is_better=False).to_dict()
+    spec = charts.tradeoff(points, {}, x_title="x", y_title="y", x_lower=False).to_dict()
     (tooltip,) = [each["tooltip"] for each in encodings(spec) if "tooltip" in each]
     assert "family" in [each["field"] for each in tooltip]
     legends = [each["shape"]["legend"] for each in encodings(spec) if "shape" in each]

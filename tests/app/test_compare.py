@@ -18,6 +18,7 @@ from tests.divergence_bench.test_api import network
 from tests.divergence_bench.test_decide import damaged
 from tests.harness.evaluation.analysis.test_paired import A_BROKEN, B_BROKEN, made
 
+B_EARLIER = [*B_BROKEN[:4], "apgd-ce", B_BROKEN[5]]
 IKL, KL, TRADES = "ikl-7ad16276ecfe", "kl-88897efe8687", "trades-75bbd56ef462"
 
 
@@ -153,6 +154,36 @@ def test_disagreements_are_the_images_on_which_only_one_is_correct() -> None:
     assert found.columns.tolist() == ["index", "label", "correct", "a", "b"]
     assert found.values.tolist() == [[2, 2, "A", 2, 5], [4, 1, "B", 8, 1], [5, 2, "A", 2, 4]]
     assert comparison.disagreements(a, b, "clean").values.tolist() == [[1, 1, "A", 1, 6]]
+    # Square breaks A on image 4, on which it is correct after APGD-CE.
+    b = replace(b, verdicts=b.verdicts.replace({"adv_pred": {1: 3}}).assign(broken_by=B_EARLIER))
+    found = comparison.disagreements(a, b, "apgd-ce")
+    assert found.values.tolist() == [[2, 2, "A", 2, 5], [4, 1, "A", 1, 3], [5, 2, "A", 2, 4]]
+
+
+def test_pictures_of_an_earlier_stage_are_said_to_be_of_the_last(open_page, small_store) -> None:
+    results, ids = small_store
+    later = "A and B after the last stage. The predictions are those after APGD-CE"
+    for stage, said in (("APGD-CE", True), ("Square", False), ("AutoAttack", False)):
+        at = open_page("compare", results, a=ids["a"], b=ids["b"], right=stage)
+        assert "the adversarial images for A and B" in words(at)
+        assert (later in words(at)) == said
+
+
+def test_images_that_were_saved_later_are_shown(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    runs = [store_run(tmp_path, name, name, seed=seed) for seed, name in enumerate(("ikl", "kl"))]
+    for path in tmp_path.rglob("*.adversarial.npy"):
+        path.unlink()
+    how = {"a": runs[0], "b": runs[1]}
+    assert "The first of them, without an attack." in words(open_page("compare", tmp_path, **how))
+    for seed, run_id in enumerate(runs):
+        chunks = RunDirectory(tmp_path, run_id).evaluation("e" * 12).chunks_path
+        chunks.rmdir()
+        store_evaluation(RunDirectory(tmp_path, run_id), seed)
+    assert "then the adversarial images for A and B." in words(
+        open_page("compare", tmp_path, **how)
+    )
 
 
 @pytest.mark.parametrize(

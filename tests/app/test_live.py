@@ -1,15 +1,19 @@
 """The app reads while runs write: nothing waits for long, nothing is lost."""
 
+import json
+import re
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from app import queries
 from harness.store.database import Database
+from harness.store.rundir import RunDirectory
 
 PAUSE_S = 0.1
 READERS = 8
@@ -24,6 +28,18 @@ for number in range(int(sys.argv[2])):
     run.update(status="success", method="some", dataset="digits", started_at="2026-01-01T00:00:00")
     Database(Path(sys.argv[1])).record(run)
 """
+
+
+def test_a_run_without_news_has_probably_ended(open_page, store_run, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, store_run(tmp_path, "mart", "MART", status="started"))
+    facts = {"work": "training", "note": "epoch 6/200", "share": 0.25, "left_s": 60}
+    for minutes in (30, 0):
+        at = datetime.now(UTC) - timedelta(minutes=minutes)
+        run.progress_path.write_text(json.dumps(facts | {"at": at.isoformat()}))
+        page = open_page("run", tmp_path, run=run.run_id)
+        shown = " ".join(str(each.value) for each in [*page.caption, *page.markdown])
+        silent = r"no update for 30 min \d+ s: its process has probably ended"
+        assert bool(re.search(silent, shown)) == (minutes == 30)
 
 
 @pytest.mark.timeout(300)

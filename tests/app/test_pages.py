@@ -228,6 +228,31 @@ def test_the_command_for_images_that_were_not_saved_makes_this_evaluation_again(
         assert json.loads(json.dumps(value)) == protocol[name], name
 
 
+def test_a_clean_evaluation_has_no_adversarial_images_to_make(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT")
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, name="clean", keep_images=False, attacks=[])
+    Database(tmp_path).record(run)
+    shown = words(open_page("run", tmp_path, run=run_id, evaluation="clean"))
+    assert "--save-adversarial" not in shown
+    assert "were not saved" not in shown
+
+
+def test_intervals_of_stages_are_not_named_for_one_kind(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", status="started")
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, order="random", population=360, partial=True)
+    Database(tmp_path).record(run)
+    at = open_page("run", tmp_path, run=run_id)
+    (stages,) = [each.proto.columns for each in at.dataframe if "broken" in each.value]
+    assert "Lower end of the 95% interval." in stages
+    assert "Wilson" not in stages
+
+
 def test_no_command_is_offered_for_images_of_a_run_without_weights(
     open_page, store_run, tmp_path
 ) -> None:

@@ -75,6 +75,19 @@ def test_saved_images_are_found_by_their_row(small_store) -> None:
     assert (middle[:: side // 8, :: side // 8] == chunk[30 - 25, 0]).all()
 
 
+def test_images_that_are_saved_again_are_read_again(store_run, tmp_path) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT")
+    path = RunDirectory(tmp_path, run_id).evaluation("e" * 12).chunk_path(0)
+    path = path.with_suffix(".adversarial.npy")
+    (before,) = adversarial_images(str(tmp_path), run_id, "e" * 12, (3,), None)
+    images = np.load(path)
+    path.unlink()
+    np.save(path, 255 - images)
+    (after,) = adversarial_images(str(tmp_path), run_id, "e" * 12, (3,), None)
+    assert (after[:, :96] == before[:, :96]).all()
+    assert (after[:, 100:196] == 255 - before[:, 100:196]).all()
+
+
 def test_data_that_is_not_here_is_not_fetched(tmp_path, monkeypatch) -> None:
     from app.gallery import test_images as images_of
 
@@ -94,6 +107,18 @@ def test_images_of_a_run_from_another_machine_are_those_of_this_one(tmp_path, mo
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
     found = images_of("cifar10", "/a/folder/of/another/machine")
     assert found.labels.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("folder", ["imagenet/val", "val"])
+def test_imagenet_is_found_where_its_loader_finds_it(tmp_path, monkeypatch, folder) -> None:
+    from app.gallery import test_images as images_of
+
+    for label in range(1000):
+        place = tmp_path / folder / f"n{label:08d}"
+        place.mkdir(parents=True)
+        (place / "image.JPEG").touch()
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
+    assert len(images_of("imagenet", None)) == 1000
 
 
 def test_no_difference_is_grey() -> None:

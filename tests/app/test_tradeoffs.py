@@ -8,10 +8,12 @@ from app.tradeoff_points import (
     ALONE,
     GENERATED,
     SOURCES,
+    UNKNOWN,
     family_of,
     fronts,
     labelled,
     printed_points,
+    published_points,
     run_points,
 )
 from harness.store.database import Database
@@ -78,7 +80,7 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
             "eps": 0.1, "precision": "float32", "attack_version": "x y", "n": 10,
             "clean": 0.9, "clean_low": 0.8, "clean_high": 0.95, "robust": values,
             "robust_low": 0.1, "robust_high": 0.9, "aa": np.nan, "sec_per_iter": [1.0, 2.0, 3.0],
-            "train_seconds": 3600.0, "device": "cpu",
+            "train_seconds": 3600.0, "device": "cpu", "kind": "trained",
         }
     )  # fmt: skip
     (point,) = run_points(runs).to_dict("records")
@@ -89,6 +91,27 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
     (point,) = run_points(runs.assign(robust=[0.5, np.nan, 0.7])).to_dict("records")
     assert np.isnan(point["robust"])
     assert np.isnan(point["robust_high"])
+
+
+def test_a_loaded_model_has_a_front_of_its_own(open_page, store_run, tmp_path) -> None:
+    store_run(tmp_path, "ikl", "IKL-AT")
+    loaded = {"kind": "loaded", "config": None, "source": {"source": "x:NAME"}}
+    run_id = store_run(tmp_path, "x", "NAME", seed=1, **loaded)
+    at = open_page("tradeoffs", tmp_path, ds="digits")
+    frame = at.dataframe[0].value.set_index("name")
+    assert frame["training_data"].to_dict() == {"IKL-AT": ALONE, "NAME": UNKNOWN}
+    assert frame.loc["NAME", "where"] == run_id
+    lines = [line for line in words(at).splitlines() if "on the front (" in line]
+    named = [(line.partition("**, ")[0], "NAME" in line) for line in lines]
+    assert sorted(named) == [("**Training data unknown", True), ("**Training set alone", False)]
+
+
+def test_entries_are_filed_under_the_images_they_were_measured_on() -> None:
+    points = published_points(None)
+    notes = points.groupby("dataset")["note"].agg(lambda own: {note.split(";")[0] for note in own})
+    assert notes.to_dict() == {
+        "cifar10": {"n = 10,000"}, "cifar100": {"n = 10,000"}, "imagenet-robustbench": {"n = 5,000"}
+    }  # fmt: skip
 
 
 def test_small_scale_runs_are_a_layer_that_is_asked_for(open_page, reference) -> None:

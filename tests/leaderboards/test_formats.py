@@ -1,6 +1,7 @@
 """What each format must keep: the numbers, the structure, and hostile names as text."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -16,12 +17,13 @@ import leaderboards
 from harness.config import eps_text
 from harness.store.database import Database
 from leaderboards.build import field, small
+from leaderboards.render.html import TableView, fragment
 from leaderboards.render.latex import to_latex
-from leaderboards.render.plots import pareto_front, plots_of, points_of
+from leaderboards.render.plots import Point, pareto_front, plots_of, points_of, scatter
 from leaderboards.render.report import text_of, write_site
 from leaderboards.render.terminal import print_table
 from leaderboards.summary import run_summary
-from leaderboards.table import INTERVAL, MEANINGS, Table
+from leaderboards.table import ANY_TIME, INTERVAL, MEANINGS, Number, Table
 from tests.leaderboards.conftest import adding_to
 
 AddRun = Callable[..., str]
@@ -245,12 +247,82 @@ def test_a_legend_says_where_intervals_are_from(
     assert MEANINGS["?"] in text
 
 
+def test_a_sequential_interval_is_not_called_wilsons(add_run: AddRun, tmp_path: Path) -> None:
+    sequential = {"attack_version": "standard pyautoattack-0.2.0 sequential", "partial": True}
+    run_id = add_run("IKL", (340, 280, 270, 268, 262), protocol=sequential)
+    assert ANY_TIME in text_of(run_summary(tmp_path, run_id).table, "markdown")
+    table = small(tmp_path)[0]
+    assert f"[a, b]  {INTERVAL}; sequential: {ANY_TIME}" in text_of(table, "html")
+    own = [row for row in table.rows if run_id in row.run_ids]
+    assert dataclasses.replace(table, rows=tuple(own)).interval_meaning == ANY_TIME
+
+
 def test_a_plot_says_where_its_intervals_are_from(printed: list[Table]) -> None:
     (plot,) = plots_of(printed[1])
     assert INTERVAL in plot.caption
     assert "<title>AWP [25] (60.38, 28.86)</title>" in plot.svg
     # The distillation tables print means of three models, which have no interval of one.
     assert [INTERVAL in each.caption for each in plots_of(printed[2])] == [False, False]
+
+
+def test_times_of_other_machines_have_no_front(printed: list[Table]) -> None:
+    times = plots_of(printed[2])
+    assert len(times) == 2
+    for plot in (*times, *plots_of(printed[1])):
+        ranked = plot not in times
+        assert ("Pareto front" in plot.caption, "stroke-dasharray" in plot.svg) == (ranked, ranked)
+
+
+@pytest.mark.parametrize(
+    ("lower", "values"), [(True, ((1, 10), (2, 20))), (False, ((1, 20), (2, 10)))]
+)
+def test_a_front_steps_along_what_its_points_beat(
+    lower: bool, values: tuple[tuple[float, float], ...]
+) -> None:
+    points = [Point(f"{x}", Number(x, "P"), Number(y, "P")) for x, y in values]
+    plot = scatter(points, "x", "y", x_lower=lower)
+    path = re.search(r'd="M([^"]*)"[^>]*stroke-dasharray', plot.svg)
+    assert path is not None
+    ends = [tuple(map(float, end.split(","))) for end in path[1].split("L")]
+    (x0, y0), corner, (x1, y1) = dict.fromkeys(ends)
+    # The better point's row goes on to the other point: y grows downwards in SVG.
+    assert corner == ((x1, y0) if lower else (x0, y1))
+    assert corner[1] == max(y0, y1)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_badges_are_readable_on_light_and_dark_pages(printed: list[Table]) -> None:
+    style = text_of(printed[0], "html").partition("<style>")[2].partition("</style>")[0]
+    rules = re.findall(r"([^{}]+)\{([^{}]*)\}", style)
+    schemes = [dict(re.findall(r"--(\w+): (#\w+)", body)) for _, body in rules if "--ink:" in body]
+    assert len(schemes) == 2
+    for badge in ("P", "L", "RB", "R", "S"):
+        own: dict[str, str] = {}
+        for selector, body in rules:
+            if {".badge", f".badge.{badge}"} & set(map(str.strip, selector.split(","))):
+                own |= dict(re.findall(r"([\w-]+): ([^;]+)", body))
+        # Text that lets the page through has less contrast than its colours.
+        assert "opacity" not in own
+        for scheme in schemes:
+            names = (own[name][len("var(--") : -1] for name in ("color", "background"))
+            dark, light = sorted(luminance(scheme[name]) for name in names)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, badge
+
+
+def test_a_row_in_the_app_says_whether_it_is_open(printed: list[Table]) -> None:
+    table = printed[4]
+    opened = table.rows[2].key
+    shown = fragment(TableView(table, table.rows, opened, row_link=lambda key: f"?row={key}"))
+    states = re.findall(r'data-row="([^"]*)" aria-expanded="(\w+)"', shown)
+    assert states == [(row.key, str(row.key == opened).lower()) for row in table.rows]
+    # A page without a server could not keep the state up to date.
+    assert "aria-expanded" not in fragment(TableView(table, table.rows))
 
 
 def test_a_page_has_evidence_one_click_away(printed: list[Table]) -> None:

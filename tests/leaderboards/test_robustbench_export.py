@@ -94,7 +94,12 @@ def test_what_the_paper_lacks_must_be_given(add_run: AddRun, tmp_path: Path) -> 
     out = tmp_path / "x.json"
     with pytest.raises(UserError, match="give --authors, --venue"):
         export_run(tmp_path, run_id, out, metadata={"link": "l", "name": "n"})
+    loaded = add_run("KL", LEFT, kind="loaded", **FULL)
+    with pytest.raises(UserError, match=r"give --additional-data$"):
+        export_run(tmp_path, loaded, out, metadata=PAPER)
     assert not out.exists()
+    export_run(tmp_path, loaded, out, metadata=PAPER | {"additional_data": True})
+    assert json.loads(out.read_text())["additional_data"] is True
 
 
 @pytest.mark.parametrize(
