@@ -116,7 +116,7 @@ def _saved(results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...])
 def _read_saved(
     results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...], stamp: tuple[int, ...]
 ) -> list[Image]:
-    """The images; ``stamp`` only tells the cache when the evaluation's files have changed."""
+    """The images; ``stamp``, modification times of files, makes a new cache entry for new ones."""
     evaluation = RunDirectory(Path(results), run_id).evaluation(evaluation_id)
     size = (evaluation.record.get("protocol") or {}).get("chunk_size") or 1
     verdicts = evaluation.verdicts()["index"].to_pylist()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from calling import call  # noqa: F401
 from forking import server  # noqa: F401
 
 os.environ["OMP_NUM_THREADS"] = "1"

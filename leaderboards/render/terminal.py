@@ -51,9 +51,8 @@ LABEL_SHARE = 0.55
 OWN_MARK = "> "
 METHOD_WIDTH = 16
 LEFT_OUT = (
-    *("s/iter", "APGD-CE", "APGD-T", "Square"),
-    *("Clean", "Architecture", "Src", "Training data", "#"),
-)
+    "s/iter", "APGD-CE", "APGD-T", "Square", "Clean", "Architecture", "Src", "Training data", "#",
+)  # fmt: skip
 
 
 def print_table(table: Table, console: Console) -> None:

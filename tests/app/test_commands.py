@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 
 import divergence_bench as bench
 from app import commands, queries
-from divergence_bench.cli.main import main
 from harness.config import EvalConfig, EvalProtocol
 from harness.experiment.resolve import evaluation
 from harness.models import build_model
@@ -33,32 +31,16 @@ def network():
 """
 
 
-@pytest.fixture(name="elsewhere", autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HARNESS_DATA", raising=False)
-
-
-@pytest.fixture(name="call")
-def _call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
-    """Calls the command line in this process and returns what it prints."""
-
-    def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        with pytest.raises(SystemExit) as ending:
-            main()
-        captured = capsys.readouterr()
-        assert not ending.value.code, captured.err
-        return captured.out
-
-    return call
 
 
 @pytest.fixture(name="plan")
 def _plan(call: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Plans a run by the words of its command, without the checks that read images and weights."""
     monkeypatch.setattr("divergence_bench.preflight.check", lambda *_, **__: None)
-    return lambda words_of: json.loads(call(*words_of, "--dry-run", "--json"))
+    return lambda words_of: json.loads(call(*words_of, "--dry-run", "--json").out)
 
 
 def arguments(command: str | None) -> list[str]:
@@ -149,7 +131,8 @@ def network(seed: int) -> torch.nn.Module:
 def test_a_loaded_file_is_loaded_again_with_its_options(call) -> None:
     torch.save({name: network(seed).state_dict() for seed, name in enumerate("ab")}, "weights.pt")
     how = ["--arch", "resnet8", "--weights-key", "b", "--normalize", "dataset"]
-    call("evaluate", "weights.pt", *how, "--dataset", "digits", "--eval-limit", "20", *CLEAN)
+    given = ("evaluate", "weights.pt", *how, "--dataset", "digits", "--eval-limit", "20", *CLEAN)
+    assert call(*given).status == 0
     check_the_same_is_evaluated(call, repeated(Path("r")))
 
 
@@ -166,7 +149,8 @@ def test_a_function_on_images_drawn_at_random_is_evaluated_again(call, monkeypat
     monkeypatch.syspath_prepend(".")
     how = ["--weights", "weights.pt", "--normalize", "dataset", "--n-max", "36"]
     how += ["--attacks", "apgd-ce", "--budget", "n_iter=1", "--results", "r"]
-    call("evaluate", "networks_of_commands:network", "--dataset", "digits", *how)
+    given = ("evaluate", "networks_of_commands:network", "--dataset", "digits", *how)
+    assert call(*given).status == 0
     check_the_same_is_evaluated(call, repeated(Path("r")))
     run, main_one = shown(Path("r"))
     check_the_same_is_evaluated(call, commands.keep_images(run, main_one, Path("r")))
@@ -176,7 +160,7 @@ def test_a_function_on_images_drawn_at_random_is_evaluated_again(call, monkeypat
 def check_the_same_is_evaluated(call: Callable, command: str | None) -> None:
     """The command, with the folder r, adds no run and no evaluation to the one that is there."""
     (before,) = Path("r").glob("runs/*/evaluations/*")
-    call(*arguments(command), "--results", "r")
+    assert call(*arguments(command), "--results", "r").status == 0
     assert list(Path("r").glob("runs/*/evaluations/*")) == [before]
 
 

@@ -1,26 +1,16 @@
-"""Calls of the command line in this process."""
+"""Fixtures for the command line and the Python API."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from calling import Ended
 
-from divergence_bench.cli.main import main
 from harness.data import DATASETS
 from harness.models import ARCHITECTURES
 from harness.registry import METHODS
 from harness.store.database import Database
 from leaderboards.printed import REPORTED_CSV
-
-
-class Ended(NamedTuple):
-    """How a call ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +21,6 @@ def _what_a_test_registers_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iter
     yield
     for registry in registries:
         registry.__dict__.pop("_targets", None)
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
-    """Runs the command line in this process, on a terminal or in a pipe of that many columns."""
-
-    def run(*arguments: str, columns: int = 100) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        monkeypatch.setenv("COLUMNS", str(columns))
-        status = 0
-        try:
-            main()
-        except SystemExit as ending:
-            status = int(ending.code or 0)
-        captured = capsys.readouterr()
-        return Ended(status, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
