@@ -74,7 +74,7 @@ def make_trainer(folder: Path, dtype: torch.dtype, compiled: bool) -> Trainer:
         },
     )
     method = METHODS.get("ikl")
-    context = TaskContext(CLASSES, config.training.epochs, 50_000, CPU)
+    context = TaskContext(CLASSES, config.training.epochs, CPU)
     torch.manual_seed(0)
     return Trainer(
         config,

@@ -121,7 +121,7 @@ class IKLLoss(nn.Module):
 
 
 class GKLLoss(IKLLoss):
-    """The generalised KL divergence (Cui et al., 2025, arXiv:2503.08038).
+    """The generalised KL divergence (Cui et al., TPAMI 2026, arXiv:2503.08038).
 
     Like ``IKLLoss``, but with class weights raised to ``power`` and normalised over the batch.
 

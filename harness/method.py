@@ -79,7 +79,6 @@ class TaskContext:
     Attributes:
         num_classes: C.
         epochs: number of training epochs.
-        train_size: number of training images, N.
         device: the training device.
         teacher: the trained teacher, on the device, in eval mode, without gradients; it takes
             images in [0, 1]. It belongs to the engine, which refuses a task that registers it as a
@@ -94,7 +93,6 @@ class TaskContext:
 
     num_classes: int
     epochs: int
-    train_size: int
     device: torch.device
     teacher: nn.Module | None = None
     in_channels: int = 3

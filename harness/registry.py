@@ -176,11 +176,15 @@ def nearest(name: str, known: Sequence[str]) -> list[str]:
     return [lower[each] for each in difflib.get_close_matches(name.lower(), lower, cutoff=0.5)]
 
 
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The names nearest to a mistyped one as a question, or all known names if none is near."""
+    near = nearest(name, known)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     """One sentence for an unknown name, with the nearest known names."""
-    near = nearest(name, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"unknown {kind} {name!r}: {hint}"
+    return f"unknown {kind} {name!r}: {suggestion(name, known)}"
 
 
 METHODS: Registry[Method] = Registry(

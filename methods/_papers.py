@@ -1,7 +1,7 @@
 """Citations for method cards, read from ``papers.bib``.
 
-The file has one field per line. A conference is an ``@string`` named by its short form, which the
-one-line citation shows; the BibTeX entry given to users has the full name.
+The file has one field per line. A conference or journal is an ``@string`` named by its short form,
+which the one-line citation shows; the BibTeX entry given to users has the full name.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def _citation(entry: str, venues: dict[str, str]) -> Citation:
     fields: dict[str, str] = dict(re.findall(r"^  (\w+) = \{?(.+?)\}?,?$", entry, re.MULTILINE))
     authors = ", ".join(name.split(",")[0] for name in fields["author"].split(" and "))
     title = re.sub("[{}]", "", fields.get("shorttitle", fields["title"]))
-    venue = fields.get("booktitle", "arXiv")
-    full_venue = f"booktitle = {{{venues.get(venue, venue)}}}"
+    venue = fields.get("booktitle") or fields["journal"]
+    if venue.startswith("arXiv"):
+        venue = "arXiv"
     return {
         "paper": f"{authors}: {title}, {venue} {fields['year']}",
         "url": fields["url"],
-        "bibtex": re.sub(r"booktitle = \w+", full_venue, entry),
+        "bibtex": re.sub(rf"= {venue},", f"= {{{venues.get(venue, venue)}}},", entry),
     }

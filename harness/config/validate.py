@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import UserError
-from harness.registry import nearest
+from harness.registry import nearest, suggestion
 
 
 def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
@@ -41,9 +41,10 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
 
 def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
     known = [prefix + name for name in _field_paths(model)]
-    near = nearest(prefix + path, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"unknown setting {prefix + path!r}: {hint}"
+    last = path.rpartition(".")[2]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    hint = f"did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else ""
+    return f"unknown setting {prefix + path!r}: {hint or suggestion(prefix + path, known)}"
 
 
 def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:

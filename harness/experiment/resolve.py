@@ -32,7 +32,7 @@ from harness.method import Method
 from harness.models import ARCHITECTURES
 from harness.models.external.probe import identify
 from harness.models.loading import is_external, is_function_name, load_external
-from harness.registry import METHODS, unknown_name
+from harness.registry import METHODS, suggestion, unknown_name
 from harness.store.files import file_sha256
 from harness.store.rundir import RunDirectory, find_run
 
@@ -85,6 +85,8 @@ def resolve(
             raise UserError(f"{path}={value} cannot be a setting: give it with --{path}")
     for path, value in given:
         layers = merge(layers, assign(path, value))
+    if layers.get("teacher") is not None and not method.card.needs_teacher:
+        raise UserError(f"method {method_name!r} has no teacher: leave the teacher's settings out")
     params = validated(method.params, layers.get("params", {}), "params.")
     config: RunConfig = validated(RunConfig, {**layers, "params": params.model_dump(mode="json")})
     config = _with_files(config)
@@ -241,8 +243,6 @@ def _with_teacher(config: RunConfig, method: Method) -> RunConfig:
         )
     if config.teacher is None:
         return config
-    if not method.card.needs_teacher:
-        raise UserError(f"method {config.method!r} has no teacher: leave teacher settings out")
     if config.teacher.weights is not None:
         raise UserError("teacher.weights follows from the teacher's source: leave it out")
     found = {"weights": _weights(config)}
@@ -302,8 +302,8 @@ def method_of(recipe: str | None) -> str:
         raise UserError(unknown_name("recipe", recipe, sorted(owners)) + unread)
     if len(owners[recipe]) > 1:
         raise UserError(
-            f"{len(owners[recipe])} methods have a recipe {recipe!r}, {', '.join(owners[recipe])}: "
-            "give --method"
+            f"{len(owners[recipe])} methods have a recipe {recipe!r} ({', '.join(owners[recipe])}):"
+            " name one, with --method in `run` or --methods in `sweep`"
         )
     return owners[recipe][0]
 
@@ -393,6 +393,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def _recipe(method_name: str, method: Method, name: str) -> dict[str, Any]:
     if name not in method.recipes:
-        kind = f"recipe of method {method_name!r}"
-        raise UserError(unknown_name(kind, name, sorted(method.recipes)))
+        hint = suggestion(name, sorted(method.recipes))
+        raise UserError(f"method {method_name!r} has no recipe {name!r}: {hint}")
     return method.recipes[name]()

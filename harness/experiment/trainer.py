@@ -66,7 +66,6 @@ def build_trainer(
     context = TaskContext(
         num_classes=data.info.num_classes,
         epochs=config.training.epochs,
-        train_size=len(labels),
         device=device,
         teacher=teacher.model if teacher else None,
         in_channels=data.info.channels,

@@ -38,12 +38,8 @@ def validate_training(
             f"an epoch has {images}: set training.drop_last=true or another training.batch_size"
         )
     _check_smallest_part(config, model, task, images)
-    if task.remembers_images and config.data.generated_fraction:
-        raise UserError(
-            f"{config.method} keeps state for each training image, which generated images cannot "
-            "have: set data.generated_fraction=0 and data.generated_name=null, or choose another "
-            "method"
-        )
+    _check_remembered_images(config, task)
+    _check_attack(config, task)
     begins = first_epoch(training.averaging, training.epochs)
     if training.averaging.kind != "none" and begins > training.epochs:
         raise UserError(
@@ -55,6 +51,30 @@ def validate_training(
         notify(
             f"training.weight_perturbation would begin with epoch {perturbation.start_epoch} of "
             f"{training.epochs}: no weight is perturbed"
+        )
+
+
+def _check_remembered_images(config: RunConfig, task: Task) -> None:
+    if task.remembers_images and config.data.generated_fraction:
+        raise UserError(
+            f"{config.method} keeps state for each training image, which generated images cannot "
+            "have: set data.generated_fraction=0 and data.generated_name=null, or choose another "
+            "method"
+        )
+    if task.remembers_images and config.data.cutmix:
+        raise UserError(
+            f"{config.method} keeps state for each training image, which CutMix would mix with "
+            "other images: set data.cutmix=0, or choose another method"
+        )
+
+
+def _check_attack(config: RunConfig, task: Task) -> None:
+    # Other methods may have an attack, with which their robust accuracy is monitored.
+    attacks = type(task).attack_objective is not Task.attack_objective
+    if attacks and config.training.attack is None:
+        raise UserError(
+            f"{config.method} trains on adversarial images, but training.attack is null: leave "
+            "that setting out, or choose another method"
         )
 
 

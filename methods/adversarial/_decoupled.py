@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from harness.method import Batch, Forward, Objective, Params, StepOutput, Task
@@ -19,6 +21,15 @@ class DecoupledParams(Params):
     ce_weight: float = Field(3.0, ge=0)
     attack_wmse_weight: float = Field(1.0, ge=0)
     attack_ce_weight: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _attack_has_a_gradient(self) -> Self:
+        if not self.attack_wmse_weight and not self.attack_ce_weight:
+            raise ValueError(
+                "attack_wmse_weight and attack_ce_weight are both 0, so the attack would have no "
+                "gradient: make one of them larger"
+            )
+        return self
 
 
 class DecoupledTask(Task):

@@ -112,11 +112,10 @@ LONG_NOTE = (
 )
 
 
-def edm(dataset: str, size: str, changes: Overrides | None = None) -> Overrides:
+def edm(dataset: str, size: str) -> Overrides:
     """Training on ``size`` (1m, 20m, 50m) images of the elucidated diffusion model."""
     base = merge(one_cycle(dataset), images(f"edm-{size}", EDM_SOURCE))
-    base = merge(base, {"training": LONG.get((dataset, size), {})})
-    return merge(base, changes or {})
+    return merge(base, {"training": LONG.get((dataset, size), {})})
 
 
 def ddpm(dataset: str, size: str) -> Overrides:

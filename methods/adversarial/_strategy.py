@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -40,6 +40,10 @@ from methods.losses.precision import float32_or_wider
 # The reward's attack: number of steps, each a quarter of the radius, and of restarts.
 REWARD_STEPS, REWARD_RESTARTS = 10, 2
 TARGET_EPS = 8 / 255
+
+# Alternatives of a choice, within the limits of ``InnerAttackConfig``.
+Radii = Annotated[tuple[Annotated[Radius, Field(le=1)], ...], Field(min_length=1)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 STRATEGY_FORMULA = (
     r"\text{strategy: } -R \sum_h \log \pi_h(a_h \mid x), \quad R = \mathrm{CE}(o_n, y) + "
@@ -115,10 +119,10 @@ class StrategyParams(Params):
     strategy_weight_decay: float = Field(0.0, ge=0)
     strategy_follows: bool = False
     strategy_interval: int = Field(20, ge=1)
-    eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(3, 16))
-    step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(1, 6))
-    steps_choices: tuple[int, ...] = tuple(range(3, 15))
-    target_eps: Radius = TARGET_EPS
+    eps_choices: Radii = tuple(k / 255 for k in range(3, 16))
+    step_size_choices: Radii = tuple(k / 255 for k in range(1, 6))
+    steps_choices: Counts = tuple(range(3, 15))
+    target_eps: Radius = Field(TARGET_EPS, le=1)
     robust_reward_weight: float = Field(4.0, ge=0)
     clean_reward_weight: float = Field(2.0, ge=0)
     label_smoothing: float = Field(0.3, ge=0, le=0.5)

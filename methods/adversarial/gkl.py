@@ -49,7 +49,7 @@ METHOD = Method(
             r"q_i^j\right)^2} - \mathtt{ce\_weight} \sum_j \mathcal{S}(s_m^j) \log s_n^j, \quad "
             r"q_i = \mathcal{S}(\bar s_{y_i})^{\mathtt{power}}"
         ),
-        **cite("cui2025generalized"),
+        **cite("cui2026generalized"),
         notes=(
             "The reference paper's tables have no row for this loss, which is from the second "
             "version of its released code.",

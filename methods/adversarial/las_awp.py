@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.config import Radius, merge
+from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput
 from methods._papers import cite
 from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, by_dataset, changed, uniform_start
@@ -13,6 +13,8 @@ from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
+    Counts,
+    Radii,
     StrategyParams,
     StrategyTask,
     chosen_from,
@@ -25,9 +27,9 @@ class LasAwpParams(StrategyParams):
 
     strategy_follows: bool = True
     strategy_interval: int = Field(1, ge=1)
-    eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(7, 16))
-    step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(2, 6))
-    steps_choices: tuple[int, ...] = tuple(range(8, 17))
+    eps_choices: Radii = tuple(k / 255 for k in range(7, 16))
+    step_size_choices: Radii = tuple(k / 255 for k in range(2, 6))
+    steps_choices: Counts = tuple(range(8, 17))
     robust_reward_weight: float = Field(1.0, ge=0)
     clean_reward_weight: float = Field(1.0, ge=0)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from harness.config import Radius, merge
+from harness.config import merge
 from harness.method import AttackPlan, Batch, Forward, Method, MethodCard, Objective, StepOutput
 from methods._papers import cite
 from methods._recipes import SMALL, Overrides, adversarial, by_dataset
@@ -17,6 +18,8 @@ from methods.adversarial._strategy import (
     STRATEGY_FORMULA,
     STRATEGY_NAMES,
     STRATEGY_NOTES,
+    Counts,
+    Radii,
     StrategyParams,
     StrategyTask,
     allowed,
@@ -40,12 +43,20 @@ class LasTradesParams(StrategyParams):
     strategy_weight_decay: float = Field(5e-4, ge=0)
     strategy_follows: bool = True
     strategy_interval: int = Field(1, ge=1)
-    eps_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(5, 10))
-    step_size_choices: tuple[Radius, ...] = tuple(k / 255 for k in range(2, 5))
-    steps_choices: tuple[int, ...] = tuple(range(7, 15))
-    kl_weight_choices: tuple[float, ...] = (5.0, 6.0, 7.0, 8.0, 9.0)
+    eps_choices: Radii = tuple(k / 255 for k in range(5, 10))
+    step_size_choices: Radii = tuple(k / 255 for k in range(2, 5))
+    steps_choices: Counts = tuple(range(7, 15))
+    kl_weight_choices: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (5.0, 6.0, 7.0, 8.0, 9.0), min_length=1
+    )
     robust_reward_weight: float = Field(8.0, ge=0)
     clean_reward_weight: float = Field(4.0, ge=0)
+
+    @model_validator(mode="after")
+    def _no_smoothing(self) -> Self:
+        if self.label_smoothing != type(self).model_fields["label_smoothing"].default:
+            raise ValueError("las-trades does not smooth labels: leave label_smoothing out")
+        return self
 
 
 class LasTradesTask(StrategyTask):

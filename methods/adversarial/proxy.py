@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.config import merge
 from harness.method import Batch, Forward, Method, MethodCard, Objective, Params, Task, TaskContext
 from methods._papers import cite
-from methods._recipes import SMALL, Overrides, adversarial, by_dataset
+from methods._recipes import CHOSEN_ON_TEST, SMALL, Overrides, adversarial, by_dataset, changed
 from methods.adversarial._generated import images
 from methods.adversarial.pgd_at import PgdAtParams, PgdAtTask
 from methods.adversarial.trades import TradesParams, TradesTask
@@ -21,6 +21,15 @@ class ProxyParams(Params):
 
     loss: Literal["pgd", "trades"] = "pgd"
     kl_weight: float = Field(6.0, ge=0)
+
+    @model_validator(mode="after")
+    def _weight_is_used(self) -> Self:
+        default = type(self).model_fields["kl_weight"].default
+        if self.loss != "trades" and self.kl_weight != default:
+            raise ValueError(
+                f"kl_weight has no effect on loss {self.loss}: leave it out, or set loss to trades"
+            )
+        return self
 
 
 class ProxyPgdTask(PgdAtTask):
@@ -58,12 +67,6 @@ def _mixed(dataset: str, size: str) -> Overrides:
         "training": {"epochs": 100, "batch_size": 256, "selection": selection},
     }
     return merge(base, released)
-
-
-def _printed(dataset: str, size: str) -> Overrides:
-    """As in the tables: the epoch is chosen on the test images."""
-    selection = {"selection": {"rule": "best-on-test"}}
-    return merge(_mixed(dataset, size), {"data": {"val_size": 0}, "training": selection})
 
 
 def _by_dataset(dataset: str) -> Overrides:
@@ -110,7 +113,7 @@ METHOD = Method(
     task=proxy_task,
     recipes={
         **by_dataset(_by_dataset),
-        "table2/proxy-1m": partial(_printed, "cifar100", "1m"),
-        "table4/proxy-10m": partial(_printed, "cifar10", "10m"),
+        "table2/proxy-1m": changed(partial(_mixed, "cifar100", "1m"), CHOSEN_ON_TEST),
+        "table4/proxy-10m": changed(partial(_mixed, "cifar10", "10m"), CHOSEN_ON_TEST),
     },
 )

@@ -20,8 +20,8 @@ METHOD = Method(
         notes=(
             "Seven tenths of each batch are generated. The original images set the number of steps "
             "per epoch, 98 at batch size 512, for any number of generated ones.",
-            "The authors' million images are the tenth of five million with the highest classifier "
-            "confidence; their larger sets are not selected.",
+            "The authors' million images are, for each class, the fifth of five million with the "
+            "highest classifier confidence; their larger sets are not selected.",
             _generated.LONG_NOTE,
             *_generated.TRAINING_NOTES,
         ),

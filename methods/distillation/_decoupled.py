@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from harness.method import Batch, StepOutput, Task, TaskContext
+from harness.method import Batch, Forward, StepOutput, Task, TaskContext
 from methods._steps import detached
 from methods.distillation._task import WarmedParams
 from methods.losses.class_means import ClassMeans
@@ -49,14 +49,20 @@ class DecoupledKdTask(Task):
             else None
         )
 
+    def divergence(self, batch: Batch, student_BC: Tensor, weights_BC: Tensor) -> DecoupledParts:
+        """The two parts, unweighted, for the student's logits and the classes' weights."""
+        raise NotImplementedError
+
     def class_weights(self, batch: Batch) -> Tensor:
         """Return class weights [B, C]."""
         if self.class_means is not None:
             return self.class_means.of(batch.y)
         return sample_weights(batch.teacher_logits, self.params.sample_temperature)
 
-    def combined(self, student_BC: Tensor, batch: Batch, parts: DecoupledParts) -> StepOutput:
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + warm-up (wmse_weight wMSE + ce_weight soft CE)."""
+        student_BC = model(batch.x)
+        parts = self.divergence(batch, student_BC, self.class_weights(batch))
         ce, warmup = label_cross_entropy(student_BC, batch.targets), self.params.warmup(batch.epoch)
         loss = self.params.label_weight * ce
         loss = loss + warmup * self.params.wmse_weight * parts.wmse

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from harness.config import merge
-from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from harness.method import Batch, Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES, settings
-from methods.losses.divergence import ikl_loss
+from methods.losses.divergence import DecoupledParts, ikl_loss
 
 
 class DklKdTask(DecoupledKdTask):
     """The weighted MSE counts in the loss without a gradient; the soft cross-entropy trains."""
 
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+    def divergence(self, batch: Batch, student_BC: Tensor, weights_BC: Tensor) -> DecoupledParts:
         """Eq. 7: as IKL-KD, but the weighted MSE has a gradient only into the fixed teacher."""
-        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
         temperature = self.params.temperature
         parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
-        return self.combined(student_BC, batch, parts._replace(wmse=parts.wmse.detach()))
+        return parts._replace(wmse=parts.wmse.detach())
 
 
 def _settings(pair: _pairs.Pair) -> Overrides:

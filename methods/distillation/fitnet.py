@@ -25,7 +25,11 @@ class FitnetTask(FeatureTask):
     """A convolution, trained alongside, maps the student's features to the teacher's shape."""
 
     def __init__(self, params: FitnetParams, context: TaskContext) -> None:
-        """Build the convolution for the two shapes."""
+        """Build the convolution for the two shapes.
+
+        Raises:
+            UserError: a model has no such stage, or no convolution maps it to the teacher's size.
+        """
         super().__init__(params, context)
         shapes = []
         for model in (self.student, self.teacher):
@@ -37,7 +41,7 @@ class FitnetTask(FeatureTask):
                 )
             _, channels, side, _ = stages[params.hint_stage].shape
             shapes.append((channels, side))
-        self.regressor = HintRegressor(*shapes)
+        self.regressor = HintRegressor(*shapes, advice="choose another params.hint_stage")
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """label_weight CE + hint_weight times the mean squared error of the translated map."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from pydantic import Field
 from torch import Tensor, nn, no_grad
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import mse_loss
 
 from harness.method import Batch, Forward, Method, MethodCard, StepOutput, TaskContext
 from methods import _pairs
@@ -14,6 +14,7 @@ from methods._papers import cite
 from methods._recipes import Overrides
 from methods._steps import detached
 from methods.distillation._task import FeatureTask, TwoStageParams
+from methods.losses.attention import attention_map
 from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.precision import float32_or_wider
 from methods.losses.stages import pooled_to
@@ -33,13 +34,9 @@ def factor_loss(student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
     Returns:
         A scalar >= 0.
     """
-    student_BP = _activity(pooled_to(student_BKHW, teacher_BKHW))
-    teacher_BP = _activity(pooled_to(teacher_BKHW.detach(), student_BKHW))
+    student_BP = attention_map(pooled_to(student_BKHW, teacher_BKHW))
+    teacher_BP = attention_map(pooled_to(teacher_BKHW.detach(), student_BKHW))
     return (student_BP - teacher_BP).abs().mean()
-
-
-def _activity(factor_BKHW: Tensor) -> Tensor:
-    return normalize(float32_or_wider(factor_BKHW).square().mean(dim=1).flatten(1), dim=1)
 
 
 def coder(*channels: int, transposed: bool = False, norm: bool = False) -> nn.Sequential:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydantic import Field
+from torch import Tensor
 
 from harness.config import merge
-from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from harness.method import Batch, Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
 from methods.distillation.ikl_kd import SMALL_CHANGES
-from methods.losses.divergence import gkl_loss
+from methods.losses.divergence import DecoupledParts, gkl_loss
 
 
 class GklKdParams(DecoupledKdParams):
@@ -27,14 +28,12 @@ class GklKdParams(DecoupledKdParams):
 class GklKdTask(DecoupledKdTask):
     """IKL-KD with flattened class weights that are normalised over the whole batch."""
 
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The labels' cross-entropy and GKL, with the teacher as the reference."""
-        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+    def divergence(self, batch: Batch, student_BC: Tensor, weights_BC: Tensor) -> DecoupledParts:
+        """GKL, with the teacher as the reference."""
         power, temperature = self.params.power, self.params.temperature
-        parts = gkl_loss(
+        return gkl_loss(
             batch.teacher_logits, student_BC, weights_BC, power, temperature=temperature
         )
-        return self.combined(student_BC, batch, parts)
 
 
 class Setting(NamedTuple):
@@ -83,7 +82,7 @@ METHOD = Method(
             r"t_{i,jk} - \Delta s_{i,jk})^2}{\sum_i \left(\sum_j q_i^j\right)^2} - "
             r"\mathtt{ce\_weight} \sum_j p_t^j \log p_s^j\right], \quad q = w^{\mathtt{power}}"
         ),
-        **cite("cui2025generalized"),
+        **cite("cui2026generalized"),
         notes=(
             "The reference paper's tables have no row for this method, which is from the second "
             "version of its released code. Its recipes are named after the pairs' tables.",

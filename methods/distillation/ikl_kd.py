@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
-from harness.method import Batch, Forward, Method, MethodCard, StepOutput
+from harness.method import Batch, Method, MethodCard
 from methods import _pairs
 from methods._papers import cite
 from methods._recipes import Overrides
 from methods.distillation._decoupled import DecoupledKdParams, DecoupledKdTask
-from methods.losses.divergence import ikl_loss
+from methods.losses.divergence import DecoupledParts, ikl_loss
 
 
 class IklKdParams(DecoupledKdParams):
@@ -21,12 +22,10 @@ class IklKdParams(DecoupledKdParams):
 class IklKdTask(DecoupledKdTask):
     """The weighted MSE and the soft cross-entropy both train the student."""
 
-    def loss(self, model: Forward, batch: Batch) -> StepOutput:
-        """The labels' cross-entropy and Eq. 6, with the teacher as the reference."""
-        student_BC, weights_BC = model(batch.x), self.class_weights(batch)
+    def divergence(self, batch: Batch, student_BC: Tensor, weights_BC: Tensor) -> DecoupledParts:
+        """Eq. 6, with the teacher as the reference."""
         temperature = self.params.temperature
-        parts = ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
-        return self.combined(student_BC, batch, parts)
+        return ikl_loss(batch.teacher_logits, student_BC, weights_BC, temperature=temperature)
 
 
 # (wmse_weight, ce_weight) of each pair: beta and alpha of the released configurations.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from harness.config.validate import validated
@@ -20,6 +21,7 @@ from methods.losses.cross_entropy import label_cross_entropy
 from methods.losses.precision import float32_or_wider
 
 EPSILON = 1e-7
+KD = {"label_weight": 0.1, "kd_weight": 9.0, "temperature": 2.0}
 
 
 def standardised(logits_BC: Tensor) -> Tensor:
@@ -40,12 +42,25 @@ def standardised(logits_BC: Tensor) -> Tensor:
 
 
 class LogitStdParams(Params):
-    """The method whose logits are standardised, and that method's parameters."""
+    """The method whose logits are standardised, and that method's parameters.
+
+    Recipes set ``kd_params``, which fill ``base_params`` if the base is KD. They are a separate
+    field, so that they do not become parameters of another base; it has its own defaults.
+    """
 
     base: str = "kd"
-    base_params: dict[str, JsonValue] = Field(
-        default={"label_weight": 0.1, "kd_weight": 9.0, "temperature": 2.0}
-    )
+    base_params: dict[str, JsonValue] = Field(default={})
+    kd_params: dict[str, JsonValue] = Field(default={}, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("base", "kd") != "kd":
+            return given
+        own, recipe = given.get("base_params", {}), given.get("kd_params", {})
+        if not isinstance(own, dict) or not isinstance(recipe, dict):
+            return given
+        return {**given, "base_params": {**KD, **recipe, **own}}
 
 
 class LogitStdTask(Task):
@@ -61,17 +76,14 @@ class LogitStdTask(Task):
         """
         super().__init__(params, context)
         method = METHODS.get(params.base)
-        own = validated(method.params, params.base_params, "params.base_params.")
-        refused = params.base == "logit-std" or not isinstance(own, DistillationParams)
-        base = (
-            None if refused else method.task(own.model_copy(update={"label_weight": 0.0}), context)
-        )
-        if base is None or not base.needs_teacher_logits or base.autoaugmented_views:
+        if not _distils_logits(method):
             raise UserError(
                 f"params.base = {params.base!r} does not distil the logits of one view: choose "
                 "kd, dkd, dist, ikl-kd, gkl-kd or dkl-kd"
             )
-        self.base, self.label_weight = base, own.label_weight
+        own = validated(method.params, params.base_params, "params.base_params.")
+        self.base = method.task(own.model_copy(update={"label_weight": 0.0}), context)
+        self.label_weight = own.label_weight
 
     def loss(self, model: Forward, batch: Batch) -> StepOutput:
         """The base's label_weight CE on raw logits + its loss on standardised logits."""
@@ -89,6 +101,15 @@ class LogitStdTask(Task):
     def end_epoch(self, epoch: int) -> None:
         """See the base method."""
         self.base.end_epoch(epoch)
+
+
+def _distils_logits(method: Method) -> bool:
+    """Whether the method's task, which must be a class, distils logits of one view."""
+    return (
+        issubclass(method.params, DistillationParams)
+        and getattr(method.task, "needs_teacher_logits", False)
+        and not getattr(method.task, "autoaugmented_views", 0)
+    )
 
 
 def _of_standardised(batch: Batch) -> Batch:
@@ -110,8 +131,8 @@ LABEL_WEIGHTS = {"resnet34-resnet18": 1.0, "resnet50-mobilenet-v1": 0.5}
 def _settings(pair: _pairs.Pair) -> Overrides:
     temperature, weight = LOGGED.get(pair.name, (2.0, 9.0))
     label_weight = LABEL_WEIGHTS.get(pair.name, 0.1)
-    base = {"label_weight": label_weight, "kd_weight": weight, "temperature": temperature}
-    return {"params": {"base_params": base}}
+    kd = {"label_weight": label_weight, "kd_weight": weight, "temperature": temperature}
+    return {"params": {"kd_params": kd}}
 
 
 METHOD = Method(
@@ -127,7 +148,8 @@ METHOD = Method(
         **cite("sun2024logit"),
         notes=(
             "params.base names the method, such as dkd, and params.base_params sets its "
-            "parameters; its label_weight is the formula's lambda. Recipes use KD.",
+            "parameters; its label_weight is the formula's lambda. Recipes use KD; another method "
+            "has its own defaults.",
             "The released code uses temperature 2, weight 9 and label weight 0.1 for KD (on "
             "ImageNet 1.0 for ResNets and 0.5 for MobileNet), and multiplies DKD's two weights by "
             "9. For three of the pairs the names of the authors' "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import softmax
 
@@ -83,8 +83,21 @@ class MlkdParams(DistillationParams):
 
     label_weight: float = Field(0.1, ge=0)
     kd_weight: float = Field(0.9, ge=0)
-    temperatures: tuple[float, ...] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (4.0, 3.0, 5.0, 2.0, 6.0), min_length=1
+    )
     image_temperatures: tuple[float, ...] = (2.0, 6.0)
+
+    @model_validator(mode="after")
+    def _image_temperatures_are_used(self) -> Self:
+        for each in self.image_temperatures:
+            if each not in self.temperatures:
+                raise ValueError(
+                    f"image_temperatures has {each:g}, which is not one of the temperatures "
+                    f"{', '.join(f'{t:g}' for t in self.temperatures)}: leave it out, or add it "
+                    "to temperatures"
+                )
+        return self
 
 
 class MlkdTask(Task):

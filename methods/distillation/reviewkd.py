@@ -105,9 +105,9 @@ METHOD = Method(
             "mode. The numbers of Tables 5 and 7 come from the authors' own code, with Nesterov "
             "momentum, batch size 128, learning rate 0.1, other statistics of the images, a "
             "teacher that normalises by the batch, and the best epoch on the test images.",
-            "The student's maps are taken after activation on CIFAR, except those of a WRN, which "
-            "are the sums of its residual blocks, as in mdistiller; on ImageNet they are taken "
-            "before activation.",
+            "The student's maps are taken after activation on CIFAR, as in mdistiller, except "
+            "those of a WRN, which are the sums of its residual blocks, and of MobileNetV2, whose "
+            "stages end without an activation; on ImageNet they are taken before activation.",
             "On ImageNet the batch size is 256 and the learning rate 0.1, without warm-up.",
         ),
         needs_teacher=True,

@@ -102,7 +102,9 @@ METHOD = Method(
             "cycles of equal length; training.optimizer.cycles sets their number, and the result "
             "is the last cycle's model.",
             "The authors release no code. Only the teacher's predictions are smoothed, as in the "
-            "paper; the temperature 2, both weights and the number of cycles are this project's.",
+            "paper. A reimplementation by others also has four cycles; from the second on, its "
+            "teacher weight is 1 and its label weight 1 + 1/temperature. Here both weights are 1; "
+            "params.label_weight=1.5 is its value at temperature 2, but in all cycles.",
         ),
     ),
     params=SnapshotKdParams,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -49,7 +50,7 @@ class Predictor(nn.Module):
         Args:
             inputs: channels of the student's map.
             outputs: channels of the teacher's map.
-            variance: initial value of the variances.
+            variance: initial value of the variances, more than ``floor``.
             floor: smallest variance.
         """
         super().__init__()
@@ -60,10 +61,10 @@ class Predictor(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outputs, outputs, 1, bias=False),
         )
-        self.floor = floor
-        self.raw_variance = nn.Parameter(
-            torch.full((outputs,), math.log(math.expm1(variance - floor)))
-        )
+        self.floor, above = floor, variance - floor
+        # The inverse of softplus, which does not overflow.
+        raw = above + math.log(-math.expm1(-above))
+        self.raw_variance = nn.Parameter(torch.full((outputs,), raw))
 
     def forward(self, student_BKHW: Tensor, teacher_BKHW: Tensor) -> Tensor:
         """Return the loss of one stage; the larger map is pooled to the smaller."""
@@ -78,6 +79,15 @@ class VidParams(DistillationParams):
     prediction_weight: float = Field(1.0, ge=0)
     initial_variance: float = Field(5.0, gt=0)
     least_variance: float = Field(1e-5, gt=0)
+
+    @model_validator(mode="after")
+    def _starts_above_the_minimum(self) -> Self:
+        if self.initial_variance <= self.least_variance:
+            raise ValueError(
+                f"initial_variance {self.initial_variance:g} is not more than least_variance "
+                f"{self.least_variance:g}: give a larger one"
+            )
+        return self
 
 
 class VidTask(FeatureTask):

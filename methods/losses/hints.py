@@ -17,12 +17,19 @@ from methods.losses.precision import float32_or_wider
 class HintRegressor(nn.Module):
     """relu(bn(conv(x))), which maps the student's shape to the teacher's."""
 
-    def __init__(self, student_shape: tuple[int, int], teacher_shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        student_shape: tuple[int, int],
+        teacher_shape: tuple[int, int],
+        *,
+        advice: str = "choose another pair of networks",
+    ) -> None:
         """Choose the convolution for the two shapes.
 
         Args:
             student_shape: channels and side in pixels of the student's map.
             teacher_shape: those of the teacher's map.
+            advice: what the user can do if no convolution is possible.
 
         Raises:
             UserError: the teacher's map is larger by a factor other than 2.
@@ -40,7 +47,7 @@ class HintRegressor(nn.Module):
         else:
             raise UserError(
                 f"no convolution maps the student's {side}x{side} pixels to the teacher's "
-                f"{teacher_side}x{teacher_side}: choose another stage"
+                f"{teacher_side}x{teacher_side}: {advice}"
             )
         self.bn = nn.BatchNorm2d(outputs)
 

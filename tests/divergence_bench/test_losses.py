@@ -43,7 +43,7 @@ def attacked(model: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor])
 def losses_of_method() -> list[float]:
     method = METHODS.get("ikl")
     params = method.params.model_validate({"attack_wmse_weight": 20.0, "attack_ce_weight": 3.0})
-    context = TaskContext(num_classes=CLASSES, epochs=3, train_size=32, device=torch.device("cpu"))
+    context = TaskContext(num_classes=CLASSES, epochs=3, device=torch.device("cpu"))
     task, (model, batches) = method.task(params, context).double(), training()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     found = []

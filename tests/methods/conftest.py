@@ -89,7 +89,6 @@ def make_task() -> Callable[..., Task]:
         context = TaskContext(
             num_classes=NUM_CLASSES,
             epochs=4,
-            train_size=3 * BATCH_SIZE,
             device=torch.device("cpu"),
         )
         return method.task(method.params(**params), context)

@@ -68,7 +68,12 @@ def test_a_paper_is_printed_in_short_and_copied_in_full() -> None:
     )
     assert cited.url == "https://arxiv.org/abs/1901.08573"
     assert "booktitle = {International Conference on Machine Learning}" in cited.bibtex
-    assert METHODS.get("gkl").card.paper.endswith("Divergence Loss, arXiv 2025")
+    assert METHODS.get("kd").card.paper.endswith("in a Neural Network, arXiv 2015")
+    assert "journal = {arXiv preprint arXiv:1503.02531}" in METHODS.get("kd").card.bibtex
+    journal = METHODS.get("gkl").card
+    assert journal.paper.endswith("Divergence Loss, TPAMI 2026")
+    full = "IEEE Transactions on Pattern Analysis and Machine Intelligence"
+    assert f"journal = {{{full}}}," in journal.bibtex
 
 
 def test_at_most_one_class_is_between_a_methods_task_and_the_engines() -> None:

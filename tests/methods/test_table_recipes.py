@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from harness.registry import METHODS
-from leaderboards.printed import load_reported
+from leaderboards.printed import REPORTED_CSV
 
 TABLES = (1, 2, 4, 6, 8, 9)
 BY_INDEX = {"(a)": "kl", "(b)": "dkl", "(c)": "dkl-ba", "(d)": "dkl-ba-const", "(e)": "ikl"}
@@ -41,7 +41,7 @@ def recipe_of(row: "pd.Series[object]") -> str:
 
 def rows() -> list[tuple[str, str, str]]:
     """(recipe, dataset, network) of each row."""
-    frame = load_reported()
+    frame = pd.read_csv(REPORTED_CSV, keep_default_na=False)
     kept = frame[frame["table"].isin(TABLES) & (frame["metric"] == "clean")]
     found = set()
     for _, row in kept.iterrows():
@@ -71,7 +71,7 @@ SPELLED = {"mobilenetv1": "mobilenet-v1"}
 
 def kd_rows() -> list[tuple[str, int, str, str]]:
     """(printed method, table, teacher, student), with network names as in recipes."""
-    frame = load_reported()
+    frame = pd.read_csv(REPORTED_CSV, keep_default_na=False)
     kept = frame[frame["table"].isin(KD_TABLES) & frame["metric"].str.endswith("top1")]
     found = set()
     for _, row in kept.iterrows():

@@ -99,7 +99,7 @@ def test_the_installed_package_is_the_same_command() -> None:
         (["run", "--method", "trades", "--recipe", "digit"], "did you mean digits"),
         (["run"], "give --method, or a --recipe"),
         (["run", "--recipe", "table2/ikl-a20-b5"], "or table2/ikl-a20-b4"),
-        (["run", "--recipe", "digits"], "methods have a recipe 'digits', "),
+        (["run", "--recipe", "digits"], "methods have a recipe 'digits' ("),
         (["run", "--method", "trades", "--dataset", "cifr10"], "did you mean cifar10"),
         (["run", "--method", "trades", "--arch", "resnet21"], "unknown architecture 'resnet21'"),
         (["run", "--method", "trades", "--eps=-1"], "not a radius"),

@@ -44,7 +44,7 @@ def test_a_default_and_its_value_given_are_one_run():
         ({"method_name": "tradez"}, r"unknown method 'tradez': did you mean trades"),
         (
             {"recipe": "cifar-10"},
-            r"unknown recipe of method 'trades' 'cifar-10': did you mean cifar10",
+            r"method 'trades' has no recipe 'cifar-10': did you mean cifar10",
         ),
         ({"dataset": "cifar11"}, r"unknown dataset 'cifar11': did you mean cifar10"),
         (
@@ -52,8 +52,20 @@ def test_a_default_and_its_value_given_are_one_run():
             r"unknown setting 'training.epoch': did you mean training.epochs",
         ),
         (
+            {"assignments": ["training.lr=1"]},
+            r"unknown setting 'training.lr': did you mean training.optimizer.lr\?$",
+        ),
+        (
             {"assignments": ["params.kl_wight=3"]},
             r"unknown setting 'params.kl_wight': did you mean params.kl_weight",
+        ),
+        (
+            {"options": {"teacher.source": "auto"}},
+            r"method 'trades' has no teacher: leave the teacher's settings out",
+        ),
+        (
+            {"method_name": None, "recipe": "digits"},
+            r"methods have a recipe 'digits' \(ab, acat, .*\): name one, with --method in `run`",
         ),
         ({"assignments": ["training.epochs"]}, r"not of the form name=value"),
         ({"assignments": ["seed=" + "1" * 5000]}, r"--set seed has a number that is too long"),

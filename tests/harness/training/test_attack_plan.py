@@ -129,7 +129,7 @@ def trained(folder: Path, task_class: type[Task], eps: float = 0.1, epochs: int 
     training = {"epochs": epochs, "batch_size": 32, "attack": {"eps": eps}}
     config = RunConfig.model_validate({"method": "greedy", "training": training})
     data = load_dataset("digits")
-    context = TaskContext(10, 1, 96, CPU, in_channels=1, image_size=8)
+    context = TaskContext(10, 1, CPU, in_channels=1, image_size=8)
     task = task_class(Params(), context)
     split = data.train.take(torch.arange(96), complete=False)
     Trainer(

@@ -36,7 +36,7 @@ def test_images_and_weights_of_a_step_have_the_configured_layout(
         {"method": "pgd-at", "training": {"epochs": 1, "attack": {"steps": 2}, **options}}
     )
     method = METHODS.get("pgd-at")
-    context = TaskContext(3, 1, 6, CPU, in_channels=3, image_size=8)
+    context = TaskContext(3, 1, CPU, in_channels=3, image_size=8)
     split = ImageSet(
         torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8), torch.arange(6) % 3, INFO, "train"
     )

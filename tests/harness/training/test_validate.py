@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from distilling import Lines, trained, write_generated
+from distilling import TINY, Lines, trained, write_generated
 from torch.nn.functional import cross_entropy
 
 from harness.errors import UserError
+from harness.experiment.resolve import resolve
+from harness.experiment.runner import run
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from harness.registry import METHODS
 
@@ -82,6 +84,24 @@ def test_a_memory_of_training_images_refuses_generated_ones(tmp_path, teacher):
     }
     refused(tmp_path / "r", "crd", r"crd keeps state .* set data.generated_fraction=0", **options)
     assert trained(tmp_path / "r", "kd", **options).epochs()
+
+
+def test_a_memory_of_training_images_refuses_mixed_ones(tmp_path, teacher):
+    options = {**teacher, "training.epochs": 1, "data.cutmix": 1.0}
+    refused(tmp_path, "crd", r"crd keeps state .* CutMix would mix .* set data.cutmix=0", **options)
+    assert trained(tmp_path, "kd", **options).epochs()
+
+
+@pytest.mark.parametrize("method", ["trades", "proxy", "las-at"])
+def test_a_method_that_attacks_needs_an_attack(tmp_path, method):
+    match = rf"{method} trains on adversarial images, but training.attack is null: leave"
+    config = resolve(
+        method,
+        options={**TINY, "results": tmp_path},
+        assignments=["training.attack=null"],
+    )
+    with pytest.raises(UserError, match=match):
+        run(config, Lines())
 
 
 def test_an_average_that_never_begins_is_refused(tmp_path):

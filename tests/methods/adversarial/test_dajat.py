@@ -17,7 +17,7 @@ from harness.registry import METHODS
 from harness.store.rundir import RunDirectory
 from harness.training.inner_attack import pgd
 from harness.training.schedules import InnerSchedule
-from tests.methods.conftest import BATCH_SIZE, NUM_CLASSES
+from tests.methods.conftest import NUM_CLASSES
 
 KL_WEIGHT, JS_WEIGHT, SMOOTHING = 5.0, 3.0, 0.1
 
@@ -59,7 +59,6 @@ def make(network: nn.Module, **params: object) -> Task:
     context = TaskContext(
         num_classes=NUM_CLASSES,
         epochs=4,
-        train_size=3 * BATCH_SIZE,
         device=torch.device("cpu"),
         student=network,
     )

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
+from harness.errors import UserError
+from harness.experiment.resolve import resolve
 from harness.method import Batch, Task
 from harness.registry import METHODS
 from tests.methods.conftest import assert_same_loss
@@ -48,6 +50,14 @@ def test_dkl_trains_as_kl(network: nn.Module, batch: Batch, make_task: Callable[
         objectives = [task.attack_objective(network, batch) for task in (kl, dkl)]
     steps = [torch.autograd.grad(objective(adv), adv)[0] for objective in objectives if objective]
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["dkl-ba", "dkl-ba-const", "ikl", "gkl"])
+def test_an_attack_without_a_gradient_is_refused(method: str) -> None:
+    weights = [f"params.attack_{part}_weight=0" for part in ("wmse", "ce")]
+    with pytest.raises(UserError, match="both 0, so the attack would have no gradient: make one"):
+        resolve(method, assignments=weights)
+    assert resolve(method, assignments=weights[:1]).params["attack_ce_weight"] == 1
 
 
 def test_dkl_and_kl_train_alike_on_small_sets() -> None:

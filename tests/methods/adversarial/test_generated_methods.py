@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.method import Batch, Task
 from harness.registry import METHODS
@@ -67,13 +68,20 @@ def test_ikl_smooths_labels_by_its_parameter(
 def test_proxy_trains_either_loss(
     network: nn.Module, batch: Batch, make_task: Callable[..., Task], loss: str
 ) -> None:
-    task = make_task("proxy", loss=loss, kl_weight=2.0)
+    task = make_task("proxy", loss=loss, **({"kl_weight": 2.0} if loss == "trades" else {}))
     clean, adv = network(batch.x), network(batch.adversarial)
     if loss == "trades":
         expected = transcribed(clean, adv, batch.y, 2.0, 0.0)
     else:
         expected = transcribed(adv, adv, batch.y, 0.0, 0.0)
     assert_same_loss(task.loss(network, batch).loss, expected, network)
+
+
+def test_proxy_refuses_a_weight_that_its_loss_does_not_use() -> None:
+    weight = ["params.kl_weight=3"]
+    with pytest.raises(UserError, match="kl_weight has no effect on loss pgd: leave it out, or"):
+        resolve("proxy", assignments=weight)
+    assert resolve("proxy", assignments=[*weight, "params.loss=trades"]).params["kl_weight"] == 3
 
 
 def test_clean_images_pass_first_and_the_attack_computes_them_once(

@@ -10,6 +10,7 @@ import torch
 from brightness import Brightness
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.method import AttackPlan, Batch, Task
@@ -320,6 +321,40 @@ def test_mixed_precision_judges_and_plans_by_the_weights_after_a_step(
 def test_cards_note_of_which_release_the_rewards_attack_moves_fewer_images() -> None:
     noted = {method for method in LAS if MOVED_NOTE in METHODS.get(method).card.notes}
     assert noted == {"las-at", "las-trades"}
+
+
+@pytest.mark.parametrize("method", LAS)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("eps_choices=[]", r"params.eps_choices = \[\] is refused"),
+        ("eps_choices=[8]", r"params.eps_choices.0 = 8 is refused"),
+        ("step_size_choices=[]", r"params.step_size_choices = \[\] is refused"),
+        ("step_size_choices=[0.1, 2]", r"params.step_size_choices.1 = 2 is refused"),
+        ("steps_choices=[]", r"params.steps_choices = \[\] is refused"),
+        ("steps_choices=[-3]", r"params.steps_choices.0 = -3 is refused"),
+        ("steps_choices=[0]", r"params.steps_choices.0 = 0 is refused"),
+        ("target_eps=8", r"params.target_eps = 8 is refused"),
+    ],
+)
+def test_alternatives_that_are_no_attack_are_refused(
+    method: str, setting: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(method, assignments=[f"params.{setting}"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("kl_weight_choices=[]", r"params.kl_weight_choices = \[\] is refused"),
+        ("kl_weight_choices=[-5]", r"params.kl_weight_choices.0 = -5 is refused"),
+        ("label_smoothing=0.2", r"las-trades does not smooth labels: leave label_smoothing out"),
+    ],
+)
+def test_las_trades_refuses_what_it_cannot_use(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("las-trades", assignments=[f"params.{setting}"])
 
 
 def test_labels_cannot_be_smoothed_past_uniform_ones(

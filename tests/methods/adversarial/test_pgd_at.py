@@ -62,7 +62,7 @@ def trainer_of(method: str, mode: str, gamma: float, folder: Path) -> Trainer:
     config = RunConfig.model_validate({"method": method, "training": training})
     data, model = load_dataset("digits"), build_model("resnet8", 10, 1, 8).double()
     registered = METHODS.get(method)
-    context = TaskContext(10, 1, 48, CPU, in_channels=1, image_size=8, student=model)
+    context = TaskContext(10, 1, CPU, in_channels=1, image_size=8, student=model)
     params = registered.params(**(PLANNED if method == "las-awp" else {}))
     return Trainer(
         config,

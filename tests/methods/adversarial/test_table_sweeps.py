@@ -32,6 +32,13 @@ def test_a_sweep_holds_the_printed_settings_under_their_names(
         assert settings(name) == (a, b, temperature)
 
 
+def test_a_note_names_the_table_that_prints_its_numbers() -> None:
+    """Table 8 prints no APGD-T accuracy; Table 6 does, for the same row."""
+    own, other = (IKL.recipe_notes[f"table{table}/ikl-a20-b1"] for table in (6, 8))
+    assert "30.66 for APGD-T, which is impossible" in own
+    assert "30.66 for APGD-T (Table 6, same row), which is impossible" in other
+
+
 def test_rows_that_print_the_same_numbers_are_the_same_run() -> None:
     best = {"table1/ikl", "table2/ikl-a20-b3", "table6/ikl-a20-b3", "table8/ikl-a20-b3", "cifar100"}
     assert len({resolve("ikl", recipe=name).run_id for name in best}) == 1

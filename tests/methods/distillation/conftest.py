@@ -107,7 +107,6 @@ def make_step(channels: tuple[int, ...]) -> Step:
         context = TaskContext(
             num_classes=NUM_CLASSES,
             epochs=40,
-            train_size=TRAIN_SIZE,
             device=torch.device("cpu"),
             teacher=teacher,
             image_size=SIZE,

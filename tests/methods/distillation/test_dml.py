@@ -42,7 +42,7 @@ def test_each_student_learns_as_if_the_other_were_a_teacher(step: Step) -> None:
 def test_both_students_get_the_same_images(normalised: bool) -> None:
     student = build_model("resnet8", 7, 3, 8)
     model = Normalized(student, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)) if normalised else student
-    context = TaskContext(7, 4, 12, torch.device("cpu"), image_size=8, student=model)
+    context = TaskContext(7, 4, torch.device("cpu"), image_size=8, student=model)
     method = METHODS.get("dml")
     peer = method.task(method.params(**PARAMS), context).peer
     bare = peer.model if normalised else peer

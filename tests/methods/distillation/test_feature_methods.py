@@ -198,6 +198,23 @@ def test_a_hint_from_a_stage_that_is_not_there_is_refused(step: Step) -> None:
         step.make_task("fitnet", hint_stage=4)
 
 
+@pytest.mark.parametrize(
+    ("method", "advice"),
+    [("fitnet", "choose another params.hint_stage"), ("ab", "choose another pair of networks")],
+)
+def test_sizes_that_no_convolution_maps_are_refused_with_what_the_method_can_change(
+    step: Step, monkeypatch: pytest.MonkeyPatch, method: str, advice: str
+) -> None:
+    def shapes(task: FeatureTask, model: nn.Module) -> Features:
+        side = 8 if model is task.teacher else 3
+        maps = (torch.empty(1, 5, side, side),) * 4
+        return Features(maps, maps, torch.empty(1, 5), torch.empty(1, 7))
+
+    monkeypatch.setattr(FeatureTask, "shapes", shapes)
+    with pytest.raises(UserError, match=rf"3x3 pixels to the teacher's 8x8: {advice}$"):
+        step.make_task(method)
+
+
 @pytest.mark.parametrize("method", FEATURE_METHODS)
 def test_the_teacher_is_neither_trained_nor_stored_nor_moved(equal_step: Step, method: str) -> None:
     step = equal_step

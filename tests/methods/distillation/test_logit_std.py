@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.errors import UserError
-from harness.registry import METHODS
-from methods.distillation.logit_std import standardised
+from harness.experiment.resolve import recipe_changes, resolve, settings_of
+from methods.distillation.logit_std import KD, standardised
 from tests.methods.conftest import assert_same_loss
 from tests.methods.distillation.conftest import Step
 
@@ -47,7 +47,7 @@ def test_any_logit_method_takes_it(step: Step, base: str) -> None:
     """It equals the base's label-free loss of standardised logits plus the label loss."""
     s, y = step.student.outputs.logits, step.batch.y
     found = step.loss(step.make_task("logit-std", base=base, base_params={"label_weight": 0.3}))
-    plain = step.make_task(base, label_weight=0.0)
+    plain = step.make_task(base, **({**KD} if base == "kd" else {}) | {"label_weight": 0.0})
     step.batch.teacher_output = z(step.batch.teacher_logits)
     other = plain.loss(lambda x: z(s), step.batch).loss
     assert_same_loss(found, 0.3 * cross_entropy(s, y) + other, *step.student.leaves())
@@ -69,20 +69,47 @@ def test_state_of_the_base_is_the_tasks(step: Step) -> None:
     ("params", "message"),
     [
         ({"base": "crd"}, "does not distil the logits of one view"),
-        ({"base": "vanilla", "base_params": {}}, "does not distil the logits of one view"),
-        ({"base": "logit-std", "base_params": {}}, "does not distil the logits of one view"),
+        ({"base": "mlkd", "base_params": {"temperature": 3}}, "'mlkd' does not distil the logits"),
+        ({"base": "vanilla"}, "does not distil the logits of one view"),
+        ({"base": "logit-std"}, "does not distil the logits of one view"),
         ({"base": "kdd"}, "unknown method 'kdd'"),
         ({"base": "kd", "base_params": {"tau": 2}}, "params.base_params.tau"),
     ],
 )
 def test_other_bases_are_refused(step: Step, params: dict[str, Any], message: str) -> None:
-    if params["base"] == "crd":
-        params = {**params, "base_params": {"negatives": 9}}
     with pytest.raises(UserError, match=message):
         step.make_task("logit-std", **params)
 
 
 def test_recipes_have_the_logged_settings() -> None:
-    recipes = METHODS.get("logit-std").recipes
-    found = recipes["table5/vgg13-vgg8"]()["params"]["base_params"]
-    assert found == {"label_weight": 0.1, "kd_weight": 9.0, "temperature": 3.0}
+    config = resolve("logit-std", recipe="table5/vgg13-vgg8")
+    logged = {"label_weight": 0.1, "kd_weight": 9.0, "temperature": 3.0}
+    assert config.params == {"base": "kd", "base_params": logged}
+
+
+@pytest.mark.parametrize("recipe", ["digits", "cifar100", "table5/vgg13-vgg8"])
+def test_another_base_has_its_own_defaults_and_not_those_of_kd(recipe: str) -> None:
+    other = ["params.base=dkd"]
+    config = resolve("logit-std", recipe=recipe, assignments=other)
+    assert config.params == {"base": "dkd", "base_params": {}}
+    assert recipe_changes(config) == {"params.base": "dkd"}
+    again = resolve("logit-std", recipe=recipe, settings=settings_of(config))
+    assert again.run_id == config.run_id
+    weight = [*other, "params.base_params.target_weight=2.0"]
+    config = resolve("logit-std", recipe=recipe, assignments=weight)
+    assert config.params["base_params"] == {"target_weight": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "label_weight"), [("digits", 0.1), ("table3/resnet34-resnet18", 1.0)]
+)
+def test_a_changed_parameter_of_kd_keeps_the_others(recipe: str, label_weight: float) -> None:
+    config = resolve("logit-std", recipe=recipe, assignments=["params.base_params.temperature=5.0"])
+    expected = {"label_weight": label_weight, "kd_weight": 9.0, "temperature": 5.0}
+    assert config.params["base_params"] == expected
+    assert recipe_changes(config) == {"params.base_params.temperature": 5.0}
+
+
+def test_parameters_that_are_no_section_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"^params.base_params = 3 is refused"):
+        resolve("logit-std", recipe="digits", assignments=["params.base_params=3"])

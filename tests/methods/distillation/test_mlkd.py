@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.method import Batch
 from methods.distillation.mlkd import lower_half
@@ -69,6 +70,23 @@ def test_loss_is_the_plain_one(step: Step, model: TwoViews, repeated: tuple[floa
     params = {"label_weight": 0.3, "kd_weight": 0.7, "image_temperatures": repeated}
     task = step.make_task("mlkd", **params)
     assert_same_loss(task.loss(model, step.batch).loss, expected, s, v)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("temperatures=[]", r"params.temperatures = \[\] is refused"),
+        ("temperatures=[2, 6, 0]", r"params.temperatures.2 = 0 is refused"),
+        ("temperatures=[2, 6, -2]", r"params.temperatures.2 = -2 is refused"),
+        (
+            "image_temperatures=[2, 7]",
+            r"image_temperatures has 7, .* the temperatures 4, 3, 5, 2, 6: leave it out, or add",
+        ),
+    ],
+)
+def test_temperatures_that_cannot_be_used_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve("mlkd", assignments=[f"params.{setting}"])
 
 
 def test_lower_half() -> None:

@@ -19,7 +19,7 @@ from harness.registry import METHODS
 from harness.training.modes import ReplicaForward, batchnorms
 from harness.training.optimizer import build_optimizer
 from harness.training.schedules import cycle_ends
-from leaderboards.printed import load_reported
+from leaderboards.printed import REPORTED_CSV
 from methods._pairs import CIFAR_PAIRS, PAIRS, natural
 
 NAMES = [name for name in METHODS.names() if METHODS.get(name).card.family == "distillation"]
@@ -37,7 +37,7 @@ PRINTED_NAMES |= {"ShuffleNet-V1": "shufflenet-v1", "ShuffleNet-V2": "shufflenet
 
 
 def printed_pairs() -> "pd.DataFrame":
-    frame = load_reported()
+    frame = pd.read_csv(REPORTED_CSV, keep_default_na=False)
     return frame[frame["table"].isin((3, 5, 7)) & (frame["metric"] == "teacher_top1")]
 
 
@@ -175,7 +175,6 @@ def test_three_steps(pair: str, name: str) -> None:
     context = TaskContext(
         num_classes=100,
         epochs=240,
-        train_size=len(labels),
         device=torch.device("cpu"),
         teacher=teacher if method.card.needs_teacher else None,
         student=student,

@@ -1,10 +1,14 @@
 """VID against a plain transcription of the Gaussian's log-likelihood."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
+from harness.errors import UserError
+from harness.experiment.resolve import resolve
 from tests.methods.conftest import assert_same_loss
 from tests.methods.distillation.conftest import Step
 
@@ -43,6 +47,27 @@ def test_released_settings(step: Step) -> None:
     for predictor in task.predictors:
         variance = (1 + predictor.raw_variance.exp()).log() + 1e-5
         assert variance.tolist() == pytest.approx([5.0] * len(variance))
+
+
+@pytest.mark.parametrize("variance", [2e-5, 0.3, 5.0, 1000.0])
+def test_variances_start_at_the_initial_value(step: Step, variance: float) -> None:
+    task = step.make_task("vid", initial_variance=variance)
+    for predictor in task.predictors:
+        found = softplus(predictor.raw_variance.double()) + 1e-5
+        assert found.tolist() == pytest.approx([variance] * len(found), rel=1e-6)
+
+
+def test_the_default_start_is_the_bits_of_the_plain_formula(step: Step) -> None:
+    for predictor in step.make_task("vid").predictors:
+        assert set(predictor.raw_variance.tolist()) == {
+            torch.tensor(math.log(math.expm1(5.0 - 1e-5))).item()
+        }
+
+
+@pytest.mark.parametrize("least", [5.0, 6.0])
+def test_a_start_that_is_not_above_the_minimum_is_refused(least: float) -> None:
+    with pytest.raises(UserError, match=rf"initial_variance 5 is not more than .* {least:g}: give"):
+        resolve("vid", assignments=[f"params.least_variance={least}"])
 
 
 def test_variances_are_trained(step: Step) -> None:
