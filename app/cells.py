@@ -222,7 +222,7 @@ def _add_numbers(
 
 def _text(number: Number, column: Column, interval: bool) -> str:
     """``31.45``, ``31.45!``, ``76.64 ± 0.12``, ``31.45 [30.5, 32.4]`` or ``31.45 †``."""
-    text = number_text(number, column, badge=False, interval=interval)
+    text = number_text(number, column, interval=interval)
     return f"{text} {UNDERLINED}" if number.underlined else text
 
 

@@ -171,7 +171,7 @@ def _steps(fronts: Mapping[str, pd.DataFrame], x: alt.X, y: alt.Y, *, after: boo
     ]
 
 
-def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
+def forest(frame: pd.DataFrame) -> Picture:
     """Differences with their intervals, one per row, and a line at zero.
 
     ``frame`` has the columns ``title`` (in order), ``difference``, ``low``, ``high`` and ``text``.
@@ -188,7 +188,7 @@ def forest(frame: pd.DataFrame, *, x_title: str) -> Picture:
     scale = alt.Scale(domain=ends, nice=True)
     zero = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=GREY, strokeDash=[4, 3])
     spans = base.mark_rule(strokeWidth=3, color=BLUE).encode(
-        x=alt.X("low:Q", title=x_title, scale=scale), x2="high:Q"
+        x=alt.X("low:Q", title="A - B, points", scale=scale), x2="high:Q"
     )
     marks = base.mark_point(size=90, color=BLUE, opacity=1, strokeWidth=2).encode(
         x="difference:Q", fill=alt.condition("datum.clear", alt.value(BLUE), alt.value("white"))

@@ -98,8 +98,8 @@ def _of_source(run: Mapping[str, Any]) -> str | None:
     given = {
         "--dataset": dataset,
         "--arch": arch if is_file else None,
-        "--weights": _typed_value(typed, "--weights"),
-        "--weights-key": _typed_value(typed, "--weights-key"),
+        "--weights": run["source"].get("weights") or _typed_value(typed, "--weights"),
+        "--weights-key": run["source"].get("weights_key") or _typed_value(typed, "--weights-key"),
         "--normalize": _typed_value(typed, "--normalize") or _statistics(statistics),
     }
     options = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)

@@ -15,6 +15,7 @@ from harness.evaluation.analysis.comparable import Evaluated, by_one_protocol, p
 from harness.evaluation.analysis.paired import Comparison, SeedsComparison, shared_correct
 from harness.evaluation.analysis.sequential import running_difference
 from harness.evaluation.analysis.statistics import PairedComparison
+from harness.store.text import counted
 
 # Points of the running difference; computing an interval takes some milliseconds.
 RUNNING_POINTS = 20
@@ -154,7 +155,7 @@ def seeds_line(compared: SeedsComparison, name: str) -> str:
     means = ", ".join(
         f"{letter} {100 * each.mean:.2f}"
         + (f" ± {100 * each.std:.2f}" if each.n > 1 else "")
-        + f" ({each.n} seed{'s' * (each.n > 1)})"
+        + f" ({counted(each.n, 'seed')})"
         for letter, each in (("A", a), ("B", b))
     )
     (differences,) = compared.differences

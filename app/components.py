@@ -16,10 +16,13 @@ from app import address, queries
 from app.launch import RESULTS_VARIABLE
 from harness.errors import UserError
 from harness.store.database import DATABASE_NAME, UNINDEXED, Database
+from harness.store.text import counted
 from leaderboards.build import in_folder
 from leaderboards.render.escape import markdown
 
 T = TypeVar("T")
+# Escapes all Markdown characters in a text.
+plain = markdown
 
 # How long to wait for a locked database. After that, an error says what holds the lock.
 WAIT_S = 8.0
@@ -124,11 +127,6 @@ def errors_as_messages() -> Iterator[None]:
         st.error(plain(str(error)))
 
 
-def plain(text: object) -> str:
-    """Escape all Markdown characters in a text."""
-    return markdown(text)
-
-
 def heading(title: str, caption: str) -> None:
     """Show a page's title and purpose."""
     st.title(title, anchor=False)
@@ -154,7 +152,7 @@ def footer() -> None:
     except UserError:
         st.caption(f"The results database cannot be read now · {folder}")
         return
-    runs = f"{facts['runs']:,} run{'' if facts['runs'] == 1 else 's'}"
+    runs = counted(facts["runs"], "run")
     newest = f", newest from {when(facts['newest'])}" if facts["newest"] is not None else ""
     commit = f", code at commit {facts['commit'][:9]}" if facts["commit"] else ""
     st.caption(f"{runs}{newest}{commit} · {folder}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from app.gallery import test_images
 from harness.config import InnerAttackConfig
 from harness.data.base import ImageSource
-from harness.errors import UserError
 from harness.experiment.record import check_registered
+from harness.models.features import features_of
 from harness.models.loading import load_run_model
 from harness.seeding import seeded_generator
 from harness.store.rundir import RunDirectory
@@ -153,16 +152,10 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, seed: int
     return torch.cat(parts)
 
 
-def _features(model: Any, x: Tensor, y: Tensor) -> tuple[Floats, float]:
+def _features(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Floats, float]:
     """The features [B, D] before the classifier, and the share classified correctly."""
-    try:
-        with torch.no_grad():
-            parts = [model.features(images) for images in x.split(BATCH)]
-    except (AttributeError, TypeError) as error:
-        raise UserError(
-            f"the model does not return its features ({error}): choose a run with an architecture "
-            "that `list models` names"
-        ) from error
+    with torch.no_grad():
+        parts = [features_of(model, images) for images in x.split(BATCH)]
     right = torch.cat([part.logits.argmax(1) for part in parts]) == y
     return torch.cat([part.pooled for part in parts]).numpy(), float(right.float().mean())
 

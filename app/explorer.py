@@ -77,20 +77,22 @@ def gradients(
         temperature: the paper's tau; the loss is multiplied by its square, as in distillation.
         detach_m: whether the reference gets no gradient, as a fixed teacher does.
     """
-    m = torch.tensor([list(logits_m)], dtype=torch.float64, requires_grad=True)
-    n = torch.tensor([list(logits_n)], dtype=torch.float64, requires_grad=True)
-    reference = m.detach() if detach_m else m
-    value = tempered(loss, temperature)(reference, n)
+    m, n = (torch.tensor([list(each)], dtype=torch.float64) for each in (logits_m, logits_n))
+    value, to_m, to_n = value_and_gradients(tempered(loss, temperature), m, n, detach_m=detach_m)
+    return Gradients(float(value), tuple(to_m[0].tolist()), tuple(to_n[0].tolist()))
+
+
+def value_and_gradients(
+    loss: Loss, m: Tensor, n: Tensor, *, detach_m: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A loss and its gradients [B, C] with respect to both logits [B, C], zero without effect."""
+    m, n = m.detach().requires_grad_(), n.detach().requires_grad_()
+    value = loss(m.detach() if detach_m else m, n)
     if not value.requires_grad:
-        # The loss depends on the detached reference only, so both gradients are zero.
-        zeros = (0.0,) * len(logits_m)
-        return Gradients(float(value.detach()), zeros, zeros)
-    found = torch.autograd.grad(value, (m, n), allow_unused=True)
-    to_m, to_n = (
-        (0.0,) * len(logits_m) if gradient is None else tuple(gradient[0].tolist())
-        for gradient in found
-    )
-    return Gradients(float(value.detach()), to_m, to_n)
+        # The loss depends on the detached reference only.
+        return value, torch.zeros_like(m), torch.zeros_like(n)
+    to_m, to_n = torch.autograd.grad(value, (m, n), materialize_grads=True)
+    return value.detach(), to_m, to_n
 
 
 def length(gradient: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,21 +12,13 @@ from numpy.typing import NDArray
 
 from harness.data import dataset_info, load_dataset
 from harness.data.base import ImageSource
-from harness.data.files import ROOT_VARIABLE
-from harness.data.parquet import find_shards
+from harness.data.files import without_downloads
 from harness.errors import UserError
 from harness.evaluation.attack.chunk import adversarial_path
 from harness.store.rundir import RunDirectory
 
 SIDE = 96
 GAP = 4
-# torchvision's folder for each dataset that its loader downloads if it is missing.
-FOLDERS = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "fashion-mnist": "FashionMNIST",
-    "svhn": "svhn",
-}
 
 Image = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -142,19 +133,9 @@ def test_images(dataset: str, root: str | None) -> ImageSource:
         UserError: they are not on this machine.
     """
     # An imported run may name a folder on another machine.
-    own = Path(root) if root and Path(root).is_dir() else None
-    folder = own or Path(os.environ.get(ROOT_VARIABLE) or "data")
-    here = (
-        dataset not in FOLDERS
-        or any(find_shards(place) for place in (folder / dataset, folder))
-        or (folder / FOLDERS[dataset]).is_dir()
-    )
-    if not here:
-        raise UserError(
-            f"the images of {dataset} are not in {folder}: start the app with {ROOT_VARIABLE} set "
-            "to the folder that contains them"
-        )
-    return load_dataset(dataset, None if own is None else root, splits=("test",)).test
+    own = root if root and Path(root).is_dir() else None
+    with without_downloads():
+        return load_dataset(dataset, own, splits=("test",)).test
 
 
 def triptych(clean: Image, adversarial: Image) -> Picture:

@@ -58,9 +58,10 @@ def live(results: Path, run_id: str) -> Live | None:
     run = RunDirectory(results, run_id)
     facts: Mapping[str, Any] = {}
     try:
-        facts = read_json(run.progress_path)
-        now = datetime.now(UTC)
-        silent: float | None = (now - datetime.fromisoformat(facts["at"])).total_seconds()
+        read = read_json(run.progress_path)
+        updated = datetime.fromisoformat(read["at"])
+        silent: float | None = (datetime.now(UTC) - updated).total_seconds()
+        facts = read
     except (UserError, KeyError, TypeError, ValueError):
         silent = _since_written(run)
     if silent is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.config import AttackBudget
 from harness.errors import UserError
 from harness.evaluation.analysis.comparable import Evaluated
 from harness.evaluation.analysis.curves import flags_of
@@ -24,16 +25,25 @@ VALIDATION_EPOCHS = 40
 
 OWN_PROTOCOLS = "(SELECT run_id, config->'evaluation' AS own FROM runs)"
 
+# A standard budget and the order of the file are not recorded.
+STANDARD = {f"$.budget.{name}": value for name, value in AttackBudget().model_dump().items()}
+STANDARD["$.order"] = "file"
+AS_STANDARD = " AND ".join(
+    f"coalesce(own->>'{path}', '{value}') = coalesce(protocol->>'{path}', '{value}')"
+    for path, value in STANDARD.items()
+)
+
 # Puts a run's main evaluation first: the one under the run's own protocol, otherwise the one on the
 # whole test set, with the most images, with the most attacks, the newest. A later evaluation under
 # another protocol measures something else, so it does not replace the main one.
-ORDER = """
+ORDER = f"""
     coalesce(
         array_to_string(CAST(own->'attacks' AS VARCHAR[]), ',') = e.attacks
         AND own->>'precision' = e.precision
         AND (e.attacks = '' OR (own->>'norm' = e.norm
                                 AND abs(coalesce(own->>'$.eps[#-1]', own->>'eps')::DOUBLE
-                                        - e.eps) < 1e-9)),
+                                        - e.eps) < 1e-9
+                                AND {AS_STANDARD})),
         false) DESC,
     coalesce(e.partial, false), e.n DESC NULLS LAST,
     CASE WHEN coalesce(e.attacks, '') = '' THEN 0 ELSE len(string_split(e.attacks, ',')) END DESC,
@@ -43,6 +53,8 @@ ORDER = """
 MAIN = f"""
 main AS (
     SELECT e.* FROM finished_evaluations e JOIN {OWN_PROTOCOLS} USING (run_id)
+         JOIN (SELECT run_id, evaluation_id, protocol FROM evaluations)
+         USING (run_id, evaluation_id)
     QUALIFY row_number() OVER (PARTITION BY e.run_id ORDER BY {ORDER}) = 1
 )
 """

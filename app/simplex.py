@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.explorer import Loss
+from app.explorer import Loss, value_and_gradients
 
 Floats = NDArray[np.float64]
 # Corners A, B, C of a triangle of side 1.
@@ -82,15 +82,15 @@ def field(
     places = grid()
     m, n = _tensor([logits_m] * len(places)), _tensor(np.log(places))
     # The loss is a mean over its rows, which are independent of one another.
-    _, to_n = _gradients(loss, m, n, detach_m=detach_m)
+    _, _, to_n = value_and_gradients(loss, m, n, detach_m=detach_m)
     pair_m, pair_n = _tensor([logits_m]), _tensor([logits_n])
-    to_m, _ = _gradients(loss, pair_m, pair_n, detach_m=detach_m)
+    _, to_m, _ = value_and_gradients(loss, pair_m, pair_n, detach_m=detach_m)
     reference, other = (_probabilities(each)[0] for each in (pair_m, pair_n))
     return Field(
         plane(places),
-        plane(_moved(places, -len(places) * to_n)),
+        plane(_moved(places, -len(places) * to_n.numpy())),
         plane(reference),
-        plane(_moved(reference[None], -to_m))[0],
+        plane(_moved(reference[None], -to_m.numpy()))[0],
         plane(other),
     )
 
@@ -105,8 +105,8 @@ def descent(
     m, n = _tensor([logits_m]), _tensor([logits_n])
     seen = [(m, n)]
     for step in range(STEPS):
-        to_m, to_n = _gradients(loss, m, n, detach_m=step >= detached_from)
-        m, n = m - _cut(RATE * _tensor(to_m)), n - _cut(RATE * _tensor(to_n))
+        _, to_m, to_n = value_and_gradients(loss, m, n, detach_m=step >= detached_from)
+        m, n = m - _cut(RATE * to_m), n - _cut(RATE * to_n)
         seen.append((m, n))
     reference, other = (
         plane(np.concatenate([_probabilities(each) for each in side]))
@@ -180,17 +180,6 @@ def _points(reference: Floats, other: Floats, detached: bool) -> list[dict[str, 
         {"kind": kind, "x": place[0], "y": place[1], "text": texts[kind]}
         for kind, place in names.items()
     ]
-
-
-def _gradients(loss: Loss, m: Tensor, n: Tensor, *, detach_m: bool) -> tuple[Floats, Floats]:
-    """Gradients [B, 3] of a loss with respect to both; zero if it does not depend on one."""
-    m, n = m.detach().requires_grad_(), n.detach().requires_grad_()
-    value = loss(m.detach() if detach_m else m, n)
-    if not value.requires_grad:
-        return np.zeros(m.shape), np.zeros(n.shape)
-    found = torch.autograd.grad(value, (m, n), allow_unused=True)
-    to_m, to_n = (torch.zeros_like(m) if gradient is None else gradient for gradient in found)
-    return to_m.numpy(), to_n.numpy()
 
 
 def _moved(probabilities: Floats, change: Floats) -> Floats:

@@ -27,7 +27,7 @@ from shared import finish, machine
 from harness.config import EvalConfig
 from harness.data import load_dataset
 from harness.evaluation.attack.executors import InProcess, local_executor
-from harness.evaluation.attack.job import Job, chunk_count, no_progress
+from harness.evaluation.attack.job import Job, chunk_count
 from harness.evaluation.driver import plan_of
 from harness.evaluation.forecast import forecast
 from harness.evaluation.guards import untouched
@@ -35,7 +35,7 @@ from harness.evaluation.speed.plan import PLAIN
 from harness.experiment.resolve import resolve
 from harness.experiment.runner import run
 from harness.models.loading import load_run_model
-from harness.progress import Reporter
+from harness.progress import Reporter, no_progress
 from harness.store.rundir import RunDirectory
 
 MOST_ERROR = 0.3

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.attack.executors import ChunkExecutor
-from harness.evaluation.attack.job import Job, ProgressFn, no_progress
+from harness.evaluation.attack.job import Job
 from harness.evaluation.attack.model import AttackModel
 from harness.evaluation.guards import unit_images
 from harness.evaluation.speed.plan import image_gradient
 from harness.evaluation.speed.precision import pinned
+from harness.progress import ProgressFn, no_progress
 
 # Number of images, and whether there is a backward pass.
 Pass = tuple[int, bool]

@@ -105,7 +105,7 @@ def evaluate(
         workers: number of processes; each must be able to import the model's class.
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         arch: architecture of a checkpoint file that does not name one.
-        weights: local weights file for a zoo model.
+        weights: local weights file for a zoo model or a function.
         weights_key: key of the weights in a file that holds several.
         root: folder that holds the datasets.
         quiet: show no progress.
@@ -140,7 +140,8 @@ def evaluate(
     where |= {"device": device, "name": name}
     if module is None:
         named = {"normalize": normalize, **own, **where}
-        return result_of(external.evaluate_external(str(model), loaded, protocol, **named))
+        with own_random_state(choose_device(device)):
+            return result_of(external.evaluate_external(str(model), loaded, protocol, **named))
     network, facts = inputs.probed(module, loaded.info, normalize, name)
     before = device_of(module)
     try:
@@ -234,8 +235,8 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         quiet: show no progress.
         **settings: ``arch``, ``epochs``, ``batch_size``, ``lr``, ``seed``, ``train_limit``,
-            ``teacher``, ``teacher_arch``, ``root``, ``attacks``, ``norm``, ``eps``, ``n``,
-            ``workers`` or ``track``; or sections of the configuration, such as
+            ``teacher``, ``teacher_arch``, ``generated``, ``root``, ``attacks``, ``norm``, ``eps``,
+            ``n``, ``workers`` or ``track``; or sections of the configuration, such as
             ``params={"temperature": 2}`` or ``training={"optimizer": {"lr": 0.1}}``.
 
     Raises:
@@ -275,7 +276,7 @@ def load_model(
         results: the results folder, for a run.
         dataset: the dataset that the model classifies; required unless ``model`` is a run.
         arch: architecture of a checkpoint file that does not name one.
-        weights: local weights file for a zoo model.
+        weights: local weights file for a zoo model or a function.
         weights_key: key of the weights in a file that holds several.
         normalize: normalise images before the model: ``dataset``, ``imagenet`` or (mean, std).
         norm: RobustBench's threat model.

@@ -105,9 +105,7 @@ def described(directory: RunDirectory) -> tuple[Exported, Facts]:
         "weights_sha256": state_dict_sha256(model),
         "training": _training(record, content["epoch"]),
         "evaluations": [
-            _evaluation(record["dataset"], each.record)
-            for each in directory.evaluations()
-            if each.record["status"] == "success"
+            _evaluation(record["dataset"], each.record) for each in directory.finished_evaluations()
         ],
     }
     facts = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from harness.models.external.probe import (
     evaluating,
     unregistered_modules,
 )
-from harness.models.normalize import Statistics, normalized
+from harness.models.normalize import Normalized, Statistics, statistics_of
 
 
 def test_images(data: Any, model: nn.Module | None, root: Path | None) -> Dataset:
@@ -104,8 +105,8 @@ def images_and_labels(images: Any, labels: Any, model: nn.Module | None) -> Data
         small_scale=True,
     )
     found = ImageSet(x, y.long(), info, "test")
-    named = DatasetInfo(**{**vars(info), "name": f"images-{found.sha256[:8]}"})
-    return Dataset(named, test=ImageSet(x, y.long(), named, "test"))
+    found.info = replace(info, name=f"images-{found.sha256[:8]}")
+    return Dataset(found.info, test=found)
 
 
 def as_module(model: nn.Module | Callable[[Tensor], Tensor]) -> nn.Module:
@@ -179,9 +180,11 @@ def probed(
         module.adopt_members(info, described)
     where = device_of(module)
     notes = check_model(module, info, described)
-    network, statistics = normalized(module, normalize, info)
+    statistics = statistics_of(normalize, info)
+    network = Normalized(module, *statistics) if statistics else module
     called = {"source": name or described, "model_name": name or described, "arch": described}
-    return network.to(where), {**called, "normalize": statistics, "notes": notes}
+    parts = statistics and {"mean": statistics[0], "std": statistics[1]}
+    return network.to(where), {**called, "normalize": parts, "notes": notes}
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -200,7 +203,7 @@ def _classes(model: nn.Module, image: Tensor) -> int:
     except Exception as error:  # a user's network may raise anything
         raise UserError(
             f"the model cannot take images of {'x'.join(map(str, image.shape[1:]))} "
-            f"({type(error).__name__}: {error}): give images of the size it was trained on"
+            f"({first_line(error)}): give images of the size it was trained on"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise UserError("the model does not return logits [B, C]: wrap it so that it does")

@@ -88,7 +88,7 @@ class Result:
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """One row per image: label, clean_pred, broken_by, target, adv_pred, distance, margin."""
+        """Per image: index, label, clean_pred, broken_by, target, adv_pred, distance, margin."""
         return verdicts(self.run_id, self.evaluation_id, results=self.path.parents[1])
 
     def __str__(self) -> str:

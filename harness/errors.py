@@ -10,4 +10,4 @@ class UserError(Exception):
 
 def first_line(error: BaseException) -> str:
     """The class of an error and the first line of its message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(": ")

@@ -26,7 +26,17 @@ SHARE_TO_ESTIMATE = 0.02
 NOTEBOOK_EVERY_S = 0.2
 LOGGER = logging.getLogger("harness")
 
-Watch = Callable[[float, str], None]
+# Called with the share of the work that is done, in [0, 1], and a note on the current work.
+ProgressFn = Callable[[float, str], None]
+
+
+def no_progress(share: float, note: str) -> None:
+    """Ignore progress."""
+
+
+def part_of(progress: ProgressFn, before: float, part: float, total: float) -> ProgressFn:
+    """Convert the share of a part of the work, done after ``before``, to the share of ``total``."""
+    return lambda share, note: progress((before + share * part) / total, note)
 
 
 class Reporter:
@@ -51,7 +61,7 @@ class Reporter:
 
     @contextmanager
     def stage(
-        self, title: str, total: int | None = None, watch: Watch | None = None
+        self, title: str, total: int | None = None, watch: ProgressFn | None = None
     ) -> Iterator[Stage]:
         """Show the progress of ``total`` steps or, without ``total``, of a fraction in [0, 1].
 
@@ -148,7 +158,7 @@ class Stage:
         title: str,
         total: int | None,
         bar: Progress | NotebookBar | None,
-        watch: Watch | None = None,
+        watch: ProgressFn | None = None,
     ) -> None:
         """Created by ``Reporter.stage``."""
         self._reporter, self._title, self._total, self._bar = reporter, title, total, bar

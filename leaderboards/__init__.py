@@ -1,5 +1,1 @@
 """The reference paper's tables, with printed numbers and ours side by side."""
-
-from leaderboards.build import table, tables
-
-__all__ = ["table", "tables"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboards.fill import PrintedRows, is_baseline
-from leaderboards.paired import paired_difference
-from leaderboards.protocols import attacks_of, metric_title, ranking_metric
+from leaderboards.fill import PrintedRows, baseline_difference
+from leaderboards.protocols import accuracy_help, attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
 from leaderboards.spec import ColumnSpec, TableSpec, arch_text, architecture_names
 from leaderboards.table import OURS_ROW, REPRODUCED, Cell, Column, Row, mark_best
@@ -58,11 +57,9 @@ def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
         method = wanted.baselines[0].method
         metric = next(column.metric for column in spec.columns if column.key == wanted.of)
         for own, group in zip(cells, members, strict=True):
-            able = [g for g in members if is_baseline(g, group, method)]
-            found = [n for g in able if (n := paired_difference(group, g, metric)) is not None]
-            if found:
-                most = max(found, key=lambda number: number.seeds or 0)
-                own[f"{wanted.of}-difference"] = Cell(ours=most)
+            difference = baseline_difference(group, members, method, metric)
+            if difference is not None:
+                own[f"{wanted.of}-difference"] = Cell(ours=difference)
     rows = [
         Row(
             OURS_ROW,
@@ -139,13 +136,8 @@ def _after_key(attack: str) -> str:
 
 
 def _after_column(spec: TableSpec, attack: str) -> Column:
-    title = metric_title(attack)
-    heads = ("",) * (len(spec.columns[0].heads) - 1) + (f"after {title}",)
-    text = (
-        f"Accuracy after {title}, the last attack of runs that were not evaluated with full "
-        "AutoAttack, percent. It is not AA: further attacks would lower it."
-    )
-    return Column(_after_key(attack), heads, attack, text)
+    heads = ("",) * (len(spec.columns[0].heads) - 1) + (f"after {metric_title(attack)}",)
+    return Column(_after_key(attack), heads, attack, accuracy_help(attack))
 
 
 def _other_column(spec: TableSpec) -> Column:

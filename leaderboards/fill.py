@@ -49,9 +49,14 @@ def is_like(group: RunGroup, other: RunGroup) -> bool:
     )
 
 
-def is_baseline(group: RunGroup, of: RunGroup, method: str) -> bool:
-    """Whether a group has the baseline's method, which ``of`` has not, and is comparable."""
-    return group["method"] == method != of["method"] and is_like(group, of)
+def baseline_difference(
+    group: RunGroup, others: Sequence[RunGroup], method: str, metric: str
+) -> Number | None:
+    """Return the difference from the like group of ``method`` with most seeds, or None."""
+    able = [other for other in others if other["method"] == method != group["method"]]
+    found = (paired_difference(group, other, metric) for other in able if is_like(other, group))
+    known = (number for number in found if number is not None)
+    return max(known, key=lambda number: number.seeds or 0, default=None)
 
 
 class PrintedRows:
@@ -199,12 +204,8 @@ class PrintedRows:
             printed = printed_difference(cell.printed, printed_number(base))
         group, ours = self._chosen[index].get(spec.of), None
         if group is not None and cell.ours is not None:
-            able = [
-                g for g in self._groups[baseline.method] if is_baseline(g, group, baseline.method)
-            ]
-            metric = PRINTED_METRICS[line["metric"]]
-            found = [n for g in able if (n := paired_difference(group, g, metric)) is not None]
-            ours = max(found, key=lambda number: number.seeds or 0, default=None)
+            others, metric = self._groups[baseline.method], PRINTED_METRICS[line["metric"]]
+            ours = baseline_difference(group, others, baseline.method, metric)
         return Cell(printed, None, ours)
 
     def _row(self, index: int, cells: Mapping[str, Cell]) -> Row:

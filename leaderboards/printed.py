@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
-
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
 from leaderboards.paper import TABLES
-from leaderboards.spec import BASIC, Facts, arch_text, architecture_names, dataset_name
-from leaderboards.table import (
-    LOGGED,
-    PRINTED,
-    PRINTED_ROW,
-    Cell,
-    Number,
-    Row,
+from leaderboards.spec import (
+    BASIC,
+    Facts,
+    arch_text,
+    architecture_names,
+    dataset_name,
+    setting_facts,
 )
+from leaderboards.table import LOGGED, PRINTED, PRINTED_ROW, Cell, Number, Row
 
 REPORTED_CSV = Path(__file__).with_name("reported.csv")
 
@@ -33,47 +32,29 @@ PRINTED_METRICS = {
     "sec_per_iter": "sec_per_iter",
 }
 
-_TYPES = {
-    "table": "int64",
-    "value": "float64",
-    "std": "float64",
-    "bold": "int64",
-    "underlined": "int64",
-}
+COLUMNS = (
+    "table dataset task method citation teacher student_or_arch augmentation setting metric value "
+    "std bold underlined note"
+).split()
 
 
-def load_reported(path: Path = REPORTED_CSV) -> pd.DataFrame:
-    """Load the paper's printed numbers, one per row, with typed columns.
+@cache
+def printed_lines(path: Path = REPORTED_CSV) -> tuple[dict[str, str], ...]:
+    """Return the lines of ``reported.csv`` as facts, among them those of the column ``setting``.
 
-    Accuracies are in percent; ``std`` is NaN where none is printed. ``table`` is an integer,
-    ``bold`` and ``underlined`` are booleans; everything else is text, empty where nothing is
-    printed.
+    Accuracies are in percent; a text is empty where nothing is printed.
 
     Raises:
         UserError: the file is missing or has other columns.
     """
     try:
-        text = pd.read_csv(path, dtype=str, keep_default_na=False)
-        frame = text.assign(std=text["std"].replace("", "nan")).astype(_TYPES)
-    except (OSError, ValueError, KeyError) as error:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != COLUMNS:
+                raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+            return tuple(setting_facts(line["setting"]) | line for line in reader)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a file of printed numbers ({error}): restore it") from error
-    return frame.astype({"bold": bool, "underlined": bool})
-
-
-def lines_of(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Return each line's columns as text, and each ``name=value`` of its setting as a fact."""
-    found = []
-    for record in frame.to_dict("records"):
-        pairs = (part.partition("=") for part in record["setting"].split(";"))
-        settings = {name: value for name, equals, value in pairs if equals}
-        found.append(settings | {str(name): str(value) for name, value in record.items()})
-    return found
-
-
-@cache
-def printed_lines() -> tuple[dict[str, str], ...]:
-    """Return the lines of ``reported.csv`` as facts."""
-    return tuple(lines_of(load_reported()))
 
 
 def has(line: Facts, facts: Facts) -> bool:
@@ -114,11 +95,11 @@ def printed_number(line: Facts) -> Number:
         PRINTED,
         low=low,
         high=high,
-        std=None if line["std"] == "nan" else float(line["std"]),
+        std=float(line["std"]) if line["std"] else None,
         n=n,
         seeds=seeds,
-        bold=line["bold"] == "True",
-        underlined=line["underlined"] == "True",
+        bold=line["bold"] == "1",
+        underlined=line["underlined"] == "1",
         disputed=evidence_of(line),
         note=line["note"],
         difference=is_difference(line),

@@ -28,6 +28,18 @@ def metric_title(metric: str) -> str:
     return METRIC_TITLES.get(metric, metric)
 
 
+def accuracy_help(metric: str) -> str:
+    """Return what a column of our accuracies shows, in a sentence."""
+    if metric == "clean":
+        return "Accuracy on the clean test images, percent."
+    if metric == "aa":
+        return "Accuracy under AutoAttack, percent."
+    return (
+        f"Accuracy after {metric_title(metric)}, the last attack of runs that were not evaluated "
+        "with full AutoAttack, percent. It is not AA: further attacks would lower it."
+    )
+
+
 def attacks_of(run: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the stages of a run's evaluation, in order."""
     return tuple(run["attacks"].split(",")) if run["attacks"] else ()

@@ -17,6 +17,7 @@ from typing import Any
 from harness.store.database import Database
 from leaderboards.results import records
 from leaderboards.robustbench import Entry, lines_of
+from leaderboards.spec import setting_facts
 from leaderboards.table import ROBUSTBENCH
 
 ENTRIES_CSV = Path(__file__).with_name("robustbench_entries.csv")
@@ -102,7 +103,7 @@ def board(dataset: str, eps: str, results: Path | None, threat: str = "Linf") ->
         lines = records(Database(results), IMPORTED, {"badge": ROBUSTBENCH})
     by_key: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines or shipped_lines():
-        facts = _facts(line)
+        facts = setting_facts(line["setting"])
         radius = SAME_RADIUS.get(facts["eps"], facts["eps"])
         if line["dataset"] == dataset and facts["threat"] == threat and radius == eps:
             by_key[line["method"]].append(line)
@@ -110,14 +111,9 @@ def board(dataset: str, eps: str, results: Path | None, threat: str = "Linf") ->
     return sorted(found, key=lambda entry: entry.best_known, reverse=True)
 
 
-def _facts(line: Mapping[str, Any]) -> dict[str, str]:
-    pairs = (part.partition("=") for part in line["setting"].split(";"))
-    return {name: value for name, _, value in pairs}
-
-
 def _entry(lines: Sequence[Mapping[str, Any]]) -> Published | None:
     """Return the entry of these lines; None if it lacks clean or AutoAttack accuracy."""
-    first, facts = lines[0], _facts(lines[0])
+    first, facts = lines[0], setting_facts(lines[0]["setting"])
     values = {line["metric"]: float(line["value"]) for line in lines}
     if "aa" not in values or "clean" not in values:
         return None

@@ -146,7 +146,7 @@ def import_folder(folder: Path, results: Path) -> Imported:
         if remark:
             remarks.append(f"{'/'.join(key)}: {remark}")
         writer.writerows(lines_of(path, key, entry, remark))
-    Database(results).publish("robustbench", text.getvalue())
+    Database(results).publish(text.getvalue())
     return Imported(len(paths), tuple(remarks))
 
 

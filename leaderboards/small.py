@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.config import eps_text
 from leaderboards.paper import SUBJECT, TABLES
-from leaderboards.protocols import attacks_of, metric_title, ranking_metric
+from leaderboards.protocols import accuracy_help, attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup, training_images
 from leaderboards.spec import DATASETS, Scale, arch_text
 from leaderboards.table import OURS_ROW, SMALL, Cell, Column, Row, Table, mark_best, with_keys
@@ -155,19 +155,7 @@ def _section(title: str, members: Sequence[RunGroup], metric: str) -> list[Row]:
     return sorted(rows, key=lambda row: -(n.value if (n := row.number(metric)) else -1.0))
 
 
-CLEAN = "Accuracy on the clean test images, percent."
-
-
 def _column(metric: str) -> Column:
     title = metric_title(metric)
-    if metric in ("clean", "aa"):
-        text = CLEAN if metric == "clean" else "Accuracy under AutoAttack, percent."
-        return Column(metric, (title,), metric, text, seeds=False)
-    return Column(
-        metric,
-        (f"after {title}",),
-        metric,
-        f"Accuracy after {title}, the last attack of runs that were not evaluated with full "
-        "AutoAttack, percent. It is not AA: further attacks would lower it.",
-        seeds=False,
-    )
+    head = title if metric in ("clean", "aa") else f"after {title}"
+    return Column(metric, (head,), metric, accuracy_help(metric), seeds=False)

@@ -33,6 +33,12 @@ def architecture_names(printed: str) -> tuple[str, ...]:
     return ARCHITECTURES.get(printed, (printed.lower(),))
 
 
+def setting_facts(setting: str) -> dict[str, str]:
+    """Return each ``name=value`` of a column ``setting``, such as ``alpha=20;beta=3``."""
+    pairs = (part.partition("=") for part in setting.split(";"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def arch_text(arch: str, teacher: str | None) -> str:
     """Return an architecture with the teacher it was distilled from."""
     return f"{arch} from {teacher}" if teacher else arch

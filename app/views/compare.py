@@ -105,7 +105,7 @@ def _compared(
     with left:
         frame = comparison.forest(found)
         ui.show_chart(
-            charts.forest(frame, x_title="A - B, points"),
+            charts.forest(frame),
             alt=f"Paired differences of {len(frame)} accuracies with 95% intervals",
         )
         st.caption("Bars are 95% intervals; a hollow mark means that the interval contains zero.")

@@ -14,6 +14,7 @@ from app.labels import SELECTION_WORDS, STATUS_WORDS, protocol_text, stage_title
 from harness.config import flat
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
+from harness.progress import duration
 from harness.store.rundir import RunDirectory
 
 TABS = ("Curves", "Attacks", "Per class", "Samples", "Configuration", "Environment", "Log")
@@ -168,15 +169,9 @@ def _numbers(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
     if step is not None:
         columns[2].metric("Seconds per step", f"{step:.3g}")
     if training is not None:
-        columns[3].metric("Training time", _duration(training))
+        columns[3].metric("Training time", duration(training))
     for flag in evaluation["flags"]:
         st.warning(ui.plain(f"? {flag}"))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _configuration(run: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from divergence_bench.cli.tables import (
     print_result,
     stdout_for_results,
 )
+from harness.config.base import split_names
 from harness.errors import UserError
 from harness.progress import Reporter
 from harness.store.files import check_writable
@@ -73,7 +74,7 @@ def check(
     if update:
         check_writable(baseline.parent)
     if methods:
-        expected = regression.new_baseline(opt.names(methods))
+        expected = regression.new_baseline(split_names(methods))
     else:
         expected = regression.read_baseline(baseline)
     with TemporaryDirectory() as folder, stdout_for_results():

@@ -25,6 +25,7 @@ from divergence_bench.cli.tables import (
 from harness.config import eps_text
 from harness.errors import UserError
 from harness.store.files import without_nan, write_bytes_atomic
+from leaderboards.protocols import is_sequential
 
 if TYPE_CHECKING:
     from harness.evaluation.analysis.paired import Comparison, SeedsComparison
@@ -41,7 +42,7 @@ def compare(
         list[str] | None,
         Argument(
             metavar="RUN",
-            help="Runs, or RUN@EVALUATION; runs of one recipe count as its seeds.",
+            help="Runs, or RUN@EVALUATION; of three or more, seeds of one run are averaged.",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -139,7 +140,7 @@ def paired_blocks(comparison: Comparison) -> list[Block]:
         *(f"note: {note}" for note in comparison.notes),
         protocol_text(comparison.protocol, comparison.shared),
     )
-    sequential = comparison.protocol["attack_version"].endswith(" sequential")
+    sequential = is_sequential(comparison.protocol["attack_version"])
     test = "p at any n" if sequential else "McNemar p"
     titles = ("after", "A %", "B %", "A - B points [95%]", test, "agree %")
     rows = tuple(_paired_row(name, each) for name, each in comparison.metrics.items())

@@ -93,7 +93,11 @@ def evaluate(
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Evaluate a stored run or, with --dataset, an external model."""
+    """Evaluate a stored run or, with --dataset, an external model.
+
+    By default, a run is evaluated as its configuration says, a limit included; an external model by
+    standard AutoAttack in Linf, at the dataset's radius.
+    """
     from harness.data import dataset_info, load_dataset
     from harness.evaluation.attack.ray_executor import ray_executor
     from harness.experiment import external, resolve, runner

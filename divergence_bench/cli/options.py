@@ -114,7 +114,7 @@ METHODS = value(
 )
 Table = Annotated[
     int | None,
-    value("1-9", "A table of the paper.", SELECTION, complete=completion.tables),
+    value("1-9", "A table of the paper.", SELECTION, complete=completion.tables, min=1, max=9),
 ]
 Dataset = Annotated[
     str | None,
@@ -227,11 +227,6 @@ def new_typer(**settings: Any) -> typer.Typer:
             **settings,
         }
     )
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Split names separated by commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def is_given(context: typer.Context, parameter: str) -> bool:

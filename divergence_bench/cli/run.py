@@ -112,7 +112,7 @@ def run(
         bool,
         opt.flag(
             "--dry-run",
-            "Check and show the configuration and what is done already; run nothing.",
+            "Check and show the configuration and what is done already; train nothing.",
             opt.EXECUTION,
         ),
     ] = False,

@@ -21,6 +21,7 @@ from divergence_bench.cli.tables import (
     stdout_for_results,
 )
 from harness.config import fingerprint
+from harness.config.base import split_names
 from harness.distributed.ray_cluster import Cluster
 from harness.errors import UserError
 from harness.progress import Reporter, duration
@@ -83,8 +84,8 @@ def sweep(
 
     given = {
         "table": table,
-        "methods": methods and opt.names(methods),
-        "recipes": recipes and opt.names(recipes),
+        "methods": methods and split_names(methods),
+        "recipes": recipes and split_names(recipes),
         "dataset": dataset,
         "scale": scale,
         "seeds": seeds,

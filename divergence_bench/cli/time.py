@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from divergence_bench.cli import options as opt
 from divergence_bench.cli.tables import new_console, print_json, print_rows, stdout_for_results
+from harness.config.base import split_names
 from harness.errors import UserError
 
 HEAD = (
     "{teacher} -> {student}, {dataset} (images: {images}; weights: {weights}), batches of "
-    "{batch_size}, {device}, {threads} threads, torch {torch}, {machine}"
+    "{batch_size}, {device}, threads: {threads}, torch {torch}, {machine}"
 )
 FOOT = (
     "ms, median [quartiles] of {repeats} steps after {warmup} untimed ones, in turns; memory on "
@@ -44,13 +45,13 @@ def time(
 ) -> None:
     """Time training steps of methods, in turns, in one process on one device.
 
-    The dataset sets shapes, classes and augmentation; without its files, images are random.
+    The dataset sets shapes, classes and augmentation; if its files are missing, images are random.
     """
     from harness.experiment.step_timing import Plan, time_methods
 
     plan = Plan(*split_pair(pair), str(dataset), batch_size, repeats, warmup, device, data_root)
     with stdout_for_results():
-        result = time_methods(opt.names(methods), plan)
+        result = time_methods(split_names(methods), plan)
     if as_json:
         print_json(result)
         return

@@ -95,7 +95,7 @@ class EvalSettings(Section):
     @field_validator("graph_sizes", mode="before")
     @classmethod
     def _split_sizes(cls, sizes: Any) -> Any:
-        return split_names(sizes) if isinstance(sizes, str) else sizes
+        return (sizes,) if isinstance(sizes, int) else split_names(sizes)
 
     @field_validator("graph_sizes")
     @classmethod
@@ -109,7 +109,10 @@ class EvalSettings(Section):
         if self.order == "file" and (self.half_width or self.n_max):
             raise ValueError("half_width and n_max need order=random: set evaluation.order=random")
         if self.order == "random" and self.limit:
-            raise ValueError("limit takes the first images, but order=random draws them: use n_max")
+            raise ValueError(
+                "a limit takes the first images, but n_max, half_width and order=random draw them "
+                "at random: give n_max or limit, not both"
+            )
         if self.compile and not self.accelerate:
             raise ValueError("compile needs accelerate: only the accelerated copy is compiled")
         if self.graph_sizes and (self.compile or not self.accelerate):

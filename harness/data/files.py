@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +15,10 @@ import torch
 from harness.compat import import_torchvision
 from harness.data.base import DatasetInfo, ImageSet, OfficialSplit
 from harness.data.parquet import find_shards, read_shards
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 ROOT_VARIABLE = "HARNESS_DATA"
+_downloads = ContextVar("downloads", default=True)
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,26 @@ def find_root(root: Path | None) -> Path:
     return Path(variable or "data")
 
 
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Refuse missing files instead of downloading them."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
 def load_files(
     info: DatasetInfo, layout: TorchvisionLayout, root: Path | None, split: OfficialSplit
 ) -> ImageSet:
     """Load a split from Parquet shards in ``root/<name>`` or ``root``, else with torchvision.
 
-    If its files are missing, torchvision downloads the dataset into the root.
+    If its files are missing, torchvision downloads the dataset into the root; see
+    ``without_downloads``.
 
     Raises:
-        UserError: the files are missing and the download fails, or they are damaged.
+        UserError: the files are missing and not downloaded, or they are damaged.
     """
     base = find_root(root)
     for folder in (base / info.name, base):
@@ -77,23 +92,29 @@ def _read_torchvision(
     info: DatasetInfo, layout: TorchvisionLayout, root: Path, split: OfficialSplit
 ) -> ImageSet:
     dataset_class = getattr(import_torchvision("torchvision.datasets"), layout.class_name)
-    found = (root / layout.folder).is_dir()
+    folder = root / layout.folder
+    # A download that failed leaves an empty folder.
+    found = folder.is_dir() and any(folder.iterdir())
+    put = (
+        f"put its Parquet shards in {root / info.name} or torchvision's {layout.folder} in {root}, "
+        f"or name another data root, for example with {ROOT_VARIABLE}"
+    )
+    if not (found or _downloads.get()):
+        raise UserError(f"{info.name} is not in {root}: {put}")
     try:
         stored = (
-            dataset_class(root=root / layout.folder, split=split, download=not found)
+            dataset_class(root=folder, split=split, download=not found)
             if layout.split
             else dataset_class(root=root, train=split == "train", download=not found)
         )
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError) as error:
         if found:
             raise UserError(
-                f"{root / layout.folder} is damaged or incomplete ({error}): delete it to have "
+                f"{folder} is damaged or incomplete ({first_line(error)}): delete it to have "
                 f"{info.name} downloaded again"
             ) from error
         raise UserError(
-            f"{info.name} is not in {root} and cannot be downloaded ({error}): put its Parquet "
-            f"shards in {root / info.name} or torchvision's {layout.folder} in {root}, or name "
-            f"another data root, for example with {ROOT_VARIABLE}"
+            f"{info.name} is not in {root} and cannot be downloaded ({first_line(error)}): {put}"
         ) from error
     pixels = np.asarray(stored.data)
     if not layout.split:

@@ -312,13 +312,6 @@ def central_crop(preparation: Preparation) -> Prepare:
 
 
 @lru_cache
-def fitted(size: int) -> Prepare:
-    """Resize the shorter side to ``size`` and crop the centre."""
-    v2 = _transforms()
-    return _compose([v2.Resize(size), v2.CenterCrop(size)])
-
-
-@lru_cache
 def random_crop_resized(size: int, flip: bool) -> Prepare:
     """Resize a random crop of 8 to 100 percent of the area to ``size``; mirror it at random."""
     v2 = _transforms()

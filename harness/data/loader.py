@@ -72,8 +72,7 @@ class DeviceLoader:
         drop_last: bool = False,
     ) -> None:
         """See the class."""
-        self.steps_per_epoch = count_steps(split, batch_size, drop_last)
-        self.smallest_batch = min(batch_size, len(split) - (self.steps_per_epoch - 1) * batch_size)
+        self.steps_per_epoch, self.smallest_batch = _batches(split, batch_size, drop_last)
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size
@@ -123,14 +122,12 @@ class StreamLoader:
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """See the class."""
-        self.steps_per_epoch = count_steps(split, batch_size, drop_last)
-        self.smallest_batch = min(batch_size, len(split) - (self.steps_per_epoch - 1) * batch_size)
+        self.steps_per_epoch, self.smallest_batch = _batches(split, batch_size, drop_last)
         self.views = None
         self.split = split
         self.batch_size = batch_size
         self.device = device
         self.flip = flip
-        self.drop_last = drop_last
         self.workers = workers
         self.processes = processes
 
@@ -196,8 +193,8 @@ class _TrainingImages(Dataset[Tensor]):
         return self.split.training_image(position, self.flip, seed)
 
 
-def count_steps(split: ImageSource, batch_size: int, drop_last: bool) -> int:
-    """The number of batches in an epoch.
+def _batches(split: ImageSource, batch_size: int, drop_last: bool) -> tuple[int, int]:
+    """The number of batches in an epoch, and the size of the smallest.
 
     Raises:
         UserError: there is none.
@@ -208,7 +205,7 @@ def count_steps(split: ImageSource, batch_size: int, drop_last: bool) -> int:
             f"{split.info.name} has {len(split)} training images, fewer than a batch of "
             f"{batch_size}: give a smaller batch size"
         )
-    return steps
+    return steps, min(batch_size, len(split) - (steps - 1) * batch_size)
 
 
 def make_loader(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.clean import BATCH, count_correct
 from harness.evaluation.guards import ensure_unchanged, untouched
 from harness.evaluation.speed.precision import pinned
+from harness.progress import ProgressFn, no_progress
 from harness.store.files import read_json, write_json_atomic
 from harness.store.rundir import RunDirectory
 
@@ -65,7 +65,7 @@ def evaluate_corrupted(
     severities: tuple[int, ...] = SEVERITIES,
     limit: int | None = None,
     device: torch.device,
-    progress: Callable[[float, str], None] = lambda share, note: None,
+    progress: ProgressFn = no_progress,
 ) -> CorruptionResult:
     """Compute a model's accuracy at each corruption and severity, and store it in the run.
 

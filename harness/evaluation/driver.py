@@ -22,7 +22,7 @@ from harness.evaluation.analysis.sequential import confidence_interval
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.executors import ChunkExecutor, local_executor, num_threads
-from harness.evaluation.attack.job import Job, ProgressFn, chunk_count, no_progress
+from harness.evaluation.attack.job import Job, chunk_count
 from harness.evaluation.attack.protocol import (
     attack_version,
     check_protocol,
@@ -32,10 +32,11 @@ from harness.evaluation.attack.protocol import (
 from harness.evaluation.forecast import expected
 from harness.evaluation.guards import ensure_unchanged, unit_images, untouched
 from harness.evaluation.probe import Probe, normalisation, train_mode
-from harness.evaluation.progress import for_missing_chunks, for_radius, monotonic
+from harness.evaluation.progress import for_radius, monotonic
 from harness.evaluation.speed.graphs import check_replay
 from harness.evaluation.speed.plan import PLAIN, Plan, check_compiles, decide
 from harness.evaluation.speed.precision import arithmetic
+from harness.progress import ProgressFn, no_progress, part_of
 from harness.store.files import DamagedFile
 from harness.store.rundir import EvaluationDirectory, RunDirectory, utc_now
 from harness.store.verdicts import correct_after, verdicts_digest, write_verdicts
@@ -128,9 +129,7 @@ def evaluate(
                 with _recorded(directory, initial_record(job), finished=result is not None):
                     result = finish(job, executor, flags, part, notify, foreign=foreign)
             else:
-                notify(
-                    f"evaluation {identity} was stored on {result.stored_at} and is shown as it is"
-                )
+                notify(f"evaluation {identity} was stored on {result.stored_at} and is reused")
             results.append(result)
     return tuple(results)
 
@@ -212,9 +211,8 @@ def attack_chunks(
         missing = job.missing(numbers)
         finished = numbers[-1] + 1 - len(missing)
         if missing:
-            executor.attack(
-                job, missing, for_missing_chunks(progress, finished, len(missing), job.chunks)
-            )
+            part = part_of(progress, finished, len(missing), job.chunks)
+            executor.attack(job, missing, part)
         for number in numbers:
             verdicts, about_chunk = read_chunk(job.directory.chunk_path(number))
             tables.append(verdicts)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.data.base import ImageSource
 from harness.errors import UserError
 from harness.models.checkpoint import state_dict_sha256
-from harness.models.external.probe import check_float32
+from harness.models.external.probe import check_float32, evaluating
 
 
 @contextmanager
@@ -26,16 +26,13 @@ def untouched(model: nn.Module) -> Iterator[str]:
     """
     check_float32(model, "the model")
     before = state_dict_sha256(model)
-    modes = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
     for parameter in trainable:  # one by one: TorchScript modules have no ``requires_grad_``
         parameter.requires_grad_(False)
     try:
-        yield before
+        with evaluating(model):
+            yield before
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter in trainable:
             parameter.requires_grad_(True)
     ensure_unchanged(model, before)

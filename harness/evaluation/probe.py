@@ -111,12 +111,7 @@ def moved_rows(first: Tensor, second: Tensor, tolerance: float) -> tuple[int, fl
     The tolerance is relative to the largest finite logit, or to 1 if that is smaller.
     """
     both = finite(first) & finite(second)
-    scale = max(
-        1.0,
-        float(first[torch.isfinite(first)].abs().max())
-        if bool(torch.isfinite(first).any())
-        else 0.0,
-    )
+    scale = max(1.0, float(first.nan_to_num(0.0, 0.0, 0.0).abs().max()))
     # The difference of equal infinities is NaN, and counts as 0.
     difference = torch.where(first == second, 0.0, (first - second).abs())
     moved = ((difference.amax(dim=1) > tolerance * scale) & both) | (
@@ -179,14 +174,14 @@ def normalisation(job: Job) -> Flag | None:
         return Flag(
             "normalisation",
             f"{plain} of {n} images are classified correctly, but {better} when they are "
-            f"normalised by the mean and std of {info.name}: give --normalize dataset",
+            f"normalised by the mean and std of {info.name}: set normalize to dataset",
         )
     if significantly_more(plain, n, 1 / info.num_classes):
         return None
     return Flag(
         "near-chance",
         f"{plain} of {n} images are classified correctly, no more than by guessing among "
-        f"{info.num_classes} classes: check the weights, --normalize and the order of classes",
+        f"{info.num_classes} classes: check weights, normalisation and the order of classes",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.config import eps_text
-from harness.evaluation.attack.job import ProgressFn
+from harness.progress import ProgressFn, part_of
 
 
 def monotonic(progress: ProgressFn) -> ProgressFn:
@@ -26,14 +26,7 @@ def for_radius(progress: ProgressFn, number: int, radii: Sequence[float]) -> Pro
     before, total = sum(weights[:number]), sum(weights)
     where = f"eps {eps_text(radii[number])}, " if len(radii) > 1 else ""
 
-    def advance(share: float, note: str) -> None:
-        progress((before + share * weights[number]) / total, note and f"{where}{note}")
+    def with_radius(share: float, note: str) -> None:
+        progress(share, note and f"{where}{note}")
 
-    return advance
-
-
-def for_missing_chunks(
-    progress: ProgressFn, finished: int, missing: int, chunks: int
-) -> ProgressFn:
-    """Convert the missing chunks' share to a share of all, ``finished`` of which are done."""
-    return lambda share, note: progress((finished + share * missing) / chunks, note)
+    return part_of(with_radius, before, weights[number], total)

@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.config import RunConfig
 from harness.data import Dataset, dataset_info, load_dataset
 from harness.data.base import ImageSet
+from harness.data.files import without_downloads
 from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.experiment.teacher import Teacher, untrained_teacher
@@ -119,7 +120,8 @@ def training_images(plan: Plan) -> tuple[Dataset, Tensor, str]:
     """
     needed, info = plan.batch_size * (plan.warmup + plan.repeats), dataset_info(plan.dataset)
     try:
-        train = load_dataset(plan.dataset, plan.data_root, splits=("train",)).train
+        with without_downloads():
+            train = load_dataset(plan.dataset, plan.data_root, splits=("train",)).train
     except UserError:
         if plan.data_root is not None:
             raise

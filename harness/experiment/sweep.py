@@ -183,7 +183,7 @@ def _row(run: RunSpec, spec: SweepSpec, seed: int, costs: dict[str, Any]) -> Row
     left_out: tuple[str, ...] = ()
     if spec.scale == "small":
         recipe = recipe or resolve(method, dataset=dataset).recipe
-        recipe, scaled, left_out = at_scale(method, recipe, DEFAULT_DATASET)
+        recipe, scaled, left_out = at_scale(method, recipe)
     settings = {**scaled, **spec.set, **run.set}
     config = resolve(
         method,
@@ -218,10 +218,8 @@ EPOCHS = (
 )
 
 
-def at_scale(
-    method: str, recipe: str, dataset: str
-) -> tuple[str, dict[str, JsonValue], tuple[str, ...]]:
-    """A method's recipe at the size of its recipe for ``dataset``.
+def at_scale(method: str, recipe: str) -> tuple[str, dict[str, JsonValue], tuple[str, ...]]:
+    """A method's recipe at the size of its recipe for the default dataset, which is small.
 
     A row of a table is the recipe of its dataset with a few changes. These are applied to the
     method's recipe for the small dataset, except for changes of size.
@@ -233,8 +231,8 @@ def at_scale(
     Raises:
         UserError: the method has no recipe with one of the names.
     """
-    row, small = resolve(method, recipe=recipe), resolve(method, recipe=dataset)
-    if row.data.name == dataset:
+    row, small = resolve(method, recipe=recipe), resolve(method, recipe=DEFAULT_DATASET)
+    if row.data.name == DEFAULT_DATASET:
         return recipe, {}, ()
     own = row.data.name
     usual = resolve(method, recipe=own) if own in METHODS.get(method).recipes else small
@@ -244,7 +242,7 @@ def at_scale(
             left_out.append(path)
         else:
             settings[path] = _scaled(path, value, row, small)
-    return dataset, settings, tuple(left_out)
+    return DEFAULT_DATASET, settings, tuple(left_out)
 
 
 def _scaled(path: str, value: Any, row: RunConfig, small: RunConfig) -> Any:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -79,9 +79,9 @@ def load_external(
 
     Returns:
         The model, and ``source``, ``arch``, ``model_name``, ``normalize`` (None, or mean and std),
-        ``sha256`` of the weights file, or of the state dict if there is no single file, ``notes``
-        for the user, one sentence each, and ``preparation`` if the source specifies one other than
-        the dataset's usual one.
+        ``sha256`` of the weights file, or of the state dict if there is no single file, the given
+        ``weights`` and ``weights_key``, ``notes`` for the user, one sentence each, and
+        ``preparation`` if the source specifies one other than the dataset's usual one.
 
     Raises:
         UserError: the model cannot be loaded, or does not match the dataset.
@@ -106,7 +106,8 @@ def load_external(
             loaded = from_checkpoint(Path(spec), dataset_info, arch, weights_key, normalize)
         else:
             loaded = from_function(spec, path, weights_key)
-    loaded = loaded.normalized_by(statistics_of(normalize, dataset_info), normalize)
+    if normalize is not None:
+        loaded = replace(loaded, statistics=statistics_of(normalize, dataset_info))
     model, statistics = loaded.model().eval(), loaded.statistics
     info, preparation = dataset_info, loaded.preparation
     if preparation is not None:
@@ -122,6 +123,8 @@ def load_external(
         "arch": loaded.arch,
         "model_name": loaded.name,
         "normalize": statistics and {"mean": list(statistics[0]), "std": list(statistics[1])},
+        "weights": None if path is None else str(path),
+        "weights_key": weights_key,
         "notes": notes,
     }
 
@@ -253,7 +256,7 @@ def from_checkpoint(
     taken = load_weights(network, content, str(path), key)
     notes = taken.notes
     if taken.statistics is None and normalize is None:
-        notes += (f"{path} does not say how images were normalised, nor does --normalize",)
+        notes += (f"{path} does not say how images were normalised, and normalize is not given",)
     return Loaded(network, arch, path.name, taken.statistics, file_sha256(path), notes)
 
 

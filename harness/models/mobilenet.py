@@ -9,9 +9,6 @@ the first block's expansion by 1 as a convolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -102,36 +99,27 @@ class MobileNetV2(StagedNetwork):
     ``features`` has the stages' linear outputs; the classifier's input has 1280 channels.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: int = 32,
-        *,
-        channels: Sequence[int],
-    ) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, image_size: int = 32) -> None:
         """Build and initialise.
 
         Args:
             num_classes: number of logits C.
             in_channels: channels of the images.
             image_size: height and width of the images in pixels, 8 to 64.
-            channels: channels of the stem and of the seven groups of blocks.
         """
         super().__init__(image_size)
-        c = channels
         # Output channels, number of blocks, stride and expansion of the groups in each stage.
         layout = (
-            ((c[1], 1, 1, 1), (c[2], 2, 1, 6)),
-            ((c[3], 3, 2, 6),),
-            ((c[4], 4, 2, 6), (c[5], 3, 1, 6)),
-            ((c[6], 3, 2, 6), (c[7], 1, 1, 6)),
+            ((8, 1, 1, 1), (12, 2, 1, 6)),
+            ((16, 3, 2, 6),),
+            ((32, 4, 2, 6), (48, 3, 1, 6)),
+            ((80, 3, 2, 6), (160, 1, 1, 6)),
         )
-        self.feature_channels = (c[0], *(stage[-1][0] for stage in layout))
-        self.conv1 = nn.Conv2d(in_channels, c[0], 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(c[0])
+        self.feature_channels = (16, *(stage[-1][0] for stage in layout))
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
         self.stages = nn.Sequential()
-        inputs = c[0]
+        inputs = 16
         for stage in layout:
             blocks = nn.Sequential()
             for outputs, number, stride, expand in stage:
@@ -158,4 +146,4 @@ class MobileNetV2(StagedNetwork):
 
 
 mobilenet_v1 = MobileNetV1
-mobilenet_v2 = partial(MobileNetV2, channels=(16, 8, 12, 16, 32, 48, 80, 160))
+mobilenet_v2 = MobileNetV2

@@ -102,20 +102,6 @@ def statistics_of(normalize: str | Statistics | None, info: DatasetInfo) -> Stat
     return mean, std
 
 
-def normalized(
-    model: nn.Module, normalize: str | Statistics | None, info: DatasetInfo
-) -> tuple[nn.Module, dict[str, Sequence[float]] | None]:
-    """Return the model with normalised input, and the mean and std; see ``statistics_of``.
-
-    Raises:
-        UserError: ``statistics_of`` finds no such statistics.
-    """
-    statistics = statistics_of(normalize, info)
-    if statistics is None:
-        return model, None
-    return Normalized(model, *statistics), {"mean": statistics[0], "std": statistics[1]}
-
-
 def _parsed(normalize: str | Statistics) -> Statistics:
     """Convert to mean and std, also from text such as ``0.5,0.5,0.5;0.2,0.2,0.2``."""
     try:

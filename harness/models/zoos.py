@@ -56,12 +56,6 @@ class Loaded:
     notes: tuple[str, ...] = ()
     preparation: Preparation | None = None
 
-    def normalized_by(
-        self, statistics: Statistics | None, normalize: str | Statistics | None
-    ) -> Loaded:
-        """Return the same network with ``statistics``, or unchanged if ``normalize`` is None."""
-        return self if normalize is None else replace(self, statistics=statistics)
-
     def model(self) -> nn.Module:
         """Return the network, preceded by the normalisation of its images if it has one."""
         return Normalized(self.network, *self.statistics) if self.statistics else self.network

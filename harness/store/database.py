@@ -236,22 +236,18 @@ class Database:
         with self._writer() as connection:
             store_reported(connection, printed, sha256)
 
-    def publish(self, name: str, csv: str) -> Path:
-        """Store a CSV file of published numbers in the results folder, and load it.
+    def publish(self, csv: str) -> None:
+        """Store RobustBench's numbers, as CSV, in the results folder, and load them.
 
-        A rebuild loads it again.
-
-        Returns:
-            The file's path.
+        A rebuild loads them again.
 
         Raises:
             UserError: the folder cannot be written, or the database is busy for too long.
         """
-        kept = self.results / PUBLISHED / f"{name}.csv"
+        kept = self.results / PUBLISHED / "robustbench.csv"
         make_folder(kept.parent)
         write_bytes_atomic(csv.encode(), kept)
         self.load_reported(kept)
-        return kept
 
     def tables(self, names: Sequence[str]) -> dict[str, pa.Table]:
         """Read tables in one transaction, rows in order.

@@ -89,6 +89,8 @@ def import_(results: Path, folder: Path) -> Merged:
     Raises:
         UserError: the folder holds no export, or one of its files has changed since.
     """
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"{folder} holds no export, which has a {MANIFEST}: choose another folder")
     manifest = read_json(folder / MANIFEST)
     try:
         hashes = {name: manifest["tables"][name]["sha256"] for name in TABLES}

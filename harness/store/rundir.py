@@ -183,7 +183,7 @@ class RunDirectory(_Record):
             raise UserError(
                 f"run {self.run_id} has finished evaluations, but {self.model_path} is missing: "
                 "`db merge` the results folder that has it, or train it again in another results "
-                "folder"
+                "folder or with --fresh"
             )
         raise UserError(f"run {self.run_id} has no trained model yet: finish it with `run`")
 
@@ -312,7 +312,7 @@ def _no_such_run(results: Path, name: str) -> str:
     if is_path and not Path(name).is_file():
         return f"there is no file or run {name!r}: check the path, or name a run in {results}"
     known = [directory.run_id for directory in list_runs(results)]
-    hint = f"it holds {counted(len(known), 'other run')}."
+    hint = f"it holds {counted(len(known), 'other run')}." if known else "it holds no runs."
     if near := nearest(name, known):
         hint = f"did you mean {' or '.join(near)}?"
     return f"there is no run {name!r} in {results}: {hint}"

@@ -39,7 +39,7 @@ class Table:
 
 
 RUN_KEY = Column("run_id", "VARCHAR NOT NULL", "the run, as in runs")
-EVALUATION_KEY = Column("evaluation_id", "VARCHAR NOT NULL", "the evaluation, as in evaluations")
+EVALUATION_KEY = Column("evaluation_id", "VARCHAR NOT NULL", "hash of protocol, images and weights")
 
 RUNS = Table(
     "runs",

@@ -13,6 +13,8 @@ from harness.training.inner_attack import pgd
 from harness.training.modes import attack_mode, frozen_parameters
 from harness.training.schedules import InnerSchedule
 
+BATCH = 250
+
 
 def monitor_accuracy(
     model: nn.Module,
@@ -22,7 +24,6 @@ def monitor_accuracy(
     limit: int | None = None,
     eps: float,
     pgd_steps: int,
-    batch_size: int = 250,
 ) -> dict[str, float]:
     """Measure clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD.
 
@@ -39,7 +40,7 @@ def monitor_accuracy(
     dtype = next(model.parameters()).dtype
     count = len(images) if limit is None else min(limit, len(images))
     with attack_mode(model, "eval"), frozen_parameters(model), torch.no_grad():
-        for rows in torch.arange(count).split(batch_size):
+        for rows in torch.arange(count).split(BATCH):
             x, y = images.images_float(rows).to(device, dtype), images.labels[rows].to(device)
             correct[0] += (model(x).argmax(1) == y).sum()
             if pgd_steps:

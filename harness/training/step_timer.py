@@ -33,6 +33,7 @@ class StepTimer:
         self._warmup = warmup
         self._seen = 0
         self._early: list[float] = []
+        self._restored = 0
         self._seconds: list[float] = []
         self._pending: list[tuple[bool, Events]] = []
 
@@ -53,9 +54,11 @@ class StepTimer:
             self._add(self._warm(), time.perf_counter() - began)
 
     def median(self, last: int | None = None) -> float:
-        """Median seconds of the ``last`` steps, or of all steps; NaN before the first step."""
+        """Median seconds of all steps, or of this process's ``last`` ones; NaN if none."""
         values = self._values()
-        return statistics.median(values[-(last or 0) :]) if values else float("nan")
+        if last is not None:
+            values = (self._seconds[self._restored :] or self._early)[-last:]
+        return statistics.median(values) if values else float("nan")
 
     def summary(self) -> dict[str, float]:
         """The median, the number of steps and, from six steps on, a 95% confidence interval.
@@ -78,6 +81,7 @@ class StepTimer:
         """Restore the seconds from a checkpoint; the warm-up starts again."""
         self._values()
         self._seconds, self._early, self._seen = list(seconds), [], 0
+        self._restored = len(seconds)
 
     def _warm(self) -> bool:
         self._seen += 1

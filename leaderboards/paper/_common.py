@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from leaderboards.protocols import accuracy_help
 from leaderboards.spec import (
     Baseline,
     ColumnSpec,
@@ -20,7 +21,7 @@ YES, NO, TIMES = "\u2713", "\u2717", "\u00d7"
 LINF = "\u2113\u221e"
 
 THREAT = f"{LINF}, {EPSILON} = 8/255"
-CLEAN = ColumnSpec("clean", ("Clean",), "clean", help="Accuracy on the clean test images, percent.")
+CLEAN = ColumnSpec("clean", ("Clean",), "clean", help=accuracy_help("clean"))
 AA = ColumnSpec(
     "aa",
     ("AA",),

@@ -102,24 +102,16 @@ def deviation_text(number: Number, column: Column) -> str:
     return value_text(Number(number.std, number.badge), column).removesuffix(column.unit)
 
 
-def number_text(
-    number: Number, column: Column, *, badge: bool = True, interval: bool = False
-) -> str:
-    """Return a number on one line, such as ``31.45 P``, ``76.64 \u00b1 0.02 P`` or ``+0.88 R``.
+def number_text(number: Number, column: Column, *, interval: bool) -> str:
+    """Return a number with its marks, such as ``63.59!``, ``76.64 \u00b1 0.02`` or ``+0.88``.
 
-    Args:
-        number: the number.
-        column: its column.
-        badge: whether to add the badge before the marks: ``63.59 P!``; else ``63.59!``.
-        interval: whether to add the interval of one model: ``31.45 [30.5, 32.4]``.
+    ``interval`` adds the interval of one model: ``31.45 [30.5, 32.4]``.
     """
-    parts = [value_text(number, column) + ("" if badge else number.marks)]
+    parts = [value_text(number, column) + number.marks]
     if number.std is not None:
         parts.append(f"{PLUS_MINUS} {deviation_text(number, column)}")
     if interval and (text := interval_text(number)):
         parts.append(text)
-    if badge:
-        parts.append(number.badge + number.marks)
     return " ".join(parts)
 
 

@@ -197,7 +197,7 @@ def to_html(table: Table) -> str:
     return page(table.name, [_entry(table, (), ())])
 
 
-def site(title: str, tables: Sequence[Table], endings: Sequence[str], made: str) -> str:
+def site(tables: Sequence[Table], endings: Sequence[str], made: str) -> str:
     """Return a page with tables, their plots and links to files ``<anchor>.<ending>``.
 
     ``made`` says from which code and data the page was made.
@@ -206,7 +206,7 @@ def site(title: str, tables: Sequence[Table], endings: Sequence[str], made: str)
     for table in tables:
         files = [f"{table.anchor}.{ending}" for ending in endings]
         entries.append(_entry(table, plots.plots_of(table), files))
-    return page(title, entries, made)
+    return page("DivergenceBench: leaderboards", entries, made)
 
 
 def page(title: str, entries: Sequence[dict[str, Any]], made: str = "") -> str:

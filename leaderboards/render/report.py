@@ -10,6 +10,7 @@ from rich.console import Console
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.files import make_folder, write_bytes_atomic
+from harness.store.text import counted
 from leaderboards.build import FIELDS, SMALL_NAME, field, named, small, table, tables
 from leaderboards.render.bibtex import to_bibtex
 from leaderboards.render.data import to_csv, to_json
@@ -91,7 +92,7 @@ def write_site(out: Path, results: Path | None) -> list[Path]:
         if title.number in FIELDS.values():
             shown.append(field(title.number, results, name_folder=False))
     shown += small(results)
-    page = site("DivergenceBench: leaderboards", shown, tuple(ENDINGS.values()), made_from(results))
+    page = site(shown, tuple(ENDINGS.values()), made_from(results))
     texts = {"index.html": page} | {
         f"{one.anchor}.{ending}": text_of(one, format_, printed_only=results is None)
         for one in shown
@@ -107,6 +108,6 @@ def made_from(results: Path | None) -> str:
     if results is None or not Database(results).path.exists():
         return "Made by DivergenceBench from printed numbers only."
     _, ((runs, newest, commit),) = Database(results).fetch(NEWEST)
-    made = f"Made by DivergenceBench from {runs:,} run{'s' * (runs != 1)}"
+    made = f"Made by DivergenceBench from {counted(runs, 'run')}"
     made += f", the newest from {newest:%Y-%m-%d}" if newest is not None else ""
     return f"{made}, with code at commit {commit[:9]}." if commit else f"{made}."

@@ -247,7 +247,7 @@ def _ranking_cells(table: Table, row: Row, console: Console) -> dict[str, str]:
     for column in table.columns:
         number = row.number(column.key)
         ranks = column.key == table.ranked_by
-        text = "" if number is None else number_text(number, column, badge=False, interval=ranks)
+        text = "" if number is None else number_text(number, column, interval=ranks)
         numbers[column.title] = _encodable(text, console)
     before = len(labels) - table.last_labels
     return dict([*labels[:before], *numbers.items(), *labels[before:]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import groupby
 
+from harness.store.text import counted
 from leaderboards.render.cells import SIGNS, VERDICTS, value_text, verdict_of
 from leaderboards.table import (
     DISPUTED,
@@ -75,8 +77,7 @@ def evidence(table: Table, row: Row) -> list[str]:
                 texts.append(("", f"{gap}, {VERDICTS[verdict]}"))
             if number.run_ids and number.seeds:
                 n = f", n = {number.n:,}" if number.n else ""
-                seeds = f"{number.seeds} seed{'s' * (number.seeds > 1)}{n}"
-                texts.append(("", seeds))
+                texts.append(("", f"{counted(number.seeds, 'seed')}{n}"))
             for mark, text in texts:
                 if text:
                     found.setdefault((number.badge, mark, text), {})[column.title] = None
@@ -125,12 +126,7 @@ def rows_with_numbers(
 
 def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Return the rows by section, in order."""
-    found: list[tuple[str, list[Row]]] = []
-    for row in rows:
-        if not found or found[-1][0] != row.group:
-            found.append((row.group, []))
-        found[-1][1].append(row)
-    return found
+    return [(name, list(own)) for name, own in groupby(rows, key=lambda row: row.group)]
 
 
 def titled_sections(table: Table, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

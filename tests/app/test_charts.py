@@ -66,7 +66,7 @@ def test_a_forest_is_hollow_where_the_interval_holds_zero() -> None:
         {"title": ["Clean", "AA"], "difference": [1.0, 2.0], "low": [-1.0, 0.5], "high": [3.0, 4.0],
          "text": ["", ""]}
     )  # fmt: skip
-    spec = charts.forest(frame, x_title="A - B").to_dict()
+    spec = charts.forest(frame).to_dict()
     assert [row["clear"] for row in rows(spec) if "clear" in row] == [False, True]
     assert encodings(spec)[2]["y"]["sort"] == ["Clean", "AA"]
 

@@ -143,6 +143,15 @@ def test_a_file_loaded_in_python_is_loaded_again(call) -> None:
     check_the_same_is_evaluated(call, repeated(Path("r")))
 
 
+def test_a_function_evaluated_in_python_is_loaded_again_with_its_weights(call, monkeypatch) -> None:
+    torch.save({"kept": network(1).state_dict(), "other": network(2).state_dict()}, "weights.pt")
+    Path("networks_of_commands.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(".")
+    how = {"weights": "weights.pt", "weights_key": "kept", "attacks": "none", "n": 20}
+    bench.evaluate("networks_of_commands:network", "digits", **how, results="r", quiet=True)
+    check_the_same_is_evaluated(call, repeated(Path("r")))
+
+
 def test_a_function_on_images_drawn_at_random_is_evaluated_again(call, monkeypatch) -> None:
     torch.save(network(0).state_dict(), "weights.pt")
     Path("networks_of_commands.py").write_text(MODULE)

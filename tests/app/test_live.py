@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app import queries
+from app.live import live
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
@@ -40,6 +41,15 @@ def test_a_run_without_news_has_probably_ended(open_page, store_run, tmp_path: P
         shown = " ".join(str(each.value) for each in [*page.caption, *page.markdown])
         silent = r"no update for 30 min \d+ s: its process has probably ended"
         assert bool(re.search(silent, shown)) == (minutes == 30)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"at": 3}', '"text"'])
+def test_progress_that_cannot_be_read_is_left_out(store_run, tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path, store_run(tmp_path, "mart", "MART", status="started"))
+    run.progress_path.write_text(content)
+    now = live(tmp_path, run.run_id)
+    assert now is not None
+    assert (now.work, now.note, now.share) == ("", "", None)
 
 
 @pytest.mark.timeout(300)

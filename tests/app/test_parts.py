@@ -88,13 +88,18 @@ def test_images_that_are_saved_again_are_read_again(store_run, tmp_path) -> None
     assert (after[:, 100:196] == 255 - before[:, 100:196]).all()
 
 
-def test_data_that_is_not_here_is_not_fetched(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [("cifar10", "cifar-10-batches-py"), ("fashion-mnist", "FashionMNIST"), ("svhn", "svhn")],
+)
+def test_data_that_is_not_here_is_not_fetched(tmp_path, monkeypatch, dataset, folder) -> None:
     from app.gallery import test_images as images_of
 
+    (tmp_path / folder).mkdir()
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path))
-    with pytest.raises(UserError, match="start the app with HARNESS_DATA"):
-        images_of("cifar10", None)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"{dataset} is not in {tmp_path}: .* HARNESS_DATA"):
+        images_of(dataset, None)
+    assert [path.name for path in tmp_path.rglob("*")] == [folder]
 
 
 def test_images_of_a_run_from_another_machine_are_those_of_this_one(tmp_path, monkeypatch) -> None:

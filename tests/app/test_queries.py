@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from app import queries
+from harness.config import STANDARD_ATTACKS as STAGES
+from harness.config import EvalConfig
 from harness.errors import UserError
 from harness.store.database import Database
 from harness.store.rundir import RunDirectory
@@ -36,6 +38,20 @@ def test_a_run_is_represented_by_its_own_protocol_whatever_was_measured_later(
     assert queries.comparable(database)["evaluation_id"].tolist() == ["e" * 12]
     found = [each["evaluation_id"] for each in queries.evaluations(database, run_id)]
     assert found == ["e" * 12, "f" * 12]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"budget": {"n_iter": 20, "n_queries": 1000}}, {"order": "random", "n": 80}]
+)
+def test_an_evaluation_with_another_budget_or_order_is_not_the_main_one(
+    store_run, store_evaluation, tmp_path, changes
+) -> None:
+    protocol = EvalConfig(eps=0.15, attacks=STAGES, limit=40)
+    run_id = store_run(tmp_path, "ikl", "IKL-AT", evaluation=protocol)
+    run = RunDirectory(tmp_path, run_id)
+    store_evaluation(run, 1, name="f" * 12, minute=30, **changes)
+    Database(tmp_path).record(run)
+    assert queries.runs(Database(tmp_path))["evaluation_id"].tolist() == ["e" * 12]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,6 +105,17 @@ def test_the_card_has_every_number_with_its_protocol(results: Path, tmp_path: Pa
         stored = file.metadata()
     assert stored["weights_sha256"] == config["weights_sha256"]
     assert json.loads(stored["normalize"]) == config["normalize"]
+
+
+def test_the_card_leaves_out_a_damaged_evaluation(results: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(results, copy)
+    (run_id,) = bench.results(copy)["run_id"]
+    record = find_run(copy, run_id).evaluation("0" * 12).record_path
+    record.parent.mkdir()
+    record.write_text('{"status": ')
+    folder = bench.export(run_id, tmp_path / "hub", format="state-dict", results=copy)
+    assert len(read_json(folder / "config.json")["evaluations"]) == 1
 
 
 def test_a_file_that_gives_other_logits_is_not_kept(

@@ -59,6 +59,9 @@ def test_calling_twice_is_safe_and_changes_nothing_outside(tmp_path: Path) -> No
     assert torch.equal(*found)
     bench.evaluate(first.run_id, "digits", eps=0.1, **short)
     bench.export(first.run_id, tmp_path / "hub", format="state-dict", results=tmp_path)
+    weights = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), weights)
+    bench.evaluate(weights, "digits", arch="resnet8", eps=0.1, **short)
     assert global_state() == before
 
 

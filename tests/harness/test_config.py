@@ -111,6 +111,11 @@ def test_at_radius_0_there_is_no_attack_and_one_protocol():
     assert (attacked.eps, attacked.attacks, attacked.limit) == (0.2, STANDARD_ATTACKS, 40)
 
 
+@pytest.mark.parametrize(("given", "sizes"), [(16, (16,)), ("64, 16", (16, 64)), ([8, 8], (8,))])
+def test_graph_sizes_are_one_number_or_several(given, sizes):
+    assert EvalConfig(graph_sizes=given).graph_sizes == sizes
+
+
 def test_only_another_budget_than_the_standard_one_is_part_of_the_protocol():
     assert "budget" not in EvalConfig().identity_payload()
     assert EvalConfig(budget={"n_iter": 5}).identity_payload()["budget"]["n_iter"] == 5

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import leaderboards
 from harness.data import DATASETS, dataset_info
 from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary, wilson_interval
 from harness.experiment.resolve import resolve
+from leaderboards import build
 from leaderboards.build import small
 from leaderboards.paper import TABLES
 from leaderboards.render.report import text_of
@@ -67,7 +67,7 @@ def test_every_format_says_the_same_of_ours_and_print(
     verdict: str,
 ) -> None:
     add_run("IKL", (6600, 3500, *[survived] * 3), params=IKL, **PAPER)
-    table = leaderboards.table(2, tmp_path)
+    table = build.table(2, tmp_path)
     value = survived / 100
     gap = f"{value - 31.45:+.2f}"
     low, high = (100 * end for end in wilson_interval(survived, 10000))
@@ -104,7 +104,7 @@ def test_a_difference_is_over_shared_seeds_and_images(add_run: AddRun, tmp_path:
         for seed, left in zip(seeds, survived[title], strict=True):
             params = IKL if title == "IKL" else {}
             add_run(title, (6600, 3500, *[left] * 3), seed=seed, params=params, **PAPER)
-    table = leaderboards.table(2, tmp_path)
+    table = build.table(2, tmp_path)
     gain = ours_of(table, ROW, "aa-difference")
     # Seeds 1 and 2 are in both groups.
     pairs = [(3178, 3011), (3102, 2990)]
@@ -125,7 +125,7 @@ def test_a_difference_is_over_shared_seeds_and_images(add_run: AddRun, tmp_path:
 def test_without_a_shared_seed_there_is_no_difference(add_run: AddRun, tmp_path: Path) -> None:
     add_run("IKL", (6600, 3500, 3140, 3140, 3140), seed=0, params=IKL, **PAPER)
     add_run("KL", (6200, 3300, 3011, 3011, 3011), seed=1, **PAPER)
-    table = leaderboards.table(2, tmp_path)
+    table = build.table(2, tmp_path)
     (row,) = [row for row in table.rows if ROW in row.labels]
     assert row.cells["aa-difference"].ours is None
     assert table.headline.endswith("differ only in the loss share a seed yet.")
@@ -223,10 +223,10 @@ def test_a_cell_has_the_group_of_most_seeds_and_among_equals_the_newest(
     for seed, survived in enumerate((3100, 3120)):
         store(survived, seed, older, "e1")
     store(3200, 0, newer, "later")
-    chosen = ours_of(leaderboards.table(2, tmp_path), ROW, "aa")
+    chosen = ours_of(build.table(2, tmp_path), ROW, "aa")
     assert (chosen.value, chosen.seeds) == (pytest.approx(31.10), 2)
     store(3240, 1, newer, "later")
-    chosen = ours_of(leaderboards.table(2, tmp_path), ROW, "aa")
+    chosen = ours_of(build.table(2, tmp_path), ROW, "aa")
     assert (chosen.value, chosen.seeds) == (pytest.approx(32.20), 2)
 
 

@@ -13,9 +13,9 @@ from xml.etree.ElementTree import Element
 import pytest
 from rich.console import Console
 
-import leaderboards
 from harness.config import eps_text
 from harness.store.database import Database
+from leaderboards import build
 from leaderboards.build import field, small
 from leaderboards.render.html import TableView, fragment
 from leaderboards.render.latex import to_latex
@@ -37,7 +37,7 @@ def test_a_radius_is_written_as_papers_write_it() -> None:
 
 @pytest.fixture(scope="module")
 def printed() -> list[Table]:
-    return [leaderboards.table(title.number) for title in leaderboards.tables()]
+    return [build.table(title.number) for title in build.tables()]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(results: Path) -> list[Table]:
     return [
-        *(leaderboards.table(title.number, results) for title in leaderboards.tables()),
+        *(build.table(title.number, results) for title in build.tables()),
         *(field(number, results) for number in (2, 4)),
         *small(results),
     ]
@@ -238,8 +238,8 @@ def test_a_legend_says_where_intervals_are_from(
     add_run: AddRun, tmp_path: Path, format_: str
 ) -> None:
     flags = [{"name": "zero-gradients", "detail": "12 of 360 images"}]
-    assert INTERVAL not in text_of(leaderboards.table(2), format_)
-    assert MEANINGS["?"] not in text_of(leaderboards.table(2), format_)
+    assert INTERVAL not in text_of(build.table(2), format_)
+    assert MEANINGS["?"] not in text_of(build.table(2), format_)
     add_run("IKL", (340, 280, 270, 268, 262), flags=flags)
     text = text_of(small(tmp_path)[0], format_)
     assert "95% interval (Wilson) from n test images, computed here for printed" in INTERVAL

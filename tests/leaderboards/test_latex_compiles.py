@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import leaderboards
 from harness.store.database import Database
+from leaderboards import build
 from leaderboards.build import field, small
 from leaderboards.render.latex import PACKAGES, to_latex
 from leaderboards.table import Table
@@ -58,7 +58,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Table]:
     distillation_study(results)
     adversarial_study(results)
     return [
-        *(leaderboards.table(header.number, results) for header in leaderboards.tables()),
+        *(build.table(header.number, results) for header in build.tables()),
         *(field(number, results) for number in (2, 4)),
         *small(results),
     ]

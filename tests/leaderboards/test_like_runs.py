@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import leaderboards
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
+from leaderboards import build
 from leaderboards.build import small
 from leaderboards.summary import run_summary
 
@@ -66,5 +66,5 @@ def test_a_database_of_any_age_answers(add_run: AddRun, tmp_path: Path, version:
         assert views.fetchall() == []
     assert rows(tmp_path).keys() == {"IKL"}
     assert run_id in {run for row in small(tmp_path)[0].rows for run in row.run_ids}
-    assert not leaderboards.table(2, tmp_path).has_ours
+    assert not build.table(2, tmp_path).has_ours
     assert len(run_summary(tmp_path, run_id).table.rows) == 1

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-import leaderboards
+from leaderboards import build
 from leaderboards.printed import REPORTED_CSV
 from leaderboards.table import Row, Table
 
@@ -52,7 +52,7 @@ def column_of(line: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def printed() -> dict[int, Table]:
-    return {title.number: leaderboards.table(title.number) for title in leaderboards.tables()}
+    return {title.number: build.table(title.number) for title in build.tables()}
 
 
 def test_every_printed_number_is_in_its_place(printed: dict[int, Table]) -> None:
@@ -70,7 +70,7 @@ def test_every_printed_number_is_in_its_place(printed: dict[int, Table]) -> None
 
 
 def test_nothing_else_is_printed(printed: dict[int, Table]) -> None:
-    assert [title.number for title in leaderboards.tables()] == list(range(1, 10))
+    assert [title.number for title in build.tables()] == list(range(1, 10))
     counts = {
         number: sum(
             cell.printed is not None

@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -10,30 +11,30 @@ from harness.store.database import Database
 from leaderboards.printed import (
     REPORTED_CSV,
     evidence_of,
-    load_reported,
     printed_lines,
+    printed_number,
     printed_rows,
 )
 from leaderboards.table import Row
 
+FRAME = pd.read_csv(REPORTED_CSV, keep_default_na=False, na_values={"std": ""})
+
 
 def test_every_printed_number_is_there_and_typed() -> None:
-    frame = load_reported()
-    assert len(frame) == 273
-    assert sorted(frame["table"].unique()) == list(range(1, 10))
-    assert frame["value"].notna().all()
-    assert frame["std"].notna().sum() == 5
-    assert frame["bold"].sum() == 20
-    assert frame["underlined"].sum() == 17
-    text = ["dataset", "task", "method", "citation", "teacher", "setting", "metric", "note"]
-    assert frame[text].map(lambda cell: isinstance(cell, str)).all(axis=None)
+    assert {line["table"] for line in printed_lines()} == set("123456789")
+    numbers = [printed_number(line) for line in printed_lines()]
+    assert len(numbers) == 273
+    assert all(map(math.isfinite, (number.value for number in numbers)))
+    assert sum(number.std is not None for number in numbers) == 5
+    assert sum(number.bold for number in numbers) == 20
+    assert sum(number.underlined for number in numbers) == 17
 
 
 def test_the_database_holds_the_same_numbers(tmp_path: Path) -> None:
     database = Database(tmp_path)
     database.load_reported(REPORTED_CSV)
     stored = database.query("SELECT * FROM reported ORDER BY row_number")
-    frame = load_reported().rename(columns={"table": "table_number"})
+    frame = FRAME.rename(columns={"table": "table_number"})
     shared = stored[frame.columns]
     pd.testing.assert_frame_equal(shared, frame, check_dtype=False)
 
@@ -50,7 +51,7 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "reported.csv"
     path.write_text(text)
     with pytest.raises(UserError, match="not a file of printed numbers"):
-        load_reported(path)
+        printed_lines(path)
 
 
 def test_rows_of_one_network_trained_on_the_data_set_alone() -> None:
@@ -89,9 +90,8 @@ def test_a_student_is_matched_with_its_teacher_and_shows_no_interval() -> None:
 
 
 def test_rows_of_equal_value_in_a_table_of_comparisons_all_stay() -> None:
-    for printed, group in (
-        load_reported().query("task == 'kd'").groupby(["dataset", "student_or_arch", "teacher"])
-    ):
+    columns = ["dataset", "student_or_arch", "teacher"]
+    for printed, group in FRAME.query("task == 'kd'").groupby(columns):
         dataset, student, teacher = map(str, printed)
         names = {"CIFAR-100": "cifar100", "ImageNet": "imagenet"}
         lines = group[(group["metric"] == "top1") & ~group["method"].str.startswith("Delta")]

@@ -158,6 +158,12 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
         [folder] * 2,
     ).fetchall()
     assert "took {:.0f} to {:.0f} minutes".format(*minutes[0]) in PAGE
+    (attacked,) = duckdb.execute(
+        """SELECT min(wall_s) / 60, max(wall_s) / 60
+        FROM read_parquet(? || '/evaluations.parquet') WHERE attacks <> ''""",
+        [folder],
+    ).fetchall()
+    assert "and {:.0f} to {:.0f} minutes for each".format(*attacked) in TEXT
 
 
 def test_the_page_compares_runs_that_are_there() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import leaderboards
+from leaderboards import build
 from leaderboards.render.latex import to_latex
 from leaderboards.render.report import TEXT, text_of
 from leaderboards.render.terminal import print_table
@@ -16,7 +16,7 @@ from leaderboards.render.text import rows_with_numbers
 from leaderboards.table import Row, Table
 from tests.leaderboards.conftest import adding_to
 
-NUMBERS = [title.number for title in leaderboards.tables()]
+NUMBERS = [title.number for title in build.tables()]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(results: Path) -> dict[int, Table]:
-    return {number: leaderboards.table(number, results) for number in NUMBERS}
+    return {number: build.table(number, results) for number in NUMBERS}
 
 
 def is_printed(row: Row) -> bool:
@@ -95,7 +95,7 @@ def last_block(table: Table, width: int = 80) -> str:
 
 def test_a_further_block_has_only_rows_with_a_number_in_it(tables: dict[int, Table]) -> None:
     # Wang et al. is what others are compared with, so it has no difference itself.
-    gains = last_block(leaderboards.table(2), 66)
+    gains = last_block(build.table(2), 66)
     assert "AWP [25]" in gains
     assert "35.65" not in gains
     assert "Wang et al." not in gains

@@ -44,7 +44,7 @@ def texts(summary: RunSummary) -> list[dict[str, str]]:
     return [
         dict(zip(table.labels, row.labels, strict=True))
         | {
-            column.title: number_text(number, column, badge=False, interval=True)
+            column.title: number_text(number, column, interval=True)
             for column in table.columns
             if (number := row.number(column.key))
         }

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import leaderboards
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import wilson_interval
 from harness.experiment.resolve import resolve
 from harness.registry import METHODS
 from harness.store.connection import write_connection, writing
 from harness.store.database import Database
+from leaderboards import build
 from leaderboards.build import small
 from leaderboards.paper import TABLES
 from leaderboards.printed import REPORTED_CSV
@@ -42,7 +42,7 @@ def test_a_run_is_beside_its_row_with_interval_and_difference(
     add_run: AddRun, tmp_path: Path
 ) -> None:
     run_id = add_run("IKL", LEFT, params=IKL, **PAPER)
-    table = leaderboards.table(2, tmp_path)
+    table = build.table(2, tmp_path)
     ours = cell_at(table, f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
     assert ours is not None
     low, high = wilson_interval(3140, 10000)
@@ -53,11 +53,11 @@ def test_a_run_is_beside_its_row_with_interval_and_difference(
     assert sum(bool(cell.ours) for row in table.rows for cell in row.cells.values()) == 2
     assert table.has_ours
     # The same training is a row of Tables 1, 6 (in both panels) and 8, but not of 9.
-    assert cell_at(leaderboards.table(1, tmp_path), "(e)", "aa").ours == ours
-    six = leaderboards.table(6, tmp_path)
+    assert cell_at(build.table(1, tmp_path), "(e)", "aa").ours == ours
+    six = build.table(6, tmp_path)
     assert cell_at(six, f"{ALPHA} = 20", "apgd-ce").ours is not None
     assert cell_at(six, f"{BETA} = 3", "apgd-t").ours is not None
-    nine = leaderboards.table(9, tmp_path)
+    nine = build.table(9, tmp_path)
     assert not any(
         cell.ours for row in nine.rows if row.kind == "printed" for cell in row.cells.values()
     )
@@ -67,7 +67,7 @@ def test_seeds_give_mean_and_sample_deviation(add_run: AddRun, tmp_path: Path) -
     left = (3140, 3170, 3110)
     for seed, aa in enumerate(left):
         add_run("IKL", (6600, 3500, aa, aa, aa), seed=seed, params=IKL, **PAPER)
-    ours = cell_at(leaderboards.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
+    ours = cell_at(build.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
     assert ours is not None
     percent = [aa / 100 for aa in left]
     assert ours.value == pytest.approx(statistics.fmean(percent))
@@ -79,21 +79,21 @@ def test_seeds_give_mean_and_sample_deviation(add_run: AddRun, tmp_path: Path) -
 
 def test_our_gain_is_over_our_own_baseline(add_run: AddRun, tmp_path: Path) -> None:
     add_run("IKL", LEFT, params=IKL, **PAPER)
-    assert cell_at(leaderboards.table(1, tmp_path), "(e)", "aa-difference").ours is None
+    assert cell_at(build.table(1, tmp_path), "(e)", "aa-difference").ours is None
     add_run("KL", (6200, 3300, 3011, 3011, 3011), **PAPER)
     for number, label in ((1, "(e)"), (2, f"IKL-AT ({ALPHA}=20, {BETA}=3)")):
-        ours = cell_at(leaderboards.table(number, tmp_path), label, "aa-difference").ours
+        ours = cell_at(build.table(number, tmp_path), label, "aa-difference").ours
         assert ours is not None
         assert ours.value == pytest.approx(1.29)
 
 
 def test_the_best_of_ours_is_bold_where_several_compete(add_run: AddRun, tmp_path: Path) -> None:
     add_run("IKL", LEFT, params=IKL, **PAPER)
-    first = cell_at(leaderboards.table(1, tmp_path), "(e)", "aa").ours
+    first = cell_at(build.table(1, tmp_path), "(e)", "aa").ours
     assert first is not None
     assert not first.bold
     add_run("KL", (6700, 3300, 3011, 3011, 3011), **PAPER)
-    table = leaderboards.table(1, tmp_path)
+    table = build.table(1, tmp_path)
     bold = {
         (row.labels[0], key)
         for row in table.rows
@@ -124,7 +124,7 @@ def test_what_is_not_like_print_is_not_beside_it(add_run: AddRun, tmp_path: Path
         for seed, (what, changes) in enumerate(UNLIKE.items())
     }
     assert len(whats) == len(UNLIKE)
-    printed = [row for row in leaderboards.table(2, tmp_path).rows if row.kind == "printed"]
+    printed = [row for row in build.table(2, tmp_path).rows if row.kind == "printed"]
     numbers = [cell.ours for row in printed for cell in row.cells.values() if cell.ours]
     assert [whats[run_id] for number in numbers for run_id in number.run_ids] == []
 
@@ -133,7 +133,7 @@ def test_another_rule_of_choosing_the_epoch_is_not_compared(
     add_run: AddRun, tmp_path: Path
 ) -> None:
     add_run("IKL", LEFT, params=IKL, selection="best-on-test", **PAPER)
-    ours = cell_at(leaderboards.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
+    ours = cell_at(build.table(2, tmp_path), f"IKL-AT ({ALPHA}=20, {BETA}=3)", "aa").ours
     assert ours is not None
     assert ours.from_print is None
     assert "best-on-test" in ours.note
@@ -150,7 +150,7 @@ def test_small_runs_are_in_a_table_of_their_own(add_run: AddRun, tmp_path: Path)
     add_run("KL", (345, 280, 265, 258, 255))
     add_run("KL", (300, 200, 180, 170, 160), n=320, seed=1)
     for number in range(1, 10):
-        table = leaderboards.table(number, tmp_path)
+        table = build.table(number, tmp_path)
         assert not table.has_ours
         assert [row for row in table.rows if row.kind == "ours"] == []
     rows = own_small(tmp_path)
@@ -186,7 +186,7 @@ def test_what_another_last_attack_leaves_ranks_and_is_not_called_aa(
     add_run("IKL", (355, 230), params={"ce_weight": 2}, **short | {"attacks": ("apgd-ce",)})
     add_run("IKL", (340,), params={"ce_weight": 3}, **short | {"attacks": ()})
     if scale == "paper":
-        table = leaderboards.table(2, tmp_path)
+        table = build.table(2, tmp_path)
         rows = [row for row in table.rows if row.kind == "ours"]
         keys = ("after-apgd-ce", "after-apgd-t")
         assert [column.title for column in table.columns][2:4] == ["after APGD-CE", "after APGD-T"]
@@ -212,7 +212,7 @@ def test_runs_without_attack_stay_out_of_adversarial_tables(
 ) -> None:
     add_run("IKL", (340,), attacks=())
     for number in (1, 2, 4, 6, 8, 9):
-        rows = leaderboards.table(number, tmp_path).rows
+        rows = build.table(number, tmp_path).rows
         assert [row for row in rows if row.kind == "ours"] == []
 
 
@@ -230,7 +230,7 @@ def test_a_distilled_student_is_in_the_column_of_its_pair(add_run: AddRun, tmp_p
     add_run("KD", (7100,), **distilled)
     add_run("IKL-KD", (7180,), **distilled)
     add_run("KD", (7000,), params={"temperature": 2}, **distilled | {"arch": "resnet14"})
-    table = leaderboards.table(5, tmp_path)
+    table = build.table(5, tmp_path)
     key = "resnet56/resnet20"
     ours = cell_at(table, "KD [28]", key).ours
     assert ours is not None
@@ -273,9 +273,7 @@ def test_each_recipe_leads_to_its_own_row(add_run: AddRun, tmp_path: Path) -> No
                 **{name: PAPER[name] for name in ("n", "scale", "protocol")},
             )
     Database(tmp_path).rebuild()
-    tables = {
-        number: leaderboards.table(number, tmp_path) for number in {spec.number for spec, _ in rows}
-    }
+    tables = {number: build.table(number, tmp_path) for number in {spec.number for spec, _ in rows}}
     for spec, row in rows:
         config = resolve(row.method, recipe=row.recipe)
         found = tables[spec.number].rows[spec.rows.index(row)]
@@ -305,14 +303,14 @@ def test_the_first_run_of_each_table_is_a_recipe() -> None:
 
 def test_without_a_database_there_are_only_printed_numbers(tmp_path: Path) -> None:
     nowhere = tmp_path / "no where"
-    table = leaderboards.table(2, nowhere)
+    table = build.table(2, nowhere)
     assert "no results database" in table.message
     assert not table.has_ours
     recipe = "python -m harness run --recipe table2/ikl-a20-b3"
     assert table.first_run == f"{recipe} --results '{nowhere}'"
     with pytest.raises(UserError, match="is a file: give the results folder"):
-        leaderboards.table(2, Path(__file__))
-    assert without_commands(table) == without_commands(leaderboards.table(2))
+        build.table(2, Path(__file__))
+    assert without_commands(table) == without_commands(build.table(2))
     assert not nowhere.exists()
 
 
@@ -329,9 +327,9 @@ def test_commands_store_where_the_table_looks(
     named, default, printed = (
         [shown.first_run, *(row.command for row in shown.rows)]
         for shown in (
-            leaderboards.table(number, elsewhere),
-            leaderboards.table(number, tmp_path / "results"),
-            leaderboards.table(number),
+            build.table(number, elsewhere),
+            build.table(number, tmp_path / "results"),
+            build.table(number),
         )
     )
     assert default == printed
@@ -342,8 +340,8 @@ def test_commands_store_where_the_table_looks(
 
 def test_a_database_without_runs_is_as_good(tmp_path: Path) -> None:
     Database(tmp_path).load_reported(REPORTED_CSV)
-    found = leaderboards.table(2, tmp_path)
-    assert without_commands(found) == without_commands(leaderboards.table(2))
+    found = build.table(2, tmp_path)
+    assert without_commands(found) == without_commands(build.table(2))
     assert found.message == "no run in the results folder belongs in this table yet"
 
 
@@ -353,12 +351,12 @@ def test_a_newer_or_damaged_database_is_a_sentence(add_run: AddRun, tmp_path: Pa
     with writing(path, 5), write_connection(path, 5) as connection:
         connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
     with pytest.raises(UserError, match="schema 99"):
-        leaderboards.table(2, tmp_path)
+        build.table(2, tmp_path)
     path.write_bytes(b"this is no database")
     with pytest.raises(UserError, match="cannot be opened"):
-        leaderboards.table(2, tmp_path)
+        build.table(2, tmp_path)
     with pytest.raises(UserError, match="no Table 10"):
-        leaderboards.table(10)
+        build.table(10)
 
 
 def test_flags_of_a_run_are_shown(add_run: AddRun, tmp_path: Path) -> None:

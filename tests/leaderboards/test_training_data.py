@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import leaderboards
+from leaderboards import build
 from leaderboards.build import field, small
 from leaderboards.field import UNKNOWN
 from leaderboards.summary import run_summary
@@ -40,7 +40,7 @@ def row_of(table: Table, run_id: str) -> Row:
 
 
 def test_a_table_has_a_section_for_each_kind(ids: dict[str, str], tmp_path: Path) -> None:
-    table = leaderboards.table(4, tmp_path)
+    table = build.table(4, tmp_path)
     sections = set()
     for data, run_id in ids.items():
         row = row_of(table, run_id)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import leaderboards
+from leaderboards import build
 from leaderboards.build import field
 from leaderboards.headline import best_text
 from leaderboards.paired import paired_difference
@@ -24,7 +24,7 @@ def test_autoattack_under_another_threat_model_is_not_in_the_field(
 ) -> None:
     other = FULL | {"protocol": {**FULL["protocol"], **unlike}}
     add_run("IKL", (9000, 8500, 8400, 8400, 8400), params=IKL, **other)
-    table = leaderboards.table(2, tmp_path)
+    table = build.table(2, tmp_path)
     (ours,) = [row for row in table.rows if row.kind == "ours"]
     assert ours.cell("aa").ours is not None
     assert all(row.facts["source"] != "R" for row in field(2, tmp_path).rows)
@@ -37,7 +37,7 @@ def test_autoattack_under_another_threat_model_is_not_in_the_field(
 def test_the_last_and_the_best_epoch_do_not_compete(add_run: AddRun, tmp_path: Path) -> None:
     add_run("IKL", (6600, 3500, 3140, 3140, 3140), params=IKL, **PAPER)
     add_run("KL", (6700, 3300, 3011, 3011, 3011), selection="best-on-test", **PAPER)
-    cells = (cell for row in leaderboards.table(1, tmp_path).rows for cell in row.cells.values())
+    cells = (cell for row in build.table(1, tmp_path).rows for cell in row.cells.values())
     numbers = [cell.ours for cell in cells if cell.ours is not None]
     assert len(numbers) >= 4
     assert not any(number.bold for number in numbers)
@@ -56,7 +56,7 @@ def test_a_distillation_table_prefers_evaluations_without_attacks(
     add_run("IKL-KD", (7180, 900, 800, 800, 800), evaluation_id="later", **distilled)
     half = {"protocol": {"precision": "bf16"}}
     add_run("IKL-KD", (7000,), attacks=(), evaluation_id="much-later", **distilled, **half)
-    table = leaderboards.table(5, tmp_path)
+    table = build.table(5, tmp_path)
     gain = cell_at(table, "\u0394", "resnet56/resnet20").ours
     assert gain is not None
     assert gain.value == pytest.approx(0.8)
@@ -65,7 +65,7 @@ def test_a_distillation_table_prefers_evaluations_without_attacks(
 def test_a_method_is_not_subtracted_from_itself(add_run: AddRun, tmp_path: Path) -> None:
     add_run("KL", (6600, 3500, 3140, 3140, 3140), **PAPER)
     add_run("KL", (6500, 3400, 3100, 3100, 3100), params={"kl_weight": 6.0}, **PAPER)
-    cells = [row.cell("aa-difference") for row in leaderboards.table(1, tmp_path).rows]
+    cells = [row.cell("aa-difference") for row in build.table(1, tmp_path).rows]
     assert all(cell.ours is None for cell in cells)
 
 
@@ -75,7 +75,7 @@ def test_the_interval_of_a_difference_stays_within_100_points(
     for seed, left in enumerate((6600, 100)):
         add_run("IKL", (left,) * 5, seed=seed, params=IKL, **PAPER)
         add_run("KL", (6500,) * 5, seed=seed, **PAPER)
-    ikl, kl = sorted(run_groups(leaderboards.build.Database(tmp_path)), key=lambda g: g["method"])
+    ikl, kl = sorted(run_groups(build.Database(tmp_path)), key=lambda g: g["method"])
     number = paired_difference(ikl, kl, "aa")
     assert number is not None
     assert (number.low, number.high) == (-100, 100)
@@ -84,9 +84,7 @@ def test_the_interval_of_a_difference_stays_within_100_points(
 def test_entries_of_runs_have_different_keys(add_run: AddRun, tmp_path: Path) -> None:
     for title, left in (("IKL", 270), ("KL", 262), ("TRADES", 250)):
         add_run(title, (340, 280, left, left, left))
-    (differences,) = [
-        table for table in leaderboards.build.named("small", tmp_path) if "Diff" in table.title
-    ]
+    (differences,) = [table for table in build.named("small", tmp_path) if "Diff" in table.title]
     text = text_of(differences, "bibtex")
     keys = [line for line in text.splitlines() if line.startswith("@misc{run-")]
     assert len(keys) > 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from harness.data.base import DatasetSource, ImageSet, ImageSource, OfficialSplit
-from harness.data.imagenet import INFO, FolderSet, class_folders, fitted, open_folder
+from harness.data.base import DatasetSource, ImageSet, ImageSource, OfficialSplit, Preparation
+from harness.data.imagenet import INFO, FolderSet, central_crop, class_folders, open_folder
 from harness.errors import UserError
 
 # The prefix of a folder's path, and the resulting name: title, size of the images and hash.
@@ -139,7 +139,8 @@ def _usual_size(images: FolderSet) -> int:
 
 def in_memory(images: FolderSet) -> ImageSet:
     """Decode all images, each resized and cropped at the centre without a border."""
-    pixels = images.decoded(torch.arange(len(images)), fitted(images.info.image_size))
+    size = images.info.image_size
+    pixels = images.decoded(torch.arange(len(images)), central_crop(Preparation(size, size)))
     found = ImageSet(pixels, images.labels, images.info, images.split, images.rows, images.complete)
     found.notes = images.notes
     return found

@@ -26,7 +26,8 @@ import torch
 
 from harness.distributed.signals import STOPPING
 from harness.errors import UserError
-from harness.evaluation.attack.job import Job, ProgressFn, part_of
+from harness.evaluation.attack.job import Job
+from harness.progress import ProgressFn, part_of
 from harness.store.files import TEMPORARY_SUFFIX, replacing
 
 PROGRESS_EVERY_S = 0.2
@@ -97,7 +98,7 @@ class InProcess:
         """See ``ChunkExecutor``."""
         with num_threads(self.threads):
             for done, number in enumerate(missing):
-                job.attack(number, part_of(progress, done, len(missing)))
+                job.attack(number, part_of(progress, done, 1, len(missing)))
 
 
 class ProcessPool:

@@ -42,23 +42,13 @@ from harness.evaluation.speed.batching import Batching
 from harness.evaluation.speed.graphs import RecordedNetwork
 from harness.evaluation.speed.plan import Plan, apply
 from harness.evaluation.speed.precision import pinned
+from harness.progress import ProgressFn
 from harness.seeding import seeded_generator
 from harness.store.rundir import EvaluationDirectory
 from harness.store.text import counted
 
-# Called with the share of the work that is done, in [0, 1], and a note on the current work.
-ProgressFn = Callable[[float, str], None]
 Stage = tuple[Tensor, StageFacts, Tensor]
 T = TypeVar("T")
-
-
-def no_progress(share: float, note: str) -> None:
-    """Ignore progress."""
-
-
-def part_of(progress: ProgressFn, number: int, count: int) -> ProgressFn:
-    """Convert the progress of part ``number``, from 0, of ``count`` equal parts to that of all."""
-    return lambda share, note: progress((number + share) / count, note)
 
 
 def chunk_count(settings: EvalSettings, images: ImageSource) -> int:
@@ -186,13 +176,8 @@ class Job:
         )
 
     @cached_property
-    def exact(self) -> AttackModel:
-        """The original network, for images that the attacked copy misclassifies."""
-        return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
-
-    @cached_property
     def judge(self) -> AttackModel:
-        """The original network, whose predictions decide the verdicts."""
+        """The original network, for verdicts and for images that the attacked one misclassifies."""
         return AttackModel(self.model, self.num_classes, Batching(limit=self.protocol.device_batch))
 
     def attack(self, number: int, progress: ProgressFn, path: Path | None = None) -> None:
@@ -283,7 +268,7 @@ class Job:
         self.attacked.listener = advance
         found, facts, target = self._stage(self.attacked, x, y, name, seed)
         if bool(lost.any()):
-            again, more, aimed = self._stage(self.exact, x[lost], y[lost], name, seed)
+            again, more, aimed = self._stage(self.judge, x[lost], y[lost], name, seed)
             found[lost] = again
             facts.add(more)
             target[lost] = aimed

@@ -17,7 +17,8 @@ import torch
 
 from harness.distributed.ray_cluster import Cluster, connected, finished_tasks
 from harness.evaluation.attack.chunk import adversarial_path
-from harness.evaluation.attack.job import Job, ProgressFn, no_progress
+from harness.evaluation.attack.job import Job
+from harness.progress import ProgressFn, no_progress
 from harness.store.files import make_folder, write_bytes_atomic
 
 

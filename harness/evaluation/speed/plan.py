@@ -142,9 +142,8 @@ def check_compiles(network: nn.Module, plan: Plan, images: Tensor) -> None:
             copied(images.clone())
         outputs(copied, images)
     except Exception as error:  # a compiler meets arbitrary code, and may not be installed
-        reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
-            f"the network cannot be compiled here ({type(error).__name__}: {reason}): leave out "
+            f"the network cannot be compiled here ({first_line(error)}): leave out "
             "evaluation.compile; an evaluation started with it must be continued where it compiles"
         ) from error
 

@@ -13,12 +13,13 @@ from harness.evaluation import forecast as forecasts
 from harness.evaluation.attack.chunk import read_chunk
 from harness.evaluation.attack.cost import Forecast, StageCost
 from harness.evaluation.attack.executors import InProcess
-from harness.evaluation.attack.job import Job, no_progress
+from harness.evaluation.attack.job import Job
 from harness.evaluation.driver import evaluate
 from harness.evaluation.forecast import expected, forecast
 from harness.evaluation.guards import untouched
 from harness.evaluation.progress import for_radius
 from harness.evaluation.speed.plan import PLAIN
+from harness.progress import no_progress
 from tests.harness.evaluation.conftest import watched
 from tests.harness.evaluation.speed.test_batching import Small
 

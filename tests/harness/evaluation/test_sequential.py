@@ -92,7 +92,7 @@ def test_as_many_chunks_as_workers_are_attacked_before_the_next_look(
     [
         ({"half_width": 0.01}, "need order=random"),
         ({"n_max": 100}, "need order=random"),
-        ({"order": "random", "limit": 50}, "use n_max"),
+        ({"order": "random", "limit": 50}, "give n_max or limit, not both"),
         ({"order": "random", "half_width": 0.5}, "half_width"),
     ],
 )

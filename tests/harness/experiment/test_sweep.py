@@ -79,7 +79,7 @@ def test_a_pattern_has_a_row_for_each_of_its_recipes_and_a_seed_each(tmp_path):
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_row_of_every_table_runs_at_small_scale(method):
     for recipe in METHODS.get(method).recipes:
-        scaled, settings, _ = at_scale(method, recipe, "digits")
+        scaled, settings, _ = at_scale(method, recipe)
         assignments = [f"{path}={json.dumps(value)}" for path, value in settings.items()]
         config = resolve(method, recipe=scaled, assignments=assignments)
         small = resolve(method, recipe="digits")
@@ -91,14 +91,14 @@ def test_every_row_of_every_table_runs_at_small_scale(method):
 
 
 def test_a_small_row_keeps_the_printed_parameters_and_its_switches():
-    _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3", "digits")
+    _, settings, _ = at_scale("ikl", "table6/ikl-a12-b3")
     assert settings == {"params.wmse_weight": 12.0}
     # Table 4 leaves the KL term out and uses a larger network, which is a change of size.
-    _, settings, left_out = at_scale("lbgat", "table4/lbgat", "digits")
+    _, settings, left_out = at_scale("lbgat", "table4/lbgat")
     assert settings == {"params.kl_weight": 0.0}
     assert left_out == ("model.arch",)
     # The row on generated images trains differently from the dataset's recipe.
-    _, settings, left_out = at_scale("ikl", "table2/ikl-1m", "digits")
+    _, settings, left_out = at_scale("ikl", "table2/ikl-1m")
     assert settings["training.optimizer.schedule"] == "onecycle"
     assert settings["training.weight_perturbation.gamma"] == 0
     assert "data.generated_fraction" in left_out
@@ -116,7 +116,7 @@ def test_radii_and_epochs_keep_their_share(monkeypatch):
         "evaluation": {"eps": 8 / 255},
     }
     monkeypatch.setitem(method.recipes, "row", lambda: row)
-    _, settings, _ = at_scale("trades", "row", "digits")
+    _, settings, _ = at_scale("trades", "row")
     assert settings["training.attack.eps"] == pytest.approx(0.075)
     assert settings["training.attack.step_size"] == pytest.approx(0.15 / 8)
     epochs = resolve("trades").training.epochs

@@ -64,6 +64,8 @@ def test_model_of_a_run(tmp_path, x):
         "arch": "resnet8",
         "model_name": "model.pt",
         "normalize": None,
+        "weights": None,
+        "weights_key": None,
     }
     torch.testing.assert_close(load_model_file(path)(x), model(x), rtol=0, atol=0)
 
@@ -243,7 +245,7 @@ def test_a_user_may_say_how_images_are_normalised(tmp_path, x):
     torch.testing.assert_close(loaded(x), expected(x))
     assert facts["normalize"] == {"mean": list(INFO.mean), "std": list(INFO.std)}
     _, silent = load(path, arch="resnet8")
-    said = f"{path} does not say how images were normalised, nor does --normalize"
+    said = f"{path} does not say how images were normalised, and normalize is not given"
     assert said in silent["notes"]
     assert said not in facts["notes"]
     saved(path, model, {"mean": list(INFO.mean), "std": list(INFO.std)})

@@ -126,7 +126,7 @@ def test_separable_block_written_plainly():
 
 
 def test_first_inverted_residual_keeps_its_expansion_by_one():
-    first = MobileNetV2(5, channels=(16, 8, 12, 16, 32, 48, 80, 160)).stages[0][0]
+    first = MobileNetV2(5).stages[0][0]
     assert first.conv1.weight.shape == (16, 16, 1, 1)
 
 

@@ -131,6 +131,8 @@ def test_find_run_by_name_prefix_and_folder(tmp_path):
         find_run(tmp_path, "a-1l1")
     with pytest.raises(UserError, match="it holds 4 other runs"):
         find_run(tmp_path, "zzzzzzzz")
+    with pytest.raises(UserError, match="it holds no runs"):
+        find_run(tmp_path / "elsewhere", "zzzzzzzz")
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,8 @@ def test_a_changed_export_is_refused_and_nothing_comes_in(lab, tmp_path):
     (tmp_path / "parquet" / "manifest.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(UserError, match="describes no exported results"):
         exchange.import_(ours, tmp_path / "parquet")
+    with pytest.raises(UserError, match="holds no export"):
+        exchange.import_(ours, tmp_path)
     assert not (ours / "runs").exists()
 
 

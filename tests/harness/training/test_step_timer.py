@@ -52,6 +52,17 @@ def test_a_step_that_raises_is_not_counted_and_a_restart_warms_up_again(clock):
     assert resumed.state() == [1, 3, 5]
 
 
+def test_the_median_of_the_last_steps_leaves_out_those_before_a_restart(clock):
+    timer = StepTimer(torch.device("cpu"), warmup=2)
+    timer.load_state([10, 10, 10])
+    assert math.isnan(timer.median(last=4))
+    timed(timer, clock, 2, 4)
+    assert timer.median(last=4) == 3
+    timed(timer, clock, 1, 1)
+    assert timer.median(last=4) == 1
+    assert timer.median() == 10
+
+
 def test_the_interval_is_that_of_a_fair_coin(clock):
     timer = StepTimer(torch.device("cpu"), warmup=0)
     timed(timer, clock, 5, 4, 3, 2, 1)
