@@ -135,11 +135,11 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
     assert f"which costs {clean['pgd-at'] - clean['at-awp']:.2f} points of clean" in TEXT
     assert "`hat` is made for clean accuracy, which is the highest" in TEXT
     gap = robust["kl"] - robust["acat"]
-    assert f"is the second highest, its robust accuracy {gap:.2f} points below that of `kl`" in TEXT
+    assert f"is the third highest, its robust accuracy {gap:.2f} points below that of `kl`" in TEXT
     weights = (METHODS.get(name).params().kl_weight for name in ("hat", "trades"))
     assert "its divergence has weight {:g}, that of `trades` {:g}.".format(*weights) in TEXT
-    assert sorted(clean, key=clean.__getitem__)[-2:] == ["acat", "hat"]
-    assert set(sorted(robust, key=robust.__getitem__)[:2]) == {"gowal", "wang-dm"}
+    assert sorted(clean, key=clean.__getitem__)[-3:] == ["acat", "dajat", "hat"]
+    assert sorted(robust, key=robust.__getitem__)[:3] == ["dajat", "wang-dm", "gowal"]
     rates = dict(
         duckdb.execute(
             """SELECT method, avg(lr) FROM read_parquet(? || '/epochs.parquet') AS epochs
@@ -151,19 +151,40 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
     assert f"its mean over the epochs, {lowest:.3f}, is less than half that of any other" in TEXT
     assert lowest == second < min(rates.values()) / 2
     minutes = duckdb.execute(
-        """SELECT min(total), max(total) FROM (SELECT sum(seconds) / 60 AS total
-        FROM read_parquet(? || '/epochs.parquet') AS epochs
+        """SELECT method, sum(seconds) / 60 FROM read_parquet(? || '/epochs.parquet') AS epochs
         JOIN read_parquet(? || '/runs.parquet') AS runs USING (run_id)
-        WHERE method NOT IN ('gkl', 'trades-awp', 'vanilla') GROUP BY run_id)""",
+        WHERE method NOT IN ('gkl', 'trades-awp', 'vanilla') GROUP BY method""",
         [folder] * 2,
     ).fetchall()
-    assert "took {:.0f} to {:.0f} minutes".format(*minutes[0]) in PAGE
+    *usual, dajat, las_trades = sorted(total for _, total in minutes)
+    assert dict(minutes)["dajat"] == dajat
+    times = f"took {usual[0]:.0f} to {usual[-1]:.0f} minutes of training "
+    assert f"{times}(`dajat` {dajat:.0f}, `las-trades` {las_trades:.0f})" in TEXT
     (attacked,) = duckdb.execute(
         """SELECT min(wall_s) / 60, max(wall_s) / 60
         FROM read_parquet(? || '/evaluations.parquet') WHERE attacks <> ''""",
         [folder],
     ).fetchall()
     assert "and {:.0f} to {:.0f} minutes for each".format(*attacked) in TEXT
+
+
+def test_the_epoch_of_las_trades_is_the_one_that_the_page_names() -> None:
+    folder = str(REFERENCE / "cifar10-adversarial-cpu")
+    (chosen,) = duckdb.execute(
+        "SELECT selected_epoch FROM read_parquet(? || '/runs.parquet') WHERE method = 'las-trades'",
+        [folder],
+    ).fetchone()
+    epochs = duckdb.execute(
+        """SELECT epoch, 100 * pgd_val, 100 * clean_val FROM read_parquet(? || '/epochs.parquet')
+        JOIN read_parquet(? || '/runs.parquet') USING (run_id) WHERE method = 'las-trades'
+        ORDER BY epoch""",
+        [folder] * 2,
+    ).fetchall()
+    (_, pgd, clean), (_, last_pgd, last_clean) = epochs[chosen - 1], epochs[-1]
+    assert pgd == max(each[1] for each in epochs)
+    assert f"keeps epoch {chosen}, whose" in TEXT
+    assert f"is the highest, {pgd:.1f}%. In the last epoch it is {last_pgd:.1f}%, and" in TEXT
+    assert f"clean accuracy on them {last_clean:.1f}% instead of {clean:.1f}%" in TEXT
 
 
 def test_the_page_compares_runs_that_are_there() -> None:
