@@ -140,6 +140,8 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
     assert "its divergence has weight {:g}, that of `trades` {:g}.".format(*weights) in TEXT
     assert sorted(clean, key=clean.__getitem__)[-3:] == ["acat", "dajat", "hat"]
     assert sorted(robust, key=robust.__getitem__)[:3] == ["dajat", "wang-dm", "gowal"]
+    assert "`dajat`, the lowest row," in TEXT
+    assert "`gowal` and `wang-dm`, among the three lowest rows," in TEXT
     rates = dict(
         duckdb.execute(
             """SELECT method, avg(lr) FROM read_parquet(? || '/epochs.parquet') AS epochs
