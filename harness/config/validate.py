@@ -42,9 +42,8 @@ def validated(model: type[Any], values: Any, prefix: str = "") -> Any:
 def _unknown_field(model: type[BaseModel], prefix: str, path: str) -> str:
     known = [prefix + name for name in _field_paths(model)]
     last = path.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    hint = f"did you mean {' or '.join(elsewhere[:3])}?" if elsewhere else ""
-    return f"unknown setting {prefix + path!r}: {hint or suggestion(prefix + path, known)}"
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    return f"unknown setting {prefix + path!r}: {suggestion(prefix + path, same or known)}"
 
 
 def _field_paths(model: type[BaseModel], prefix: str = "") -> list[str]:

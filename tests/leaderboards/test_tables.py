@@ -323,18 +323,18 @@ def test_commands_store_where_the_table_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    elsewhere = Path("else where")
+    spaced = Path("a folder")
     named, default, printed = (
         [shown.first_run, *(row.command for row in shown.rows)]
         for shown in (
-            build.table(number, elsewhere),
+            build.table(number, spaced),
             build.table(number, tmp_path / "results"),
             build.table(number),
         )
     )
     assert default == printed
     assert not any("--results" in command for command in default)
-    assert named == [command and f"{command} --results 'else where'" for command in default]
+    assert named == [command and f"{command} --results 'a folder'" for command in default]
     assert sum(map(bool, named)) > 5
 
 

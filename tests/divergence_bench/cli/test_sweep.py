@@ -16,7 +16,7 @@ def test_a_table_is_a_sweep_of_its_recipes(call, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_table_without_recipes_is_refused(refused) -> None:
+def test_a_table_that_the_paper_does_not_have_is_refused(refused) -> None:
     for command in (("sweep", "--dry-run"), ("list", "recipes")):
         assert "value for '--table': Input should be less than or equal to 9" in refused(
             *command, "--table", "77"

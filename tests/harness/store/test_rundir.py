@@ -132,7 +132,7 @@ def test_find_run_by_name_prefix_and_folder(tmp_path):
     with pytest.raises(UserError, match="it holds 4 other runs"):
         find_run(tmp_path, "zzzzzzzz")
     with pytest.raises(UserError, match="it holds no runs"):
-        find_run(tmp_path / "elsewhere", "zzzzzzzz")
+        find_run(tmp_path / "empty", "zzzzzzzz")
 
 
 @pytest.mark.parametrize(

@@ -33,5 +33,5 @@ def test_regressor_has_the_teachers_shape(
 def test_sizes_that_no_convolution_maps_are_the_users_error() -> None:
     with pytest.raises(UserError, match=r"4x4 pixels .* 9x9: choose another pair of networks"):
         HintRegressor((3, 4), (5, 9))
-    with pytest.raises(UserError, match=r"4x4 pixels .* 9x9: choose another hammer"):
-        HintRegressor((3, 4), (5, 9), advice="choose another hammer")
+    with pytest.raises(UserError, match=r"4x4 pixels .* 9x9: choose another stage"):
+        HintRegressor((3, 4), (5, 9), advice="choose another stage")
