@@ -151,7 +151,8 @@ def test_progress_names_the_chunk_and_never_falls(
     config = EvalConfig(eps=radii, limit=48, chunk_size=16, budget=SHORT, workers=workers)
     seen = watched(network, digits, new_run("watched"), config)
     starts = ["eps 0.05, chunk ", "eps 0.2, chunk "] if len(radii) > 1 else ["chunk "]
-    assert all(note.startswith(tuple(starts)) for _, note in seen if note)
+    named = {note.partition(":")[0] for _, note in seen if note}
+    assert named == {f"{start}{number}" for start in starts for number in range(3)}
 
 
 @pytest.mark.parametrize("survival", [0.0, 1.0])

@@ -16,7 +16,15 @@ from harness.data.augment import Augmentation, crop, flip, reflect_crop
 from harness.data.loader import DeviceLoader
 from harness.errors import UserError
 from harness.experiment.logit_table import LogitTable, table_bytes
-from harness.experiment.teacher import _Forward, _FromTable, logits_of
+from harness.experiment.resolve import resolve
+from harness.experiment.teacher import (
+    TABLES_FOLDER,
+    Teacher,
+    _Forward,
+    _FromTable,
+    logits_of,
+    table_name,
+)
 from harness.method import Batch
 from harness.models import build_model
 from harness.seeding import seeded_generator
@@ -207,6 +215,38 @@ def test_a_student_is_the_same_with_a_table_without_and_after_a_kill(tmp_path):
     half = student(tmp_path / "whole", **{"teacher.logits_dtype": "float16"})
     assert half.run_id != whole.run_id
     assert any(not torch.equal(a, weights(whole)[name]) for name, a in weights(half).items())
+
+
+@pytest.mark.usefixtures("_registered")
+def test_students_of_two_teachers_read_their_own_teachers_logits(tmp_path):
+    """The tables of both are in one results folder, and have equal sizes."""
+    other = {"teacher.seed": 1}
+    student(tmp_path / "both", **{"teacher.logits": "table"})
+    second = student(tmp_path / "both", **{"teacher.logits": "table"}, **other)
+    alone = student(tmp_path / "alone", **{"teacher.logits": "forward"}, **other)
+    assert_same_weights(second, alone)
+    assert len(list((tmp_path / "both" / TABLES_FOLDER).iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.crop_mode": "reflect"},
+        {"data.crop_padding": 2},
+        {"data.flip": True},
+        {"teacher.logits_dtype": "float16"},
+        {"data.train_limit": 50},
+    ],
+)
+@pytest.mark.usefixtures("_registered")
+def test_a_table_has_another_name_wherever_its_logits_differ(changes):
+    def name(**changes: Any) -> str:
+        config = resolve("distil", options=changes)
+        data = load_dataset("digits", train_limit=config.data.train_limit)
+        return table_name(config, Teacher(nn.Identity(), "a" * 64, "b" * 64, {}), data.train)
+
+    assert name() == name()
+    assert name(**changes) != name()
 
 
 @pytest.mark.usefixtures("_registered")

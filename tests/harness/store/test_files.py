@@ -65,6 +65,18 @@ def test_an_error_of_the_system_is_a_user_error(tmp_path, monkeypatch, step):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_line_that_cannot_be_synced_is_a_user_error(tmp_path, monkeypatch):
+    path = tmp_path / "epochs.jsonl"
+    path.write_text("")
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*epochs\.jsonl"):
+        files.append_jsonl({}, path)
+
+
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="make its folder writable"):

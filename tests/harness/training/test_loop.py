@@ -1,6 +1,6 @@
 """The training loop: which weights and images count, means of losses, and checkpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from harness.data import load_dataset
 from harness.errors import UserError
+from harness.experiment.resolve import resolve
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from harness.registry import METHODS
 from harness.training import loop
+from harness.training.build import new_model
 from harness.training.monitor import monitor_accuracy
 
 AVERAGED = {"training.averaging.kind": "epoch", "training.averaging.decay": 0.5}
@@ -30,17 +32,19 @@ SELECTED: dict[str, Any] = {
 class Watched:
     """Replaces ``monitor_accuracy``: gives scores, and stores the models and images it gets."""
 
-    def __init__(self, *scores: float) -> None:
-        self.scores = scores
+    def __init__(self, *clean: float, pgd: Sequence[float] = ()) -> None:
+        self.scores = {"clean": clean, **({"pgd": pgd} if pgd else {})}
         self.states: list[dict[str, Tensor]] = []
         self.images: list[Any] = []
         self.limits: list[int | None] = []
+        self.attacks: list[tuple[float, int]] = []
 
     def __call__(self, model: nn.Module, images: Any, device: Any, **named: Any) -> dict[str, Any]:
         self.states.append({name: t.clone() for name, t in model.state_dict().items()})
         self.images.append(images)
         self.limits.append(named["limit"])
-        return {"clean": self.scores[len(self.states) - 1]}
+        self.attacks.append((named["eps"], named["pgd_steps"]))
+        return {name: scores[len(self.states) - 1] for name, scores in self.scores.items()}
 
 
 def weights_of(run: Any) -> dict[str, Tensor]:
@@ -61,6 +65,42 @@ def test_the_stored_weights_are_those_of_the_selected_epoch(interrupted, tmp_pat
     stored, (_, best, last) = weights_of(run), watched.states
     assert all(torch.equal(stored[name], tensor) for name, tensor in best.items())
     assert not torch.equal(stored["fc.weight"], last["fc.weight"])
+
+
+def test_the_first_epoch_of_the_highest_accuracy_under_pgd_is_selected(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "monitor_accuracy", Watched(0.9, 0.8, 0.7, pgd=(0.1, 0.3, 0.3)))
+    assert trained(tmp_path, "vanilla", **SELECTED).record["selected_epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "attack"),
+    [
+        ("pgd-at", {"training.selection.rule": "best-on-val"}, (0.1, 3)),
+        ("pgd-at", {"training.selection": {"rule": "best-on-val", "eps": 0.05}}, (0.05, 3)),
+        ("pgd-at", {"training.selection.rule": "last"}, (0.1, 7)),
+        ("vanilla", {"training.selection.rule": "best-on-val"}, (0.0, 0)),
+    ],
+)
+def test_epochs_are_selected_by_the_selections_attack(
+    method, changes, attack, tmp_path, monkeypatch
+):
+    """The monitor's number of steps is not part of the run's id, so it must not select."""
+    watched = Watched(0.5)
+    monkeypatch.setattr(loop, "monitor_accuracy", watched)
+    steps = {"training.selection.pgd_steps": 3, "training.monitor": {"every": 1, "pgd_steps": 7}}
+    radius = {"training.attack.eps": 0.1} if method == "pgd-at" else {}
+    common: dict[str, Any] = {"training.epochs": 1, "data.val_size": 20, **steps, **radius}
+    trained(tmp_path, method, **common, **changes)
+    assert watched.attacks == [attack]
+
+
+def test_monitoring_changes_no_weight(tmp_path):
+    watched, alone = (
+        trained(tmp_path / str(every), "pgd-at", **{"training.monitor.every": every})
+        for every in (1, 0)
+    )
+    assert all(epoch["pgd_val"] is not None for epoch in watched.epochs())
+    assert_same_weights(watched, alone)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +201,80 @@ def test_training_resumes_from_an_older_checkpoint_than_the_last_epoch(tmp_path:
     assert_same_weights(whole, resumed)
     losses = [[record["loss"] for record in run.epochs()] for run in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+class Drawing(Task):
+    """Its parts are one draw from each source of random numbers of a step."""
+
+    def __init__(self, params: Any, context: Any) -> None:
+        super().__init__(params, context)
+        self.own = nn.Linear(1, 1)
+        self.noise = torch.zeros(())
+
+    def attack_plan(self, batch: Batch, generator: torch.Generator) -> None:
+        self.noise = torch.rand((), generator=generator)
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        parts = {
+            "network": self.own.weight.detach().sum(),
+            "order": (batch.y * torch.arange(len(batch.y))).sum(),
+            "attack": self.noise,
+            "global": torch.rand(()),
+        }
+        return StepOutput(model(batch.x).square().mean(), parts)
+
+
+DRAWING = Method(COUNTING.card, Params, Drawing, COUNTING.recipes)
+
+
+def test_every_random_number_depends_on_the_seed_and_all_but_the_networks_on_the_epoch(tmp_path):
+    changes = {"training.attack.eps": 0.1, "training.batch_size": 96}
+
+    def parts(folder: str, seed: int) -> list[dict[str, float]]:
+        run = trained(tmp_path / folder, "drawing", seed=seed, **changes)
+        return [epoch["parts"] for epoch in run.epochs()]
+
+    with METHODS.temporarily("drawing", f"{__name__}:DRAWING"):
+        (first, second), (other, _) = parts("whole", 0), parts("whole", 1)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "halted", "drawing", Lines("epoch 1/"), **changes)
+        assert parts("halted", 0) == [first, second]
+    assert {name for name in first if first[name] != other[name]} == set(first)
+    assert {name for name in first if first[name] != second[name]} == set(first) - {"network"}
+
+
+def test_the_weights_of_a_new_network_depend_on_the_seed():
+    info = load_dataset("digits").info
+    zero, again, one = (
+        new_model(resolve("vanilla", options={"seed": seed}), info).state_dict()
+        for seed in (0, 0, 1)
+    )
+    weights = [name for name in zero if zero[name].ndim > 1]
+    assert weights
+    for name in weights:
+        assert torch.equal(zero[name], again[name])
+        assert not torch.equal(zero[name], one[name])
+
+
+class Overflowing(Task):
+    """A finite loss whose gradient is infinite."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        logits = model(batch.x)
+        return StepOutput((logits - logits.detach()).abs().sqrt().mean(), {})
+
+
+OVERFLOWING = Method(COUNTING.card, Params, Overflowing, COUNTING.recipes)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    one_step = {"training.epochs": 1, "training.batch_size": 96}
+    with (
+        METHODS.temporarily("overflowing", f"{__name__}:OVERFLOWING"),
+        pytest.raises(UserError, match="is not finite after epoch 1"),
+    ):
+        trained(tmp_path, "overflowing", **one_step)
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.mark.parametrize(

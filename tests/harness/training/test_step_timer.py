@@ -5,8 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from distilling import Lines, trained
+from torch import nn
 
+from harness.experiment.runner import training_metrics
+from harness.store.rundir import RunDirectory
 from harness.training import step_timer as timing
+from harness.training.loop import Selected
 from harness.training.step_timer import StepTimer
 
 
@@ -61,6 +66,29 @@ def test_the_median_of_the_last_steps_leaves_out_those_before_a_restart(clock):
     timed(timer, clock, 1, 1)
     assert timer.median(last=4) == 1
     assert timer.median() == 10
+
+
+def test_the_metrics_of_training_cover_all_epochs(tmp_path):
+    directory = RunDirectory.create(tmp_path, "kl-1")
+    for epoch, seconds, peak in ((1, 2.0, 50.0), (2, 3.0, 70.0), (3, 4.0, 60.0)):
+        record = {"epoch": epoch, "seconds": seconds, "peak_memory_mb": peak}
+        directory.append_epoch(record)
+    selected = Selected(nn.Identity(), 3, {"value": 0.5, "n": 9})
+    metrics = training_metrics(selected, directory, 100, None)
+    assert metrics == {
+        "sec_per_iter": {"value": 0.5, "n": 9},
+        "train_seconds": {"value": 9.0},
+        "peak_memory_mb": {"value": 70.0},
+    }
+
+
+def test_the_step_time_of_a_resumed_run_covers_the_steps_before(tmp_path):
+    options = {"training.epochs": 3, "training.batch_size": 8}
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "vanilla", Lines("epoch 2/"), **options)
+    resumed = trained(tmp_path, "vanilla", **options)
+    warmup = 5  # after the start, and after the restart
+    assert resumed.record["metrics"]["sec_per_iter"]["n"] == 3 * 12 - 2 * warmup
 
 
 def test_the_interval_is_that_of_a_fair_coin(clock):

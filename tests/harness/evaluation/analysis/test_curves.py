@@ -54,7 +54,7 @@ def test_a_curve_is_its_evaluations_and_can_be_queried(network, digits, new_run)
     assert measured(network, digits, single, 0.0) == []
 
 
-@pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15)])
+@pytest.mark.parametrize("order", [(0.05, 0.15, 0.3), (0.3, 0.05, 0.15), (0.05, 0.15, 0.3, 0.4)])
 def test_an_attack_that_fails_at_a_large_radius_is_flagged(
     order, network, digits, new_run, monkeypatch
 ):
@@ -65,14 +65,17 @@ def test_an_attack_that_fails_at_a_large_radius_is_flagged(
     made = job.make_attack
 
     def lazy(name: Any, model: Any, protocol: Any, *rest: Any) -> Any:
-        return Idle() if protocol.eps == 0.3 else made(name, model, protocol, *rest)
+        return Idle() if protocol.eps >= 0.3 else made(name, model, protocol, *rest)
 
     monkeypatch.setattr(job, "make_attack", lazy)
     run = new_run("lazy")
     points = measured(network, digits, run, *order)
-    assert flags(points) == {0.3: (curves.RISES,)}
+    large = [eps for eps in sorted(order) if eps >= 0.3]
+    assert flags(points) == dict.fromkeys(large, (curves.RISES,))
     found = curves.flags_of(Database(run.results), [run.run_id])
-    (flag,) = found.pop((run.run_id, points[-1].evaluation_id))
+    idle = [found.pop((run.run_id, point.evaluation_id)) for point in points[-len(large) :]]
+    (flag,) = idle[0]
+    assert all(len(each) == 1 for each in idle)
     assert not any(found.values())
     left = [round(40 * point.robust) for point in points]
     assert f"{left[3]} of 40 images survive at eps 0.3 but only {left[2]} at 0.15" in flag["detail"]

@@ -17,7 +17,7 @@ from divergence_bench.cli.compare import seeds_blocks, to_json
 from divergence_bench.cli.main import app
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.evaluation.analysis.comparable import Evaluated
+from harness.evaluation.analysis.comparable import Evaluated, by_one_protocol
 from harness.evaluation.analysis.paired import compare, compare_seeds
 from harness.evaluation.analysis.statistics import welch
 from harness.store.rundir import RunDirectory
@@ -54,6 +54,29 @@ def made(
     run = {"run_id": f"{method}-1", "method_title": method.upper(), "config": settings}
     stored_protocol = PROTOCOL | {"model_sha256": str(run) + str(config)} | protocol
     return Evaluated(run, "e1", stored_protocol, verdicts(broken_by, first))
+
+
+@pytest.mark.parametrize(
+    ("several", "expected"),
+    [
+        # Those with attacks come before those without, though they are older.
+        (([("clean", 9), ("attacked", 6)], [("attacked", 4), ("clean", 9)]), [6, 4]),
+        # The one with the most images, also where it is older.
+        (([("clean", 5), ("clean", 9)], [("clean", 7), ("clean", 3)]), [9, 7]),
+        # The newest of the first run's protocols.
+        (([("L2", 5), ("attacked", 8)], [("attacked", 7), ("L2", 6)]), [5, 6]),
+        # The only common one.
+        (([("L2", 5), ("clean", 8)], [("attacked", 7), ("clean", 6)]), [8, 6]),
+        (([("L2", 5)], [("attacked", 7)]), None),
+    ],
+)
+def test_runs_are_compared_by_one_protocol_that_all_of_them_share(several, expected):
+    changes: dict[str, dict[str, Any]] = {
+        "clean": {"attacks": []}, "attacked": {}, "L2": {"norm": "L2"}
+    }  # fmt: skip
+    runs = [[PROTOCOL | changes[name] | {"n": n} for name, n in run] for run in several]
+    chosen = by_one_protocol(runs, lambda protocol: protocol)
+    assert chosen == expected or [protocol["n"] for protocol in chosen or ()] == expected
 
 
 def test_each_stage_is_counted_on_the_images_of_both():

@@ -79,6 +79,14 @@ def case(
     return model, images, config, expected
 
 
+def test_the_seeds_of_chunks_are_those_of_earlier_releases():
+    assert [chunk_seed(*pair) for pair in ((0, 0), (0, 1), (1, 0))] == [
+        692766691310853695,
+        8045901322257067375,
+        3558290891638131630,
+    ]
+
+
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_each_stage_breaks_the_same_images(accelerate, case, new_run, digits):
     model, images, config, expected = case

@@ -215,6 +215,27 @@ def test_what_is_not_the_standard_protocol_is_never_called_autoattack(change):
     assert evaluation_id(standard, 10, **hashes) != evaluation_id(other, 10, **hashes)
 
 
+def test_attacks_may_use_tf32_and_the_judge_may_not(network, digits, new_run):
+    seen: list[tuple[str, bool]] = []
+
+    class Logging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.conv.fp32_precision, torch.is_grad_enabled()))
+            return self.inner(x)
+
+    config = EvalConfig(
+        eps=0.1, limit=20, attacks=("apgd-ce",), budget=AttackBudget(n_iter=2), accelerate=False
+    )
+    evaluate(Logging(), digits, config, new_run("logged"), device=CPU)
+    assert {precision for precision, gradient in seen if gradient} == {"tf32"}
+    # The judge sees what the attack found; then the probe looks for changed logits.
+    assert [precision for precision, _ in seen[-2:]] == ["ieee", "tf32"]
+
+
 def test_the_record_of_arithmetic_tells_attacks_from_judge_and_leaves_settings_alone():
     before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.deterministic
     found = arithmetic()
