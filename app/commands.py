@@ -58,7 +58,10 @@ def repeat(run: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str 
         start = _of_source(run)
         if start is None or evaluation is None or not evaluation["protocol"]:
             return start
-        return f"{start}{_protocol_options(run, evaluation)}"
+        try:
+            return f"{start}{_protocol_options(run, evaluation)}"
+        except UserError:
+            return None
     try:
         own = validated(RunConfig, run["config"])
         name = run["recipe"] or own.recipe
@@ -76,6 +79,9 @@ def keep_images(run: Mapping[str, Any], evaluation: Mapping[str, Any], results: 
 
     None if the weights are not on this machine, for example for an imported run, or if the model
     was an object in Python.
+
+    Raises:
+        UserError: this release does not have the run's or the evaluation's settings.
     """
     if run["kind"] == "loaded":
         start = _of_source(run)
@@ -131,13 +137,17 @@ def _data_root(own: Path | str | None) -> str:
 
 
 def _protocol_options(run: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """The options by which ``evaluate`` follows an evaluation's protocol, if they are needed."""
+    """The options by which ``evaluate`` follows an evaluation's protocol, if they are needed.
+
+    Raises:
+        UserError: this release does not have the run's or the evaluation's settings.
+    """
     protocol = json.loads(evaluation["protocol"])
     own = run["config"].get("evaluation") or {"eps": _customary_eps(run["dataset"])}
     made = {name: protocol[name] for name in EvalProtocol.model_fields if name in protocol}
     payloads = (
         each.identity_payload(complete=True)
-        for each in (EvalConfig.model_validate(own), EvalProtocol.model_validate(made))
+        for each in (validated(EvalConfig, own), validated(EvalProtocol, made))
     )
     changed = _changed(*(flat({"evaluation": payload}) for payload in payloads))
     if protocol.get("order") == "random":

@@ -178,7 +178,14 @@ def _pictures(
 
 def _keep(run: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Explain how to get adversarial images that were not saved."""
-    command = commands.keep_images(run, evaluation, ui.results_folder())
+    try:
+        command = commands.keep_images(run, evaluation, ui.results_folder())
+    except UserError:
+        st.info(
+            "The adversarial images of this evaluation were not saved, and there is no command "
+            "that makes them again: this release does not have its settings."
+        )
+        return
     if command is None and run["kind"] == "loaded":
         st.info(
             "The adversarial images of this evaluation were not saved, and its model or its images "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
 from harness.data import dataset_info, load_dataset
-from harness.data.base import ImageSource
+from harness.data.base import ImageSource, Preparation
 from harness.data.files import without_downloads
 from harness.errors import UserError
 from harness.evaluation.attack.chunk import adversarial_path
@@ -45,8 +46,8 @@ def adversarial_images(
         UserError: the adversarial images were not saved, or the clean ones are not on this machine.
     """
     saved = _saved(results, run_id, evaluation_id, rows)
-    dataset = RunDirectory(Path(results), run_id).record["dataset"]
-    clean = _clean_images(dataset, rows, root)
+    record = RunDirectory(Path(results), run_id).record
+    clean = _clean_images(record["dataset"], rows, root, _preparation(record))
     return [triptych(*pair) for pair in zip(clean, saved, strict=True)]
 
 
@@ -71,10 +72,16 @@ def disagreement_images(
         The pictures, and whether both models' adversarial images are in them.
 
     Raises:
-        UserError: the clean images are not on this machine.
+        UserError: the clean images are not on this machine, or are not the same for both models.
     """
-    dataset = RunDirectory(Path(results), evaluations[0][0]).record["dataset"]
-    shown = [_clean_images(dataset, rows, root)]
+    record, other = (RunDirectory(Path(results), run_id).record for run_id, _ in evaluations)
+    preparation = _preparation(record)
+    if _preparation(other) != preparation:
+        raise UserError(
+            "the images of the two models were resized or cropped differently, so none is shown: "
+            "see the samples on the page of each run"
+        )
+    shown = [_clean_images(record["dataset"], rows, root, preparation)]
     if not clean_only:
         # If they were not saved, or are on another machine, show the clean images only.
         with suppress(UserError):
@@ -83,12 +90,22 @@ def disagreement_images(
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def _clean_images(dataset: str, rows: tuple[int, ...], root: str | None) -> list[Image]:
-    """The images [K, H, W] in [0, 1] of some rows of a test set."""
+def _clean_images(
+    dataset: str, rows: tuple[int, ...], root: str | None, preparation: Preparation | None
+) -> list[Image]:
+    """The images [K, H, W] in [0, 1] of some rows of a test set; None is its usual preparation."""
     test = test_images(dataset, root)
+    if preparation is not None:
+        test = test.prepared(preparation)
     positions = {int(row): place for place, row in enumerate(test.rows)}
     places = [positions[row] for row in rows]
     return [test.images_float(slice(place, place + 1))[0].numpy() for place in places]
+
+
+def _preparation(record: Mapping[str, Any]) -> Preparation | None:
+    """How a run's test images were prepared, if its model needs another way than the usual one."""
+    recorded = (record.get("source") or {}).get("preparation")
+    return Preparation(**recorded) if recorded else None
 
 
 def _saved(results: str, run_id: str, evaluation_id: str, rows: tuple[int, ...]) -> list[Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -49,8 +50,8 @@ def protocol_names(evaluations: pd.DataFrame) -> list[str]:
 
     Args:
         evaluations: rows with ``dataset``, ``scale``, ``like_key``, ``best_on_test`` and the
-            protocol, as ``queries.protocols`` has them. Different keys with the same text get a
-            number and the start of their images' hash.
+            protocol, as ``queries.protocols`` has them. Different keys with the same text get the
+            start of the key's hash, which newer runs do not change.
     """
     rows = records(evaluations)
     selected = f", {SELECTION_WORDS['best-on-test']}"
@@ -60,17 +61,15 @@ def protocol_names(evaluations: pd.DataFrame) -> list[str]:
         + selected * known(row["best_on_test"])
         for row in rows
     ]
-    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row, name in zip(rows, names, strict=True):
-        if row["like_key"] not in keys[row["dataset"], name]:
-            keys[row["dataset"], name].append(row["like_key"])
-    found = []
-    for row, name in zip(rows, names, strict=True):
-        same = keys[row["dataset"], name]
-        hashes = [row[part] for part in ("data_sha256", "index_sha256") if known(row[part])]
-        number = f"{same.index(row['like_key']) + 1}: {''.join(hashes)[:6] or 'no hash'}"
-        found.append(name if len(same) == 1 else f"{name} ({number})")
-    return found
+        keys[row["dataset"], name].add(row["like_key"])
+    return [
+        name
+        if len(keys[row["dataset"], name]) == 1
+        else f"{name} ({hashlib.sha256(row['like_key'].encode()).hexdigest()[:6]})"
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def attack_texts(facts: Mapping[str, Any]) -> list[str]:

@@ -114,11 +114,15 @@ SELECT list(DISTINCT {TITLE}) AS methods, list(DISTINCT r.dataset) AS datasets F
 # One row for each protocol, with the run and evaluation that finished last.
 PROTOCOLS = """
 SELECT like_key, dataset, scale, partial, any_value(norm) AS norm, any_value(eps) AS eps, attacks,
-       any_value(attack_version) AS attack_version, n, precision, data_sha256, index_sha256,
+       any_value(attack_version) AS attack_version, n, precision,
        bool_or(selection = 'best-on-test') AS best_on_test,
        count(*) AS runs, max(finished_at) AS newest, arg_max(run_id, finished_at) AS run_id,
        arg_max(evaluation_id, finished_at) AS evaluation_id
 FROM like_runs GROUP BY ALL ORDER BY partial, runs DESC, newest DESC, run_id
+"""
+
+LIKE_KEYS = """
+SELECT run_id, like_key FROM like_runs WHERE list_contains($run_ids::VARCHAR[], run_id)
 """
 
 RUN = f"SELECT r.*, {TITLE} AS title FROM runs r WHERE run_id = ?"
@@ -152,21 +156,35 @@ SELECT coalesce(broken_by, 'robust') AS broken_by, count(*) AS n
 FROM verdicts WHERE run_id = ? AND evaluation_id = ? GROUP BY ALL ORDER BY n DESC
 """
 
+# The end of a query of ``numbered`` rows: all rows of the newest runs, or only those of some runs.
+NEWEST = """
+SELECT * EXCLUDE (place), (SELECT count(DISTINCT run_id) FROM numbered) AS found FROM numbered
+QUALIFY CASE WHEN len($only::VARCHAR[]) = 0 THEN min(place) OVER (PARTITION BY run_id) <= $limit
+             ELSE list_contains($only::VARCHAR[], run_id) END
+ORDER BY place
+"""
+MAX_COMPARABLE, MAX_MEASURED = 2000, 4000
+
 COMPARABLE = f"""
-WITH {MAIN}
-SELECT n.run_id, n.title, n.dataset, n.arch, n.seed, n.scale, n.partial, n.evaluation_id,
-       n.like_key, n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version, n.precision
-FROM main n JOIN runs r USING (run_id)
-ORDER BY r.started_at DESC NULLS LAST, n.run_id LIMIT 2000
+WITH {MAIN}, numbered AS (
+    SELECT n.run_id, n.title, n.dataset, n.arch, n.seed, n.scale, n.partial, n.evaluation_id,
+           n.like_key, n.data_sha256, n.attacks, n.norm, n.eps, n.n, n.attack_version, n.precision,
+           row_number() OVER (ORDER BY r.started_at DESC NULLS LAST, n.run_id) AS place
+    FROM main n JOIN runs r USING (run_id)
+)
+{NEWEST}
 """
 
 # Each run's newest evaluation under each protocol, runs and evaluations newest first.
-MEASURED = """
-SELECT l.run_id, l.title, l.dataset, l.arch, l.seed, l.seed_group, l.evaluation_id, l.like_key,
-       l.data_sha256, l.attacks, l.norm, l.eps, l.n, l.attack_version, l.precision, l.partial
-FROM like_runs l JOIN runs r USING (run_id)
-ORDER BY r.started_at DESC NULLS LAST, l.run_id, l.finished_at DESC NULLS LAST, l.evaluation_id
-LIMIT 4000
+MEASURED = f"""
+WITH numbered AS (
+    SELECT l.run_id, l.title, l.dataset, l.arch, l.seed, l.seed_group, l.evaluation_id, l.like_key,
+           l.data_sha256, l.attacks, l.norm, l.eps, l.n, l.attack_version, l.precision, l.partial,
+           row_number() OVER (ORDER BY r.started_at DESC NULLS LAST, l.run_id,
+                              l.finished_at DESC NULLS LAST, l.evaluation_id) AS place
+    FROM like_runs l JOIN runs r USING (run_id)
+)
+{NEWEST}
 """
 
 VERDICTS = """
@@ -244,6 +262,12 @@ def protocols(database: Database) -> pd.DataFrame:
     return database.query(PROTOCOLS)
 
 
+def like_keys(database: Database, run_ids: Sequence[str]) -> dict[str, set[str]]:
+    """The ``like_key`` of each run's finished evaluations; runs without one are left out."""
+    found = database.query(LIKE_KEYS, {"run_ids": list(run_ids)})
+    return {str(run_id): set(keys) for run_id, keys in found.groupby("run_id")["like_key"]}
+
+
 def run(database: Database, run_id: str) -> dict[str, Any]:
     """One run's row, with JSON columns parsed and None for missing values.
 
@@ -303,14 +327,21 @@ def samples(
     return database.query(SAMPLES, names | {"broken_by": broken_by, "limit": limit})
 
 
-def comparable(database: Database) -> pd.DataFrame:
-    """The newest 2,000 runs with a finished evaluation, each with its main one."""
-    return database.query(COMPARABLE)
+def comparable(database: Database, only: Sequence[str] = ()) -> pd.DataFrame:
+    """The newest 2,000 runs with a finished evaluation, or ``only`` these, each with its main one.
+
+    ``found`` is the number of all runs with a finished evaluation.
+    """
+    return database.query(COMPARABLE, {"only": list(only), "limit": MAX_COMPARABLE})
 
 
-def measured(database: Database) -> pd.DataFrame:
-    """The newest 4,000 evaluations, one per run and protocol, with their ``like_key``."""
-    return database.query(MEASURED)
+def measured(database: Database, only: Sequence[str] = ()) -> pd.DataFrame:
+    """The runs with the newest 4,000 evaluations, or ``only`` these runs.
+
+    There is one row per run and protocol, with its ``like_key``; ``found`` is the number of all
+    runs with a finished evaluation.
+    """
+    return database.query(MEASURED, {"only": list(only), "limit": MAX_MEASURED})
 
 
 def evaluated(database: Database, run_id: str, evaluation_id: str) -> Evaluated:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from app.components import records
-from app.labels import attack_texts, known
+from app.labels import SELECTION_WORDS, attack_texts, known
 from harness.config import STANDARD_ATTACKS, parse_fraction
 from leaderboards.paper import TABLES
 from leaderboards.printed import PRINTED_METRICS, is_difference, printed_lines, printed_number
@@ -60,7 +60,8 @@ FAMILIES = {
 }
 OTHER, BOARD = "other methods", "others on RobustBench"
 COLUMNS = ["name", "arch", "dataset", "augmentation", "training_data", "family", "protocol"]
-COLUMNS += ["source", "where", "page", "seeds", "note", "doubted", "partial", "device"]
+COLUMNS += ["source", "where", "page", "seeds", "note", "doubted", "best_on_test"]
+COLUMNS += ["partial", "device"]
 NUMBERS = ["aa", "aa_low", "aa_high", "clean", "clean_low", "clean_high", "robust", "robust_low"]
 NUMBERS += ["robust_high", "sec_per_iter", "hours"]
 
@@ -175,6 +176,7 @@ def run_points(runs: pd.DataFrame) -> pd.DataFrame:
 def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     run = own[0]
     small = run["scale"] != "paper" or bool(run["partial"])
+    best_on_test = run["selection"] == "best-on-test"
     devices = {_text(each["device"]) for each in own}
     generated = isinstance(run["generated_name"], str)
     data = UNKNOWN if run["kind"] == "loaded" else GENERATED if generated else ALONE
@@ -190,10 +192,12 @@ def _run_point(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "where": run["run_id"] + (f" and {len(own) - 1} more" if len(own) > 1 else ""),
         "page": f"run?run={run['run_id']}",
         "seeds": len(own),
+        "best_on_test": best_on_test,
         "partial": bool(run["partial"]),
         "device": devices.pop() if len(devices) == 1 else "",
         "note": f"n = {int(run['n']):,}"
-        + (f", mean ± std of {len(own)} seeds" if len(own) > 1 else ""),
+        + (f", mean ± std of {len(own)} seeds" if len(own) > 1 else "")
+        + f", {SELECTION_WORDS['best-on-test']}" * best_on_test,
     }
     point |= _over_seeds("clean", own)
     if run["attacks"]:
@@ -252,12 +256,13 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     """By training data, the points that no other with the same training data equals or beats.
 
     Small-scale runs are left out, since they are never ranked with published numbers, and so are
-    numbers that their publisher doubts, unless there are no other points. Partial runs are always
-    left out. Times are compared only if all are known to be of one device.
+    numbers that their publisher doubts, unless there are no other points. Of the rest, runs whose
+    epoch was chosen on test images are left out, unless there are no others. Partial runs are
+    always left out. Times are compared only if all are known to be of one device.
 
     Args:
-        points: with ``x``, ``y``, ``source``, ``doubted``, ``partial``, ``device`` and
-            ``training_data``.
+        points: with ``x``, ``y``, ``source``, ``doubted``, ``best_on_test``, ``partial``,
+            ``device`` and ``training_data``.
         x_lower: whether small x is good; only times are.
         y_lower: whether small y is good; only times are.
     """
@@ -266,6 +271,9 @@ def fronts(points: pd.DataFrame, *, x_lower: bool, y_lower: bool) -> dict[str, p
     ranked = whole[(whole["source"] != SOURCES[SMALL]) & ~doubted[whole.index]]
     if ranked.empty:
         ranked = whole
+    best_on_test = ranked["best_on_test"].map(known)
+    if not best_on_test.all():
+        ranked = ranked[~best_on_test]
     return {
         str(data): own.loc[
             pareto_front(

@@ -25,7 +25,7 @@ from harness.evaluation.attack.stages import make_attack
 from harness.evaluation.guards import own_random_state, untouched
 from harness.evaluation.speed.batching import Batching
 from harness.experiment import external, resolve, runner
-from harness.experiment.record import check_registered, images_root, own_protocol
+from harness.experiment.record import check_registered, images_root, own_protocol, own_settings
 from harness.models.external.probe import FunctionModel, device_of
 from harness.models.loading import load_external, load_run_model
 from harness.models.normalize import Statistics
@@ -131,7 +131,7 @@ def evaluate(
         return _evaluate_run(run, data, given, images, device, reporter, sequential=sequential)
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
-    if eps is None and not isinstance(data, str) and (stages is None or stages):
+    if eps is None and loaded.info.name.startswith("images-") and (stages is None or stages):
         raise UserError("these images have no customary radius: give eps, such as 8 / 255")
     default = {"eps": loaded.info.default_eps}
     default |= resolve.random_order(loaded.info) if sequential else {}
@@ -373,7 +373,7 @@ def _evaluate_run(
     folder_of_run = str(data).startswith("folder:") and dataset_info(data, images).name == name
     if data != name and not folder_of_run:
         raise UserError(f"{run.run_id} is a run on {name}: give that as data")
-    default = own_protocol(run)
+    default = own_settings(run)
     if sequential:
         default |= resolve.random_order(dataset_info(name, images_root(run, images)))
     protocol = resolve.evaluation(default, given, ())

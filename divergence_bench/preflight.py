@@ -26,11 +26,17 @@ from harness.store.rundir import RunDirectory
 from harness.training.validate import validate_training
 
 
-def check(config: RunConfig, *, fresh: bool = False) -> None:
+def check(config: RunConfig, *, fresh: bool = False, may_wait: bool = False) -> None:
     """Refuse what ``run`` would refuse before the first step; nothing is trained or stored.
 
     A teacher that would be trained first is checked in the same way; the student is then checked
     with an untrained teacher.
+
+    Args:
+        config: the run.
+        fresh: whether an existing run would be moved aside.
+        may_wait: whether the run would wait for another process that works on it, as a teacher's
+            run does.
 
     Raises:
         UserError: the run would be refused.
@@ -41,7 +47,7 @@ def check(config: RunConfig, *, fresh: bool = False) -> None:
         _, device, data, generated, _ = runner.open_run(trial if fresh else config)
         directory = RunDirectory(config.results, config.run_id)
         check_writable(directory.path)
-        if directory.exists:
+        if directory.exists and not may_wait:
             with directory.lock():
                 pass
         if not fresh:
@@ -75,7 +81,7 @@ def stand_in_teacher(
         return None
     if needed := missing_teacher(config):
         check_source_settings(config.teacher)
-        check(needed)
+        check(needed, may_wait=True)
         return untrained_teacher(config.teacher.arch, data.info, device)
     return prepare_teacher(config, data, Reporter(quiet=True), runner.run, fresh=fresh)
 

@@ -117,14 +117,15 @@ def result_of(outcome: Outcome) -> Result:
 
 
 def compare(
-    a: Result | str, b: Result | str, *, results: str | Path = "results"
+    a: Result | str, b: Result | str, *, results: str | Path | None = None
 ) -> paired.Comparison:
     """Compare two runs image by image, on clean images and after each stage.
 
     Args:
         a: a result, a run, or ``RUN@EVALUATION``.
         b: likewise.
-        results: the results folder of runs given by name.
+        results: the results folder of runs given by name; default: that of the other run if it is
+            a result, else ``results``.
 
     Returns:
         A comparison with ``metrics``: name to difference a - b, interval and McNemar p-value.
@@ -132,9 +133,14 @@ def compare(
     Raises:
         UserError: a run is unknown or not evaluated, or they share no protocol.
     """
-    folder = next((each.path.parents[1] for each in (a, b) if isinstance(each, Result)), results)
+    own = [each.path.parents[1] if isinstance(each, Result) else None for each in (a, b)]
+    named = Path("results") if results is None else Path(results)
+    default = named if results is not None else next(filter(None, own), named)
     names = [f"{x.run_id}@{x.evaluation_id}" if isinstance(x, Result) else x for x in (a, b)]
-    found = [stored.finished(Path(folder), name, None, None) for name in names]
+    found = [
+        stored.finished(folder or default, name, None, None)
+        for folder, name in zip(own, names, strict=True)
+    ]
     return paired.compare(*stored.choose(found))
 
 

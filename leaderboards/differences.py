@@ -118,7 +118,7 @@ def _difference(of: RunGroup, base: RunGroup) -> Number | None:
 
 def _preference(group: RunGroup, base: RunGroup, number: Number) -> tuple[bool, int, str]:
     """Return a sort key that is greatest for the reference to compare a group with."""
-    return group["teacher"] == base["teacher"], number.seeds or 0, str(base["finished_at"])
+    return group["teacher"] == base["teacher"], number.seeds or 0, base.preference[1]
 
 
 def _subject_against_others(study: Sequence[RunGroup]) -> Iterator[Row]:

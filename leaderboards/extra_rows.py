@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from leaderboards.fill import PrintedRows, baseline_difference
 from leaderboards.protocols import accuracy_help, attacks_of, metric_title, ranking_metric
 from leaderboards.results import RunGroup
-from leaderboards.spec import ColumnSpec, TableSpec, arch_text, architecture_names
+from leaderboards.spec import (
+    ColumnSpec,
+    DifferenceSpec,
+    TableSpec,
+    arch_text,
+    architecture_names,
+)
 from leaderboards.table import OURS_ROW, REPRODUCED, Cell, Column, Row, mark_best
 
 OTHER = "other"
@@ -25,11 +31,11 @@ def extra_rows(
     column named after the last attack.
     """
     used = printed.used
+    reproduced = [group for group in groups if group.badge == REPRODUCED]
     sections: dict[tuple[str, str, bool], list[RunGroup]] = defaultdict(list)
-    for group in groups:
+    for group in reproduced:
         if (
-            group.badge == REPRODUCED
-            and spec.includes.accepts(
+            spec.includes.accepts(
                 dataset=group["dataset"], task=group["task"], method=group["method"]
             )
             and (bool(group["attacks"]) or not spec.attacked)
@@ -38,26 +44,30 @@ def extra_rows(
             sections[group.section_key].append(group)
     rows: list[Row] = []
     for members in sorted(sections.values(), key=lambda m: m[0].section_title):
-        rows += _section(spec, members)
+        rows += _section(spec, members, reproduced)
     filled = {key for row in rows for key in row.cells}
     attacks = sorted({attack for group in groups if (attack := _last_attack(spec, group))})
     further = [*(_after_column(spec, attack) for attack in attacks), _other_column(spec)]
     return rows, [column for column in further if column.key in filled]
 
 
-def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
+def _section(
+    spec: TableSpec, members: Sequence[RunGroup], reproduced: Sequence[RunGroup]
+) -> list[Row]:
+    """Return the rows of a section; their baselines may be anywhere among ``reproduced``."""
     first = members[0]
     title = f"Also measured here: {first.section_title}"
     cells = [_cells(spec, group) for group in members]
     after = _last_attack(spec, first)
     columns = [*spec.columns, *([_after_column(spec, after)] if after else []), _other_column(spec)]
     for column in columns:
-        mark_best(cells, column)
+        if column.comparable and column.key != OTHER:
+            mark_best(cells, column)
     for wanted in spec.differences:
-        method = wanted.baselines[0].method
         metric = next(column.metric for column in spec.columns if column.key == wanted.of)
         for own, group in zip(cells, members, strict=True):
-            difference = baseline_difference(group, members, method, metric)
+            method = _baseline(wanted, group)
+            difference = baseline_difference(group, reproduced, method, metric)
             if difference is not None:
                 own[f"{wanted.of}-difference"] = Cell(ours=difference)
     rows = [
@@ -73,6 +83,15 @@ def _section(spec: TableSpec, members: Sequence[RunGroup]) -> list[Row]:
     ]
     key = _ranking_key(spec, first)
     return sorted(rows, key=lambda row: _rank(row, key), reverse=True)
+
+
+def _baseline(wanted: DifferenceSpec, group: RunGroup) -> str:
+    """Return the method of the first baseline for the group's training data; empty if none is."""
+    data = group.facts["augmentation"]
+    for baseline in wanted.baselines:
+        if baseline.applies_to.get("augmentation", data) == data:
+            return baseline.method
+    return ""
 
 
 def _cells(spec: TableSpec, group: RunGroup) -> dict[str, Cell]:

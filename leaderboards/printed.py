@@ -72,6 +72,12 @@ def evidence_of(line: Facts) -> str:
     return ""
 
 
+def selection_of(line: Facts) -> str:
+    """Return how the epoch of a printed number was chosen; empty if that is unknown."""
+    rows = TABLES[int(line["table"])].rows
+    return next((row.selection for row in rows if has(line, row.where)), "")
+
+
 def is_difference(line: Facts) -> bool:
     """Whether a line is a printed difference of two rows."""
     return line["method"].startswith("Delta")
@@ -151,5 +157,6 @@ def printed_rows(
             values.append(own)
             text = arch_text(lines[0]["student_or_arch"], lines[0]["teacher"])
             facts = {"source": PRINTED, "table": table, "augmentation": augmentation}
+            facts["selection"] = selection_of(lines[0])
             found.append(Row(PRINTED_ROW, (method, text), cells=cells, facts=facts))
     return found

@@ -114,7 +114,7 @@ class RunGroup:
     @property
     def preference(self) -> tuple[int, str]:
         """Sort key for choosing a group: most seeds, then newest."""
-        return len(self.runs), str(self["finished_at"])
+        return len(self.runs), max(str(run["finished_at"]) for run in self.runs)
 
     @cached_property
     def facts(self) -> dict[str, str]:

@@ -199,11 +199,24 @@ def export_run(
         options = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
         raise UserError(f"RobustBench needs {', '.join(lacking)} of the paper: give {options}")
     known.setdefault("reported", known["autoattack_acc"])
+    _check_percent(known["reported"])
     ordered = {name: known[name] for name in Entry.model_fields if name in known}
     entry = Entry.model_validate(ordered)
     text = json.dumps(entry.to_json(), indent=2, ensure_ascii=False) + "\n"
     write_bytes_atomic(text.encode(), out)
     return entry
+
+
+def _check_percent(reported: str) -> None:
+    """Raise a UserError unless the text is a number of percent."""
+    try:
+        right = 0 <= float(reported) <= 100
+    except ValueError:
+        right = False
+    if not right:
+        raise UserError(
+            f"--reported {reported!r} is no accuracy in percent: give one, such as 56.3"
+        )
 
 
 def _is_standard(run: Mapping[str, Any]) -> bool:

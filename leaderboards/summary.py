@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ from leaderboards.ranking import rank_rows
 from leaderboards.render.terminal import print_ranking
 from leaderboards.results import RunGroup, like_groups
 from leaderboards.spec import BASIC, UNKNOWN_DATA, arch_text
-from leaderboards.table import OURS_ROW, Cell, Column, Number, Row, Table, with_keys
+from leaderboards.table import EPOCH, OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
 LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
 DATA = "Training data"
+BEST_ON_TEST = "best-on-test"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class RunSummary:
                     "method": row.labels[1],
                     "arch": row.labels[2],
                     "augmentation": row.facts["augmentation"],
+                    "selection": row.facts["selection"] or None,
                     "badge": row.facts["source"],
                     "source": f"Table {row.facts['table']}" if "table" in row.facts else None,
                     "seeds": _shared(row, "seeds"),
@@ -101,7 +104,8 @@ def run_summary(results_root: Path, run_id: str, evaluation_id: str | None = Non
     differ only in the seed share a row. Partial runs are included only for a partial run. If the
     protocol is the paper's, the printed rows of the same architecture and training data are added,
     for a loaded model those trained on the training set alone.
-    Each kind of training data is ranked on its own, that of the run first.
+    Each kind of training data is ranked on its own, that of the run first, and so are printed rows
+    of which only one kind, they or the runs, had its epoch selected on test images.
 
     The ranking is for the given evaluation, or the newest finished one.
 
@@ -137,15 +141,21 @@ def ranking_table(title: str, rows: Sequence[Row], stages: Sequence[str], metric
     """Return rows, whose labels are method and architecture, as a table ranked by ``metric``.
 
     ``title`` is what all rows share; ``stages`` are the metrics shown before ``metric``. There is a
-    section for each kind of training data.
+    section for each kind of training data, and for epochs selected unlike those of our runs.
     """
     kinds = list(dict.fromkeys(row.facts["augmentation"] for row in rows))
     named = len(kinds) > 1 or kinds[0] not in (BASIC, UNKNOWN_DATA)
+    on_test = any(row.own and row.facts["selection"] == BEST_ON_TEST for row in rows)
+    sections: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: kinds.index(row.facts["augmentation"])):
+        titles = [f"{DATA}: {row.facts['augmentation']}"] * (len(kinds) > 1)
+        chosen = row.facts["selection"]
+        if chosen and (chosen == BEST_ON_TEST) != on_test:
+            titles.append(EPOCH + chosen)
+        sections["; ".join(titles)].append(row)
     ranked: list[Row] = []
-    for kind in kinds:
-        own = [row for row in rows if row.facts["augmentation"] == kind]
-        section = f"{DATA}: {kind}" * (len(kinds) > 1)
-        ranked += rank_rows([dataclasses.replace(r, group=section) for r in own], metric)
+    for section, members in sections.items():
+        ranked += rank_rows([dataclasses.replace(row, group=section) for row in members], metric)
     ranking = [row.number(metric) for row in rows]
     deviates = any(number is not None and number.std is not None for number in ranking)
     head = metric_title(metric) + ("" if deviates else " [95%]")

@@ -49,6 +49,8 @@ HEAD_ROW = "head"
 DIFFERENCE_ROW = "difference"
 PUBLISHED_ROW = "published"
 OURS_ROW = "ours"
+# Begins the part of a ranking's section that says how the epoch of its rows was selected.
+EPOCH = "Epoch: "
 
 PARTIAL = "partial"
 GREEK = {0x3B1: "a", 0x3B2: "b", 0x3C4: "t", 0x394: "delta"}

@@ -13,6 +13,7 @@ from app import charts, comparison, queries
 from app import components as ui
 from app.gallery import SIDE, class_names, disagreement_images
 from app.labels import protocol_text, run_title, stage_title, watched_images
+from app.newest import left_out, newest_runs, say_left_out
 from harness.errors import UserError
 from harness.evaluation.analysis.comparable import Evaluated, differences, settings
 from harness.evaluation.analysis.paired import Comparison, cause_notes, compare, compare_seeds
@@ -44,8 +45,10 @@ def page() -> None:
         "Two models evaluated on the same test images. Pairing the images can reveal a difference "
         "that two separate intervals would hide.",
     )
-    known = ui.records(ui.query(queries.measured)) if ui.has_database() else []
+    found = newest_runs(queries.measured) if ui.has_database() else pd.DataFrame()
+    known = ui.records(found)
     rows = comparison.by_run(known)
+    say_left_out(found)
     if not rows:
         ui.nothing_yet("A comparison needs two finished runs of the same protocol.")
         return
@@ -62,8 +65,10 @@ def page() -> None:
         )
     alone = len({row["run_id"] for row in known}) - len(rows)
     if alone:
+        read = " among the newest" if left_out(found) else ""
         st.caption(
-            f"Not offered: {counted(alone, 'evaluated run')} whose protocol no other run shares."
+            f"Not offered: {counted(alone, 'evaluated run')} whose protocol no other run{read} "
+            "shares."
         )
     pair = comparison.common(rows, (a, b))
     if pair is not None:

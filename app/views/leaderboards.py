@@ -110,7 +110,8 @@ def _paper_table(number: int) -> None:
     table = ui.query_folder(paper_table, number)
     st.markdown(f"**{ui.plain(table.headline)}**")
     _show(table)
-    if not table.has_ours:
+    # Empty also if the database cannot be read, which an error on the page says.
+    if table.message:
         st.caption(
             f"Only printed numbers are shown: {ui.plain(table.message)}. This command measures the "
             "first of ours:"

@@ -124,7 +124,10 @@ def _repeat(run: dict[str, Any], evaluation: dict[str, Any] | None) -> None:
         st.code(ui.with_results(command), language=None, wrap_lines=True)
         st.caption("If the run is finished, this command shows its result without repeating it.")
     elif run["kind"] == "loaded":
-        st.caption("There is none: its model or its images were objects in Python.")
+        st.caption(
+            "There is none: its model or its images were objects in Python, or this release does "
+            "not have its settings."
+        )
     else:
         st.caption("There is none: this release does not have its method, recipe or settings.")
 

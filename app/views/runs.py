@@ -133,7 +133,7 @@ def table(**filters: Any) -> None:
         picked = _pick(found)
         with links:
             _links(picked)
-        _remark(found, picked)
+        _remark(picked)
         _failures(found)
 
 
@@ -221,14 +221,15 @@ def _links(ids: list[str]) -> None:
             st.page_link("views/compare.py", label="Compare the two", query_params=both)
 
 
-def _remark(found: pd.DataFrame, ids: list[str]) -> None:
+def _remark(ids: list[str]) -> None:
     """Comment on the selection, below the table so that the table does not move."""
-    keys = found[found["run_id"].isin(ids)]["like_key"].tolist()
-    if len(keys) == 2 and keys[0] != keys[1]:
-        st.caption(
-            "These two runs differ in test images, protocol or scale, so they are not ranked "
-            "together."
-        )
+    if len(ids) == 2:
+        keys = list(ui.query(queries.like_keys, sorted(ids)).values())
+        if len(keys) == 2 and keys[0].isdisjoint(keys[1]):
+            st.caption(
+                "These two runs differ in test images, protocol or scale, so they are not ranked "
+                "together."
+            )
     if len(ids) > 2:
         st.caption("Only two runs can be compared: select two.")
 

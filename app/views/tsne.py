@@ -12,6 +12,7 @@ from app import components as ui
 from app.embedding import NEIGHBOURS, PERPLEXITY, Embedding, embedded
 from app.gallery import class_names
 from app.labels import protocol_text, run_title
+from app.newest import newest_runs, say_left_out
 from app.reference_maps import reference_maps
 from harness.config import eps_text
 from harness.data import dataset_info
@@ -66,7 +67,8 @@ def page() -> None:
 
 def _choice() -> tuple[str, str, int, int, int] | None:
     """Two runs, the numbers of classes and of images per class, the seed; None without a run."""
-    known = ui.query(queries.comparable)
+    known = newest_runs(queries.comparable)
+    say_left_out(known)
     here = [
         RunDirectory(ui.results_folder(), run_id).model_path.exists() for run_id in known["run_id"]
     ]
@@ -124,7 +126,7 @@ def _reference() -> None:
 
 
 def _maps(a: str, b: str, classes: int, per_class: int, seed: int) -> None:
-    rows = {row["run_id"]: row for row in ui.records(ui.query(queries.comparable))}
+    rows = {row["run_id"]: row for row in ui.records(newest_runs(queries.comparable))}
     first, second = rows[a], rows[b]
     eps = _radius(first)
     found = []

@@ -287,22 +287,25 @@ def print_outcome(items: Sequence[Item], failures: Sequence[Failure], console: C
 
 
 def summaries(items: Sequence[Item]) -> list[RunSummary]:
-    """Return one table per protocol: that of its first finished run, which includes the others.
+    """Return the rankings of the finished runs, each with all runs that may be ranked together.
 
     Runs missing from a locked database are left out; each was reported when it ended.
     """
     from harness.store.database import Database
     from leaderboards.summary import run_summary
 
-    first: dict[tuple[str, str], Item] = {}
+    found: list[RunSummary] = []
+    shown: set[tuple[str, tuple[str, str]]] = set()
     for item in items:
-        lacking = Database(item.config.results).lacks(item.config.run_id)
-        if item.state == "done" and not lacking:
-            first.setdefault(protocol(item), item)
-    return [
-        run_summary(item.config.results, item.config.run_id, _finished(item).evaluation_id)
-        for item in first.values()
-    ]
+        results, run_id = item.config.results, item.config.run_id
+        if item.state != "done" or (run_id, protocol(item)) in shown:
+            continue
+        if not Database(results).lacks(run_id):
+            summary = run_summary(results, run_id, _finished(item).evaluation_id)
+            members = [each for group in summary.groups for each in group.run_ids]
+            shown |= {(each, protocol(item)) for each in members}
+            found.append(summary)
+    return found
 
 
 def compared(items: Sequence[Item]) -> list[tuple[str, str, int, PairedComparison]]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
+from harness.errors import UserError
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -53,10 +54,19 @@ def with_sync_batchnorm(module: nn.Module, processes: ProcessGroup) -> nn.Module
     """The module with each BatchNorm replaced by one over the images of all processes.
 
     Parameters, statistics and their names are kept. On a GPU the layers are ``nn.SyncBatchNorm``.
+
+    Raises:
+        UserError: a layer has no running statistics. In eval mode it would need the other
+            processes' images, but they take no part in every pass, such as those of monitoring.
     """
     if isinstance(module, _BatchNorm):
+        if module.running_mean is None:
+            raise UserError(
+                f"{module} uses the statistics of each batch, also in eval mode, which several "
+                "processes cannot share: train in one process, without torchrun"
+            )
         size = module.num_features, module.eps, module.momentum, module.affine
-        if module.running_mean is not None and module.running_mean.is_cuda:
+        if module.running_mean.is_cuda:
             synced: _BatchNorm = nn.SyncBatchNorm(*size)
         else:
             synced = SyncBatchNorm(*size)

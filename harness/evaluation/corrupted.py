@@ -22,6 +22,7 @@ from harness.store.rundir import RunDirectory
 
 # The name of the published mean in the database's ``reported`` table.
 METRIC = "corruptions"
+PARTIAL = f"{METRIC}-partial"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class CorruptionResult:
     protocol: dict[str, Any]
     correct: dict[str, list[int]]
 
+    @property
+    def name(self) -> str:
+        """The name of its mean, and of its protocol in the run's record."""
+        return PARTIAL if self.protocol["partial"] else METRIC
+
     def mean(self) -> float:
         """Accuracy averaged over corruptions and severities, as RobustBench reports it."""
         return float(np.mean(list(self.correct.values()))) / int(self.protocol["n"])
@@ -47,8 +53,7 @@ class CorruptionResult:
         Only a single corruption at a single severity has an interval: the parts of a mean come from
         the same test images and are not independent.
         """
-        n = self.protocol["n"]
-        name = f"{METRIC}-partial" if self.protocol["partial"] else METRIC
+        n, name = self.protocol["n"], self.name
         metrics = {name: {"value": self.mean(), "n": n}}
         for corruption, counts in self.correct.items():
             metrics[f"{name}/{corruption}"] = {"value": float(np.mean(counts)) / n, "n": n}
@@ -74,7 +79,8 @@ def evaluate_corrupted(
     Args:
         model: maps images [B, 3, 32, 32] in [0, 1] to logits [B, C].
         images: the corrupted images.
-        run: the model's run; the metrics are added to its record.
+        run: the model's run; its record gets the metrics and their protocol in place of those of
+            an earlier result, partial or not as this one.
         severities: a subset of 1 to 5.
         limit: use only this many images of each severity, the first ones; the result is partial.
         device: where to compute.
@@ -114,6 +120,16 @@ def evaluate_corrupted(
         name: [done[f"{name}/{severity}"] for severity in severities] for name in images.arrays
     }
     result = CorruptionResult(protocol, counts)
-    metrics = (run.record.get("metrics") or {}) | result.metrics()
-    run.update(metrics=metrics, corruptions=protocol)
+    _store(result, run)
     return result
+
+
+def _store(result: CorruptionResult, run: RunDirectory) -> None:
+    """Replace the run's earlier result of the same name, whose parts differ from the new mean's."""
+    record = run.record
+    stored, before = record.get("metrics") or {}, record.get(METRIC) or {}
+    metrics = {name: v for name, v in stored.items() if name.partition("/")[0] != result.name}
+    # Earlier releases kept the protocol of a partial result under the other name.
+    moved = {METRIC: None, PARTIAL: record.get(PARTIAL) or before} if before.get("partial") else {}
+    protocols = moved | {result.name: result.protocol}
+    run.update(metrics=metrics | result.metrics(), **protocols)

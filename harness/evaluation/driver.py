@@ -122,12 +122,18 @@ def evaluate(
             result = stored_result(directory, protocol)
             enough = is_enough(directory, protocol)
             job = Job(model, model_sha256, images, protocol, PLAIN, directory, device)
+            if enough and protocol.order == "random":
+                # A finished evaluation that only lacks saved images is repeated as far as it went.
+                n = directory.record["protocol"]["n"]
+                until = protocol.model_copy(update={"half_width": None, "n_max": n})
+                job = replace(job, protocol=until)
             if result is None or not enough or job.lacks_images(len(result.verdicts)):
                 with num_threads(executor.threads):
                     job = replace(job, plan=plan_of(job))
                 part = for_radius(progress, number, config.eps)
                 with _recorded(directory, initial_record(job), finished=result is not None):
                     result = finish(job, executor, flags, part, notify, foreign=foreign)
+                result = replace(result, protocol=protocol)
             else:
                 notify(f"evaluation {identity} was stored on {result.stored_at} and is reused")
             results.append(result)

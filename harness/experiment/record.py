@@ -58,10 +58,10 @@ def recorded(
     began = {"status": "started", "started_at": utc_now(), "finished_at": None, "error": None}
     directory.update(**described, **({} if finished else began))
 
-    def end(status: str, **why: str) -> None:
+    def end(status: str, error: str | None = None) -> None:
         if not finished:
             before = directory.record.get("wall_s") or 0.0
-            directory.end(status, wall_s=before + time.monotonic() - began_at, **why)
+            directory.end(status, wall_s=before + time.monotonic() - began_at, error=error)
 
     if index:
         indexed(directory)
@@ -176,8 +176,15 @@ def images_root(directory: RunDirectory, given: Path | None) -> Path | None:
 
 def own_protocol(directory: RunDirectory) -> dict[str, Any]:
     """The norm, radii, attacks and budget with which the run was made."""
-    made = (directory.record.get("config") or {}).get("evaluation", {})
+    made = own_settings(directory)
     return {name: made[name] for name in ("norm", "eps", "attacks", "budget") if name in made}
+
+
+def own_settings(directory: RunDirectory) -> dict[str, Any]:
+    """The evaluation settings with which the run was made, except the images to evaluate."""
+    made = (directory.record.get("config") or {}).get("evaluation", {})
+    number = ("limit", "order", "half_width", "n_max")
+    return {name: value for name, value in made.items() if name not in number}
 
 
 def training_header(

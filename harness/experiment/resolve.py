@@ -179,6 +179,8 @@ def teacher_run(config: RunConfig) -> RunConfig:
             "no method is configured to train the teacher: give a trained one with --teacher, or "
             "set teacher.method"
         )
+    if "seed" in teacher.config:
+        raise UserError("teacher.config.seed has no effect: set teacher.seed")
     options: dict[str, Any] = {
         **teacher.config,
         "model.arch": teacher.arch,

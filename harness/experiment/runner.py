@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from harness.distributed.group import SINGLE_PROCESS, ProcessGroup
 from harness.errors import UserError
 from harness.evaluation.analysis.statistics import accuracy
 from harness.evaluation.attack.executors import ChunkExecutor, most_workers
+from harness.evaluation.attack.model import out_of_memory
 from harness.evaluation.attack.protocol import check_protocol
 from harness.evaluation.driver import EvaluationResult, evaluate
 from harness.experiment.live import LiveProgress
@@ -239,18 +242,38 @@ def train(
     reporter: Reporter,
     device: torch.device,
 ) -> Selected:
-    """Train the configured network with the method's task."""
+    """Train the configured network with the method's task.
+
+    Raises:
+        UserError: training diverged, or ran out of memory.
+    """
     for note in inputs.data.train.notes:
         reporter.line(note)
-    trainer = build_trainer(config, inputs, directory, reporter, device)
-    epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
-    title = f"train {method.card.title}"
-    watch = LiveProgress(directory, "training") if inputs.processes.first else None
-    stage_of = reporter.stage(title, epochs * steps, watch)
-    tracked = tracking(config.track if inputs.processes.first else (), directory)
-    with unchanged(inputs.teacher, trainer.task), tracked as track, stage_of as stage:
-        stage.start_at(trainer.finished_epochs * steps)
-        return trainer.fit(TrainingProgress(reporter, stage, epochs, track))
+    with enough_memory(config, device):
+        trainer = build_trainer(config, inputs, directory, reporter, device)
+        epochs, steps = config.training.epochs, trainer.loader.steps_per_epoch
+        title = f"train {method.card.title}"
+        watch = LiveProgress(directory, "training") if inputs.processes.first else None
+        stage_of = reporter.stage(title, epochs * steps, watch)
+        tracked = tracking(config.track if inputs.processes.first else (), directory)
+        with unchanged(inputs.teacher, trainer.task), tracked as track, stage_of as stage:
+            stage.start_at(trainer.finished_epochs * steps)
+            return trainer.fit(TrainingProgress(reporter, stage, epochs, track))
+
+
+@contextmanager
+def enough_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Raise a UserError if memory runs out inside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"the training of {config.run_id} ran out of memory on {device}: set a smaller "
+            "training.batch_size or training.precision=bf16, or divide its batches between GPUs "
+            "with torchrun"
+        ) from error
 
 
 def training_metrics(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -364,16 +365,24 @@ def failed(config: RunConfig, error: Exception, reporter: Reporter) -> Failure:
 
 
 def record_failure(config: RunConfig, error: str, reporter: Reporter) -> None:
-    """Record the failure of a run that failed before it had a record."""
+    """Record the failure of a run that failed before it had a record.
+
+    If another process works on the run, it records how that ends.
+    """
     directory = RunDirectory.create(config.results, config.run_id)
-    if directory.exists:
-        return
-    directory.update(
-        **header(config, METHODS.get(config.method), None),
-        provenance={},
-        started_at=utc_now(),
-        finished_at=utc_now(),
-        status="error",
-        error=error,
-    )
-    indexed(directory, reporter)
+    with ExitStack() as held:
+        try:
+            held.enter_context(directory.lock())
+        except UserError:
+            return
+        if directory.exists:
+            return
+        directory.update(
+            **header(config, METHODS.get(config.method), None),
+            provenance={},
+            started_at=utc_now(),
+            finished_at=utc_now(),
+            status="error",
+            error=error,
+        )
+        indexed(directory, reporter)

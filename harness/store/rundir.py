@@ -131,6 +131,10 @@ class EvaluationDirectory(_Record):
         """The numbers of the chunks with verdicts on disk, ascending."""
         return sorted(int(path.stem) for path in self.chunks_path.glob("[0-9]*.parquet"))
 
+    def saved_images(self) -> int:
+        """The number of chunks with saved adversarial images on disk."""
+        return len(list(self.chunks_path.glob("*.adversarial.npy")))
+
     def verdicts(self) -> pa.Table:
         """The verdicts of the finished evaluation, checked against its record.
 

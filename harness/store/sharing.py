@@ -2,11 +2,12 @@
 
 Run directories are merged; the database follows from them, so that a rebuild keeps what was merged.
 If both sides have a run, its weights decide. If they are equal, or one side has none yet, each
-evaluation is taken from the side that has finished it, on more images if both have, or else got
-further. The same holds for each file of the command ``corrupt``, and the run's record gets the
-metrics of both sides. If both sides have finished and differ, in weights or in the verdict of an
-image that both evaluated, the other side's copy is kept whole in its own results folder under
-``conflicts/``, and is reported.
+evaluation is taken from the side that has finished it, on more images or with more adversarial
+images saved if both have, or else got further. The same holds for each file of the command
+``corrupt``, and the run's record gets the metrics of both sides, except for parts of another mean
+than its own. If both sides have finished and differ, in weights or in the verdict of an image that
+both evaluated, the other side's copy is kept whole in its own results folder under ``conflicts/``,
+and is reported.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from harness.store.rundir import RUNS_FOLDER, EvaluationDirectory, RunDirectory,
 
 CONFLICTS = "conflicts"
 LOCK = "run.lock"
+# The fields of a run's record with the protocols of the command ``corrupt``.
+CORRUPTED = ("corruptions", "corruptions-partial")
 DISCRETE = ("index", "label", "clean_pred", "broken_by")
 # Files whose presence shows that others are complete; they are copied last, in this order.
 LAST = ("evaluation.json", "model.pt", "run.json")
@@ -206,9 +209,14 @@ def _merged_record(mine: Copy, theirs: Copy) -> dict[str, Any]:
     further, other = mine.record, theirs.record
     if theirs.progress > mine.progress:
         further, other = other, further
-    metrics = (other.get("metrics") or {}) | (further.get("metrics") or {})
-    protocol = {"corruptions": other["corruptions"]} if "corruptions" in other else {}
-    return protocol | further | ({"metrics": metrics} if metrics else {})
+    metrics = further.get("metrics") or {}
+    # A mean and its parts, such as corruptions/fog, are of one protocol.
+    means = {name.partition("/")[0] for name in metrics}
+    others = (other.get("metrics") or {}).items()
+    metrics = {name: v for name, v in others if name.partition("/")[0] not in means} | metrics
+    protocols = {name: other[name] for name in CORRUPTED if other.get(name)}
+    kept = {name: further[name] for name in CORRUPTED if further.get(name)}
+    return further | protocols | kept | ({"metrics": metrics} if metrics else {})
 
 
 def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
@@ -219,7 +227,8 @@ def _more_complete(mine: Copy, theirs: Copy) -> list[Path]:
         name = evaluation.evaluation_id
         images = theirs.images(name), mine.images(name)
         if any(images):
-            return images[0] > images[1]
+            saved = evaluation.saved_images(), mine.run.evaluation(name).saved_images()
+            return (images[0], saved[0]) > (images[1], saved[1])
         return len(evaluation.finished_chunks()) > chunks.get(name, -1)
 
     further = {each.evaluation_id for each in theirs.run.evaluations() if is_further(each)}

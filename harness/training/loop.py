@@ -112,7 +112,7 @@ class Trainer:
         self.forward: nn.Module = compiled(self.plain) if self.training.compile else self.plain
         self.tiled: Tiled | None = None
         self.optimizer = build_optimizer(
-            self.model, self.task.optimised_parameters(), self.training.optimizer
+            self.model, self.task.optimised_parameters(), self.training.optimizer, self.task
         )
         self.average = WeightAverage(self.model, self.training.averaging, self.training.epochs)
         self.timer = StepTimer(device)

@@ -27,8 +27,9 @@ def monitor_accuracy(
 ) -> dict[str, float]:
     """Measure clean accuracy and, for ``pgd_steps`` > 0, accuracy under Linf PGD.
 
-    PGD starts from uniform noise and takes steps of 2.5 eps / ``pgd_steps`` on the first ``limit``
-    images, or on all. It monitors training and is no substitute for an evaluation.
+    PGD starts from uniform noise and takes steps of 2.5 eps / ``pgd_steps``, on all images or on
+    ``limit`` of them, spread evenly over the split, which may be sorted by class. It monitors
+    training and is no substitute for an evaluation.
 
     Returns:
         ``{"clean": fraction}`` and, for ``pgd_steps`` > 0, ``"pgd"``.
@@ -40,7 +41,7 @@ def monitor_accuracy(
     dtype = next(model.parameters()).dtype
     count = len(images) if limit is None else min(limit, len(images))
     with attack_mode(model, "eval"), frozen_parameters(model), torch.no_grad():
-        for rows in torch.arange(count).split(BATCH):
+        for rows in (torch.arange(count) * len(images) // count).split(BATCH):
             x, y = images.images_float(rows).to(device, dtype), images.labels[rows].to(device)
             correct[0] += (model(x).argmax(1) == y).sum()
             if pgd_steps:

@@ -17,14 +17,20 @@ from harness.training.weight_perturbation import perturbation, perturbed
 
 
 def build_optimizer(
-    model: nn.Module, others: Iterable[nn.Parameter], config: OptimizerConfig
+    model: nn.Module,
+    others: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    task: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD for the parameters of the model and others, some undecayed; see ``OptimizerConfig``."""
-    exempt = {id(parameter) for parameter in undecayed(model, config.decay)}
-    decayed = [p for p in [*model.parameters(), *others] if id(p) not in exempt]
-    groups: list[dict[str, object]] = [{"params": decayed}]
-    if exempt:
-        undecayed_group = [p for p in model.parameters() if id(p) in exempt]
+    """SGD for the parameters of the model and others, some undecayed; see ``OptimizerConfig``.
+
+    ``task`` has the layers of the others.
+    """
+    parameters = [*model.parameters(), *others]
+    modules = [model] if task is None else [model, task]
+    exempt = {id(p) for module in modules for p in undecayed(module, config.decay)}
+    groups: list[dict[str, object]] = [{"params": [p for p in parameters if id(p) not in exempt]}]
+    if undecayed_group := [p for p in parameters if id(p) in exempt]:
         groups.append({"params": undecayed_group, "weight_decay": 0.0})
     return torch.optim.SGD(
         groups,

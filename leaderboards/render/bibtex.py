@@ -1,4 +1,4 @@
-"""BibTeX for a table: the papers of its methods, and an entry for each group of our runs."""
+"""BibTeX for tables: the papers of their methods, and an entry for each group of our runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from leaderboards.table import Row, Table
 NOTHING = "% these rows have no known paper and no run of ours"
 
 
-def to_bibtex(table: Table) -> str:
+def to_bibtex(*tables: Table) -> str:
     """Return the entries, each once: papers first, then runs."""
-    names = dict.fromkeys(row.facts.get("method", "") for row in table.rows)
+    rows = [(table, row) for table in tables for row in table.rows]
+    names = dict.fromkeys(row.facts.get("method", "") for _, row in rows)
     papers = [METHODS.get(name).card.bibtex for name in names if name in METHODS]
-    found = dict.fromkeys((row.run_ids[0], _facts(table, row)) for row in table.rows if row.run_ids)
+    found = dict.fromkeys(
+        (row.run_ids[0], _facts(table, row)) for table, row in rows if row.run_ids
+    )
     runs, seen = [], Counter[str]()
     for run_id, facts in found:
         seen[run_id] += 1  # rows may share their first run

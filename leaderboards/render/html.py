@@ -192,9 +192,9 @@ def css() -> str:
     return (FOLDER / CSS).read_text(encoding="utf-8")
 
 
-def to_html(table: Table) -> str:
-    """Return a page with one table."""
-    return page(table.name, [_entry(table, (), ())])
+def to_html(*tables: Table) -> str:
+    """Return a page with tables, named after the first one."""
+    return page(tables[0].name, [_entry(table, (), ()) for table in tables])
 
 
 def site(tables: Sequence[Table], endings: Sequence[str], made: str) -> str:

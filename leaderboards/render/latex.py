@@ -15,6 +15,7 @@ from leaderboards.table import (
     DIFFERENCE_ROW,
     HEAD_ROW,
     PRINTED_ROW,
+    PUBLISHED_ROW,
     Column,
     Number,
     Row,
@@ -27,7 +28,7 @@ ROW_END = r" \\"
 # section's title, and a panel's header and title, take.
 MOST_LINES, SECTION_HEAD = 48, 2
 PANEL_LINES, PANEL_HEAD = 32, 7
-AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW)
+AS_PRINTED = (PRINTED_ROW, HEAD_ROW, DIFFERENCE_ROW, PUBLISHED_ROW)
 
 
 def to_latex(table: Table, *, ours: bool = True) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from leaderboards.spec import BASIC, UNKNOWN_DATA
 from leaderboards.table import (
     DIFFERENCE_ROW,
     FLAGGED,
@@ -18,6 +20,7 @@ from leaderboards.table import (
     ROBUSTBENCH,
     SMALL,
     Number,
+    Row,
     Table,
 )
 
@@ -35,10 +38,11 @@ COLOURS = {PRINTED: DIM, REPRODUCED: OURS, ROBUSTBENCH: ALERT}
 # Plots of a table, by its anchor: the columns on the x and y axes, and their titles.
 ACCURACIES = (("clean", "aa", "Clean accuracy, percent", "AutoAttack accuracy, percent"),)
 FIELD = (("clean", "best-known", "Clean accuracy, percent", "Lowest known accuracy, percent"),)
+FIELDS = ("table-field-cifar100", "table-field-cifar10")
+GENERATED = "generated data"
 PLOTS = {
     "table-2": ACCURACIES,
-    "table-field-cifar100": FIELD,
-    "table-field-cifar10": FIELD,
+    **dict.fromkeys(FIELDS, FIELD),
     "table-3": tuple(
         (f"{pair}/time", pair, "Seconds per iteration", f"Top-1 of {student}, percent")
         for pair, student in (
@@ -54,11 +58,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Point:
-    """One model in a plot."""
+    """One model in a plot; models with other training ``data`` have their own front."""
 
     name: str
     x: Number
     y: Number
+    data: str = ""
 
     @property
     def is_flagged(self) -> bool:
@@ -103,8 +108,16 @@ def points_of(table: Table, x: str, y: str) -> list[Point]:
             across, up = row.cells[x], row.cells[y]
             for one, other in ((across.printed, up.printed), (across.ours, up.ours)):
                 if one and other and one.badge != SMALL:
-                    points.append(Point(table.name_of(row), one, other))
+                    points.append(Point(table.name_of(row), one, other, _data(table, row)))
     return points
+
+
+def _data(table: Table, row: Row) -> str:
+    """Return the kind of training data that separates the fronts of a plot; empty for Basic."""
+    if table.anchor in FIELDS:
+        return row.group
+    data = row.facts["augmentation"]
+    return data if data == UNKNOWN_DATA else GENERATED * bool(data.removeprefix(BASIC))
 
 
 def pareto_front(
@@ -132,24 +145,30 @@ def scatter(
     x_lower: bool = False,
     ranked: bool = True,
 ) -> Figure:
-    """Plot points with intervals and their front as a stepped line; the caption names the front.
+    """Plot points with intervals and their fronts as stepped lines; the caption names the fronts.
 
-    ``x_lower`` says whether lower x is better; points that are not ``ranked`` have no front.
+    There is a front for each kind of training data, of the points that are not flagged. ``x_lower``
+    says whether lower x is better; points that are not ``ranked`` have no front.
     """
     import vl_convert
 
-    values = [(p.x.value, p.y.value, p) for p in points] if ranked else []
-    front = pareto_front(values, x_lower=x_lower)
-    chart = _chart(points, front, x_title, y_title, x_lower=x_lower)
+    able: dict[str, list[tuple[float, float, Point]]] = defaultdict(list)
+    for p in points:
+        if ranked and not p.is_flagged:
+            able[p.data].append((p.x.value, p.y.value, p))
+    fronts = {data: pareto_front(own, x_lower=x_lower) for data, own in able.items()}
+    chart = _chart(points, fronts, x_title, y_title, x_lower=x_lower)
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     # On hover, browsers show the title of a mark, but not its description.
     svg = re.sub(r'(<path aria-label="([^"]*)"[^>]*)/>', r"\1><title>\2</title></path>", svg)
-    names = "; ".join(f"{p.text} {p.y.badge}" for p in front)
     badges = dict.fromkeys(p.y.badge for p in points)
     key = "; ".join(f"{SHAPE_NAMES[badge]}: {MEANINGS[badge]}" for badge in badges)
     if any(p.is_flagged for p in points):
         key += f"; {FLAGGED}: {MEANINGS[FLAGGED]}"
-    named = f"Pareto front: {names}. " if ranked else ""
+    named = ""
+    for data, front in fronts.items():
+        names = "; ".join(f"{p.text} {p.y.badge}" for p in front)
+        named += f"Pareto front{f' ({data})' * bool(data)}: {names}. "
     caption = f"{len(points)} models. {named}{key[:1].upper()}{key[1:]}."
     if any(p.y.interval for p in points):
         caption += f" Lines: {INTERVAL}."
@@ -175,17 +194,24 @@ def _labels(points: Sequence[Point], front: Sequence[Point]) -> list[str]:
 
 
 def _chart(
-    points: Sequence[Point], front: Sequence[Point], x_title: str, y_title: str, *, x_lower: bool
+    points: Sequence[Point],
+    fronts: Mapping[str, Sequence[Point]],
+    x_title: str,
+    y_title: str,
+    *,
+    x_lower: bool,
 ) -> Any:
     """Return the Altair chart."""
     import altair as alt
     import pandas as pd
 
+    front = [point for own in fronts.values() for point in own]
     frame = pd.DataFrame(
         {
             "name": [p.text for p in points],
             "label": _labels(points, front),
             "badge": [p.y.badge for p in points],
+            "data": [p.data for p in points],
             "x": [p.x.value for p in points],
             "y": [p.y.value for p in points],
             "low": [p.y.interval[0] if p.y.interval else None for p in points],
@@ -206,7 +232,7 @@ def _chart(
         interpolate="step-after" if x_lower else "step-before", strokeDash=[4, 3], color=DIM
     )
     layers = [
-        *[steps.encode(x=x, y=y)] * bool(front),
+        *[steps.encode(x=x, y=y, detail="data:N")] * bool(front),
         base.mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"),
         base.mark_point(size=55, opacity=1).encode(
             y=y, shape=shape, description=alt.Description("name:N")

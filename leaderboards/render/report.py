@@ -28,6 +28,8 @@ TEXT: dict[str, Callable[[Table], str]] = {
     "json": to_json,
     "bibtex": to_bibtex,
 }
+# Formats that make one document from several tables.
+WHOLE: dict[str, Callable[..., str]] = {"html": to_html, "bibtex": to_bibtex}
 ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
 FORMATS = ("terminal", *TEXT)
 NEWEST = """
@@ -40,7 +42,8 @@ FROM runs
 def print_report(name: str, format_: str, results: Path | None, console: Console) -> None:
     """Print the tables with a name in one of ``FORMATS``.
 
-    In JSON, ``small`` is a list of tables; in CSV, the tables follow each other under one header.
+    In JSON, ``small`` is a list of tables; in CSV, the tables follow each other under one header;
+    in HTML and BibTeX, they are one document.
 
     Args:
         name: ``2``, ``field-cifar10`` or ``small``.
@@ -53,12 +56,17 @@ def print_report(name: str, format_: str, results: Path | None, console: Console
     """
     if format_ not in FORMATS:
         raise UserError(f"there is no format {format_!r}: choose one of {', '.join(FORMATS)}")
+    if name == SMALL_NAME and results is None:
+        raise UserError(f"no number of the table {name} is printed: leave out --printed-only")
     shown = named(name, results)
     if format_ == "terminal":
         for number, each in enumerate(shown):
             if number:
                 console.print()
             print_table(each, console)
+        return
+    if format_ in WHOLE:
+        console.file.write(WHOLE[format_](*shown))
         return
     texts = [text_of(each, format_, printed_only=results is None) for each in shown]
     if name == SMALL_NAME and format_ == "json":
@@ -91,7 +99,8 @@ def write_site(out: Path, results: Path | None) -> list[Path]:
         shown.append(table(title.number, results, name_folder=False))
         if title.number in FIELDS.values():
             shown.append(field(title.number, results, name_folder=False))
-    shown += small(results)
+    if results is not None:
+        shown += small(results)
     page = site(shown, tuple(ENDINGS.values()), made_from(results))
     texts = {"index.html": page} | {
         f"{one.anchor}.{ending}": text_of(one, format_, printed_only=results is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich import box
@@ -31,6 +32,7 @@ from leaderboards.render.text import (
 )
 from leaderboards.table import (
     DISPUTED,
+    EPOCH,
     FLAGGED,
     OF_MEANS,
     PARTIAL,
@@ -291,6 +293,16 @@ def _ranking_grid(
     return grid
 
 
+def _other_epochs(table: Table) -> dict[str, list[str]]:
+    """Return the names of a ranking's rows whose epoch was selected unlike those of our runs."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in table.rows:
+        _, apart, kind = row.group.partition(EPOCH)
+        if apart:
+            found[kind].append(table.name_of(row))
+    return found
+
+
 def _ranking_legend(table: Table) -> list[str]:
     """Return lines on flags, badges, marks and intervals; other rows' flags by name only."""
     lines = []
@@ -307,13 +319,15 @@ def _ranking_legend(table: Table) -> list[str]:
     marks = [f"{OWN_MARK} this run"]
     if ranges:
         marks.append("1-3  the ranks that the 95% intervals allow")
-    if len({row.group for row in table.rows}) > 1:
+    if len({row.facts["augmentation"] for row in table.rows}) > 1:
         marks.append("each kind of training data is ranked on its own")
     if PARTIAL in ranks:
         marks.append("partial  on part of the data, not ranked")
     if any(number.std is not None for number in table.numbers):
         marks.append(f"a {PLUS_MINUS} b  mean and standard deviation over seeds")
     lines.append("; ".join(marks))
+    for kind, shown in _other_epochs(table).items():
+        lines.append(f"ranked on their own, with epoch {kind}: {', '.join(shown)}")
     if any(number.interval for number in ranking):
         lines.append(f"[a, b]  {table.interval_meaning}")
     if ranges and any((number.seeds or 1) > 1 for number in ranking):

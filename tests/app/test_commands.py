@@ -13,6 +13,7 @@ import torch
 import divergence_bench as bench
 from app import commands, queries
 from harness.config import EvalConfig, EvalProtocol
+from harness.errors import UserError
 from harness.experiment.resolve import evaluation
 from harness.models import build_model
 from harness.store.database import Database
@@ -123,6 +124,32 @@ def test_a_run_of_an_unknown_method_has_no_command(open_page, store_run, tmp_pat
     assert "There is none: this release does not have its method, recipe or settings." in text
 
 
+def test_an_evaluation_with_settings_of_a_later_release_has_no_command(
+    open_page, store_run, tmp_path
+) -> None:
+    run_id = store_run(tmp_path, "ikl", "IKL-AT")
+    run = RunDirectory(tmp_path, run_id)
+    config = run.record["config"]
+    run.update(config=config | {"evaluation": config["evaluation"] | {"later": 1}})
+    Database(tmp_path).record(run)
+    for path in tmp_path.rglob("*.adversarial.npy"):
+        path.unlink()
+    text = words(open_page("run", tmp_path, run=run_id))
+    assert "no command that makes them again: this release does not have its settings." in text
+    assert "a logged warning" in text
+    assert "python -m harness" not in text
+
+
+def test_a_loaded_model_under_a_protocol_of_a_later_release_has_no_command(tmp_path) -> None:
+    run = {"kind": "loaded", "dataset": "digits", "config": {}, "provenance": {}}
+    run["source"] = {"source": "weights.pt", "arch": "resnet8"}
+    later = {"protocol": json.dumps({"norm": "Linf", "eps": 0.1, "attacks": ["later"]})}
+    assert commands.repeat(run, None) is not None
+    assert commands.repeat(run, later) is None
+    with pytest.raises(UserError, match="later"):
+        commands.keep_images(run, later, tmp_path)
+
+
 def network(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     return build_model("resnet8", 10, 1, 8)
@@ -178,7 +205,7 @@ def test_an_object_of_python_has_no_command(open_page, tmp_path) -> None:
     how = {"attacks": ["apgd-ce"], "budget": {"n_iter": 1}, "n": 10, "quiet": True}
     found = bench.evaluate(model, "digits", name="mine", **how, results=tmp_path)
     text = words(open_page("run", tmp_path, run=found.run_id))
-    assert "There is none: its model or its images were objects in Python." in text
+    assert "There is none: its model or its images were objects in Python, or" in text
     assert 'call `evaluate` there again with `save_adversarial="uint8"`' in text
     assert "python -m harness" not in text
 

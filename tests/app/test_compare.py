@@ -88,6 +88,20 @@ def test_runs_of_different_protocols_are_not_offered(open_page, store_run, tmp_p
     assert "1 evaluated run whose protocol no other run shares" in words(at)
 
 
+def test_old_runs_are_left_out_unless_the_url_names_them(
+    open_page, store_run, tmp_path, monkeypatch
+) -> None:
+    runs = [store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in range(4)]
+    runs.append(store_run(tmp_path, "kl", "KL", seed=5, eps=0.3))
+    monkeypatch.setattr("app.queries.MAX_MEASURED", 2)
+    at = open_page("compare", tmp_path, a=runs[0], b=runs[1])
+    assert [at.selectbox(key=f"{side}-choice").value for side in "ab"] == runs[:2]
+    assert not any("The URL asks" in box.value for box in at.warning)
+    assert "Only 4 evaluated runs are" in words(at)
+    assert "older runs left out: 1." in words(at)
+    assert "1 evaluated run whose protocol no other run among the newest shares." in words(at)
+
+
 def test_no_test_is_named_for_a_single_seed(open_page, store_run, tmp_path) -> None:
     first, *_ = (store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in (1, 2))
     text = words(open_page("compare", tmp_path, a=first, b=store_run(tmp_path, "kl", "KL", seed=3)))

@@ -106,6 +106,35 @@ def test_the_runs_page_shows_which_are_running_failed_and_done(open_page, small_
     assert "the loss is not finite" in words(at)
 
 
+def test_two_selected_runs_are_said_to_differ_only_if_they_share_no_protocol(
+    open_page, store_run, store_evaluation, tmp_path
+) -> None:
+    first, other = (
+        store_run(tmp_path, "ikl", "IKL-AT", seed=seed, eps=eps)
+        for seed, eps in enumerate((0.15, 0.02))
+    )
+    running = store_run(tmp_path, "kl", "KL", seed=2, status="started")
+
+    def remarked(*picked: str) -> bool:
+        at = open_page("runs", tmp_path, q="nothing")
+        at.session_state["picked runs"] = list(picked)
+        text = words(at.text_input(key="q").set_value("").run())
+        assert all(f"Open {run_id}" in links(at) for run_id in picked)
+        return "so they are not ranked together" in text
+
+    assert remarked(first, other)
+    assert not remarked(first, running)
+    run = RunDirectory(tmp_path, other)
+    store_evaluation(run, 1, name="f" * 12, eps=0.15, keep_images=False)
+    Database(tmp_path).record(run)
+    assert not remarked(first, other)
+
+
+def links(at: AppTest) -> list[str]:
+    """The labels of the page's links."""
+    return [link.proto.label.replace("\\", "") for link in at.get("page_link")]
+
+
 def test_filters_in_the_url_restrict_the_runs(open_page, small_store) -> None:
     at = open_page("runs", small_store[0], state="done", q="trades")
     assert at.dataframe[0].value["title"].tolist() == ["TRADES"]
@@ -330,6 +359,17 @@ def test_tsne_shows_the_maps_that_ship_until_others_are_computed(
     assert len(frame) == 4
     assert frame["silhouette"].between(-1, 1).all()
     assert frame["neighbours"].between(0, 100).all()
+
+
+def test_tsne_leaves_out_old_runs_unless_the_url_names_them(
+    open_page, store_run, tmp_path, monkeypatch
+) -> None:
+    runs = [store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in range(4)]
+    monkeypatch.setattr("app.queries.MAX_COMPARABLE", 1)
+    at = open_page("tsne", tmp_path, a=runs[0], b=runs[1])
+    assert [at.selectbox(key=f"{side}-choice").value for side in "ab"] == runs[:2]
+    assert not at.warning
+    assert "older runs left out: 1." in words(at)
 
 
 def test_tsne_says_which_runs_it_does_not_offer(open_page, reference) -> None:

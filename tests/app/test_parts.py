@@ -1,6 +1,7 @@
 """The app's pure parts: points, separation of classes, pictures, Markdown."""
 
 import io
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,10 @@ from PIL import Image
 from app import reference_maps
 from app.components import _stamp, plain
 from app.embedding import adversarial, embedded, random_classes, separation
-from app.gallery import adversarial_images, triptych
+from app.gallery import adversarial_images, disagreement_images, triptych
 from app.labels import protocol_names, watched_images
+from harness.data import dataset_info, load_dataset
+from harness.data.base import Preparation
 from harness.errors import UserError
 from harness.models import build_model
 from harness.store.database import Database
@@ -88,6 +91,56 @@ def test_images_that_are_saved_again_are_read_again(store_run, tmp_path) -> None
     assert (after[:, 100:196] == 255 - before[:, 100:196]).all()
 
 
+@pytest.fixture(name="run_prepared")
+def _run_prepared(store_run, tmp_path):
+    """Stores a run on images of 96x144 pixels whose attacks changed nothing, prepared as given."""
+    generator = np.random.default_rng(0)
+    for name in ("a0", "a1", "b0", "b1"):
+        path = tmp_path / "images" / "test" / name[0] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (96, 144, 3), np.uint8)).save(path)
+    folder = str(tmp_path / "images")
+    dataset = dataset_info(f"folder:{folder}").name
+
+    def store(preparation: Preparation, **fields) -> tuple[str, str]:
+        source = {"source": "zoo:x", "preparation": asdict(preparation)}
+        run_id = store_run(tmp_path, "ikl", "IKL-AT", dataset=dataset, source=source, **fields)
+        images = load_dataset(dataset, folder, splits=("test",)).test.prepared(preparation)
+        saved = np.empty((25, 3, preparation.size, preparation.size), np.float32)
+        saved[images.rows] = images.images_float()
+        path = RunDirectory(tmp_path, run_id).evaluation("e" * 12).chunk_path(0)
+        np.save(path.with_suffix(".adversarial.npy"), saved)
+        return run_id, folder
+
+    return store
+
+
+OTHER_PREPARATIONS = (Preparation(80, 90), Preparation(96, 96, "bicubic"))
+
+
+def test_clean_images_are_prepared_as_the_evaluated_ones(run_prepared, tmp_path) -> None:
+    for seed, preparation in enumerate((*OTHER_PREPARATIONS, Preparation(96, 109))):
+        run_id, folder = run_prepared(preparation, seed=seed)
+        pictures = adversarial_images(str(tmp_path), run_id, "e" * 12, (0, 3), folder)
+        for picture in pictures:
+            assert picture.shape == (preparation.size, 3 * preparation.size + 8, 3)
+            # No difference is grey.
+            assert (picture[:, -preparation.size :] == 128).all()
+
+
+def test_images_prepared_differently_are_not_shown_side_by_side(run_prepared, tmp_path) -> None:
+    small, other = OTHER_PREPARATIONS
+    (a, folder), (b, _), (c, _) = (
+        run_prepared(each, seed=seed) for seed, each in enumerate((small, small, other))
+    )
+    names = [(run_id, "e" * 12) for run_id in (a, b, c)]
+    how = {"rows": (1,), "root": folder, "clean_only": False}
+    (picture,), attacked = disagreement_images(str(tmp_path), (names[0], names[1]), **how)
+    assert (picture.shape, attacked) == ((80, 3 * 80 + 8, 3), True)
+    with pytest.raises(UserError, match="resized or cropped differently"):
+        disagreement_images(str(tmp_path), (names[0], names[2]), **how)
+
+
 @pytest.mark.parametrize(
     ("dataset", "folder"),
     [("cifar10", "cifar-10-batches-py"), ("fashion-mnist", "FashionMNIST"), ("svhn", "svhn")],
@@ -136,15 +189,18 @@ def test_markdown_signs_are_shown_as_text() -> None:
     assert plain("[x](http://evil) <b> *a* $b$") == r"\[x\](http\://evil) &lt;b&gt; \*a\* \$b\$"
 
 
-def test_protocols_with_the_same_words_but_other_images_have_different_names() -> None:
+def test_protocols_with_the_same_words_have_different_names_which_newer_runs_keep() -> None:
     protocol = {
         "dataset": "digits", "scale": "small", "partial": False, "n": 40, "attacks": "",
-        "precision": "float32", "data_sha256": None, "best_on_test": False,
+        "precision": "float32", "best_on_test": False,
     }  # fmt: skip
-    rows = [protocol | {"like_key": key, "index_sha256": key * 64} for key in "aba"]
+    rows = [protocol | {"like_key": key} for key in "aba"]
     names = protocol_names(pd.DataFrame(rows))
-    assert names[0] == names[2] == "clean only, n = 40, small scale (1: aaaaaa)"
-    assert names[1] == "clean only, n = 40, small scale (2: bbbbbb)"
+    # As `printf a | sha256sum` has them.
+    assert names[0] == names[2] == "clean only, n = 40, small scale (ca9781)"
+    assert names[1] == "clean only, n = 40, small scale (3e23e8)"
+    newer = [protocol | {"like_key": key} for key in "cba"]
+    assert protocol_names(pd.DataFrame(newer))[1:] == [names[1], names[0]]
     assert protocol_names(pd.DataFrame(rows[:1])) == ["clean only, n = 40, small scale"]
     rows[1]["best_on_test"] = True
     assert protocol_names(pd.DataFrame(rows[:2])) == [

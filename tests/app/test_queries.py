@@ -126,6 +126,18 @@ def test_a_protocol_says_whether_the_epoch_was_selected_on_test_images(store_run
     assert sorted(found) == [False, True]
 
 
+def test_the_newest_evaluations_are_those_of_whole_runs(
+    measured_again, store_run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(queries, "MAX_MEASURED", 1)
+    found = queries.measured(Database(measured_again[0]))
+    assert found["evaluation_id"].tolist() == ["f" * 12, "e" * 12]
+    older, newer = (store_run(tmp_path, "ikl", "IKL-AT", seed=seed) for seed in (1, 2))
+    for only, run_id in (((), newer), ([older], older)):
+        found = queries.measured(Database(tmp_path), only)
+        assert (found["run_id"].tolist(), found["found"].tolist()) == ([run_id], [2])
+
+
 def test_the_commit_is_the_newest_runs_or_unknown(store_run, tmp_path) -> None:
     store_run(tmp_path, "ikl", "IKL-AT", seed=1)
     database = Database(tmp_path)

@@ -80,7 +80,7 @@ def test_a_merged_point_has_the_mean_and_the_sample_deviation() -> None:
             "eps": 0.1, "precision": "float32", "attack_version": "x y", "n": 10,
             "clean": 0.9, "clean_low": 0.8, "clean_high": 0.95, "robust": values,
             "robust_low": 0.1, "robust_high": 0.9, "aa": np.nan, "sec_per_iter": [1.0, 2.0, 3.0],
-            "train_seconds": 3600.0, "device": "cpu", "kind": "trained",
+            "train_seconds": 3600.0, "device": "cpu", "kind": "trained", "selection": "last",
         }
     )  # fmt: skip
     (point,) = run_points(runs).to_dict("records")
@@ -172,7 +172,7 @@ def test_each_kind_of_training_data_has_its_own_front() -> None:
 
 def front_points(**changes) -> pd.DataFrame:
     points = {"x": [1.0, 2.0], "y": [2.0, 1.0], "source": S, "training_data": ALONE}
-    points |= {"doubted": None, "partial": False, "device": "cpu"}
+    points |= {"doubted": None, "best_on_test": False, "partial": False, "device": "cpu"}
     return pd.DataFrame(points | changes)
 
 
@@ -190,6 +190,24 @@ def test_partial_runs_are_on_no_front(open_page, store_run, tmp_path) -> None:
     found = fronts(front_points(partial=[True, False]), x_lower=False, y_lower=False)
     assert found[ALONE]["x"].tolist() == [2]
     assert fronts(front_points(partial=True), x_lower=False, y_lower=False) == {}
+
+
+def test_epochs_chosen_on_test_images_are_on_a_front_only_among_themselves(
+    open_page, store_run, tmp_path
+) -> None:
+    better = {"x": [1.0, 2.0], "y": [1.0, 2.0]}
+    found = fronts(front_points(**better, best_on_test=[False, True]), x_lower=False, y_lower=False)
+    assert found[ALONE]["x"].tolist() == [1]
+    found = fronts(front_points(**better, best_on_test=True), x_lower=False, y_lower=False)
+    assert found[ALONE]["x"].tolist() == [2]
+    for seed, (name, selection) in enumerate({"ikl": "best-on-test", "kl": "last"}.items()):
+        store_run(tmp_path, name, name.upper(), seed=seed, selection=selection)
+    at = open_page("tradeoffs", tmp_path, ds="digits")
+    (line,) = [line for line in words(at).splitlines() if "on the front (" in line]
+    assert "KL (resnet8)" in line
+    assert "IKL" not in line
+    notes = at.dataframe[0].value.set_index("name")["note"]
+    assert notes.to_dict() == {"IKL": "n = 40, best epoch on test", "KL": "n = 40"}
 
 
 @pytest.mark.parametrize(

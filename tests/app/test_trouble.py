@@ -87,6 +87,13 @@ def test_printed_numbers_are_shown_without_the_database(open_page, tmp_path) -> 
     assert "IKL-AT" in at.dataframe[0].value.to_string()
 
 
+def test_without_the_database_no_table_asks_for_a_first_run(open_page, tmp_path) -> None:
+    with corrupt(Database(tmp_path).path):
+        at = open_page("leaderboards", tmp_path, table="2")
+    assert not at.code
+    assert not any("Only printed numbers" in each.value for each in at.caption)
+
+
 def test_the_next_visit_after_the_trouble_shows_the_runs(
     open_page, store_run, tmp_path, failures
 ) -> None:

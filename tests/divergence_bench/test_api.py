@@ -234,6 +234,29 @@ def test_comparing_two_results_is_paired(tmp_path: Path) -> None:
     assert found.metrics["robust"].difference == pytest.approx(difference)
     assert found.metrics["robust"].p_value < 0.05
     assert bench.compare(a.run_id, b.run_id, results=tmp_path).metrics == found.metrics
+    assert bench.compare(a, b.run_id).metrics == found.metrics
+    moved = tmp_path / "moved"
+    other = bench.evaluate(worse, "digits", eps=0.02, n=40, results=moved, **FAST)
+    assert bench.compare(a, other).metrics == found.metrics
+    assert bench.compare(a, other.run_id, results=moved).metrics == found.metrics
+
+
+def test_a_run_is_evaluated_with_its_own_settings_on_all_images(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluation.seed": 1, "evaluation.chunk_size": 50}
+    settings |= {"evaluation.budget.n_iter": 2, "data.train_limit": 64, "attacks": ["apgd-ce"]}
+    where: dict[str, Any] = {"results": tmp_path, "quiet": True}
+    trained = bench.train("vanilla", "digits", epochs=1, n=20, **where, **settings)
+    whole = bench.evaluate(trained.run_id, "digits", **where)
+    found = RunDirectory(tmp_path, whole.run_id).evaluation(whole.evaluation_id).record["protocol"]
+    assert [found[name] for name in ("seed", "chunk_size", "n")] == [1, 50, 360]
+    assert found["budget"]["n_iter"] == 2
+
+
+def test_a_loaded_dataset_has_its_customary_radius(tmp_path: Path) -> None:
+    data = load_dataset("digits", splits=("test",))
+    result = bench.evaluate(network(), data, n=20, results=tmp_path, **FAST)
+    record = RunDirectory(tmp_path, result.run_id).evaluation(result.evaluation_id).record
+    assert record["protocol"]["eps"] == data.info.default_eps
 
 
 def test_a_method_object_is_trained_under_its_title(tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ def test_what_the_paper_lacks_must_be_given(add_run: AddRun, tmp_path: Path) -> 
     out = tmp_path / "x.json"
     with pytest.raises(UserError, match="give --authors, --venue"):
         export_run(tmp_path, run_id, out, metadata={"link": "l", "name": "n"})
+    for reported in ("abc", "nan", "156.3"):
+        with pytest.raises(UserError, match=f"'{reported}' is no accuracy in percent"):
+            export_run(tmp_path, run_id, out, metadata=PAPER | {"reported": reported})
     loaded = add_run("KL", LEFT, kind="loaded", **FULL)
     with pytest.raises(UserError, match=r"give --additional-data$"):
         export_run(tmp_path, loaded, out, metadata=PAPER)

@@ -1,17 +1,24 @@
 """Numbers that do not compare are neither ranked together nor subtracted from each other."""
 
+import io
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from harness.errors import UserError
 from leaderboards import build
 from leaderboards.build import field
 from leaderboards.headline import best_text
 from leaderboards.paired import paired_difference
-from leaderboards.render.plots import points_of
-from leaderboards.render.report import text_of
+from leaderboards.render.plots import Point, plots_of, points_of, scatter
+from leaderboards.render.report import print_report, text_of, write_site
 from leaderboards.results import run_groups
+from leaderboards.summary import run_summary
+from leaderboards.table import Number
 from tests.leaderboards.entries import FULL, LEFT
 from tests.leaderboards.test_tables import IKL, PAPER, cell_at
 
@@ -89,3 +96,125 @@ def test_entries_of_runs_have_different_keys(add_run: AddRun, tmp_path: Path) ->
     keys = [line for line in text.splitlines() if line.startswith("@misc{run-")]
     assert len(keys) > 1
     assert len(set(keys)) == len(keys)
+
+
+def test_the_command_report_writes_several_tables_as_one_document(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    for title, left in (("IKL", 270), ("KL", 262)):
+        add_run(title, (340, 280, left, left, left))
+    pages = {}
+    for name in ("bibtex", "html"):
+        file = io.StringIO()
+        print_report("small", name, tmp_path, Console(file=file))
+        pages[name] = file.getvalue()
+    keys = [line for line in pages["bibtex"].splitlines() if line.startswith("@")]
+    assert {line.partition("{")[0] for line in keys} > {"@misc"}
+    assert len(set(keys)) == len(keys)
+    assert pages["html"].count("<!DOCTYPE html>") == 1
+    assert all(table.title in pages["html"] for table in build.small(tmp_path))
+
+
+def test_a_report_of_printed_numbers_has_no_measured_ones(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    with pytest.raises(UserError, match=r"no number of the table small .*--printed-only"):
+        print_report("small", "markdown", None, console)
+    written = {path.name for path in write_site(tmp_path, None)}
+    assert "table-1.md" in written
+    assert not any("small" in name or "differences" in name for name in written)
+    latex = text_of(field(2, None), "latex", printed_only=True)
+    assert latex.count("Wang2023Better") == sum(
+        "Wang2023Better" in row.labels[1] for row in field(2, None).rows
+    )
+    assert "Wang2023Better" in latex
+
+
+def test_the_best_of_rows_that_are_not_printed_is_one_of_its_machine_and_network(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    """Neither are seconds of two machines compared, nor accuracies of two networks."""
+    distilled = {"task": "distillation", "attacks": (), "scale": "paper", "n": 10000}
+    pair = {"arch": "resnet20", "teacher": "resnet56", "dataset": "cifar100"}
+    large = {"arch": "imagenet-resnet18", "teacher": "imagenet-resnet34", "dataset": "imagenet"}
+    small = {"arch": "resnet8", "dataset": "cifar100"}
+    for name, right, seconds, teacher in (
+        ("DIST", 7100, 0.1, "resnet20"),
+        ("GKL-KD", 7000, 0.2, "resnet32"),
+    ):
+        add_run(name, (right,), **distilled, **pair)
+        add_run(name, (right,), params={"n": 1}, sec_per_iter=seconds, **distilled, **large)
+        add_run(name, (right,), params={"n": 2}, teacher=teacher, **distilled, **small)
+    bold: dict[str, int] = defaultdict(int)
+    for number in (3, 5):
+        for row in build.table(number, tmp_path).rows:
+            for key, cell in row.cells.items():
+                if row.kind == "ours" and cell.ours is not None:
+                    bold[f"{number} {key}"] += cell.ours.bold
+    ours = {"3 resnet34/resnet18": 1, "3 resnet34/resnet18/time": 0}
+    assert bold == {**ours, "5 resnet56/resnet20": 1, "5 other": 0}
+
+
+def test_a_row_that_is_not_printed_is_compared_with_a_baseline_that_is(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    add_run("KL", (6600, 3500, 3011, 3011, 3011), **PAPER)
+    add_run("GKL", (6600, 3500, 3111, 3111, 3111), **PAPER)
+    (ours,) = [row for row in build.table(1, tmp_path).rows if row.kind == "ours"]
+    difference = ours.cell("aa-difference").ours
+    assert difference is not None
+    assert difference.value == pytest.approx(1)
+
+
+def test_a_run_is_not_ranked_with_printed_rows_of_another_selection(
+    add_run: AddRun, tmp_path: Path
+) -> None:
+    pair = {"arch": "resnet20", "teacher": "resnet56", "task": "distillation", "attacks": ()}
+    shared = {"n": 10000, "dataset": "cifar100", "scale": "paper", **pair}
+
+    console = Console(file=io.StringIO(), width=100)
+    assert isinstance(console.file, io.StringIO)
+
+    def sections(selection: str) -> list[tuple[str, set[str]]]:
+        run_id = add_run("A", (7066,), selection=selection, **shared)
+        found: dict[str, set[str]] = defaultdict(set)
+        summary = run_summary(tmp_path, run_id)
+        for row in summary.table.rows:
+            found[row.group].add(row.labels[1])
+        summary.render(console)
+        return list(found.items())
+
+    last, best = {"FitNet", "RKD", "CRD", "KD"}, {"DKD", "IKL-KD"}
+    (_, like), (title, unlike) = sections("last")
+    assert like == {"A", *last}
+    assert title == "Epoch: best-on-test"
+    assert unlike >= best
+    text = " ".join(console.file.getvalue().split())
+    assert re.search(r"ranked on their own, with epoch best-on-test: (\w+, )*IKL-KD", text)
+    (_, like), (title, unlike) = sections("best-on-test")
+    assert like >= best
+    assert (title, unlike) == ("Epoch: last", last)
+
+
+def test_the_newest_group_is_that_of_the_newest_run(add_run: AddRun, tmp_path: Path) -> None:
+    add_run("KL", (340, 280, 270, 270, 270), seed=0, evaluation_id="e12345")
+    add_run("KL", (340, 280, 262, 262, 262), seed=1)
+    (group,) = run_groups(build.Database(tmp_path))
+    assert group.preference == (2, max(str(run["finished_at"]) for run in group.runs))
+    assert len({run["finished_at"] for run in group.runs}) == 2
+
+
+def test_a_plot_has_a_front_for_each_kind_of_training_data(tmp_path: Path) -> None:
+    (plot,) = plots_of(build.table(4))
+    assert "Pareto front: IKL-AT (85.31, 57.13) P; AWP [25] (85.36, 56.17) P; " in plot.caption
+    assert "Pareto front (generated data): IKL-AT (92.16, 67.75) P; " in plot.caption
+    (board,) = plots_of(field(4))
+    assert re.findall(r"Pareto front \((.*?)(?: \(|\):)", board.caption) == [
+        "No extra real images",
+        "Extra real images",
+    ]
+
+
+def test_a_flagged_point_is_on_no_front() -> None:
+    doubted = Number(3.0, "P", flags=("randomised",))
+    points = [Point("sure", Number(1.0, "P"), Number(1.0, "P")), Point("odd", doubted, doubted)]
+    assert "Pareto front: sure (1, 1) P. " in scatter(points, "x", "y").caption

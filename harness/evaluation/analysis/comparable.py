@@ -62,10 +62,12 @@ def differences(
 def protocol_key(protocol: Facts) -> tuple[Any, ...]:
     """Return a key that is equal for protocols measuring the same quantity on the same test set.
 
-    Without attacks the threat model does not matter.
+    Without attacks the threat model does not matter, but whether the images were drawn at random
+    does: such an evaluation may stop early.
     """
     fields = PROTOCOL_FIELDS if protocol["attacks"] else ()
-    return protocol["data_sha256"], *(str(protocol[name]) for name in fields)
+    sequential = str(protocol["attack_version"]).endswith(" sequential")
+    return protocol["data_sha256"], sequential, *(str(protocol[name]) for name in fields)
 
 
 def by_one_protocol(

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.distributed.sync_batchnorm import SyncBatchNorm
+from harness.distributed.group import ProcessGroup
+from harness.distributed.sync_batchnorm import SyncBatchNorm, with_sync_batchnorm
+from harness.errors import UserError
 
 
 class Sole:
@@ -57,3 +59,10 @@ def test_it_trains_under_autocast():
         expected, found = theirs(convolution(x)), ours(convolution(x))
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+def test_a_layer_without_running_statistics_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False))
+    with pytest.raises(UserError, match=r"BatchNorm2d\(8, .* train in one process") as caught:
+        with_sync_batchnorm(network, ProcessGroup(0, 2))
+    assert "\n" not in str(caught.value)

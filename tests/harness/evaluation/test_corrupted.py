@@ -135,6 +135,22 @@ def test_accuracies_are_counts_and_finished_parts_are_kept(root, tmp_path, monke
         evaluate_corrupted(Level(), images, run, limit=8, device=CPU)
 
 
+@pytest.mark.parametrize("before", [{"partial": False}, {"partial": True}])
+def test_a_partial_result_replaces_an_earlier_one_but_no_full_one(before, root, tmp_path):
+    """An earlier release kept the protocol of either under the same name."""
+    run = RunDirectory.create(tmp_path, "some-run")
+    full = {"corruptions": {"value": 0.5, "n": 9}, "corruptions/fog": {"value": 0.4, "n": 9}}
+    run.update(metrics=full, corruptions=before)
+    for name in ("fog", "snow"):
+        images = open_corrupted("cifar10", root, (name,))
+        result = evaluate_corrupted(Level(), images, run, severities=(2,), device=CPU)
+    assert result.protocol["partial"]
+    assert list(result.metrics())[1] == "corruptions-partial/snow"
+    assert run.record["metrics"] == full | result.metrics()
+    assert run.record["corruptions"] == (None if before["partial"] else before)
+    assert run.record["corruptions-partial"] == result.protocol
+
+
 def test_only_all_of_the_published_images_give_the_published_mean(root):
     images = open_corrupted("cifar10", root)
     protocol = {"n": COUNT, "severities": list(SEVERITIES), "partial": False}

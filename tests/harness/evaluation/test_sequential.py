@@ -66,6 +66,19 @@ def test_more_precision_continues_and_less_changes_nothing(narrow, network, digi
     assert accuracy["low"] == pytest.approx(accuracy["value"]) == accuracy["high"]
 
 
+@pytest.mark.parametrize("rule", [{"half_width": 0.2}, {"n_max": 20}])
+def test_saving_images_later_keeps_every_verdict_whatever_the_rule_is_now(
+    rule, narrow, network, digits
+):
+    run, first = narrow
+    saved = evaluated(network, digits, run, RANDOM, **rule, save_adversarial="uint8")
+    assert saved.verdicts.equals(first.verdicts)
+    (evaluation,) = run.evaluations()
+    assert evaluation.record["protocol"]["n"] == len(first.verdicts)
+    assert evaluation.record["adversarial"]["kept"] == "uint8"
+    assert 20 * evaluation.saved_images() == len(first.verdicts)
+
+
 def test_the_order_is_random_and_follows_from_the_seed(network, digits, new_run):
     def order(run: str, seed: int) -> list[int]:
         result = evaluated(network, digits, new_run(run), RANDOM, n_max=40, seed=seed)

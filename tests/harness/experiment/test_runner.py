@@ -22,6 +22,7 @@ from harness.experiment.resolve import recipe_changes, resolve
 from harness.experiment.runner import Outcome, run
 from harness.progress import Reporter
 from harness.registry import METHODS
+from harness.store.database import Database
 from harness.store.rundir import RunDirectory
 
 QUIET = Reporter(quiet=True)
@@ -112,6 +113,23 @@ def test_a_further_evaluation_does_not_finish_a_cancelled_run(tmp_path):
     assert (directory.record["status"], directory.record["started_at"]) == ("cancelled", began)
     runner.evaluate_run(directory, config.evaluation, None, "cpu", QUIET)
     assert (directory.record["status"], directory.record["started_at"]) == ("success", began)
+
+
+def test_a_run_that_a_further_evaluation_finishes_has_no_error(tmp_path, monkeypatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(runner, "evaluate", fails)
+    with pytest.raises(RuntimeError):
+        trained(tmp_path, "vanilla")
+    config = resolve("vanilla", options=TINY)
+    directory = RunDirectory(tmp_path, config.run_id)
+    assert directory.record["error"] == "RuntimeError: the disk is gone"
+    monkeypatch.undo()
+    runner.evaluate_run(directory, config.evaluation, None, "cpu", QUIET)
+    assert (directory.record["status"], directory.record["error"]) == ("success", None)
+    (stored,) = Database(tmp_path).query("SELECT status, error FROM runs").itertuples(index=False)
+    assert tuple(stored) == ("success", None)
 
 
 def test_a_run_without_attacks_has_no_robust_accuracy_in_the_list(tmp_path):

@@ -219,6 +219,16 @@ def test_a_run_that_cannot_start_is_recorded_and_the_others_go_on(swept):
     assert "/no" in str(RunDirectory(results, run_id).record["error"])
 
 
+def test_a_run_that_another_process_has_just_begun_is_not_recorded_as_failed(tmp_path):
+    """That process has the lock, but its record may not exist yet."""
+    items = planned(tmp_path, methods=("vanilla",), set=TINY)
+    directory = RunDirectory.create(tmp_path, items[0].config.run_id)
+    with directory.lock():
+        (failure,) = run_missing(items, QUIET)
+    assert "another process is working on run" in failure.error
+    assert not directory.exists
+
+
 def test_estimates_come_from_similar_runs(swept):
     results, _ = swept
     done, seed, other, more, attacks, budget, radii, shared = planned(

@@ -290,6 +290,12 @@ def guessing():
 """
 
 
+def test_the_teachers_seed_is_refused_where_it_would_have_no_effect():
+    with pytest.raises(UserError, match=r"teacher\.config\.seed has no effect: set teacher\.seed"):
+        resolve("distil", options={"teacher.config.seed": 1})
+    assert teacher_run(resolve("distil", options={"teacher.seed": 1})).seed == 1
+
+
 def test_a_function_may_give_the_teacher_and_a_guessing_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "teachers_of_a_test.py").write_text(TEACHER_MODULE)

@@ -101,6 +101,24 @@ def test_of_an_unfinished_evaluation_the_side_with_more_finished_chunks_is_kept(
     assert summary(merge(less, more)) == ([], [], ["a"], [], [])
 
 
+def test_of_equal_evaluations_the_one_with_saved_images_is_kept(lab):
+    with_images, without = lab("with", "a"), lab("without", "a")
+    for results in (with_images, without):
+        evaluation = RunDirectory(results, "a").evaluation("e1")
+        evaluation.chunks_path.mkdir()
+        evaluation.chunk_path(0).write_text("verdicts")
+    saved = RunDirectory(with_images, "a").evaluation("e1")
+    saved.update(adversarial={"kept": "uint8"})
+    saved.chunk_path(0).with_suffix(".adversarial.npy").write_text("images")
+    assert summary(merge(with_images, without)) == ([], [], ["a"], [], [])
+    assert saved.saved_images() == 1
+    assert summary(merge(without, with_images)) == ([], ["a"], [], [], [])
+    merged = RunDirectory(without, "a").evaluation("e1")
+    assert merged.saved_images() == 1
+    assert merged.record == saved.record
+    assert summary(merge(without, with_images)) == ([], [], ["a"], [], [])
+
+
 def break_one_more(run: RunDirectory) -> None:
     """Another finished answer to the same question."""
     evaluation = run.evaluation("e1")

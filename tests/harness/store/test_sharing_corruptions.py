@@ -21,7 +21,8 @@ def corrupt(run: RunDirectory, name: str, correct: int, *, levels: int = 5) -> N
     if levels == 5:
         mean = {"value": correct / 10, "n": 10}
         measured = {"corruptions-partial": mean, f"corruptions-partial/{name}": mean}
-        run.update(metrics=run.record["metrics"] | measured, corruptions=protocol)
+        stored = {"corruptions-partial": protocol}
+        run.update(metrics=run.record["metrics"] | measured, **stored)
 
 
 def corruptions_of(results: Path) -> dict[str, float]:
@@ -50,11 +51,27 @@ def test_results_on_corrupted_images_are_kept_of_both_sides(further, lab):
     files = sorted(path.name for path in run.path.glob("corruptions-*"))
     assert files == ["corruptions-fog.json", "corruptions-snow.json"]
     own, mean = ("snow", 0.8) if further == "the other side" else ("fog", 0.6)
-    assert corruptions_of(ours) == {"": mean, "/fog": 0.6, "/snow": 0.8}
-    assert run.record["corruptions"]["corruptions"] == [own]
+    assert corruptions_of(ours) == {"": mean, f"/{own}": mean}
+    assert run.record["corruptions-partial"]["corruptions"] == [own]
     assert summary(merge(ours, theirs)) == ([], [], ["a"], [], [])
     Database(ours).rebuild()
-    assert corruptions_of(ours) == {"": mean, "/fog": 0.6, "/snow": 0.8}
+    assert corruptions_of(ours) == {"": mean, f"/{own}": mean}
+
+
+@pytest.mark.parametrize("further", ["this side", "the other side"])
+def test_a_full_and_a_partial_result_keep_their_metrics_and_protocols(further, lab):
+    ours, theirs = lab("ours", "a"), lab("theirs", "a")
+    run, other = RunDirectory(ours, "a"), RunDirectory(theirs, "a")
+    corrupt(run, "fog", 6)
+    full = {"corruptions": {"value": 0.9, "n": 10}, "corruptions/fog": {"value": 0.7, "n": 10}}
+    other.update(metrics=other.record["metrics"] | full, corruptions={"partial": False})
+    (other if further == "this side" else run).update(status="error")
+    assert summary(merge(ours, theirs)) == ([], ["a"], [], [], [])
+    assert full.items() <= run.record["metrics"].items()
+    assert run.record["metrics"]["corruptions-partial/fog"] == {"value": 0.6, "n": 10}
+    assert run.record["corruptions"] == {"partial": False}
+    assert run.record["corruptions-partial"]["corruptions"] == ["fog"]
+    assert summary(merge(ours, theirs)) == ([], [], ["a"], [], [])
 
 
 def test_of_an_interrupted_measurement_the_side_with_more_counts_is_kept(lab):

@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.experiment.resolve import resolve
 from harness.method import Batch, Forward, Method, MethodCard, Params, StepOutput, Task
 from harness.registry import METHODS
+from harness.store.rundir import list_runs
 from harness.training import loop
 from harness.training.build import new_model
 from harness.training.monitor import monitor_accuracy
@@ -144,14 +145,25 @@ def test_monitored_accuracy_is_that_at_the_worst_corner_of_the_ball(limit):
     labels = torch.where(torch.arange(len(x)) % 4 > 0, model(x).argmax(1), 0)
     images = data.take(torch.arange(len(x)), complete=False)
     images.labels.copy_(labels)
-    n = limit or len(x)
+    # Every third image or so of the 360, or all of them.
+    rows = [number * len(x) // 100 for number in range(100)] if limit else slice(None)
     worst = model.worst(x, labels, eps)
     expected = [
-        float((model(each)[:n].argmax(1) == labels[:n]).double().mean()) for each in (x, worst)
+        float((model(each)[rows].argmax(1) == labels[rows]).double().mean()) for each in (x, worst)
     ]
     found = monitor_accuracy(model, images, torch.device("cpu"), limit=limit, eps=eps, pgd_steps=10)
     assert [found["clean"], found["pgd"]] == pytest.approx(expected)
     assert 0.1 < found["pgd"] < found["clean"] - 0.1 < 0.9
+
+
+def test_images_sorted_by_class_are_monitored_on_every_class():
+    images = load_dataset("digits").test
+    images = images.take(images.labels.argsort(), complete=False)
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.zeros_(constant[1].weight)
+    nn.init.eye_(constant[1].bias[None])  # always class 0
+    found = monitor_accuracy(constant, images, torch.device("cpu"), limit=30, eps=0, pgd_steps=0)
+    assert found == {"clean": pytest.approx(0.1)}
 
 
 class Counting(Task):
@@ -275,6 +287,58 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     ):
         trained(tmp_path, "overflowing", **one_step)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+class Hungry(Task):
+    """Needs more memory than the device has."""
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+
+
+HUNGRY = Method(COUNTING.card, Params, Hungry, COUNTING.recipes)
+
+
+def test_training_that_runs_out_of_memory_says_what_needs_less(tmp_path):
+    with (
+        METHODS.temporarily("hungry", f"{__name__}:HUNGRY"),
+        pytest.raises(UserError, match=r"of hungry-\w+ ran out of memory on cpu: set") as caught,
+    ):
+        trained(tmp_path, "hungry")
+    for setting in ("training.batch_size", "training.precision=bf16", "torchrun"):
+        assert setting in str(caught.value)
+    assert "\n" not in str(caught.value)
+    (run,) = list_runs(tmp_path)
+    assert run.record["status"] == "error"
+
+
+class OwnNorm(Task):
+    """Has a network of its own, whose gradients are zero."""
+
+    def __init__(self, params: Any, context: Any) -> None:
+        super().__init__(params, context)
+        self.own = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    def loss(self, model: Forward, batch: Batch) -> StepOutput:
+        sums = {
+            name: parameter.detach().sum()
+            for name, parameter in self.own.named_parameters()
+            if name.endswith("weight")
+        }
+        nothing = 0 * torch.stack([each.sum() for each in self.own.parameters()]).sum()
+        return StepOutput(model(batch.x).square().mean() + nothing, sums)
+
+
+OWN_NORM = Method(COUNTING.card, Params, OwnNorm, COUNTING.recipes)
+
+
+@pytest.mark.parametrize("decay", ["all", "not-norm"])
+def test_weight_decay_spares_the_normalisation_layers_of_a_tasks_own_networks(decay, tmp_path):
+    changes = {"training.optimizer.decay": decay, "training.optimizer.weight_decay": 0.1}
+    with METHODS.temporarily("own-norm", f"{__name__}:OWN_NORM"):
+        first, last = (each["parts"] for each in trained(tmp_path, "own-norm", **changes).epochs())
+    assert abs(last["0.weight"]) < abs(first["0.weight"])
+    assert (last["1.weight"] == first["1.weight"] == 4) is (decay == "not-norm")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ def made(
         (([("clean", 5), ("clean", 9)], [("clean", 7), ("clean", 3)]), [9, 7]),
         # The newest of the first run's protocols.
         (([("L2", 5), ("attacked", 8)], [("attacked", 7), ("L2", 6)]), [5, 6]),
+        # Clean accuracy on images drawn at random is another quantity than that on all of them.
+        (([("drawn", 5), ("clean", 8)], [("drawn", 9), ("clean", 6)]), [5, 9]),
+        (([("drawn", 9), ("attacked", 6)], [("attacked", 4), ("drawn", 9)]), [6, 4]),
+        (([("drawn", 5)], [("clean", 7)]), None),
         # The only common one.
         (([("L2", 5), ("clean", 8)], [("attacked", 7), ("clean", 6)]), [8, 6]),
         (([("L2", 5)], [("attacked", 7)]), None),
@@ -72,7 +76,8 @@ def made(
 )
 def test_runs_are_compared_by_one_protocol_that_all_of_them_share(several, expected):
     changes: dict[str, dict[str, Any]] = {
-        "clean": {"attacks": []}, "attacked": {}, "L2": {"norm": "L2"}
+        "clean": {"attacks": []}, "attacked": {}, "L2": {"norm": "L2"},
+        "drawn": {"attacks": [], "attack_version": "custom x-1 sequential"},
     }  # fmt: skip
     runs = [[PROTOCOL | changes[name] | {"n": n} for name, n in run] for run in several]
     chosen = by_one_protocol(runs, lambda protocol: protocol)
@@ -133,6 +138,14 @@ def test_unlike_protocols_are_refused(change, message):
 def test_without_attacks_the_threat_model_does_not_matter():
     a, b = made(["clean", None], attacks=[]), made([None, None], attacks=[], eps=0.3)
     assert list(compare(a, b).metrics) == ["clean"]
+
+
+def test_clean_accuracies_on_all_images_and_on_some_drawn_at_random_are_not_compared():
+    whole = made([None, None], attacks=[])
+    drawn = made([None], attacks=[], attack_version="custom x-1 sequential", population=2)
+    for pair in ((whole, drawn), (drawn, whole)):
+        with pytest.raises(UserError, match=r"different protocols \(.*x-1 sequential"):
+            compare(*pair)
 
 
 def test_labels_that_differ_are_refused():
