@@ -127,13 +127,15 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
         [folder] * 3,
     ).fetchall()
     clean, robust = (dict(accuracies)[name] for name in ("clean", "robust"))
-    no_clean_ce = ("pgd-at", "at-awp", "las-at", "mart", "proxy", "lbgat")
+    no_clean_ce = ("pgd-at", "at-awp", "las-at", "las-awp", "mart", "proxy", "lbgat")
     low = [clean[method] for method in no_clean_ce]
     others = [value for method, value in clean.items() if method not in no_clean_ce]
     gaps = min(others) - max(low), max(others) - min(low)
     assert "{:.0f} to {:.0f} points below that of the other methods".format(*gaps) in TEXT
     assert f"which costs {clean['pgd-at'] - clean['at-awp']:.2f} points of clean" in TEXT
     assert "`hat` is made for clean accuracy, which is the highest" in TEXT
+    assert "`las-awp`, with the lowest clean accuracy, also" in TEXT
+    assert min(clean, key=clean.__getitem__) == "las-awp"
     gap = robust["kl"] - robust["acat"]
     assert f"is the third highest, its robust accuracy {gap:.2f} points below that of `kl`" in TEXT
     weights = (METHODS.get(name).params().kl_weight for name in ("hat", "trades"))
@@ -158,10 +160,10 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
         WHERE method NOT IN ('gkl', 'trades-awp', 'vanilla') GROUP BY method""",
         [folder] * 2,
     ).fetchall()
-    *usual, dajat, las_trades = sorted(total for _, total in minutes)
-    assert dict(minutes)["dajat"] == dajat
-    times = f"took {usual[0]:.0f} to {usual[-1]:.0f} minutes of training "
-    assert f"{times}(`dajat` {dajat:.0f}, `las-trades` {las_trades:.0f})" in TEXT
+    *usual, third, second, first = sorted(minutes, key=lambda line: line[1])
+    times = f"took {usual[0][1]:.0f} to {usual[-1][1]:.0f} minutes of training "
+    long = ", ".join(f"`{method}` {total:.0f}" for method, total in (third, second, first))
+    assert f"{times}({long})" in TEXT
     (attacked,) = duckdb.execute(
         """SELECT min(wall_s) / 60, max(wall_s) / 60
         FROM read_parquet(? || '/evaluations.parquet') WHERE attacks <> ''""",
@@ -170,12 +172,13 @@ def test_the_adversarial_study_has_the_accuracies_and_times_that_the_page_names(
     assert "and {:.0f} to {:.0f} minutes for each".format(*attacked) in TEXT
 
 
-def test_the_epoch_of_las_trades_is_the_one_that_the_page_names() -> None:
+def test_the_epochs_of_las_methods_are_those_that_the_page_names() -> None:
     folder = str(REFERENCE / "cifar10-adversarial-cpu")
-    (chosen,) = duckdb.execute(
-        "SELECT selected_epoch FROM read_parquet(? || '/runs.parquet') WHERE method = 'las-trades'",
-        [folder],
-    ).fetchone()
+    selected = duckdb.execute(
+        "SELECT method, selected_epoch FROM read_parquet(? || '/runs.parquet')", [folder]
+    ).fetchall()
+    assert f"and it keeps epoch {dict(selected)['las-awp']}." in TEXT
+    chosen = dict(selected)["las-trades"]
     epochs = duckdb.execute(
         """SELECT epoch, 100 * pgd_val, 100 * clean_val FROM read_parquet(? || '/epochs.parquet')
         JOIN read_parquet(? || '/runs.parquet') USING (run_id) WHERE method = 'las-trades'
@@ -187,6 +190,19 @@ def test_the_epoch_of_las_trades_is_the_one_that_the_page_names() -> None:
     assert f"keeps epoch {chosen}, whose" in TEXT
     assert f"is the highest, {pgd:.1f}%. In the last epoch it is {last_pgd:.1f}%, and" in TEXT
     assert f"clean accuracy on them {last_clean:.1f}% instead of {clean:.1f}%" in TEXT
+
+
+def test_a_method_without_a_row_would_train_as_another() -> None:
+    assert "`rebuffi` has no row: without generated images it trains as `gowal` does." in TEXT
+    study = read_spec(REFERENCE / "cifar10-adversarial-cpu.yaml", SweepSpec)
+    (run,) = (run for run in study.runs if run.method == "gowal")
+    pair = (run, run.model_copy(update={"method": "rebuffi"}))
+    gowal, rebuffi = (row.config for row in rows(study.model_copy(update={"runs": pair})))
+    assert gowal.model_copy(update={"method": "rebuffi"}) == rebuffi
+    assert METHODS.get("gowal").task is METHODS.get("rebuffi").task
+    missing = set(METHODS.names()) - {each.method for each in study.runs}
+    adversarial = {n for n in METHODS.names() if METHODS.get(n).card.family == "adversarial"}
+    assert missing & adversarial == {"rebuffi"}
 
 
 def test_the_page_compares_runs_that_are_there() -> None:
