@@ -111,6 +111,7 @@ def evaluate(
         quiet: show no progress.
         **settings: further fields of the protocol, such as ``seed``, ``chunk_size`` or
             ``budget={"n_iter": 20, "n_queries": 1000}``; the result is labelled with the budget.
+            Default: those of a stored run.
 
     Raises:
         UserError: the model, the data or a setting cannot be used; the message says why.
