@@ -14,7 +14,7 @@ from divergence_bench import inputs
 from divergence_bench.result import Result, result_of
 from harness.config import ATTACK_SETS, EvalProtocol
 from harness.config.validate import validated
-from harness.data import dataset_info
+from harness.data import Dataset, dataset_info
 from harness.errors import UserError
 from harness.evaluation.analysis.decide import Decision, until_decided
 from harness.evaluation.analysis.sequential import DecisionRule
@@ -132,7 +132,7 @@ def evaluate(
         return _evaluate_run(run, data, given, images, device, reporter, sequential=sequential)
     module = None if isinstance(model, str | Path) else inputs.as_module(model)
     loaded = inputs.test_images(data, module, images)
-    if eps is None and loaded.info.name.startswith("images-") and (stages is None or stages):
+    if eps is None and not isinstance(data, str | Dataset) and (stages is None or stages):
         raise UserError("these images have no customary radius: give eps, such as 8 / 255")
     default = {"eps": loaded.info.default_eps}
     default |= resolve.random_order(loaded.info) if sequential else {}

@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 import duckdb
 import pandas as pd
 
+from harness.evaluation.analysis.comparable import is_sequential
 from harness.evaluation.analysis.statistics import newcombe_paired, seeds_summary
 from harness.store.database import Database
-from leaderboards.protocols import TIMES, is_sequential
+from leaderboards.protocols import TIMES
 from leaderboards.results import RunGroup
 from leaderboards.table import Number, Row
 

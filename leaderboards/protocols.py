@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness.config import STANDARD_ATTACKS, eps_text
+from harness.evaluation.analysis.comparable import is_sequential
 
 METRIC_TITLES = {
     "clean": "Clean",
@@ -74,11 +75,6 @@ def is_papers_protocol(run: Mapping[str, Any]) -> bool:
     if run["scale"] != "paper" or run["precision"] != "float32":
         return False
     return is_papers_attack(run) if run["attacks"] else run["task"] == "distillation"
-
-
-def is_sequential(attack_version: str) -> bool:
-    """Whether the evaluation drew images in random order and could stop early."""
-    return attack_version.endswith(" sequential")
 
 
 def protocol_facts(protocol: Mapping[str, Any], attacks: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.evaluation.analysis.comparable import is_sequential
 from harness.evaluation.analysis.curves import flags_of
 from harness.evaluation.analysis.flags import grey_eps
 from harness.evaluation.analysis.statistics import seeds_summary
@@ -20,11 +21,10 @@ from leaderboards.protocols import (
     TIMES,
     attacks_of,
     is_papers_attack,
-    is_sequential,
     protocol_facts,
 )
 from leaderboards.render.escape import one_line
-from leaderboards.spec import BASIC, UNKNOWN_DATA, architecture_names, dataset_name
+from leaderboards.spec import BASIC, BEST_ON_TEST, UNKNOWN_DATA, architecture_names, dataset_name
 from leaderboards.table import REPRODUCED, SMALL, Number
 
 Run = Mapping[str, Any]
@@ -139,7 +139,7 @@ class RunGroup:
     @property
     def section_title(self) -> str:
         """Its protocol, its selection if that is on test images, and its data unless Basic."""
-        chosen = ", best epoch on test" if self["selection"] == "best-on-test" else ""
+        chosen = ", best epoch on test" if self["selection"] == BEST_ON_TEST else ""
         data = self.facts["augmentation"]
         named = {BASIC: "", UNKNOWN_DATA: ", training data unknown"}.get(data, f", {data}")
         return f"{self.protocol}{chosen}{named}"
@@ -334,9 +334,7 @@ def _title(run: Run) -> str:
         title = re.split(r"[/\\]", title.rstrip("/\\"))[-1]
     title = title or str(run["run_id"])
     title = title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}\u2026"
-    return (
-        title + _limit_text(run) + (", best on test" if run["selection"] == "best-on-test" else "")
-    )
+    return title + _limit_text(run) + (", best on test" if run["selection"] == BEST_ON_TEST else "")
 
 
 def _limit_text(run: Run) -> str:

@@ -11,6 +11,8 @@ Facts = Mapping[str, str]
 
 # Training data: no further images, as printed; and that of a model that was not trained here.
 BASIC, UNKNOWN_DATA = "Basic", "unknown"
+# How the epoch of a number was chosen.
+LAST, BEST_ON_TEST = "last", "best-on-test"
 
 # Printed names and registered names.
 DATASETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}

@@ -24,12 +24,11 @@ from leaderboards.protocols import (
 from leaderboards.ranking import rank_rows
 from leaderboards.render.terminal import print_ranking
 from leaderboards.results import RunGroup, like_groups
-from leaderboards.spec import BASIC, UNKNOWN_DATA, arch_text
+from leaderboards.spec import BASIC, BEST_ON_TEST, UNKNOWN_DATA, arch_text
 from leaderboards.table import EPOCH, OURS_ROW, Cell, Column, Number, Row, Table, with_keys
 
 LABELS = ("#", "Method", "Architecture", "Seeds", "n", "Src")
 DATA = "Training data"
-BEST_ON_TEST = "best-on-test"
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from divergence_bench.cli.tables import (
 )
 from harness.config import eps_text
 from harness.errors import UserError
+from harness.evaluation.analysis.comparable import is_sequential
 from harness.store.files import without_nan, write_bytes_atomic
-from leaderboards.protocols import is_sequential
 
 if TYPE_CHECKING:
     from harness.evaluation.analysis.paired import Comparison, SeedsComparison

@@ -148,9 +148,6 @@ def pairs(teachers_students: tuple[tuple[str, str], ...]) -> tuple[ColumnSpec, .
     )
 
 
-LAST, BEST_ON_TEST = "last", "best-on-test"
-
-
 def distillation_rows(
     features: tuple[tuple[str, str, str, str], ...],
     logits: tuple[tuple[str, str, str, str], ...],

@@ -4,14 +4,12 @@ from leaderboards.paper._adversarial import adversarial_table, row
 from leaderboards.paper._common import (
     ALPHA,
     BEST_LOG,
-    BEST_ON_TEST,
     BETA,
     KL_BASELINE,
-    LAST,
     SECOND_LOG,
     ikl_params,
 )
-from leaderboards.spec import Logged
+from leaderboards.spec import BEST_ON_TEST, LAST, Logged
 
 TABLE = adversarial_table(
     2,

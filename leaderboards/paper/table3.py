@@ -1,7 +1,7 @@
 """Table 3: knowledge distillation on ImageNet, with speed."""
 
-from leaderboards.paper._common import BEST_ON_TEST, NO, SUBJECT, YES, distillation_rows
-from leaderboards.spec import ColumnSpec, Disputed, InclusionRule, Scale, TableSpec
+from leaderboards.paper._common import NO, SUBJECT, YES, distillation_rows
+from leaderboards.spec import BEST_ON_TEST, ColumnSpec, Disputed, InclusionRule, Scale, TableSpec
 
 RESNETS = {"teacher": "ResNet34", "student_or_arch": "ResNet18"}
 MOBILE = {"teacher": "ResNet50", "student_or_arch": "MobileNetV1"}

@@ -1,8 +1,8 @@
 """Table 4: adversarial training on CIFAR-10."""
 
 from leaderboards.paper._adversarial import adversarial_table, row
-from leaderboards.paper._common import BEST_ON_TEST, LAST, ikl_params
-from leaderboards.spec import Baseline, Disputed, Logged
+from leaderboards.paper._common import ikl_params
+from leaderboards.spec import BEST_ON_TEST, LAST, Baseline, Disputed, Logged
 
 TABLE = adversarial_table(
     4,

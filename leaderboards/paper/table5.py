@@ -1,16 +1,14 @@
 """Table 5: knowledge distillation on CIFAR-100 within one family of architectures."""
 
 from leaderboards.paper._common import (
-    BEST_ON_TEST,
     DISTILLED,
     KD_SELECTION,
-    LAST,
     SUBJECT,
     TEACHER_HEADER,
     distillation_rows,
     pairs,
 )
-from leaderboards.spec import Disputed, Scale, TableSpec
+from leaderboards.spec import BEST_ON_TEST, LAST, Disputed, Scale, TableSpec
 
 FEATURES = (
     ("FitNet", "FitNet [48]", "fitnet", LAST),

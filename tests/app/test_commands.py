@@ -207,7 +207,7 @@ def test_an_object_of_python_has_no_command(open_page, tmp_path) -> None:
     how = {"attacks": ["apgd-ce"], "budget": {"n_iter": 1}, "n": 10, "quiet": True}
     found = bench.evaluate(model, "digits", name="mine", **how, results=tmp_path)
     text = words(open_page("run", tmp_path, run=found.run_id))
-    assert "There is none: its model or its images were objects in Python, or" in text
+    assert "its model or its images were objects in Python, or this release does not have" in text
     assert 'call `evaluate` there again with `save_adversarial="uint8"`' in text
     assert "python -m harness" not in text
 

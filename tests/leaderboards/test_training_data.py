@@ -110,3 +110,5 @@ def test_training_data_is_named_only_where_it_says_something(
     # Beside a loaded model are printed rows of the training set alone.
     kinds = [{row.facts["augmentation"] for row in table.rows} for table in tables]
     assert [len(each) for each in kinds] == [1, 1, 2]
+    # The printed row with generated data has its best epoch on test, and is ranked on its own.
+    assert [len({row.group for row in table.rows}) for table in tables] == [1, 2, 2]

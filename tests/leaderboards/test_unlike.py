@@ -195,12 +195,16 @@ def test_a_run_is_not_ranked_with_printed_rows_of_another_selection(
     assert (title, unlike) == ("Epoch: last", last)
 
 
-def test_the_newest_group_is_that_of_the_newest_run(add_run: AddRun, tmp_path: Path) -> None:
-    add_run("KL", (340, 280, 270, 270, 270), seed=0, evaluation_id="e12345")
-    add_run("KL", (340, 280, 262, 262, 262), seed=1)
+@pytest.mark.parametrize("newest", [0, 1])
+def test_the_newest_group_is_that_of_the_newest_run(
+    add_run: AddRun, tmp_path: Path, newest: int
+) -> None:
+    for seed in (0, 1):
+        name = "finished-later" if seed == newest else "e1"
+        add_run("KL", (340, 280, 270, 270, 270), seed=seed, evaluation_id=name)
     (group,) = run_groups(build.Database(tmp_path))
-    assert group.preference == (2, max(str(run["finished_at"]) for run in group.runs))
-    assert len({run["finished_at"] for run in group.runs}) == 2
+    seeds, when = group.preference
+    assert (seeds, when[:16]) == (2, "2026-01-01 00:14")
 
 
 def test_a_plot_has_a_front_for_each_kind_of_training_data(tmp_path: Path) -> None:

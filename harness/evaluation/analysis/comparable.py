@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 from pydantic import ValidationError
 
 from harness.config import RunConfig, flat
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Facts = Mapping[str, Any]
 T = TypeVar("T")
@@ -66,8 +68,13 @@ def protocol_key(protocol: Facts) -> tuple[Any, ...]:
     does: such an evaluation may stop early.
     """
     fields = PROTOCOL_FIELDS if protocol["attacks"] else ()
-    sequential = str(protocol["attack_version"]).endswith(" sequential")
-    return protocol["data_sha256"], sequential, *(str(protocol[name]) for name in fields)
+    drawn = is_sequential(protocol["attack_version"])
+    return protocol["data_sha256"], drawn, *(str(protocol[name]) for name in fields)
+
+
+def is_sequential(attack_version: str) -> bool:
+    """Whether the evaluation drew images in random order and could stop early."""
+    return attack_version.endswith(" sequential")
 
 
 def by_one_protocol(
@@ -130,7 +137,7 @@ def check_protocols(several: Sequence[Evaluated]) -> None:
 def check_order(several: Sequence[Evaluated], shared: pd.Index[int]) -> None:
     """Raise a UserError unless each drew the shared images [M] first, in the same order."""
     for each in several:
-        if not shared.equals(pd.Index(each.verdicts["index"][: len(shared)])):
+        if each.verdicts["index"][: len(shared)].tolist() != shared.tolist():
             raise UserError(
                 f"{several[0].name} and {each.name} drew images in different orders: evaluate "
                 "both with the same evaluation.seed"
